@@ -1,0 +1,1 @@
+"""Subcommands of `tandem`; with pipeline.web the only code that knows a screen."""

@@ -1,0 +1,1 @@
+"""The durable part: run and partition workflows. Only stdlib, temporalio, schemas and pure helpers here."""

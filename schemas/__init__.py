@@ -1,0 +1,1 @@
+"""The nouns of Tandem: errors, ids, spec, messages, manifest, tables. Imports nothing of ours but itself."""

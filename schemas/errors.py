@@ -1,0 +1,172 @@
+"""Everything that can go wrong, by what the reader can do about it.
+
+    TandemError                     a fact, a hint (the next step), a code, an exit code
+    ├── UsageError            (2)   the command, the spec or its data cannot be used as they are
+    │   ├── SpecError               the spec file is wrong
+    │   ├── SourceError             the input is absent, unreadable or lacks a column
+    │   ├── SinkError               the sink cannot take what it is given
+    │   └── NameTaken               a run's name, or its partitions, belong to another request
+    ├── ConnectionFailed      (4)   Temporal, a store or a provider cannot be reached
+    ├── PartitionError        (1)   this partition fails, its siblings do not
+    │   ├── InputChanged            the source moved between plan and read
+    │   ├── DuplicateKeys           two rows of a partition share a key
+    │   ├── SchemaChanged           the output would break the dataset's declared schema
+    │   ├── ChecksFailed            a blocking check failed before publishing
+    │   ├── CountsMismatch          rows in and rows accounted for differ: a bug of ours, nothing is published
+    │   ├── CommitConflict          another writer published something else
+    │   ├── Cancelled               a tombstone won: the run was cancelled
+    │   └── CodeMismatch            this worker has other code than the plan: another worker must take it
+    ├── LimitReached          (3)   stopped on purpose
+    │   ├── RejectRateExceeded
+    │   ├── BudgetReached
+    │   └── FatalModelError         no key, no access, no such model, no money: every further call would fail
+    ├── ModelError                  one call failed …
+    │   ├── TransientModelError     … and may succeed later (never an attempt, always a wait)
+    │   └── RowError                … and would fail again for this row: the row is rejected
+    └── StoreError            (4)   an object could not be read or written
+        ├── ObjectExists            put-if-absent found an object
+        └── ObjectMissing           get found none
+
+A class says whether trying again can help (`retryable`); `pipeline.policies` turns that into Temporal's terms.
+"""
+
+from typing import ClassVar
+
+
+class TandemError(Exception):
+    """A fact (`message`) and the next step (`hint`); messages never hold row text or secrets."""
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def code(self) -> str:
+        """The stable name that scripts match on: the class name."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UsageError(TandemError):
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """The spec is wrong; the message names file, line, field, value and what is allowed."""
+
+
+class SourceError(UsageError):
+    """The input is absent, empty, unreadable, or lacks what the spec asks of it."""
+
+
+class SinkError(UsageError):
+    """The sink belongs to another pipeline, ignores conditional writes, or cannot hold the output."""
+
+
+class NameTaken(UsageError):
+    """A run of this name has another spec or selection, or another run holds the partitions."""
+
+
+class ConnectionFailed(TandemError):
+    exit_code = 4
+    retryable = True
+
+
+class PartitionError(TandemError):
+    """One partition cannot be published; the others go on."""
+
+
+class InputChanged(PartitionError):
+    """A source object is not the one that was planned; planning again will see the new one."""
+
+
+class DuplicateKeys(PartitionError):
+    """Rows of one partition share a key that the spec declares unique."""
+
+
+class SchemaChanged(PartitionError):
+    """The output's schema is not an additive change of the dataset's."""
+
+
+class ChecksFailed(PartitionError):
+    """A check of severity `block` found rows that break it."""
+
+
+class CountsMismatch(PartitionError):
+    """in ≠ ok + rejected + filtered + pending. Never published."""
+
+
+class CommitConflict(PartitionError):
+    """The generation was taken twice by other content; the message names the winner."""
+
+
+class Cancelled(PartitionError):
+    """A tombstone holds the generation: the run was cancelled before this commit."""
+
+
+class CodeMismatch(PartitionError):
+    """The code imported here is not the code that was planned; a worker that has it must take the batch."""
+
+
+class LimitReached(TandemError):
+    exit_code = 3
+
+
+class RejectRateExceeded(LimitReached):
+    """More rows of a partition were rejected than `limits.max_reject_rate` allows."""
+
+
+class BudgetReached(LimitReached):
+    """The next call does not fit in `limits.max_cost_usd`."""
+
+
+class FatalModelError(LimitReached):
+    """Every further call would fail the same way; the message names the setting to mend."""
+
+
+class ModelError(TandemError):
+    """One model call failed. `billed` says whether the provider may have charged for it."""
+
+    billed: ClassVar[bool] = False
+
+
+class TransientModelError(ModelError):
+    """Rate limit, overload, timeout, connection: wait at least `retry_after` seconds, then call again."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class RowError(ModelError):
+    """The provider or the answer refuses this row. `kind` groups rejects: bad_request, content_filter, …"""
+
+    def __init__(self, message: str, *, kind: str, hint: str = "", raw: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.raw = raw
+
+
+class StoreError(TandemError):
+    exit_code = 4
+    retryable = True
+
+
+class ObjectExists(StoreError):
+    """Put-if-absent: the key is taken."""
+
+    retryable = False
+
+
+class ObjectMissing(StoreError):
+    """No object under this key."""
+
+    retryable = False
