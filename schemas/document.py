@@ -1,0 +1,137 @@
+"""A YAML file as plain data with line numbers, refused at once when it could do harm or be misread.
+
+Refused: more than 1 MB, anchors and aliases (a 430-byte file can hold 10⁹ leaves), tags, depth above 50, duplicate keys.
+Scalars follow YAML 1.2's core schema: only `true` and `false` are booleans, `012`, `no`, `1e3x` and dates stay text.
+"""
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import SpecError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
+Location = tuple[str | int, ...]
+
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
+_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
+_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data and, for each location in it, the line (from 1) where it stands."""
+
+    name: str
+    data: Any
+    lines: dict[Location, int]
+
+    def line(self, location: Location) -> int:
+        """The line of the location, or of the nearest thing that contains it."""
+        while location and location not in self.lines:
+            location = location[:-1]
+        return self.lines.get(location, 1)
+
+
+def load_document(path: Path) -> Document:
+    """Read and parse a file. Raises SpecError, naming file and line."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise SpecError(f"{path}: {size:,} bytes; a spec may have {MAX_BYTES:,}.")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SpecError(
+            f"{path}: no such file.", hint="Name a spec, or write one with: tandem init DIR --from FILE"
+        ) from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: a folder.", hint=f"Name the file in it, as {path / 'tandem.yaml'}") from None
+    except UnicodeDecodeError as exc:
+        raise SpecError(f"{path}: not UTF-8 text (byte {exc.start}).", hint="Save the file as UTF-8.") from exc
+    except OSError as exc:
+        raise SpecError(f"{path}: cannot be read: {exc.strerror}.") from exc
+    return parse_document(text, name=str(path))
+
+
+def parse_document(text: str, *, name: str = "spec") -> Document:
+    """Parse YAML text of at most 1 MB. Raises SpecError."""
+    if len(text.encode()) > MAX_BYTES:
+        raise SpecError(f"{name}: more than {MAX_BYTES:,} bytes.")
+    _refuse_harm(text, name)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as exc:
+        raise _syntax_error(exc, name) from None
+    lines: dict[Location, int] = {}
+    return Document(name, None if node is None else _plain(node, (), lines, name), lines)
+
+
+def _refuse_harm(text: str, name: str) -> None:
+    """Walk the event stream, which builds nothing, before composing."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise _at(name, event.start_mark.line, "aliases (*name) are refused.", "Write the value out.")
+            if isinstance(event, yaml.NodeEvent) and event.anchor:
+                raise _at(name, event.start_mark.line, "anchors (&name) are refused.", "Write the value out.")
+            tag = getattr(event, "tag", None)
+            if isinstance(event, yaml.NodeEvent) and tag and tag != "!":
+                raise _at(name, event.start_mark.line, f"the tag {tag} is refused.", "Specs are plain data.")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise _at(name, event.start_mark.line, f"nested deeper than {MAX_DEPTH} levels.", "")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except yaml.YAMLError as exc:
+        raise _syntax_error(exc, name) from None
+
+
+def _at(name: str, line: int, message: str, hint: str) -> SpecError:
+    return SpecError(f"{name}:{line + 1}: {message}", hint=hint)
+
+
+def _syntax_error(exc: yaml.YAMLError, name: str) -> SpecError:
+    mark = getattr(exc, "problem_mark", None)
+    problem = getattr(exc, "problem", None) or "not valid YAML"
+    return _at(name, mark.line if mark else 0, f"not valid YAML: {problem}.", "Check indentation and quotes there.")
+
+
+def _plain(node: yaml.Node, here: Location, lines: dict[Location, int], name: str) -> Any:
+    lines[here] = node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*here, at), lines, name) for at, item in enumerate(node.value)]
+    out: dict[Hashable, Any] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _at(name, key_node.start_mark.line, "a key must be plain text.", "")
+        key = key_node.value
+        if key in out:
+            raise _at(name, key_node.start_mark.line, f"the key {key!r} stands twice.", "Keep one of them.")
+        out[key] = _plain(value_node, (*here, key), lines, name)
+        lines[(*here, key)] = key_node.start_mark.line + 1
+    return out
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text: str = node.value
+    if node.style is not None:
+        return text
+    if text in _NULLS:
+        return None
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if _INT.match(text):
+        return int(text) if len(text) <= 20 else text
+    if _FLOAT.match(text):
+        return float(text)
+    return text

@@ -1,0 +1,189 @@
+"""The output declaration of a stage: names, types, bounds. One tree, from which the validator, the JSON schema that a
+model is asked for, and the Arrow schema of the files (`schemas.tables`) are all derived.
+
+    category: {type: enum, values: [billing, bug]}      urgency: {type: int, ge: 1, le: 5}
+    summary: str        tags: list[str]      who: {fields: {name: str, born: date?}}      note: "str?"
+"""
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+TypeName = Literal["str", "int", "float", "bool", "date", "datetime", "enum", "list", "fields"]
+SCALARS = ("str", "int", "float", "bool", "date", "datetime")
+_PYTHON: dict[str, Any] = {
+    "str": str, "int": int, "float": float, "bool": bool, "date": dt.date, "datetime": dt.datetime,
+}  # fmt: skip
+_ALLOWED = (
+    "str, int, float, bool, date, datetime, list[…], enum with values, {fields: …}; a ? at the end makes it optional"
+)
+
+
+class OutputField(BaseModel):
+    """One declared value. `items` for lists, `fields` for nested objects, `values` for enums."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: TypeName
+    optional: bool = False
+    description: str | None = None
+    values: tuple[str, ...] | None = None
+    items: "OutputField | None" = None
+    fields: dict[str, "OutputField"] | None = None
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+    lt: float | None = None
+    min_length: int | None = Field(default=None, ge=0)
+    max_length: int | None = Field(default=None, ge=1)
+    pattern: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_shorthand(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return parse_type(value)
+        if isinstance(value, Mapping):
+            declared = dict(value)
+            kind = declared.get("type")
+            if kind is None and "fields" in declared:
+                declared["type"] = "fields"
+            elif isinstance(kind, str) and kind not in ("enum", "list", "fields"):
+                declared = {**declared, **{k: v for k, v in parse_type(kind).items() if v is not None}}
+            if declared.get("type") is None:
+                raise ValueError(f"no type; allowed: {_ALLOWED}")
+            return declared
+        return value
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _text_values(cls, values: Any) -> Any:
+        if isinstance(values, list | tuple):
+            return tuple(
+                ("true" if v else "false") if isinstance(v, bool) else str(v) if isinstance(v, int | float) else v
+                for v in values
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.type == "enum" and not self.values:
+            raise ValueError("an enum needs values: [first, second]")
+        if self.values is not None and len(set(self.values)) != len(self.values):
+            raise ValueError("values has the same value twice")
+        if self.type != "enum" and self.values is not None:
+            raise ValueError("values belongs to type: enum")
+        if self.type == "list" and self.items is None:
+            raise ValueError("a list needs its item type: list[str], or {type: list, items: {…}}")
+        if self.type == "fields" and not self.fields:
+            raise ValueError("fields needs at least one field")
+        bounds = [self.ge, self.le, self.gt, self.lt]
+        if self.type not in ("int", "float") and any(bound is not None for bound in bounds):
+            raise ValueError(f"ge, le, gt, lt are for int and float, not {self.type}")
+        lower = max((b for b in (self.ge, self.gt) if b is not None), default=None)
+        upper = min((b for b in (self.le, self.lt) if b is not None), default=None)
+        if lower is not None and upper is not None and lower > upper:
+            raise ValueError(f"no number is at least {lower} and at most {upper}")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as exc:
+                raise ValueError(f"pattern is no regular expression: {exc}") from None
+        return self
+
+
+def parse_type(text: str) -> dict[str, Any]:
+    """`list[str]?` as a declaration. Raises ValueError that lists what is allowed."""
+    text = text.strip()
+    optional = text.endswith("?")
+    core = text[:-1].strip() if optional else text
+    if core in SCALARS:
+        return {"type": core, "optional": optional or None}
+    if core.startswith("list[") and core.endswith("]"):
+        return {"type": "list", "items": parse_type(core[5:-1]), "optional": optional or None}
+    raise ValueError(f"{text!r} is not a type; allowed: {_ALLOWED}")
+
+
+# Validation --------------------------------------------------------------------------------------------------------
+
+
+def validator_for(fields: Mapping[str, OutputField], name: str = "Answer") -> type[BaseModel]:
+    """A pydantic model that accepts exactly the declared fields; unknown ones are ignored, as models add some."""
+    members: dict[str, Any] = {}
+    for field_name, field in fields.items():
+        default = None if field.optional else ...
+        # Aliased, so that a field may be called `json`, `copy` or `_x` without meeting pydantic's own names.
+        members[f"f_{len(members)}"] = (_annotation(field, name + "_" + field_name), Field(default, alias=field_name))
+    return create_model(name, __config__=ConfigDict(extra="ignore", allow_inf_nan=False), **members)
+
+
+def _annotation(field: OutputField, name: str) -> Any:
+    kind: Any
+    if field.type == "enum":
+        kind = Literal[field.values or ()]
+    elif field.type == "list":
+        assert field.items is not None
+        kind = list[_annotation(field.items, name)]  # type: ignore[misc]
+    elif field.type == "fields":
+        assert field.fields is not None
+        kind = validator_for(field.fields, name)
+    else:
+        kind = _PYTHON[field.type]
+    limits = {k: getattr(field, k) for k in ("ge", "le", "gt", "lt", "min_length", "max_length")}
+    if field.type == "str":
+        limits["pattern"] = field.pattern
+    given = {k: v for k, v in limits.items() if v is not None}
+    if given:
+        kind = Annotated[kind, Field(**given)]
+    return kind | None if field.optional else kind
+
+
+# The schema a model is asked for -----------------------------------------------------------------------------------
+
+_JSON_TYPES: dict[str, dict[str, Any]] = {
+    "str": {"type": "string"}, "int": {"type": "integer"}, "float": {"type": "number"}, "bool": {"type": "boolean"},
+    "date": {"type": "string", "format": "date"}, "datetime": {"type": "string", "format": "date-time"},
+}  # fmt: skip
+
+
+def json_schema(fields: Mapping[str, OutputField]) -> dict[str, Any]:
+    """JSON schema of an object of these fields, in the subset that providers' strict modes take: every property
+    required, no additional ones, optional as a union with null."""
+    return {
+        "type": "object",
+        "properties": {name: _property(field) for name, field in fields.items()},
+        "required": list(fields),
+        "additionalProperties": False,
+    }
+
+
+def _property(field: OutputField) -> dict[str, Any]:
+    if field.type == "enum":
+        schema: dict[str, Any] = {"type": "string", "enum": list(field.values or ())}
+    elif field.type == "list":
+        assert field.items is not None
+        schema = {"type": "array", "items": _property(field.items)}
+        _put(schema, minItems=field.min_length, maxItems=field.max_length)
+    elif field.type == "fields":
+        schema = json_schema(field.fields or {})
+    else:
+        schema = dict(_JSON_TYPES[field.type])
+        _put(schema, minimum=_number(field, field.ge), maximum=_number(field, field.le))
+        _put(schema, exclusiveMinimum=_number(field, field.gt), exclusiveMaximum=_number(field, field.lt))
+        _put(schema, minLength=field.min_length, maxLength=field.max_length, pattern=field.pattern)
+    if field.optional:
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    if field.description:
+        schema["description"] = field.description
+    return schema
+
+
+def _number(field: OutputField, bound: float | None) -> float | int | None:
+    return int(bound) if bound is not None and field.type == "int" and bound == int(bound) else bound
+
+
+def _put(schema: dict[str, Any], **values: Any) -> None:
+    schema.update({key: value for key, value in values.items() if value is not None})

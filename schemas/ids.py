@@ -1,0 +1,203 @@
+"""Every workflow id and object key, built here and nowhere else, purely from its inputs.
+
+    <sink>/data/<partition>/part-<n>-g<generation>-<digest>.parquet
+    <sink>/data/<partition>/_SUCCESS
+    <sink>/rejects/<partition>/part-<n>-g<generation>-<digest>.parquet
+    <sink>/_tandem/dataset.json                        whose sink this is, types pinned at the first publish
+    <sink>/_tandem/schema.json                         the dataset's declared schema
+    <sink>/_tandem/commits/<partition>/<generation>.json
+    <sink>/_tandem/catalogue/<digest>.parquet          derived index of the commits
+    <sink>/_tandem/journal/<partition>/…               segments and compacted records
+    <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
+    <sink>/_tandem/staging/<partition>/<temporal run>/…
+    <sink>/_tandem/runs/<name>/…                       request, plan, outcomes, report
+
+A partition key is `<name>=<value>`, or several joined by `/` (hive). It is the safe form already: the same string
+is the folder, the workflow id's last part, and what the user types after `--partition`.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+TANDEM = "_tandem"
+_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_MAX_VALUE_BYTES = 128
+# Escapes are upper-case, so this lower-case one can only mean "cut here, the digest of the whole follows".
+_CUT = "%7e"
+# What Hive, Spark and pyarrow write and read for a null partition value; the text itself is encoded (leading `_`).
+NULL = "__HIVE_DEFAULT_PARTITION__"
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+PIPELINE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
+
+
+def digest(*parts: bytes | str, size: int = 16) -> str:
+    """Hex digest of length-prefixed parts (so that no two lists of parts run into one another)."""
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def encode_value(value: str) -> str:
+    """One path component from any text: injective, and safe on S3, POSIX and in URLs.
+
+    Keeps `[A-Za-z0-9_-]` and inner dots, percent-encodes the rest with upper-case hex. A leading `_` is encoded too:
+    readers skip such names. Above 128 bytes the rest is replaced by a digest. An empty value becomes a lone lower-case
+    `%7e`, which no other value does.
+    """
+    if value == "":
+        return _CUT
+    last = len(value) - 1
+    out = []
+    for at, char in enumerate(value):
+        safe = (char in _SAFE and not (char == "_" and at == 0)) or (char == "." and 0 < at < last)
+        out.append(char if safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass")))
+    encoded = "".join(out)
+    if len(encoded) > _MAX_VALUE_BYTES:
+        return re.sub(r"%.?\Z", "", encoded[:60]) + _CUT + digest(value)
+    return encoded
+
+
+def decode_value(encoded: str) -> str | None:
+    """The text that was encoded, or None for a null or where only its digest was kept."""
+    if encoded == _CUT:
+        return ""
+    if encoded == NULL:
+        return None
+    return None if _CUT in encoded else unquote(encoded, errors="surrogatepass")
+
+
+def partition_key(levels: Sequence[tuple[str, str | None]]) -> str:
+    """`day=2026-11-01`, or `year=2026/month=11`. Names and values are encoded; None is a partition of nulls."""
+    return "/".join(f"{encode_value(name)}={NULL if value is None else encode_value(value)}" for name, value in levels)
+
+
+def parse_partition_key(key: str) -> list[tuple[str, str | None]]:
+    """The levels of a partition key, decoded; a value is None where only its digest was kept."""
+    levels = []
+    for part in key.split("/"):
+        name, _, value = part.partition("=")
+        levels.append((decode_value(name) or name, decode_value(value)))
+    return levels
+
+
+# Workflow ids ------------------------------------------------------------------------------------------------------
+
+
+def sink_digest(sink: str) -> str:
+    """Eight characters that tell sinks apart in workflow ids."""
+    return digest(sink.rstrip("/"))[:8]
+
+
+def run_workflow_id(pipeline: str, sink: str, run: str) -> str:
+    return f"tandem/{pipeline}/{sink_digest(sink)}/run/{run}"
+
+
+def partition_workflow_id(pipeline: str, sink: str, partition: str) -> str:
+    """One id per partition of a sink, so that two runs can never work on it at once."""
+    return f"tandem/{pipeline}/{sink_digest(sink)}/partition/{partition}"
+
+
+# Object keys, relative to the sink ---------------------------------------------------------------------------------
+
+DATASET = f"{TANDEM}/dataset.json"
+SCHEMA = f"{TANDEM}/schema.json"
+COMMITS = f"{TANDEM}/commits/"
+CATALOGUE = f"{TANDEM}/catalogue/"
+RUNS = f"{TANDEM}/runs/"
+SNAPSHOTS = f"{TANDEM}/snapshots/"
+STAGING = f"{TANDEM}/staging/"
+JOURNAL = f"{TANDEM}/journal/"
+
+
+def data_folder(partition: str) -> str:
+    return f"data/{partition}/"
+
+
+def rejects_folder(partition: str) -> str:
+    return f"rejects/{partition}/"
+
+
+def part_file(folder: str, part: int, generation: int, content: str) -> str:
+    """`content` is the file's SHA-256: the same bytes published again get the same key."""
+    return f"{folder}part-{part:05d}-g{generation}-{content[:16]}.parquet"
+
+
+def commits_of(partition: str) -> str:
+    return f"{COMMITS}{partition}/"
+
+
+def commit(partition: str, generation: int) -> str:
+    return f"{COMMITS}{partition}/{generation:020d}.json"
+
+
+def parse_commit(key: str) -> tuple[str, int] | None:
+    """(partition, generation) of a commit's key, None for a key that is none."""
+    match = re.fullmatch(re.escape(COMMITS) + r"(.+)/(\d{20})\.json", key)
+    return (match[1], int(match[2])) if match else None
+
+
+def run_folder(run: str) -> str:
+    return f"{RUNS}{run}/"
+
+
+def request(run: str) -> str:
+    return f"{RUNS}{run}/request.json"
+
+
+def report(run: str) -> str:
+    return f"{RUNS}{run}/report.json"
+
+
+def spec_of_run(run: str, content: str) -> str:
+    return f"{RUNS}{run}/spec-{content[:16]}.json"
+
+
+def plan(run: str, plan_id: str) -> str:
+    return f"{RUNS}{run}/plan-{plan_id}/plan.json"
+
+
+def plan_page(plan_key: str, page: int) -> str:
+    return f"{plan_key.removesuffix('plan.json')}page-{page:06d}.json"
+
+
+def outcome(run: str, partition: str) -> str:
+    """How a partition ended in a run; overwritten by a later attempt of the same run."""
+    return f"{RUNS}{run}/outcomes/{partition}.json"
+
+
+def snapshot_folder(listing: str) -> str:
+    return f"{SNAPSHOTS}{listing}/"
+
+
+def staging_folder(partition: str, temporal_run_id: str) -> str:
+    return f"{STAGING}{partition}/{temporal_run_id}/"
+
+
+def staged(folder: str, batch: int, kind: str, content: str, ending: str) -> str:
+    """Staged objects are named by their own SHA-256: attempts with other content can never be taken for one another."""
+    return f"{folder}b{batch:05d}-{kind}-{content}.{ending}"
+
+
+def journal_folder(partition: str) -> str:
+    return f"{JOURNAL}{partition}/"
+
+
+def journal_segment(partition: str, run: str, batch: int, nonce: str) -> str:
+    return f"{JOURNAL}{partition}/segments/{run}/b{batch:05d}/{nonce}.jsonl"
+
+
+def journal_batch(partition: str, run: str, batch: int) -> str:
+    return f"{JOURNAL}{partition}/segments/{run}/b{batch:05d}/"
+
+
+def journal_segments(partition: str) -> str:
+    return f"{JOURNAL}{partition}/segments/"
+
+
+def journal_compact(partition: str, content: str) -> str:
+    return f"{JOURNAL}{partition}/compact-{content[:32]}.parquet"

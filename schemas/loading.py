@@ -1,0 +1,188 @@
+"""From a spec file (or a mapping) to a `Spec`, with every error a sentence: file, line, field, value, what is allowed."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from schemas.document import Document, Location, load_document
+from schemas.errors import SpecError
+from schemas.spec import Spec
+
+_SECRETS = re.compile(
+    r"\b(sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abp]-[\w-]{10,}"
+    r"|AIza[\w-]{30,}|eyJ[\w-]{20,}\.[\w-]{20,}\.[\w-]+)|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+_SECRET_NAMES = re.compile(r"(?i)(^|_)(api_?key|secret|password|passwd|token|credential|authorization|bearer)s?$")
+_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+
+
+def load_spec(path: Path) -> Spec:
+    """The spec in a file, its prompt files inlined. Raises SpecError with one line for each thing that is wrong."""
+    document = load_document(path)
+    return spec_from(document, base=path.parent)
+
+
+def spec_from(document: Document, *, base: Path) -> Spec:
+    """The spec in a parsed document; `{file: …}` prompts are read relative to `base`."""
+    if not isinstance(document.data, dict):
+        raise SpecError(
+            f"{document.name}: a spec is a mapping that starts with name:, source:, stages:, sink:.",
+            hint="Write one that runs with: tandem init DIR",
+        )
+    _refuse_secrets(document)
+    data = _inline_files(document, base)
+    try:
+        return Spec.model_validate(data)
+    except ValidationError as exc:
+        raise SpecError("\n".join(_sentences(exc, document))) from None
+
+
+def spec_from_mapping(data: Mapping[str, Any], *, base: Path, name: str = "spec") -> Spec:
+    """A spec given in Python."""
+    return spec_from(Document(name, dict(data), {}), base=base)
+
+
+def _where(document: Document, location: Location) -> str:
+    return f"{document.name}:{document.line(location)}" if document.lines else document.name
+
+
+def _dotted(location: Location) -> str:
+    out = ""
+    for part in location:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
+    return out
+
+
+def _inline_files(document: Document, base: Path) -> dict[str, Any]:
+    data = dict(document.data)
+    if not isinstance(data.get("stages"), list):
+        return data
+    stages = []
+    for at, given in enumerate(data["stages"]):
+        stage = given
+        if isinstance(stage, dict):
+            stage = dict(stage)
+            for field in ("prompt", "system"):
+                if isinstance(stage.get(field), dict):
+                    stage[field] = _read_text(document, ("stages", at, field), stage[field], base)
+        stages.append(stage)
+    data["stages"] = stages
+    return data
+
+
+def _read_text(document: Document, location: Location, value: dict[str, Any], base: Path) -> str:
+    where = f"{_where(document, location)}: {_dotted(location)}"
+    if set(value) != {"file"} or not isinstance(value["file"], str):
+        raise SpecError(f"{where}: write the text, or {{file: path}} relative to the spec.")
+    path = base / value["file"]
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SpecError(f"{where}: {value['file']!r} cannot be read: {exc}.") from None
+
+
+def _refuse_secrets(document: Document) -> None:
+    for location, value in _leaves(document.data, ()):
+        if not isinstance(value, str) or not value or _REFERENCE.search(value):
+            continue
+        name = next((part for part in reversed(location) if isinstance(part, str)), "")
+        prose = name in ("prompt", "system", "query", "sql", "description")
+        if _SECRETS.search(value) or (_SECRET_NAMES.search(name) and "columns" not in location and not prose
+                                      and "output" not in location):  # fmt: skip
+            raise SpecError(
+                f"{_where(document, location)}: {_dotted(location)} looks like a secret; a spec never holds one.",
+                hint="Put it in the worker's environment and write ${NAME}.",
+            )
+
+
+def _leaves(value: Any, here: Location) -> Iterator[tuple[Location, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, (*here, key))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _leaves(item, (*here, at))
+    else:
+        yield here, value
+
+
+# Errors ------------------------------------------------------------------------------------------------------------
+
+
+def _sentences(exc: ValidationError, document: Document) -> list[str]:
+    seen: dict[str, int] = {}
+    for error in exc.errors(include_url=False):
+        location = _real_location(error["loc"], document.data)
+        if error["type"] in ("missing", "extra_forbidden"):
+            location = (*_real_location(error["loc"][:-1], document.data), error["loc"][-1])
+        seen.setdefault(f"{_where(document, location)}: {_sentence(error, location)}", document.line(location))
+    return sorted(seen, key=lambda sentence: seen[sentence])
+
+
+def _real_location(location: Location, data: Any) -> Location:
+    """Pydantic names union members and our own rewrites in locations; keep what stands in the file."""
+    out: list[str | int] = []
+    for part in location:
+        if isinstance(data, Mapping):
+            if part not in data:
+                continue
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            continue
+        out.append(part)
+    return tuple(out)
+
+
+def _sentence(error: ErrorDetails, location: Location) -> str:
+    field = _dotted(location) or "spec"
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "missing":
+        return f"{field} is missing."
+    if kind == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}." if known else ""
+        return f"{field} is not a key of the spec; {hint}".rstrip("; ")
+    if kind == "value_error":
+        message = str(context.get("error", error["msg"]))
+        shown = f" = {_shown(value)}" if isinstance(value, str | int | float) else ""
+        return f"{field}{shown}: {message}."
+    if kind == "literal_error":
+        expected = str(context.get("expected", ""))
+        options = re.findall(r"'([^']*)'", expected)
+        close = difflib.get_close_matches(str(value), options, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{field} = {_shown(value)}: allowed: {', '.join(options) or expected}.{hint}"
+    return f"{field} = {_shown(value)}: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _keys_at(location: Location) -> list[str]:
+    """The keys that the spec knows at a location, found by walking the models."""
+    model: Any = Spec
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation)
+        # a key of a mapping (a column, a role): its value's model is already `model`
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [name for name in model.model_fields if name != "output_class"]
+    return []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)

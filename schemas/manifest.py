@@ -1,0 +1,126 @@
+"""What a generation of a partition consists of. The manifest is the commit: created once, never changed."""
+
+import datetime as dt
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = 1
+
+
+class Noun(BaseModel):
+    """Frozen data that is written to objects; unknown keys of a later version are ignored by an earlier reader."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Counts(Noun):
+    """In source rows: rows_in = ok + rejected + filtered + pending. `out` counts published rows, `removed` rows of the
+    parent generation that the source no longer has."""
+
+    rows_in: int = 0
+    ok: int = 0
+    rejected: int = 0
+    filtered: int = 0
+    pending: int = 0
+    removed: int = 0
+    out: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return _added(self, other)
+
+    @property
+    def add_up(self) -> bool:
+        return self.rows_in == self.ok + self.rejected + self.filtered + self.pending
+
+
+class Reuse(Noun):
+    """What was not paid for: rows answered by the journal, calls replayed from it, rows that share an answer."""
+
+    rows_reused: int = 0
+    calls_reused: int = 0
+    rows_shared: int = 0
+
+    def __add__(self, other: "Reuse") -> "Reuse":
+        return _added(self, other)
+
+
+class Usage(Noun):
+    """What was paid for. `calls` were answered; `unknown` were sent and their outcome is not known; `repaid` answers
+    were paid for although the same answer had been paid for before (its record was lost with a process)."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced_calls: int = 0
+    unknown: int = 0
+    repaid: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return _added(self, other)
+
+
+Sum = TypeVar("Sum", Counts, Reuse, Usage)
+
+
+def _added(one: Sum, other: Sum) -> Sum:
+    return type(one)(**{name: getattr(one, name) + getattr(other, name) for name in type(one).model_fields})
+
+
+class DataFile(Noun):
+    """A published object; `key` is relative to the sink. `time_min`/`time_max` are of the partition's time column."""
+
+    key: str
+    size: int
+    sha256: str
+    rows: int
+    time_min: dt.datetime | None = None
+    time_max: dt.datetime | None = None
+
+
+class Provenance(Noun):
+    """Per stage: what wrote its columns."""
+
+    stage: str
+    uses: str
+    models: dict[str, str] = {}
+    prompt_digest: str | None = None
+    code_digest: str | None = None
+    structured_output: str | None = None
+
+
+class Manifest(Noun):
+    """One generation. `kind`: published (whole), partial (`--limit-rows`), tombstone (a cancel's fence, repeating its
+    parent's files and fingerprints)."""
+
+    format: int = FORMAT
+    kind: Literal["published", "partial", "tombstone"]
+    pipeline: str
+    partition: str
+    generation: int
+    parent: int | None
+    files: tuple[DataFile, ...] = ()
+    rejects: tuple[DataFile, ...] = ()
+    index: DataFile | None = None
+    schema_fingerprint: str = ""
+    input_fingerprint: str = ""
+    stage_fingerprints: dict[str, str] = {}
+    content_digest: str = ""
+    counts: Counts = Counts()
+    reuse: Reuse = Reuse()
+    usage: Usage = Usage()
+    provenance: tuple[Provenance, ...] = ()
+    warnings: tuple[str, ...] = ()
+    run: str
+    attempt: int = 1
+    nonce: str
+    started_at: dt.datetime
+    committed_at: dt.datetime
+
+    @property
+    def ever_published(self) -> bool:
+        """A tombstone without a published ancestor counts as never published."""
+        return self.kind != "tombstone" or bool(self.stage_fingerprints)

@@ -1,0 +1,239 @@
+"""All that crosses Temporal: references and counts, never rows, prompts or secrets. One input and one result object
+for each workflow and activity, so that fields can be added without breaking histories.
+
+Payloads are capped at 64 KiB by `pipeline.activities`; a list that may grow goes by reference (an object key).
+"""
+
+import datetime as dt
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.manifest import Counts, Reuse, Usage
+
+MAX_PAYLOAD_BYTES = 64 * 1024
+RunState = Literal["completed", "failed", "paused", "cancelled", "running"]
+Outcome = Literal["published", "unchanged", "failed", "cancelled", "not_run"]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RunRef(Message):
+    """Which run, and where its objects are. `sink` is a URI or an absolute folder."""
+
+    pipeline: str
+    run: str
+    sink: str
+
+
+class Windows(Message):
+    """How many children and batches may be in flight; changed on a live run by `set_limits`."""
+
+    partitions: int = 8
+    batches: int = 4
+
+
+# Planning ----------------------------------------------------------------------------------------------------------
+
+
+class PlanRequest(Message):
+    ref: RunRef
+    request: str  # key of request.json
+
+
+class PlanRef(Message):
+    """The plan lies at `key`, its partitions in `pages` objects beside it."""
+
+    key: str
+    plan_id: str
+    pages: int
+    partitions: int
+    to_run: int
+    rows: int
+    windows: Windows
+
+
+class PageRequest(Message):
+    ref: RunRef
+    plan: str
+    page: int
+
+
+class PlannedPartition(Message):
+    """One line of a plan page. `run` false: it was selected and is up to date."""
+
+    key: str
+    run: bool
+    reason: str = ""
+    rows: int = 0
+
+
+class Page(Message):
+    partitions: tuple[PlannedPartition, ...]
+
+
+# A partition -------------------------------------------------------------------------------------------------------
+
+
+class PartitionInput(Message):
+    ref: RunRef
+    plan: str
+    partition: str
+    windows: Windows
+    task_queue: str = ""
+
+
+class OpenRequest(Message):
+    ref: RunRef
+    plan: str
+    partition: str
+
+
+class Opened(Message):
+    """The opened partition: `opened` is the key of the object with its batches; base is the current generation."""
+
+    opened: str
+    base: int
+    batches: int
+    rows: int
+    up_to_date: bool = False
+
+
+class BatchRequest(Message):
+    ref: RunRef
+    plan: str
+    partition: str
+    opened: str
+    batch: int
+    rows: int
+
+
+class BatchResult(Message):
+    """`done` with the digest of the receipt, `waiting` until a time for a reason, or `handed_back` by a worker that
+    drains. Only `done` has counts."""
+
+    state: Literal["done", "waiting", "handed_back"]
+    receipt: str = ""
+    rows: int = 0
+    rejected: int = 0
+    until: dt.datetime | None = None
+    reason: str = ""
+
+
+class PublishRequest(Message):
+    ref: RunRef
+    plan: str
+    partition: str
+    opened: str
+    receipts: tuple[str, ...]
+
+
+class CloseRequest(Message):
+    """Write down how a partition ended without a publication. With `fence`, a tombstone goes in first."""
+
+    ref: RunRef
+    plan: str
+    partition: str
+    outcome: Outcome
+    error: str = ""
+    message: str = ""
+    fence: bool = False
+
+
+class PartitionResult(Message):
+    """How a partition ended. `error` and `message` only where it was not published."""
+
+    partition: str
+    outcome: Outcome
+    generation: int | None = None
+    counts: Counts = Counts()
+    reuse: Reuse = Reuse()
+    usage: Usage = Usage()
+    error: str = ""
+    message: str = ""
+    stops_run: bool = False
+
+
+# A run -------------------------------------------------------------------------------------------------------------
+
+
+class Failure(Message):
+    partition: str
+    error: str
+    message: str
+
+
+class Totals(Message):
+    """What a run has come to so far: small, carried through continue-as-new."""
+
+    total: int = 0
+    published: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    not_run: int = 0
+    counts: Counts = Counts()
+    reuse: Reuse = Reuse()
+    usage: Usage = Usage()
+
+    def with_result(self, result: PartitionResult) -> "Totals":
+        return self.model_copy(
+            update={
+                result.outcome: getattr(self, result.outcome) + 1,
+                "counts": self.counts + result.counts,
+                "reuse": self.reuse + result.reuse,
+                "usage": self.usage + result.usage,
+            }
+        )
+
+
+class Carried(Message):
+    """The state of a run that outlives one Temporal execution."""
+
+    plan: PlanRef
+    next_page: int
+    totals: Totals
+    failures: tuple[Failure, ...] = ()
+    stop: Failure | None = None
+
+
+class RunInput(Message):
+    ref: RunRef
+    request: str
+    task_queue: str
+    carried: Carried | None = None
+
+
+class FinaliseRequest(Message):
+    ref: RunRef
+    plan: str
+    state: RunState
+    totals: Totals
+    failures: tuple[Failure, ...] = ()
+    stop: Failure | None = None
+    started_at: dt.datetime
+
+
+class RunResult(Message):
+    """The report lies at `report`; the rest is enough for a watcher to print and to choose its exit code."""
+
+    state: RunState
+    report: str
+    totals: Totals
+    stop: Failure | None = None
+
+
+class Progress(Message):
+    """The answer to the query `progress`. `rows_done` counts rows of finished batches of running partitions too."""
+
+    state: RunState
+    detail: str
+    totals: Totals
+    rows_total: int
+    rows_done: int
+    rejected: int
+    running: tuple[str, ...]
+    finished: tuple[PartitionResult, ...] = ()
+    waiting: str = ""

@@ -1,0 +1,265 @@
+"""What a user writes: one file, `tandem.yaml` by default (design: the spec). Strict: unknown keys are refused, `"10"` is
+no number, and nothing is guessed. `schemas.loading` reads the file and turns validation errors into sentences."""
+
+import re
+from datetime import timedelta
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from schemas.durations import Duration
+from schemas.fields import OutputField
+from schemas.ids import PIPELINE_NAME
+
+_MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
+
+
+class Part(BaseModel):
+    """Base of every section: strict, frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class ColumnType(Part):
+    """A type that is given rather than inferred. `format` is strptime's, for date and datetime from text."""
+
+    type: Literal["str", "int", "float", "bool", "date", "datetime"]
+    format: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+
+class Source(Part):
+    path: str = Field(min_length=1)
+    format: Literal["parquet", "csv", "ndjson"] | None = None
+    key: list[str] = []
+    columns: dict[str, ColumnType] = {}
+    nulls: list[str] = [""]
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    encoding: str | None = None
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _one_key(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class Partition(Part):
+    by: Literal["time", "column", "hive", "files", "rows"] = "files"
+    column: str | None = None
+    every: Literal["hour", "day", "week", "month"] = "day"
+    zone: str = "UTC"
+    rows: int = Field(default=10_000, ge=1)
+    files: int = Field(default=1, ge=1, description="files a partition, with by: files")
+    nulls: Literal["error", "own"] = "error"
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("not an IANA time zone; write one like Europe/Paris or UTC") from None
+        return value
+
+    @model_validator(mode="after")
+    def _column_where_needed(self) -> Self:
+        if self.by in ("time", "column") and not self.column:
+            raise ValueError(f"by: {self.by} needs column: the name of the column")
+        if self.by not in ("time", "column") and self.column:
+            raise ValueError(f"column belongs to by: time or by: column, not by: {self.by}")
+        return self
+
+
+class ModelChoice(Part):
+    """`provider:name` and the parameters of its calls."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _provider_and_name(cls, value: str) -> str:
+        provider, separator, name = value.partition(":")
+        if not separator or not name or not re.fullmatch(r"[a-z][a-z0-9_]*", provider):
+            raise ValueError("not provider:name; for example openai:gpt-5-mini, or offline:lexical for no provider")
+        return value
+
+
+class Stage(Part):
+    name: str
+    uses: str = Field(min_length=1)
+    version: int = 1
+    model: dict[str, ModelChoice] = {}
+    params: dict[str, Any] = {}
+    system: str | None = None
+    prompt: str | None = None
+    when_empty: Literal["null", "call", "reject"] = "null"
+    on_reject: Literal["drop", "null"] = "drop"
+    output: dict[str, OutputField] = {}
+    output_class: str | None = Field(default=None, description="set by `output: module:Class`")
+    replace: bool = False
+    drop: list[str] = []
+    query: str | None = None
+    scope: Literal["batch", "partition"] = "batch"
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    tools: list[str] = []
+    context: dict[str, Any] = {}
+    placement: Literal["batch", "node"] = "batch"
+    pending: Literal["publish", "wait"] = "publish"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthands(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        stage = dict(value)
+        if "when_empty" in stage and stage["when_empty"] is None:
+            stage["when_empty"] = "null"  # the YAML word null is the value null
+        if "on_reject" in stage and stage["on_reject"] is None:
+            stage["on_reject"] = "null"
+        if isinstance(stage.get("output"), str):
+            stage["output_class"] = stage.pop("output")
+        stage["model"] = _roles(stage.get("model"))
+        return stage
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not STAGE_NAME.match(value):
+            raise ValueError("a stage's name is lower-case letters, digits, _ and -, starting with a letter")
+        return value
+
+    @field_validator("tools")
+    @classmethod
+    def _tool_references(cls, value: list[str]) -> list[str]:
+        for tool in value:
+            if not _MODULE_ATTR.match(tool):
+                raise ValueError(f"{tool!r} is not module:attribute")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.uses == "sql" and not self.query:
+            raise ValueError("uses: sql needs query: SELECT … FROM rows")
+        if self.uses != "sql" and self.query:
+            raise ValueError(f"query belongs to uses: sql, not uses: {self.uses}")
+        if self.uses == "extract" and not (self.output or self.output_class):
+            raise ValueError("uses: extract needs output: the columns that the model shall write")
+        if self.uses == "extract" and not self.prompt:
+            raise ValueError("uses: extract needs prompt")
+        if self.uses == "extract" and "main" not in self.model:
+            raise ValueError("uses: extract needs model: provider:name, for example openai:gpt-5-mini")
+        if self.output_class and not _MODULE_ATTR.match(self.output_class):
+            raise ValueError(f"output: {self.output_class!r} is neither columns nor module:Class")
+        return self
+
+
+def _roles(model: Any) -> Any:
+    """`x:y` | {name: x:y, params: …} | {role: either} as {role: {name, params}}."""
+    if model is None:
+        return {}
+    if isinstance(model, str):
+        return {"main": {"name": model}}
+    if isinstance(model, dict):
+        if isinstance(model.get("name"), str) and set(model) <= {"name", "params"}:
+            return {"main": model}
+        return {role: {"name": chosen} if isinstance(chosen, str) else chosen for role, chosen in model.items()}
+    return model
+
+
+class Sink(Part):
+    path: str = Field(min_length=1)
+    format: Literal["parquet", "delta", "iceberg"] = "parquet"
+    keep_superseded: Duration = timedelta(minutes=15)
+    provenance: Literal["none", "columns"] = "none"
+
+    @field_validator("provenance", mode="before")
+    @classmethod
+    def _none_word(cls, value: Any) -> Any:
+        return "none" if value is None else value
+
+
+class Limits(Part):
+    rows_in_flight: int = Field(default=64, ge=1, le=10_000)
+    partitions_in_flight: int = Field(default=8, ge=1, le=500)
+    batch_rows: int | None = Field(default=None, ge=1, le=1_000_000)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    max_reject_rate: float = Field(default=1.0, ge=0, le=1)
+    max_cost_usd: float | None = Field(default=None, gt=0)
+    max_cost_usd_per_day: float | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    call_timeout: Duration = timedelta(seconds=60)
+
+
+class Price(Part):
+    """USD per million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(default=None, ge=0)
+
+
+class Journal(Part):
+    flush: Duration = timedelta(seconds=1)
+    strict: bool = False
+    keep: Duration = timedelta(days=90)
+
+
+class Check(Part):
+    name: str
+    sql: str
+    severity: Literal["block", "warn"] = "block"
+
+
+class Schedule(Part):
+    cron: str
+    zone: str = "UTC"
+    overlap: Literal["skip", "buffer_one", "buffer_all", "cancel_other", "terminate_other", "allow_all"] = "skip"
+    catchup: Duration = timedelta(hours=6)
+    jitter: Duration = timedelta(0)
+    lookback: Duration = timedelta(days=7)
+
+
+class Notify(Part):
+    on: list[Literal["failed", "recovered", "budget", "review"]]
+    webhook: str | None = None
+    command: list[str] | None = None
+
+
+class Spec(Part):
+    """A pipeline. `name`, `source`, `stages` and `sink` suffice."""
+
+    name: str
+    source: Source
+    partition: Partition = Partition()
+    stages: list[Stage] = Field(min_length=1)
+    sink: Sink
+    limits: Limits = Limits()
+    prices: dict[str, Price] = {}
+    journal: Journal = Journal()
+    checks: list[Check] = []
+    schedule: Schedule | None = None
+    notify: list[Notify] = []
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not PIPELINE_NAME.match(value):
+            raise ValueError("a pipeline's name is lower-case letters, digits, _ and -, at most 63")
+        return value
+
+    @model_validator(mode="after")
+    def _stages_apart(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"stages: two stages are called {sorted(twice)[0]!r}")
+        return self
