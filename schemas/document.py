@@ -1,6 +1,6 @@
 """A YAML file as plain data with line numbers, refused at once when it could do harm or be misread.
 
-Refused: more than 1 MB, anchors and aliases (a 430-byte file can hold 10⁹ leaves), tags, depth above 50, duplicate keys.
+Refused: more than 1 MB, anchors and aliases (a 430-byte file can hold 10⁹ leaves), tags, depth above 50, a key twice.
 Scalars follow YAML 1.2's core schema: only `true` and `false` are booleans, `012`, `no`, `1e3x` and dates stay text.
 """
 
@@ -78,30 +78,30 @@ def _refuse_harm(text: str, name: str) -> None:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise _at(name, event.start_mark.line, "aliases (*name) are refused.", "Write the value out.")
+                raise _at(name, event.start_mark, "aliases (*name) are refused.", "Write the value out.")
             if isinstance(event, yaml.NodeEvent) and event.anchor:
-                raise _at(name, event.start_mark.line, "anchors (&name) are refused.", "Write the value out.")
+                raise _at(name, event.start_mark, "anchors (&name) are refused.", "Write the value out.")
             tag = getattr(event, "tag", None)
             if isinstance(event, yaml.NodeEvent) and tag and tag != "!":
-                raise _at(name, event.start_mark.line, f"the tag {tag} is refused.", "Specs are plain data.")
+                raise _at(name, event.start_mark, f"the tag {tag} is refused.", "Specs are plain data.")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise _at(name, event.start_mark.line, f"nested deeper than {MAX_DEPTH} levels.", "")
+                    raise _at(name, event.start_mark, f"nested deeper than {MAX_DEPTH} levels.", "")
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError as exc:
         raise _syntax_error(exc, name) from None
 
 
-def _at(name: str, line: int, message: str, hint: str) -> SpecError:
-    return SpecError(f"{name}:{line + 1}: {message}", hint=hint)
+def _at(name: str, mark: Any, message: str, hint: str) -> SpecError:
+    return SpecError(f"{name}:{mark.line + 1 if mark else 1}: {message}", hint=hint)
 
 
 def _syntax_error(exc: yaml.YAMLError, name: str) -> SpecError:
     mark = getattr(exc, "problem_mark", None)
     problem = getattr(exc, "problem", None) or "not valid YAML"
-    return _at(name, mark.line if mark else 0, f"not valid YAML: {problem}.", "Check indentation and quotes there.")
+    return _at(name, mark, f"not valid YAML: {problem}.", "Check indentation and quotes there.")
 
 
 def _plain(node: yaml.Node, here: Location, lines: dict[Location, int], name: str) -> Any:
@@ -113,10 +113,10 @@ def _plain(node: yaml.Node, here: Location, lines: dict[Location, int], name: st
     out: dict[Hashable, Any] = {}
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise _at(name, key_node.start_mark.line, "a key must be plain text.", "")
+            raise _at(name, key_node.start_mark, "a key must be plain text.", "")
         key = key_node.value
         if key in out:
-            raise _at(name, key_node.start_mark.line, f"the key {key!r} stands twice.", "Keep one of them.")
+            raise _at(name, key_node.start_mark, f"the key {key!r} stands twice.", "Keep one of them.")
         out[key] = _plain(value_node, (*here, key), lines, name)
         lines[(*here, key)] = key_node.start_mark.line + 1
     return out

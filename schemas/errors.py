@@ -24,13 +24,17 @@
     │   ├── TransientModelError     … and may succeed later (never an attempt, always a wait)
     │   └── RowError                … and would fail again for this row: the row is rejected
     └── StoreError            (4)   an object could not be read or written
+        ├── StoreRefused            … and will not be until somebody mends credentials, bucket, region or disk
         ├── ObjectExists            put-if-absent found an object
         └── ObjectMissing           get found none
 
 A class says whether trying again can help (`retryable`); `pipeline.policies` turns that into Temporal's terms.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from schemas.manifest import Manifest
 
 
 class TandemError(Exception):
@@ -105,6 +109,10 @@ class CountsMismatch(PartitionError):
 class CommitConflict(PartitionError):
     """The generation was taken twice by other content; the message names the winner."""
 
+    def __init__(self, message: str, *, winner: "Manifest | None" = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.winner = winner
+
 
 class Cancelled(PartitionError):
     """A tombstone holds the generation: the run was cancelled before this commit."""
@@ -158,6 +166,12 @@ class RowError(ModelError):
 class StoreError(TandemError):
     exit_code = 4
     retryable = True
+
+
+class StoreRefused(StoreError):
+    """Refused, and would be again: credentials, bucket, region, a full or read-only disk, a name that is too long."""
+
+    retryable = False
 
 
 class ObjectExists(StoreError):

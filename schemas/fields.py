@@ -17,9 +17,7 @@ SCALARS = ("str", "int", "float", "bool", "date", "datetime")
 _PYTHON: dict[str, Any] = {
     "str": str, "int": int, "float": float, "bool": bool, "date": dt.date, "datetime": dt.datetime,
 }  # fmt: skip
-_ALLOWED = (
-    "str, int, float, bool, date, datetime, list[…], enum with values, {fields: …}; a ? at the end makes it optional"
-)
+_ALLOWED = "str, int, float, bool, date, datetime, list[…], enum with values, {fields: …}; a ? at the end for optional"
 
 
 class OutputField(BaseModel):

@@ -1,4 +1,4 @@
-"""From a spec file (or a mapping) to a `Spec`, with every error a sentence: file, line, field, value, what is allowed."""
+"""From a spec file (or a mapping) to a `Spec`, every error a sentence: file, line, field, value, what is allowed."""
 
 import difflib
 import re

@@ -1,5 +1,5 @@
-"""What a user writes: one file, `tandem.yaml` by default (design: the spec). Strict: unknown keys are refused, `"10"` is
-no number, and nothing is guessed. `schemas.loading` reads the file and turns validation errors into sentences."""
+"""What a user writes: one file, `tandem.yaml` by default. Strict: unknown keys are refused, `"10"` is no number, and
+nothing is guessed. `schemas.loading` reads the file and turns validation errors into sentences."""
 
 import re
 from datetime import timedelta

@@ -1,0 +1,219 @@
+"""A folder as a store. `os.link` of a finished, synced file is what a conditional put is on S3: one winner, whole.
+
+Keys are checked not to leave the root. Symbolic links inside it are its owner's own doing, and are followed.
+"""
+
+import contextlib
+import datetime as dt
+import errno
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
+from schemas import ids
+from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
+
+_TEMPORARY = f"{ids.TANDEM}/tmp/"
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+_AGAIN = "Then run it again: what is written is kept."
+_REFUSALS = {
+    errno.ENOSPC: ("no space is left on the disk", f"Free some space. {_AGAIN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"Free some space. {_AGAIN}"),
+    errno.EROFS: ("the file system is read-only", "Mount it writable, or choose another folder."),
+    errno.EACCES: ("this user has no permission", f"Give it read and write access to the folder. {_AGAIN}"),
+    errno.EPERM: ("the file system does not permit it", "Choose a folder that allows hard links and is writable."),
+    errno.ENOTSUP: ("the file system has no hard links", "Choose a folder on another file system."),
+    errno.EXDEV: ("a folder inside is a link to another disk", "Move the whole folder there instead."),
+    errno.ENOTDIR: ("a file is where a folder is needed", "Move that file away, or choose another folder."),
+    errno.EISDIR: ("a folder is where a file is needed", "Move that folder away, or choose another one."),
+    errno.ENAMETOOLONG: ("the name is too long", "Choose a folder with a shorter path, or shorter partition values."),
+}
+
+
+class LocalStore(Store):
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.uri = str(self.root)
+
+    def put_new(self, key: str, data: bytes) -> None:
+        self._write(key, io.BytesIO(data), os.link)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._write(key, io.BytesIO(data), os.replace)
+
+    def upload(self, key: str, path: Path) -> None:
+        size = path.stat().st_size
+        if self.head(key) is None:
+            try:
+                with path.open("rb") as source:
+                    return self._write(key, source, os.link)
+            except ObjectExists:
+                pass
+        return same_size(self, key, size)
+
+    def _write(self, key: str, source: IO[bytes], place: Callable[[Path, Path], None]) -> None:
+        final, temporary = self._path(key), self.root / _TEMPORARY / uuid.uuid4().hex
+        with _refusals(final):
+            _make_folder(temporary.parent)
+            try:
+                with temporary.open("xb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._place(place, temporary, final)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _place(self, place: Callable[[Path, Path], None], temporary: Path, final: Path) -> None:
+        for attempt in range(5):
+            _make_folder(final.parent)
+            try:
+                place(temporary, final)
+                break
+            except FileExistsError:
+                raise ObjectExists(f"{str(final)!r} exists.") from None
+            except FileNotFoundError:  # a delete took the folder that it had emptied
+                if attempt == 4:
+                    raise
+        _sync(final.parent)
+
+    def get(self, key: str) -> bytes:
+        with self._reading(key) as path:
+            return path.read_bytes()
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        with self._reading(key) as path, path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        path = self._path(key)
+        with _refusals(path), contextlib.suppress(*_ABSENT):
+            return None if path.is_dir() else _info(key, path.stat())
+        return None
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        folder = prefix[: prefix.rfind("/") + 1]
+        return self._walk(folder, prefix, start_after)
+
+    def _walk(self, folder: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        """A folder sorts as its name with "/", which is how all the keys in it begin: so the order is that of keys."""
+        for key, entry in self._entries(folder):
+            inside = key.endswith("/")
+            if key <= start_after and not (inside and start_after.startswith(key)):
+                continue
+            if inside and (key.startswith(prefix) or prefix.startswith(key)):
+                yield from self._walk(key, prefix, start_after)
+            elif not inside and key.startswith(prefix):
+                with contextlib.suppress(FileNotFoundError):
+                    yield _info(key, entry.stat())
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return [key[len(prefix) : -1] for key, _ in self._entries(prefix) if key.endswith("/")]
+
+    def _entries(self, folder: str) -> Sequence[tuple[str, "os.DirEntry[str]"]]:
+        path = self.root / folder
+        with _refusals(path), contextlib.suppress(*_ABSENT), os.scandir(path) as entries:
+            keyed = [(f"{folder}{entry.name}{'/' if _is_folder(entry) else ''}", entry) for entry in entries]
+            return sorted((pair for pair in keyed if pair[0] != _TEMPORARY), key=lambda pair: pair[0])
+        return []
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            path = self._path(key)
+            with _refusals(path), contextlib.suppress(*_ABSENT):
+                path.unlink()
+                self._prune(path.parent)
+
+    def _prune(self, folder: Path) -> None:
+        """S3 has no empty folders."""
+        with contextlib.suppress(OSError):
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
+
+    def open_input(self, key: str) -> Any:
+        with self._reading(key) as path:
+            return pa.OSFile(str(path), "rb")
+
+    def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
+        return str(self._path(key)), None
+
+    def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]:
+        found = []
+        for path in (self.root / _TEMPORARY).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(Upload(_TEMPORARY + path.name, "", _info("", path.stat()).modified))
+        return [upload for upload in found if upload.started < older_than]
+
+    def abort_uploads(self, uploads: Iterable[Upload]) -> None:
+        for upload in uploads:
+            path = self._path(upload.key)
+            with _refusals(path):
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        pass
+
+    def _path(self, key: str) -> Path:
+        return self.root / checked(key)
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
+        with _refusals(path):
+            try:
+                yield path
+            except _ABSENT:
+                raise ObjectMissing(f"{str(path)!r} does not exist.") from None
+
+
+def _info(key: str, stat: os.stat_result) -> ObjectInfo:
+    modified = dt.datetime.fromtimestamp(stat.st_mtime, dt.UTC)
+    return ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}", modified)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """A link that leads back to a folder above would be walked for ever, so it is a file that nobody can read."""
+    if not entry.is_dir():
+        return False
+    return not (entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve()))
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    try:
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder)) from None
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """The one place where an OSError becomes ours."""
+    try:
+        yield
+    except OSError as exc:
+        reason, hint = _REFUSALS.get(exc.errno or 0, ("", ""))
+        if reason:
+            raise StoreRefused(f"{str(path)!r} cannot be used: {reason}.", hint=hint) from exc
+        raise StoreError(f"{str(path)!r} cannot be read or written: {exc.strerror or exc}.") from exc

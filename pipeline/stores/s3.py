@@ -1,0 +1,233 @@
+"""An S3 bucket, or a prefix of one, as a store. Credentials, profile and endpoint are those of boto3's own chain."""
+
+import contextlib
+import datetime as dt
+import functools
+import io
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import pyarrow as pa
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
+from pipeline.stores.s3_errors import FOREIGN, translated
+from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
+
+Result = TypeVar("Result")
+
+_PART = 64 << 20
+_READ_ATTEMPTS = 4
+
+
+class S3Store(Store):
+    """Two clients: one that retries, and one that never does, for conditional puts (its own retry would be told that
+    the object exists)."""
+
+    def __init__(self, bucket: str, prefix: str = "", *, part_size: int = _PART) -> None:
+        self.bucket = bucket
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._part_size = part_size
+        self._lock = threading.Lock()
+        self._clients: dict[int, Any] = {}
+
+    def put_new(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client(attempts=1).put_object(**self._at(checked(key)), Body=data, IfNoneMatch="*")
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client().put_object(**self._at(checked(key)), Body=data)
+
+    def upload(self, key: str, path: Path) -> None:
+        size = path.stat().st_size
+        if self.head(checked(key)) is not None:
+            return same_size(self, key, size)
+        try:
+            with self._errors(key), path.open("rb") as body:
+                if size < self._part_size:
+                    self._client().put_object(**self._at(key), Body=body, IfNoneMatch="*")
+                else:  # parts in parallel; boto3 aborts the upload when one fails
+                    config = TransferConfig(
+                        multipart_threshold=self._part_size, multipart_chunksize=self._part_size, max_concurrency=4
+                    )
+                    self._client().upload_fileobj(body, **self._at(key), Config=config)
+        except ObjectExists:
+            same_size(self, key, size)
+
+    def get(self, key: str) -> bytes:
+        return self._again(key, lambda: bytes(self._client().get_object(**self._at(key))["Body"].read()))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        asked = {**self._at(key), "Range": f"bytes={start}-{start + length - 1}"}
+        return self._again(key, lambda: bytes(self._client().get_object(**asked)["Body"].read()))
+
+    def _again(self, key: str, read: Callable[[], Result]) -> Result:
+        """boto3 retries up to the response's headers; a body that breaks off is ours to ask for again."""
+        for attempt in range(1, _READ_ATTEMPTS):
+            try:
+                with self._errors(key):
+                    return read()
+            except StoreError as exc:
+                if not exc.retryable:
+                    raise
+            time.sleep(0.1 * 2**attempt)
+        with self._errors(key):
+            return read()
+
+    def head(self, key: str) -> ObjectInfo | None:
+        try:
+            with self._errors(key):
+                found = self._client().head_object(**self._at(key))
+        except ObjectMissing:
+            return None
+        return _info(key, found["ContentLength"], found)
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        """AWS lists by key. SeaweedFS walks folder by folder ("x/1" before "x-1"): such a listing is sorted here."""
+        found = self._listed(prefix, start_after)
+        yield from found if self._is_aws else sorted(found, key=lambda info: info.key)
+
+    def _listed(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        # Up to the first character below "/" both orders agree, so no server skips what is wanted.
+        start = start_after if self._is_aws else re.split("[\0-.]", start_after, maxsplit=1)[0]
+        after = {"StartAfter": self._prefix + start} if start else {}
+        for page in self._pages("list_objects_v2", prefix, **after):
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self._prefix) :]
+                if key > start_after and not key.endswith("/"):  # "folders" made by hand in a console
+                    yield _info(key, item["Size"], item)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        pages = self._pages("list_objects_v2", prefix, Delimiter="/")
+        found = (item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ()))
+        return sorted(path[len(self._prefix + prefix) : -1] for path in found)
+
+    def _pages(self, operation: str, prefix: str, **options: Any) -> Iterator[Any]:
+        with self._errors(prefix):
+            pages = self._client().get_paginator(operation)
+            yield from pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix, **options)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        names = [{"Key": self._prefix + key} for key in keys]
+        for start in range(0, len(names), 1000):
+            some = {"Objects": names[start : start + 1000], "Quiet": True}
+            with self._errors("", "delete_objects"):
+                failed = self._client().delete_objects(Bucket=self.bucket, Delete=some).get("Errors", ())
+            for item in failed:
+                raise StoreError(f"s3://{self.bucket}/{item['Key']} could not be deleted: {item.get('Code')}.")
+
+    def open_input(self, key: str) -> Any:
+        info = self.head(key)
+        if info is None:
+            raise ObjectMissing(f"{self.uri}/{key} does not exist.")
+        return pa.PythonFile(_Ranges(self, info), mode="r")
+
+    def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
+        endpoint = self._client().meta.endpoint_url
+        with self._errors(key):
+            credentials = self._session.get_credentials()
+            frozen = credentials.get_frozen_credentials() if credentials else None
+        options = {
+            "aws_access_key_id": frozen and frozen.access_key,
+            "aws_secret_access_key": frozen and frozen.secret_key,
+            "aws_session_token": frozen and frozen.token,
+            "aws_region": self._client().meta.region_name,
+            "aws_endpoint_url": None if self._is_aws else endpoint,
+            "aws_allow_http": "true" if endpoint.startswith("http://") else None,
+        }
+        return f"{self.uri}/{key}", {name: value for name, value in options.items() if value}
+
+    def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]:
+        return [
+            Upload(item["Key"][len(self._prefix) :], item["UploadId"], item["Initiated"].astimezone(dt.UTC))
+            for page in self._pages("list_multipart_uploads", "")
+            for item in page.get("Uploads", ())
+            if item["Initiated"] < older_than
+        ]
+
+    def abort_uploads(self, uploads: Iterable[Upload]) -> None:
+        for upload in uploads:
+            with contextlib.suppress(ObjectMissing), self._errors(upload.key):
+                self._client().abort_multipart_upload(**self._at(upload.key), UploadId=upload.upload_id)
+
+    def close(self) -> None:
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _at(self, key: str) -> dict[str, Any]:
+        return {"Bucket": self.bucket, "Key": self._prefix + key}
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+
+    @property
+    def _is_aws(self) -> bool:
+        return ".amazonaws.com" in self._client().meta.endpoint_url
+
+    def _client(self, *, attempts: int = 5) -> Any:
+        """Made at first use: a session is not safe to share among threads, its clients are."""
+        with self._lock:
+            if attempts not in self._clients:
+                endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+                config = Config(
+                    connect_timeout=5,
+                    read_timeout=60,
+                    max_pool_connections=64,
+                    retries={"mode": "standard", "total_max_attempts": attempts},
+                    s3={"addressing_style": "path"} if endpoint else None,  # a bucket is seldom a host name there
+                )
+                with self._errors(""):
+                    self._clients[attempts] = self._session.client("s3", config=config)
+            return self._clients[attempts]
+
+    @contextlib.contextmanager
+    def _errors(self, key: str, operation: str = "") -> Iterator[None]:
+        """The one place where an error of boto3 becomes ours."""
+        try:
+            yield
+        except FOREIGN as exc:
+            raise translated(exc, self.bucket, f"{self.uri}/{key}") from exc
+
+
+def _info(key: str, size: int, found: Any) -> ObjectInfo:
+    return ObjectInfo(key, size, found["ETag"].strip('"'), found["LastModified"].astimezone(dt.UTC))
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file; pyarrow reads it a range at a time."""
+
+    def __init__(self, store: S3Store, info: ObjectInfo) -> None:
+        self._store, self._info, self._position = store, info, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._info.size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        rest = max(0, self._info.size - self._position)
+        size = rest if size < 0 else min(size, rest)
+        data = self._store.get_range(self._info.key, self._position, size) if size else b""
+        self._position += len(data)
+        return data

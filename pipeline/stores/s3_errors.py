@@ -1,0 +1,84 @@
+"""What S3 and boto3 say, and what the reader can do about it."""
+
+import os
+
+from boto3.exceptions import Boto3Error
+from botocore import exceptions as boto
+
+from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
+
+FOREIGN = (boto.ClientError, boto.BotoCoreError, boto.HTTPClientError, Boto3Error)
+
+_CREDENTIALS = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+_REGION = "Set AWS_REGION to the bucket's region."
+
+_REFUSED = {
+    "NoSuchBucket": ("the bucket {bucket!r} does not exist", "Create it, or correct the name; AWS_ENDPOINT_URL says on which server."),
+    "AccessDenied": ("access is denied", "Allow these credentials to get, put and list there: AWS_ACCESS_KEY_ID or AWS_PROFILE."),
+    "InvalidAccessKeyId": ("the access key is unknown", _CREDENTIALS),
+    "SignatureDoesNotMatch": ("the secret key does not fit the access key", _CREDENTIALS),
+    "ExpiredToken": ("the credentials have expired", "Log in again, or renew AWS_SESSION_TOKEN or AWS_PROFILE."),
+    "InvalidToken": ("the session token is wrong", "Renew or unset AWS_SESSION_TOKEN, or check AWS_PROFILE."),
+    "RequestTimeTooSkewed": ("this machine's clock is too far off", "Set the clock (NTP), then run it again."),
+    "PermanentRedirect": ("the bucket is in another region", _REGION),
+    "AuthorizationHeaderMalformed": ("the bucket is in another region", _REGION),
+    "IllegalLocationConstraintException": ("the bucket is in another region", _REGION),
+    "NotImplemented": ("the server does not know a request that Tandem needs", "`tandem check` tells whether a store will do."),
+    "KeyTooLongError": ("the name is too long", "Use a shorter prefix or shorter partition values."),
+}  # fmt: skip
+_SAME = {
+    "301": "PermanentRedirect",
+    "401": "AccessDenied",
+    "403": "AccessDenied",
+    "501": "NotImplemented",
+    "AllAccessDisabled": "AccessDenied",
+    "ExpiredTokenException": "ExpiredToken",
+    "TokenRefreshRequired": "ExpiredToken",
+    "IllegalLocationConstraint": "IllegalLocationConstraintException",
+}
+
+
+def translated(exc: BaseException, bucket: str, uri: str) -> StoreError:
+    """Ours for theirs. `uri` is the object or folder that was asked for."""
+    if isinstance(exc, Boto3Error) and isinstance(exc.__context__, FOREIGN):
+        return translated(exc.__context__, bucket, uri)  # a transfer's own wrapper
+    if isinstance(exc, boto.ClientError):
+        return _answered(exc, bucket, uri)
+    if isinstance(
+        exc, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError | boto.SSLError
+    ):
+        where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        hint = "Is the server up, and AWS_ENDPOINT_URL right?"
+        return StoreError(f"{uri} cannot be reached: no connection to {where}.", hint=hint)
+    if isinstance(exc, boto.HTTPClientError | boto.IncompleteReadError | boto.ResponseStreamingError):
+        return StoreError(f"{uri}: the connection was lost or timed out ({type(exc).__name__}).")
+    if isinstance(
+        exc,
+        boto.NoCredentialsError
+        | boto.PartialCredentialsError
+        | boto.CredentialRetrievalError
+        | boto.TokenRetrievalError
+        | boto.SSOError,
+    ):
+        return StoreRefused(
+            f"{uri} cannot be used: there are no AWS credentials.",
+            hint=f"{_CREDENTIALS} (`aws sso login` if it is an SSO profile.)",
+        )
+    # The rest is configuration: an unknown profile, a bad endpoint or region, a bucket name that cannot be.
+    return StoreRefused(f"{uri} cannot be used: {exc}", hint="Check AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL.")
+
+
+def _answered(exc: boto.ClientError, bucket: str, uri: str) -> StoreError:
+    code = str(exc.response.get("Error", {}).get("Code", ""))
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in ("PreconditionFailed", "412"):
+        return ObjectExists(f"{uri} exists.")
+    if code in ("NoSuchKey", "NoSuchUpload", "404"):
+        return ObjectMissing(f"{uri} does not exist.")
+    known = _SAME.get(code) or (code if code in _REFUSED else _SAME.get(str(status)))
+    if known:
+        reason, hint = _REFUSED[known]
+        return StoreRefused(
+            f"{uri} cannot be used: {reason.format(bucket=bucket)} (S3 says {status} {code}).", hint=hint
+        )
+    return StoreError(f"{uri}: S3 answered {exc.operation_name} with {status} {code}.")

@@ -1,0 +1,102 @@
+"""User code: imported by `module:attribute`, and digested with the local modules that it imports."""
+
+import ast
+import importlib
+import importlib.util
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import SpecError
+from schemas.ids import digest
+
+_OURS = ("pipeline", "stages", "schemas")
+
+
+def add_user_folder(folder: Path) -> None:
+    """Append the spec's folder to `sys.path`. Raises SpecError where a package there would hide one of ours."""
+    for name in _OURS:
+        if (folder / name / "__init__.py").exists() or (folder / f"{name}.py").exists():
+            ours = Path(__file__).resolve().parent.parent
+            if folder.resolve() != ours:
+                raise SpecError(
+                    f"{folder / name}: a package called {name!r} beside a spec would hide Tandem's own.",
+                    hint="Rename yours.",
+                )
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
+
+
+def load_attribute(reference: str, *, where: str) -> Any:
+    """The attribute that `module:attribute` names. Raises SpecError that says which half fails, and with what."""
+    module_name, _, attribute = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        missing = exc.name or module_name
+        known = missing == module_name or module_name.startswith(missing + ".")
+        raise SpecError(
+            f"{where}: cannot import {module_name!r}: there is no module {missing!r}"
+            + (" in the spec's folder or installed." if known else f", which {module_name} imports."),
+            hint="Check the name, or install the package into the environment of tandem.",
+        ) from exc
+    except Exception as exc:
+        raise SpecError(f"{where}: importing {module_name!r} raised {type(exc).__name__}: {exc}") from exc
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise SpecError(
+            f"{where}: {module_name!r} has no {attribute!r}.", hint=f"It has: {', '.join(names[:12])}"
+        ) from None
+
+
+def code_digest(reference: str) -> str:
+    """Digest of the module's source and, recursively, of the modules beside it that it imports."""
+    module_name = reference.partition(":")[0]
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return digest("opaque", module_name)
+    root = Path(spec.origin).parents[module_name.count(".") + (1 if spec.submodule_search_locations else 0)]
+    seen: dict[str, str] = {}
+    _collect(module_name, root, seen)
+    return digest(*(f"{name}\0{content}" for name, content in sorted(seen.items())))
+
+
+def _collect(module_name: str, root: Path, seen: dict[str, str]) -> None:
+    path = _file_of(module_name, root)
+    if path is None or module_name in seen:
+        return
+    source = path.read_bytes()
+    seen[module_name] = digest(source)
+    for name in _imports(source, module_name, path.name == "__init__.py"):
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            _collect(".".join(parts[:end]), root, seen)
+
+
+def _file_of(module_name: str, root: Path) -> Path | None:
+    base = root.joinpath(*module_name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@lru_cache(maxsize=512)
+def _imports(source: bytes, module_name: str, is_package: bool) -> tuple[str, ...]:
+    names: list[str] = []
+    package = module_name if is_package else module_name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            names.append(base)
+            names.extend(f"{base}.{alias.name}" for alias in node.names)
+    return tuple(name for name in names if name)

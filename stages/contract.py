@@ -1,0 +1,112 @@
+"""What a stage is. A graph stage enriches each row by a LangGraph graph; a table stage maps a batch to a batch.
+
+A graph stage reads `reads`, writes `fields`, and never sees another row. Its fingerprint covers all that could change
+an answer; two stages of one fingerprint give the same answers to the same rows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from langgraph.pregel import Pregel
+
+from schemas.errors import SpecError
+from schemas.fields import OutputField
+from schemas.manifest import Provenance
+from schemas.spec import Spec
+from schemas.spec import Stage as StageSpec
+from schemas.tables import arrow_fields
+from stages.limiter import Limiter
+from stages.models import ModelServices
+
+# Position of a row within its partition while a batch is enriched. Never published.
+ROW = "__tandem_row"
+RESERVED = "__tandem_"
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a stage is built from: its part of the spec, the columns that reach it, the spec's folder."""
+
+    spec: Spec
+    stage: StageSpec
+    columns: pa.Schema
+    base: Path
+    services: ModelServices
+
+    @property
+    def where(self) -> str:
+        return f"stage {self.stage.name}"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A row that needs no run of the graph: its answer is known from its values alone."""
+
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GraphStage:
+    """`prepare` makes the graph's first state from a row's `reads`, or answers at once, or raises RowError; `harvest`
+    takes the JSON-like answer from the last state, or raises RowError."""
+
+    spec: StageSpec
+    reads: tuple[str, ...]
+    fields: Mapping[str, OutputField]
+    fingerprint: str
+    graph: Pregel[Any, Any, Any, Any]
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any] | Answered]
+    harvest: Callable[[Mapping[str, Any]], dict[str, Any]]
+    provenance: Provenance
+    limiter: Limiter
+    context: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def columns_after(self, before: pa.Schema) -> pa.Schema:
+        """The columns after this stage: inputs, then outputs; a replaced column keeps its place."""
+        out = {f.name: f for f in before if f.name not in self.spec.drop}
+        out.update({f.name: f for f in arrow_fields(self.fields)})
+        return pa.schema(list(out.values()))
+
+
+@dataclass(frozen=True)
+class TableStage:
+    """`apply` maps rows to rows and keeps the column ROW of those it keeps."""
+
+    spec: StageSpec
+    columns: pa.Schema
+    fingerprint: str
+    apply: Callable[[pl.DataFrame], pl.DataFrame]
+    provenance: Provenance = field(default_factory=lambda: Provenance(stage="", uses=""))
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def columns_after(self, before: pa.Schema) -> pa.Schema:
+        return self.columns
+
+
+AnyStage = GraphStage | TableStage
+
+
+def check_outputs(build: Build, fields: Mapping[str, OutputField]) -> None:
+    """Refuse an output that would shadow an input column unasked, or take a reserved name."""
+    for name in fields:
+        if name.startswith(RESERVED) or not name:
+            raise SpecError(f"{build.where}: the output name {name!r} is reserved.", hint="Choose another.")
+        if name in build.columns.names and not build.stage.replace:
+            raise SpecError(
+                f"{build.where}: the output {name!r} is already a column.",
+                hint="Rename the output, or say replace: true in the stage.",
+            )
+    for name in build.stage.drop:
+        if name not in build.columns.names:
+            raise SpecError(f"{build.where}: drop names {name!r}, which is no column here.")

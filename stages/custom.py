@@ -1,0 +1,164 @@
+"""Any LangGraph graph of the user's, as `module:attribute`: compiled, a builder, or a factory. It runs unchanged.
+
+Columns are mapped to state keys by `inputs` and back by `outputs`; models by role, tools and settings reach the graph
+through LangGraph's runtime context, or a factory's parameters of those names.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from pydantic import BaseModel
+
+from schemas.errors import RowError, SpecError
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from stages.code import code_digest, load_attribute
+from stages.contract import Answered, Build, GraphStage, check_outputs
+from stages.models import build_model
+
+VERSION = "custom-1"
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that uses a graph of the user's. Raises SpecError."""
+    from stages.registry import answer_format, limiter_of, stage_fingerprint
+
+    stage = wanted.stage
+    models = {role: build_model(c, stage, wanted.spec, wanted.services) for role, c in stage.model.items()}
+    tools = [load_attribute(tool, where=f"{wanted.where}: tools") for tool in stage.tools]
+    context = {**stage.context, "models": models, "tools": tools}
+    if "main" in models:
+        context["model"] = models["main"]
+    graph = _compiled(load_attribute(stage.uses, where=wanted.where), wanted, context)
+    if not stage.output and not stage.output_class:
+        raise SpecError(f"{wanted.where}: output is missing.", hint="Declare the columns that the graph writes.")
+    form = answer_format(wanted)
+    check_outputs(wanted, form.fields)
+    inputs = _inputs(wanted, graph)
+    outputs = _outputs(wanted, graph, form.fields)
+
+    def prepare(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
+        return {key: row[column] for key, column in inputs.items()}
+
+    def harvest(state: Mapping[str, Any]) -> dict[str, Any]:
+        absent = [key for key in outputs.values() if key not in state]
+        absent = [key for column, key in outputs.items() if key in absent and not form.fields[column].optional]
+        if absent:
+            raise RowError(f"the graph ended without {absent[0]!r} in its state", kind="missing_output")
+        try:
+            return form.validate({column: _plain(state.get(key)) for column, key in outputs.items()})
+        except ValueError as exc:
+            raise RowError(f"the graph's output does not fit: {exc}", kind="invalid_output") from None
+
+    return GraphStage(
+        spec=stage,
+        reads=tuple(sorted(set(inputs.values()))),
+        fields=form.fields,
+        fingerprint=stage_fingerprint(wanted, VERSION, form),
+        graph=graph,
+        prepare=prepare,
+        harvest=harvest,
+        provenance=Provenance(
+            stage=stage.name,
+            uses=stage.uses,
+            models={role: choice.name for role, choice in stage.model.items()},
+            code_digest=digest(code_digest(stage.uses), *(code_digest(tool) for tool in stage.tools)),
+        ),
+        limiter=limiter_of(wanted),
+        context=_runtime_context(graph, context),
+    )
+
+
+def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
+    if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
+        accepted = inspect.signature(found).parameters
+        given = {name: value for name, value in context.items() if name in accepted}
+        try:
+            found = found(**given)
+        except Exception as exc:
+            raise SpecError(
+                f"{wanted.where}: calling {wanted.stage.uses} raised {type(exc).__name__}: {exc}",
+                hint=f"A factory may take: {', '.join(context)}",
+            ) from exc
+    if isinstance(found, StateGraph):
+        found = found.compile()
+    if not isinstance(found, Pregel):
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses} is a {type(found).__name__}, not a LangGraph graph.",
+            hint="Name a compiled graph, a StateGraph, or a function that returns one.",
+        )
+    # A checkpointer per row would keep every state of every row; what must last is in the journal.
+    return found.copy({"checkpointer": None}) if found.checkpointer else found
+
+
+def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
+    """State key → column."""
+    columns = wanted.columns.names
+    for key, column in wanted.stage.inputs.items():
+        if column not in columns:
+            raise SpecError(
+                f"{wanted.where}: inputs.{key} names {column!r}, which is no column here.",
+                hint=f"Columns: {', '.join(columns)}",
+            )
+    keys = _keys(graph.get_input_jsonschema())
+    if wanted.stage.inputs:
+        unknown = [key for key in wanted.stage.inputs if keys and key not in keys]
+        if unknown:
+            raise SpecError(
+                f"{wanted.where}: inputs.{unknown[0]} is no key of the graph's input.",
+                hint=f"It has: {', '.join(keys)}",
+            )
+        return dict(wanted.stage.inputs)
+    same = {key: key for key in keys if key in columns}
+    if not same:
+        raise SpecError(
+            f"{wanted.where}: no column has the name of a key of the graph's input ({', '.join(keys)}).",
+            hint="Map them with inputs: {state_key: column}.",
+        )
+    return same
+
+
+def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[str, Any]) -> dict[str, str]:
+    """Column → state key."""
+    outputs = {column: wanted.stage.outputs.get(column, column) for column in fields}
+    stray = sorted(set(wanted.stage.outputs) - set(fields))
+    if stray:
+        raise SpecError(f"{wanted.where}: outputs.{stray[0]} is not declared under output.")
+    keys = _keys(graph.get_output_jsonschema())
+    for column, key in outputs.items():
+        if keys and key not in keys:
+            raise SpecError(
+                f"{wanted.where}: the graph's output has no {key!r}, which output.{column} declares.",
+                hint=f"It has: {', '.join(keys)}. Map others with outputs: {{{column}: state_key}}.",
+            )
+    return outputs
+
+
+def _keys(schema: Mapping[str, Any]) -> list[str]:
+    if "$ref" in schema:
+        schema = schema.get("$defs", {}).get(schema["$ref"].rpartition("/")[2], {})
+    return list(schema.get("properties", {}))
+
+
+def _runtime_context(graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
+    """The values that the graph's context schema has a place for."""
+    schema = graph.context_schema
+    if schema is None:
+        return None
+    if dataclasses.is_dataclass(schema):
+        names = {f.name for f in dataclasses.fields(schema)}
+    elif isinstance(schema, type) and issubclass(schema, BaseModel):
+        names = set(schema.model_fields)
+    else:
+        names = set(getattr(schema, "__annotations__", {}))
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

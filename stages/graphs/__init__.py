@@ -1,0 +1,1 @@
+"""The built-in graphs, one file each, topology drawn in its docstring."""

@@ -1,0 +1,101 @@
+"""extract: columns from text.
+
+START → ask → check ─ fits ────────────→ END
+          ↑      └─ does not: repair ─┐
+          └───────────────────────────┘   at most twice, with the validation error; then the row is rejected
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langgraph.graph import END, START, StateGraph
+
+from schemas.errors import RowError
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from stages.contract import Answered, Build, GraphStage, check_outputs
+from stages.models import build_model, model_identity, structured_method
+from stages.prompts import Template, is_blank
+
+VERSION = "extract-1"
+MAX_REPAIRS = 2
+
+
+class State(TypedDict, total=False):
+    """`problem` says why the last answer does not fit; `answer` is there once one does."""
+
+    messages: list[BaseMessage]
+    repairs: int
+    problem: str | None
+    answer: dict[str, Any]
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: extract`. Raises SpecError."""
+    from stages.registry import answer_format, limiter_of, stage_fingerprint
+
+    stage = wanted.stage
+    choice = stage.model["main"]
+    form = answer_format(wanted)
+    check_outputs(wanted, form.fields)
+    prompt = Template(stage.prompt or "", where=f"{wanted.where}: prompt")
+    system = Template(stage.system, where=f"{wanted.where}: system") if stage.system else None
+    available = frozenset(wanted.columns.names)
+    prompt_columns = prompt.reads(available)
+    reads = prompt_columns | (system.reads(available) if system else frozenset())
+    model = form.bind(build_model(choice, stage, wanted.spec, wanted.services), choice.name)
+
+    async def ask(state: State) -> State:
+        message = await model.ainvoke(state["messages"])
+        return {"messages": [*state["messages"], message]}
+
+    async def check(state: State) -> State:
+        message = state["messages"][-1]
+        assert isinstance(message, AIMessage)
+        try:
+            return {"answer": form.read(message), "problem": None}
+        except ValueError as exc:
+            repairs = state.get("repairs", 0)
+            if repairs == MAX_REPAIRS:
+                raise RowError(
+                    f"still invalid after {MAX_REPAIRS} repairs: {exc}", kind="invalid_answer", raw=str(message.content)
+                ) from None
+            complaint = f"That answer is not valid: {exc}. Answer again with the corrected JSON only."
+            messages = [*state["messages"], HumanMessage(complaint)]
+            return {"messages": messages, "repairs": repairs + 1, "problem": str(exc)}
+
+    builder = StateGraph(State)
+    builder.add_node("ask", ask)
+    builder.add_node("check", check)
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "check")
+    builder.add_conditional_edges("check", lambda state: "ask" if state["problem"] else END, ["ask", END])
+
+    nothing = Answered(dict.fromkeys(form.fields))
+
+    def prepare(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
+        if prompt_columns and stage.when_empty != "call" and all(is_blank(row[name]) for name in prompt_columns):
+            if stage.when_empty == "reject":
+                raise RowError("every column of the prompt is blank", kind="empty")
+            return nothing
+        messages: list[BaseMessage] = [SystemMessage(system.render(row))] if system else []
+        return {"messages": [*messages, HumanMessage(prompt.render(row))]}
+
+    return GraphStage(
+        spec=stage,
+        reads=tuple(sorted(reads)),
+        fields=form.fields,
+        fingerprint=stage_fingerprint(wanted, VERSION, form),
+        graph=builder.compile(),
+        prepare=prepare,
+        harvest=lambda state: dict(state["answer"]),
+        provenance=Provenance(
+            stage=stage.name,
+            uses="extract",
+            models={"main": choice.name},
+            prompt_digest=digest(stage.system or "", stage.prompt or "", model_identity(choice, stage.params)),
+            structured_output=structured_method(choice.name),
+        ),
+        limiter=limiter_of(wanted),
+    )

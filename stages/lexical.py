@@ -1,0 +1,460 @@
+"""A JSON schema answered from a text by counting words: what the `offline:` model knows.
+
+No understanding is claimed. Each property is read by its name, description, type and enum values:
+
+- enum: the value whose words and synonyms occur most; equal counts: the one met first in the text; none: the value
+  that says other, neutral, unknown …, else the last. Numbers and low/medium/high follow the intensity instead;
+- bounded number: the text's intensity (alarm words against calm ones) when the name or description says urgency, score,
+  rating …; any other number: the first in the text within the bounds, else the intensity, else 0 clamped;
+- bool: whether a word of the name (or two of the description) occurs; language: a count of stop words;
+- string: first sentences for a summary, the fullest sentence for a reason, else a name or a frequent word;
+  dates: the first one written, days before months; list of strings: the frequent words; list of objects: one.
+
+An answer is always valid: a schema with a keyword not in `_KNOWN` is refused with FatalModelError. Nothing depends on
+hash order, so equal questions have equal answers in every process.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property, lru_cache
+from typing import Any
+
+from schemas.errors import FatalModelError
+
+Schema = dict[str, Any]
+Found = tuple[Any, bool]  # a valid value, and whether the text gave a reason for it
+Reader = Callable[["Text"], Found]
+
+
+@lru_cache(1 << 16)
+def stem(word: str) -> str:
+    """Enough to make invoice, invoices and invoiced one word; not linguistics."""
+    word = word.casefold()
+    for suffix in ("ing", "ies", "ed", "es", "s", "e", "y"):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            word = word[: -len(suffix)]
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+
+
+def _stems(words: str) -> tuple[str, ...]:
+    split = re.sub(r"([a-z])([A-Z])", r"\1 \2", words)
+    return tuple(dict.fromkeys(stem(word) for word in re.findall(r"[^\W_]+", split)))
+
+
+_LABELS = (
+    ("billing payment invoice finance", "bill charge invoice payment pay paid refund receipt price vat tax card debit"
+     " subscription renewal rechnung abbuchung zahlung erstattung facture paiement remboursement factura cobro"),
+    ("bug error technical defect incident", "error crash broken fail failed freeze froze wrong blank exception"
+     " offline outage glitch unresponsive fehler absturz erreur timeout sync reboot stuck"),
+    ("feature request suggestion idea", "feature wish suggestion idea roadmap would love could add"
+     " option wunsch integration fonctionnalité"),
+    ("shipping delivery order logistics", "ship shipment delivery delivered parcel package tracking courier"
+     " warehouse damaged paket lieferung colis livraison pedido envío"),
+    ("account access login user", "account login password signin locked 2fa profile email invite seat sso owner"
+     " konto passwort anmelden compte passe cuenta contraseña"),
+    ("positive praise happy", "great love excellent perfect happy good awesome wonderful super"
+     " fantastic helpful pleased"),
+    ("negative complaint unhappy", "bad terrible awful angry worst disappointed unacceptable hate broken poor useless"
+     " frustrated ridiculous schlecht nul never cannot"),
+    ("spam junk", "winner prize casino bitcoin viagra unsubscribe lottery seo backlinks click"),
+    ("urgent", "urgent immediately asap emergency outage down critical dringend sofort"),
+    ("cancellation churn cancel", "cancel close terminate leave kündigen résilier"),
+    ("refund return", "refund return money back erstattung remboursement"),
+)  # fmt: skip
+_SYNONYMS = {key: _stems(words) for keys, words in _LABELS for key in _stems(keys)}
+_ALARM = dict.fromkeys(
+    _stems("urgent outage emergency critical immediately asap dringend sofort urgence production"), 30
+)
+_ALARM |= dict.fromkeys(_stems("down unacceptable blocked locked lost breach lawyer angry today overdue dead"), 20)
+_ALARM |= dict.fromkeys(_stems("refund broken crash failed error twice wrong again waiting cannot offline missing"), 10)
+_ALARM |= dict.fromkeys(_stems("whenever rush curious wondering minor idea suggestion someday typo cosmetic"), -20)
+_ALARM |= dict.fromkeys(_stems("please thanks maybe love nice question would bitte danke merci"), -10)
+_ORDER = ["none", "low", "minor", "normal", "medium", "moderate", "high", "major", "severe", "urgent", "critical"]
+_SCALES = frozenset(_stems("urgency priority severity score rating intensity level importance impact risk confidence"))
+_FALLBACKS = frozenset(_stems("other neutral unknown none general misc miscellaneous undefined unclear na"))
+_SUMMARIES = frozenset(_stems("summary title subject headline tldr abstract overview synopsis"))
+_SENTENCES = frozenset(_stems("reason rationale explanation answer reply response comment quote issue question"))
+_LANGUAGE = frozenset(_stems("language lang locale langue sprache"))
+_STOP = {
+    "en": "the and you for that this with have was are not but from they your our has been will can is it of to in on"
+    " at we my be as an or if so do i a me when there what which just any all after since still please"
+    " hello dear team good morning thanks kind regards whenever something",
+    "de": "der die das und ist nicht ich wir sie mit für ein eine den dem auf bitte von zu haben hat seit aber oder",
+    "fr": "le la les des est et vous nous je pas une un pour dans que qui sur avec mon notre bonjour merci du au",
+    "es": "el los las y es no que una por con para mi nuestro hola gracias del se ha desde pero",
+    "it": "il gli e non che una per con mio nostro ciao grazie di da sono ma",
+}
+_STOP_WORDS = {code: frozenset(words.split()) for code, words in _STOP.items()}
+_ANY_STOP = frozenset[str]().union(*_STOP_WORDS.values())
+_NAMES = dict(pair.split() for pair in ("english en", "german de", "french fr", "spanish es", "italian it"))
+_GENERIC = frozenset(map(stem, _ANY_STOP)).union(_stems("whether true false customer user text ticket should needs"))
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_GREETING = re.compile(r"(?i)(hi|hello|hey|dear|hallo|bonjour|hola|good (morning|afternoon))\b[\w ,]{0,24}[,.!]?$")
+_PROPER = re.compile(r"(?<=[a-z,] )[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)*")
+_KNOWN = frozenset(re.findall(
+    r"\S+",
+    "$ref $defs $schema definitions title description default examples deprecated discriminator type properties"
+    " required additionalProperties enum const anyOf oneOf items minItems maxItems uniqueItems minLength maxLength"
+    " format minimum maximum exclusiveMinimum exclusiveMaximum",
+))  # fmt: skip
+_EMAIL = re.compile(
+    r"(?i)\b[a-z0-9_]{1,40}([.+-][a-z0-9_]{1,40}){0,4}@([a-z0-9]{1,40}(-[a-z0-9]{1,40}){0,3}\.){1,4}[a-z]{2,20}\b"
+)
+_NUMBER = re.compile(r"(?<![\w.,:/-])-?(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:[.,]\d{1,9})?(?![\w:/-]|[.,]\d)")
+_MONTHS = {name: n for n, name in enumerate(re.findall("...", "janfebmaraprmayjunjulaugsepoctnovdec"), 1)}
+_DATES = re.compile(
+    r"(?<!\d)(?:(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)(?:[T ](?P<t>(?:[01]\d|2[0-3]):[0-5]\d))?"
+    r"|(?P<d2>\d{1,2})[./](?P<m2>\d{1,2})[./](?P<y2>\d{4})"
+    r"|(?P<d3>\d{1,2})\.? (?P<m3>[A-Za-z]{3,9}),? (?P<y3>\d{4})"
+    r"|(?P<m4>[A-Za-z]{3,9}) (?P<d4>\d{1,2}),? (?P<y4>\d{4}))(?!\d)",
+    re.ASCII,
+)
+
+
+class Text:
+    """What is counted in a text, each on first use."""
+
+    def __init__(self, raw: str) -> None:
+        self.raw = raw.encode("utf-8", "replace").decode().strip()
+
+    @cached_property
+    def words(self) -> list[str]:
+        return _WORD.findall(self.raw)
+
+    @cached_property
+    def seen(self) -> dict[str, tuple[int, int]]:
+        """Stem to occurrences and first position."""
+        seen: dict[str, tuple[int, int]] = {}
+        for position, word in enumerate(self.words):
+            count, first = seen.get(key := stem(word), (0, position))
+            seen[key] = count + 1, first
+        return seen
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        split = [part for part in map(str.strip, _SENTENCE.split(self.raw)) if part]
+        return [part for part in split if not _GREETING.match(part)] or split
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """The words that carry most, best first: frequent, then long, then early."""
+        words = dict.fromkeys(word.lower() for word in self.words if len(word) > 3 and word.isalpha())
+        kept = {stem(word): word for word in reversed(words) if word not in _ANY_STOP}
+        order = {key: (-self.seen[key][0], -min(len(word), 8), self.seen[key][1]) for key, word in kept.items()}
+        return [kept[key] for key in sorted(order, key=order.__getitem__)]
+
+    @cached_property
+    def intensity(self) -> int:
+        """0 to 100; a text without alarm or calm words has 30."""
+        loud = sum(word.isupper() and word.isalpha() and len(word) > 3 for word in self.words)
+        felt = sum(_ALARM.get(key, 0) for key in self.seen) + 10 * (min(loud, 2) + min(self.raw.count("!"), 2))
+        return min(100, max(0, 30 + felt))
+
+    @cached_property
+    def numbers(self) -> list[float]:
+        found = (re.sub(r",(?=\d{3}(?:\D|$))", "", number).replace(",", ".") for number in _NUMBER.findall(self.raw))
+        return [float(number) if "." in number else int(number) for number in found]
+
+    @cached_property
+    def date(self) -> tuple[str, str] | None:
+        """The first real date as ISO, and its time of day."""
+        for hit in _DATES.finditer(self.raw):
+            part = {key[0]: value for key, value in hit.groupdict().items() if value}
+            month = int(part["m"]) if part["m"].isdigit() else _MONTHS.get(part["m"][:3].lower(), 0)
+            try:
+                return date(int(part["y"]), month, int(part["d"])).isoformat(), part.get("t", "00:00")
+            except ValueError:
+                continue
+        return None
+
+    @cached_property
+    def language(self) -> str | None:
+        words = [word.lower() for word in self.words]
+        hits = {code: sum(word in stops for word in words) for code, stops in _STOP_WORDS.items()}
+        best = max(hits, key=hits.__getitem__)
+        return best if hits[best] else None
+
+    def summary(self, limit: int = 160) -> str:
+        """As many whole sentences from the start as fit, at least the beginning of one."""
+        taken = ""
+        for sentence in self.sentences:
+            joined = f"{taken}{'' if taken[-1:] in '.!?:,' else '.'} {sentence}" if taken else sentence
+            if taken and len(joined) > limit:
+                break
+            taken = joined
+        return cut(taken, limit)
+
+    def fullest(self) -> list[str]:
+        """Sentences by how many of the text's topics they hold, best first."""
+        topics = frozenset(self.topics[:8])
+        return sorted(self.sentences, key=lambda part: -sum(word.lower() in topics for word in _WORD.findall(part)))
+
+
+def cut(value: str, limit: int) -> str:
+    """At a word's end when there is one, marked with an ellipsis."""
+    if len(value) <= limit:
+        return value
+    head, _, _ = value[:limit].rpartition(" ")
+    return f"{head.rstrip(' ,;:')}…" if head and len(head) < limit else value[:limit]
+
+
+def answer_text(text: str, schema: Schema) -> Any:
+    """The value for `schema` that the words of `text` suggest."""
+    return _plan(json.dumps(schema))(Text(text))[0]
+
+
+@lru_cache(256)
+def _plan(schema: str) -> Reader:
+    """Keyed by the schema's JSON with its properties in their order, which the answer keeps."""
+    root = json.loads(schema)
+    return _reader(_Field({}, "", root, ()).child(root))
+
+
+def _refused(why: str) -> FatalModelError:
+    return FatalModelError(
+        f"The offline model cannot answer this schema: {why}.",
+        hint="Simplify the stage's `output`, or set its `model` to a provider's.",
+    )
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A sub-schema with its references resolved, and the property it is for."""
+
+    schema: Schema
+    name: str
+    root: Schema
+    refs: tuple[str, ...]
+
+    def child(self, schema: Schema, name: str | None = None) -> "_Field":
+        refs = self.refs
+        while ref := schema.get("$ref"):
+            if ref in refs:
+                raise _refused(f"{ref!r} contains itself")
+            refs, target = (*refs, ref), self.root
+            for key in filter(None, ref.removeprefix("#").split("/")):
+                target = target[key]
+            schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+        if unknown := sorted(schema.keys() - _KNOWN):
+            raise _refused(f"it uses {unknown[0]!r}")
+        return _Field(schema, self.name if name is None else name, self.root, refs)
+
+    def says(self, words: frozenset[str]) -> bool:
+        return not words.isdisjoint(_stems(self.name))
+
+    def span(self, low: str, high: str) -> tuple[Any, Any]:
+        """The bounds under these two keywords, absent ones as 0 and infinity."""
+        least, most = self.schema.get(low, 0), self.schema.get(high, math.inf)
+        if least > most:
+            raise _refused(f"nothing fits {low} and {high} of {self.name!r}")
+        return least, most
+
+
+def _reader(field: _Field) -> Reader:
+    schema = field.schema
+    if "const" in schema or "enum" in schema:
+        return _enum(field, schema.get("enum", [schema.get("const")]))
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if not options and isinstance(kinds := schema.get("type"), list):
+        options = [{**schema, "type": kind} for kind in kinds]
+    if options:
+        return _union(field, options)
+    kind = schema.get("type") or ("object" if "properties" in schema else "array" if "items" in schema else "string")
+    if kind not in _READERS:
+        raise _refused(f"its type {kind!r} is unknown")
+    return _READERS[kind](field)
+
+
+def _union(field: _Field, options: Sequence[Schema]) -> Reader:
+    """The first option that is not null; null when it may be and the text gave no reason for a value."""
+    described = {key: field.schema[key] for key in ("description",) if key in field.schema}
+    values = [option for option in options if option.get("type") != "null"]
+    if not values:
+        return _null(field)
+    read = _reader(field.child({**described, **values[0]}))
+    if len(values) == len(options):
+        return read
+    return lambda text: found if (found := read(text))[1] else (None, False)
+
+
+def _null(field: _Field) -> Reader:
+    return lambda text: (None, False)
+
+
+def _object(field: _Field) -> Reader:
+    properties = field.schema.get("properties", {})
+    if missing := sorted(set(field.schema.get("required", [])) - properties.keys()):
+        raise _refused(f"required {missing[0]!r} is not among the properties")
+    readers = {name: _reader(field.child(schema, name)) for name, schema in properties.items()}
+
+    def read(text: Text) -> Found:
+        found = {name: reader(text) for name, reader in readers.items()}
+        return {name: value for name, (value, _) in found.items()}, any(hit for _, hit in found.values())
+
+    return read
+
+
+def _labels(values: Sequence[Any]) -> list[tuple[Any, dict[str, int]]]:
+    """The stems that speak for each value: its own weigh two, their synonyms one."""
+    labels = []
+    for value in values:
+        own = _stems(str(value))
+        labels.append((value, {key: 1 for word in own for key in _SYNONYMS.get(word, ())} | dict.fromkeys(own, 2)))
+    return labels
+
+
+def _ranked(text: Text, labels: Sequence[tuple[Any, dict[str, int]]]) -> list[Any]:
+    """The values the text speaks of, most first; of equals the first mentioned."""
+    scored = []
+    for value, label in labels:
+        if hits := [key for key in label if key in text.seen]:
+            score = sum(label[key] * min(text.seen[key][0], 2) for key in hits)
+            scored.append((-score, min(text.seen[key][1] for key in hits), value))
+    return [value for *_, value in sorted(scored, key=lambda entry: entry[:2])]
+
+
+def _enum(field: _Field, values: Sequence[Any]) -> Reader:
+    options = [value for value in values if value is not None]
+    if not options:
+        return _null(field)
+    labels, named = _labels(options), {str(value).lower(): value for value in options}
+    vague = [value for value in options if not _FALLBACKS.isdisjoint(_stems(str(value)))]
+    fallback = None if None in values else (vague or options)[-1]
+    steps: list[Any] = [named[word] for word in _ORDER if word in named] if named.keys() <= set(_ORDER) else []
+    if all(type(value) in (int, float) for value in options):
+        steps = sorted(options)
+    language = field.says(_LANGUAGE)
+
+    def read(text: Text) -> Found:
+        if len(steps) > 1:
+            return steps[(text.intensity * (len(steps) - 1) + 50) // 100], bool(text.words)
+        if language:
+            spoken = [named[name] for name in named if text.language in (name[:2], _NAMES.get(name))]
+            return (spoken[0], True) if spoken else (fallback, False)
+        ranked = _ranked(text, labels)
+        if "mixed" in named and {"positive", "negative"} <= {str(value).lower() for value in ranked}:
+            return named["mixed"], True
+        return (ranked[0], True) if ranked else (fallback, False)
+
+    return read
+
+
+def _number(field: _Field) -> Reader:
+    schema, whole, inf = field.schema, field.schema["type"] == "integer", math.inf
+    low = max(schema.get("minimum", -inf), _beyond(schema.get("exclusiveMinimum", -inf), inf, whole))
+    high = min(schema.get("maximum", inf), _beyond(schema.get("exclusiveMaximum", inf), -inf, whole))
+    if whole:
+        low, high = (math.ceil(low) if low > -inf else low), (math.floor(high) if high < inf else high)
+    if low > high:
+        raise _refused(f"no number lies within the bounds of {field.name!r}")
+    bounded = low > -inf and high < inf
+    scale = bounded and not _SCALES.isdisjoint(_stems(f"{field.name} {schema.get('description', '')}"))
+
+    def read(text: Text) -> Found:
+        stated = [int(number) if whole else number for number in ([] if scale else text.numbers)]
+        inside = [number for number in stated if low <= number <= high]
+        value, level = inside[0] if inside else 0, text.intensity
+        if bounded and not inside:
+            if whole:
+                value = low + ((high - low) * level + 50) // 100
+            else:  # not low + (high - low) …, which may overflow
+                value = round(low * (1 - level / 100) + high * (level / 100), 4)
+        return min(max(value, low), high), bool(inside) or (scale and bool(text.words))
+
+    return read
+
+
+def _beyond(bound: float, towards: float, whole: bool) -> float:
+    """The nearest number on the allowed side of an exclusive bound."""
+    if math.isinf(bound):
+        return bound
+    if whole:
+        return math.floor(bound) + 1 if towards > 0 else math.ceil(bound) - 1
+    return math.nextafter(bound, towards)
+
+
+def _boolean(field: _Field) -> Reader:
+    own = [key for key in _stems(field.name) if key not in _GENERIC]
+    words = frozenset(own).union(*(_SYNONYMS.get(key, ()) for key in own))
+    hints = frozenset(_stems(field.schema.get("description", ""))) - _GENERIC
+
+    def read(text: Text) -> Found:
+        said = not words.isdisjoint(text.seen) or sum(key in text.seen for key in hints) > 1
+        return said, said
+
+    return read
+
+
+def _string(field: _Field) -> Reader:
+    low, high = field.span("minLength", "maxLength")
+    if form := field.schema.get("format"):
+        if form not in _FORMATS or low or high < math.inf:
+            raise _refused(f"{field.name!r} has the format {form!r}, or one with a length")
+        return _FORMATS[form]
+    limit = int(max(low, min(160, high)))
+    language, summary, sentence = (field.says(words) for words in (_LANGUAGE, _SUMMARIES, _SENTENCES))
+
+    def find(text: Text) -> str:
+        if language:
+            return text.language or "und"
+        if summary or not text.words:
+            return text.summary(limit)
+        if sentence:
+            return text.fullest()[0]
+        proper = _PROPER.search(text.raw)
+        return proper.group() if proper else (text.topics or text.words)[0]
+
+    return lambda text: (cut(find(text), limit).ljust(low, "."), bool(text.raw))
+
+
+def _array(field: _Field) -> Reader:
+    low, high = field.span("minItems", "maxItems")
+    inner = field.child(field.schema.get("items", {}))
+    item, labels, kind = _reader(inner), _labels(inner.schema.get("enum", [])), inner.schema.get("type", "string")
+    if field.schema.get("uniqueItems") and low > max(1, len(labels)):
+        raise _refused(f"{field.name!r} wants {low} different items")
+    sentences = field.says(_SENTENCES)
+    words = kind == "string" and inner.schema.keys().isdisjoint(("const", "format", "anyOf", "oneOf", "properties"))
+
+    def parts(text: Text) -> list[str]:
+        if words:
+            return text.fullest()[:3] if sentences else text.topics[:4]
+        return text.sentences[:50] if kind in ("integer", "number") else [text.raw]
+
+    def read(text: Text) -> Found:
+        if labels:
+            found = _ranked(text, labels)
+            found += [value for value, _ in labels if value not in found][: max(0, low - len(found))]
+        else:
+            hits = [value for value, hit in (item(Text(part)) for part in parts(text)) if hit]
+            found = [value for at, value in enumerate(hits) if value not in hits[:at]]
+        kept = found[: int(min(high, len(found)))]
+        return kept + [item(text)[0]] * (low - len(kept)), bool(found)
+
+    return read
+
+
+def _date(text: Text) -> Found:
+    return (text.date[0], True) if text.date else ("1970-01-01", False)
+
+
+def _datetime(text: Text) -> Found:
+    day, time = text.date or ("1970-01-01", "00:00")
+    return f"{day}T{time}:00Z", text.date is not None
+
+
+def _email(text: Text) -> Found:
+    return (hit.group(), True) if (hit := _EMAIL.search(text.raw)) else ("nobody@example.com", False)
+
+
+_FORMATS: dict[str, Reader] = {"date": _date, "date-time": _datetime, "email": _email}
+_READERS: dict[str, Callable[[_Field], Reader]] = {
+    "object": _object, "array": _array, "string": _string, "boolean": _boolean,
+    "integer": _number, "number": _number, "null": _null,
+}  # fmt: skip

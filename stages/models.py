@@ -1,0 +1,121 @@
+"""From `provider:name` to a chat model whose calls are journalled and limited. Provider SDKs' own retries are off."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from langchain_core.language_models import BaseChatModel
+from pydantic import SecretStr
+
+from schemas.errors import SpecError
+from schemas.ids import digest
+from schemas.spec import ModelChoice, Spec
+from schemas.spec import Stage as StageSpec
+from stages.calls import Backend, journalled
+from stages.limiter import Limiters
+from stages.prices import pricer
+from stages.transport import DEFAULT_BASE_URL, OpenAICompatibleChatModel, base_url_from_environment
+
+# provider → (variables of which one must be set, the extra that installs it)
+_PROVIDERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "openai": (("OPENAI_API_KEY",), "openai"),
+    "anthropic": (("ANTHROPIC_API_KEY",), "anthropic"),
+    "google_genai": (("GOOGLE_API_KEY", "GEMINI_API_KEY"), "google"),
+    "bedrock": ((), "bedrock"),
+    "bedrock_converse": ((), "bedrock"),
+    "ollama": ((), "ollama"),
+}
+_OURS = frozenset(("openai", "offline"))
+# Parameters of the connection, which change nothing of what is answered.
+_CONNECTION = frozenset(("timeout", "max_retries", "headers", "default_headers", "api_key"))
+
+
+@dataclass
+class ModelServices:
+    """What the models of a process share."""
+
+    limiters: Limiters = field(default_factory=Limiters)
+
+
+def missing_key(name: str) -> str | None:
+    """The variable that must be set before `name` can be called, or None."""
+    provider = name.partition(":")[0]
+    variables = _PROVIDERS.get(provider, ((), ""))[0]
+    if not variables or any(os.environ.get(variable) for variable in variables):
+        return None
+    if provider == "openai" and base_url_from_environment() != DEFAULT_BASE_URL:
+        return None  # a local server of the same protocol needs none
+    return variables[0]
+
+
+def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
+    """What the answers of a model depend on, canonically: provider, name, base URL, parameters."""
+    params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
+    if choice.name.startswith("openai:"):
+        params.setdefault("base_url", base_url_from_environment())
+    return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)
+
+
+def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+    """The model of a role. Raises SpecError where a provider's package is absent or refuses the parameters."""
+    params = {**stage.params, **choice.params}
+    timeout_s = spec.limits.call_timeout.total_seconds()
+    provider, _, name = choice.name.partition(":")
+    if provider == "offline":
+        from stages.offline import OfflineChatModel
+
+        model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
+    elif provider == "openai":
+        model = _openai(name, params, timeout_s)
+    else:
+        model = _foreign(choice.name, stage.name, params, timeout_s)
+    setting = (_PROVIDERS.get(provider, (("the provider's credentials",), ""))[0] or ("the provider's credentials",))[0]
+    credential = digest(os.environ.get(setting, ""))[:8]
+    backend = Backend(
+        name=choice.name,
+        identity=model_identity(choice, stage.params),
+        setting=setting,
+        limiter=services.limiters.of(f"{choice.name}:{credential}", spec.limits.rows_in_flight),
+        price=pricer(choice.name, spec.prices),
+        timeout_s=timeout_s,
+    )
+    return journalled(model, backend)
+
+
+def _openai(name: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
+    sent = dict(params)
+    base_url = str(sent.pop("base_url", None) or base_url_from_environment())
+    headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
+    extra = sent.pop("extra_body", {})
+    if base_url == DEFAULT_BASE_URL and "max_tokens" in sent:
+        sent["max_completion_tokens"] = sent.pop("max_tokens")  # the name that reasoning models insist on
+    key = os.environ.get("OPENAI_API_KEY")
+    return OpenAICompatibleChatModel(
+        model=name,
+        base_url=base_url,
+        api_key=SecretStr(key) if key else None,
+        timeout_s=float(sent.pop("timeout", timeout_s)),
+        headers=headers,
+        params={**sent, **extra},
+    )
+
+
+def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
+    from langchain.chat_models import init_chat_model
+
+    provider = name.partition(":")[0]
+    try:
+        model: BaseChatModel = init_chat_model(name, max_retries=0, timeout=timeout_s, **params)
+    except ImportError as exc:
+        extra = _PROVIDERS.get(provider, ((), ""))[1]
+        hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."
+        raise SpecError(f"stage {stage}: model {name!r} needs a package that is not installed.", hint=hint) from exc
+    except ValueError as exc:
+        raise SpecError(f"stage {stage}: model {name!r}: {exc}", hint="Write provider:name.") from exc
+    return model
+
+
+def structured_method(name: str) -> str:
+    """How a provider is asked for a schema: `json_schema` (response_format) or `tool` (a forced tool call)."""
+    return "json_schema" if name.partition(":")[0] in _OURS else "tool"

@@ -1,0 +1,46 @@
+"""What a call costs: from the spec's `prices`, else from the genai-prices package (bundled data, no network)."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from schemas.spec import Price
+
+Pricer = Callable[[dict[str, int]], float | None]
+
+
+def pricer(name: str, prices: Mapping[str, Price]) -> Pricer:
+    """USD of a call's usage for a model `provider:name`; None where nobody knows the price. `offline:` is free."""
+    if name.startswith("offline:"):
+        return lambda usage: 0.0
+    given = prices.get(name)
+    if given is not None:
+        return lambda usage: _from_spec(given, usage)
+    return lambda usage: _from_package(name, tuple(sorted(usage.items())))
+
+
+def _from_spec(price: Price, usage: dict[str, int]) -> float:
+    cached = usage.get("cached_input", 0)
+    per_cached = price.input if price.cached_input is None else price.cached_input
+    plain = usage["input"] - cached
+    return (plain * price.input + cached * per_cached + usage["output"] * price.output) / 1_000_000
+
+
+@lru_cache(maxsize=4096)
+def _from_package(name: str, usage: tuple[tuple[str, int], ...]) -> float | None:
+    from genai_prices import Usage, calc_price  # 150 ms of import, only where a price is asked for
+
+    provider, _, model = name.partition(":")
+    tokens = dict(usage)
+    try:
+        price = calc_price(
+            Usage(
+                input_tokens=tokens["input"],
+                output_tokens=tokens["output"],
+                cache_read_tokens=tokens.get("cached_input", 0),
+            ),
+            model_ref=model,
+            provider_id={"google_genai": "google", "bedrock": "aws"}.get(provider, provider),
+        )
+    except LookupError:
+        return None
+    return float(price.total_price)

@@ -1,0 +1,95 @@
+"""A model's answer as data: how it is asked for, and how it is read back."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, ValidationError
+
+from schemas.errors import RowError
+from schemas.fields import OutputField, json_schema, validator_for
+from stages.models import structured_method
+
+_FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*\n?(.*?)\n?\s*```\s*$", re.S)
+
+
+class AnswerFormat:
+    """Fields (and, where the spec names one, the pydantic class that they came from) as schema and validator."""
+
+    def __init__(self, fields: Mapping[str, OutputField], cls: type[BaseModel] | None, name: str) -> None:
+        self.fields = fields
+        self.schema = cls.model_json_schema() if cls else json_schema(fields)
+        self.name = re.sub(r"\W", "_", name)[:60]
+        self._validator = cls or validator_for(fields)
+
+    def bind(self, model: BaseChatModel, model_name: str) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model, asked for this format in the way its provider knows."""
+        if structured_method(model_name) == "json_schema":
+            wanted = {"name": self.name, "schema": self.schema, "strict": True}
+            return cast(
+                Runnable[LanguageModelInput, AIMessage],
+                model.bind(response_format={"type": "json_schema", "json_schema": wanted}),
+            )
+        tool = {"name": self.name, "description": "Give the answer.", "parameters": self.schema}
+        return model.bind_tools([{"type": "function", "function": tool}], tool_choice=self.name)
+
+    def read(self, message: AIMessage) -> dict[str, Any]:
+        """The validated answer, JSON-like. Raises RowError for a refusal or a cut-off answer, and ValueError, in words
+        that a model can act on, for an answer that does not fit."""
+        refusal = message.additional_kwargs.get("refusal")
+        finish = message.response_metadata.get("finish_reason")
+        text = _text(message)
+        if refusal:
+            raise RowError(f"the model refused: {str(refusal)[:300]}", kind="refusal", raw=str(refusal))
+        if finish == "content_filter":
+            raise RowError("the provider's content filter withheld the answer", kind="content_filter", raw=text)
+        try:
+            return self.validate(message.tool_calls[0]["args"] if message.tool_calls else _json(text))
+        except ValueError:
+            if finish == "length":
+                raise RowError(
+                    "the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens."
+                ) from None
+            raise
+
+    def validate(self, data: Any) -> dict[str, Any]:
+        """Declared fields only, each within its bounds, as JSON-like values. Raises ValueError."""
+        try:
+            return self._validator.model_validate(data).model_dump(mode="json", by_alias=True)
+        except ValidationError as exc:
+            raise ValueError(_problems(exc)) from None
+
+
+def _text(message: AIMessage) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
+
+
+def _json(text: str) -> Any:
+    """JSON from a model's text: as it is, out of a code fence, or the outermost braces."""
+    if match := _FENCE.match(text):
+        text = match[1]
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        start, end = text.find("{"), text.rfind("}")
+        if 0 <= start < end:
+            try:
+                return orjson.loads(text[start : end + 1])
+            except orjson.JSONDecodeError:
+                pass
+        raise ValueError(f"the answer is not valid JSON ({exc})") from None
+
+
+def _problems(exc: ValidationError) -> str:
+    lines = []
+    for error in exc.errors(include_url=False)[:10]:
+        place = ".".join(str(part) for part in error["loc"]) or "the answer"
+        lines.append(f"{place}: {error['msg']}")
+    return "; ".join(lines)

@@ -1,0 +1,38 @@
+"""Fixtures that every test may use. Under pytest-xdist each worker has servers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.model_server import ModelServer
+from tests.harness.servers import SeaweedS3, TemporalServer
+
+
+@pytest.fixture(scope="session")
+def model_server_process() -> Iterator[ModelServer]:
+    """One model server for the session; tests take `model_server`."""
+    with ModelServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def model_server(model_server_process: ModelServer) -> ModelServer:
+    """The session's model server without latency, script or records."""
+    model_server_process.reset()
+    return model_server_process
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
+    """The session's S3 server. A test that kills one starts its own; others take a bucket of their own."""
+    with SeaweedS3.start(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """The session's Temporal server. A test that kills one starts its own."""
+    with TemporalServer.start(tmp_path_factory.mktemp("temporal")) as server:
+        yield server

@@ -1,0 +1,209 @@
+"""A scriptable, OpenAI-compatible model server in a process of its own, and its client for tests.
+
+`with ModelServer.start(latency_ms=200) as server:` starts it, `server.script({"rules": [{"match": "poison", "action":
+"error", "status": 400}]})` breaks it, and `server.stats().max_ok_per_content == 1` says that nothing was paid twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from tests.harness.ledger import Call, Ledger, Stats
+from tests.harness.openai_wire import Asked, Reply, error_reply, reply_to
+from tests.harness.processes import Child, Control
+from tests.harness.script import Gate, Rule, Rules, Script, share
+
+_BODY_LIMIT = 64 * 2**20
+
+
+class ModelServer:
+    """The tests' side: synchronous calls to the server's control endpoints."""
+
+    def __init__(self, child: Child, port: int) -> None:
+        self.child = child
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self._control = Control(f"http://127.0.0.1:{port}/_control")
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, *, latency_ms: float = 0, port: int = 0) -> Iterator[ModelServer]:
+        command = [sys.executable, "-m", "tests.harness.model_server", f"--port={port}", f"--latency-ms={latency_ms}"]
+        child = Child(command)
+        try:
+            yield cls(child, child.ready_line()["port"])
+        finally:
+            child.stop()
+
+    def env(self) -> dict[str, str]:
+        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": "sk-test-harness"}
+
+    def script(self, script: Mapping[str, Any]) -> None:
+        """Replace the script from now on; the counters of rules and limits begin anew. See `script.Script`."""
+        self._control.post("/script", script)
+
+    def reset(self) -> None:
+        """Forget all records and go back to the latency of the start, with neither rules nor limits."""
+        self._control.post("/reset", {})
+
+    def stats(self) -> Stats:
+        data = self._control.get("/stats")
+        by_status = {int(status): count for status, count in data["by_status"].items()}
+        return Stats(**{**data, "by_status": by_status})
+
+    def calls(self) -> list[Call]:
+        return [Call(**record) for record in self._control.get("/calls")]
+
+
+class _Server:
+    def __init__(self, latency_ms: float) -> None:
+        self._default = Script(latency_ms=latency_ms)
+        self._use(self._default)
+        self._ledger = Ledger()
+
+    def _use(self, script: Script) -> None:
+        self._script = script
+        self._rules = Rules(script.rules)
+        self._gate = Gate(script.limits, time.monotonic())
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        match request.path:
+            case "/v1/chat/completions":
+                return await self._call(request, embedding=False)
+            case "/v1/embeddings":
+                return await self._call(request, embedding=True)
+            case "/v1/models":
+                return _json({"object": "list", "data": [{"id": "test-model", "object": "model"}]})
+            case path if path.startswith("/_control/"):
+                return self._controlled(path.removeprefix("/_control/"), await request.read())
+        return _json({"error": {"message": f"no such path: {request.path}"}}, 404)
+
+    def _controlled(self, name: str, body: bytes) -> web.Response:
+        try:
+            match name:
+                case "script":
+                    self._use(Script.parse(orjson.loads(body)))
+                case "reset":
+                    self._use(self._default)
+                    self._ledger = Ledger()
+                case "stats":
+                    return _json(self._ledger.stats())
+                case "calls":
+                    return _json(self._ledger.calls)
+        except (TypeError, ValueError) as exc:
+            return _json({"error": str(exc)}, 400)
+        return _json({})
+
+    async def _call(self, request: web.BaseRequest, *, embedding: bool) -> web.StreamResponse:
+        body = await request.read()
+        try:
+            asked = Asked.parse(body, embedding=embedding)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
+            return _json({"error": {"message": f"not a request: {exc!r}", "type": "invalid_request_error"}}, 400)
+        ledger = self._ledger  # a reset while this call is in flight must not receive its end
+        call, repetition = ledger.open(asked.digest, asked.model, asked.message)
+        try:
+            return await self._answer(request, asked, call, repetition)
+        except (asyncio.CancelledError, ConnectionError):
+            call.disconnected = call.fault != "reset"
+            raise
+        finally:
+            ledger.close(call)
+
+    async def _answer(self, request: web.BaseRequest, asked: Asked, call: Call, repetition: int) -> web.StreamResponse:
+        gate = self._gate
+        seconds = gate.refuse(call.in_flight, asked.prompt_tokens, time.monotonic())
+        if seconds is not None:
+            limited = error_reply(429, "rate_limit_exceeded", {"Retry-After": str(seconds)})
+            return await self._send(request, call, limited)
+        rule = self._rules.choose(asked.message, asked.digest, repetition, asked.ends_with_user)
+        latency_s = self._latency_s(rule, asked.digest)
+        if latency_s > 0:
+            await asyncio.sleep(latency_s)
+        if rule is not None and rule.action in ("hang", "reset"):
+            call.fault = rule.action
+            if rule.action == "reset":
+                _reset(request)
+            await asyncio.Event().wait()  # until the connection is lost
+        reply = reply_to(asked, rule)
+        gate.spend(reply.completion_tokens)
+        return await self._send(request, call, reply)
+
+    def _latency_s(self, rule: Rule | None, digest: str) -> float:
+        script = self._script
+        ms = script.latency_ms if rule is None or rule.latency_ms is None else rule.latency_ms
+        return (ms + (script.jitter_ms * share(f"jitter:{digest}") if script.jitter_ms else 0)) / 1000
+
+    async def _send(self, request: web.BaseRequest, call: Call, reply: Reply) -> web.StreamResponse:
+        call.status, call.fault = reply.status, reply.fault
+        call.usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+        headers = {"x-request-id": f"req-{call.n}-{call.digest[:12]}", **reply.headers}
+        headers["Content-Type"] = reply.content_type
+        if len(reply.pieces) == 1:
+            response: web.StreamResponse = web.Response(body=reply.pieces[0], status=reply.status, headers=headers)
+            await response.prepare(request)
+        else:
+            response = web.StreamResponse(status=reply.status, headers=headers)
+            if reply.content_type == "application/json":
+                response.content_length = sum(map(len, reply.pieces))
+            await response.prepare(request)
+            for piece in reply.pieces:
+                await response.write(piece)
+        await response.write_eof()
+        call.answered = True
+        return response
+
+
+def _json(data: object, status: int = 200) -> web.Response:
+    body = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _reset(request: web.BaseRequest) -> None:
+    """Close with a TCP RST: a linger of zero seconds."""
+    transport = request.transport
+    if transport is not None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+
+async def _serve(port: int, latency_ms: float) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+
+    def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_BODY_LIMIT)
+
+    server = web.Server(_Server(latency_ms).handle, request_factory=make, handler_cancellation=True, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
+    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
+    await ended.wait()
+    await runner.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--latency-ms", type=float, default=0)
+    options = parser.parse_args()
+    asyncio.run(_serve(options.port, options.latency_ms))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of `pipeline`: durability and I/O, against real servers."""
