@@ -50,7 +50,8 @@ class OutputField(BaseModel):
             if kind is None and "fields" in declared:
                 declared["type"] = "fields"
             elif isinstance(kind, str) and kind not in ("enum", "list", "fields"):
-                declared = {**declared, **{k: v for k, v in parse_type(kind).items() if v is not None}}
+                parsed = parse_type(kind)
+                declared = {**declared, **parsed, "optional": parsed["optional"] or declared.get("optional", False)}
             if declared.get("type") is None:
                 raise ValueError(f"no type; allowed: {_ALLOWED}")
             return declared
@@ -99,9 +100,9 @@ def parse_type(text: str) -> dict[str, Any]:
     optional = text.endswith("?")
     core = text[:-1].strip() if optional else text
     if core in SCALARS:
-        return {"type": core, "optional": optional or None}
+        return {"type": core, "optional": optional}
     if core.startswith("list[") and core.endswith("]"):
-        return {"type": "list", "items": parse_type(core[5:-1]), "optional": optional or None}
+        return {"type": "list", "items": parse_type(core[5:-1]), "optional": optional}
     raise ValueError(f"{text!r} is not a type; allowed: {_ALLOWED}")
 
 

@@ -1,7 +1,7 @@
 """Fingerprints of rows: 128-bit digests of chosen columns' values, the same in every process and version of Polars.
 
-Each value is written as `<kind><length>:<bytes>`, so that neighbours cannot run into one another, and 1, "1", 1.0 and true
-differ. Temporal values go by their integer, floats by their bits, never by a library's formatting.
+Each value is written as `<kind><length>:<bytes>`, so that neighbours cannot run into one another, and 1, "1", 1.0 and
+true differ. Temporal values go by their integer, floats by their bits, never by a library's formatting.
 """
 
 import hashlib
@@ -19,15 +19,20 @@ def fingerprints(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
     names = sorted(columns)
     if not names:
         return [hashlib.blake2b(b"", digest_size=16).hexdigest()] * frame.height
-    written = frame.select(_written(frame[name]).alias(f"{at}") for at, name in enumerate(names))
-    joined = written.select(pl.concat_str(pl.all())).to_series().to_list()
     salt = hashlib.blake2b("\0".join(names).encode(), digest_size=16)
     out = []
-    for text in joined:
+    for text in row_texts(frame, names):
         state = salt.copy()
         state.update(text.encode())
         out.append(state.hexdigest())
     return out
+
+
+def row_texts(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
+    """The named columns' values of each row as one unambiguous text."""
+    written = frame.select(_written(frame[name]).alias(f"{at}") for at, name in enumerate(columns))
+    texts: list[str] = written.select(pl.concat_str(pl.all())).to_series().to_list()
+    return texts
 
 
 def _written(column: pl.Series) -> pl.Series:

@@ -20,7 +20,7 @@ from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from schemas import ids
 from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
 
-_TEMPORARY = f"{ids.TANDEM}/tmp/"
+_TEMPORARY = f"{ids.TANDEM}/tmp/"  # noqa: S108 - a folder of the sink's own, on its file system
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 _AGAIN = "Then run it again: what is written is kept."
@@ -74,8 +74,8 @@ class LocalStore(Store):
 
     def _place(self, place: Callable[[Path, Path], None], temporary: Path, final: Path) -> None:
         for attempt in range(5):
-            _make_folder(final.parent)
             try:
+                _make_folder(final.parent)
                 place(temporary, final)
                 break
             except FileExistsError:
@@ -113,11 +113,11 @@ class LocalStore(Store):
             if inside and (key.startswith(prefix) or prefix.startswith(key)):
                 yield from self._walk(key, prefix, start_after)
             elif not inside and key.startswith(prefix):
-                with contextlib.suppress(FileNotFoundError):
+                with _refusals(Path(entry.path)), contextlib.suppress(FileNotFoundError):
                     yield _info(key, entry.stat())
 
     def folders(self, prefix: str) -> Sequence[str]:
-        return [key[len(prefix) : -1] for key, _ in self._entries(prefix) if key.endswith("/")]
+        return sorted(key[len(prefix) : -1] for key, _ in self._entries(prefix) if key.endswith("/"))
 
     def _entries(self, folder: str) -> Sequence[tuple[str, "os.DirEntry[str]"]]:
         path = self.root / folder
@@ -142,6 +142,7 @@ class LocalStore(Store):
 
     def open_input(self, key: str) -> Any:
         with self._reading(key) as path:
+            path.open("rb").close()  # which tells an absent file from a folder; pyarrow does not
             return pa.OSFile(str(path), "rb")
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:

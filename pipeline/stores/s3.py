@@ -4,24 +4,23 @@ import contextlib
 import datetime as dt
 import functools
 import io
+import itertools
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import boto3
 import pyarrow as pa
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from pipeline.stores.s3_errors import FOREIGN, translated
-from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
-
-Result = TypeVar("Result")
+from schemas.errors import ObjectExists, ObjectMissing
 
 _PART = 64 << 20
 _READ_ATTEMPTS = 4
@@ -52,36 +51,38 @@ class S3Store(Store):
         if self.head(checked(key)) is not None:
             return same_size(self, key, size)
         try:
-            with self._errors(key), path.open("rb") as body:
+            with self._errors(key):
                 if size < self._part_size:
-                    self._client().put_object(**self._at(key), Body=body, IfNoneMatch="*")
-                else:  # parts in parallel; boto3 aborts the upload when one fails
+                    with path.open("rb") as body:
+                        self._client().put_object(**self._at(key), Body=body, IfNoneMatch="*")
+                else:  # boto3 streams the parts in parallel, and aborts the upload when one fails
                     config = TransferConfig(
                         multipart_threshold=self._part_size, multipart_chunksize=self._part_size, max_concurrency=4
                     )
-                    self._client().upload_fileobj(body, **self._at(key), Config=config)
+                    self._client().upload_file(str(path), self.bucket, self._prefix + key, Config=config)
         except ObjectExists:
             same_size(self, key, size)
 
     def get(self, key: str) -> bytes:
-        return self._again(key, lambda: bytes(self._client().get_object(**self._at(key))["Body"].read()))
+        return self._read(key)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        asked = {**self._at(key), "Range": f"bytes={start}-{start + length - 1}"}
-        return self._again(key, lambda: bytes(self._client().get_object(**asked)["Body"].read()))
+        return self._read(key, Range=f"bytes={start}-{start + length - 1}")
 
-    def _again(self, key: str, read: Callable[[], Result]) -> Result:
+    def _read(self, key: str, **options: Any) -> bytes:
         """boto3 retries up to the response's headers; a body that breaks off is ours to ask for again."""
-        for attempt in range(1, _READ_ATTEMPTS):
-            try:
-                with self._errors(key):
-                    return read()
-            except StoreError as exc:
-                if not exc.retryable:
-                    raise
+        for attempt in itertools.count(1):
+            with self._errors(key):
+                body = self._client().get_object(**self._at(key), **options)["Body"]
+                try:
+                    return bytes(body.read())
+                except BotoCoreError:
+                    if attempt == _READ_ATTEMPTS:
+                        raise
+                finally:
+                    body.close()
             time.sleep(0.1 * 2**attempt)
-        with self._errors(key):
-            return read()
+        raise AssertionError("unreachable")
 
     def head(self, key: str) -> ObjectInfo | None:
         try:
@@ -92,19 +93,17 @@ class S3Store(Store):
         return _info(key, found["ContentLength"], found)
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """AWS lists by key. SeaweedFS walks folder by folder ("x/1" before "x-1"): such a listing is sorted here."""
-        found = self._listed(prefix, start_after)
-        yield from found if self._is_aws else sorted(found, key=lambda info: info.key)
-
-    def _listed(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        # Up to the first character below "/" both orders agree, so no server skips what is wanted.
-        start = start_after if self._is_aws else re.split("[\0-.]", start_after, maxsplit=1)[0]
-        after = {"StartAfter": self._prefix + start} if start else {}
-        for page in self._pages("list_objects_v2", prefix, **after):
-            for item in page.get("Contents", ()):
-                key = item["Key"][len(self._prefix) :]
-                if key > start_after and not key.endswith("/"):  # "folders" made by hand in a console
-                    yield _info(key, item["Size"], item)
+        """AWS lists by key. SeaweedFS walks folders, "x/1" before "x-1", and starts after one together with all that is
+        in it: so other servers are asked for everything, and it is sorted here."""
+        options = {"StartAfter": self._prefix + start_after} if start_after and self._is_aws else {}
+        found = (
+            _info(item["Key"][len(self._prefix) :], item["Size"], item)
+            for page in self._pages("list_objects_v2", prefix, **options)
+            for item in page.get("Contents", ())
+            if not item["Key"].endswith("/")  # a "folder" made by hand in a console
+        )
+        ordered = found if self._is_aws else iter(sorted(found, key=lambda info: info.key))
+        return (info for info in ordered if info.key > start_after)
 
     def folders(self, prefix: str) -> Sequence[str]:
         pages = self._pages("list_objects_v2", prefix, Delimiter="/")
@@ -120,10 +119,10 @@ class S3Store(Store):
         names = [{"Key": self._prefix + key} for key in keys]
         for start in range(0, len(names), 1000):
             some = {"Objects": names[start : start + 1000], "Quiet": True}
-            with self._errors("", "delete_objects"):
+            with self._errors(""):
                 failed = self._client().delete_objects(Bucket=self.bucket, Delete=some).get("Errors", ())
-            for item in failed:
-                raise StoreError(f"s3://{self.bucket}/{item['Key']} could not be deleted: {item.get('Code')}.")
+                for item in failed:
+                    raise ClientError({"Error": item}, "DeleteObjects")
 
     def open_input(self, key: str) -> Any:
         info = self.head(key)
@@ -132,7 +131,7 @@ class S3Store(Store):
         return pa.PythonFile(_Ranges(self, info), mode="r")
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
-        endpoint = self._client().meta.endpoint_url
+        meta = self._client().meta
         with self._errors(key):
             credentials = self._session.get_credentials()
             frozen = credentials.get_frozen_credentials() if credentials else None
@@ -140,9 +139,9 @@ class S3Store(Store):
             "aws_access_key_id": frozen and frozen.access_key,
             "aws_secret_access_key": frozen and frozen.secret_key,
             "aws_session_token": frozen and frozen.token,
-            "aws_region": self._client().meta.region_name,
-            "aws_endpoint_url": None if self._is_aws else endpoint,
-            "aws_allow_http": "true" if endpoint.startswith("http://") else None,
+            "aws_region": meta.region_name if meta.region_name != "aws-global" else None,
+            "aws_endpoint_url": None if self._is_aws else meta.endpoint_url,
+            "aws_allow_http": "true" if meta.endpoint_url.startswith("http://") else None,
         }
         return f"{self.uri}/{key}", {name: value for name, value in options.items() if value}
 
@@ -193,7 +192,7 @@ class S3Store(Store):
             return self._clients[attempts]
 
     @contextlib.contextmanager
-    def _errors(self, key: str, operation: str = "") -> Iterator[None]:
+    def _errors(self, key: str) -> Iterator[None]:
         """The one place where an error of boto3 becomes ours."""
         try:
             yield

@@ -13,8 +13,8 @@ _CREDENTIALS = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFIL
 _REGION = "Set AWS_REGION to the bucket's region."
 
 _REFUSED = {
-    "NoSuchBucket": ("the bucket {bucket!r} does not exist", "Create it, or correct the name; AWS_ENDPOINT_URL says on which server."),
-    "AccessDenied": ("access is denied", "Allow these credentials to get, put and list there: AWS_ACCESS_KEY_ID or AWS_PROFILE."),
+    "NoSuchBucket": ("the bucket {bucket!r} does not exist", "Create it, or check its name and AWS_ENDPOINT_URL."),
+    "AccessDenied": ("access is denied", "Let AWS_ACCESS_KEY_ID or AWS_PROFILE get, put and list there."),
     "InvalidAccessKeyId": ("the access key is unknown", _CREDENTIALS),
     "SignatureDoesNotMatch": ("the secret key does not fit the access key", _CREDENTIALS),
     "ExpiredToken": ("the credentials have expired", "Log in again, or renew AWS_SESSION_TOKEN or AWS_PROFILE."),
@@ -23,9 +23,9 @@ _REFUSED = {
     "PermanentRedirect": ("the bucket is in another region", _REGION),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", _REGION),
     "IllegalLocationConstraintException": ("the bucket is in another region", _REGION),
-    "NotImplemented": ("the server does not know a request that Tandem needs", "`tandem check` tells whether a store will do."),
+    "NotImplemented": ("the server lacks a request that Tandem needs", "Ask `tandem check` whether a store will do."),
     "KeyTooLongError": ("the name is too long", "Use a shorter prefix or shorter partition values."),
-}  # fmt: skip
+}
 _SAME = {
     "301": "PermanentRedirect",
     "401": "AccessDenied",
@@ -38,32 +38,28 @@ _SAME = {
 }
 
 
+_UNREACHABLE = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError, boto.SSLError)
+_LOST = (boto.HTTPClientError, boto.IncompleteReadError)
+_NO_CREDENTIALS = (
+    *(boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError),
+    *(boto.TokenRetrievalError, boto.SSOError),
+)
+
+
 def translated(exc: BaseException, bucket: str, uri: str) -> StoreError:
     """Ours for theirs. `uri` is the object or folder that was asked for."""
     if isinstance(exc, Boto3Error) and isinstance(exc.__context__, FOREIGN):
         return translated(exc.__context__, bucket, uri)  # a transfer's own wrapper
     if isinstance(exc, boto.ClientError):
         return _answered(exc, bucket, uri)
-    if isinstance(
-        exc, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError | boto.SSLError
-    ):
+    if isinstance(exc, _UNREACHABLE):
         where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
         hint = "Is the server up, and AWS_ENDPOINT_URL right?"
         return StoreError(f"{uri} cannot be reached: no connection to {where}.", hint=hint)
-    if isinstance(exc, boto.HTTPClientError | boto.IncompleteReadError | boto.ResponseStreamingError):
+    if isinstance(exc, _LOST):
         return StoreError(f"{uri}: the connection was lost or timed out ({type(exc).__name__}).")
-    if isinstance(
-        exc,
-        boto.NoCredentialsError
-        | boto.PartialCredentialsError
-        | boto.CredentialRetrievalError
-        | boto.TokenRetrievalError
-        | boto.SSOError,
-    ):
-        return StoreRefused(
-            f"{uri} cannot be used: there are no AWS credentials.",
-            hint=f"{_CREDENTIALS} (`aws sso login` if it is an SSO profile.)",
-        )
+    if isinstance(exc, _NO_CREDENTIALS):
+        return StoreRefused(f"{uri} cannot be used: AWS credentials are missing.", hint=_CREDENTIALS)
     # The rest is configuration: an unknown profile, a bad endpoint or region, a bucket name that cannot be.
     return StoreRefused(f"{uri} cannot be used: {exc}", hint="Check AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL.")
 

@@ -1,0 +1,120 @@
+"""Which partition a row belongs to. Pure: from a frame's values, or from a file's place, to partition keys.
+
+A key is made of the value as readers will see it in the path (design: keys). Every row is in exactly one partition.
+"""
+
+from collections.abc import Iterable
+
+import polars as pl
+import pyarrow as pa
+
+from schemas.errors import SourceError
+from schemas.ids import partition_key
+from schemas.spec import Partition
+
+_FORMATS = {"hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
+
+
+def key_name(partition: Partition, taken: Iterable[str]) -> str:
+    """The name before `=`. One that collides with a column gets `_key` appended; by column it is the column."""
+    if partition.by == "column":
+        return partition.column or ""
+    name = {"time": partition.every, "files": "file", "rows": "block"}[partition.by]
+    return f"{name}_key" if name in set(taken) else name
+
+
+def check_partition_column(partition: Partition, columns: pa.Schema) -> None:
+    """Raises SourceError where the column is absent or of a type that cannot be partitioned by."""
+    if partition.column is None:
+        return
+    if partition.column not in columns.names:
+        raise SourceError(
+            f"partition.column = {partition.column!r}: no such column.", hint=f"Columns: {', '.join(columns.names)}"
+        )
+    kind = columns.field(partition.column).type
+    if partition.by == "time":
+        wanted = pa.types.is_timestamp(kind) or (pa.types.is_date(kind) and partition.every != "hour")
+        if not wanted:
+            raise SourceError(
+                f"partition.column = {partition.column!r} is {_said(kind)}; by: time needs "
+                + ("a datetime." if partition.every == "hour" else "a date or a datetime."),
+                hint=f"Say how it is written: source.columns: {{{partition.column}: {{type: datetime, format: …}}}}.",
+            )
+    elif pa.types.is_floating(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        raise SourceError(
+            f"partition.column = {partition.column!r} is {_said(kind)}; by: column needs text, int, bool or date."
+        )
+
+
+def _said(kind: pa.DataType) -> str:
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+
+
+def keys_of(values: pl.Series, partition: Partition, name: str) -> pl.Series:
+    """The partition key of each value (by time or column). Raises SourceError for a null unless `nulls: own`."""
+    if values.null_count() and partition.nulls == "error":
+        row = values.is_null().arg_max()
+        raise SourceError(
+            f"partition.column = {values.name!r} is null in {values.null_count():,} row(s), the first is row {row} "
+            "of its part of the source.",
+            hint="Mend the rows, or say partition.nulls: own to give them a partition of their own.",
+        )
+    labels = _time_labels(values, partition) if partition.by == "time" else _column_labels(values)
+    different = labels.unique().to_list()
+    keys = {label: partition_key([(name, label)]) for label in different}
+    return labels.replace_strict(list(keys), list(keys.values()), return_dtype=pl.String).alias("key")
+
+
+def _time_labels(values: pl.Series, partition: Partition) -> pl.Series:
+    data_type = values.dtype
+    if data_type == pl.Date:
+        return values.dt.strftime(_FORMATS[partition.every])
+    assert isinstance(data_type, pl.Datetime)
+    if partition.every == "hour":  # in UTC, so that no hour repeats when clocks go back
+        instants = values.dt.convert_time_zone("UTC") if data_type.time_zone else _localised(values, partition.zone)
+        return instants.dt.convert_time_zone("UTC").dt.strftime(_FORMATS["hour"])
+    local = values.dt.convert_time_zone(partition.zone) if data_type.time_zone else values
+    return local.dt.strftime(_FORMATS[partition.every])
+
+
+def _localised(values: pl.Series, zone: str) -> pl.Series:
+    """Naive times in a zone: of an hour that happens twice the first is taken; one that never happens is read by the
+    clock before the change."""
+    hour = pl.duration(hours=1)
+    return (
+        values.to_frame("v")
+        .select(
+            pl.coalesce(
+                pl.col("v").dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null"),
+                (pl.col("v") - hour).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null") + hour,
+            )
+        )
+        .to_series()
+    )
+
+
+def _column_labels(values: pl.Series) -> pl.Series:
+    if isinstance(values.dtype, pl.Datetime):
+        return values.dt.strftime("%Y-%m-%dT%H:%M:%S%.f")
+    if values.dtype == pl.Date:
+        return values.dt.strftime("%Y-%m-%d")
+    if values.dtype == pl.Boolean:
+        return values.cast(pl.Int8).replace_strict([0, 1], ["false", "true"], return_dtype=pl.String)
+    return values.cast(pl.String)
+
+
+def hive_levels(relative: str) -> list[tuple[str, str]]:
+    """The `key=value` folders of a path. Raises SourceError where there is none."""
+    from urllib.parse import unquote
+
+    levels = []
+    for part in relative.split("/")[:-1]:
+        name, separator, value = part.partition("=")
+        if separator and name:
+            levels.append((unquote(name), unquote(value)))
+    if not levels:
+        raise SourceError(
+            f"partition.by = 'hive': {relative!r} lies in no key=value folder.",
+            hint="Use by: files, or point source.path at the folder above the key=value folders.",
+        )
+    return levels

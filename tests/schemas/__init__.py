@@ -1,0 +1,1 @@
+"""The nouns: names that cannot collide or escape."""
