@@ -21,7 +21,10 @@ def parse_duration(value: Any) -> timedelta:
         if value == "0":
             return timedelta(0)
         raise ValueError("not a duration; write a number and a unit: 500ms, 30s, 15m, 6h, 7d, 4w")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    except OverflowError:
+        raise ValueError("too long a duration") from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -10,20 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
 
 TypeName = Literal["str", "int", "float", "bool", "date", "datetime", "enum", "list", "fields"]
 SCALARS = ("str", "int", "float", "bool", "date", "datetime")
-_PYTHON: dict[str, Any] = {
-    "str": str, "int": int, "float": float, "bool": bool, "date": dt.date, "datetime": dt.datetime,
-}  # fmt: skip
+_MAX_NESTED = 10
 _ALLOWED = "str, int, float, bool, date, datetime, list[…], enum with values, {fields: …}; a ? at the end for optional"
 
 
 class OutputField(BaseModel):
     """One declared value. `items` for lists, `fields` for nested objects, `values` for enums."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     type: TypeName
     optional: bool = False
@@ -49,8 +47,7 @@ class OutputField(BaseModel):
             kind = declared.get("type")
             if kind is None and "fields" in declared:
                 declared["type"] = "fields"
-            elif isinstance(kind, str) and kind not in ("enum", "list", "fields"):
-                parsed = parse_type(kind)
+            elif isinstance(kind, str) and (parsed := _parse_kind(kind)):
                 declared = {**declared, **parsed, "optional": parsed["optional"] or declared.get("optional", False)}
             if declared.get("type") is None:
                 raise ValueError(f"no type; allowed: {_ALLOWED}")
@@ -84,14 +81,33 @@ class OutputField(BaseModel):
             raise ValueError(f"ge, le, gt, lt are for int and float, not {self.type}")
         lower = max((b for b in (self.ge, self.gt) if b is not None), default=None)
         upper = min((b for b in (self.le, self.lt) if b is not None), default=None)
-        if lower is not None and upper is not None and lower > upper:
-            raise ValueError(f"no number is at least {lower} and at most {upper}")
-        if self.pattern is not None:
-            try:
-                re.compile(self.pattern)
-            except re.error as exc:
-                raise ValueError(f"pattern is no regular expression: {exc}") from None
+        if lower is not None and upper is not None and (lower > upper or (lower == upper in (self.gt, self.lt))):
+            raise ValueError(f"no number lies between {lower:g} and {upper:g}")
+        self._consistent_text()
         return self
+
+    def _consistent_text(self) -> None:
+        sized = self.min_length is not None or self.max_length is not None
+        if sized and self.type not in ("str", "list"):
+            raise ValueError(f"min_length and max_length are for str and list, not {self.type}")
+        if self.min_length is not None and self.max_length is not None and self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
+        if self.pattern is None:
+            return
+        if self.type != "str":
+            raise ValueError(f"pattern is for str, not {self.type}")
+        try:
+            re.compile(self.pattern)
+        except re.error as exc:
+            raise ValueError(f"pattern is no regular expression: {exc}") from None
+
+
+def _parse_kind(kind: str) -> dict[str, Any] | None:
+    """The type of a longer declaration: `enum`, `list?`, `fields` say nothing more, others are parsed."""
+    core = kind.strip().removesuffix("?").strip()
+    if core in ("enum", "list", "fields"):
+        return {"type": core, "optional": kind.strip().endswith("?")}
+    return parse_type(kind)
 
 
 def parse_type(text: str) -> dict[str, Any]:
@@ -101,7 +117,7 @@ def parse_type(text: str) -> dict[str, Any]:
     core = text[:-1].strip() if optional else text
     if core in SCALARS:
         return {"type": core, "optional": optional}
-    if core.startswith("list[") and core.endswith("]"):
+    if core.startswith("list[") and core.endswith("]") and core.count("list[") <= _MAX_NESTED:
         return {"type": "list", "items": parse_type(core[5:-1]), "optional": optional}
     raise ValueError(f"{text!r} is not a type; allowed: {_ALLOWED}")
 
@@ -116,7 +132,32 @@ def validator_for(fields: Mapping[str, OutputField], name: str = "Answer") -> ty
         default = None if field.optional else ...
         # Aliased, so that a field may be called `json`, `copy` or `_x` without meeting pydantic's own names.
         members[f"f_{len(members)}"] = (_annotation(field, name + "_" + field_name), Field(default, alias=field_name))
-    return create_model(name, __config__=ConfigDict(extra="ignore", allow_inf_nan=False), **members)
+    # Python's own expressions: those of Rust have no look-ahead, which a spec may use.
+    config = ConfigDict(extra="ignore", allow_inf_nan=False, regex_engine="python-re")
+    return create_model(name, __config__=config, **members)
+
+
+def _no_number(value: Any) -> Any:
+    """2026 is a year to a model, and 2,026 seconds since 1970 to pydantic."""
+    if isinstance(value, int | float):
+        raise ValueError("write it as ISO 8601 text")
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+_PYTHON: dict[str, Any] = {
+    "str": str,
+    "int": Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_no_bool)],
+    "float": Annotated[float, BeforeValidator(_no_bool)],
+    "bool": bool,
+    "date": Annotated[dt.date, BeforeValidator(_no_number)],
+    "datetime": Annotated[dt.datetime, BeforeValidator(_no_number)],
+}
 
 
 def _annotation(field: OutputField, name: str) -> Any:

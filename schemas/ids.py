@@ -122,6 +122,17 @@ def rejects_folder(partition: str) -> str:
     return f"rejects/{partition}/"
 
 
+def index_folder(partition: str) -> str:
+    """Which rows a generation was made of: identities and content digests, for counting what is new or removed."""
+    return f"{TANDEM}/index/{partition}/"
+
+
+def parse_part(folder: str, key: str) -> int | None:
+    """The generation in a part's name, None for other objects (and those in folders below)."""
+    match = re.fullmatch(r"part-\d{5}-g(\d+)-[0-9a-f]{16}\.parquet", key.removeprefix(folder))
+    return int(match[1]) if match else None
+
+
 def part_file(folder: str, part: int, generation: int, content: str) -> str:
     """`content` is the file's SHA-256: the same bytes published again get the same key."""
     return f"{folder}part-{part:05d}-g{generation}-{content[:16]}.parquet"

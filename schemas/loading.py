@@ -9,15 +9,21 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.document import Document, Location, load_document
+from schemas.document import MAX_BYTES, Document, Location, load_document
 from schemas.errors import SpecError
 from schemas.spec import Spec
 
 _SECRETS = re.compile(
-    r"\b(sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abp]-[\w-]{10,}"
+    r"\b(?:sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abp]-[\w-]{10,}"
     r"|AIza[\w-]{30,}|eyJ[\w-]{20,}\.[\w-]{20,}\.[\w-]+)|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|hooks\.slack\.com/services/\w|://[^\s/:@]+:[^\s/@]+@"
 )
-_SECRET_NAMES = re.compile(r"(?i)(^|_)(api_?key|secret|password|passwd|token|credential|authorization|bearer)s?$")
+_SECRET_NAMES = re.compile(
+    r"(^|_)(api_?key|(access|secret|private)_key|secret|password|passwd|pwd|token|credential|authorization|bearer)s?$"
+)
+# Where a value is text for people or a model, or the name of a column or state key, whatever its own key is called.
+_PROSE = frozenset(("prompt", "system", "query", "sql", "description"))
+_NAMES = frozenset(("columns", "output", "inputs", "outputs"))
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
@@ -34,8 +40,8 @@ def spec_from(document: Document, *, base: Path) -> Spec:
             f"{document.name}: a spec is a mapping that starts with name:, source:, stages:, sink:.",
             hint="Write one that runs with: tandem init DIR",
         )
-    _refuse_secrets(document)
     data = _inline_files(document, base)
+    _refuse_secrets(Document(document.name, data, document.lines))
     try:
         return Spec.model_validate(data)
     except ValidationError as exc:
@@ -81,30 +87,42 @@ def _read_text(document: Document, location: Location, value: dict[str, Any], ba
         raise SpecError(f"{where}: write the text, or {{file: path}} relative to the spec.")
     path = base / value["file"]
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SpecError(f"{where}: {value['file']!r} cannot be read: {exc}.") from None
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as exc:
+        raise SpecError(f"{where}: {value['file']!r} cannot be read: {exc.strerror} ({path}).") from None
+    except UnicodeDecodeError as exc:
+        raise SpecError(f"{where}: {value['file']!r} is not UTF-8 text (byte {exc.start}).") from None
+    if len(data) > MAX_BYTES:
+        raise SpecError(f"{where}: {value['file']!r} has more than {MAX_BYTES:,} bytes.")
+    return text.replace("\r\n", "\n")
 
 
 def _refuse_secrets(document: Document) -> None:
     for location, value in _leaves(document.data, ()):
-        if not isinstance(value, str) or not value or _REFERENCE.search(value):
-            continue
-        name = next((part for part in reversed(location) if isinstance(part, str)), "")
-        prose = name in ("prompt", "system", "query", "sql", "description")
-        if _SECRETS.search(value) or (_SECRET_NAMES.search(name) and "columns" not in location and not prose
-                                      and "output" not in location):  # fmt: skip
+        if isinstance(value, str) and _secret(location, value):
             raise SpecError(
                 f"{_where(document, location)}: {_dotted(location)} looks like a secret; a spec never holds one.",
                 hint="Put it in the worker's environment and write ${NAME}.",
             )
 
 
+def _secret(location: Location, value: str) -> bool:
+    name = next((part for part in reversed(location) if isinstance(part, str)), "")
+    if found := _SECRETS.search(_REFERENCE.sub("", value)):
+        return name not in _PROSE or not found[0].startswith("://")
+    if not value or _REFERENCE.search(value) or name in _PROSE or not _NAMES.isdisjoint(location):
+        return False
+    plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|-", "_", name).lower()
+    return bool(_SECRET_NAMES.search(plain)) and not plain.startswith("max_")
+
+
 def _leaves(value: Any, here: Location) -> Iterator[tuple[Location, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, (*here, key))
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for at, item in enumerate(value):
             yield from _leaves(item, (*here, at))
     else:
@@ -160,7 +178,20 @@ def _sentence(error: ErrorDetails, location: Location) -> str:
         close = difflib.get_close_matches(str(value), options, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"{field} = {_shown(value)}: allowed: {', '.join(options) or expected}.{hint}"
-    return f"{field} = {_shown(value)}: {error['msg'][0].lower()}{error['msg'][1:]}."
+    message = _WANTED.get(kind) or error["msg"][0].lower() + error["msg"][1:]
+    return f"{field} = {_shown(value)}: {message}."
+
+
+_WANTED = {
+    "string_type": "must be text; put it in quotes",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number, without quotes",
+    "float_type": "must be a number, without quotes",
+    "list_type": "must be a list: [first, second]",
+    "dict_type": "must be a mapping: {key: value}",
+    "model_type": "must be a mapping: {key: value}",
+    "tuple_type": "must be a list: [first, second]",
+}
 
 
 def _shown(value: Any) -> str:

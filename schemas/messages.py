@@ -81,14 +81,18 @@ class PartitionInput(Message):
     ref: RunRef
     plan: str
     partition: str
+    rows: int
     windows: Windows
-    task_queue: str = ""
 
 
 class OpenRequest(Message):
+    """`limit` rows at most. `lost_to`: the base that a CommitConflict was met on."""
+
     ref: RunRef
     plan: str
     partition: str
+    limit: int
+    lost_to: int | None = None
 
 
 class Opened(Message):
@@ -139,7 +143,8 @@ class CloseRequest(Message):
     outcome: Outcome
     error: str = ""
     message: str = ""
-    fence: bool = False
+    base: int = 0
+    fence: str = ""  # the nonce of the tombstone to put first; none without
 
 
 class PartitionResult(Message):
@@ -236,4 +241,5 @@ class Progress(Message):
     rejected: int
     running: tuple[str, ...]
     finished: tuple[PartitionResult, ...] = ()
+    finished_before: int = 0  # finished ones that are not in `finished`, which holds the latest
     waiting: str = ""

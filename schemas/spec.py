@@ -43,6 +43,13 @@ class Source(Part):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     encoding: str | None = None
 
+    @field_validator("delimiter")
+    @classmethod
+    def _plain_delimiter(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or value in '"\r\n\0'):
+            raise ValueError('one ASCII character that is no quote, for example ";" or "\\t"')
+        return value
+
     @field_validator("key", mode="before")
     @classmethod
     def _one_key(cls, value: Any) -> Any:
@@ -61,11 +68,7 @@ class Partition(Part):
     @field_validator("zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("not an IANA time zone; write one like Europe/Paris or UTC") from None
-        return value
+        return _zone(value)
 
     @model_validator(mode="after")
     def _column_where_needed(self) -> Self:
@@ -74,6 +77,14 @@ class Partition(Part):
         if self.by not in ("time", "column") and self.column:
             raise ValueError(f"column belongs to by: time or by: column, not by: {self.by}")
         return self
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("not an IANA time zone; write one like Europe/Paris or UTC") from None
+    return value
 
 
 class ModelChoice(Part):
@@ -192,7 +203,9 @@ class Limits(Part):
     batch_rows: int | None = Field(default=None, ge=1, le=1_000_000)
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
-    max_reject_rate: float = Field(default=1.0, ge=0, le=1)
+    max_reject_rate: float = Field(
+        default=0.5, ge=0, le=1, description="half: more rejects than that say that the stage is broken, not the rows"
+    )
     max_cost_usd: float | None = Field(default=None, gt=0)
     max_cost_usd_per_day: float | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -226,6 +239,11 @@ class Schedule(Part):
     catchup: Duration = timedelta(hours=6)
     jitter: Duration = timedelta(0)
     lookback: Duration = timedelta(days=7)
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _zone(value)
 
 
 class Notify(Part):

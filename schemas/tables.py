@@ -42,6 +42,8 @@ def arrow_fields(fields: Mapping[str, OutputField]) -> list[pa.Field]:
 def stored_type(data_type: pa.DataType) -> pa.DataType:
     """The type in which a pass-through column is stored: what every reader knows. Timestamps become microseconds (with
     a zone: UTC), dictionaries, views and large types their plain twins."""
+    if isinstance(data_type, pa.BaseExtensionType):
+        return stored_type(data_type.storage_type)
     if pa.types.is_timestamp(data_type):
         return pa.timestamp("us", tz="UTC" if data_type.tz else None)
     if pa.types.is_dictionary(data_type):
@@ -61,39 +63,79 @@ def stored_type(data_type: pa.DataType) -> pa.DataType:
     return data_type
 
 
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type in which columns of two files are stored together, None where there is none: the stored types must be
+    equal, but a column (or list) that was null throughout takes any type."""
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return other if pa.types.is_null(one) else one
+    if _is_list(one) and _is_list(other):
+        item = common_type(one.value_type, other.value_type)
+        return None if item is None else pa.list_(pa.field("item", item))
+    if pa.types.is_struct(one) and pa.types.is_struct(other) and [f.name for f in one] == [f.name for f in other]:
+        members = [(f.name, common_type(f.type, other.field(f.name).type)) for f in one]
+        return None if any(kind is None for _, kind in members) else pa.struct(members)
+    stored = stored_type(one)
+    return stored if stored == stored_type(other) else None
+
+
+def _is_list(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_list(data_type) or pa.types.is_large_list(data_type))
+
+
 def stored_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(field.name, stored_type(field.type)) for field in schema])
 
 
 def fields_of_class(model: type[BaseModel]) -> dict[str, OutputField]:
     """The declaration that a pydantic class amounts to. Raises SpecError for a type that no column can hold."""
+    return _fields_of(model, ())
+
+
+def _fields_of(model: type[BaseModel], within: tuple[type, ...]) -> dict[str, OutputField]:
+    if model in within:
+        raise SpecError(f"{model.__name__} contains itself; a column cannot.", hint="Say how deep: nest other classes.")
     out = {}
     for name, info in model.model_fields.items():
-        field = _field_of(info.annotation, f"{model.__name__}.{name}")
-        out[info.alias or name] = field.model_copy(update={"description": info.description})
+        field = _field_of(info.annotation, f"{model.__name__}.{name}", (*within, model))
+        written = info.serialization_alias or info.alias or name
+        out[written] = field.model_copy(update={"description": info.description})
     return out
 
 
-def _field_of(annotation: Any, where: str) -> OutputField:
+def _field_of(annotation: Any, where: str, within: tuple[type, ...]) -> OutputField:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _field_of(args[0], where)
+        return _field_of(args[0], where, within)
     if origin in (Union, types.UnionType):
         inner = [arg for arg in args if arg is not type(None)]
         if len(inner) == 1:
-            return _field_of(inner[0], where).model_copy(update={"optional": len(args) > 1})
+            return _field_of(inner[0], where, within).model_copy(update={"optional": len(args) > 1})
     elif origin is Literal:
-        return OutputField(type="enum", values=tuple(str(value) for value in args))
-    elif origin in (list, set, tuple) and args:
-        return OutputField(type="list", items=_field_of(args[0], where))
+        return _one_of([value for value in args if value is not None], None in args, annotation, where)
+    elif origin in (list, set, frozenset) or (origin is tuple and args[1:] == (...,)):
+        return OutputField(type="list", items=_field_of(args[0], where, within))
     elif isinstance(annotation, type):
         if issubclass(annotation, BaseModel):
-            return OutputField(type="fields", fields=fields_of_class(annotation))
+            return OutputField(type="fields", fields=_fields_of(annotation, within))
         if issubclass(annotation, enum.Enum):
-            return OutputField(type="enum", values=tuple(str(item.value) for item in annotation))
+            return _one_of([item.value for item in annotation], False, annotation, where)
         if annotation in _PYTHON:
             return OutputField.model_validate({"type": _PYTHON[annotation]})
-    raise SpecError(
+    raise _no_column(annotation, where)
+
+
+def _one_of(values: list[Any], optional: bool, annotation: Any, where: str) -> OutputField:
+    """A choice of texts is an enum; one of numbers or truths is written as such."""
+    kinds = {type(value) for value in values}
+    if kinds == {str}:
+        return OutputField(type="enum", values=tuple(values), optional=optional)
+    if len(kinds) == 1 and (kind := _PYTHON.get(kinds.pop())) in ("int", "float", "bool"):
+        return OutputField.model_validate({"type": kind, "optional": optional})
+    raise _no_column(annotation, where)
+
+
+def _no_column(annotation: Any, where: str) -> SpecError:
+    return SpecError(
         f"{where}: {annotation!r} has no column type.",
         hint="Use str, int, float, bool, date, datetime, Literal, Enum, list[…], Optional, or a nested pydantic class.",
     )

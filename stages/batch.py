@@ -7,28 +7,28 @@ fatal error). Answers are joined to rows by fingerprint, never by position, so o
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import orjson
 import polars as pl
 from langgraph.errors import GraphBubbleUp
 
-from schemas.errors import FatalModelError, RowError, TandemError
+from schemas.errors import RowError, TandemError
 from stages.calls import Waiting
 from stages.contract import Answered, GraphStage
 from stages.failures import describe
 from stages.fingerprints import fingerprints
 from stages.journal import CallKey, CallRecord, Journal, RowKey, RowRecord, now
-from stages.scope import RowScope, Tally, current
+from stages.scope import Interrupted, RowScope, Tally, current
 
 _RECENT_ROWS = 50_000
+_INTERRUPTED = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 
 
-@dataclass
+@dataclass(eq=False)
 class Shared:
     """What batches of one partition share within a process: rows and calls in flight, and recent answers."""
 
@@ -44,7 +44,8 @@ class Shared:
 
 @dataclass
 class BatchContext:
-    """One attempt of one batch. `drain` is set when the worker is asked to stop; `on_row` is told of finished rows."""
+    """One attempt of one batch. `drain` is set when the worker is asked to stop; `on_row` is told of finished rows;
+    `on_step`, where somebody watches, of (row fingerprint, node, update)."""
 
     run: str
     batch: int
@@ -52,6 +53,7 @@ class BatchContext:
     shared: Shared
     drain: asyncio.Event
     on_row: Callable[[int], None] = lambda rows: None
+    on_step: Callable[[str, str, Any], None] | None = None
     tally: Tally = field(default_factory=Tally)
 
 
@@ -71,17 +73,31 @@ class StageOutcome:
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:
     """An outcome for each row of the frame. `ids` are the identities of the source rows, in the frame's order."""
     prints = await asyncio.to_thread(fingerprints, rows, stage.reads)
+    known = context.journal.known.rows
     first: dict[str, int] = {}
     for at, row in enumerate(prints):
         first.setdefault(row, at)
+    todo = [(row, at) for row, at in first.items() if (stage.fingerprint, row) not in known]
+    equal = Counter(prints)
+    if answered := len(prints) - sum(equal[row] for row, _ in todo):
+        context.on_row(answered)
     run = _Run(stage, context)
-    todo = [(row, at) for row, at in first.items() if (stage.fingerprint, row) not in context.journal.known.rows]
-    if len(todo) < len(first):
-        context.on_row(len(prints) - len(todo))
     values = rows.select(stage.reads)
-    await run.all((row, ids[at], values.row(at, named=True) if stage.reads else {}) for row, at in todo)
-    known = context.journal.known.rows
+    await run.all(
+        _Row((stage.fingerprint, row), ids[at], values.row(at, named=True) if stage.reads else {}, equal[row])
+        for row, at in todo
+    )
     return StageOutcome([known.get((stage.fingerprint, row)) for row in prints], run.stopped, context.drain.is_set())
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The first of `equal` rows of a batch that share a fingerprint."""
+
+    key: RowKey
+    id: str
+    values: dict[str, Any]
+    equal: int
 
 
 class _Run:
@@ -91,115 +107,159 @@ class _Run:
         self.stage = stage
         self.context = context
         self.stopped: TandemError | None = None
+        self._broken: Exception | None = None
         self._config: Any = {"recursion_limit": 100, "callbacks": []}
 
-    async def all(self, rows: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
+    def _over(self) -> bool:
+        return self.stopped is not None or self._broken is not None or self.context.drain.is_set()
+
+    async def all(self, rows: Iterable[_Row]) -> None:
+        """Run rows until they end or something stops us; what is in flight then is paid for, so it may finish."""
+        limiter = self.stage.limiter
         tasks: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            limiter.leave_row()
+
         try:
-            for row, row_id, values in rows:
-                if self.stopped is not None or self.context.drain.is_set():
+            for row in rows:
+                if self._over():
                     break
-                place = AsyncExitStack()
-                await place.enter_async_context(self.stage.limiter.row())
-                task = asyncio.ensure_future(self._one(row, row_id, values, place))
+                await limiter.take_row()
+                if self._over():
+                    limiter.leave_row()
+                    break
+                task = asyncio.create_task(self._one(row))
                 tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            while tasks:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
+                task.add_done_callback(ended)
             if tasks:
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.wait(tasks)
+        finally:
+            left = list(tasks)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        if self._broken is not None:
+            raise self._broken
 
-    async def _one(self, row: str, row_id: str, values: dict[str, Any], place: AsyncExitStack) -> None:
-        async with place:
-            if self.stopped is None:
-                await self._answer(row, row_id, values)
-                self.context.on_row(1)
+    async def _one(self, row: _Row) -> None:
+        try:
+            await self.context.journal.append(await self._answer(row))
+            self.context.on_row(row.equal)
+        except TandemError as exc:
+            self._stop(exc)
+        except Exception as exc:  # noqa: BLE001  a bug, or a foreign error of the store: raised once all have ended
+            self._broken = self._broken or exc
 
-    async def _answer(self, row: str, row_id: str, values: dict[str, Any]) -> None:
-        """The row's record, from an equal row of another batch or from the graph, into the journal."""
-        key = (self.stage.fingerprint, row)
+    def _stop(self, exc: TandemError) -> None:
+        """Remember the worst: what trying again cannot help, else the longest wait."""
+        if self.stopped is None or _gravity(exc) > _gravity(self.stopped):
+            self.stopped = exc
+
+    async def _answer(self, row: _Row) -> RowRecord:
+        """The row's record, from an equal row of another batch or from the graph."""
         shared = self.context.shared
-        record = shared.recent.get(key)
-        if record is None and key in shared.rows:
+        record = shared.recent.get(row.key)
+        while record is None:
+            leader = shared.rows.get(row.key)
+            if leader is None:
+                return await self._led(row)
             try:
-                record = await asyncio.shield(shared.rows[key])
-            except TandemError:
-                record = None  # the other batch had to stop; this one asks for itself
-        if record is None:
-            record = await self._led(key, row_id, values)
-            if record is None:
-                return
-        if record.id != row_id:
-            record = RowRecord(
-                *key, row_id, record.status, record.answer, record.error, record.calls, self.context.run, now()
-            )
-        await self.context.journal.append(record)
+                record = await asyncio.shield(leader)
+            except Interrupted:
+                continue  # the other batch was cancelled; this one asks for itself
+        return replace(record, id=row.id, run=self.context.run, at=now(), shared=record.shared or record.id != row.id)
 
-    async def _led(self, key: RowKey, row_id: str, values: dict[str, Any]) -> RowRecord | None:
-        """Run the graph as the one that others with the same row wait for."""
+    async def _led(self, row: _Row) -> RowRecord:
+        """Run the graph as the one that others with the same row wait for. What stops it stops them."""
         shared = self.context.shared
         future: asyncio.Future[RowRecord] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
-        shared.rows[key] = future
+        shared.rows[row.key] = future
         try:
-            record = await self._graph(key, row_id, values)
+            record = await self._graph(row)
             shared.remember(record)
             future.set_result(record)
             return record
-        except TandemError as exc:
-            future.set_exception(exc)
-            self.stopped = self.stopped or exc
-            return None
-        except BaseException:
-            future.set_exception(Waiting("interrupted", 0))
+        except BaseException as exc:
+            future.set_exception(exc if isinstance(exc, TandemError) else Interrupted("the row was interrupted"))
             raise
         finally:
-            shared.rows.pop(key, None)
+            del shared.rows[row.key]
 
-    async def _graph(self, key: RowKey, row_id: str, values: dict[str, Any]) -> RowRecord:
-        """One run of the graph. Raises Waiting and FatalModelError, which are not the row's fault; everything else that
-        goes wrong rejects the row, with its reason."""
+    async def _graph(self, row: _Row) -> RowRecord:
+        """One run of the graph. Raises what is not the row's fault: a wait, a fatal model error, a store that fails.
+        Everything else that goes wrong rejects the row, with its reason."""
         context = self.context
         scope = RowScope(
-            id=row_id,
+            id=row.id,
             run=context.run,
             batch=context.batch,
             journal=context.journal,
             tally=context.tally,
             in_flight=context.shared.calls,
             loop=asyncio.get_running_loop(),
+            halted=lambda: self.stopped,
         )
         token = current.set(scope)
         answer: str | None = None
         error: dict[str, Any] | None = None
         try:
-            prepared = self.stage.prepare(values)
-            if isinstance(prepared, Answered):
-                answer = _json(prepared.answer)
-            else:
-                state = await self.stage.graph.ainvoke(prepared, self._config, context=self.stage.context)
-                if isinstance(scope.stop, Waiting | FatalModelError):
-                    raise scope.stop  # the graph swallowed it and went on without the answer
-                answer = _json(self.stage.harvest(state))
-        except (Waiting, FatalModelError):
+            answer = _json(await self._state(row.key[1], row.values))
+        except RowError as exc:
+            error = describe(exc)
+        except TandemError:
             raise
-        except GraphBubbleUp as exc:
-            error = describe(RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted"))
-        except Exception as exc:
-            if isinstance(scope.stop, Waiting | FatalModelError):
-                raise scope.stop from exc
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            error = describe(RowError("the graph cancelled itself", kind="interrupted"))
+        except Exception as exc:  # noqa: BLE001  a user's graph may raise anything
             error = describe(exc)
         finally:
             current.reset(token)
+            scope.close()
+        if scope.stop is not None:
+            raise scope.stop  # whatever the graph made of it, it went on without the answer
         if error is not None:
             error["calls"] = len(scope.calls)
-        status = "ok" if error is None else "rejected"
-        return RowRecord(*key, row_id, status, answer, error, tuple(scope.calls), context.run, now())  # type: ignore[arg-type]
+        status: Literal["ok", "rejected"] = "ok" if error is None else "rejected"
+        return RowRecord(*row.key, row.id, status, answer, error, tuple(scope.calls), context.run, now())
+
+    async def _invoked(self, row: str, prepared: dict[str, Any]) -> Any:
+        """The graph's last state; step by step where somebody watches."""
+        graph, context = self.stage.graph, self.stage.context
+        told = self.context.on_step
+        if told is None:
+            return await graph.ainvoke(prepared, self._config, context=context)
+        state: Any = None
+        async for mode, seen in graph.astream(
+            prepared, self._config, context=context, stream_mode=["updates", "values"]
+        ):
+            if mode == "values":
+                state = seen
+            elif isinstance(seen, Mapping):
+                for node, update in seen.items():
+                    told(row, str(node), update)
+        return state
+
+    async def _state(self, row: str, values: dict[str, Any]) -> dict[str, Any]:
+        prepared = self.stage.prepare(values)
+        if isinstance(prepared, Answered):
+            return prepared.answer
+        try:
+            state = await self._invoked(row, prepared)
+        except GraphBubbleUp as exc:
+            raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
+        if isinstance(state, Mapping) and _INTERRUPTED in state:
+            raise RowError("the graph stopped to ask a person", kind="interrupted")
+        return self.stage.harvest(state)
+
+
+def _gravity(exc: TandemError) -> tuple[bool, float]:
+    return not exc.retryable, exc.seconds if isinstance(exc, Waiting) else 0.0
 
 
 def _json(answer: dict[str, Any]) -> str:

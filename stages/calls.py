@@ -8,10 +8,12 @@ what would really be sent, schemas expanded, timeouts and keys left out.
 """
 
 import asyncio
+import inspect
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +21,20 @@ import orjson
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from pydantic import BaseModel, PrivateAttr
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
 from schemas.errors import TandemError, TransientModelError
-from stages.failures import classify
-from stages.journal import CallRecord, now
-from stages.limiter import Limiter
-from stages.scope import RowScope, current, request_digest
-from stages.transport import wire
+from stages.failures import classify, may_be_billed
+from stages.journal import CallKey, CallRecord, now
+from stages.limiter import Blocked, Limiter
+from stages.scope import Interrupted, RowScope, current, request_digest
+from stages.wire import wire
 
 MAX_ATTEMPTS = 5
 MAX_WAIT_S = 60.0
+BACKOFF_S = 0.5  # doubled with each attempt, to 40 times that
 # What changes how a call is made, not what is answered: left out of the request digest.
 _NOT_ASKED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structured_output_format", "run_manager"))
 
@@ -42,6 +47,17 @@ class Waiting(TandemError):
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: the digest of its canonical form, and the size of that in bytes."""
+
+    digest: str
+    size: int
+
+
+Send = Callable[[], Awaitable[ChatResult]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ class Backend:
 class Journalled:
     """Mixed in before a chat model's own class by `journalled`."""
 
-    _tandem: Backend = PrivateAttr()
+    _tandem: Backend  # in the instance's own dictionary: pydantic knows nothing of it
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -74,11 +90,15 @@ class Journalled:
         scope = current.get()
         if scope is None:
             return await send()
+        if asyncio.get_running_loop() is not scope.loop:  # asyncio.run() inside a synchronous node
+            call = self._agenerate(messages, stop, None, **kwargs)
+            return await asyncio.wrap_future(_on_loop_of(scope, call))
         try:
-            request = _request(self._tandem, messages, stop, kwargs)
-            return _as_result(await _answered(scope, self._tandem, request, send))
+            return _as_result(
+                await _answered(scope, self._tandem, _request(self._tandem, messages, stop, kwargs), send)
+            )
         except TandemError as exc:
-            scope.stop = scope.stop or exc
+            scope.failed(exc)
             raise
 
     def _generate(
@@ -95,8 +115,15 @@ class Journalled:
             running = None
         if running is scope.loop:
             raise RuntimeError("model.invoke() inside an async node would block the worker; use: await model.ainvoke()")
-        call = self._agenerate(messages, stop, None, **kwargs)
-        return asyncio.run_coroutine_threadsafe(call, scope.loop).result()
+        return _on_loop_of(scope, self._agenerate(messages, stop, None, **kwargs)).result()
+
+
+def _on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Future[ChatResult]":
+    """Run a call from another thread on the batch's loop; it ends with the row at the latest."""
+    future = asyncio.run_coroutine_threadsafe(call, scope.loop)
+    scope.from_threads.add(future)
+    future.add_done_callback(scope.from_threads.discard)
+    return future
 
 
 _classes: dict[type, type] = {}
@@ -109,41 +136,46 @@ def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
         _classes[cls] = type(f"Journalled{cls.__name__}", (Journalled, cls), {"__module__": cls.__module__})
     copy = model.model_copy(update={"disable_streaming": True})
     copy.__class__ = _classes[cls]
-    object.__setattr__(copy, "__pydantic_private__", {**(copy.__pydantic_private__ or {}), "_tandem": backend})
+    object.__setattr__(copy, "_tandem", backend)
     return copy
 
 
-async def _answered(scope: RowScope, backend: Backend, request: str, send: Callable[[], Any]) -> CallRecord:
+async def _answered(scope: RowScope, backend: Backend, request: Request, send: Send) -> CallRecord:
     """The answer from the journal, from an equal call in flight, or from the provider."""
-    key = scope.next_key(request)
-    known = scope.journal.known.calls.get(key)
-    if known is not None:
-        scope.tally.calls_reused += 1
-        return known
-    shared = scope.in_flight.get(key)
-    if shared is not None:
+    if scope.closed:
+        raise Interrupted("the row that asks is over")
+    key = scope.next_key(request.digest)
+    while True:
+        known = scope.journal.known.calls.get(key)
+        if known is not None:
+            scope.took(known)
+            return known
+        shared = scope.in_flight.get(key)
+        if shared is None:
+            return await _led(scope, backend, key, request, send)
         try:
             record = await asyncio.shield(shared)
-        except TandemError:
-            pass  # the other row's failure is its own; this one asks for itself
-        else:
-            scope.tally.calls_reused += 1
-            scope.journal.known.add(record)
-            return record
+        except Interrupted:
+            continue  # who asked for us too was cancelled
+        if key not in scope.journal.known.calls:  # it is in another batch's journal: ours must not depend on that
+            await _append(scope, record)
+
+
+async def _led(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
+    """Ask the provider, as the one that others with the same request wait for. Its failures are theirs too."""
     future: asyncio.Future[CallRecord] = scope.loop.create_future()
     future.add_done_callback(_retrieved)
     scope.in_flight[key] = future
     try:
-        record = await _paid(scope, backend, key, send)
-        await scope.journal.append(record)
+        record = await _paid(scope, backend, key, request, send)
+        await _append(scope, record)
         future.set_result(record)
         return record
     except BaseException as exc:
-        future.set_exception(exc if isinstance(exc, TandemError) else Waiting("interrupted", 0))
+        future.set_exception(exc if isinstance(exc, TandemError) else Interrupted("the call was interrupted"))
         raise
     finally:
-        if scope.in_flight.get(key) is future:
-            del scope.in_flight[key]
+        del scope.in_flight[key]
 
 
 def _retrieved(future: "asyncio.Future[CallRecord]") -> None:
@@ -152,38 +184,68 @@ def _retrieved(future: "asyncio.Future[CallRecord]") -> None:
         future.exception()
 
 
-async def _paid(scope: RowScope, backend: Backend, key: tuple[str, int], send: Callable[[], Any]) -> CallRecord:
+async def _append(scope: RowScope, record: CallRecord) -> None:
+    """Into the journal. That it cannot be written is never the row's fault, nor the graph's to handle."""
+    try:
+        await scope.journal.append(record)
+    except Exception as exc:
+        scope.failed(exc)
+        raise
+
+
+async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
     """Ask the provider, waiting out transient failures for a minute. Raises Waiting, RowError, FatalModelError."""
-    started = time.monotonic()
+    first: float | None = None
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        async with backend.limiter.call():
-            sent = time.monotonic()
-            try:
-                async with asyncio.timeout(backend.timeout_s + 1):
-                    result: ChatResult = await send()
-                return _record(scope, backend, key, result, time.monotonic() - sent)
-            except Exception as exc:
-                failure = classify(exc, model=backend.name, setting=backend.setting)
-                if not isinstance(failure, TransientModelError):
-                    if failure is None:
-                        raise
-                    raise failure from (None if failure is exc else exc)
-                if isinstance(exc.__cause__, TimeoutError) or isinstance(exc, TimeoutError):
-                    scope.tally.unknown += 1
-        wait = max(failure.retry_after or 0.0, min(20.0, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3))
-        if failure.retry_after:
-            backend.limiter.block(min(failure.retry_after, MAX_WAIT_S))
-        if attempt == MAX_ATTEMPTS or time.monotonic() - started + wait > MAX_WAIT_S:
-            raise Waiting(failure.message, max(wait, 1.0)) from None
+        if (why := scope.halted()) is not None:
+            raise why
+        try:
+            async with backend.limiter.call(patience_s=MAX_WAIT_S):
+                sent = time.monotonic()
+                first = first or sent
+                result = await _sent(scope, backend, send)
+                if isinstance(result, ChatResult):
+                    return _record(scope, backend, key, request, result, time.monotonic() - sent)
+        except Blocked as blocked:
+            raise Waiting(f"{backend.name}: the provider asks for a pause", blocked.seconds) from None
+        wait = max(
+            result.retry_after or 0.0, min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
+        )
+        if result.retry_after:
+            backend.limiter.block(result.retry_after)
+        if attempt == MAX_ATTEMPTS or time.monotonic() - first + wait > MAX_WAIT_S:
+            raise Waiting(result.message, max(wait, 1.0))
         await asyncio.sleep(wait)
     raise AssertionError("unreachable")
 
 
-def _record(scope: RowScope, backend: Backend, key: tuple[str, int], result: ChatResult, seconds: float) -> CallRecord:
+async def _sent(scope: RowScope, backend: Backend, send: Send) -> ChatResult | TransientModelError:
+    """One request; a failure that may pass is a result."""
+    try:
+        async with asyncio.timeout(backend.timeout_s + 1):
+            return await send()
+    except asyncio.CancelledError:
+        scope.tally.unknown += 1
+        raise
+    except Exception as exc:
+        failure = classify(exc, model=backend.name, setting=backend.setting)
+        if failure is None:
+            raise
+        if isinstance(failure, TransientModelError):
+            scope.tally.unknown += may_be_billed(exc)
+            return failure
+        raise failure from (exc.__cause__ if failure is exc else exc)
+
+
+def _record(
+    scope: RowScope, backend: Backend, key: CallKey, request: Request, result: ChatResult, seconds: float
+) -> CallRecord:
     message = result.generations[0].message
     assert isinstance(message, AIMessage)
-    usage = _usage(message)
+    usage = _usage(message, request)
+    cost = backend.price(usage)
     scope.tally.calls += 1
+    scope.tally.cost_usd += cost or 0.0
     raw = {
         "content": message.content,
         "additional_kwargs": message.additional_kwargs,
@@ -192,16 +254,17 @@ def _record(scope: RowScope, backend: Backend, key: tuple[str, int], result: Cha
         "invalid_tool_calls": message.invalid_tool_calls,
         "usage_metadata": message.usage_metadata,
     }
+    said = message.response_metadata
     return CallRecord(
         request=key[0],
         ordinal=key[1],
         id=scope.id,
         model=backend.name,
-        raw=orjson.dumps(raw, default=str).decode(),
+        raw=orjson.dumps(raw, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode(),
         error=None,
         usage=usage,
-        cost_usd=backend.price(usage),
-        request_id=message.response_metadata.get("request_id"),
+        cost_usd=cost,
+        request_id=said.get("request_id") or said.get("id"),
         latency_ms=round(seconds * 1000),
         run=scope.run,
         batch=scope.batch,
@@ -210,11 +273,16 @@ def _record(scope: RowScope, backend: Backend, key: tuple[str, int], result: Cha
     )
 
 
-def _usage(message: AIMessage) -> dict[str, int]:
+def _jsonable(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _usage(message: AIMessage, request: Request) -> dict[str, int]:
     """Input, output, cached input and reasoning tokens; estimated at four bytes a token where nothing is said."""
     told = message.usage_metadata
     if told is None:
-        return {"input": 0, "output": len(str(message.content).encode()) // 4, "estimated": 1}
+        output = str(message.content) + "".join(str(call["args"]) for call in message.tool_calls)
+        return {"input": request.size // 4, "output": len(output.encode("utf-8", "replace")) // 4, "estimated": 1}
     usage = {"input": told["input_tokens"], "output": told["output_tokens"]}
     cached = (told.get("input_token_details") or {}).get("cache_read")
     reasoning = (told.get("output_token_details") or {}).get("reasoning")
@@ -233,19 +301,32 @@ def _as_result(record: CallRecord) -> ChatResult:
 # The canonical request ---------------------------------------------------------------------------------------------
 
 
-def _request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> str:
+def _request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Request:
     asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
-    return request_digest(
-        backend.identity,
-        orjson.dumps([wire(message) for message in messages], default=_canonical, option=orjson.OPT_SORT_KEYS),
-        orjson.dumps([stop, asked], default=_canonical, option=orjson.OPT_SORT_KEYS),
-    )
+    said = _json([wire(message) for message in messages])
+    wanted = _json([stop, asked])
+    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted))
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, default=_canonical, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
 def _canonical(value: Any) -> Any:
-    """Schemas expanded: a class is what it asks for, not its name."""
-    if isinstance(value, type) and issubclass(value, BaseModel):
-        return value.model_json_schema()
+    """Schemas expanded: a class or a tool is what it asks for, not its name, nor where it lies in memory."""
+    if isinstance(value, BaseTool) or inspect.isroutine(value):
+        return convert_to_openai_tool(value)
+    if isinstance(value, type):
+        try:
+            return [value.__name__, TypeAdapter(value).json_schema()]
+        except PydanticUserError:
+            return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, SecretStr):
+        return None  # who asks changes nothing of the answer
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, bytes):
+        return value.hex()
     return repr(value)

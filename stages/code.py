@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def add_user_folder(folder: Path) -> None:
                 )
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-        importlib.invalidate_caches()
+    importlib.invalidate_caches()
 
 
 def load_attribute(reference: str, *, where: str) -> Any:
@@ -56,25 +57,60 @@ def load_attribute(reference: str, *, where: str) -> Any:
 def code_digest(reference: str) -> str:
     """Digest of the module's source and, recursively, of the modules beside it that it imports."""
     module_name = reference.partition(":")[0]
-    spec = importlib.util.find_spec(module_name)
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except (ModuleNotFoundError, ValueError):  # the package above it is absent
+        spec = None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return digest("opaque", module_name)
     root = Path(spec.origin).parents[module_name.count(".") + (1 if spec.submodule_search_locations else 0)]
+    top = module_name.partition(".")[0]
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
     seen: dict[str, str] = {}
-    _collect(module_name, root, seen)
+    _collect(module_name, _Place(root, top, installed), seen)
     return digest(*(f"{name}\0{content}" for name, content in sorted(seen.items())))
 
 
-def _collect(module_name: str, root: Path, seen: dict[str, str]) -> None:
-    path = _file_of(module_name, root)
-    if path is None or module_name in seen:
+@dataclass(frozen=True)
+class _Place:
+    """Where a user's modules lie. Of an installed package only itself is digested; Tandem's own code never is."""
+
+    root: Path
+    top: str
+    installed: bool
+
+    def has(self, module_name: str) -> bool:
+        top = module_name.partition(".")[0]
+        return top == self.top or not (self.installed or top in _OURS)
+
+
+def _collect(module_name: str, place: _Place, seen: dict[str, str]) -> None:
+    path = _file_of(module_name, place.root)
+    if path is None or module_name in seen or not place.has(module_name):
         return
-    source = path.read_bytes()
+    source = _source(module_name, path)
     seen[module_name] = digest(source)
     for name in _imports(source, module_name, path.name == "__init__.py"):
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
-            _collect(".".join(parts[:end]), root, seen)
+            _collect(".".join(parts[:end]), place, seen)
+
+
+# Module → (its spec when it was first looked at, its source then).
+_loaded: dict[str, tuple[Any, bytes]] = {}
+
+
+def _source(module_name: str, path: Path) -> bytes:
+    """The source that runs: of an imported module what it was made of, whatever became of the file since. Otherwise a
+    long-lived worker would answer with old code under the digest of the new."""
+    module = sys.modules.get(module_name)
+    spec = getattr(module, "__spec__", None)
+    if spec is None or spec.origin is None or Path(spec.origin) != path:
+        return path.read_bytes()
+    known = _loaded.get(module_name)
+    if known is None or known[0] is not spec:
+        known = _loaded[module_name] = (spec, path.read_bytes())
+    return known[1]
 
 
 def _file_of(module_name: str, root: Path) -> Path | None:
@@ -89,7 +125,11 @@ def _file_of(module_name: str, root: Path) -> Path | None:
 def _imports(source: bytes, module_name: str, is_package: bool) -> tuple[str, ...]:
     names: list[str] = []
     package = module_name if is_package else module_name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source)):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # not the business of a digest
+        return ()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

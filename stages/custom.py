@@ -6,12 +6,12 @@ through LangGraph's runtime context, or a factory's parameters of those names.
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
-from pydantic import BaseModel
+from pydantic import BaseModel, PydanticUserError
 
 from schemas.errors import RowError, SpecError
 from schemas.ids import digest
@@ -45,8 +45,9 @@ def build(wanted: Build) -> GraphStage:
         return {key: row[column] for key, column in inputs.items()}
 
     def harvest(state: Mapping[str, Any]) -> dict[str, Any]:
-        absent = [key for key in outputs.values() if key not in state]
-        absent = [key for column, key in outputs.items() if key in absent and not form.fields[column].optional]
+        if not isinstance(state, Mapping):
+            raise RowError(f"the graph ended with {type(state).__name__}, not with a state", kind="missing_output")
+        absent = [key for column, key in outputs.items() if key not in state and not form.fields[column].optional]
         if absent:
             raise RowError(f"the graph ended without {absent[0]!r} in its state", kind="missing_output")
         try:
@@ -69,7 +70,7 @@ def build(wanted: Build) -> GraphStage:
             code_digest=digest(code_digest(stage.uses), *(code_digest(tool) for tool in stage.tools)),
         ),
         limiter=limiter_of(wanted),
-        context=_runtime_context(graph, context),
+        context=_runtime_context(wanted, graph, context),
     )
 
 
@@ -84,12 +85,23 @@ def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[A
                 f"{wanted.where}: calling {wanted.stage.uses} raised {type(exc).__name__}: {exc}",
                 hint=f"A factory may take: {', '.join(context)}",
             ) from exc
+    if inspect.iscoroutine(found):
+        found.close()
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses} is an async function.", hint="Make the factory a plain def."
+        )
     if isinstance(found, StateGraph):
         found = found.compile()
     if not isinstance(found, Pregel):
         raise SpecError(
             f"{wanted.where}: {wanted.stage.uses} is a {type(found).__name__}, not a LangGraph graph.",
             hint="Name a compiled graph, a StateGraph, or a function that returns one.",
+        )
+    stops = [*found.interrupt_before_nodes, *found.interrupt_after_nodes]
+    if stops:
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses} is compiled to stop at {stops[0]!r}, where nobody would resume it.",
+            hint="Compile it without interrupt_before and interrupt_after.",
         )
     # A checkpointer per row would keep every state of every row; what must last is in the journal.
     return found.copy({"checkpointer": None}) if found.checkpointer else found
@@ -104,7 +116,7 @@ def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
                 f"{wanted.where}: inputs.{key} names {column!r}, which is no column here.",
                 hint=f"Columns: {', '.join(columns)}",
             )
-    keys = _keys(graph.get_input_jsonschema())
+    keys = _keys(graph.get_input_jsonschema)
     if wanted.stage.inputs:
         unknown = [key for key in wanted.stage.inputs if keys and key not in keys]
         if unknown:
@@ -116,7 +128,7 @@ def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
     same = {key: key for key in keys if key in columns}
     if not same:
         raise SpecError(
-            f"{wanted.where}: no column has the name of a key of the graph's input ({', '.join(keys)}).",
+            f"{wanted.where}: no column has the name of a key of the graph's input ({', '.join(keys) or 'unknown'}).",
             hint="Map them with inputs: {state_key: column}.",
         )
     return same
@@ -128,7 +140,7 @@ def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[s
     stray = sorted(set(wanted.stage.outputs) - set(fields))
     if stray:
         raise SpecError(f"{wanted.where}: outputs.{stray[0]} is not declared under output.")
-    keys = _keys(graph.get_output_jsonschema())
+    keys = _keys(graph.get_output_jsonschema)
     for column, key in outputs.items():
         if keys and key not in keys:
             raise SpecError(
@@ -138,27 +150,45 @@ def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[s
     return outputs
 
 
-def _keys(schema: Mapping[str, Any]) -> list[str]:
+def _keys(describe: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """The keys of a graph's input or output; none where its types have no JSON schema, and so nothing is known."""
+    try:
+        schema = describe()
+    except PydanticUserError:
+        return []
     if "$ref" in schema:
         schema = schema.get("$defs", {}).get(schema["$ref"].rpartition("/")[2], {})
     return list(schema.get("properties", {}))
 
 
-def _runtime_context(graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
-    """The values that the graph's context schema has a place for."""
-    schema = graph.context_schema
+def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
+    """The graph's context schema, filled with the values that it has a place for."""
+    schema: Any = graph.context_schema
     if schema is None:
         return None
     if dataclasses.is_dataclass(schema):
-        names = {f.name for f in dataclasses.fields(schema)}
+        names = {f.name for f in dataclasses.fields(schema) if f.init}
     elif isinstance(schema, type) and issubclass(schema, BaseModel):
         names = set(schema.model_fields)
     else:
-        names = set(getattr(schema, "__annotations__", {}))
-    return {name: value for name, value in values.items() if name in names}
+        return {name: values[name] for name in getattr(schema, "__annotations__", {}) if name in values}
+    try:
+        return schema(**{name: value for name, value in values.items() if name in names})
+    except (TypeError, ValueError) as exc:
+        raise SpecError(
+            f"{wanted.where}: the graph's context {schema.__name__} does not take what there is: {exc}",
+            hint=f"It is given: {', '.join(values)}; add what is missing under context.",
+        ) from exc
 
 
 def _plain(value: Any) -> Any:
+    """JSON-like, through and through: graphs keep pydantic objects and dataclasses in their state."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return value

@@ -4,41 +4,70 @@ Foreign exceptions are sorted here and nowhere else. Our own transport asks `fro
 the attributes that they share (`status_code`, `response`, `body`), whatever their class.
 """
 
-import asyncio
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import orjson
+
 from schemas.errors import FatalModelError, ModelError, RowError, TandemError, TransientModelError
 
-TRANSIENT_STATUS = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
+TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
+_MAX_RETRY_AFTER_S = 86_400.0
+# Read in the error's code and message. Rate limits speak of billing pages and payment methods too, so those words alone
+# are no sign of an empty account; a quota that says when to come back is a rate limit.
 _QUOTA = re.compile(
-    r"insufficient_quota|billing|credit balance|quota_exceeded|exceeded your current quota|payment", re.I
+    r"insufficient_quota|insufficient (balance|funds|credit)|credit balance is too low|billing_(hard_limit|not_active)"
+    r"|quota_exceeded|exceeded your current quota|payment required",
+    re.I,
 )
+_RATE = re.compile(r"rate_limit_exceeded|per ?minute|retryDelay|retry in \d", re.I)
 _CONTEXT = re.compile(
-    r"context_length|maximum context|too many tokens|prompt is too long|string_above_max_length", re.I
+    r"context_length|maximum context|context window|too many tokens|prompt is too long|string_above_max_length", re.I
 )
-_CONTENT = re.compile(r"content_filter|content_policy|content management policy|safety", re.I)
-_MODEL = re.compile(r"model_not_found|does not exist|unknown model|invalid model|not_found_error|no such model", re.I)
-_CONNECTION = re.compile(r"connection|connect|timeout|disconnected|unavailable", re.I)
+_CONTENT = re.compile(r"content_?filter|content_policy|content management policy|moderation|flagged|safety", re.I)
+_MODEL = re.compile(
+    r"model_not_found|(unknown|invalid|no such) model|\bmodel\b[^.]{0,80}(does not exist|not found|is not available)",
+    re.I,
+)
+_THROTTLED = re.compile(r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout", re.I)
+_CONNECTION = re.compile(
+    r"connection|connect(or)?error|timeout|disconnected|unavailable|transporterror|protocolerror|networkerror"
+    r"|payloaderror|incompleteread",
+    re.I,
+)
+_UNSENT = re.compile(
+    r"Connector|ConnectError|ConnectTimeout|ConnectionTimeout|PoolTimeout|EndpointConnection|ProxyConn"
+)
+_LOST = re.compile(r"Timeout|Disconnected|Reset|Payload|ClientOSError|ReadError|RemoteProtocol|ConnectionClosed")
+_SECRETS = re.compile(
+    r"(?:sk|pk|rk|gsk|xai|key|hf|r8)[-_][\w*-]{6,}|AIza[\w-]{10,}|AKIA\w{12,}|(?<=key=)[^&\s\"']+|(?<=Bearer )\S+", re.I
+)
 
 
 def from_status(
     status: int, text: str, *, headers: Mapping[str, str], model: str, setting: str
 ) -> ModelError | FatalModelError:
     """An HTTP error answer as one of ours. `setting` names the variable that holds the credential."""
-    said = _said(text)
-    if status == 401:
-        return FatalModelError(f"{model}: the provider refuses the key (401: {said})", hint=f"Check {setting}.")
-    if status in (402, 403) or (status == 429 and _QUOTA.search(text)):
-        what = "no access" if status == 403 else "the quota or balance is used up"
-        return FatalModelError(f"{model}: {what} ({status}: {said})", hint=f"Check the account behind {setting}.")
-    if status == 404 or (status == 400 and _MODEL.search(text)):
+    said = _said(text, setting)
+    if status in (401, 407):
+        return FatalModelError(f"{model}: the provider refuses the key ({status}: {said})", hint=f"Check {setting}.")
+    no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
+    if status == 402 or (status in (400, 403, 429) and no_money):
         return FatalModelError(
-            f"{model}: not found at the provider ({status}: {said})", hint="Check model: in the spec."
+            f"{model}: the quota or balance is used up ({status}: {said})", hint=f"Check the account behind {setting}."
         )
+    if status == 403 and not _CONTENT.search(text):
+        return FatalModelError(f"{model}: no access ({status}: {said})", hint=f"Check the account behind {setting}.")
+    if status == 404 or (status == 400 and _MODEL.search(said)):
+        return FatalModelError(
+            f"{model}: not found at the provider ({status}: {said})", hint="Check model: in the spec, and its base URL."
+        )
+    if 300 <= status < 400 or status == 405:
+        return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint="Check the base URL.")
     if status in TRANSIENT_STATUS or status >= 500:
         return TransientModelError(f"{model}: HTTP {status}: {said}", retry_after=retry_after(headers))
     kind = "bad_request"
@@ -50,45 +79,140 @@ def from_status(
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date) or OpenAI's `retry-after-ms`."""
-    try:
-        if millis := headers.get("retry-after-ms"):
-            return float(millis) / 1000
-        value = headers.get("Retry-After") or headers.get("retry-after")
-        if value is None:
+    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date) or OpenAI's `retry-after-ms`; a day at most."""
+    given = {name.lower(): value for name, value in headers.items()}
+    millis, value = given.get("retry-after-ms", ""), given.get("retry-after", "")
+    if _is_number(millis):
+        seconds = float(millis) / 1000
+    elif _is_number(value):
+        seconds = float(value)
+    else:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
             return None
-        if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-            return float(value)
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\s*\d+(\.\d+)?\s*", text, re.ASCII) is not None
 
 
 def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | None:
     """Any exception of a model call as one of ours; None where it is no failure of a call (a bug in a graph)."""
     if isinstance(exc, TandemError):
         return exc
-    status = getattr(exc, "status_code", None) or getattr(getattr(exc, "response", None), "status_code", None)
-    if isinstance(status, int):
-        headers = getattr(getattr(exc, "response", None), "headers", None) or {}
-        return from_status(status, str(exc), headers=headers, model=model, setting=setting)
-    if isinstance(exc, TimeoutError | asyncio.TimeoutError | ConnectionError):
-        return TransientModelError(f"{model}: {type(exc).__name__}")
-    if _CONNECTION.search(type(exc).__name__):
-        return TransientModelError(f"{model}: {type(exc).__name__}: {_said(str(exc))}")
+    name = type(exc).__name__
+    if "LengthFinishReason" in name:
+        return RowError("the answer was cut off at max_tokens", kind="truncated", hint="Raise params.max_tokens.")
+    if "ContentFilterFinishReason" in name:
+        return RowError("the provider's content filter withheld the answer", kind="content_filter")
+    status, text = _status(exc), _body(exc)
+    throttled = _THROTTLED.search(name) or _THROTTLED.search(_aws_code(exc))
+    if throttled or isinstance(exc, TimeoutError | ConnectionError):
+        said = _said(text, setting)
+        return TransientModelError(f"{model}: {name}" + (f": {said}" if said else ""), retry_after=_told_wait(exc))
+    if status is not None and 200 <= status < 300:
+        return RowError("the provider's answer is not a completion", kind="malformed_response")
+    if status is not None:
+        return from_status(status, text, headers=_headers(exc), model=model, setting=setting)
+    if any(_CONNECTION.search(cls.__name__) for cls in type(exc).__mro__):
+        return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
+    return _unnumbered(exc, name, text, model, setting)
+
+
+def _unnumbered(exc: BaseException, name: str, text: str, model: str, setting: str) -> TandemError | None:
+    """An SDK's own errors without a status: told apart by code, or by its place in their tree."""
+    said = f"{getattr(exc, 'code', '') or ''} {text}"
+    if any(cls.__name__ in ("APIError", "ClientError", "APIException") for cls in type(exc).__mro__):
+        if _QUOTA.search(said) and not _RATE.search(said):
+            return from_status(429, said, headers={}, model=model, setting=setting)
+        return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
+    sdk = any(cls.__name__ in ("OpenAIError", "AnthropicError") for cls in type(exc).__mro__)
+    if sdk or re.search(r"credential|authentication", name, re.I):  # it refuses to call at all
+        return FatalModelError(f"{model}: {_said(text, setting) or name}", hint=f"Check {setting}.")
     return None
 
 
-def _said(text: str, limit: int = 200) -> str:
-    """The provider's own words, short: `error.message` of a JSON body where there is one."""
-    match = re.search(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)"', text)
-    said = " ".join((match[1] if match else text).split())
-    said = re.sub(r"(sk|key)-[\w*-]{6,}", "…", said)  # providers echo part of a refused key
+def _status(exc: BaseException) -> int | None:
+    """The HTTP status that an SDK's exception carries, wherever it keeps it."""
+    response = getattr(exc, "response", None)
+    places: list[Any] = [getattr(exc, "status_code", None), getattr(response, "status_code", None)]
+    if isinstance(response, Mapping):  # botocore
+        places.append((response.get("ResponseMetadata") or {}).get("HTTPStatusCode"))
+    places += [getattr(exc, "status", None), getattr(exc, "code", None)]
+    return next((int(p) for p in places if isinstance(p, int) and 100 <= p < 600), None)
+
+
+def _aws_code(exc: BaseException) -> str:
+    response = getattr(exc, "response", None)
+    return str((response.get("Error") or {}).get("Code", "")) if isinstance(response, Mapping) else ""
+
+
+def _headers(exc: BaseException) -> Mapping[str, str]:
+    response = getattr(exc, "response", None)
+    if isinstance(response, Mapping):
+        found = (response.get("ResponseMetadata") or {}).get("HTTPHeaders")
+    else:
+        found = getattr(response, "headers", None) or getattr(exc, "headers", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _told_wait(exc: BaseException) -> float | None:
+    return retry_after(_headers(exc))
+
+
+def _body(exc: BaseException) -> str:
+    """The JSON of the provider's error where the SDK kept it, else what the exception says."""
+    body = getattr(exc, "body", None)
+    if isinstance(body, Mapping):
+        try:
+            return orjson.dumps(body).decode()
+        except TypeError:
+            pass
+    return str(exc)
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = exc
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def may_be_billed(exc: BaseException) -> bool:
+    """Whether the provider may have answered a call of which we know nothing: sent, then a timeout or a cut."""
+    if _status(exc) is not None:
+        return False
+    names = [type(cause).__name__ for cause in _chain(exc)]
+    return any(map(_LOST.search, names)) and not any(map(_UNSENT.search, names))
+
+
+def _said(text: str, setting: str, limit: int = 200) -> str:
+    """The provider's own words, short and without keys: `error.message` of a JSON body where there is one."""
+    match = re.search(r'"message"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+    if match is not None:
+        try:
+            text = orjson.loads(match[1])
+        except orjson.JSONDecodeError:
+            text = match[1]
+    said = redacted(" ".join(text.split()), setting)
     return said[:limit] + ("…" if len(said) > limit else "")
+
+
+def redacted(text: str, setting: str = "") -> str:
+    """The text without credentials: providers echo refused keys, and some put them into URLs."""
+    secret = os.environ.get(setting, "") if setting else ""
+    if len(secret) >= 8:
+        text = text.replace(secret, "…")
+    return _SECRETS.sub("…", text)
 
 
 def describe(exc: BaseException) -> dict[str, Any]:
     """What a reject says of its cause."""
     if isinstance(exc, RowError):
-        return {"kind": exc.kind, "message": exc.message, "raw": exc.raw}
-    return {"kind": type(exc).__name__, "message": str(exc)[:500], "raw": None}
+        said = {"kind": exc.kind, "message": exc.message, "raw": exc.raw}
+    else:
+        said = {"kind": type(exc).__name__, "message": redacted(str(exc)[:500]), "raw": None}
+    # Text from anywhere; what is no Unicode could never be written to the journal.
+    return {key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in said.items()}

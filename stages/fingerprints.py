@@ -5,10 +5,10 @@ true differ. Temporal values go by their integer, floats by their bits, never by
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 
 import numpy as np
-import orjson
 import polars as pl
 
 NULL = "-"
@@ -55,7 +55,7 @@ def _text(column: pl.Series) -> tuple[str, pl.Series]:
     if data_type.is_integer():
         return "i", column.cast(pl.String)
     if data_type.is_float():
-        bits = (column.cast(pl.Float64).fill_null(0.0) + 0.0).to_numpy().copy()  # + 0.0 makes -0.0 plain
+        bits = column.cast(pl.Float64).fill_null(0.0).to_numpy() + 0.0  # in numpy, as Polars skips it: makes -0.0 plain
         bits[np.isnan(bits)] = np.nan
         text = pl.Series(bits.view(np.int64)).cast(pl.String)
         return "f", text.set(column.is_null(), None)
@@ -65,8 +65,10 @@ def _text(column: pl.Series) -> tuple[str, pl.Series]:
         return "d", column.to_physical().cast(pl.String)
     if isinstance(data_type, pl.Datetime):
         return "z" if data_type.time_zone else "t", column.dt.cast_time_unit("us").to_physical().cast(pl.String)
-    if data_type.is_temporal():
-        return "u", column.to_physical().cast(pl.String)
+    if isinstance(data_type, pl.Duration):
+        return "p", column.dt.cast_time_unit("us").to_physical().cast(pl.String)
+    if data_type == pl.Time:
+        return "h", column.to_physical().cast(pl.String)
     if data_type == pl.Binary:
         return "x", column.bin.encode("hex")
     if data_type.is_decimal():
@@ -75,4 +77,5 @@ def _text(column: pl.Series) -> tuple[str, pl.Series]:
 
 
 def _json(value: object) -> str:
-    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+    """Lists and structs. Not orjson, to which NaN is null."""
+    return json.dumps(value, default=str, sort_keys=True)

@@ -11,6 +11,7 @@ never changed; two attempts of one batch can only add equal facts, so they canno
 """
 
 import asyncio
+import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import orjson
 
 FORMAT = 1
+_LINE_START = re.compile(rb"[0-9a-f]{8} \{")
 RowKey = tuple[str, str]
 CallKey = tuple[str, int]
 
@@ -27,7 +29,8 @@ CallKey = tuple[str, int]
 @dataclass(frozen=True, slots=True)
 class RowRecord:
     """`answer` is the JSON text of the stage's output columns; `error` describes a reject; `calls` are the calls that
-    led here, so that a retry can void exactly them. `id` is the identity of the source row that asked."""
+    led here, so that a retry can void exactly them. `id` is the identity of the source row that asked; `shared`: it
+    took the answer of an equal row."""
 
     stage: str
     row: str
@@ -38,6 +41,7 @@ class RowRecord:
     calls: tuple[CallKey, ...]
     run: str
     at: float
+    shared: bool = False
 
     @property
     def key(self) -> RowKey:
@@ -78,10 +82,28 @@ def encode_segment(records: Iterable[Record]) -> bytes:
     """Header and lines."""
     lines = [orjson.dumps({"tandem_journal": FORMAT})]
     for record in records:
-        kind = "row" if isinstance(record, RowRecord) else "call"
-        body = orjson.dumps({"k": kind, **{name: getattr(record, name) for name in record.__slots__}})
+        body = encode_record(record)
         lines.append(b"%08x " % zlib.crc32(body) + body)
     return b"\n".join(lines) + b"\n"
+
+
+def encode_record(record: Record) -> bytes:
+    """The JSON of a record."""
+    kind = "row" if isinstance(record, RowRecord) else "call"
+    return orjson.dumps({"k": kind, **{name: getattr(record, name) for name in record.__slots__}})
+
+
+def record_of(body: bytes) -> Record | None:
+    """The record that some JSON is, None where it is none of ours."""
+    try:
+        data = orjson.loads(body)
+        kind = data.pop("k")
+        if kind == "row":
+            data["calls"] = tuple((request, ordinal) for request, ordinal in data["calls"])
+            return RowRecord(**data)
+        return CallRecord(**data) if kind == "call" else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 @dataclass
@@ -97,38 +119,48 @@ class UnknownFormat(Exception):
 
 
 def decode_segment(data: bytes) -> Segment:
-    """Records of a segment; torn lines are counted, not guessed. Raises UnknownFormat for another version's."""
+    """Records of a segment; torn lines are counted, not guessed. Raises UnknownFormat for another version's.
+
+    A torn header costs nothing more than itself: lines say what they are, and a later format must seed its checksums
+    (`zlib.crc32(body, FORMAT)`), so that its lines can never pass for ours.
+    """
     segment = Segment()
-    header, _, rest = data.partition(b"\n")
-    try:
-        version = orjson.loads(header)["tandem_journal"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        segment.torn += 1  # without its header nothing says what the lines mean
-        return segment
-    if version != FORMAT:
+    header, *lines = data.split(b"\n")
+    version = _version(header)
+    if version is None:
+        segment.torn += 1
+    elif version != FORMAT:
         raise UnknownFormat(f"journal format {version!r}, this Tandem reads {FORMAT}")
-    for line in rest.split(b"\n"):
+    for line in lines:
         if line:
-            record = _decode_line(line)
-            if record is None:
-                segment.torn += 1
-            else:
-                segment.records.append(record)
+            _decode_line(line, segment)
     return segment
 
 
-def _decode_line(line: bytes) -> Record | None:
+def _version(header: bytes) -> int | None:
     try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
-            return None
-        data = orjson.loads(line[9:])
-        kind = data.pop("k")
-        if kind == "row":
-            data["calls"] = tuple((request, ordinal) for request, ordinal in data["calls"])
-            return RowRecord(**data)
-        return CallRecord(**data) if kind == "call" else None
-    except (ValueError, TypeError, KeyError):
+        version = orjson.loads(header)["tandem_journal"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
+    return version if isinstance(version, int) else None
+
+
+def _decode_line(line: bytes, segment: Segment) -> None:
+    record = _whole(line)
+    if record is not None:
+        segment.records.append(record)
+        return
+    segment.torn += 1
+    for start in _LINE_START.finditer(line, 1):  # a torn line break: what follows it is whole
+        before, after = _whole(line[: start.start() - 1]), _whole(line[start.start() :])
+        segment.records.extend(record for record in (before, after) if record is not None)
+        if after is not None:
+            return
+
+
+def _whole(line: bytes) -> Record | None:
+    body = line[9:]
+    return record_of(body) if line[:9] == b"%08x " % zlib.crc32(body) else None
 
 
 # Known answers and new ones ----------------------------------------------------------------------------------------
@@ -145,14 +177,21 @@ class Known:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Later facts win over earlier rejects; an answer, once there, stays."""
+        """An answer wins over rejects, a later reject over an earlier, the first answer over later ones: whatever the
+        order in which facts are read, the same are known."""
         if isinstance(record, CallRecord):
-            if record.raw is not None:
-                self.calls.setdefault(record.key, record)
+            call = self.calls.get(record.key)
+            if record.raw is not None and (call is None or record.at < call.at):
+                self.calls[record.key] = record
             return
-        known = self.rows.get(record.key)
-        if known is None or (known.status == "rejected" and record.at >= known.at):
+        row = self.rows.get(record.key)
+        if row is None or _precedence(record) > _precedence(row):
             self.rows[record.key] = record
+
+
+def _precedence(record: RowRecord) -> tuple[bool, float]:
+    answered = record.status == "ok"
+    return answered, -record.at if answered else record.at
 
 
 class Journal:
@@ -180,37 +219,46 @@ class Journal:
         self._unflushed: list[Record] = []
         self._flushing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._flusher: asyncio.Task[None] | None = None
+        self._closed = False
         self.failed: BaseException | None = None
 
     async def append(self, record: Record) -> None:
-        """Take a record; in `strict`, return when it is stored."""
+        """Take a record; in `strict`, return when it is stored. Where the store has failed and records pile up, wait
+        for it too: what is not stored would be paid for again. Raises what `put` raises."""
         self.known.add(record)
         self._unflushed.append(record)
-        if self._strict:
+        full = len(self._unflushed) >= self._flush_records
+        if self._strict or (full and self.failed is not None):
             await self.flush()
-        elif len(self._unflushed) >= self._flush_records:
+        elif full:
             self._start_flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._flush_s, self._start_flush)
+            self._start_timer()
 
-    def _start_flush(self) -> None:
-        self._stop_timer()
-        task = asyncio.ensure_future(self._flush_quietly())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _start_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._flush_s, self._start_flush)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _start_flush(self) -> None:
+        self._stop_timer()
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush_quietly())
+
     async def _flush_quietly(self) -> None:
-        """A background flush: what fails is kept for the next flush, and seen by `flush()` at the end of the batch."""
+        """A background flush: what fails is kept for the next flush, and seen by `close()` at the end of the batch."""
         try:
             await self.flush()
         except Exception as exc:  # noqa: BLE001  any store failure means the same: keep the records
             self.failed = exc
+        finally:
+            self._flusher = None
+        if self._unflushed and self._timer is None and not self._closed:
+            self._start_timer()
 
     async def flush(self) -> None:
         """Store all records taken so far. Raises what `put` raises."""
@@ -228,11 +276,12 @@ class Journal:
                 raise
 
     async def close(self) -> None:
-        """Flush, and wait for background flushes."""
-        self._stop_timer()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait for a background flush, then flush what is left."""
+        self._closed = True
+        if self._flusher is not None:
+            await asyncio.wait((self._flusher,))
         await self.flush()
+        self._stop_timer()
 
 
 def now() -> float:

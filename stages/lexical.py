@@ -10,7 +10,7 @@ No understanding is claimed. Each property is read by its name, description, typ
 - string: first sentences for a summary, the fullest sentence for a reason, else a name or a frequent word;
   dates: the first one written, days before months; list of strings: the frequent words; list of objects: one.
 
-An answer is always valid: a schema with a keyword not in `_KNOWN` is refused with FatalModelError. Nothing depends on
+An answer is always valid: a schema with a keyword not in `KNOWN` is refused with FatalModelError. Nothing depends on
 hash order, so equal questions have equal answers in every process.
 """
 
@@ -24,97 +24,35 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from schemas.errors import FatalModelError
+from stages.words import (
+    ALARM,
+    ANY_STOP,
+    DATES,
+    EMAIL,
+    FALLBACKS,
+    GENERIC,
+    GREETING,
+    KNOWN,
+    LANGUAGE,
+    MONTHS,
+    NAMES,
+    NUMBER,
+    ORDER,
+    PROPER,
+    SCALES,
+    SENTENCE,
+    SENTENCES,
+    STOP_WORDS,
+    SUMMARIES,
+    SYNONYMS,
+    WORD,
+    stem,
+    stems,
+)
 
 Schema = dict[str, Any]
 Found = tuple[Any, bool]  # a valid value, and whether the text gave a reason for it
 Reader = Callable[["Text"], Found]
-
-
-@lru_cache(1 << 16)
-def stem(word: str) -> str:
-    """Enough to make invoice, invoices and invoiced one word; not linguistics."""
-    word = word.casefold()
-    for suffix in ("ing", "ies", "ed", "es", "s", "e", "y"):
-        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
-            word = word[: -len(suffix)]
-            break
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
-
-
-def _stems(words: str) -> tuple[str, ...]:
-    split = re.sub(r"([a-z])([A-Z])", r"\1 \2", words)
-    return tuple(dict.fromkeys(stem(word) for word in re.findall(r"[^\W_]+", split)))
-
-
-_LABELS = (
-    ("billing payment invoice finance", "bill charge invoice payment pay paid refund receipt price vat tax card debit"
-     " subscription renewal rechnung abbuchung zahlung erstattung facture paiement remboursement factura cobro"),
-    ("bug error technical defect incident", "error crash broken fail failed freeze froze wrong blank exception"
-     " offline outage glitch unresponsive fehler absturz erreur timeout sync reboot stuck"),
-    ("feature request suggestion idea", "feature wish suggestion idea roadmap would love could add"
-     " option wunsch integration fonctionnalité"),
-    ("shipping delivery order logistics", "ship shipment delivery delivered parcel package tracking courier"
-     " warehouse damaged paket lieferung colis livraison pedido envío"),
-    ("account access login user", "account login password signin locked 2fa profile email invite seat sso owner"
-     " konto passwort anmelden compte passe cuenta contraseña"),
-    ("positive praise happy", "great love excellent perfect happy good awesome wonderful super"
-     " fantastic helpful pleased"),
-    ("negative complaint unhappy", "bad terrible awful angry worst disappointed unacceptable hate broken poor useless"
-     " frustrated ridiculous schlecht nul never cannot"),
-    ("spam junk", "winner prize casino bitcoin viagra unsubscribe lottery seo backlinks click"),
-    ("urgent", "urgent immediately asap emergency outage down critical dringend sofort"),
-    ("cancellation churn cancel", "cancel close terminate leave kündigen résilier"),
-    ("refund return", "refund return money back erstattung remboursement"),
-)  # fmt: skip
-_SYNONYMS = {key: _stems(words) for keys, words in _LABELS for key in _stems(keys)}
-_ALARM = dict.fromkeys(
-    _stems("urgent outage emergency critical immediately asap dringend sofort urgence production"), 30
-)
-_ALARM |= dict.fromkeys(_stems("down unacceptable blocked locked lost breach lawyer angry today overdue dead"), 20)
-_ALARM |= dict.fromkeys(_stems("refund broken crash failed error twice wrong again waiting cannot offline missing"), 10)
-_ALARM |= dict.fromkeys(_stems("whenever rush curious wondering minor idea suggestion someday typo cosmetic"), -20)
-_ALARM |= dict.fromkeys(_stems("please thanks maybe love nice question would bitte danke merci"), -10)
-_ORDER = ["none", "low", "minor", "normal", "medium", "moderate", "high", "major", "severe", "urgent", "critical"]
-_SCALES = frozenset(_stems("urgency priority severity score rating intensity level importance impact risk confidence"))
-_FALLBACKS = frozenset(_stems("other neutral unknown none general misc miscellaneous undefined unclear na"))
-_SUMMARIES = frozenset(_stems("summary title subject headline tldr abstract overview synopsis"))
-_SENTENCES = frozenset(_stems("reason rationale explanation answer reply response comment quote issue question"))
-_LANGUAGE = frozenset(_stems("language lang locale langue sprache"))
-_STOP = {
-    "en": "the and you for that this with have was are not but from they your our has been will can is it of to in on"
-    " at we my be as an or if so do i a me when there what which just any all after since still please"
-    " hello dear team good morning thanks kind regards whenever something",
-    "de": "der die das und ist nicht ich wir sie mit für ein eine den dem auf bitte von zu haben hat seit aber oder",
-    "fr": "le la les des est et vous nous je pas une un pour dans que qui sur avec mon notre bonjour merci du au",
-    "es": "el los las y es no que una por con para mi nuestro hola gracias del se ha desde pero",
-    "it": "il gli e non che una per con mio nostro ciao grazie di da sono ma",
-}
-_STOP_WORDS = {code: frozenset(words.split()) for code, words in _STOP.items()}
-_ANY_STOP = frozenset[str]().union(*_STOP_WORDS.values())
-_NAMES = dict(pair.split() for pair in ("english en", "german de", "french fr", "spanish es", "italian it"))
-_GENERIC = frozenset(map(stem, _ANY_STOP)).union(_stems("whether true false customer user text ticket should needs"))
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-_GREETING = re.compile(r"(?i)(hi|hello|hey|dear|hallo|bonjour|hola|good (morning|afternoon))\b[\w ,]{0,24}[,.!]?$")
-_PROPER = re.compile(r"(?<=[a-z,] )[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)*")
-_KNOWN = frozenset(re.findall(
-    r"\S+",
-    "$ref $defs $schema definitions title description default examples deprecated discriminator type properties"
-    " required additionalProperties enum const anyOf oneOf items minItems maxItems uniqueItems minLength maxLength"
-    " format minimum maximum exclusiveMinimum exclusiveMaximum",
-))  # fmt: skip
-_EMAIL = re.compile(
-    r"(?i)\b[a-z0-9_]{1,40}([.+-][a-z0-9_]{1,40}){0,4}@([a-z0-9]{1,40}(-[a-z0-9]{1,40}){0,3}\.){1,4}[a-z]{2,20}\b"
-)
-_NUMBER = re.compile(r"(?<![\w.,:/-])-?(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:[.,]\d{1,9})?(?![\w:/-]|[.,]\d)")
-_MONTHS = {name: n for n, name in enumerate(re.findall("...", "janfebmaraprmayjunjulaugsepoctnovdec"), 1)}
-_DATES = re.compile(
-    r"(?<!\d)(?:(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)(?:[T ](?P<t>(?:[01]\d|2[0-3]):[0-5]\d))?"
-    r"|(?P<d2>\d{1,2})[./](?P<m2>\d{1,2})[./](?P<y2>\d{4})"
-    r"|(?P<d3>\d{1,2})\.? (?P<m3>[A-Za-z]{3,9}),? (?P<y3>\d{4})"
-    r"|(?P<m4>[A-Za-z]{3,9}) (?P<d4>\d{1,2}),? (?P<y4>\d{4}))(?!\d)",
-    re.ASCII,
-)
 
 
 class Text:
@@ -125,7 +63,7 @@ class Text:
 
     @cached_property
     def words(self) -> list[str]:
-        return _WORD.findall(self.raw)
+        return WORD.findall(self.raw)
 
     @cached_property
     def seen(self) -> dict[str, tuple[int, int]]:
@@ -138,14 +76,14 @@ class Text:
 
     @cached_property
     def sentences(self) -> list[str]:
-        split = [part for part in map(str.strip, _SENTENCE.split(self.raw)) if part]
-        return [part for part in split if not _GREETING.match(part)] or split
+        split = [part for part in map(str.strip, SENTENCE.split(self.raw)) if part]
+        return [part for part in split if not GREETING.match(part)] or split
 
     @cached_property
     def topics(self) -> list[str]:
         """The words that carry most, best first: frequent, then long, then early."""
         words = dict.fromkeys(word.lower() for word in self.words if len(word) > 3 and word.isalpha())
-        kept = {stem(word): word for word in reversed(words) if word not in _ANY_STOP}
+        kept = {stem(word): word for word in reversed(words) if word not in ANY_STOP}
         order = {key: (-self.seen[key][0], -min(len(word), 8), self.seen[key][1]) for key, word in kept.items()}
         return [kept[key] for key in sorted(order, key=order.__getitem__)]
 
@@ -153,20 +91,20 @@ class Text:
     def intensity(self) -> int:
         """0 to 100; a text without alarm or calm words has 30."""
         loud = sum(word.isupper() and word.isalpha() and len(word) > 3 for word in self.words)
-        felt = sum(_ALARM.get(key, 0) for key in self.seen) + 10 * (min(loud, 2) + min(self.raw.count("!"), 2))
+        felt = sum(ALARM.get(key, 0) for key in self.seen) + 10 * (min(loud, 2) + min(self.raw.count("!"), 2))
         return min(100, max(0, 30 + felt))
 
     @cached_property
     def numbers(self) -> list[float]:
-        found = (re.sub(r",(?=\d{3}(?:\D|$))", "", number).replace(",", ".") for number in _NUMBER.findall(self.raw))
+        found = (re.sub(r",(?=\d{3}(?:\D|$))", "", number).replace(",", ".") for number in NUMBER.findall(self.raw))
         return [float(number) if "." in number else int(number) for number in found]
 
     @cached_property
     def date(self) -> tuple[str, str] | None:
         """The first real date as ISO, and its time of day."""
-        for hit in _DATES.finditer(self.raw):
+        for hit in DATES.finditer(self.raw):
             part = {key[0]: value for key, value in hit.groupdict().items() if value}
-            month = int(part["m"]) if part["m"].isdigit() else _MONTHS.get(part["m"][:3].lower(), 0)
+            month = int(part["m"]) if part["m"].isdigit() else MONTHS.get(part["m"][:3].lower(), 0)
             try:
                 return date(int(part["y"]), month, int(part["d"])).isoformat(), part.get("t", "00:00")
             except ValueError:
@@ -176,7 +114,7 @@ class Text:
     @cached_property
     def language(self) -> str | None:
         words = [word.lower() for word in self.words]
-        hits = {code: sum(word in stops for word in words) for code, stops in _STOP_WORDS.items()}
+        hits = {code: sum(word in stops for word in words) for code, stops in STOP_WORDS.items()}
         best = max(hits, key=hits.__getitem__)
         return best if hits[best] else None
 
@@ -193,7 +131,7 @@ class Text:
     def fullest(self) -> list[str]:
         """Sentences by how many of the text's topics they hold, best first."""
         topics = frozenset(self.topics[:8])
-        return sorted(self.sentences, key=lambda part: -sum(word.lower() in topics for word in _WORD.findall(part)))
+        return sorted(self.sentences, key=lambda part: -sum(word.lower() in topics for word in WORD.findall(part)))
 
 
 def cut(value: str, limit: int) -> str:
@@ -241,12 +179,12 @@ class _Field:
             for key in filter(None, ref.removeprefix("#").split("/")):
                 target = target[key]
             schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
-        if unknown := sorted(schema.keys() - _KNOWN):
+        if unknown := sorted(schema.keys() - KNOWN):
             raise _refused(f"it uses {unknown[0]!r}")
         return _Field(schema, self.name if name is None else name, self.root, refs)
 
     def says(self, words: frozenset[str]) -> bool:
-        return not words.isdisjoint(_stems(self.name))
+        return not words.isdisjoint(stems(self.name))
 
     def span(self, low: str, high: str) -> tuple[Any, Any]:
         """The bounds under these two keywords, absent ones as 0 and infinity."""
@@ -304,8 +242,8 @@ def _labels(values: Sequence[Any]) -> list[tuple[Any, dict[str, int]]]:
     """The stems that speak for each value: its own weigh two, their synonyms one."""
     labels = []
     for value in values:
-        own = _stems(str(value))
-        labels.append((value, {key: 1 for word in own for key in _SYNONYMS.get(word, ())} | dict.fromkeys(own, 2)))
+        own = stems(str(value))
+        labels.append((value, {key: 1 for word in own for key in SYNONYMS.get(word, ())} | dict.fromkeys(own, 2)))
     return labels
 
 
@@ -324,18 +262,18 @@ def _enum(field: _Field, values: Sequence[Any]) -> Reader:
     if not options:
         return _null(field)
     labels, named = _labels(options), {str(value).lower(): value for value in options}
-    vague = [value for value in options if not _FALLBACKS.isdisjoint(_stems(str(value)))]
+    vague = [value for value in options if not FALLBACKS.isdisjoint(stems(str(value)))]
     fallback = None if None in values else (vague or options)[-1]
-    steps: list[Any] = [named[word] for word in _ORDER if word in named] if named.keys() <= set(_ORDER) else []
+    steps: list[Any] = [named[word] for word in ORDER if word in named] if named.keys() <= set(ORDER) else []
     if all(type(value) in (int, float) for value in options):
         steps = sorted(options)
-    language = field.says(_LANGUAGE)
+    language = field.says(LANGUAGE)
 
     def read(text: Text) -> Found:
         if len(steps) > 1:
             return steps[(text.intensity * (len(steps) - 1) + 50) // 100], bool(text.words)
         if language:
-            spoken = [named[name] for name in named if text.language in (name[:2], _NAMES.get(name))]
+            spoken = [named[name] for name in named if text.language in (name[:2], NAMES.get(name))]
             return (spoken[0], True) if spoken else (fallback, False)
         ranked = _ranked(text, labels)
         if "mixed" in named and {"positive", "negative"} <= {str(value).lower() for value in ranked}:
@@ -354,7 +292,7 @@ def _number(field: _Field) -> Reader:
     if low > high:
         raise _refused(f"no number lies within the bounds of {field.name!r}")
     bounded = low > -inf and high < inf
-    scale = bounded and not _SCALES.isdisjoint(_stems(f"{field.name} {schema.get('description', '')}"))
+    scale = bounded and not SCALES.isdisjoint(stems(f"{field.name} {schema.get('description', '')}"))
 
     def read(text: Text) -> Found:
         stated = [int(number) if whole else number for number in ([] if scale else text.numbers)]
@@ -380,9 +318,9 @@ def _beyond(bound: float, towards: float, whole: bool) -> float:
 
 
 def _boolean(field: _Field) -> Reader:
-    own = [key for key in _stems(field.name) if key not in _GENERIC]
-    words = frozenset(own).union(*(_SYNONYMS.get(key, ()) for key in own))
-    hints = frozenset(_stems(field.schema.get("description", ""))) - _GENERIC
+    own = [key for key in stems(field.name) if key not in GENERIC]
+    words = frozenset(own).union(*(SYNONYMS.get(key, ()) for key in own))
+    hints = frozenset(stems(field.schema.get("description", ""))) - GENERIC
 
     def read(text: Text) -> Found:
         said = not words.isdisjoint(text.seen) or sum(key in text.seen for key in hints) > 1
@@ -398,7 +336,7 @@ def _string(field: _Field) -> Reader:
             raise _refused(f"{field.name!r} has the format {form!r}, or one with a length")
         return _FORMATS[form]
     limit = int(max(low, min(160, high)))
-    language, summary, sentence = (field.says(words) for words in (_LANGUAGE, _SUMMARIES, _SENTENCES))
+    language, summary, sentence = (field.says(words) for words in (LANGUAGE, SUMMARIES, SENTENCES))
 
     def find(text: Text) -> str:
         if language:
@@ -407,7 +345,7 @@ def _string(field: _Field) -> Reader:
             return text.summary(limit)
         if sentence:
             return text.fullest()[0]
-        proper = _PROPER.search(text.raw)
+        proper = PROPER.search(text.raw)
         return proper.group() if proper else (text.topics or text.words)[0]
 
     return lambda text: (cut(find(text), limit).ljust(low, "."), bool(text.raw))
@@ -419,7 +357,7 @@ def _array(field: _Field) -> Reader:
     item, labels, kind = _reader(inner), _labels(inner.schema.get("enum", [])), inner.schema.get("type", "string")
     if field.schema.get("uniqueItems") and low > max(1, len(labels)):
         raise _refused(f"{field.name!r} wants {low} different items")
-    sentences = field.says(_SENTENCES)
+    sentences = field.says(SENTENCES)
     words = kind == "string" and inner.schema.keys().isdisjoint(("const", "format", "anyOf", "oneOf", "properties"))
 
     def parts(text: Text) -> list[str]:
@@ -450,7 +388,7 @@ def _datetime(text: Text) -> Found:
 
 
 def _email(text: Text) -> Found:
-    return (hit.group(), True) if (hit := _EMAIL.search(text.raw)) else ("nobody@example.com", False)
+    return (hit.group(), True) if (hit := EMAIL.search(text.raw)) else ("nobody@example.com", False)
 
 
 _FORMATS: dict[str, Reader] = {"date": _date, "date-time": _datetime, "email": _email}

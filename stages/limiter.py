@@ -2,65 +2,129 @@
 
 Two bounds: calls at the provider, held exactly while a request is out; and rows whose graph is running, a little more,
 so that the work around a call (rendering, parsing, the journal) overlaps with other rows' calls.
+
+Runs with different limits share one place: while both have something in flight, the smaller limit holds for both.
 """
 
 import asyncio
 import time
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 _ROWS_PER_CALL = 1.25
+# A wait longer than this is the workflow's. Who calls after it has waited there, by a clock that is not ours.
+_MAX_BLOCK_S = 60.0
+
+
+class Blocked(Exception):
+    """The provider asked for a longer wait than the caller is ready for."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"blocked for {seconds:.0f} s")
+        self.seconds = seconds
+
+
+class _Gate:
+    """As many holders as the smallest limit among those who hold or wait, first come first served."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._limits: Counter[int] = Counter()
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self, limit: int) -> None:
+        self._limits[limit] += 1
+        if not self._queue and self.held < min(self._limits):
+            self.held += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn  # whoever wakes us has counted us among the holders
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.held -= 1
+            self._leave(limit)
+            raise
+
+    def release(self, limit: int) -> None:
+        self.held -= 1
+        self._leave(limit)
+
+    def _leave(self, limit: int) -> None:
+        self._limits[limit] -= 1
+        if not self._limits[limit]:
+            del self._limits[limit]
+        while self._queue and self.held < min(self._limits, default=0):
+            turn = self._queue.popleft()
+            if not turn.done():
+                self.held += 1
+                turn.set_result(None)
 
 
 @dataclass
+class _Place:
+    """What all limiters of one key share. Nobody calls before `blocked_until` (monotonic seconds); `asked_until` is
+    what the provider asked for, where that is longer than we hold anybody."""
+
+    calls: _Gate = field(default_factory=_Gate)
+    rows: _Gate = field(default_factory=_Gate)
+    blocked_until: float = 0.0
+    asked_until: float = 0.0
+
+
+@dataclass(frozen=True)
 class Limiter:
-    """`rows_in_flight` calls at once. Nobody calls before `blocked_until` (monotonic seconds), set by a Retry-After."""
+    """`rows_in_flight` calls at once. Nobody calls before a Retry-After is over."""
 
     rows_in_flight: int
-    blocked_until: float = 0.0
-    _calls: asyncio.Semaphore = field(init=False)
-    _rows: asyncio.Semaphore = field(init=False)
+    _place: _Place = field(default_factory=_Place)
 
-    def __post_init__(self) -> None:
-        self._calls = asyncio.Semaphore(self.rows_in_flight)
-        self._rows = asyncio.Semaphore(max(self.rows_in_flight + 1, int(self.rows_in_flight * _ROWS_PER_CALL)))
+    @property
+    def _rows(self) -> int:
+        return max(self.rows_in_flight + 1, int(self.rows_in_flight * _ROWS_PER_CALL))
+
+    async def take_row(self) -> None:
+        """Take a place for one row's graph, to be given back with `leave_row`."""
+        await self._place.rows.acquire(self._rows)
+
+    def leave_row(self) -> None:
+        self._place.rows.release(self._rows)
 
     @asynccontextmanager
-    async def row(self) -> AsyncIterator[None]:
-        """Hold a place for one row's graph."""
-        async with self._rows:
-            yield
-
-    @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
-        """Hold a place for one request, once the provider lets us."""
+    async def call(self, *, patience_s: float = float("inf")) -> AsyncIterator[None]:
+        """Hold a place for one request, once the provider lets us. Raises Blocked where that is not within
+        `patience_s`."""
+        gate, place = self._place.calls, self._place
         while True:
-            await self._calls.acquire()
-            wait = self.blocked_until - time.monotonic()
-            if wait <= 0:
+            await gate.acquire(self.rows_in_flight)
+            now = time.monotonic()
+            if now >= place.blocked_until:
                 break
-            self._calls.release()
-            await asyncio.sleep(wait)
+            gate.release(self.rows_in_flight)
+            if place.asked_until - now > patience_s:
+                raise Blocked(place.asked_until - now)
+            await asyncio.sleep(min(place.blocked_until - now, 1.0))  # a longer wait may be asked for meanwhile
         try:
             yield
         finally:
-            self._calls.release()
+            gate.release(self.rows_in_flight)
 
     def block(self, seconds: float) -> None:
         """Nobody calls for so long."""
-        self.blocked_until = max(self.blocked_until, time.monotonic() + seconds)
+        now, place = time.monotonic(), self._place
+        place.asked_until = max(place.asked_until, now + seconds)
+        place.blocked_until = max(place.blocked_until, now + min(seconds, _MAX_BLOCK_S))
 
 
 class Limiters:
     """The limiters of a process."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Limiter] = {}
+        self._places: dict[str, _Place] = {}
 
     def of(self, key: str, rows_in_flight: int) -> Limiter:
-        """The limiter of a key; the smallest limit asked for wins while it is in use."""
-        found = self._known.get(key)
-        if found is None or found.rows_in_flight != rows_in_flight:
-            found = self._known[key] = Limiter(rows_in_flight)
-        return found
+        """The limiter of a key. All of a key share one place, whatever their limits."""
+        return Limiter(rows_in_flight, self._places.setdefault(key, _Place()))

@@ -28,7 +28,9 @@ _PROVIDERS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 _OURS = frozenset(("openai", "offline"))
 # Parameters of the connection, which change nothing of what is answered.
-_CONNECTION = frozenset(("timeout", "max_retries", "headers", "default_headers", "api_key"))
+_CONNECTION = frozenset(
+    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
+)
 
 
 @dataclass
@@ -60,8 +62,11 @@ def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
 def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     """The model of a role. Raises SpecError where a provider's package is absent or refuses the parameters."""
     params = {**stage.params, **choice.params}
-    timeout_s = spec.limits.call_timeout.total_seconds()
+    given = params.pop("timeout", params.pop("request_timeout", None))
+    timeout_s = float(given if given is not None else spec.limits.call_timeout.total_seconds())
+    params.pop("max_retries", None)  # one layer retries: stages.calls
     provider, _, name = choice.name.partition(":")
+    setting, credential = _credential(provider, params)
     if provider == "offline":
         from stages.offline import OfflineChatModel
 
@@ -70,17 +75,26 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         model = _openai(name, params, timeout_s)
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
-    setting = (_PROVIDERS.get(provider, (("the provider's credentials",), ""))[0] or ("the provider's credentials",))[0]
-    credential = digest(os.environ.get(setting, ""))[:8]
     backend = Backend(
         name=choice.name,
         identity=model_identity(choice, stage.params),
         setting=setting,
-        limiter=services.limiters.of(f"{choice.name}:{credential}", spec.limits.rows_in_flight),
+        limiter=services.limiters.of(f"{choice.name}:{digest(credential)[:8]}", spec.limits.rows_in_flight),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
     )
     return journalled(model, backend)
+
+
+def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
+    """The setting that holds the provider's credential, and the credential."""
+    if "api_key" in params:
+        return "params.api_key", str(params["api_key"])
+    variables = _PROVIDERS.get(provider, ((), ""))[0]
+    held = next((variable for variable in variables if os.environ.get(variable)), None)
+    if held is not None:
+        return held, os.environ[held]
+    return (variables[0] if variables else "the provider's credentials"), ""
 
 
 def _openai(name: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
@@ -90,12 +104,12 @@ def _openai(name: str, params: dict[str, Any], timeout_s: float) -> BaseChatMode
     extra = sent.pop("extra_body", {})
     if base_url == DEFAULT_BASE_URL and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # the name that reasoning models insist on
-    key = os.environ.get("OPENAI_API_KEY")
+    key = sent.pop("api_key", None) or os.environ.get("OPENAI_API_KEY")
     return OpenAICompatibleChatModel(
         model=name,
         base_url=base_url,
         api_key=SecretStr(key) if key else None,
-        timeout_s=float(sent.pop("timeout", timeout_s)),
+        timeout_s=timeout_s,
         headers=headers,
         params={**sent, **extra},
     )
@@ -106,7 +120,7 @@ def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) ->
 
     provider = name.partition(":")[0]
     try:
-        model: BaseChatModel = init_chat_model(name, max_retries=0, timeout=timeout_s, **params)
+        model: BaseChatModel = init_chat_model(name, **params, max_retries=0, timeout=timeout_s)
     except ImportError as exc:
         extra = _PROVIDERS.get(provider, ((), ""))[1]
         hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."

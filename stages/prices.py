@@ -41,6 +41,6 @@ def _from_package(name: str, usage: tuple[tuple[str, int], ...]) -> float | None
             model_ref=model,
             provider_id={"google_genai": "google", "bedrock": "aws"}.get(provider, provider),
         )
-    except LookupError:
+    except (LookupError, ValueError):  # no such model, or usage that does not add up: a paid answer is kept anyway
         return None
     return float(price.total_price)

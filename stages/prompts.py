@@ -13,8 +13,25 @@ from schemas.errors import RowError, SpecError
 ROW = "row"
 
 
+class _Null(str):
+    """A null column: renders as '', through filters too (`None | trim` would be the word None), and is still none."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or other == ""
+
+
+_NULL = _Null()
+
+
 def _blank_null(value: Any) -> Any:
     return "" if value is None else value
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or value is _NULL
 
 
 @lru_cache(maxsize=1)
@@ -22,6 +39,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, finalize=_blank_null, autoescape=False, keep_trailing_newline=False
     )
+    environment.tests["none"] = _is_none
     environment.globals.clear()  # no range(), lipsum(), cycler(): a prompt needs none, and `lipsum` may be a column
     return environment
 
@@ -38,6 +56,8 @@ class Template:
             self._template = _environment().from_string(text)
         except TemplateSyntaxError as exc:
             raise SpecError(f"{where}: line {exc.lineno} of the template: {exc.message}.") from None
+        if any(tree.find(kind) for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+            raise SpecError(f"{where}: a template cannot include or import another.", hint="Write it out here.")
         names = meta.find_undeclared_variables(tree)
         self.uses_row = ROW in names
         self.row_keys = _row_keys(tree) if self.uses_row else frozenset()
@@ -61,9 +81,10 @@ class Template:
 
     def render(self, row: Mapping[str, Any]) -> str:
         """The text for a row. Raises RowError where an expression fails on its values."""
+        given = {name: _NULL if value is None else value for name, value in row.items()}
         try:
-            return self._template.render(row) if ROW in row else self._template.render(row, row=row)
-        except (TemplateError, ArithmeticError, TypeError, ValueError, KeyError, AttributeError) as exc:
+            return self._template.render(given if ROW in given else {**given, ROW: given})
+        except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as exc:
             raise RowError(f"the template failed on this row: {exc}", kind="template") from exc
 
 
@@ -74,7 +95,8 @@ def _row_keys(tree: nodes.Template) -> frozenset[str] | None:
     for item in found:
         if isinstance(item.node, nodes.Name) and item.node.name == ROW:
             key = item.attr if isinstance(item, nodes.Getattr) else getattr(item.arg, "value", None)
-            if isinstance(key, str):
+            method = isinstance(item, nodes.Getattr) and hasattr(dict, item.attr)  # row.items(), row.get(…)
+            if isinstance(key, str) and not method:
                 keyed.add(key)
                 uses -= 1
     return frozenset(keyed) if uses == 0 else None

@@ -2,12 +2,21 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
-from schemas.errors import TandemError
+from schemas.errors import RowError, TandemError
 from schemas.ids import digest
 from stages.journal import CallKey, CallRecord, Journal
+
+
+class Interrupted(TandemError):
+    """Who was doing this for others too was cancelled; they ask for themselves."""
+
+    retryable = True
 
 
 @dataclass
@@ -15,6 +24,7 @@ class Tally:
     """What a batch did below its graphs."""
 
     calls: int = 0
+    cost_usd: float = 0.0
     calls_reused: int = 0
     unknown: int = 0
 
@@ -22,7 +32,8 @@ class Tally:
 @dataclass
 class RowScope:
     """One row's run of a graph. `asked` counts equal requests, so that the n-th of them has its own answer; `calls` are
-    those it used. `stop` is what ended the row from below, even where the graph swallowed the exception."""
+    those it used. `stop` is what must end the batch, even where the graph swallows the exception; `halted` says why the
+    batch pays for nothing more."""
 
     id: str
     run: str
@@ -33,7 +44,10 @@ class RowScope:
     loop: asyncio.AbstractEventLoop
     asked: Counter[str] = field(default_factory=Counter)
     calls: list[CallKey] = field(default_factory=list)
-    stop: TandemError | None = None
+    stop: Exception | None = None
+    halted: Callable[[], TandemError | None] = lambda: None
+    from_threads: set["Future[Any]"] = field(default_factory=set)
+    closed: bool = False
 
     def next_key(self, request: str) -> CallKey:
         """The key of the next call with this request in this row."""
@@ -42,6 +56,22 @@ class RowScope:
         key = (request, ordinal)
         self.calls.append(key)
         return key
+
+    def took(self, record: CallRecord) -> None:
+        """Count an answer that was there already. What this row asked in this run is its own, not a reuse."""
+        if record.run != self.run or record.id != self.id:
+            self.tally.calls_reused += 1
+
+    def failed(self, exc: Exception) -> None:
+        """Remember what is not the row's own fault. A RowError is the graph's to handle."""
+        if self.stop is None and not isinstance(exc, RowError):
+            self.stop = exc
+
+    def close(self) -> None:
+        """The graph is over: what it left running in threads and tasks gets no more answers."""
+        self.closed = True
+        for call in tuple(self.from_threads):
+            call.cancel()
 
 
 current: ContextVar[RowScope | None] = ContextVar("tandem_row", default=None)

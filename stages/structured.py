@@ -14,6 +14,9 @@ from schemas.errors import RowError
 from schemas.fields import OutputField, json_schema, validator_for
 from stages.models import structured_method
 
+_CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
+_WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
+                       "recitation", "refusal", "guardrail_intervened"))  # fmt: skip
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*\n?(.*?)\n?\s*```\s*$", re.S)
 
 
@@ -22,7 +25,7 @@ class AnswerFormat:
 
     def __init__(self, fields: Mapping[str, OutputField], cls: type[BaseModel] | None, name: str) -> None:
         self.fields = fields
-        self.schema = cls.model_json_schema() if cls else json_schema(fields)
+        self.schema = _strict(cls.model_json_schema()) if cls else json_schema(fields)
         self.name = re.sub(r"\W", "_", name)[:60]
         self._validator = cls or validator_for(fields)
 
@@ -41,16 +44,17 @@ class AnswerFormat:
         """The validated answer, JSON-like. Raises RowError for a refusal or a cut-off answer, and ValueError, in words
         that a model can act on, for an answer that does not fit."""
         refusal = message.additional_kwargs.get("refusal")
-        finish = message.response_metadata.get("finish_reason")
+        said = message.response_metadata
+        finish = str(said.get("finish_reason") or said.get("stop_reason") or said.get("stopReason") or "").lower()
         text = _text(message)
         if refusal:
             raise RowError(f"the model refused: {str(refusal)[:300]}", kind="refusal", raw=str(refusal))
-        if finish == "content_filter":
+        if finish in _WITHHELD:
             raise RowError("the provider's content filter withheld the answer", kind="content_filter", raw=text)
         try:
             return self.validate(message.tool_calls[0]["args"] if message.tool_calls else _json(text))
         except ValueError:
-            if finish == "length":
+            if finish in _CUT_OFF:
                 raise RowError(
                     "the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens."
                 ) from None
@@ -64,11 +68,33 @@ class AnswerFormat:
             raise ValueError(_problems(exc)) from None
 
 
+def _strict(schema: Any) -> Any:
+    """A class's schema as strict modes take it: every property required, no additional ones, no defaults."""
+    if isinstance(schema, list):
+        return [_strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: value for key, value in schema.items() if key not in ("default", "properties", "$defs")}
+    out: dict[str, Any] = {key: _strict(value) for key, value in plain.items()}
+    for named in ("properties", "$defs"):  # a property may be called `default`
+        if named in schema:
+            out[named] = {name: _strict(part) for name, part in schema[named].items()}
+    if "properties" in schema:
+        out |= {"required": list(schema["properties"]), "additionalProperties": False}
+    return {"$ref": out["$ref"]} if "$ref" in out else out
+
+
 def _text(message: AIMessage) -> str:
     content = message.content
     if isinstance(content, str):
         return content
     return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
+
+
+def said_text(message: AIMessage) -> str:
+    """What the model answered, as a reject shows it: its text, or what it called its tools with."""
+    arguments = [str(call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
+    return _text(message) or "\n".join(arguments)
 
 
 def _json(text: str) -> Any:

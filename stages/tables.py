@@ -4,14 +4,17 @@ With `scope: batch` the query must be row-wise: what it does to a row may not de
 depend on how rows were dealt into batches. Rows that it leaves out are filtered.
 """
 
+import re
+from itertools import pairwise
+
 import polars as pl
 import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokenizer_core import TokenType
+from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # its home in every version
 
-from schemas.errors import SpecError
+from schemas.errors import PartitionError, SpecError
 from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
@@ -25,14 +28,23 @@ _REFUSED: tuple[tuple[type[exp.Expr], str], ...] = (
     (exp.Having, "HAVING"),
     (exp.Limit, "LIMIT"),
     (exp.Offset, "OFFSET"),
+    (exp.Fetch, "FETCH"),
+    (exp.TableSample, "TABLESAMPLE"),
     (exp.Order, "ORDER BY"),
     (exp.Distinct, "DISTINCT"),
     (exp.Window, "a window function"),
+    (exp.Qualify, "QUALIFY"),
+    (exp.RowNumber, "ROW_NUMBER"),
     (exp.AggFunc, "an aggregate"),
     (exp.Subquery, "a subquery"),
+    (exp.Exists, "a subquery"),
     (exp.With, "WITH"),
     (exp.Unnest, "UNNEST"),
+    (exp.Explode, "UNNEST"),
+    (exp.Rand, "RANDOM"),
 )
+# Aggregates of Polars that sqlglot takes for functions of the user's.
+_AGGREGATES = frozenset(("quantile_cont", "quantile_disc", "var", "covar", "listagg"))
 
 
 def build(wanted: Build) -> TableStage:
@@ -49,6 +61,15 @@ def build(wanted: Build) -> TableStage:
         with pl.SQLContext(rows=rows, eager=True) as context:
             return context.execute(numbered).drop(stage.drop)
 
+    def apply_to_batch(rows: pl.DataFrame) -> pl.DataFrame:
+        try:
+            return apply(rows)
+        except pl.exceptions.PolarsError as exc:
+            fact = re.split(r" for | in column|: \[", str(exc).splitlines()[0])[0]  # what follows are rows' values
+            raise PartitionError(
+                f"{wanted.where}: the query failed on this batch: {fact}.", hint="Where a cast may fail, use TRY_CAST."
+            ) from exc
+
     empty = pl.DataFrame(wanted.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
     try:
         after = apply(empty)
@@ -62,7 +83,7 @@ def build(wanted: Build) -> TableStage:
         spec=stage,
         columns=stored_schema(after.drop(ROW).to_arrow().schema),
         fingerprint=digest(VERSION, query, str(stage.drop), str(stage.version)),
-        apply=apply,
+        apply=apply_to_batch,
         provenance=Provenance(stage=stage.name, uses="sql", prompt_digest=digest(query)),
     )
 
@@ -76,12 +97,14 @@ def _row_wise(query: str, where: str) -> exp.Select:
     tree = parsed[0] if len(parsed) == 1 else None
     if not isinstance(tree, exp.Select):
         raise SpecError(f"{where}: query must be one SELECT … FROM rows.")
-    for kind, name in _REFUSED:
-        if tree.find(kind):
-            raise SpecError(
-                f"{where}: query uses {name}, which would depend on how rows are dealt into batches.",
-                hint="Keep it row by row, or do it on the published table.",
-            )
+    found = next((name for kind, name in _REFUSED if tree.find(kind)), None)
+    if any(call.name.lower() in _AGGREGATES for call in tree.find_all(exp.Anonymous)):
+        found = "an aggregate"
+    if found is not None:
+        raise SpecError(
+            f"{where}: query uses {found}, which would depend on how rows are dealt into batches.",
+            hint="Keep it row by row, or do it on the published table.",
+        )
     tables = [table.name for table in tree.find_all(exp.Table)]
     if tables != ["rows"]:
         raise SpecError(f"{where}: query must select FROM rows, not {', '.join(tables) or 'nothing'}.")
@@ -93,12 +116,13 @@ def _with_row_number(query: str, tree: exp.Select) -> str:
     if any(isinstance(item, exp.Star) or (isinstance(item, exp.Column) and item.is_star) for item in tree.expressions):
         return query
     depth = 0
-    for token in sqlglot.tokenize(query, read=_DIALECT):
+    tokens = sqlglot.tokenize(query, read=_DIALECT)
+    for token, following in pairwise(tokens):
         if token.token_type == TokenType.L_PAREN:
             depth += 1
         elif token.token_type == TokenType.R_PAREN:
             depth -= 1
-        elif token.token_type == TokenType.FROM and depth == 0:
+        elif token.token_type == TokenType.FROM and depth == 0 and following.text == "rows":  # not IS DISTINCT FROM
             return f'{query[: token.start]}, "{ROW}" {query[token.start :]}'
     return query
 

@@ -7,26 +7,27 @@ Completions API that enrichment uses: messages, tools, response_format, usage. N
 import asyncio
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, SecretStr
 
-from schemas.errors import RowError, TransientModelError
+from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.failures import from_status
+from stages.wire import asked_in_words, malformed, parsed, refuses_schemas, result_of, wire
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 MAX_ANSWER_BYTES = 1_000_000
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+# Endpoints that know no schemas, by (base URL, model): they are asked in words, from their first refusal on.
+_without_schemas: set[tuple[str, str]] = set()
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
 
@@ -66,12 +67,12 @@ class OpenAICompatibleChatModel(BaseChatModel):
         return {"model": self.model, "base_url": self.base_url, **self.params}
 
     def bind_tools(
-        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+        self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         declared = [convert_to_openai_tool(tool) for tool in tools]
-        if tool_choice is not None:
+        if tool_choice:
             named = any(tool["function"]["name"] == tool_choice for tool in declared)
-            word = "required" if tool_choice == "any" else tool_choice
+            word = "required" if tool_choice in ("any", True) else tool_choice
             kwargs["tool_choice"] = {"type": "function", "function": {"name": tool_choice}} if named else word
         return self.bind(tools=declared, **kwargs)
 
@@ -101,136 +102,81 @@ class OpenAICompatibleChatModel(BaseChatModel):
         payload = {"model": self.model, "messages": [wire(m) for m in messages], **self.params, **kwargs}
         if stop:
             payload["stop"] = stop
+        place = (self.base_url, self.model)
+        if "response_format" not in payload:
+            return await self._completion(payload)
+        if place not in _without_schemas:
+            try:
+                return await self._completion(payload)
+            except RowError as exc:
+                if not refuses_schemas(exc):
+                    raise
+                _without_schemas.add(place)
+        return await self._completion(asked_in_words(payload))
+
+    async def _completion(self, payload: dict[str, Any]) -> ChatResult:
         answer, request_id = await self._post(orjson.dumps(payload))
-        return _result(answer, request_id, self.model)
+        if not answer.get("choices") and isinstance(answer.get("error"), dict):  # some gateways fail with a 200
+            code = answer["error"].get("code")
+            status = code if isinstance(code, int) and 400 <= code < 600 else 502
+            raise self._failure(status, orjson.dumps(answer), {})
+        try:
+            return result_of(answer, request_id, self.model)
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise malformed(orjson.dumps(answer)) from exc
 
     async def _post(self, body: bytes) -> tuple[dict[str, Any], str | None]:
         headers = {"Content-Type": "application/json", **self.headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
         url = f"{self.base_url.rstrip('/')}/chat/completions"
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         try:
             async with session().post(
-                url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=self.timeout_s)
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
-                raw = await _read_capped(response)
                 if response.status != 200:
-                    raise from_status(
-                        response.status,
-                        raw.decode("utf-8", "replace"),
-                        headers=response.headers,
-                        model=self.model,
-                        setting="OPENAI_API_KEY",
-                    )
-                return _parsed(raw), response.headers.get("x-request-id")
+                    said = await _beginning(response)
+                    raise self._failure(response.status, said, response.headers)
+                return parsed(await _read_capped(response)), response.headers.get("x-request-id")
         except TimeoutError as exc:
             raise TransientModelError(f"{self.model}: no answer within {self.timeout_s:g} s") from exc
-        except aiohttp.ClientError as exc:
+        except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError) as exc:
+            raise FatalModelError(
+                f"{self.model}: cannot call {_url_host(url)} ({type(exc).__name__})", hint="Check the base URL."
+            ) from exc
+        except (aiohttp.ClientError, ConnectionError) as exc:
             raise TransientModelError(f"{self.model}: {_url_host(url)}: {type(exc).__name__}") from exc
+
+    def _failure(self, status: int, said: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
+        text = said.decode("utf-8", "replace")
+        return from_status(status, text, headers=headers, model=self.model, setting="OPENAI_API_KEY")
 
 
 async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            response.close()
-            raise RowError(f"the answer is larger than {MAX_ANSWER_BYTES:,} bytes", kind="oversized_answer")
-        chunks.append(chunk)
+    chunks, size = [], response.content_length or 0
+    if size <= MAX_ANSWER_BYTES:
+        size = 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            chunks.append(chunk)
+            if size > MAX_ANSWER_BYTES:
+                break
+    if size > MAX_ANSWER_BYTES:
+        response.close()
+        raise RowError(f"the answer is larger than {MAX_ANSWER_BYTES:,} bytes", kind="oversized_answer")
     return b"".join(chunks)
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(raw)
-        if isinstance(answer, dict):
-            return answer
-    except orjson.JSONDecodeError:
-        pass
-    raise RowError(
-        "the provider's answer is not the JSON of a completion",
-        kind="malformed_response",
-        raw=raw[:2000].decode("utf-8", "replace"),
-    )
-
-
-def wire(message: BaseMessage) -> dict[str, Any]:
-    """A LangChain message in the API's form."""
-    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, "user")
-    out: dict[str, Any] = {"role": role, "content": message.content}
-    if isinstance(message, AIMessage) and message.tool_calls:
-        out["content"] = message.content or None
-        out["tool_calls"] = [
-            {
-                "id": call["id"],
-                "type": "function",
-                "function": {"name": call["name"], "arguments": orjson.dumps(call["args"]).decode()},
-            }
-            for call in message.tool_calls
-        ]
-    if isinstance(message, ToolMessage):
-        out["tool_call_id"] = message.tool_call_id
-    return out
-
-
-def _result(answer: dict[str, Any], request_id: str | None, model: str) -> ChatResult:
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise RowError(
-            "the provider's answer has no choices", kind="empty_answer", raw=orjson.dumps(answer)[:2000].decode()
-        )
-    choice = choices[0]
-    said = choice.get("message") or {}
-    metadata = {
-        "finish_reason": choice.get("finish_reason"),
-        "model_name": answer.get("model", model),
-        "request_id": request_id or answer.get("id"),
-    }
-    extra = {"refusal": said["refusal"]} if said.get("refusal") else {}
-    calls, invalid = _tool_calls(said.get("tool_calls") or [])
-    message = AIMessage(
-        content=said.get("content") or "",
-        additional_kwargs=extra,
-        response_metadata=metadata,
-        tool_calls=calls,
-        invalid_tool_calls=invalid,
-        usage_metadata=_usage(answer.get("usage")),
-    )
-    return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _tool_calls(raw: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
-    calls, invalid = [], []
-    for call in raw:
-        function = call.get("function") or {}
-        try:
-            arguments = orjson.loads(function.get("arguments") or "{}")
-            calls.append({"name": function["name"], "args": arguments, "id": call.get("id"), "type": "tool_call"})
-        except (orjson.JSONDecodeError, KeyError):
-            invalid.append(
-                {
-                    "name": function.get("name"),
-                    "args": function.get("arguments"),
-                    "id": call.get("id"),
-                    "error": "arguments are not JSON",
-                    "type": "invalid_tool_call",
-                }
-            )
-    return calls, invalid
-
-
-def _usage(raw: dict[str, Any] | None) -> UsageMetadata | None:
-    if not raw:
-        return None
-    given, got = raw.get("prompt_tokens") or 0, raw.get("completion_tokens") or 0
-    usage = UsageMetadata(input_tokens=given, output_tokens=got, total_tokens=given + got)
-    cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens")
-    reasoning = (raw.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    if cached:
-        usage["input_token_details"] = {"cache_read": cached}
-    if reasoning:
-        usage["output_token_details"] = {"reasoning": reasoning}
-    return usage
+async def _beginning(response: aiohttp.ClientResponse, limit: int = 65_536) -> bytes:
+    """An error's body, as far as anybody reads; the rest is not worth the wait."""
+    said = b""
+    async for chunk in response.content.iter_any():
+        said += chunk
+        if len(said) > limit:
+            response.close()
+            break
+    return said[:limit]
 
 
 def _url_host(url: str) -> str:

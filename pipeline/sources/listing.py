@@ -2,12 +2,12 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pyarrow as pa
 
@@ -54,8 +54,8 @@ def list_source(source: Source, base: Path) -> Listing:
     if not found:
         raise SourceError(f"source.path = {path!r}: nothing there.", hint="Check the path; a glob must match files.")
     data_format = source.format or _format_of(found, path)
-    if source.format is None:
-        found = [file for file in found if _ending(file.relative) == data_format]
+    # A folder may hold a README, or a second format; a file whose ending says nothing counts where none says more.
+    found = [file for file in found if _ending(file.relative) == data_format] or found
     if all(file.size == 0 for file in found):
         raise SourceError(f"source.path = {path!r}: {'the file is' if len(found) == 1 else 'all files are'} empty.")
     return Listing(tuple(sorted(found, key=lambda file: file.relative)), data_format)
@@ -72,99 +72,139 @@ def _format_of(files: list[SourceFile], path: str) -> Format:
 
 
 def _ending(name: str) -> Format | None:
-    path = Path(name)
+    path = Path(name.lower())
     if path.suffix in _COMPRESSED:
         path = path.with_suffix("")
-    return _ENDINGS.get(path.suffix.lower())
+    return _ENDINGS.get(path.suffix)
 
 
 def _local(path: str, base: Path) -> Iterator[SourceFile]:
-    root = base / Path(path.removeprefix("file://")).expanduser()
-    if _GLOB.search(path):
-        parts = root.parts
-        fixed = next(at for at, part in enumerate(parts) if _GLOB.search(part))
-        pattern = re.compile(translate_glob("/".join(parts[fixed:])))
-        root = Path(*parts[:fixed])
-        matches: Iterator[Path] = (p for p in _walk(root) if pattern.fullmatch(p.relative_to(root).as_posix()))
-    elif root.is_dir():
-        matches = _walk(root)
-    elif root.exists():
+    given = Path(path.removeprefix("file://")).expanduser()
+    root = base / given
+    if root.is_dir():
+        matches = _walk(root, path)
+    elif root.exists():  # also where its name has a [
         matches, root = iter((root,)), root.parent
+    elif _GLOB.search(path):
+        fixed = next(at for at, part in enumerate(given.parts) if _GLOB.search(part))
+        pattern = re.compile(translate_glob("/".join(given.parts[fixed:])))
+        root = base.joinpath(*given.parts[:fixed])
+        matches = (p for p in _walk(root, path) if pattern.fullmatch(p.relative_to(root).as_posix()))
     else:
         raise SourceError(f"source.path = {path!r}: no such file or folder ({root}).", hint="Check the path.")
     for found in matches:
-        stat = found.stat()
-        etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-        yield SourceFile(str(found.absolute()), found.relative_to(root).as_posix(), stat.st_size, etag)
+        try:
+            info = found.stat()
+        except OSError as exc:
+            raise SourceError(f"source.path = {path!r}: {found} cannot be read: {exc.strerror}.") from None
+        if stat.S_ISREG(info.st_mode):
+            yield SourceFile(str(found.absolute()), found.relative_to(root).as_posix(), info.st_size, _etag(info))
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+def _etag(info: os.stat_result) -> str:
+    return f"{info.st_mtime_ns:x}-{info.st_size:x}"
+
+
+def _walk(root: Path, path: str) -> Iterator[Path]:
+    def refuse(exc: OSError) -> NoReturn:
+        raise SourceError(f"source.path = {path!r}: {exc.filename} cannot be listed: {exc.strerror}.") from None
+
+    if not root.is_dir():
+        return
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")) and not _loops(folder, name))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith((".", "_")))
+
+
+def _loops(folder: str, name: str) -> bool:
+    """A link that leads back to a folder above would be walked for ever."""
+    place = Path(folder, name)
+    return place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve())
 
 
 def _s3(path: str) -> Iterator[SourceFile]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     store = _bucket(bucket)
-    if match := _GLOB.search(key):
-        prefix = key[: match.start()]
-        pattern = re.compile(translate_glob(key))
-        root = prefix.rpartition("/")[0]
-        found: Iterator[ObjectInfo] = (info for info in store.list(prefix) if pattern.fullmatch(info.key))
+    info = store.head(key) if key and not key.endswith("/") and "//" not in key else None
+    if info is not None:
+        found: Iterator[ObjectInfo] = iter((info,))
+        root = key.rpartition("/")[0]
+        named = True
     else:
-        info = store.head(key) if key and not key.endswith("/") else None
-        if info is not None:
-            found, root = iter((info,)), key.rpartition("/")[0]
-        else:
-            root = key.rstrip("/")
-            found = store.list(f"{root}/" if root else "")
+        match = _GLOB.search(key)
+        pattern = re.compile(translate_glob(key) if match else ".*", re.S)
+        root = key[: match.start()].rpartition("/")[0] if match else key.rstrip("/")
+        prefix = key[: match.start()] if match else f"{root}/" if root else ""
+        found = (info for info in store.list(prefix) if pattern.fullmatch(info.key))
+        named = False
     for info in found:
         relative = info.key[len(root) + 1 :] if root else info.key
-        if not info.key.endswith("/") and not any(part.startswith((".", "_")) for part in relative.split("/")):
+        hidden = any(part.startswith((".", "_")) for part in relative.split("/"))
+        if named or not (hidden or info.key.endswith("/")):
             yield SourceFile(f"s3://{bucket}/{info.key}", relative, info.size, info.etag)
 
 
+_TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", re.S)
+
+
 def translate_glob(pattern: str) -> str:
-    """A regular expression for a glob in which `*` and `?` stop at `/` and `**` does not."""
+    """A regular expression for a glob in which `*`, `?` and `[…]` stop at `/` and `**` does not."""
+    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     out = []
-    for part in re.split(r"(\*\*/?)", pattern):
-        if part.startswith("**"):
-            out.append("(?:.*/)?" if part.endswith("/") else ".*")
+    for token in _TOKENS.findall(pattern):
+        if token in known:
+            out.append(known[token])
+        elif len(token) > 2 and token.startswith("["):
+            negated = token[1] == "!"
+            inner = re.sub(r"([\\\[\]&~|^])", r"\\\1", token[2 if negated else 1 : -1])
+            out.append(f"(?!/)[{'^' if negated else ''}{inner}]")
         else:
-            inner = translate(part).removeprefix("(?s:").removesuffix(r")\Z").removesuffix(r")\z")
-            out.append(inner.replace(".*", "[^/]*").replace("(?>[^/]*?", "(?>[^/]*?"))
-    return "".join(out)
+            out.append(re.escape(token))
+    return f"(?s:{''.join(out)})"
+
+
+def _bucket(bucket: str) -> Store:
+    return _bucket_at(bucket, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
 @lru_cache(maxsize=8)
-def _bucket(bucket: str) -> Store:
+def _bucket_at(bucket: str, endpoint: str | None) -> Store:
+    """One store, and so one pool of connections, a bucket; `endpoint` is where the environment has it."""
     return open_store(f"s3://{bucket}")
 
 
 def open_file(file: SourceFile) -> Any:
     """A `pyarrow.NativeFile` over the object as it was listed. Raises InputChanged where it is another one now."""
+    check_unchanged(file)
+    try:
+        if file.uri.startswith("s3://"):
+            bucket, _, key = file.uri.removeprefix("s3://").partition("/")
+            return _bucket(bucket).open_input(key)
+        return pa.OSFile(file.uri)
+    except (ObjectMissing, FileNotFoundError):
+        raise _changed(file) from None
+    except PermissionError as exc:
+        raise SourceError(f"{file.uri}: cannot be read: {exc.strerror}.", hint="Check its permissions.") from None
+
+
+def check_unchanged(file: SourceFile) -> None:
+    """Raises InputChanged where the object is not the one that was listed. Also called after reading: until then a
+    writer may have come in between."""
     if file.uri.startswith("s3://"):
         bucket, _, key = file.uri.removeprefix("s3://").partition("/")
-        store = _bucket(bucket)
-        now = store.head(key)
-        if now is None or now.etag != file.etag:
-            raise _changed(file)
+        info = _bucket(bucket).head(key)
+        same = info is not None and info.etag == file.etag
+    else:
         try:
-            return store.open_input(key)
-        except ObjectMissing:
-            raise _changed(file) from None
-    try:
-        stat = os.stat(file.uri)
-    except FileNotFoundError:
-        raise _changed(file) from None
-    if f"{stat.st_mtime_ns:x}-{stat.st_size:x}" != file.etag:
+            same = _etag(os.stat(file.uri)) == file.etag
+        except (FileNotFoundError, NotADirectoryError):
+            same = False
+    if not same:
         raise _changed(file)
-    return pa.OSFile(file.uri)
 
 
 def compression_of(file: SourceFile) -> str | None:
-    return _COMPRESSED.get(Path(file.relative).suffix)
+    return _COMPRESSED.get(Path(file.relative.lower()).suffix)
 
 
 def _changed(file: SourceFile) -> InputChanged:

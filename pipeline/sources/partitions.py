@@ -4,23 +4,28 @@ A key is made of the value as readers will see it in the path (design: keys). Ev
 """
 
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 
 from schemas.errors import SourceError
-from schemas.ids import partition_key
+from schemas.ids import NULL, decode_value, encode_value, partition_key
 from schemas.spec import Partition
 
 _FORMATS = {"hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 
 
 def key_name(partition: Partition, taken: Iterable[str]) -> str:
-    """The name before `=`. One that collides with a column gets `_key` appended; by column it is the column."""
-    if partition.by == "column":
+    """The name before `=`. One that collides with a column gets `_key` appended; by column it is the column, and by
+    hive each level has its own."""
+    if partition.by in ("column", "hive"):
         return partition.column or ""
     name = {"time": partition.every, "files": "file", "rows": "block"}[partition.by]
-    return f"{name}_key" if name in set(taken) else name
+    columns = set(taken)
+    while name in columns:
+        name += "_key"
+    return name
 
 
 def check_partition_column(partition: Partition, columns: pa.Schema) -> None:
@@ -40,10 +45,20 @@ def check_partition_column(partition: Partition, columns: pa.Schema) -> None:
                 + ("a datetime." if partition.every == "hour" else "a date or a datetime."),
                 hint=f"Say how it is written: source.columns: {{{partition.column}: {{type: datetime, format: …}}}}.",
             )
-    elif pa.types.is_floating(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind):
+    elif not any(fits(kind) for fits in _VALUES):
         raise SourceError(
             f"partition.column = {partition.column!r} is {_said(kind)}; by: column needs text, int, bool or date."
         )
+
+
+_VALUES = (
+    pa.types.is_string,
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_date,
+    pa.types.is_timestamp,
+    pa.types.is_decimal,
+)
 
 
 def _said(kind: pa.DataType) -> str:
@@ -59,8 +74,18 @@ def keys_of(values: pl.Series, partition: Partition, name: str) -> pl.Series:
             "of its part of the source.",
             hint="Mend the rows, or say partition.nulls: own to give them a partition of their own.",
         )
-    labels = _time_labels(values, partition) if partition.by == "time" else _column_labels(values)
+    try:
+        labels = _time_labels(values, partition) if partition.by == "time" else _column_labels(values)
+    except pl.exceptions.ComputeError as exc:
+        raise SourceError(f"partition.zone = {partition.zone!r}: {exc}.", hint="Write one like Europe/Paris.") from None
     different = labels.unique().to_list()
+    if partition.by == "column":  # its values stand in the path only
+        cut = next((label for label in different if label and decode_value(encode_value(label)) != label), None)
+        if cut is not None:
+            raise SourceError(
+                f"partition.column = {values.name!r}: {cut[:40]!r}… is too long for a folder's name.",
+                hint="Partition by another column, or by: rows.",
+            )
     keys = {label: partition_key([(name, label)]) for label in different}
     return labels.replace_strict(list(keys), list(keys.values()), return_dtype=pl.String).alias("key")
 
@@ -79,18 +104,13 @@ def _time_labels(values: pl.Series, partition: Partition) -> pl.Series:
 
 def _localised(values: pl.Series, zone: str) -> pl.Series:
     """Naive times in a zone: of an hour that happens twice the first is taken; one that never happens is read by the
-    clock before the change."""
-    hour = pl.duration(hours=1)
-    return (
-        values.to_frame("v")
-        .select(
-            pl.coalesce(
-                pl.col("v").dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null"),
-                (pl.col("v") - hour).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null") + hour,
-            )
-        )
-        .to_series()
-    )
+    clock before the change (which skipped a whole day where a zone crossed the date line)."""
+
+    def read(back: pl.Expr) -> pl.Expr:
+        return (pl.col("v") - back).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null") + back
+
+    steps = [pl.duration(hours=hours) for hours in (0, 1, 25)]
+    return values.to_frame("v").select(pl.coalesce(read(back) for back in steps)).to_series()
 
 
 def _column_labels(values: pl.Series) -> pl.Series:
@@ -103,18 +123,25 @@ def _column_labels(values: pl.Series) -> pl.Series:
     return values.cast(pl.String)
 
 
-def hive_levels(relative: str) -> list[tuple[str, str]]:
+def hive_levels(relative: str) -> list[tuple[str, str | None]]:
     """The `key=value` folders of a path. Raises SourceError where there is none."""
-    from urllib.parse import unquote
-
-    levels = []
+    levels: list[tuple[str, str | None]] = []
     for part in relative.split("/")[:-1]:
         name, separator, value = part.partition("=")
         if separator and name:
-            levels.append((unquote(name), unquote(value)))
+            levels.append((unquote(name), _hive_value(value)))
     if not levels:
         raise SourceError(
             f"partition.by = 'hive': {relative!r} lies in no key=value folder.",
             hint="Use by: files, or point source.path at the folder above the key=value folders.",
         )
+    for name, found in levels:
+        if found and decode_value(encode_value(found)) != found:
+            raise SourceError(f"partition.by = 'hive': the value of {name!r} is too long for a path: {found[:40]!r}….")
     return levels
+
+
+def _hive_value(written: str) -> str | None:
+    if written == NULL:
+        return None
+    return "" if written == encode_value("") else unquote(written)

@@ -1,21 +1,25 @@
 """A snapshot: an input as it was listed, split by partition. Immutable, and named by what it was made from, so that the
 command line, the plan activity and every later run over the same input share one.
 
-A partition is a list of row ranges. Where the source is Parquet whose row groups are small and whose rows of a partition
-lie together, the ranges point into the source itself. Otherwise one pass splits it into staged Parquet of small
-row groups in partition order. Either way the input is read once here and once by the batches, whatever their number.
+A partition is a list of row ranges. Where the source is Parquet whose row groups are small and whose rows of a
+partition lie together, the ranges point into the source itself. Otherwise one pass splits it into staged Parquet of
+small row groups in partition order. Either way the input is read once here and once by the batches, whatever their
+number.
 """
 
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.sources.listing import SourceFile, open_file
+from pipeline.sources.groups import FOOTERS, GROUPS
+from pipeline.sources.listing import SourceFile, check_unchanged, open_file
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing, SourceError
@@ -114,18 +118,42 @@ class Snapshot:
 
     def _read(self, wanted: RowRange) -> pa.Table:
         file = self.info.files[wanted.file]
-        schema = self._file_schema()
-        with open_input(file, self.store) as source, pq.ParquetFile(source) as parquet:
-            groups, skip = _groups(parquet.metadata, wanted)
-            names = set(parquet.schema_arrow.names)
-            table = parquet.read_row_groups(groups, columns=[n for n in schema.names if n in names])
-        return conform(table.slice(skip, wanted.rows), schema)
+        same = (self.store.uri if file.staged else "", file.uri, file.etag)
+        try:
+            footer = FOOTERS.get(same, lambda: self._footer(file))
+            groups, skip = _groups(footer, wanted)
+            tables = [GROUPS.get((*same, group), partial(self._group, file, footer, group)) for group in groups]
+        except (pa.ArrowException, OSError) as exc:
+            _check_unchanged(file)
+            raise SourceError(f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}") from None
+        _check_unchanged(file)
+        return conform(pa.concat_tables(tables).slice(skip, wanted.rows), self._file_schema())
+
+    def _footer(self, file: InputFile) -> pq.FileMetaData:
+        with open_input(file, self.store) as source:
+            return pq.read_metadata(source)
+
+    def _group(self, file: InputFile, footer: pq.FileMetaData, group: int) -> pa.Table:
+        names = self._file_schema().names
+        with (
+            open_input(file, self.store) as source,
+            pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet,
+        ):
+            there = set(parquet.schema_arrow.names)
+            return parquet.read_row_group(group, columns=[name for name in names if name in there])
 
 
 def open_input(file: InputFile, store: Store) -> pa.NativeFile:
-    if file.staged:
-        return store.open_input(file.uri)
-    return open_file(SourceFile(file.uri, file.relative, file.size, file.etag))
+    return store.open_input(file.uri) if file.staged else open_file(_source_file(file))
+
+
+def _check_unchanged(file: InputFile) -> None:
+    if not file.staged:
+        check_unchanged(_source_file(file))
+
+
+def _source_file(file: InputFile) -> SourceFile:
+    return SourceFile(file.uri, file.relative, file.size, file.etag)
 
 
 def _groups(metadata: pq.FileMetaData, wanted: RowRange) -> tuple[list[int], int]:
@@ -143,13 +171,16 @@ def _groups(metadata: pq.FileMetaData, wanted: RowRange) -> tuple[list[int], int
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly these columns and types; absent columns are null."""
+    """The table with exactly these columns and types; absent columns are null. Raises ArrowInvalid where a value does
+    not fit; only fractions of a microsecond are cut off."""
     columns = []
     for field in schema:
-        if field.name in table.column_names:
-            columns.append(table.column(field.name).cast(field.type, safe=not pa.types.is_timestamp(field.type)))
-        else:
+        if field.name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
+        elif (column := table.column(field.name)).type == field.type:
+            columns.append(column)
+        else:
+            columns.append(pc.cast(column, options=pc.CastOptions(field.type, allow_time_truncate=True)))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -186,7 +217,7 @@ def load(store: Store, key: str) -> Snapshot:
     """The snapshot at a key. Raises ObjectMissing; SourceError for one of a newer version."""
     found = _loaded.get((store.uri, key))
     if found is not None:
-        return found
+        return replace(found, store=store)
     info = SnapshotInfo.model_validate_json(store.get(key))
     if info.format != FORMAT:
         raise SourceError(f"{key}: written by another version of Tandem (format {info.format}).", hint="Upgrade.")

@@ -2,17 +2,16 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources import snapshot as snapshots
-from pipeline.sources.listing import Listing, list_source, open_file
+from pipeline.sources.listing import Listing, SourceFile, check_unchanged, list_source, open_file
 from pipeline.sources.partitions import check_partition_column, hive_levels, key_name, keys_of
 from pipeline.sources.snapshot import Entry, InputFile, RowRange, Snapshot, SnapshotInfo, conform
 from pipeline.sources.text import text_chunks
@@ -20,15 +19,17 @@ from pipeline.sources.types import Inference, Typing
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import SourceError
-from schemas.spec import Spec
-from schemas.tables import stored_schema
+from schemas.ids import NULL
+from schemas.spec import ColumnType, Spec
+from schemas.tables import common_type, stored_schema
 from stages.fingerprints import row_texts
 
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
 _MAX_GROUP_ROWS = 20_000
 _STAGED_GROUP_ROWS = 2_000
-_BUFFER_ROWS = 100_000
-_BUFFER_BYTES = 32 * 1024 * 1024
+_STAGED_LEAST_ROWS = 256  # partitions of fewer rows share a row group: a group a row would be slow and large
+_BUFFER_ROWS = 50_000
+_BUFFER_BYTES = 16 * 1024 * 1024
 _READ_ROWS = 16_384
 Note = Callable[[int], None]
 
@@ -41,11 +42,13 @@ def snapshot_of(
     listing = list_source(spec.source, base)
     key = f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
     if snapshots.exists(store, key):
-        return snapshots.load(store, key)
+        found = snapshots.load(store, key)
+        _check_key(spec, found.schema)
+        return found
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         reader: _Reader
         if listing.format == "parquet":
-            reader = _ParquetReader(listing)
+            reader = _ParquetReader(listing, spec.source.columns)
         else:
             reader = _TextReader(spec, listing, Path(folder), pinned, note)
         return _Splitter(spec, listing, reader, store, key, Path(folder), note).run()
@@ -57,13 +60,22 @@ def _identity(spec: Spec, listing: Listing, pinned: dict[str, str]) -> str:
         listing.fingerprint,
         spec.source.model_dump_json(exclude={"path", "key"}),
         spec.partition.model_dump_json(),
-        str(sorted(pinned.items())),
+        str(sorted(pinned.items())) if listing.format != "parquet" else "",
         str(sorted(_output_names(spec))) if spec.partition.by in ("time", "files", "rows") else "",
     )
 
 
 def _output_names(spec: Spec) -> set[str]:
     return {name for stage in spec.stages for name in stage.output}
+
+
+def _check_key(spec: Spec, columns: pa.Schema) -> None:
+    for name in spec.source.key:
+        if name not in columns.names:
+            raise SourceError(
+                f"source.key names {name!r}, which is no column of the source.",
+                hint=f"Columns: {', '.join(columns.names)}",
+            )
 
 
 # Readers: typed rows in order --------------------------------------------------------------------------------------
@@ -81,44 +93,103 @@ class _Reader:
 
 
 class _ParquetReader(_Reader):
-    def __init__(self, listing: Listing) -> None:
+    """Parquet as it is, but for text columns that the spec gives another type."""
+
+    def __init__(self, listing: Listing, given: Mapping[str, ColumnType]) -> None:
         self.listing = listing
         self.types = {}
         self.referable = True
-        fields: dict[str, pa.Field] = {}
+        fields: dict[str, pa.DataType] = {}
         for file in listing.files:
-            if not file.size:
-                continue
-            try:
-                with open_file(file) as source, pq.ParquetFile(source) as parquet:
-                    schema = stored_schema(parquet.schema_arrow)
-                    metadata = parquet.metadata
-                    largest = max((metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)), default=0)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
-                raise SourceError(
-                    f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}",
-                    hint="Is it complete, and is source.format right?",
-                ) from None
-            self.referable &= largest <= _MAX_GROUP_ROWS
-            for found in schema:
-                known = fields.setdefault(found.name, found)
-                if known.type != found.type:
-                    raise SourceError(
-                        f"{file.uri}: column {found.name!r} is {found.type}, in files before it {known.type}.",
-                        hint="Write the files with one type, or read them in separate pipelines.",
-                    )
-        self.schema = pa.schema([pa.field(f.name, f.type) for f in fields.values()])
+            if file.size:
+                self._add(file, fields)
+        self._stored = stored_schema(pa.schema([pa.field(name, kind) for name, kind in fields.items()]))
+        self._typing = self._given(given)
+        self.referable &= not self._typing.types
+        typed = stored_schema(self._typing.cast(pl.DataFrame(self._stored.empty_table())).to_arrow().schema)
+        self.schema = pa.schema([typed.field(f.name) if f.name in self._typing.types else f for f in self._stored])
 
-    def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
+    def _add(self, file: SourceFile, fields: dict[str, pa.DataType]) -> None:
+        """Take a file's columns and row groups into account."""
+        try:
+            with open_file(file) as source, pq.ParquetFile(source) as parquet:
+                schema, metadata = parquet.schema_arrow, parquet.metadata
+                largest = max((metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)), default=0)
+        except (pa.ArrowException, OSError) as exc:
+            raise _unreadable(file, exc) from None
+        self.referable &= largest <= _MAX_GROUP_ROWS
+        if len(set(schema.names)) < len(schema.names):
+            raise SourceError(f"{file.uri}: two of its columns have the same name.", hint="Rename one of them.")
+        for found in schema:
+            if found.type in _UNREADABLE or pa.types.is_decimal256(found.type):
+                raise SourceError(f"{file.uri}: column {found.name!r} is {found.type}, which cannot be read.")
+            known = fields.get(found.name, pa.null())
+            both = common_type(known, found.type)
+            if both is None:
+                raise SourceError(
+                    f"{file.uri}: column {found.name!r} is {found.type}, in files before it {known}.",
+                    hint="Write the files with one type, or read them in separate pipelines.",
+                )
+            fields[found.name] = both
+
+    def _given(self, given: Mapping[str, ColumnType]) -> Typing:
+        """The typing of those columns that are text in the files and shall be something else."""
+        for name in given:
+            if name not in self._stored.names:
+                raise SourceError(
+                    f"source.columns names {name!r}, which is no column of the source.",
+                    hint=f"Columns: {', '.join(self._stored.names)}",
+                )
+        text = {n: c for n, c in given.items() if pa.types.is_string(self._stored.field(n).type)}
+        for name, column in given.items():
+            kind = self._stored.field(name).type
+            if name not in text and not _IS[column.type](kind):
+                raise SourceError(
+                    f"source.columns.{name} = {column.type}: the files have {kind}; only text can be given a type.",
+                    hint="Leave it out.",
+                )
+        text = {name: column for name, column in text.items() if column.type != "str"}
+        unsure = [name for name, column in text.items() if column.type == "datetime" and not column.format]
+        inference = Inference()
+        if unsure:  # has it a zone? only its values know
+            for _, _, table in self._tables(unsure):
+                inference.observe(pl.DataFrame(table))
+        return Typing.decide(inference.types(text) if unsure else dict.fromkeys(text, "str"), text, {})
+
+    def _tables(self, names: list[str]) -> Iterator[tuple[int, int, pa.Table]]:
+        wanted = pa.schema([self._stored.field(name) for name in names])
         for at, file in enumerate(self.listing.files):
             if not file.size:
                 continue
             start = 0
-            with open_file(file) as source, pq.ParquetFile(source) as parquet:
-                for batch in parquet.iter_batches(batch_size=_READ_ROWS):
-                    table = conform(pa.Table.from_batches([batch]), self.schema)
-                    yield at, start, pl.DataFrame(table)
-                    start += batch.num_rows
+            try:
+                with open_file(file) as source, pq.ParquetFile(source) as parquet:
+                    there = [name for name in names if name in parquet.schema_arrow.names]
+                    for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=there):
+                        yield at, start, conform(pa.Table.from_batches([batch]), wanted)
+                        start += batch.num_rows
+            except (pa.ArrowException, OSError) as exc:
+                check_unchanged(file)
+                raise _unreadable(file, exc) from None
+            check_unchanged(file)
+
+    def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
+        for at, start, table in self._tables(self._stored.names):
+            yield at, start, self._typing.cast(pl.DataFrame(table))
+
+
+_IS: dict[str, Callable[[pa.DataType], bool]] = {
+    "str": pa.types.is_string, "int": pa.types.is_integer, "float": pa.types.is_floating, "bool": pa.types.is_boolean,
+    "date": pa.types.is_date, "datetime": pa.types.is_timestamp,
+}  # fmt: skip
+_UNREADABLE = (pa.month_day_nano_interval(),)
+
+
+def _unreadable(file: SourceFile, exc: Exception) -> SourceError:
+    return SourceError(
+        f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}",
+        hint="Is it complete, and is source.format right?",
+    )
 
 
 class _TextReader(_Reader):
@@ -142,18 +213,10 @@ class _TextReader(_Reader):
         self.types = dict(self._typing.types)
         self._names = list(names)
         empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
-        self.schema = stored_schema(self._sample(empty).to_arrow().schema)
+        self.schema = stored_schema(self._typing.cast(empty).to_arrow().schema)
 
-    def _sample(self, empty: pl.DataFrame) -> pl.DataFrame:
-        """No rows, but the types that the first ones get (a given datetime may turn out to have a zone)."""
-        for _, path in self._chunks:
-            first = self._typed(path, rows=1000)
-            if first.height:
-                return first.head(0)
-        return self._typing.cast(empty)
-
-    def _typed(self, path: Path, rows: int | None = None) -> pl.DataFrame:
-        frame = pl.read_parquet(path, n_rows=rows)
+    def _typed(self, path: Path) -> pl.DataFrame:
+        frame = pl.read_parquet(path)
         missing = [name for name in self._names if name not in frame.columns]
         frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
         return self._typing.cast(frame.select(self._names))
@@ -161,9 +224,10 @@ class _TextReader(_Reader):
     def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
         starts: dict[int, int] = {}
         for at, path in self._chunks:
-            table = conform(self._typed(path).to_arrow(), self.schema)
-            yield at, starts.get(at, 0), pl.DataFrame(table)
-            starts[at] = starts.get(at, 0) + table.num_rows
+            frame = self._typed(path)
+            yield at, starts.get(at, 0), frame
+            starts[at] = starts.get(at, 0) + frame.height
+            path.unlink()
 
 
 # The split ---------------------------------------------------------------------------------------------------------
@@ -201,13 +265,9 @@ class _Splitter:
         self.key = key
         self.folder = folder
         self.note = note
+        self.levels = self._hive_names() if spec.partition.by == "hive" else ()
         check_partition_column(spec.partition, reader.schema)
-        for name in spec.source.key:
-            if name not in reader.schema.names:
-                raise SourceError(
-                    f"source.key names {name!r}, which is no column of the source.",
-                    hint=f"Columns: {', '.join(reader.schema.names)}",
-                )
+        _check_key(spec, self._schema())
         self.name = key_name(self.partition, [*reader.schema.names, *_output_names(spec)])
         self.names = list(reader.schema.names)
 
@@ -218,20 +278,12 @@ class _Splitter:
             files, grown = self._referenced()
         except _Fragmented:
             files, grown = self._staged()
-        constants: tuple[str, ...] = ()
-        key_columns: tuple[str, ...] = ()
-        if self.partition.by == "column":
-            key_columns = (self.partition.column or "",)
-        elif self.partition.by == "hive":
-            key_columns = tuple(name for name, _ in hive_levels(self.listing.files[0].relative))
-            constants = tuple(name for name in key_columns if name not in self.names)
-        schema = pa.schema([*self.reader.schema, *(pa.field(name, pa.string()) for name in constants)])
         info = SnapshotInfo(
             key=self.key,
-            arrow_schema=snapshots.encode_schema(schema),
+            arrow_schema=snapshots.encode_schema(self._schema()),
             types=self.reader.types,
-            key_columns=key_columns,
-            constants=constants,
+            key_columns=(self.partition.column or "",) if self.partition.by == "column" else self.levels,
+            constants=self._constants(),
             files=tuple(files),
             entries="",
             rows=sum(p.rows for p in grown.values()),
@@ -242,6 +294,32 @@ class _Splitter:
             for key, p in grown.items()
         ]
         return snapshots.save(self.store, info, entries)
+
+    def _hive_names(self) -> tuple[str, ...]:
+        """The names of the levels, the same for every file, each of them with a value unless `nulls: own`."""
+        names: tuple[str, ...] = ()
+        for at, file in enumerate(self.listing.files):
+            levels = hive_levels(file.relative)
+            found = tuple(name for name, _ in levels)
+            if at and found != names:
+                raise SourceError(
+                    f"partition.by = 'hive': {file.relative!r} lies in {'/'.join(found)}, others in {'/'.join(names)}.",
+                    hint="Point source.path at a folder all of whose files have the same levels.",
+                )
+            names = found
+            if self.partition.nulls == "error" and any(value is None for _, value in levels):
+                raise SourceError(
+                    f"partition.by = 'hive': {file.relative!r} lies in a folder of nulls ({NULL}).",
+                    hint="Say partition.nulls: own to give them a partition of their own.",
+                )
+        return names
+
+    def _constants(self) -> tuple[str, ...]:
+        return tuple(name for name in self.levels if name not in self.reader.schema.names)
+
+    def _schema(self) -> pa.Schema:
+        """The columns as stages see them."""
+        return pa.schema([*self.reader.schema, *(pa.field(name, pa.string()) for name in self._constants())])
 
     def _keyed(self) -> Iterator[tuple[int, int, pl.DataFrame, pl.Series]]:
         """Frames with the partition key of each row."""
@@ -256,7 +334,7 @@ class _Splitter:
         if by in ("time", "column"):
             return keys_of(frame[self.partition.column or ""], self.partition, self.name)
         if by == "rows":
-            blocks = pl.Series(range(seen, seen + frame.height), dtype=pl.Int64) // self.partition.rows
+            blocks = pl.int_range(seen, seen + frame.height, eager=True) // self.partition.rows
             keys = {block: self._block(block) for block in blocks.unique().to_list()}
             return blocks.replace_strict(list(keys), list(keys.values()), return_dtype=pl.String)
         return pl.Series([self._file_key(file)], dtype=pl.String).new_from_index(0, frame.height)
@@ -268,10 +346,12 @@ class _Splitter:
         if self.partition.by == "hive":
             return ids.partition_key(hive_levels(self.listing.files[file].relative))
         first = file - file % self.partition.files
-        return ids.partition_key([(self.name, unquote(self.listing.files[first].relative))])
+        return ids.partition_key([(self.name, self.listing.files[first].relative)])
 
     def _empty_partitions(self) -> dict[str, _Growing]:
-        """With files (and hive) a file without rows is a partition all the same; a block of an empty source too."""
+        """With files (and hive) a file without rows is a partition all the same, and the first block always is one."""
+        if self.partition.by == "rows":
+            return {self._block(0): self._grow()}
         if self.partition.by not in ("files", "hive"):
             return {}
         return {self._file_key(at): self._grow() for at in range(len(self.listing.files))}
@@ -306,7 +386,7 @@ class _Splitter:
         return files, grown
 
     def _staged(self) -> tuple[list[InputFile], dict[str, _Growing]]:
-        """Staged files in partition order, a row group never spanning two partitions."""
+        """Staged files in partition order."""
         grown = self._empty_partitions()
         files: list[InputFile] = []
         buffer: list[pl.DataFrame] = []
@@ -324,14 +404,20 @@ class _Splitter:
 
     def _write(self, number: int, frame: pl.DataFrame, grown: dict[str, _Growing]) -> InputFile:
         path = self.folder / f"staged-{number:06d}.parquet"
-        at = 0
+        keys, rows = frame[_KEY], frame.drop(_KEY)
+        if not keys.is_sorted():
+            order = frame.select(pl.arg_sort_by(_KEY, maintain_order=True)).to_series()
+            keys, rows = keys[order], rows[order]
+        table = conform(rows.to_arrow(), self.reader.schema)
+        texts = row_texts(rows, self.names)
+        at = group = 0
         with pq.ParquetWriter(path, self.reader.schema, compression="zstd", compression_level=1) as writer:
-            for (key,), part in frame.group_by(_KEY, maintain_order=True):
-                rows = part.drop(_KEY)
-                table = conform(rows.to_arrow(), self.reader.schema)
-                writer.write_table(table, row_group_size=_STAGED_GROUP_ROWS)
-                self._take(grown, str(key), row_texts(rows, self.names)).add(number, at, rows.height)
-                at += rows.height
+            for length, key in keys.rle().struct.unnest().iter_rows():
+                self._take(grown, key, texts[at : at + length]).add(number, at, length)
+                at += length
+                if at - group >= _STAGED_LEAST_ROWS or at == frame.height:
+                    writer.write_table(table.slice(group, at - group), row_group_size=_STAGED_GROUP_ROWS)
+                    group = at
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         key = f"{self.key.removesuffix('snapshot.json')}part-{number:06d}-{content[:16]}.parquet"

@@ -2,7 +2,10 @@
 
 import codecs
 import csv
+import io
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +15,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline.sources.listing import Listing, SourceFile, compression_of, open_file
+from pipeline.sources.listing import Listing, SourceFile, check_unchanged, compression_of, open_file
 from schemas.errors import SourceError
 from schemas.spec import Source
 
-_BLOCK_BYTES = 8 * 1024 * 1024
+_BLOCK_BYTES = 4 * 1024 * 1024
 _SNIFF_BYTES = 1024 * 1024
+_SNIFF_ROWS = 20
+# What cp1252 makes of text in a western language; of short texts alone it cannot be told from its neighbours.
+_WESTERN = frozenset("àâäáãåæçéèêëíìîïñóòôöõøœúùûüÿßÀÂÄÁÃÅÆÇÉÈÊËÍÌÎÏÑÓÒÔÖÕØŒÚÙÛÜŸ€£§°º«»¿¡–—‘’“”„…•·™®© ")
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Chunk:
 
 
 def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
-    """The source's rows in order, some megabytes at a time. Raises SourceError."""
+    """The source's rows in order, some megabytes at a time. Raises SourceError, InputChanged."""
     for at, file in enumerate(listing.files):
         if file.size == 0:
             continue
@@ -39,6 +45,7 @@ def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
             yield from (Chunk(at, rows) for rows in _csv(file, source))
         else:
             yield from _ndjson(at, file)
+        check_unchanged(file)
 
 
 def _open(file: SourceFile) -> Any:
@@ -52,37 +59,118 @@ def _open(file: SourceFile) -> Any:
 
 def _csv(file: SourceFile, source: Source) -> Iterator[pl.DataFrame]:
     head = _head(file)
+    if not head.strip():
+        return
     encoding = _encoding(head, file, source)
-    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head)
+    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head).removeprefix("\ufeff")
     delimiter = source.delimiter or _delimiter(text, file)
     names = _header(text, delimiter, file)
-    stream = _open(file)
-    if encoding not in ("utf-8", "utf-8-sig"):
-        stream = pa.transcoding_input_stream(stream, encoding, "utf-8")
-    try:
-        reader = pyarrow.csv.open_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(
-                block_size=_BLOCK_BYTES, column_names=names, skip_rows=0, use_threads=True
-            ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                null_values=source.nulls,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            ),
+    ragged = _Ragged()
+    with _open(file) as opened:
+        stream = _Utf8(opened, encoding, file)
+        try:
+            reader = pyarrow.csv.open_csv(
+                pa.PythonFile(stream, mode="r"),
+                read_options=pyarrow.csv.ReadOptions(
+                    block_size=_BLOCK_BYTES,
+                    column_names=names,
+                    use_threads=False,  # rows are counted only in one thread
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=ragged
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    null_values=source.nulls,
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=True,
+                ),
+            )
+            skip = 1  # the header comes along as a row, so that its quoting is read as that of the rows
+            last = None
+            for batch in reader:
+                frame = pl.DataFrame(pa.Table.from_batches([batch]))
+                yield frame[skip:]
+                skip = max(0, skip - frame.height)
+                last = frame[-1:, -1:] if frame.height else last
+        except (pa.ArrowInvalid, OSError) as exc:
+            raise stream.error or _csv_error(file, delimiter, ragged.said or _short(exc)) from None
+        if last is not None and "\n" in (last.item() or "") and not stream.ends_quoted:
+            raise _csv_error(file, delimiter, "a quote is opened and never closed")
+
+
+class _Ragged:
+    """Hears of rows with too many or too few fields; every one is an error."""
+
+    said = ""
+
+    def __call__(self, row: Any) -> str:
+        self.said = (
+            f"row {row.number:,} (the header is row 1) has {row.actual_columns} field(s), "
+            f"the header {row.expected_columns}"
         )
-        first = True
-        for batch in reader:
-            frame = pl.DataFrame(pa.Table.from_batches([batch]))
-            yield frame[1:] if first else frame  # the header came along as a row, so that quoting is read one way
-            first = False
-    except (pa.ArrowInvalid, UnicodeDecodeError) as exc:
-        raise SourceError(
-            f"{file.uri}: not readable as CSV with delimiter {delimiter!r}: {_short(exc)}.",
-            hint="Mend the line, or set source.delimiter or source.encoding.",
-        ) from None
+        return "error"
+
+
+class _Utf8(io.RawIOBase):
+    """A file of any encoding as UTF-8 without byte order mark. What cannot be decoded is an `error` with its line."""
+
+    def __init__(self, source: Any, encoding: str, file: SourceFile) -> None:
+        self.error: SourceError | None = None
+        self._source, self._encoding, self._file = source, encoding, file
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._rest = self._tail = b""
+        self._lines = 0
+        self._begun = self._ended = False
+
+    @property
+    def ends_quoted(self) -> bool:
+        return self._tail.rstrip(b"\r\n").endswith(b'"')
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._ended and (size < 0 or len(self._rest) < size):
+            self._rest += self._next()
+        size = len(self._rest) if size < 0 else size
+        data, self._rest = self._rest[:size], self._rest[size:]
+        if data.strip(b"\r\n"):
+            self._tail = data[-1024:]
+        return data
+
+    def _next(self) -> bytes:
+        block = self._source.read(_BLOCK_BYTES)
+        self._ended = not block
+        try:
+            text = self._decoder.decode(block, final=self._ended)
+        except UnicodeDecodeError as exc:
+            self.error = _not_decodable(self._file, self._encoding, exc, self._lines)
+            raise self.error from None
+        if text and not self._begun:
+            text, self._begun = text.removeprefix("\ufeff"), True
+        self._lines += text.count("\n")
+        return text.encode("utf-8", "replace")
+
+
+def _not_decodable(file: SourceFile, encoding: str, exc: UnicodeDecodeError, lines: int) -> SourceError:
+    line = lines + exc.object[: exc.start].count(b"\n") + 1
+    if encoding not in ("utf-8", "utf-8-sig"):
+        return SourceError(f"{file.uri}: line {line:,} is not {encoding}.", hint="Say source.encoding as it is.")
+    guess = _guess(exc.object[max(0, exc.start - 32_768) : exc.start + 32_768])
+    return SourceError(
+        f"{file.uri}: line {line:,} is not UTF-8.",
+        hint=f"Say source.encoding: {guess} if that is what it was written in.",
+    )
+
+
+def _csv_error(file: SourceFile, delimiter: str, said: str) -> SourceError:
+    if "straddl" in said:
+        said = f"a row is longer than {_BLOCK_BYTES // 1024**2} MB, or a quote is opened and never closed"
+    return SourceError(
+        f"{file.uri}: not readable as CSV with delimiter {delimiter!r}: {said}.",
+        hint="Mend the line, or set source.delimiter or source.encoding.",
+    )
 
 
 def _head(file: SourceFile) -> bytes:
@@ -97,49 +185,72 @@ def _head(file: SourceFile) -> bytes:
 def _encoding(head: bytes, file: SourceFile, source: Source) -> str:
     if source.encoding:
         try:
-            return codecs.lookup(source.encoding).name
+            found = codecs.lookup(source.encoding)
         except LookupError:
-            raise SourceError(
-                f"source.encoding = {source.encoding!r}: no such encoding.", hint="For example cp1252."
-            ) from None
-    if head.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
+            found = None
+        if found is None or not found._is_text_encoding:
+            raise SourceError(f"source.encoding = {source.encoding!r}: no such encoding.", hint="For example cp1252.")
+        return found.name
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head, final=False)
     except UnicodeDecodeError as exc:
-        line = head[: exc.start].count(b"\n") + 1
+        raise _not_decodable(file, "utf-8", exc, 0) from None
+    if b"\0" in head:
         raise SourceError(
-            f"{file.uri}: line {line} is not UTF-8.",
+            f"{file.uri}: has NUL bytes, so it is not UTF-8 text.",
             hint=f"Say source.encoding: {_guess(head)} if that is what it was written in.",
-        ) from None
+        )
     return "utf-8"
 
 
-def _guess(head: bytes) -> str:
+def _guess(sample: bytes) -> str:
+    """The likeliest encoding. cp1252 stands for all that read the sample as it does."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(head[:65536]).best()
-    return best.encoding.replace("_", "-") if best and best.encoding != "utf_8" else "cp1252"
+    zeros = [sample[0::2].count(0), sample[1::2].count(0)]
+    if sum(zeros) * 10 > len(sample):
+        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    best = from_bytes(sample[:65536]).best()
+    if best is None or best.encoding in ("utf_8", "ascii"):
+        return "cp1252"
+    high = {char for char in sample.decode("cp1252", "replace") if char > "\x7f"}
+    western = best.encoding.startswith(("cp125", "iso8859", "latin", "mac_", "cp4", "cp8", "hp_")) and high <= _WESTERN
+    return "cp1252" if western and best.encoding != "cp1251" else best.encoding.replace("_", "-")
+
+
+def _records(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The rows of a text, blank lines left out."""
+    return (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row)
 
 
 def _delimiter(text: str, file: SourceFile) -> str:
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    if file.relative.lower().endswith((".tsv", ".tsv.gz")):
+    """The character that cuts the first rows into the most fields, an equal number in each if there is such a one."""
+    if re.search(r"\.tsv(\.\w+)?$", file.relative.lower()):
         return "\t"
-    counts = {char: len(next(csv.reader([line], delimiter=char), [])) for char in ",;\t|"}
-    return max(counts, key=lambda char: counts[char])
+    scores = {}
+    for char in ",;\t|":
+        try:
+            widths = [len(row) for row in itertools.islice(_records(text, char), _SNIFF_ROWS + 1)]
+        except csv.Error:
+            widths = [1]
+        widths = widths[:-1] if len(widths) > 1 else widths  # the last may be cut off
+        scores[char] = (len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0)
+    return max(scores, key=lambda char: scores[char])
 
 
 def _header(text: str, delimiter: str, file: SourceFile) -> list[str]:
-    row = next(csv.reader(itertools.chain(text.lstrip("\ufeff").splitlines(keepends=True)), delimiter=delimiter), [])
+    try:
+        row = next(_records(text, delimiter), [])
+    except csv.Error as exc:
+        raise _csv_error(file, delimiter, f"its header: {_short(exc)}") from None
+    if not row:
+        raise SourceError(f"{file.uri}: there is no header line.")
     names = [name.strip() or f"column_{at}" for at, name in enumerate(row, start=1)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SourceError(f"{file.uri}: the header has {twice[0]!r} twice.", hint="Rename one of the columns.")
-    if not names:
-        raise SourceError(f"{file.uri}: there is no header line.")
     return names
 
 
@@ -149,44 +260,64 @@ def _short(exc: BaseException) -> str:
 
 # NDJSON ------------------------------------------------------------------------------------------------------------
 
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+
 
 def _ndjson(at: int, file: SourceFile) -> Iterator[Chunk]:
     """Strings as they are, other scalars and nested values as their JSON text."""
     number = 0
     rows: list[dict[str, Any]] = []
+    names: dict[str, None] = {}
     size = 0
     for line in _lines(file):
         number += 1
         if not line.strip():
             continue
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as exc:
-            raise SourceError(f"{file.uri}: line {number} is not JSON: {_short(exc)}.") from None
-        if not isinstance(row, dict):
-            raise SourceError(f"{file.uri}: line {number} is no JSON object.", hint="One object a line: {{…}}.")
+        row = _json_object(line, number, file)
+        names.update(dict.fromkeys(row))
         rows.append(row)
         size += len(line)
-        if size >= _BLOCK_BYTES:
-            yield _chunk(at, rows)
+        if size >= _BLOCK_BYTES and names:
+            yield _chunk(at, rows, names)
             rows, size = [], 0
+    if rows and not names:
+        raise SourceError(f"{file.uri}: none of its objects has a key.")
     if rows:
-        yield _chunk(at, rows)
+        yield _chunk(at, rows, names)
+
+
+def _json_object(line: bytes, number: int, file: SourceFile) -> dict[str, Any]:
+    try:
+        row: Any = orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        array = number == 1 and line.lstrip()[:1] == b"["
+        hint = "One object a line; an array is turned into that by: jq -c '.[]'" if array else ""
+        raise SourceError(f"{file.uri}: line {number:,} is not JSON: {_short(exc)}.", hint=hint) from None
+    if not isinstance(row, dict):
+        raise SourceError(f"{file.uri}: line {number:,} is no JSON object.", hint="One object a line: {…}.")
+    if _LONG_NUMBER.search(line):  # orjson would round an integer of more than 64 bits: it is kept as text
+        return dict(json.loads(line, parse_int=lambda digits: int(digits) if len(digits) < 19 else digits))
+    return row
 
 
 def _lines(file: SourceFile) -> Iterator[bytes]:
     rest = b""
-    with _open(file) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            lines = (rest + block).split(b"\n")
-            rest = lines.pop()
-            yield from lines
+    try:
+        with _open(file) as stream:
+            begun = False
+            while block := stream.read(_BLOCK_BYTES):
+                if not begun:
+                    block, begun = block.removeprefix(codecs.BOM_UTF8), True
+                lines = (rest + block).split(b"\n")
+                rest = lines.pop()
+                yield from lines
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise SourceError(f"{file.uri}: cannot be read: {_short(exc)}.") from None
     if rest:
         yield rest
 
 
-def _chunk(at: int, rows: list[dict[str, Any]]) -> Chunk:
-    names = dict.fromkeys(name for row in rows for name in row)
+def _chunk(at: int, rows: list[dict[str, Any]], names: dict[str, None]) -> Chunk:
     columns = {name: pl.Series([_text(row.get(name)) for row in rows], dtype=pl.String) for name in names}
     quoted = frozenset(name for name in names if any(isinstance(row.get(name), str) for row in rows))
     return Chunk(at, pl.DataFrame(columns), quoted)

@@ -1,7 +1,8 @@
 """Column types of text sources: inferred over the whole input, never from its first rows.
 
-Leading zeros stay text (`012` is a code, not twelve). A column takes the narrowest type that all its values fit: bool,
-int, float, date, datetime, else text. Types pinned at the first publish, or given in the spec, are not guessed.
+Leading zeros stay text (`012` is a code, not twelve), and so do a leading `+` and integers that no float64 could hold
+beside a fraction. A column takes the narrowest type that all its values fit: bool, int, float, date, datetime, else
+text. Types pinned at the first publish, or given in the spec, are not guessed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,21 +13,21 @@ import polars as pl
 from schemas.errors import SourceError
 from schemas.spec import ColumnType
 
+_CLOCK = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
 _PATTERNS = {
     "bool": r"^(?i:true|false)$",
-    "int": r"^[-+]?(0|[1-9][0-9]{0,17})$",
-    "float": r"^[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$",
-    "date": r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$",
-    "datetime": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?$",
-    "datetime_zone": (
-        r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
-        r"(Z|z| ?UTC| ?[+-][0-9]{2}:?[0-9]{2})$"
-    ),
+    "int": r"^(0|-?[1-9][0-9]{0,17})$",
+    # Integers of at most 15 digits: those are exact as floats. Exponents stay far from where a float overflows.
+    "float": r"^-?((0|[1-9][0-9]{0,14})|(0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)([eE](-[0-9]{1,3}|\+?[0-9]{1,2}))?$",
+    "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+    "datetime": rf"^{_CLOCK}$",
+    "datetime_zone": rf"^{_CLOCK}(Z|z| ?UTC| ?[+-][0-9]{{2}}:?[0-9]{{2}})$",
 }
 _DTYPES: dict[str, pl.DataType] = {
     "str": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean(), "date": pl.Date(),
     "datetime": pl.Datetime("us"), "datetime_zone": pl.Datetime("us", "UTC"),
 }  # fmt: skip
+_SAMPLE = 64
 
 
 @dataclass
@@ -42,23 +43,32 @@ class Inference:
             candidates = self.fits.setdefault(name, list(_PATTERNS))
             if name in quoted:
                 candidates = [c for c in candidates if c not in ("bool", "int", "float")]
-            column = frame[name]
-            if column.null_count() == column.len():
+            column = frame[name].drop_nulls()
+            if not column.len():
                 continue
             self.seen.add(name)
-            self.fits[name] = [c for c in candidates if column.str.contains(_PATTERNS[c]).all()]
+            sample = column.head(_SAMPLE)  # most candidates fall here
+            self.fits[name] = [c for c in candidates if _fits(sample, c) and _fits(column, c)]
 
     def types(self, names: Iterable[str]) -> dict[str, str]:
         return {name: self.fits[name][0] if name in self.seen and self.fits.get(name) else "str" for name in names}
 
 
+def _fits(present: pl.Series, kind: str) -> bool:
+    """2026-02-30 has the form of a date and is none, so both the form and the value count."""
+    if not present.str.contains(_PATTERNS[kind]).all():
+        return False
+    return kind in ("bool", "int", "float") or not _parsed(present, kind).null_count()
+
+
 @dataclass(frozen=True)
 class Typing:
-    """The type of each column, and the strptime format of those that were given one. `zone` is taken for naive text
-    that fills a datetime column with a zone."""
+    """The type of each column, and the strptime format of those that were given one. Columns that are not named are
+    left as they are. Values of `strict` columns, which were pinned, must be written as inference would want them."""
 
     types: Mapping[str, str]
     formats: Mapping[str, str]
+    strict: frozenset[str] = frozenset()
 
     @classmethod
     def decide(
@@ -75,60 +85,88 @@ class Typing:
                 f"source.columns names {absent[0]!r}, which is no column of the source.",
                 hint=f"Columns: {', '.join(inferred)}",
             )
-        types = dict(inferred)
-        types.update({name: kind for name, kind in pinned.items() if name in types})
-        types.update({name: column.type for name, column in given.items()})
-        return cls(types, {name: column.format for name, column in given.items() if column.format})
+        held = {name: kind for name, kind in pinned.items() if name in inferred and name not in given}
+        types = {**inferred, **held}
+        types.update(
+            {name: _given(column, pinned.get(name) or inferred[name]) for name, column in given.items()},
+        )
+        formats = {name: column.format for name, column in given.items() if column.format}
+        strict = frozenset(name for name, kind in held.items() if kind != inferred[name])
+        return cls(types, formats, strict)
 
     def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Text columns as their types. Raises SourceError that names column, value and type where one does not fit."""
-        return frame.with_columns(self._cast(frame[name]) for name in frame.columns)
+        return frame.with_columns(self._cast(frame[name]) for name in frame.columns if name in self.types)
 
     def _cast(self, column: pl.Series) -> pl.Series:
-        kind = self.types[column.name]
+        name, kind = column.name, self.types[column.name]
         if kind == "str":
             return column
-        typed = self._parsed(column, kind)
-        bad = column.filter(typed.is_null() & column.is_not_null())
-        if bad.len():
-            shape = f" with format {self.formats[column.name]!r}" if column.name in self.formats else ""
-            raise SourceError(
-                f"column {column.name!r}: {bad[0]!r} is no {kind.removesuffix('_zone')}{shape}.",
-                hint=f"Mend the value, or say source.columns: {{{column.name}: str}}.",
-            )
-        return typed.alias(column.name)
+        try:
+            typed = _parsed(column.str.strip_chars(), kind, self.formats.get(name))
+        except pl.exceptions.PolarsError as exc:
+            raise SourceError(f"source.columns.{name}.format = {self.formats.get(name)!r}: {exc}.") from None
+        wrong = typed.is_null() & column.is_not_null()
+        if name in self.strict:
+            wrong |= ~column.str.contains(_PATTERNS[kind]).fill_null(True)
+        if wrong.any():
+            raise self._misfit(name, str(column.filter(wrong)[0]))
+        return typed.alias(name)
 
-    def _parsed(self, column: pl.Series, kind: str) -> pl.Series:
-        text = column.str.strip_chars()
-        given = self.formats.get(column.name)
-        if given is not None and kind in ("date", "datetime"):
-            if kind == "date":
-                return text.str.to_date(given, strict=False)
-            return text.str.to_datetime(given, strict=False, time_unit="us", time_zone="UTC" if "%z" in given else None)
-        if kind == "bool":
-            lower = text.str.to_lowercase()
-            return pl.DataFrame({"v": lower}).select(
-                pl.when(pl.col("v").is_in(["true", "1", "yes"]))
-                .then(True)
-                .when(pl.col("v").is_in(["false", "0", "no"]))
-                .then(False)
-            )["literal"]
-        if kind == "date":
-            return text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-        if kind in ("datetime", "datetime_zone"):
-            return _datetimes(text, zoned=kind == "datetime_zone" or _zoned(text))
-        return text.cast(_DTYPES[kind], strict=False)
+    def _misfit(self, name: str, value: str) -> SourceError:
+        kind, wanted = self.types[name].removesuffix("_zone"), self.formats.get(name)
+        form = f" with format {wanted!r}" if wanted else ""
+        if name in self.strict:
+            form = f", which this column was when it was first published{', in this form' if kind != 'str' else ''}"
+        elif self.types[name] == "datetime_zone" and not wanted:
+            form = " with an offset, as others of the column have"
+        elif kind == "datetime" and not wanted:
+            form = " without an offset, written as 2026-11-01T05:00:00"
+        return SourceError(
+            f"column {name!r}: {value!r} is no {kind}{form}.",
+            hint=f"Mend the value, or say source.columns: {{{name}: str}}.",
+        )
 
 
-def _zoned(text: pl.Series) -> bool:
-    present = text.drop_nulls()
-    return bool(present.len()) and bool(present.str.contains(_PATTERNS["datetime_zone"]).all())
+def _given(column: ColumnType, otherwise: str) -> str:
+    """A given datetime has a zone where its format or all its values say so."""
+    if column.type != "datetime":
+        return column.type
+    if column.format:
+        return "datetime_zone" if "%z" in column.format or "%:z" in column.format else "datetime"
+    return otherwise if otherwise == "datetime_zone" else "datetime"
 
 
-def _datetimes(text: pl.Series, *, zoned: bool) -> pl.Series:
-    """ISO 8601 as microseconds; offsets are converted to UTC."""
-    plain = text.str.replace("^(.{10}) ", "${1}T").str.replace(r"^(.{13}:\d{2})($|[^:0-9.])", "${1}:00${2}")
-    if not zoned:
-        return plain.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
-    offsets = plain.str.replace(r" ?(Z|z|UTC)$", "+00:00").str.replace(r" ?([+-]\d{2}):?(\d{2})$", "${1}:${2}")
-    return offsets.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_unit="us", time_zone="UTC")
+# Parsing: what does not fit becomes null ---------------------------------------------------------------------------
+
+
+def _parsed(text: pl.Series, kind: str, form: str | None = None) -> pl.Series:
+    if form is not None and kind == "date":
+        return text.str.to_date(form, strict=False)
+    if form is not None and kind in ("datetime", "datetime_zone"):
+        return text.str.to_datetime(
+            form, strict=False, time_unit="us", time_zone="UTC" if kind == "datetime_zone" else None
+        )
+    if kind == "bool":
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+    if kind == "date":
+        return text.str.extract(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:$|[T ][0-9]{2}:)").str.to_date(
+            "%Y-%m-%d", strict=False
+        )
+    if kind == "datetime":
+        return _clock(text).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
+    if kind == "datetime_zone":
+        offsets = text.str.replace(r" ?(Z|z|UTC)$", "+00:00").str.replace(r" ?([+-][0-9]{2}):?([0-9]{2})$", "${1}:${2}")
+        return _clock(offsets).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_unit="us", time_zone="UTC")
+    typed = text.cast(_DTYPES[kind], strict=False)
+    if kind == "float":  # 1e999 is no number; inf and nan may be written as such
+        overflow = typed.is_infinite() & ~text.str.contains("(?i)inf")
+        typed = typed.set(overflow.fill_null(False), None)
+    return typed
+
+
+def _clock(text: pl.Series) -> pl.Series:
+    """ISO 8601 with a T, and with seconds; a date alone is its midnight."""
+    whole = text.str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", "${1}T00:00:00").str.replace("^(.{10}) ", "${1}T")
+    return whole.str.replace(r"^(.{13}:[0-9]{2})($|[^:0-9.])", "${1}:00${2}")

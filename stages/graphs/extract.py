@@ -8,7 +8,7 @@ START → ask → check ─ fits ────────────→ END
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.graph import END, START, StateGraph
 
 from schemas.errors import RowError
@@ -17,6 +17,7 @@ from schemas.manifest import Provenance
 from stages.contract import Answered, Build, GraphStage, check_outputs
 from stages.models import build_model, model_identity, structured_method
 from stages.prompts import Template, is_blank
+from stages.structured import said_text
 
 VERSION = "extract-1"
 MAX_REPAIRS = 2
@@ -59,10 +60,12 @@ def build(wanted: Build) -> GraphStage:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS:
                 raise RowError(
-                    f"still invalid after {MAX_REPAIRS} repairs: {exc}", kind="invalid_answer", raw=str(message.content)
+                    f"still invalid after {MAX_REPAIRS} repairs: {exc}", kind="invalid_answer", raw=said_text(message)
                 ) from None
             complaint = f"That answer is not valid: {exc}. Answer again with the corrected JSON only."
-            messages = [*state["messages"], HumanMessage(complaint)]
+            calls = [*message.tool_calls, *message.invalid_tool_calls]  # providers insist on an answer to each
+            replies: list[BaseMessage] = [ToolMessage(complaint, tool_call_id=call["id"] or "") for call in calls]
+            messages = [*state["messages"], *(replies or [HumanMessage(complaint)])]
             return {"messages": messages, "repairs": repairs + 1, "problem": str(exc)}
 
     builder = StateGraph(State)

@@ -1,0 +1,334 @@
+"""The activities: thin. They turn messages into calls of the modules that know how, beat, and cap what they return.
+
+Blocking work runs in threads. Every activity beats in the background with counts only; resuming is from the journal,
+never from heartbeat details.
+"""
+
+import asyncio
+import datetime as dt
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from pydantic import BaseModel
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from pipeline import commit as commits
+from pipeline import journals, plans, publish, reports
+from pipeline.enrich import batch_context, enrich_batch
+from pipeline.partitions import OpenedPartition, load_opened, open_partition
+from pipeline.plans import Job, Plan
+from pipeline.policies import HEARTBEAT_EVERY, as_application_error
+from pipeline.stores import Store, open_store
+from schemas import ids
+from schemas.errors import CodeMismatch, TandemError
+from schemas.messages import (
+    MAX_PAYLOAD_BYTES,
+    BatchRequest,
+    BatchResult,
+    CloseRequest,
+    FinaliseRequest,
+    Opened,
+    OpenRequest,
+    Page,
+    PageRequest,
+    PartitionResult,
+    PlanRef,
+    PlanRequest,
+    PublishRequest,
+    RunRef,
+    RunResult,
+)
+from stages.batch import Shared
+from stages.calls import Waiting
+from stages.models import ModelServices
+from stages.registry import code_digests
+from stages.scope import Tally
+
+log = logging.getLogger("tandem.activities")
+P = ParamSpec("P")
+R = TypeVar("R", bound=BaseModel)
+_BUG_ATTEMPTS = 3  # an unknown exception may be the machine's; three times the same is ours
+_CODE_WAIT = dt.timedelta(seconds=10)
+_STOPS_RUN = frozenset(("FatalModelError", "BudgetReached"))
+
+
+def translated(
+    work: Callable[Concatenate["Activities", P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["Activities", P], Coroutine[Any, Any, R]]:
+    """Our errors as Temporal's, results within the cap."""
+
+    @functools.wraps(work)
+    async def run(self: "Activities", *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            result = await work(self, *args, **kwargs)
+        except TandemError as exc:
+            log.warning("%s: %s", exc.code, exc)
+            raise as_application_error(exc) from None
+        except Exception as exc:
+            # The message of a foreign exception may hold a row's text, and histories are plain: tell its class only.
+            log.exception("%s failed", activity.info().activity_type)
+            last = activity.info().attempt >= _BUG_ATTEMPTS
+            raise ApplicationError(
+                f"{type(exc).__name__} in {activity.info().activity_type}; the worker's log has the traceback",
+                type="Bug",
+                non_retryable=last,
+            ) from None
+        size = len(result.model_dump_json())
+        if size > MAX_PAYLOAD_BYTES:
+            raise ApplicationError(
+                f"a result of {size:,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed",
+                type="ResultTooLarge",
+                non_retryable=True,
+            )
+        return result
+
+    return cast(Callable[Concatenate["Activities", P], Coroutine[Any, Any, R]], run)
+
+
+@dataclass
+class Beat:
+    """What an activity has done so far, told with each heartbeat: rows, calls, USD."""
+
+    rows: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+    def note(self, rows: int) -> None:
+        self.rows += rows
+
+
+@asynccontextmanager
+async def beating() -> AsyncIterator[Beat]:
+    """Beat in the background, so that a long thread or a slow model is never taken for a dead worker."""
+    beat = Beat()
+
+    async def forever() -> None:
+        while True:
+            activity.heartbeat(beat.rows, beat.tally.calls, round(beat.tally.cost_usd, 6))
+            await asyncio.sleep(HEARTBEAT_EVERY.total_seconds())
+
+    task = asyncio.create_task(forever())
+    try:
+        yield beat
+    finally:
+        task.cancel()
+
+
+@dataclass
+class Activities:
+    """One a worker. What it holds is what batches of a process share: models' limiters, prepared jobs, rows in flight."""
+
+    services: ModelServices = field(default_factory=ModelServices)
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+    _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan]]"] = field(default_factory=dict)
+    _stores: dict[str, Store] = field(default_factory=dict)
+    _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [
+            self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
+        ]  # fmt: skip
+
+    def store(self, ref: RunRef) -> Store:
+        if ref.sink not in self._stores:
+            self._stores[ref.sink] = open_store(ref.sink)
+        return self._stores[ref.sink]
+
+    async def _job(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan]:
+        """The plan's job, prepared once a process. Raises CodeMismatch where the code here is not what was planned."""
+        key = (ref.sink, plan_key)
+        if key not in self._jobs:
+            if len(self._jobs) > 8:
+                self._jobs.pop(next(iter(self._jobs)))
+            self._jobs[key] = asyncio.create_task(asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services))
+        try:
+            return await asyncio.shield(self._jobs[key])
+        except TandemError:
+            self._jobs.pop(key, None)
+            raise
+
+    @activity.defn
+    @translated
+    async def plan(self, request: PlanRequest) -> PlanRef:
+        """List and split the input, decide for each selected partition, write the plan."""
+        async with beating() as beat:
+            return await asyncio.to_thread(_plan, self.store(request.ref), request, self.services, beat.note)
+
+    @activity.defn
+    @translated
+    async def read_page(self, request: PageRequest) -> Page:
+        return await asyncio.to_thread(plans.load_page, self.store(request.ref), request.plan, request.page)
+
+    @activity.defn
+    @translated
+    async def open(self, request: OpenRequest) -> Opened:
+        """Fix base and batches of a partition, join its journal."""
+        store = self.store(request.ref)
+        async with beating() as beat:
+            job, plan = await self._job(request.ref, request.plan)
+            folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
+            if request.lost_to is not None:
+                await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
+            opening = await asyncio.to_thread(
+                open_partition,
+                job,
+                plan,
+                store,
+                request.partition,
+                limit=request.limit,
+                folder=folder,
+                rerun=plan.selection.reprocess == "all",
+                note=beat.note,
+            )
+        if opening.opened is None or opening.key is None:
+            return Opened(opened="", base=opening.base, batches=0, rows=0, up_to_date=True)
+        return Opened(
+            opened=opening.key, base=opening.base, batches=len(opening.opened.batches), rows=opening.opened.rows
+        )
+
+    @activity.defn
+    @translated
+    async def enrich_batch(self, request: BatchRequest) -> BatchResult:
+        """The rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
+        store = self.store(request.ref)
+        async with beating() as beat:
+            try:
+                job, plan = await self._job(request.ref, request.plan)
+            except CodeMismatch as exc:
+                return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
+            opened = await asyncio.to_thread(load_opened, store, request.opened)
+            batch = opened.batches[request.batch]
+            context = await batch_context(
+                job, store, request.ref.run, request.partition, request.batch, batch,
+                self._shared_of(request), self.drain, fresh=plan.selection.fresh,
+            )  # fmt: skip
+            context.on_row, beat.tally = beat.note, context.tally
+            done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
+        if done.receipt:
+            return BatchResult(
+                state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected
+            )
+        if isinstance(done.stopped, Waiting):
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=done.stopped.seconds)
+            return BatchResult(state="waiting", until=until, reason=done.stopped.message)
+        if done.stopped is not None:
+            raise done.stopped
+        return BatchResult(state="handed_back", reason="the worker is shutting down")
+
+    def _shared_of(self, request: BatchRequest) -> Shared:
+        key = (request.ref.sink, request.ref.run, request.partition)
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = Shared()
+        return found
+
+    @activity.defn
+    @translated
+    async def publish(self, request: PublishRequest) -> PartitionResult:
+        """Commit the partition's next generation."""
+        store = self.store(request.ref)
+        async with beating() as beat:
+            job, plan = await self._job(request.ref, request.plan)
+            opened = await asyncio.to_thread(load_opened, store, request.opened)
+            attempt = activity.info().attempt
+            published = await asyncio.to_thread(
+                publish.publish, job, plan, store, opened, request.receipts, attempt=attempt, note=beat.note
+            )
+            result = await asyncio.to_thread(_published, store, request, published, opened)
+            if published.manifest is not None:
+                await self._tidy(job, store, published.manifest)
+        return result
+
+    async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:
+        try:
+            await asyncio.to_thread(publish.after_commit, job, store, manifest, dt.datetime.now(dt.UTC))
+        except (TandemError, OSError) as exc:
+            log.warning("%s: published, but not tidied up: %s", manifest.partition, exc)
+
+    @activity.defn
+    @translated
+    async def close(self, request: CloseRequest) -> PartitionResult:
+        """Write down how a partition ended without a publication, behind a fence where it was cancelled."""
+        async with beating():
+            return await asyncio.to_thread(_close, self.store(request.ref), request)
+
+    @activity.defn
+    @translated
+    async def finalise(self, request: FinaliseRequest) -> RunResult:
+        """Write the run's report."""
+        async with beating():
+            return await asyncio.to_thread(reports.finalise, self.store(request.ref), request)
+
+
+# In threads --------------------------------------------------------------------------------------------------------
+
+
+def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Callable[[int], None]) -> PlanRef:
+    asked = plans.load_request(store, request.ref.run)
+    if asked is None:
+        raise TandemError(f"the request of run {request.ref.run!r} is gone from {store.uri}")
+    spec = plans.load_spec_of(store, asked.spec)
+    job = plans.make_job(spec, Path(asked.base), store, services, note=note)
+    decided = plans.decisions(job, store, asked.selection, dt.datetime.now(dt.UTC), note=note)
+    return plans.write_plan(store, request.ref, asked, job, decided)
+
+
+def _prepare(store: Store, plan_key: str, services: ModelServices) -> tuple[Job, Plan]:
+    plan = plans.load_plan(store, plan_key)
+    job = plans.job_of_plan(store, plan, services)
+    here = code_digests(job.spec)
+    if here != plan.code:
+        changed = sorted(name for name in {*here, *plan.code} if here.get(name) != plan.code.get(name))
+        raise CodeMismatch(
+            f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it"
+        )
+    return job, plan
+
+
+def _published(
+    store: Store, request: PublishRequest, published: publish.Published, opened: OpenedPartition
+) -> PartitionResult:
+    manifest = published.manifest
+    result = PartitionResult(
+        partition=request.partition,
+        outcome="published" if manifest is not None else "unchanged",
+        generation=manifest.generation if manifest is not None else opened.base,
+        counts=manifest.counts if manifest is not None else published.counts,
+        reuse=published.reuse,
+        usage=manifest.usage
+        if manifest is not None
+        else journals.usage_of_run(store, request.partition, request.ref.run),
+    )
+    reports.write_outcome(store, request.ref.run, result)
+    return result
+
+
+def _close(store: Store, request: CloseRequest) -> PartitionResult:
+    outcome = request.outcome
+    if request.fence:
+        won = commits.fence(
+            store,
+            request.partition,
+            run=request.ref.run,
+            pipeline=request.ref.pipeline,
+            nonce=request.fence,
+            base=request.base,
+        )
+        if won == "committed_first":
+            outcome = "published"
+    result = PartitionResult(
+        partition=request.partition,
+        outcome=outcome,
+        usage=journals.usage_of_run(store, request.partition, request.ref.run),
+        error=request.error,
+        message=request.message,
+        stops_run=request.error in _STOPS_RUN,
+    )
+    reports.write_outcome(store, request.ref.run, result)
+    return result

@@ -1,0 +1,55 @@
+"""`tandem check`: each thing looked at, in order, with what was found."""
+
+import asyncio
+from pathlib import Path
+
+from pipeline.cli.console import Screen
+from pipeline.engine import connect
+from pipeline.preflight import preflight, read_spec
+from pipeline.settings import temporal_configured
+from stages.contract import GraphStage
+
+
+async def check_command(path: Path, screen: Screen) -> int:
+    """Validates and probes; sends no completion."""
+    spec, base = read_spec(path)
+    ready = await asyncio.to_thread(preflight, spec, base, say=lambda done: screen.say(f"✓ {done}"))
+    if temporal_configured():
+        client = await connect()
+        temporal = f"{client.service_client.config.target_host}"
+    else:
+        from pipeline.embedded.launch import find_binary
+
+        temporal = f"embedded ({await asyncio.to_thread(find_binary)})"
+    screen.say(f"✓ Temporal: {temporal}")
+    job = ready.job
+    said = {
+        "pipeline": spec.name,
+        "partitions": len(job.snapshot.partitions),
+        "rows": job.snapshot.info.rows,
+        "columns": {f.name: str(f.type) for f in job.columns},
+        "stages": [
+            {
+                "stage": stage.name,
+                "uses": stage.spec.uses,
+                "reads": list(stage.reads) if isinstance(stage, GraphStage) else [],
+                "models": stage.provenance.models,
+                "structured_output": stage.provenance.structured_output,
+            }
+            for stage in job.stages
+        ],
+        "sink": ready.store.uri,
+        "temporal": temporal,
+    }
+    if screen.json:
+        screen.document({"ok": True, **said})
+        return 0
+    screen.result(
+        f"{spec.name} is fine: {said['rows']:,} rows in {said['partitions']:,} partitions → {ready.store.uri}"
+    )
+    for stage in job.stages:
+        reads = ", ".join(stage.reads) if isinstance(stage, GraphStage) else "rows"
+        fields = ", ".join(stage.fields) if isinstance(stage, GraphStage) else "rows"
+        models = ", ".join(stage.provenance.models.values())
+        screen.result(f"  {stage.name} ({stage.spec.uses}{': ' + models if models else ''}): {reads} → {fields}")
+    return 0

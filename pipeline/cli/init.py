@@ -1,0 +1,174 @@
+"""`tandem init`: a small commented pipeline that runs as it is, for the reader's own table or a bundled sample."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from pipeline.cli.console import Screen
+from pipeline.cli.environment import command
+from pipeline.sources.listing import list_source
+from pipeline.sources.split import snapshot_of
+from pipeline.stores import MemoryStore
+from schemas.errors import SourceError, UsageError
+from schemas.ids import PIPELINE_NAME
+from schemas.spec import ModelChoice, Sink, Source, Spec, Stage
+
+_SAMPLE_ROWS = 20_000
+_OPENAI = "openai:gpt-5-mini"
+_OFFLINE = "offline:lexical"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a table's columns suggest."""
+
+    rows: int
+    key: str | None
+    time: str | None
+    text: list[str]
+    encoding: str | None
+
+
+def init_command(folder: Path, from_file: Path | None, model: str | None, screen: Screen) -> int:
+    """Write `tandem.yaml` into a folder. Raises UsageError where there is one already."""
+    target = folder / "tandem.yaml"
+    if target.exists():
+        raise UsageError(f"{target} is there already.", hint="Name another folder, or edit that file.")
+    if model is not None:
+        _check_model(model)
+    chosen = model or (_OPENAI if os.environ.get("OPENAI_API_KEY") else _OFFLINE)
+    if from_file is not None and not from_file.exists():
+        raise SourceError(f"--from {from_file}: no such file.", hint="Check the path.")
+    if from_file is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with as_file(files("pipeline.demo")) as bundled:
+            shutil.copy(bundled / "tickets.csv", folder / "tickets.csv")
+        from_file = folder / "tickets.csv"
+    proposal = propose(from_file)
+    folder.mkdir(parents=True, exist_ok=True)
+    target.write_text(render(folder, from_file, proposal, chosen), encoding="utf-8")
+    screen.say(
+        f"Wrote {target}: {proposal.rows:,} rows, key {proposal.key or 'the content'}, time {proposal.time or 'none'}."
+    )
+    screen.result(f"{command()} check {target}")
+    screen.result(f"{command()} try {target}")
+    screen.result(f"{command()} run {target}")
+    return 0
+
+
+def _check_model(model: str) -> None:
+    try:
+        ModelChoice(name=model)
+    except ValueError:
+        raise UsageError(f"--model {model}: not provider:name.", hint="For example openai:gpt-5-mini.") from None
+
+
+def propose(path: Path) -> Proposal:
+    """Key, time column and text columns of a table, by what its values are. Raises SourceError."""
+    rows, encoding = _read(path)
+    if not rows.width:
+        raise SourceError(f"{path}: no columns.")
+    unique = [
+        n for n in rows.columns if rows[n].null_count() == 0 and rows.height and rows[n].n_unique() == rows.height
+    ]
+    ids = [n for n in unique if n.lower() == "id" or n.lower().endswith(("_id", "id", "key", "number", "nr"))]
+    times = [
+        n for n in rows.columns if rows[n].dtype in (pl.Date, pl.Datetime) or isinstance(rows[n].dtype, pl.Datetime)
+    ]
+    lengths = {
+        n: float(rows[n].str.len_chars().mean() or 0)  # type: ignore[arg-type]
+        for n in rows.columns
+        if rows[n].dtype == pl.String and n not in ids
+    }
+    longest = sorted(lengths, key=lambda n: -lengths[n])[:2]
+    text = [n for n in rows.columns if n in longest and (lengths[n] >= 8 or len(longest) == 1)] or rows.columns[:1]
+    time = next((n for n in times if rows[n].null_count() == 0), None)
+    return Proposal(rows.height, ids[0] if ids else None, time, text, encoding)
+
+
+def _read(path: Path) -> tuple[pl.DataFrame, str | None]:
+    """The table, read as a run would read it; a wrong encoding is guessed once."""
+    try:
+        return _table(path, None), None
+    except SourceError as exc:
+        marker = "source.encoding: "
+        if marker not in exc.hint:
+            raise
+        encoding = exc.hint.split(marker, 1)[1].split(" ", 1)[0]
+        return _table(path, encoding), encoding
+
+
+def _table(path: Path, encoding: str | None) -> pl.DataFrame:
+    source = Source(path=str(path.absolute()), encoding=encoding)
+    list_source(source, path.parent)
+    stage = Stage(name="x", uses="sql", query="SELECT * FROM rows")
+    spec = Spec(name="init", source=source, stages=[stage], sink=Sink(path="memory"))
+    snapshot = snapshot_of(spec, path.absolute().parent, MemoryStore("init"), pinned={})
+    entry = snapshot.entry(snapshot.partitions[0])
+    ranges, room = [], _SAMPLE_ROWS
+    for found in entry.ranges:
+        ranges.append(found.model_copy(update={"rows": min(found.rows, room)}))
+        room -= ranges[-1].rows
+    return snapshot.read(entry.partition, ranges)
+
+
+def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
+    """The YAML, commented for somebody who sees such a file for the first time."""
+    source = os.path.relpath(path, folder)
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in path.stem.lower()).strip("-")[:60]
+    name = name if PIPELINE_NAME.match(name) else "my-pipeline"
+    lines = [
+        "# A Tandem pipeline. Check it: tandem check. See a few rows: tandem try. Run it: tandem run.",
+        f"name: {_quoted(name)}",
+        "source:",
+        f"  path: {_quoted(source)}            # a file, a folder or a glob; local or s3://bucket/…",
+    ]
+    if proposal.encoding:
+        lines.append(f"  encoding: {proposal.encoding}")
+    if proposal.key:
+        lines.append(f"  key: [{_quoted(proposal.key)}]            # what identifies a row")
+    else:
+        lines.append("  # key: [id]            # what identifies a row; without one it is the row's content")
+    if proposal.time:
+        lines += [
+            "partition:               # each part is enriched and published on its own",
+            "  by: time",
+            f"  column: {_quoted(proposal.time)}",
+            "  every: day             # hour | day | week | month",
+        ]
+    else:
+        lines.append("# partition: {by: rows, rows: 10000}   # default: one partition a file")
+    prompt = [f"      {'{{ ' + _reference(column) + ' }}'}" for column in proposal.text]
+    lines += [
+        "stages:",
+        "  - name: enrich",
+        "    uses: extract        # columns from text; also: sql, or a LangGraph graph of yours as module:attribute",
+        f"    model: {_quoted(model)}"
+        + ("   # a toy that needs no key; for real answers: openai:gpt-5-mini" if model == _OFFLINE else ""),
+        "    system: You read one record and describe it.",
+        "    prompt: |            # Jinja2 over the row's columns",
+        *prompt,
+        "    output:              # the columns that are added",
+        "      sentiment: {type: enum, values: [positive, neutral, negative]}",
+        "      summary: {type: str, description: one sentence}",
+        "sink:",
+        "  path: output           # a folder, or s3://bucket/prefix",
+        "limits:",
+        "  rows_in_flight: 64     # calls at once",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _reference(column: str) -> str:
+    return column if column.isidentifier() and column.isascii() else f"row[{column!r}]"
+
+
+def _quoted(value: str) -> str:
+    """A YAML scalar that reads back as this text."""
+    return str(yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)).splitlines()[0]

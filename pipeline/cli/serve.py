@@ -1,0 +1,106 @@
+"""`tandem dev` and `tandem worker`: processes that work until they are told to stop. SIGTERM drains."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from pipeline.cli.console import Screen
+from pipeline.embedded.server import EmbeddedServer
+from pipeline.engine import connect
+from pipeline.settings import home_of, task_queue, temporal_configured
+from pipeline.worker import working
+from schemas.errors import UsageError
+
+_LOOK_EVERY_S = 1.0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT; the SDK itself installs no handler."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> int:
+    """The embedded server of this folder, and a worker for every pipeline that has an open run in it."""
+    if temporal_configured():
+        raise UsageError("A Temporal is configured, and `tandem dev` is for the embedded one.", hint="tandem worker")
+    stop = _stop_on_signals()
+    server = await EmbeddedServer.join(home_of(Path.cwd()), port=port, ui_port=ui_port)
+    marker = server.info.home / "dev"
+    marker.write_text(server.info.started_at)
+    screen.result(f"Temporal: {server.info.address}")
+    screen.result(f"UI: {server.info.ui_url}")
+    screen.say("Working on every pipeline run from this folder. Ctrl-C stops.")
+    try:
+        client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
+        async with contextlib.AsyncExitStack() as workers:
+            at_work: set[str] = set()
+            while not stop.is_set():
+                for queue in await _open_queues(client) - at_work:
+                    await workers.enter_async_context(working(client, queue))
+                    at_work.add(queue)
+                    screen.say(f"At work on {queue.removeprefix('tandem/')}.")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+            screen.say("Draining: rows in flight finish, the journal is flushed.")
+    finally:
+        marker.unlink(missing_ok=True)
+        server.leave()
+    return 0
+
+
+async def _open_queues(client: Client) -> set[str]:
+    found = set()
+    async for execution in client.list_workflows("ExecutionStatus = 'Running' AND WorkflowType = 'RunWorkflow'"):
+        found.add(execution.task_queue)
+    return found
+
+
+async def worker_command(processes: int, queue: str | None, screen: Screen) -> int:
+    """One worker here, or several as processes of their own."""
+    if not temporal_configured():
+        raise UsageError(
+            "`tandem worker` works for a configured Temporal, and none is.",
+            hint="Set TEMPORAL_ADDRESS; on a laptop use `tandem dev`, or just `tandem run`.",
+        )
+    queue = queue or task_queue()
+    if processes > 1:
+        return await _several(processes, queue, screen)
+    stop = _stop_on_signals()
+    client = await connect()
+    async with working(client, queue):
+        screen.say(f"Working on the task queue {queue!r}. SIGTERM drains.")
+        await stop.wait()
+        screen.say("Draining: rows in flight finish, the journal is flushed.")
+    return 0
+
+
+async def _several(processes: int, queue: str, screen: Screen) -> int:
+    """Children of this process; a signal to it reaches them, and one that dies is named."""
+    stop = _stop_on_signals()
+    command = [sys.executable, "-m", "pipeline.cli.main", "worker", "--task-queue", queue]
+    children = [await asyncio.to_thread(subprocess.Popen, command, start_new_session=True) for _ in range(processes)]
+    screen.say(f"{processes} workers on the task queue {queue!r}.")
+    code = 0
+    while not stop.is_set():
+        for child in children:
+            if child.poll() is not None:
+                screen.say(f"Worker {child.pid} ended with {child.returncode}; stopping the others.")
+                code = 1
+                stop.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+    for child in children:
+        await asyncio.to_thread(child.wait)
+    return code

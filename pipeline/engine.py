@@ -1,0 +1,102 @@
+"""The Temporal that this process works with: the configured one, or the embedded server beside the spec.
+
+A configured Temporal makes this process a client only; workers run elsewhere. With the embedded server a command that
+does work brings a worker along, on a task queue of the pipeline's own, so that it never makes another one spend.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
+
+from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
+from pipeline.settings import home_of, task_queue, temporal_configured
+from schemas.errors import ConnectionFailed
+
+_CONNECT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A connected client. `ui` is the address of the Temporal UI, where there is one."""
+
+    client: Client
+    embedded: EmbeddedServer | None
+    ui: str | None
+    search_attributes: bool
+
+    def queue(self, pipeline: str) -> str:
+        return f"tandem/{pipeline}" if self.embedded is not None else task_queue()
+
+
+@asynccontextmanager
+async def engine(base: Path) -> AsyncIterator[Engine]:
+    """Connect; start or join the embedded server where no Temporal is configured. Raises ConnectionFailed."""
+    if temporal_configured():
+        client = await connect()
+        yield Engine(client, None, None, await _knows_attributes(client))
+        return
+    embedded = await EmbeddedServer.join(home_of(base))
+    try:
+        client = await Client.connect(embedded.info.address, data_converter=pydantic_data_converter, lazy=False)
+        yield Engine(client, embedded, embedded.info.ui_url, True)
+    finally:
+        embedded.leave()
+
+
+@asynccontextmanager
+async def engine_if_running(base: Path) -> AsyncIterator[Engine | None]:
+    """The same for commands that only read: never starts a server; None where none runs."""
+    if temporal_configured():
+        client = await connect()
+        yield Engine(client, None, None, False)
+        return
+    info = EmbeddedServer.running(home_of(base))
+    client_or_none = await _client_of(info) if info else None
+    yield None if client_or_none is None or info is None else Engine(client_or_none, None, info.ui_url, True)
+
+
+async def _client_of(info: ServerInfo) -> Client | None:
+    for _ in range(5):  # the server may be coming back from a crash
+        try:
+            return await Client.connect(info.address, data_converter=pydantic_data_converter)
+        except RuntimeError:
+            await asyncio.sleep(0.3)
+    return None
+
+
+async def connect() -> Client:
+    """The configured Temporal. Raises ConnectionFailed naming the address and the setting."""
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except Exception as exc:
+        raise ConnectionFailed(f"Temporal's configuration cannot be read: {exc}", hint="Check temporal.toml.") from exc
+    address = config.get("target_host", "localhost:7233")
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            return await Client.connect(**config, data_converter=pydantic_data_converter)
+    except (RuntimeError, TimeoutError, RPCError) as exc:
+        raise ConnectionFailed(
+            f"Temporal at {address} cannot be reached.",
+            hint="Check TEMPORAL_ADDRESS (and TLS, key, namespace), or unset it to use the embedded server.",
+        ) from exc
+
+
+async def _knows_attributes(client: Client) -> bool:
+    """Are ours registered? An unregistered one would refuse the start."""
+    try:
+        found = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError:
+        return False
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    return all(found.custom_attributes.get(name) == keyword for name in SEARCH_ATTRIBUTES)

@@ -1,0 +1,289 @@
+"""One batch from its rows to its staged files: the rows pass through the stages, every source row is accounted for.
+
+    read rows → stage, stage, … → data, rejects and index as staged Parquet → a receipt that names them
+
+A receipt is named by its own digest. `publish` takes only receipts that it is told of, and files whose SHA-256 agrees.
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import journals
+from pipeline.partitions import PlannedBatch, row_ids
+from pipeline.plans import Job
+from pipeline.sources.snapshot import conform
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import TandemError
+from schemas.fields import OutputField
+from schemas.manifest import Counts, Noun, Reuse
+from schemas.tables import arrow_type, stored_schema
+from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
+from stages.contract import ROW, GraphStage
+from stages.fingerprints import fingerprints
+from stages.journal import Journal, Known, RowKey, RowRecord, decode_segment
+
+REJECTS = pa.schema(
+    [
+        pa.field("row_id", pa.string()),
+        pa.field("key", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("attempts", pa.int64()),
+        pa.field("message", pa.string()),
+        pa.field("raw_answer", pa.string()),
+        pa.field("row_fingerprint", pa.string()),
+        pa.field("stage_fingerprint", pa.string()),
+    ]
+)
+INDEX = pa.schema([pa.field("row_id", pa.string()), pa.field("content", pa.string())])
+
+
+class StagedFile(Noun):
+    key: str
+    sha256: str
+    size: int
+    rows: int
+
+
+class Receipt(Noun):
+    """What a batch came to."""
+
+    batch: int
+    data: StagedFile
+    index: StagedFile
+    rejects: StagedFile | None
+    counts: Counts
+    reuse: Reuse
+
+
+@dataclass
+class Enriched:
+    """A finished batch's receipt digest, or what stopped it."""
+
+    receipt: str = ""
+    counts: Counts = field(default_factory=Counts)
+    stopped: TandemError | None = None
+    drained: bool = False
+
+
+async def enrich_batch(
+    job: Job, store: Store, folder: str, partition: str, number: int, batch: PlannedBatch, context: BatchContext
+) -> Enriched:
+    """Run the stages over one batch. The journal is flushed however it ends."""
+    work = _Work(job, await asyncio.to_thread(job.snapshot.read, partition, batch.ranges), context.run)
+    try:
+        for stage in job.stages:
+            if isinstance(stage, GraphStage):
+                outcome = await run_graph_stage(stage, work.frame, work.current_ids(), context)
+                if not outcome.finished:
+                    return Enriched(stopped=outcome.stopped, drained=outcome.drained)
+                await asyncio.to_thread(work.take, stage, outcome)
+            else:
+                await asyncio.to_thread(work.apply, stage)
+    finally:
+        await context.journal.close()
+    receipt = await asyncio.to_thread(work.stage_files, store, folder, number, context.tally.calls_reused)
+    data = receipt.model_dump_json().encode()
+    content = hashlib.sha256(data).hexdigest()
+    await asyncio.to_thread(store.put_absent, ids.staged(folder, number, "receipt", content, "json"), data)
+    return Enriched(receipt=content, counts=receipt.counts)
+
+
+async def batch_context(
+    job: Job,
+    store: Store,
+    run: str,
+    partition: str,
+    number: int,
+    batch: PlannedBatch,
+    shared: Shared,
+    drain: asyncio.Event,
+    *,
+    fresh: bool,
+) -> BatchContext:
+    """A journal for this attempt: what `open` found for the batch, and what its earlier attempts left."""
+    known = Known()
+    if batch.known is not None:
+        for record in decode_segment(await asyncio.to_thread(store.get, batch.known)).records:
+            known.add(record)
+    for record in await asyncio.to_thread(journals.load_batch, store, partition, run, number):
+        known.add(record)
+    options = job.spec.journal
+    journal = Journal(
+        journals.segment_writer(store, partition, run, number),
+        known=known,
+        flush_s=options.flush.total_seconds(),
+        strict=options.strict,
+    )
+    return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain)
+
+
+class _Work:
+    """The batch's table on its way through the stages, and what became of each source row."""
+
+    def __init__(self, job: Job, rows: pl.DataFrame, run: str) -> None:
+        self.job = job
+        self.run = run
+        self.source = rows
+        self.ids = row_ids(rows, job.spec.source.key)
+        self.frame = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
+        self.columns = job.snapshot.schema
+        self.rejects: list[dict[str, Any]] = []
+        self.rejected: set[int] = set()
+        self.reused: set[int] = set()
+        self.shared: set[int] = set()
+        self.first: dict[RowKey, int] = {}
+        self.asked: set[int] = set()
+
+    def current_ids(self) -> list[str]:
+        return [self.ids[at] for at in self.frame[ROW].to_list()]
+
+    def take(self, stage: GraphStage, outcome: StageOutcome) -> None:
+        """Join answers to rows; rejected rows leave, or stay with null outputs."""
+        positions = self.frame[ROW].to_list()
+        answers: list[dict[str, Any] | None] = []
+        kept: list[bool] = []
+        for at, record in zip(positions, outcome.records, strict=True):
+            assert record is not None
+            self._count(at, record)
+            if record.status == "ok":
+                answers.append(orjson.loads(record.answer or "{}"))
+                kept.append(True)
+            else:
+                self._reject(at, stage, record)
+                answers.append(None)
+                kept.append(stage.spec.on_reject == "null")
+        columns = answer_columns(answers, stage.fields)
+        frame = self.frame.with_columns(pl.Series(name, values) for name, values in columns.items())
+        self._after(stage.columns_after(self.columns), frame.filter(pl.Series(kept, dtype=pl.Boolean)))
+
+    def _count(self, at: int, record: RowRecord) -> None:
+        """Where an answer came from: another run's journal, an equal row of this run, or this row's own calls."""
+        if record.run != self.run:
+            self.reused.add(at)
+        elif record.shared or self.first.setdefault(record.key, at) != at:
+            self.shared.add(at)
+        else:
+            self.asked.add(at)
+
+    def _reject(self, at: int, stage: GraphStage, record: RowRecord) -> None:
+        error = record.error or {}
+        names = self.job.spec.source.key or self.source.columns
+        key = {name: self.source[name][at] for name in names}
+        self.rejected.add(at)
+        self.rejects.append(
+            {
+                "row_id": self.ids[at],
+                "key": orjson.dumps(key, default=str).decode(),
+                "stage": stage.name,
+                "error": error.get("kind", "unknown"),
+                "attempts": max(1, int(error.get("calls", 1))),
+                "message": error.get("message", ""),
+                "raw_answer": error.get("raw"),
+                "row_fingerprint": record.row,
+                "stage_fingerprint": record.stage,
+            }
+        )
+
+    def apply(self, stage: Any) -> None:
+        self._after(stage.columns_after(self.columns), stage.apply(self.frame))
+
+    def _after(self, columns: pa.Schema, frame: pl.DataFrame) -> None:
+        """The declared columns, in the declared order and types."""
+        rows = frame[ROW]
+        table = conform(frame.drop(ROW).to_arrow(), stored_schema(columns))
+        self.columns = stored_schema(columns)
+        self.frame = pl.DataFrame(table).with_columns(rows)
+
+    def counts(self) -> Counts:
+        kept = set(self.frame[ROW].to_list())
+        total = self.source.height
+        ok = len(kept - self.rejected)
+        return Counts(
+            rows_in=total,
+            ok=ok,
+            rejected=len(self.rejected),
+            filtered=total - ok - len(self.rejected),
+            out=self.frame.height,
+        )
+
+    def stage_files(self, store: Store, folder: str, number: int, calls_reused: int) -> Receipt:
+        """Write data, index and rejects, each under its own digest."""
+        keys = set(self.job.snapshot.info.key_columns)
+        table = conform(self.frame.drop(ROW).to_arrow(), self.columns)
+        table = table.select([name for name in table.column_names if name not in keys])
+        content = fingerprints(self.source, self.source.columns)
+        index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
+        rejects = pa.Table.from_pylist(self.rejects, schema=REJECTS) if self.rejects else None
+        both = self.reused - self.asked - self.shared
+        return Receipt(
+            batch=number,
+            data=_stage(store, folder, number, "data", table),
+            index=_stage(store, folder, number, "index", index),
+            rejects=_stage(store, folder, number, "rejects", rejects) if rejects is not None else None,
+            counts=self.counts(),
+            reuse=Reuse(rows_reused=len(both), calls_reused=calls_reused, rows_shared=len(self.shared - self.asked)),
+        )
+
+
+def _stage(store: Store, folder: str, number: int, kind: str, table: pa.Table) -> StagedFile:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
+    data = sink.getvalue().to_pybytes()
+    content = hashlib.sha256(data).hexdigest()
+    key = ids.staged(folder, number, kind, content, "parquet")
+    store.put_absent(key, data)
+    return StagedFile(key=key, sha256=content, size=len(data), rows=table.num_rows)
+
+
+def load_receipt(store: Store, folder: str, number: int, content: str) -> Receipt:
+    """The receipt that a batch's result names. Raises StoreError where its bytes are not those."""
+    data = store.get(ids.staged(folder, number, "receipt", content, "json"))
+    if hashlib.sha256(data).hexdigest() != content:
+        raise TandemError(f"the receipt of batch {number} is not the one that was reported")
+    return Receipt.model_validate_json(data)
+
+
+# Answers as columns ------------------------------------------------------------------------------------------------
+
+
+def answer_columns(answers: list[dict[str, Any] | None], fields: Mapping[str, OutputField]) -> dict[str, pa.Array]:
+    """JSON-like answers as Arrow arrays of the declared types; a row without an answer is null throughout."""
+    out = {}
+    for name, declared in fields.items():
+        values = [None if answer is None else answer.get(name) for answer in answers]
+        if _temporal(declared):
+            values = [_parsed(value, declared) for value in values]
+        out[name] = pa.array(values, type=arrow_type(declared))
+    return out
+
+
+def _temporal(declared: OutputField) -> bool:
+    inner = [*(declared.fields or {}).values(), *([declared.items] if declared.items else [])]
+    return declared.type in ("date", "datetime") or any(_temporal(field) for field in inner)
+
+
+def _parsed(value: Any, declared: OutputField) -> Any:
+    if value is None:
+        return None
+    if declared.type == "date":
+        return dt.date.fromisoformat(value)
+    if declared.type == "datetime":
+        when = dt.datetime.fromisoformat(value)
+        return when.astimezone(dt.UTC) if when.tzinfo else when.replace(tzinfo=dt.UTC)
+    if declared.type == "list":
+        assert declared.items is not None
+        return [_parsed(item, declared.items) for item in value]
+    if declared.type == "fields":
+        return {name: _parsed(value.get(name), inner) for name, inner in (declared.fields or {}).items()}
+    return value

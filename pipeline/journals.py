@@ -1,0 +1,257 @@
+"""The journal on a store: segments that batches append, and the compacted Parquet that later runs read.
+
+    _tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable, written by whichever attempt lives
+    _tandem/journal/<partition>/compact-<digest>.parquet                   the same records, merged after a commit
+
+Deleting is safe at any time after a merge: a journal is a set of facts, so a record that is read twice counts once, and
+a reader that finds an object gone lists again.
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+import tempfile
+import uuid
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing
+from schemas.manifest import Usage
+from stages.journal import (
+    FORMAT,
+    CallRecord,
+    Record,
+    RowRecord,
+    UnknownFormat,
+    decode_segment,
+    encode_record,
+    record_of,
+)
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string()),
+        pa.field("id", pa.string()),
+        pa.field("key", pa.string()),  # row fingerprint, or request digest
+        pa.field("run", pa.string()),
+        pa.field("nonce", pa.string()),
+        pa.field("body", pa.binary()),
+    ]
+)
+_CHUNK = 20_000
+GRACE = dt.timedelta(minutes=15)
+Put = Callable[[bytes], Awaitable[None]]
+
+
+def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
+    """Where one batch attempt puts its segments: new names each time, so that attempts never meet."""
+
+    async def put(data: bytes) -> None:
+        key = ids.journal_segment(partition, run, batch, uuid.uuid4().hex)
+        await asyncio.to_thread(store.put_absent, key, data)
+
+    return put
+
+
+@dataclass
+class Loaded:
+    """Records, and what could not be read: said in the report, never guessed."""
+
+    records: list[Record] = field(default_factory=list)
+    segments: list[str] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+
+def load_segments(store: Store, prefix: str) -> Loaded:
+    """All records under a prefix. A segment that was merged and removed meanwhile is skipped: the compacted journal
+    has it."""
+    loaded = Loaded()
+    for info in store.list(prefix):
+        try:
+            segment = decode_segment(store.get(info.key))
+        except ObjectMissing:
+            continue
+        except UnknownFormat as exc:
+            loaded.damage.append(f"{info.key}: {exc}; its records are not used")
+            continue
+        loaded.segments.append(info.key)
+        loaded.records.extend(segment.records)
+        if segment.torn:
+            loaded.damage.append(f"{info.key}: {segment.torn} torn record(s) dropped")
+    return loaded
+
+
+def load_batch(store: Store, partition: str, run: str, batch: int) -> list[Record]:
+    """What earlier attempts of a batch left."""
+    return load_segments(store, ids.journal_batch(partition, run, batch)).records
+
+
+# The compacted journal ---------------------------------------------------------------------------------------------
+
+
+def compacted(store: Store, partition: str) -> list[str]:
+    """The compacted objects of a partition: one, or for a while two."""
+    prefix = ids.journal_folder(partition)
+    return [info.key for info in store.list(f"{prefix}compact-") if info.key.endswith(".parquet")]
+
+
+def _batches(store: Store, key: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
+        version = (parquet.schema_arrow.metadata or {}).get(b"tandem_journal")
+        if version != str(FORMAT).encode():
+            raise UnknownFormat(f"{key}: journal format {version!r}, this Tandem reads {FORMAT}")
+        for batch in parquet.iter_batches(batch_size=_CHUNK, columns=list(columns)):
+            yield pl.DataFrame(pa.Table.from_batches([batch]))
+
+
+def deal_known(store: Store, partition: str, wanted: pl.DataFrame, folder: Path) -> tuple[dict[int, Path], list[str]]:
+    """The partition's records, dealt to the batches whose rows may use them, a local file of segment form for each.
+
+    `wanted` has columns `batch` and `key`: the identities and row fingerprints of each batch's rows. Records are joined
+    by either, a chunk at a time, so that memory stays flat. Returns the files and what could not be read.
+    """
+    dealt = _Dealer(folder)
+    damage: list[str] = []
+    by_key = wanted.unique()
+    for key in compacted(store, partition):
+        try:
+            for chunk in _batches(store, key, ["id", "key", "body"]):
+                dealt.add(chunk, by_key)
+        except UnknownFormat as exc:
+            damage.append(str(exc))
+        except (ObjectMissing, OSError, pa.ArrowInvalid) as exc:
+            damage.append(f"{key}: cannot be read ({type(exc).__name__}); its records are not used")
+    loaded = load_segments(store, ids.journal_segments(partition))
+    for at in range(0, len(loaded.records), _CHUNK):
+        dealt.add(_frame(loaded.records[at : at + _CHUNK]).select("id", "key", "body"), by_key)
+    return dealt.files, damage + loaded.damage
+
+
+class _Dealer:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[int, Path] = {}
+
+    def add(self, chunk: pl.DataFrame, wanted: pl.DataFrame) -> None:
+        chunk = chunk.with_row_index("at")
+        by_id = chunk.select("at", pl.col("id").alias("key")).join(wanted, on="key").select("at", "batch")
+        by_key = chunk.select("at", "key").join(wanted, on="key").select("at", "batch")
+        matched = pl.concat([by_id, by_key]).unique().join(chunk.select("at", "body"), on="at").sort("at")
+        for (batch,), part in matched.group_by("batch", maintain_order=True):
+            assert isinstance(batch, int)
+            path = self.files.get(batch)
+            if path is None:
+                path = self.files[batch] = self.folder / f"known-{batch:05d}.jsonl"
+                path.write_bytes(orjson.dumps({"tandem_journal": FORMAT}) + b"\n")
+            with path.open("ab") as out:
+                for body in part["body"].to_list():
+                    out.write(b"%08x " % zlib.crc32(body) + body + b"\n")
+
+
+def _frame(records: Iterable[Record]) -> pl.DataFrame:
+    rows = [
+        (
+            "row" if isinstance(record, RowRecord) else "call",
+            record.id,
+            record.row if isinstance(record, RowRecord) else record.request,
+            record.run,
+            "" if isinstance(record, RowRecord) else record.nonce,
+            encode_record(record),
+        )
+        for record in records
+    ]
+    schema = {"kind": pl.String, "id": pl.String, "key": pl.String, "run": pl.String, "nonce": pl.String,
+              "body": pl.Binary}  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def compact(store: Store, partition: str, now: dt.datetime) -> str | None:
+    """Merge segments and earlier compacted objects into one new object, and delete those merged before, after a grace.
+    Returns its key, None where there was nothing to merge."""
+    segments = list(store.list(ids.journal_segments(partition)))
+    olds = list(store.list(f"{ids.journal_folder(partition)}compact-"))
+    if not segments and len(olds) <= 1:
+        return None
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        path = Path(folder) / "compact.parquet"
+        metadata = {b"tandem_journal": str(FORMAT).encode()}
+        seen: set[bytes] = set()
+        with pq.ParquetWriter(path, _SCHEMA.with_metadata(metadata), compression="zstd") as writer:
+            for chunk in _all(store, partition, [info.key for info in olds]):
+                fresh = chunk.filter([_first(seen, body) for body in chunk["body"].to_list()])
+                if fresh.height:
+                    writer.write_table(fresh.to_arrow().cast(_SCHEMA).replace_schema_metadata(metadata))
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        key = ids.journal_compact(partition, content)
+        store.upload(key, path)
+    # What is older than the grace is in the object that was just written; a reader at work may still need the rest.
+    merged = [info.key for info in (*segments, *olds) if info.modified < now - GRACE and info.key != key]
+    store.delete(merged)
+    return key
+
+
+def _first(seen: set[bytes], body: bytes) -> bool:
+    content = hashlib.blake2b(body, digest_size=16).digest()
+    if content in seen:
+        return False
+    seen.add(content)
+    return True
+
+
+def _all(store: Store, partition: str, olds: Sequence[str]) -> Iterator[pl.DataFrame]:
+    for key in olds:
+        yield from _batches(store, key, _SCHEMA.names)
+    loaded = load_segments(store, ids.journal_segments(partition))
+    for at in range(0, len(loaded.records), _CHUNK):
+        yield _frame(loaded.records[at : at + _CHUNK])
+
+
+# Usage -------------------------------------------------------------------------------------------------------------
+
+
+def usage_of_run(store: Store, partition: str, run: str) -> Usage:
+    """What a run paid for in a partition, summed from its call records: all attempts and zombies, each once."""
+    calls: dict[str, CallRecord] = {}
+    for key in compacted(store, partition):
+        try:
+            for chunk in _batches(store, key, ["kind", "run", "body"]):
+                mine = chunk.filter((pl.col("kind") == "call") & (pl.col("run") == run))
+                for body in mine["body"].to_list():
+                    record = record_of(body)
+                    if isinstance(record, CallRecord):
+                        calls[record.nonce] = record
+        except (UnknownFormat, ObjectMissing, OSError, pa.ArrowInvalid):
+            continue  # named by `deal_known`
+    for record in load_segments(store, f"{ids.journal_segments(partition)}{run}/").records:
+        if isinstance(record, CallRecord):
+            calls[record.nonce] = record
+    return _summed(calls.values())
+
+
+def _summed(calls: Iterable[CallRecord]) -> Usage:
+    usage = Usage()
+    asked: set[tuple[str, int, str]] = set()
+    for call in calls:
+        again = (*call.key, call.id) in asked
+        asked.add((*call.key, call.id))
+        usage = usage + Usage(
+            calls=1,
+            input_tokens=call.usage.get("input", 0),
+            output_tokens=call.usage.get("output", 0),
+            cached_input_tokens=call.usage.get("cached_input", 0),
+            reasoning_tokens=call.usage.get("reasoning", 0),
+            cost_usd=call.cost_usd or 0.0,
+            unpriced_calls=int(call.cost_usd is None),
+            repaid=int(again),
+        )
+    return usage

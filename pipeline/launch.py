@@ -1,0 +1,179 @@
+"""Starting, finding and following runs: what `tandem run` and `pipeline.api.run` have in common."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from pipeline import plans, reports
+from pipeline.engine import Engine
+from pipeline.planning import Selection
+from pipeline.plans import Request
+from pipeline.preflight import Ready
+from pipeline.stores import Store
+from pipeline.workflows.run import RunWorkflow
+from schemas import ids
+from schemas.errors import NameTaken, UsageError
+from schemas.messages import Progress, RunInput, RunRef, RunResult, RunState
+
+_ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that this process may follow. `began`: how it came to be followed."""
+
+    request: Request
+    store: Store
+    handle: WorkflowHandle[RunWorkflow, RunResult] | None
+    began: str
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef(pipeline=self.request.pipeline, run=self.request.run, sink=self.store.uri)
+
+
+def check_name(name: str) -> None:
+    if not ids.RUN_NAME.match(name):
+        raise UsageError(f"--name {name!r}: letters, digits, '.', '_' and '-', at most 100, starting with no sign.")
+
+
+async def find_or_start(
+    engine: Engine, ready: Ready, selection: Selection, name: str | None, partitions: set[str]
+) -> Run:
+    """The run that is asked for: joined where it runs, resumed where it ended unfinished, its report where it is
+    completed, started where it is new. `partitions` are those it is about to work on. Raises NameTaken."""
+    store, spec = ready.store, ready.spec
+    if name is None:
+        request = await _open_twin(engine.client, ready, selection, partitions)
+    else:
+        check_name(name)
+        request = None
+    if request is None:
+        given = name or plans.new_run_name(dt.datetime.now(dt.UTC))
+        request = await asyncio.to_thread(plans.write_request, store, spec, ready.base, selection, given)
+    report = await asyncio.to_thread(reports.load_report, store, request.run)
+    if report is not None and report.state == "completed":
+        return Run(request, store, None, "completed")
+    status = await status_of(engine.client, request.pipeline, store.uri, request.run)
+    began = {None: "started", WorkflowExecutionStatus.RUNNING: "joined"}.get(status, "resumed")
+    if began == "started" and report is not None:
+        began = "resumed"
+    return Run(request, store, await _start(engine, store, request), began)
+
+
+async def _start(engine: Engine, store: Store, request: Request) -> WorkflowHandle[RunWorkflow, RunResult]:
+    queue = engine.queue(request.pipeline)
+    ref = RunRef(pipeline=request.pipeline, run=request.run, sink=store.uri)
+    return await engine.client.start_workflow(
+        RunWorkflow.run,
+        RunInput(ref=ref, request=ids.request(request.run), task_queue=queue),
+        id=ids.run_workflow_id(request.pipeline, store.uri, request.run),
+        task_queue=queue,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        search_attributes=_attributes(request) if engine.search_attributes else None,
+        static_summary=f"{request.pipeline}: {request.run}",
+    )
+
+
+def _attributes(request: Request) -> TypedSearchAttributes:
+    values = (request.pipeline, request.run, "running")
+    keys = (SearchAttributeKey.for_keyword(name) for name in _ATTRIBUTES)
+    return TypedSearchAttributes([SearchAttributePair(k, v) for k, v in zip(keys, values, strict=True)])
+
+
+async def status_of(client: Client, pipeline: str, sink: str, run: str) -> WorkflowExecutionStatus | None:
+    """What Temporal knows of a run; None where it knows nothing (any more)."""
+    try:
+        return (await client.get_workflow_handle(ids.run_workflow_id(pipeline, sink, run)).describe()).status
+    except RPCError as exc:
+        if exc.status == RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+
+
+# Open runs ---------------------------------------------------------------------------------------------------------
+
+
+def unfinished(store: Store) -> list[Request]:
+    """Requests without a final report, newest first."""
+    found = []
+    for name in store.folders(ids.RUNS):
+        report = reports.load_report(store, name)
+        if report is None:
+            request = plans.load_request(store, name)
+            if request is not None:
+                found.append(request)
+    return sorted(found, key=lambda request: request.created_at, reverse=True)
+
+
+async def _open_twin(client: Client, ready: Ready, selection: Selection, partitions: set[str]) -> Request | None:
+    """The pipeline's open run of the same request, which is then carried on. Raises NameTaken where another open run
+    holds some of the same partitions."""
+    store = ready.store
+    wanted = plans.request_digest(ready.spec, selection)
+    for request in await asyncio.to_thread(unfinished, store):
+        if request.digest == wanted:
+            return request
+        status = await status_of(client, request.pipeline, store.uri, request.run)
+        held = await asyncio.to_thread(plans.planned_partitions, store, request.run)
+        if status == WorkflowExecutionStatus.RUNNING and (held is None or held & partitions):
+            shown = min(held & partitions) if held else "its partitions"
+            raise NameTaken(
+                f"The run {request.run!r} of {request.pipeline!r} is open with another spec or selection, and holds "
+                f"{shown}.",
+                hint=f"Follow it with: tandem runs watch {request.run}, or end it: tandem runs cancel {request.run}",
+            )
+    return None
+
+
+# Following ---------------------------------------------------------------------------------------------------------
+
+
+async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
+    """Progress as it changes, until the run has ended. Rows of batches at work are counted by their heartbeats."""
+    assert run.handle is not None
+    while True:
+        ended = await _ended(run.handle)
+        progress = await _progress(run.handle)
+        if progress is not None:
+            yield progress
+        if ended:
+            return
+        await asyncio.sleep(every_s)
+
+
+async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:
+    return (await handle.describe()).status != WorkflowExecutionStatus.RUNNING
+
+
+async def _progress(handle: WorkflowHandle[RunWorkflow, RunResult]) -> Progress | None:
+    try:
+        return await handle.query(RunWorkflow.progress, rpc_timeout=dt.timedelta(seconds=5))
+    except RPCError:
+        return None  # no worker answers just now; the run goes on when one does
+
+
+async def final_state(run: Run) -> RunState:
+    """The state in which a run's workflow ended, where it left no report (terminated, timed out)."""
+    status = await status_of_run(run)
+    return "cancelled" if status in _CANCELLED else "failed"
+
+
+_CANCELLED = (WorkflowExecutionStatus.CANCELED, WorkflowExecutionStatus.TERMINATED)
+
+
+async def status_of_run(run: Run) -> WorkflowExecutionStatus | None:
+    assert run.handle is not None
+    return (await run.handle.describe()).status

@@ -1,0 +1,231 @@
+"""Pure planning: which partitions a selection names, whether each must run and why, how its rows are dealt into
+batches. No I/O: everything is decided from values, so that thousands of cases can be tried."""
+
+import datetime as dt
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from schemas.durations import parse_duration
+from schemas.errors import SpecError, UsageError
+from schemas.ids import decode_value
+from schemas.manifest import Manifest, Noun
+
+Reprocess = Literal["missing", "failed", "stale", "all"]
+DEFAULT_BATCH_ROWS = 1_000
+MAX_BATCHES = 500
+MAX_EVENTS = 10_000
+PAGE_PARTITIONS = 200
+# Measured on recorded histories: an activity is 3 events and 2–3 of workflow tasks; a child 3 and a task of 3.
+_EVENTS_PER_BATCH = 6
+_EVENTS_PER_CHILD = 9
+
+
+class Selection(Noun):
+    """What a run is asked to take. Part of its identity. `limit_rows`: the first N rows in plan order."""
+
+    partitions: tuple[str, ...] = ()
+    from_date: str | None = None
+    to_date: str | None = None
+    last: str | None = None
+    reprocess: Reprocess = "stale"
+    limit_rows: int | None = None
+    fresh: bool = False
+
+
+class Decision(Noun):
+    """Whether a partition runs, and why (not)."""
+
+    partition: str
+    run: bool
+    reason: str
+    rows: int
+
+
+# Selecting ---------------------------------------------------------------------------------------------------------
+
+
+def select(
+    available: Sequence[str], selection: Selection, *, every: str | None, zone: str, now: dt.datetime
+) -> list[str]:
+    """The selected partition keys, in order. `every` is the width of time partitions, None for others. Raises
+    UsageError for a key that is not there, dates that are none or select nothing."""
+    if selection.partitions:
+        known = set(available)
+        for key in selection.partitions:
+            if key not in known:
+                raise UsageError(f"--partition {key}: no such partition in the source.", hint=_nearby(key, available))
+        return [key for key in available if key in set(selection.partitions)]
+    if not (selection.from_date or selection.to_date or selection.last):
+        return list(available)
+    if every is None:
+        raise UsageError("--from-date, --to-date and --last need partition.by: time.", hint="Use --partition KEY.")
+    start, end = interval_of(selection, zone=zone, now=now)
+    chosen = []
+    for key in available:
+        began = start_of(key, every)
+        if began is not None and (start is None or began >= start) and (end is None or began < end):
+            chosen.append(key)
+    if not chosen:
+        spanned = f"{available[0]} … {available[-1]}" if available else "none"
+        raise UsageError(
+            f"No partition lies between {_said(start)} and {_said(end)}.", hint=f"The source has: {spanned}"
+        )
+    return chosen
+
+
+def _nearby(key: str, available: Sequence[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, available, n=3, cutoff=0.5) or list(available[:3])
+    return f"There are {len(available):,}, for example {', '.join(close)}" if close else "The source has none."
+
+
+def _said(when: dt.datetime | None) -> str:
+    return "the end of time" if when is None else when.isoformat(sep=" ", timespec="minutes")
+
+
+def interval_of(selection: Selection, *, zone: str, now: dt.datetime) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """The half-open interval of local wall-clock times [start, end) that dates select. A date is its whole day and
+    included; a datetime is an exclusive end; `last` counts back from the end of today."""
+    if selection.last:
+        if selection.from_date or selection.to_date:
+            raise UsageError("--last goes without --from-date and --to-date.")
+        try:
+            length = parse_duration(selection.last)
+        except ValueError as exc:
+            raise UsageError(f"--last {selection.last}: {exc}.") from None
+        today = now.astimezone(ZoneInfo(zone)).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+        end = today + dt.timedelta(days=1)
+        return (
+            end - length
+            if length >= dt.timedelta(days=1)
+            else now.astimezone(ZoneInfo(zone)).replace(tzinfo=None) - length
+        ), end
+    start = _date("--from-date", selection.from_date, zone, is_end=False)
+    finish = _date("--to-date", selection.to_date, zone, is_end=True)
+    if start and finish and start >= finish:
+        raise UsageError(f"--from-date {selection.from_date} is not before --to-date {selection.to_date}.")
+    return start, finish
+
+
+def _date(flag: str, text: str | None, zone: str, *, is_end: bool) -> dt.datetime | None:
+    if text is None:
+        return None
+    try:
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            day = dt.datetime.combine(dt.date.fromisoformat(text), dt.time())
+            return day + dt.timedelta(days=1) if is_end else day
+        when = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text}: no date.", hint="Write 2026-11-01 or 2026-11-01T06:00.") from None
+    return when.astimezone(ZoneInfo(zone)).replace(tzinfo=None) if when.tzinfo else when
+
+
+def start_of(key: str, every: str) -> dt.datetime | None:
+    """When a time partition begins, on the clock of its zone (hours: UTC). None for a partition of nulls."""
+    value = decode_value(key.partition("=")[2])
+    if value is None:
+        return None
+    try:
+        if every == "hour":
+            return dt.datetime.strptime(value, "%Y-%m-%dT%HZ")  # noqa: DTZ007  wall clock on purpose
+        if every == "week":
+            return dt.datetime.combine(dt.date.fromisoformat(f"{value}-1"), dt.time())
+        return dt.datetime.fromisoformat(value if every == "day" else f"{value}-01")
+    except ValueError:
+        return None
+
+
+# Deciding ----------------------------------------------------------------------------------------------------------
+
+
+def decide(
+    partition: str,
+    rows: int,
+    current: Manifest | None,
+    *,
+    input_fingerprint: str,
+    stages: Mapping[str, str],
+    reprocess: Reprocess,
+    last_failed: bool = False,
+) -> Decision:
+    """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`."""
+    reason, level = _difference(current, input_fingerprint, stages, last_failed)
+    order = ("missing", "failed", "stale", "all")
+    runs = order.index(reprocess) >= order.index(level)
+    if level == "all" and runs:
+        reason = "asked to reprocess"
+    return Decision(partition=partition, run=runs, reason=reason, rows=rows)
+
+
+def _difference(
+    current: Manifest | None, input_fingerprint: str, stages: Mapping[str, str], last_failed: bool
+) -> tuple[str, Reprocess]:
+    """What differs, and the least `--reprocess` that takes it."""
+    if current is None or not current.ever_published:
+        return "never published", "missing"
+    if last_failed:
+        return "last attempt failed", "failed"
+    if current.kind == "partial":
+        return "published partially", "stale"
+    if current.input_fingerprint != input_fingerprint:
+        return "input changed", "stale"
+    if dict(current.stage_fingerprints) != dict(stages):
+        return _stages_changed(current.stage_fingerprints, stages), "stale"
+    if current.counts.pending:
+        return f"{current.counts.pending} rows pending", "all"
+    return "up to date", "all"
+
+
+def _stages_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    added = [name for name in now if name not in before]
+    removed = [name for name in before if name not in now]
+    said = [
+        *(f"stage {name!r} changed" for name in changed),
+        *(f"stage {name!r} is new" for name in added),
+        *(f"stage {name!r} is gone" for name in removed),
+    ]
+    return ", ".join(said) or "order of stages changed"
+
+
+# Dealing rows ------------------------------------------------------------------------------------------------------
+
+
+def batch_rows(rows: int, asked: int | None) -> int:
+    """Rows a batch: as asked, else about 1,000, more where that would make too many batches. Raises SpecError."""
+    if asked is None:
+        return max(DEFAULT_BATCH_ROWS, math.ceil(rows / (MAX_BATCHES - 1)))
+    batches = math.ceil(rows / asked)
+    if batches > MAX_BATCHES:
+        raise SpecError(
+            f"limits.batch_rows = {asked}: a partition of {rows:,} rows would take {batches:,} batches, "
+            f"{batches * _EVENTS_PER_BATCH:,} Temporal events; {MAX_BATCHES} batches are allowed.",
+            hint=f"Raise it to {math.ceil(rows / MAX_BATCHES):,}, leave it out, or make partitions smaller.",
+        )
+    return asked
+
+
+def page_size(partitions: int) -> int:
+    """Partitions a page, so that one Temporal execution stays under its event budget."""
+    return max(1, min(PAGE_PARTITIONS, MAX_EVENTS // (2 * _EVENTS_PER_CHILD), partitions or 1))
+
+
+def deal(counts: Iterable[int], size: int) -> list[list[tuple[int, int, int]]]:
+    """Batches of `size` rows over ranges with these row counts: each a list of (range, first row in it, rows)."""
+    batches: list[list[tuple[int, int, int]]] = []
+    room = 0
+    for number, count in enumerate(counts):
+        at = 0
+        while at < count:
+            if room == 0:
+                batches.append([])
+                room = size
+            taken = min(room, count - at)
+            batches[-1].append((number, at, taken))
+            at += taken
+            room -= taken
+    return batches

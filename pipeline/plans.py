@@ -1,0 +1,319 @@
+"""Requests and plans: what a run was asked, and what it will do, frozen as objects beside its reports.
+
+A request is written once under a run's name and is that run's identity. A plan freezes the spec (prompts inlined), the
+snapshot of the input and the digests of user code, so that later edits of files don't touch a running run.
+"""
+
+import datetime as dt
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline import commit as commits
+from pipeline import planning
+from pipeline.datasets import load_dataset
+from pipeline.planning import Decision, Selection
+from pipeline.settings import expanded
+from pipeline.sources.snapshot import Snapshot
+from pipeline.sources.snapshot import load as load_snapshot
+from pipeline.sources.split import snapshot_of
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import NameTaken, ObjectExists, ObjectMissing, SpecError
+from schemas.manifest import Manifest, Noun
+from schemas.messages import Page, PlannedPartition, PlanRef, RunRef, Windows
+from schemas.spec import Spec
+from stages.code import add_user_folder
+from stages.contract import AnyStage, GraphStage
+from stages.models import ModelServices
+from stages.registry import build_stages, code_digests
+
+# Of a spec, what does not change what a run does, only how fast, how loudly or at what cost it may.
+_NOT_IDENTITY = {
+    "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
+               "max_cost_usd_per_day", "max_tokens", "call_timeout"},
+    "notify": True, "schedule": True, "prices": True,
+}  # fmt: skip
+
+
+class Request(Noun):
+    """`digest` is of spec and selection; `base` is the spec's folder, for prompts, user code and relative paths."""
+
+    run: str
+    pipeline: str
+    digest: str
+    spec: str
+    base: str
+    selection: Selection
+    created_at: dt.datetime
+
+
+class Plan(Noun):
+    """`stages` are the shapes that manifests are compared with; `code` the digests of user code."""
+
+    plan_id: str
+    request: str
+    run: str
+    pipeline: str
+    spec: str
+    base: str
+    snapshot: str
+    stages: dict[str, str]
+    code: dict[str, str]
+    selection: Selection
+    pages: int
+    partitions: int
+    created_at: dt.datetime
+
+
+def request_digest(spec: Spec, selection: Selection) -> str:
+    said = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
+    return ids.digest(said, selection.model_dump_json())
+
+
+def new_run_name(now: dt.datetime) -> str:
+    return f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+def write_request(store: Store, spec: Spec, base: Path, selection: Selection, run: str) -> Request:
+    """Write the request under its name, or find the equal one there. Raises NameTaken for another one."""
+    data = spec.model_dump_json().encode()
+    spec_key = ids.spec_of_run(run, hashlib.sha256(data).hexdigest())
+    request = Request(
+        run=run,
+        pipeline=spec.name,
+        digest=request_digest(spec, selection),
+        spec=spec_key,
+        base=str(base.absolute()),
+        selection=selection,
+        created_at=dt.datetime.now(dt.UTC),
+    )
+    store.put_absent(spec_key, data)
+    try:
+        store.put_new(ids.request(run), request.model_dump_json().encode())
+        return request
+    except ObjectExists:
+        known = load_request(store, run)
+        assert known is not None
+    if known.digest != request.digest:
+        raise NameTaken(
+            f"The run {run!r} has another spec or selection.", hint="Choose another --name, or leave it out."
+        )
+    return known
+
+
+def load_request(store: Store, run: str) -> Request | None:
+    try:
+        return Request.model_validate_json(store.get(ids.request(run)))
+    except ObjectMissing:
+        return None
+
+
+def load_spec_of(store: Store, key: str) -> Spec:
+    return Spec.model_validate_json(store.get(key))
+
+
+# What a run works with ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec made ready in this process: environment expanded, input listed and split, stages built."""
+
+    spec: Spec
+    base: Path
+    snapshot: Snapshot
+    stages: list[AnyStage]
+
+    @property
+    def shapes(self) -> dict[str, str]:
+        """Per stage, a digest of all that shapes its part of the output: its answers, and what is done with them."""
+        return {stage.name: shape_of(stage) for stage in self.stages}
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The published columns: those after the last stage, without those that only the path holds."""
+        columns = self.snapshot.schema
+        for stage in self.stages:
+            columns = stage.columns_after(columns)
+        keys = set(self.snapshot.info.key_columns)
+        return pa.schema([f for f in columns if f.name not in keys])
+
+
+def shape_of(stage: AnyStage) -> str:
+    spec = stage.spec
+    limits = (
+        "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
+        if isinstance(stage, GraphStage)
+        else ""
+    )
+    return ids.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
+
+
+def make_job(
+    spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Callable[[int], None] = lambda rows: None
+) -> Job:
+    """List and split the input, import user code, build the stages. Raises UsageError of every kind."""
+    ready = expanded(spec)
+    add_user_folder(base)
+    dataset = load_dataset(store, ready.name)
+    snapshot = snapshot_of(ready, base, store, pinned=dataset.types if dataset else {}, note=note)
+    return Job(ready, base, snapshot, build_job_stages(ready, snapshot.schema, base, services))
+
+
+def job_of_plan(store: Store, plan: Plan, services: ModelServices) -> Job:
+    """The job that a plan froze: its snapshot is loaded, nothing is listed again."""
+    spec = expanded(load_spec_of(store, plan.spec))
+    base = Path(plan.base)
+    add_user_folder(base)
+    snapshot = load_snapshot(store, plan.snapshot)
+    return Job(spec, base, snapshot, build_job_stages(spec, snapshot.schema, base, services))
+
+
+def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: ModelServices) -> list[AnyStage]:
+    refuse_unbuilt(spec)
+    return build_stages(spec, columns, base=base, services=services)
+
+
+def refuse_unbuilt(spec: Spec) -> None:
+    """Say plainly what the spec may ask for but this version cannot do."""
+    if spec.sink.format != "parquet":
+        raise SpecError(f"sink.format = {spec.sink.format!r} is not built yet.", hint="Use parquet.")
+    for stage in spec.stages:
+        if stage.placement != "batch":
+            raise SpecError(f"stage {stage.name}: placement: node is not built yet.", hint="Use placement: batch.")
+    if spec.limits.max_cost_usd_per_day or spec.limits.max_tokens or spec.limits.max_cost_usd:
+        raise SpecError(
+            "limits.max_cost_usd, max_cost_usd_per_day and max_tokens are not built yet.", hint="Leave out."
+        )
+
+
+def decisions(
+    job: Job, store: Store, selection: Selection, now: dt.datetime, *, note: Callable[[int], None] = lambda rows: None
+) -> Iterator[Decision]:
+    """One decision for each selected partition, in order of key. Raises UsageError for a selection of nothing."""
+    partition = job.spec.partition
+    chosen = planning.select(
+        job.snapshot.partitions,
+        selection,
+        every=partition.every if partition.by == "time" else None,
+        zone=partition.zone,
+        now=now,
+    )
+    shapes = job.shapes
+    wanted = set(chosen)
+    rows = job.snapshot.entries.filter(job.snapshot.entries["partition"].is_in(chosen))
+    published = current_generations(store, wanted)
+    for key, count, fingerprint in rows.select("partition", "rows", "fingerprint").iter_rows():
+        manifest = commits.read_commit(store, key, published[key]) if key in published else None
+        note(0)
+        yield planning.decide(
+            key, count, manifest, input_fingerprint=fingerprint, stages=shapes, reprocess=selection.reprocess
+        )
+
+
+def current_generations(store: Store, wanted: set[str]) -> dict[str, int]:
+    """The highest generation of each partition, in one listing."""
+    found: dict[str, int] = {}
+    if len(wanted) <= 20:
+        for key in wanted:
+            last = max(commits.generations(store, key), default=0)
+            if last:
+                found[key] = last
+        return found
+    for info in store.list(ids.COMMITS):
+        parsed = ids.parse_commit(info.key)
+        if parsed and parsed[0] in wanted:
+            found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
+    return found
+
+
+# Writing and reading plans -----------------------------------------------------------------------------------------
+
+
+def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision]) -> PlanRef:
+    """Write the pages, then the plan."""
+    decided = list(chosen)
+    limited = _limited(decided, request.selection.limit_rows)
+    plan_id = uuid.uuid4().hex[:12]
+    key = ids.plan(request.run, plan_id)
+    size = planning.page_size(len(limited))
+    pages = [limited[at : at + size] for at in range(0, len(limited), size)]
+    for number, page in enumerate(pages):
+        lines = tuple(PlannedPartition(key=d.partition, run=d.run, reason=d.reason, rows=d.rows) for d in page)
+        store.put_absent(ids.plan_page(key, number), Page(partitions=lines).model_dump_json().encode())
+    for decision in limited:
+        if decision.run:
+            planning.batch_rows(decision.rows, job.spec.limits.batch_rows)
+    plan = Plan(
+        plan_id=plan_id,
+        request=ids.request(request.run),
+        run=request.run,
+        pipeline=request.pipeline,
+        spec=request.spec,
+        base=request.base,
+        snapshot=job.snapshot.info.key,
+        stages=job.shapes,
+        code=code_digests(job.spec),
+        selection=request.selection,
+        pages=len(pages),
+        partitions=len(limited),
+        created_at=dt.datetime.now(dt.UTC),
+    )
+    store.put_absent(key, plan.model_dump_json().encode())
+    return PlanRef(
+        key=key,
+        plan_id=plan_id,
+        pages=len(pages),
+        partitions=len(limited),
+        to_run=sum(d.run for d in limited),
+        rows=sum(d.rows for d in limited if d.run),
+        windows=Windows(partitions=job.spec.limits.partitions_in_flight),
+    )
+
+
+def _limited(decided: list[Decision], limit: int | None) -> list[Decision]:
+    """With `--limit-rows`, the partitions that hold the first N rows in plan order; a cut one has fewer `rows`."""
+    if limit is None:
+        return decided
+    out, room = [], limit
+    for decision in decided:
+        if not decision.run:
+            out.append(decision)
+        elif room > 0:
+            taken = min(room, decision.rows)
+            out.append(decision.model_copy(update={"rows": taken}))
+            room -= taken
+    return out
+
+
+def load_plan(store: Store, key: str) -> Plan:
+    return Plan.model_validate_json(store.get(key))
+
+
+def load_page(store: Store, plan_key: str, page: int) -> Page:
+    return Page.model_validate_json(store.get(ids.plan_page(plan_key, page)))
+
+
+def planned_partitions(store: Store, run: str) -> set[str] | None:
+    """The partitions that a run's plans would work on; None while it has no plan."""
+    pages = [info.key for info in store.list(f"{ids.run_folder(run)}plan-") if "/page-" in info.key]
+    if not pages:
+        return None
+    found = (Page.model_validate_json(store.get(key)) for key in pages)
+    return {planned.key for page in found for planned in page.partitions if planned.run}
+
+
+def unchanged(manifest: Manifest | None, fingerprint: str, stages: dict[str, str]) -> bool:
+    """Does the current generation hold just what a run would publish?"""
+    return (
+        manifest is not None
+        and manifest.kind == "published"
+        and manifest.input_fingerprint == fingerprint
+        and dict(manifest.stage_fingerprints) == stages
+        and not manifest.counts.pending
+    )

@@ -1,0 +1,28 @@
+"""One retry layer per kind of failure: these are Temporal's, for infrastructure. Model calls are retried in
+`stages.calls`, waits are results, and what cannot get better by trying again is not retried."""
+
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+
+from schemas.errors import TandemError
+
+# A frozen worker may swallow one or two retries through polls it had open, so fewer than ten would be too few.
+RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=30),
+    maximum_attempts=12,
+)
+HEARTBEAT = timedelta(seconds=10)
+HEARTBEAT_EVERY = timedelta(seconds=1)
+LONG = timedelta(hours=12)
+SHORT = timedelta(minutes=2)
+GRACE = timedelta(seconds=30)
+
+
+def as_application_error(exc: TandemError) -> ApplicationError:
+    """The error as Temporal knows it: its class name as type, so that the workflow decides by name; no row text, and
+    no stack of ours (histories are plain text)."""
+    return ApplicationError(exc.message, exc.hint, type=exc.code, non_retryable=not exc.retryable)

@@ -1,0 +1,61 @@
+"""What is looked at before any workflow and any money: spec, imports, source, columns, sink, key, in that order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import plans
+from pipeline.plans import Job
+from pipeline.settings import expanded
+from pipeline.stores import Store, open_store, probe
+from schemas.errors import UsageError
+from schemas.loading import load_spec
+from schemas.spec import Spec
+from stages.models import ModelServices, missing_key
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A spec that can run here: as written (`spec`), and made ready (`job`)."""
+
+    spec: Spec
+    base: Path
+    store: Store
+    job: Job
+
+
+def read_spec(path: Path) -> tuple[Spec, Path]:
+    """The spec and its folder."""
+    return load_spec(path), path.absolute().parent
+
+
+def sink_of(spec: Spec, base: Path) -> Store:
+    return open_store(expanded(spec).sink.path, base=base)
+
+
+def preflight(spec: Spec, base: Path, *, say: Say = lambda done: None) -> Ready:
+    """Everything that can be known to be wrong, before anything is started. Raises UsageError, StoreError."""
+    say("spec")
+    store = sink_of(spec, base)
+    plans.refuse_unbuilt(spec)
+    job = plans.make_job(spec, base, store, ModelServices(), note=lambda rows: None)
+    say("source and stages")
+    probe(store)
+    say("sink")
+    refuse_missing_keys(spec)
+    say("keys")
+    return Ready(spec, base, store, job)
+
+
+def refuse_missing_keys(spec: Spec) -> None:
+    """Raises UsageError for a model whose provider's key is not set here."""
+    for stage in spec.stages:
+        for role, choice in stage.model.items():
+            missing = missing_key(choice.name)
+            if missing is not None:
+                raise UsageError(
+                    f"stage {stage.name}: model {choice.name!r} ({role}) needs a key, and {missing} is not set.",
+                    hint=f"export {missing}=…, or try model: offline:lexical, which needs none.",
+                )

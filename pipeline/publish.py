@@ -1,0 +1,318 @@
+"""From staged batches to a committed generation (design: publishing), in bounded memory, without Temporal.
+
+receipts → counts add up, checks hold → final files (same rows, same bytes, same key) → upload → one conditional put
+"""
+
+import datetime as dt
+import hashlib
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import commit as commits
+from pipeline import journals
+from pipeline.datasets import Dataset, claim, declare_schema
+from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt
+from pipeline.partitions import OpenedPartition
+from pipeline.plans import Job, Plan
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded, StoreError
+from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse
+
+TARGET_BYTES = 256 * 1024 * 1024
+GROUP_ROWS = 250_000
+GROUP_BYTES = 64 * 1024 * 1024
+Note = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The generation that readers now see. `manifest` None: it was enriched, but may not replace a whole generation."""
+
+    manifest: Manifest | None
+    counts: Counts
+    reuse: Reuse
+
+
+def publish(
+    job: Job, plan: Plan, store: Store, opened: OpenedPartition, receipts: Sequence[str], *, attempt: int, note: Note
+) -> Published:
+    """Commit a partition's batches as the next generation. Raises CountsMismatch, ChecksFailed, RejectRateExceeded,
+    SchemaChanged, CommitConflict, Cancelled, StoreError."""
+    loaded = [load_receipt(store, opened.folder, at, digest) for at, digest in enumerate(receipts)]
+    counts = sum((receipt.counts for receipt in loaded), Counts())
+    reuse = sum((receipt.reuse for receipt in loaded), Reuse())
+    _refuse_miscount(opened, loaded, counts)
+    _refuse_rejects(job, opened.partition, counts)
+    parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
+    if not opened.whole and parent is not None and parent.kind == "published":
+        return Published(None, counts, reuse)
+    declare_schema(store, job.columns, _key_types(job))
+    claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        merge = _Merge(job, plan, store, opened, Path(folder), note)
+        files, warnings = merge.data(loaded)
+        rejects = merge.plain("rejects", REJECTS, [r.rejects for r in loaded if r.rejects is not None])
+        index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
+    counts = counts.model_copy(update={"removed": _removed(store, parent, index)})
+    draft = Manifest(
+        kind="published" if opened.whole else "partial",
+        pipeline=plan.pipeline,
+        partition=opened.partition,
+        generation=opened.base + 1,
+        parent=opened.base or None,
+        files=tuple(files),
+        rejects=tuple(rejects),
+        index=index[0] if index else None,
+        schema_fingerprint=ids.digest(*(f"{f.name}:{f.type}" for f in job.columns)),
+        input_fingerprint=opened.input_fingerprint,
+        stage_fingerprints=plan.stages,
+        content_digest=ids.digest(*(file.sha256 for file in (*files, *rejects)), str(counts.rows_in)),
+        counts=counts,
+        reuse=reuse,
+        usage=journals.usage_of_run(store, opened.partition, plan.run),
+        provenance=tuple(_provenance(job)),
+        warnings=(*warnings, *opened.damage),
+        run=plan.run,
+        attempt=attempt,
+        nonce=uuid.uuid4().hex,
+        started_at=opened.started_at,
+        committed_at=dt.datetime.now(dt.UTC),
+    )
+    committed = commits.commit(store, draft).manifest
+    _say_success(store, committed)
+    return Published(committed, counts, reuse)
+
+
+def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
+    """Compact the journal and remove what the commit superseded. Nothing depends on it having happened."""
+    journals.compact(store, manifest.partition, now)
+    _remove_superseded(store, manifest, now - job.spec.sink.keep_superseded)
+
+
+# Before anything is uploaded ---------------------------------------------------------------------------------------
+
+
+def _refuse_miscount(opened: OpenedPartition, receipts: Sequence[Receipt], counts: Counts) -> None:
+    published = sum(receipt.data.rows for receipt in receipts)
+    if not counts.add_up or counts.rows_in != opened.rows or published != counts.out:
+        raise CountsMismatch(
+            f"{opened.partition}: {opened.rows} rows in, but ok {counts.ok} + rejected {counts.rejected} + filtered "
+            f"{counts.filtered} + pending {counts.pending} = {counts.rows_in}, and {published} of {counts.out} to "
+            "publish.",
+            hint="A bug of Tandem's; nothing was published.",
+        )
+
+
+def _refuse_rejects(job: Job, partition: str, counts: Counts) -> None:
+    allowed = job.spec.limits.max_reject_rate
+    if counts.rows_in and counts.rejected > allowed * counts.rows_in:
+        raise RejectRateExceeded(
+            f"{partition}: {counts.rejected} of {counts.rows_in} rows were rejected, "
+            f"{counts.rejected / counts.rows_in:.1%}; limits.max_reject_rate is {allowed:.1%}.",
+            hint=f"See why: tandem rejects ls (partition {partition}). Answers are kept and not paid for again.",
+        )
+
+
+# Final files -------------------------------------------------------------------------------------------------------
+
+
+class _Merge:
+    def __init__(self, job: Job, plan: Plan, store: Store, opened: OpenedPartition, folder: Path, note: Note) -> None:
+        self.job = job
+        self.store = store
+        self.partition = opened.partition
+        self.generation = opened.base + 1
+        self.folder = folder
+        self.note = note
+        self.footer = {
+            b"tandem": orjson.dumps(
+                {
+                    "pipeline": plan.pipeline,
+                    "partition": opened.partition,
+                    "stages": [p.model_dump(exclude_none=True) for p in _provenance(job)],
+                }
+            )
+        }
+
+    def data(self, receipts: Sequence[Receipt]) -> tuple[list[DataFile], list[str]]:
+        """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
+        checks = _Checks(self.job)
+        schema = self.job.columns
+        paths = list(self._write(schema, self._tables([r.data for r in receipts], checks), "data"))
+        warnings = checks.verdict(self.partition)
+        time = self._time_column()
+        folder = ids.data_folder(self.partition)
+        return [self._upload(folder, at, path, time) for at, path in enumerate(paths)], warnings
+
+    def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[DataFile]:
+        """Rejects or index: no file where there are no rows."""
+        if not any(file.rows for file in staged):
+            return []
+        folder = ids.rejects_folder(self.partition) if kind == "rejects" else ids.index_folder(self.partition)
+        paths = self._write(schema, self._tables(staged, None), kind)
+        return [self._upload(folder, at, path, None) for at, path in enumerate(paths)]
+
+    def _tables(self, staged: Sequence[StagedFile], checks: "_Checks | None") -> Iterator[pa.Table]:
+        for file in staged:
+            data = self.store.get(file.key)
+            if hashlib.sha256(data).hexdigest() != file.sha256:
+                raise StoreError(f"{self.store.uri}/{file.key}: its bytes are not those that were staged.")
+            table = pq.read_table(pa.BufferReader(data))
+            if checks is not None:
+                checks.see(table)
+            self.note(table.num_rows)
+            yield table
+
+    def _write(self, schema: pa.Schema, tables: Iterator[pa.Table], kind: str) -> Iterator[Path]:
+        """Local files of about TARGET_BYTES, row groups of GROUP_ROWS or GROUP_BYTES, whichever comes first."""
+        declared = schema.with_metadata(self.footer)
+        path, writer, number = self.folder / f"{kind}-0.parquet", None, 0
+        for group in _groups(tables, schema):
+            if writer is None:
+                path = self.folder / f"{kind}-{number}.parquet"
+                writer = _writer(path, declared)
+            writer.write_table(group.cast(declared), row_group_size=GROUP_ROWS)
+            if path.stat().st_size >= TARGET_BYTES:
+                writer.close()
+                yield path
+                writer, number = None, number + 1
+        if writer is None and number == 0:
+            writer = _writer(path, declared)
+            writer.write_table(declared.empty_table())
+        if writer is not None:
+            writer.close()
+            yield path
+
+    def _upload(self, folder: str, part: int, path: Path, time: str | None) -> DataFile:
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        key = ids.part_file(folder, part, self.generation, content)
+        self.store.upload(key, path)
+        self.note(0)
+        metadata = pq.read_metadata(path)
+        low, high = _time_range(path, time) if time and metadata.num_rows else (None, None)
+        return DataFile(
+            key=key, size=path.stat().st_size, sha256=content, rows=metadata.num_rows, time_min=low, time_max=high
+        )
+
+    def _time_column(self) -> str | None:
+        column = self.job.spec.partition.column
+        if self.job.spec.partition.by != "time" or column not in self.job.columns.names:
+            return None
+        return column if pa.types.is_timestamp(self.job.columns.field(column).type) else None
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True, write_statistics=True)
+
+
+def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables gathered to the size of a row group."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        if not table.num_rows:
+            continue
+        held.append(table.select(schema.names).cast(schema))
+        rows += table.num_rows
+        size += table.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
+    found = pc.min_max(pq.read_table(path, columns=[column])[column])
+    low, high = found["min"].as_py(), found["max"].as_py()
+    return low, high
+
+
+class _Checks:
+    """The spec's `checks`, counted batch by batch."""
+
+    def __init__(self, job: Job) -> None:
+        self.checks = job.spec.checks
+        self.broken = dict.fromkeys((check.name for check in self.checks), 0)
+
+    def see(self, table: pa.Table) -> None:
+        if not self.checks or not table.num_rows:
+            return
+        with pl.SQLContext(rows=pl.DataFrame(table), eager=True) as context:
+            for check in self.checks:
+                held = context.execute(f"SELECT ({check.sql}) AS held FROM rows")["held"]
+                self.broken[check.name] += int((~held.fill_null(False)).sum())
+
+    def verdict(self, partition: str) -> list[str]:
+        """Warnings. Raises ChecksFailed where a blocking check found rows."""
+        said = {check.name: f"check {check.name!r}: {self.broken[check.name]} row(s) break it" for check in self.checks}
+        failed = [said[c.name] for c in self.checks if c.severity == "block" and self.broken[c.name]]
+        if failed:
+            raise ChecksFailed(
+                f"{partition}: {'; '.join(failed)}.", hint="Nothing was published; answers are kept in the journal."
+            )
+        return [said[c.name] for c in self.checks if c.severity == "warn" and self.broken[c.name]]
+
+
+# Around the commit -------------------------------------------------------------------------------------------------
+
+
+def _key_types(job: Job) -> dict[str, str]:
+    schema = job.snapshot.schema
+    return {name: str(schema.field(name).type) for name in job.snapshot.info.key_columns}
+
+
+def _provenance(job: Job) -> list[Provenance]:
+    return [stage.provenance for stage in job.stages]
+
+
+def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile]) -> int:
+    """Rows of the parent generation whose identity the input no longer has."""
+    if parent is None or parent.index is None:
+        return 0
+    before = _index_ids(store, parent.index.key)
+    now = pl.concat([_index_ids(store, file.key) for file in index]) if index else pl.Series("row_id", [], pl.String)
+    return int(before.unique().is_in(now.unique().implode()).not_().sum())
+
+
+def _index_ids(store: Store, key: str) -> pl.Series:
+    try:
+        with store.open_input(key) as source:
+            return pl.DataFrame(pq.read_table(source, columns=["row_id"]))["row_id"]
+    except (StoreError, OSError):
+        return pl.Series("row_id", [], pl.String)
+
+
+def _say_success(store: Store, manifest: Manifest) -> None:
+    """A hint for tools that look for it; the commit is the truth."""
+    said = {"generation": manifest.generation, "run": manifest.run, "counts": manifest.counts.model_dump()}
+    store.put(f"{ids.data_folder(manifest.partition)}_SUCCESS", orjson.dumps(said))
+
+
+def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) -> None:
+    """Data files of earlier generations that the current manifest does not name, once old enough."""
+    kept = {file.key for file in (*manifest.files, *manifest.rejects)}
+    if manifest.index is not None:
+        kept.add(manifest.index.key)
+    partition = manifest.partition
+    for folder in (ids.data_folder(partition), ids.rejects_folder(partition), ids.index_folder(partition)):
+        old = [
+            info.key
+            for info in store.list(folder)
+            if info.key not in kept
+            and info.modified <= before
+            and (generation := ids.parse_part(folder, info.key)) is not None
+            and generation < manifest.generation
+        ]
+        store.delete(old)

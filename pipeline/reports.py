@@ -1,0 +1,137 @@
+"""How partitions and runs ended, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing
+from schemas.manifest import Noun
+from schemas.messages import Failure, FinaliseRequest, PartitionResult, RunResult, RunState, Totals
+
+_USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError"))
+_PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
+
+
+class Report(Noun):
+    """A run's report. Its JSON form on the command line is `as_json`."""
+
+    run: str
+    pipeline: str
+    state: RunState
+    sink: str
+    plan: str
+    totals: Totals
+    failures: tuple[Failure, ...]
+    stop: Failure | None
+    started_at: dt.datetime
+    finished_at: dt.datetime | None
+
+
+def write_outcome(store: Store, run: str, result: PartitionResult) -> None:
+    store.put(ids.outcome(run, result.partition), result.model_dump_json().encode())
+
+
+def outcomes(store: Store, run: str) -> Iterator[PartitionResult]:
+    """How each partition of a run ended last."""
+    for info in store.list(f"{ids.run_folder(run)}outcomes/"):
+        yield PartitionResult.model_validate_json(store.get(info.key))
+
+
+def finalise(store: Store, request: FinaliseRequest) -> RunResult:
+    """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
+    earlier = load_report(store, request.ref.run)
+    totals, failures = summed(request, outcomes(store, request.ref.run))
+    report = Report(
+        run=request.ref.run,
+        pipeline=request.ref.pipeline,
+        state=request.state,
+        sink=store.uri,
+        plan=request.plan,
+        totals=totals,
+        failures=tuple(failures),
+        stop=request.stop,
+        started_at=earlier.started_at if earlier else request.started_at,
+        finished_at=dt.datetime.now(dt.UTC),
+    )
+    store.put(ids.report(request.ref.run), report.model_dump_json().encode())
+    return RunResult(state=report.state, report=ids.report(request.ref.run), totals=report.totals, stop=report.stop)
+
+
+def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[Totals, list[Failure]]:
+    """The run's totals and failures. A partition without an outcome was up to date, or was never begun."""
+    totals = Totals()
+    failures = []
+    for result in ended:
+        totals = totals.with_result(result)
+        if result.error:
+            failures.append(Failure(partition=result.partition, error=result.error, message=result.message))
+    begun = totals.published + totals.unchanged + totals.failed + totals.cancelled
+    not_run = min(request.totals.not_run, max(0, request.totals.total - begun))
+    total = max(request.totals.total, begun)
+    left = {"total": total, "not_run": not_run, "unchanged": totals.unchanged + total - begun - not_run}
+    return totals.model_copy(update=left), failures
+
+
+def load_report(store: Store, run: str) -> Report | None:
+    try:
+        return Report.model_validate_json(store.get(ids.report(run)))
+    except ObjectMissing:
+        return None
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report in the shape that `run --json` promises."""
+    totals = report.totals
+    counts, usage = totals.counts, totals.usage
+    needed = usage.calls - usage.repaid
+    return {
+        "run": report.run,
+        "pipeline": report.pipeline,
+        "state": report.state,
+        "partitions": {name: getattr(totals, name) for name in _PARTITIONS},
+        "rows": {
+            "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
+            "pending": counts.pending, "removed": counts.removed, "out": counts.out,
+        },
+        "journal": totals.reuse.model_dump(),
+        "usage": {
+            "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
+            "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
+        },
+        "billed_over_needed": round(usage.calls / needed, 4) if needed else 1.0,
+        "sink": report.sink,
+        "started_at": _iso(report.started_at),
+        "finished_at": _iso(report.finished_at),
+        "failures": [failure.model_dump() for failure in report.failures],
+    }  # fmt: skip
+
+
+_STOPPED_BY_LIMIT = frozenset(("FatalModelError", "RejectRateExceeded", "BudgetReached"))
+_NOT_REACHED = frozenset(("ConnectionFailed", "StoreError", "StoreRefused"))
+
+
+def exit_code(report: Report) -> int:
+    """As the command line promises: 3 outranks 1."""
+    causes = {failure.error for failure in report.failures}
+    if report.stop is not None:
+        causes.add(report.stop.error)
+    if causes & _STOPPED_BY_LIMIT:
+        return 3
+    if report.stop is not None and report.stop.error in _USAGE:
+        return 2
+    if report.stop is not None and causes & _NOT_REACHED:
+        return 4
+    return 0 if report.state == "completed" else 1
+
+
+def _iso(when: dt.datetime | None) -> str | None:
+    return None if when is None else when.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def dumps(value: Any) -> str:
+    """JSON as the command line prints it."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

@@ -1,0 +1,69 @@
+"""Row groups that were read a moment ago. The batches of a partition are smaller than its row groups, run at the same
+time, and would each read the group anew: so a process keeps the last ones, and lets only one thread read each."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """Values by key, the least recently used dropped once their sizes add up to more than `limit`."""
+
+    def __init__(self, limit: int, size: Callable[[T], int]) -> None:
+        self._limit, self._size = limit, size
+        self._held: OrderedDict[Hashable, Future[T]] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, read: Callable[[], T]) -> T:
+        """The value of the key; `read` is called where none is held, and by one thread only."""
+        with self._lock:
+            found = self._held.get(key)
+            if found is not None:
+                self._held.move_to_end(key)
+            else:
+                mine = self._held[key] = Future()
+        if found is not None:
+            return found.result()
+        try:
+            value = read()
+        except BaseException as exc:
+            with self._lock:
+                self._held.pop(key, None)
+            mine.set_exception(exc)
+            raise
+        mine.set_result(value)
+        self._note(key, self._size(value))
+        return value
+
+    def _note(self, key: Hashable, size: int) -> None:
+        with self._lock:
+            if key in self._held:
+                self._sizes[key] = size
+            while sum(self._sizes.values()) > self._limit:
+                oldest = next(held for held in self._held if held in self._sizes)
+                del self._held[oldest], self._sizes[oldest]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._held.clear()
+            self._sizes.clear()
+
+
+def _table_bytes(table: Any) -> int:
+    return int(table.nbytes)
+
+
+def _footer_bytes(metadata: Any) -> int:
+    return int(metadata.serialized_size)
+
+
+GROUPS: Recent[pa.Table] = Recent(48 * 1024 * 1024, _table_bytes)
+FOOTERS: Recent[pq.FileMetaData] = Recent(16 * 1024 * 1024, _footer_bytes)

@@ -1,0 +1,64 @@
+"""The composition root: one process's worker, with everything that its activities share."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from pipeline.activities import Activities
+from pipeline.policies import GRACE, HEARTBEAT_EVERY
+from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.run import RunWorkflow
+from stages.transport import close_session
+
+log = logging.getLogger("tandem.worker")
+# What workflow modules may take from outside the sandbox: pure values of ours, built once instead of for each workflow.
+_PASSED_THROUGH = ("schemas", "pydantic", "pydantic_core", "annotated_types", "typing_extensions")
+MAX_ACTIVITIES = 32
+
+
+def sandbox() -> SandboxedWorkflowRunner:
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
+
+
+@dataclass
+class RunningWorker:
+    """A worker at work. `drain` makes it hand its batches back: finish rows in flight, flush the journal."""
+
+    activities: Activities
+
+    def drain(self) -> None:
+        self.activities.drain.set()
+
+
+@asynccontextmanager
+async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
+    """Work on a task queue until the block ends, then drain."""
+    os.environ.setdefault("LANGSMITH_TRACING", "false")  # langgraph brings langsmith along; no row leaves unasked
+    os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
+    activities = Activities()
+    worker = Worker(
+        client,
+        task_queue=queue,
+        workflows=[RunWorkflow, PartitionWorkflow],
+        activities=activities.all(),
+        workflow_runner=sandbox(),
+        max_concurrent_activities=MAX_ACTIVITIES,
+        graceful_shutdown_timeout=GRACE,
+        max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
+        default_heartbeat_throttle_interval=HEARTBEAT_EVERY,
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield RunningWorker(activities)
+    finally:
+        activities.drain.set()
+        await worker.shutdown()
+        await running
+        await close_session()

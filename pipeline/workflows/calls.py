@@ -1,0 +1,51 @@
+"""How workflows call activities: by name, because importing them would bring Polars into the sandbox; with the one retry
+policy for infrastructure, and a heartbeat timeout wherever the activity beats."""
+
+import asyncio
+from datetime import timedelta
+from typing import TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+
+with workflow.unsafe.imports_passed_through():
+    from pipeline.policies import HEARTBEAT, LONG, RETRY
+    from schemas.messages import Message
+
+R = TypeVar("R", bound=Message)
+
+
+async def call(
+    name: str, request: Message, result: type[R], *, within: timedelta = LONG, beats: bool = True, whole: bool = False
+) -> R:
+    """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known."""
+    kind = workflow.ActivityCancellationType
+    found = await workflow.execute_activity(
+        name,
+        request,
+        result_type=result,
+        start_to_close_timeout=within,
+        heartbeat_timeout=HEARTBEAT if beats else None,
+        retry_policy=RETRY,
+        cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if whole else kind.TRY_CANCEL,
+    )
+    assert isinstance(found, result)
+    return found
+
+
+async def call_to_the_end(name: str, request: Message, result: type[R]) -> R:
+    """The same, for what must happen even when the workflow is cancelled."""
+    task = asyncio.ensure_future(call(name, request, result))
+    try:
+        return await asyncio.shield(task)
+    except CancelledError:
+        return await task
+
+
+def cause_of(exc: BaseException) -> tuple[str, str]:
+    """The class name and the sentence of what went wrong."""
+    cause = exc.cause if isinstance(exc, ActivityError) and exc.cause is not None else exc
+    if isinstance(cause, ApplicationError):
+        hint = " ".join(str(detail) for detail in cause.details if detail)
+        return cause.type or "Error", f"{cause.message} {hint}".strip()
+    return type(cause).__name__, str(cause)

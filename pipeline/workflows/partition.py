@@ -1,0 +1,182 @@
+"""PartitionWorkflow: one partition, from its rows to a committed generation.
+
+    open → a window of enrich_batch → publish            (lost the commit to other content: once more, from the journal)
+      │                                └ a wait is a result: sleep, schedule the batch again
+      └ cancelled or failed: close, with a tombstone where it was cancelled
+
+It returns how the partition ended, also when it failed: one failed partition never fails its siblings.
+"""
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, CancelledError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pipeline.workflows.calls import call, call_to_the_end, cause_of
+    from schemas.messages import (
+        BatchRequest,
+        BatchResult,
+        CloseRequest,
+        Opened,
+        OpenRequest,
+        Outcome,
+        PartitionInput,
+        PartitionResult,
+        Progress,
+        PublishRequest,
+        Totals,
+    )
+
+_REOPENS = 1
+_HANDED_BACK = timedelta(seconds=0.5)
+
+
+@workflow.defn
+class PartitionWorkflow:
+    def __init__(self) -> None:
+        self._rows = 0
+        self._done = 0
+        self._rejected = 0
+        self._paused = ""
+        self._window = 1
+        self._waiting = ""
+        self._base = 0
+
+    @workflow.run
+    async def run(self, given: PartitionInput) -> PartitionResult:
+        self._given = given
+        self._window = given.windows.batches
+        self._rows = given.rows
+        try:
+            return await self._published()
+        except (ActivityError, CancelledError) as exc:
+            if is_cancelled_exception(exc):
+                return await self._close("cancelled", "Cancelled", "the run was cancelled", fence=True)
+            error, message = cause_of(exc)
+            return await self._close("cancelled" if error == "Cancelled" else "failed", error, message, fence=False)
+
+    async def _published(self) -> PartitionResult:
+        lost_to: int | None = None
+        for attempt in range(_REOPENS + 1):
+            self._done = self._rejected = 0
+            opened = await self._open(lost_to)
+            if opened.up_to_date:
+                return PartitionResult(
+                    partition=self._given.partition, outcome="unchanged", generation=opened.base or None
+                )
+            self._base, self._rows = opened.base, opened.rows
+            receipts = await self._enriched(opened)
+            self._say("publishing")
+            try:
+                return await self._publish(opened, receipts)
+            except ActivityError as exc:
+                if cause_of(exc)[0] != "CommitConflict" or attempt == _REOPENS:
+                    raise
+                lost_to = opened.base
+        raise AssertionError("unreachable")
+
+    async def _open(self, lost_to: int | None) -> Opened:
+        given = self._given
+        request = OpenRequest(
+            ref=given.ref, plan=given.plan, partition=given.partition, limit=given.rows, lost_to=lost_to
+        )
+        return await call("open", request, Opened)
+
+    async def _enriched(self, opened: Opened) -> list[str]:
+        """The receipts of all batches, in order; a window of them at work at once."""
+        receipts = [""] * opened.batches
+        running: set[asyncio.Task[None]] = set()
+        try:
+            for number in range(opened.batches):
+                await workflow.wait_condition(lambda: len(running) < self._window and not self._paused)
+                task = asyncio.create_task(self._batch(opened, number, receipts))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                await self._raise_failed(running, wait=False)
+            while running:
+                await self._raise_failed(running, wait=True)
+        finally:
+            for task in running:
+                task.cancel()
+        return receipts
+
+    async def _raise_failed(self, running: set["asyncio.Task[None]"], *, wait: bool) -> None:
+        if running:
+            done, _ = await workflow.wait(running, timeout=None if wait else 0, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def _batch(self, opened: Opened, number: int, receipts: list[str]) -> None:
+        given = self._given
+        request = BatchRequest(
+            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, batch=number, rows=0
+        )
+        while True:
+            result = await call("enrich_batch", request, BatchResult, whole=True)
+            if result.state == "done":
+                receipts[number] = result.receipt
+                self._done += result.rows
+                self._rejected += result.rejected
+                self._waiting = ""
+                self._say(f"{self._done:,} of {self._rows:,} rows")
+                return
+            if result.state == "waiting" and result.until is not None:
+                self._waiting = result.reason
+                self._say(f"waiting: {result.reason}")
+                pause = max(result.until - workflow.now(), timedelta(seconds=1))
+            else:
+                pause = _HANDED_BACK
+            await workflow.sleep(pause)
+            await workflow.wait_condition(lambda: not self._paused)
+
+    async def _publish(self, opened: Opened, receipts: list[str]) -> PartitionResult:
+        given = self._given
+        request = PublishRequest(
+            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, receipts=tuple(receipts)
+        )
+        # Once begun it runs to its end: whether the commit came first is then known, and the fence reads it.
+        return await call("publish", request, PartitionResult, whole=True)
+
+    async def _close(self, outcome: Outcome, error: str, message: str, *, fence: bool) -> PartitionResult:
+        given = self._given
+        request = CloseRequest(
+            ref=given.ref,
+            plan=given.plan,
+            partition=given.partition,
+            outcome=outcome,
+            error=error,
+            message=message,
+            base=self._base,
+            fence=workflow.uuid4().hex if fence else "",
+        )
+        try:
+            return await call_to_the_end("close", request, PartitionResult)
+        except ActivityError as exc:
+            reason = f"{message}; closing it failed too: {cause_of(exc)[1]}"
+            return PartitionResult(partition=given.partition, outcome=outcome, error=error, message=reason)
+
+    def _say(self, detail: str) -> None:
+        workflow.set_current_details(f"{self._given.partition}: {detail}")
+
+    @workflow.signal
+    def pause(self, reason: str) -> None:
+        self._paused = reason or "paused"
+
+    @workflow.signal
+    def resume(self) -> None:
+        self._paused = ""
+
+    @workflow.query
+    def progress(self) -> Progress:
+        return Progress(
+            state="paused" if self._paused else "running",
+            detail=self._paused,
+            totals=Totals(),
+            rows_total=self._rows,
+            rows_done=self._done,
+            rejected=self._rejected,
+            running=(),
+            waiting=self._waiting,
+        )

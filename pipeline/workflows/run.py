@@ -1,0 +1,251 @@
+"""RunWorkflow: one run over the partitions of a plan.
+
+    plan → for each page of the plan: a window of PartitionWorkflow children → finalise
+
+Continue-as-new comes only between pages, when no child is open (an open child would be terminated). What outlives one
+execution is `Carried`.
+"""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.exceptions import (
+    ActivityError,
+    CancelledError,
+    ChildWorkflowError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
+
+with workflow.unsafe.imports_passed_through():
+    from pipeline.policies import SHORT
+    from pipeline.workflows.calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.partition import PartitionWorkflow
+    from schemas import ids
+    from schemas.messages import (
+        Carried,
+        Failure,
+        FinaliseRequest,
+        Page,
+        PageRequest,
+        PartitionInput,
+        PartitionResult,
+        PlannedPartition,
+        PlanRef,
+        PlanRequest,
+        Progress,
+        RunInput,
+        RunResult,
+        RunState,
+        Totals,
+    )
+
+_MAX_FAILURES = 50
+_LATEST = 50
+_HELD = timedelta(seconds=10)
+STATE = SearchAttributeKey.for_keyword("TandemState")
+PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
+
+
+@workflow.defn
+class RunWorkflow:
+    @workflow.init
+    def __init__(self, given: RunInput) -> None:
+        self._given = given
+        self._carried = given.carried
+        self._totals = given.carried.totals if given.carried else Totals()
+        self._failures = list(given.carried.failures) if given.carried else []
+        self._stop: Failure | None = None
+        self._paused = ""
+        self._cancelled = False
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._latest: list[PartitionResult] = []
+        self._finished = 0
+        self._planned: PlanRef | None = given.carried.plan if given.carried else None
+        self._note = "planning"
+
+    @workflow.run
+    async def run(self, given: RunInput) -> RunResult:
+        started = workflow.info().start_time
+        try:
+            if self._planned is None:
+                self._planned = await self._plan()
+                self._totals = Totals(total=self._planned.partitions)
+            first = self._carried.next_page if self._carried else 0
+            for number in range(first, self._planned.pages):
+                if number > first and workflow.info().is_continue_as_new_suggested() and self._stop is None:
+                    await self._continue(number)
+                await self._page(await self._read(number))
+        except (CancelledError, ActivityError) as exc:
+            if not is_cancelled_exception(exc):
+                error, message = cause_of(exc)
+                self._stop = self._stop or Failure(partition="", error=error, message=message)
+            else:
+                self._cancelled = True
+        return await self._finalise(started)
+
+    async def _plan(self) -> PlanRef:
+        return await call("plan", PlanRequest(ref=self._given.ref, request=self._given.request), PlanRef)
+
+    async def _read(self, number: int) -> Page:
+        assert self._planned is not None
+        request = PageRequest(ref=self._given.ref, plan=self._planned.key, page=number)
+        return await call("read_page", request, Page, within=SHORT, beats=False)
+
+    async def _continue(self, page: int) -> None:
+        assert self._planned is not None
+        carried = Carried(
+            plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:_MAX_FAILURES])
+        )
+        workflow.continue_as_new(self._given.model_copy(update={"carried": carried}))
+
+    # A page: a sliding window of children ---------------------------------------------------------------------------
+
+    async def _page(self, page: Page) -> None:
+        assert self._planned is not None
+        window = self._planned.windows.partitions
+        try:
+            for planned in page.partitions:
+                if not planned.run:
+                    self._totals = self._totals.model_copy(update={"unchanged": self._totals.unchanged + 1})
+                    continue
+                await workflow.wait_condition(
+                    lambda: (len(self._running) < window and not self._paused) or self._stop is not None
+                )
+                if self._stop is not None:
+                    self._totals = self._totals.model_copy(update={"not_run": self._totals.not_run + 1})
+                    continue
+                self._running[planned.key] = asyncio.create_task(self._child(planned))
+                self._say()
+            await workflow.wait_condition(lambda: not self._running)
+        except CancelledError:
+            self._cancelled = True
+            await self._cancel_children()
+            raise
+
+    async def _cancel_children(self) -> None:
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        # Each child fences its partition before it ends; the run has not ended before they have.
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _child(self, planned: PlannedPartition) -> None:
+        try:
+            result = await self._result(planned)
+        except ChildWorkflowError as exc:
+            cancelled = is_cancelled_exception(exc)
+            cause = exc.cause or exc
+            result = PartitionResult(
+                partition=planned.key,
+                outcome="cancelled" if cancelled else "failed",
+                error="Cancelled" if cancelled else type(cause).__name__,
+                message=str(cause),
+            )
+        finally:
+            self._running.pop(planned.key, None)
+        self._totals = self._totals.with_result(result)
+        self._finished += 1
+        self._latest = [*self._latest, result][-_LATEST:]
+        if result.error:
+            failure = Failure(partition=planned.key, error=result.error, message=result.message)
+            self._failures.append(failure)
+            if result.stops_run and self._stop is None:
+                self._stop = failure
+                for task in self._running.values():
+                    task.cancel()
+        self._say()
+
+    async def _result(self, planned: PlannedPartition) -> PartitionResult:
+        """Run the child; a partition that another run holds is waited for, outside of any worker's slot."""
+        assert self._planned is not None
+        given = self._given
+        while True:
+            try:
+                return await workflow.execute_child_workflow(
+                    PartitionWorkflow.run,
+                    PartitionInput(
+                        ref=given.ref,
+                        plan=self._planned.key,
+                        partition=planned.key,
+                        rows=planned.rows,
+                        windows=self._planned.windows,
+                    ),
+                    id=ids.partition_workflow_id(given.ref.pipeline, given.ref.sink, planned.key),
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                    parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+                    cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                    search_attributes=self._attributes(planned.key),
+                )
+            except WorkflowAlreadyStartedError:
+                self._note = f"{planned.key} is held by another run"
+                self._say()
+                await workflow.sleep(_HELD)
+
+    def _attributes(self, partition: str) -> TypedSearchAttributes | None:
+        """The parent's search attributes and the child's partition, where the server knows them."""
+        known = workflow.info().typed_search_attributes
+        return known.updated(SearchAttributePair(PARTITION, partition)) if len(known) else None
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    async def _finalise(self, started: datetime) -> RunResult:
+        request = FinaliseRequest(
+            ref=self._given.ref,
+            plan=self._planned.key if self._planned else "",
+            state=self._state(),
+            totals=self._totals,
+            failures=tuple(self._failures[:_MAX_FAILURES]),
+            stop=self._stop,
+            started_at=started,
+        )
+        return await call_to_the_end("finalise", request, RunResult)
+
+    def _state(self) -> RunState:
+        if self._cancelled:
+            return "cancelled"
+        if self._stop is not None or self._totals.failed or self._totals.cancelled:
+            return "failed"
+        return "completed"
+
+    def _say(self) -> None:
+        totals = self._totals
+        done = totals.published + totals.unchanged + totals.failed + totals.cancelled
+        self._note = f"{done:,} of {totals.total:,} partitions done, {len(self._running)} running"
+        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed")
+
+    # Live control ---------------------------------------------------------------------------------------------------
+
+    @workflow.signal
+    async def pause(self, reason: str) -> None:
+        self._paused = reason or "paused"
+        for key in list(self._running):
+            await self._handle(key).signal(PartitionWorkflow.pause, reason)
+
+    @workflow.signal
+    async def resume(self) -> None:
+        self._paused = ""
+        for key in list(self._running):
+            await self._handle(key).signal(PartitionWorkflow.resume)
+
+    def _handle(self, partition: str) -> workflow.ExternalWorkflowHandle[PartitionWorkflow]:
+        given = self._given.ref
+        return workflow.get_external_workflow_handle_for(
+            PartitionWorkflow.run, ids.partition_workflow_id(given.pipeline, given.sink, partition)
+        )
+
+    @workflow.query
+    def progress(self) -> Progress:
+        return Progress(
+            state="paused" if self._paused else "running",
+            detail=self._paused or self._note,
+            totals=self._totals,
+            rows_total=self._planned.rows if self._planned else 0,
+            rows_done=self._totals.counts.rows_in,
+            rejected=self._totals.counts.rejected,
+            running=tuple(self._running),
+            finished=tuple(self._latest),
+            finished_before=self._finished - len(self._latest),
+        )

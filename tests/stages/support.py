@@ -1,0 +1,151 @@
+"""What the tests of stages are made of: a spec, a built stage, a journal on a list, one batch."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import polars as pl
+import pyarrow as pa
+from langchain_core.language_models import BaseChatModel
+
+from schemas.spec import ModelChoice, Spec
+from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
+from stages.contract import AnyStage, GraphStage
+from stages.journal import Journal, Known, Record, decode_segment
+from stages.models import ModelServices, build_model
+from stages.registry import build_stages
+from stages.scope import RowScope, Tally, current
+
+TEXT = pa.schema([pa.field("text", pa.string())])
+MODEL = "openai:test-model"
+
+
+def a_spec(*stages: Mapping[str, Any], **limits: Any) -> Spec:
+    return Spec.model_validate(
+        {
+            "name": "tests",
+            "source": {"path": "rows.parquet"},
+            "stages": [{"name": f"stage{at}", **stage} for at, stage in enumerate(stages)],
+            "sink": {"path": "out"},
+            "limits": {"rows_in_flight": 8, **limits},
+        }
+    )
+
+
+def built(
+    *stages: Mapping[str, Any], columns: pa.Schema = TEXT, services: ModelServices | None = None, **limits: Any
+) -> list[AnyStage]:
+    return build_stages(a_spec(*stages, **limits), columns, base=Path(), services=services or ModelServices())
+
+
+def a_graph_stage(
+    stage: Mapping[str, Any], columns: pa.Schema = TEXT, services: ModelServices | None = None, **limits: Any
+) -> GraphStage:
+    found = built(stage, columns=columns, services=services, **limits)[0]
+    assert isinstance(found, GraphStage)
+    return found
+
+
+def an_extract(services: ModelServices | None = None, columns: pa.Schema = TEXT, **changed: Any) -> GraphStage:
+    limits = changed.pop("limits", {})
+    stage = {
+        "uses": "extract",
+        "model": MODEL,
+        "prompt": "{{ text }}",
+        "output": {"word": "str", "level": {"type": "int", "ge": 1, "le": 5}},
+        **changed,
+    }
+    return a_graph_stage(stage, columns, services, **limits)
+
+
+def a_model(
+    services: ModelServices | None = None, name: str = MODEL, params: Mapping[str, Any] | None = None, **limits: Any
+) -> BaseChatModel:
+    spec = a_spec({"uses": "x:y", "output": {"a": "str"}}, **limits)
+    return build_model(
+        ModelChoice(name=name, params=dict(params or {})), spec.stages[0], spec, services or ModelServices()
+    )
+
+
+@dataclass
+class Segments:
+    """A journal's store. With `failing`, each put raises it."""
+
+    data: list[bytes] = field(default_factory=list)
+    failing: Exception | None = None
+    puts: int = 0
+
+    async def put(self, data: bytes) -> None:
+        self.puts += 1
+        await asyncio.sleep(0)
+        if self.failing is not None:
+            raise self.failing
+        self.data.append(data)
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for data in self.data for record in decode_segment(data).records]
+
+    def journal(self, **options: Any) -> Journal:
+        """A new attempt's journal, which knows what is stored."""
+        return Journal(self.put, known=Known(self.records), **options)
+
+
+def a_context(segments: Segments | None = None, *, run: str = "run-1", batch: int = 0, **given: Any) -> BatchContext:
+    options = {name: given.pop(name) for name in ("strict", "flush_s", "flush_records") if name in given}
+    journal = (segments or Segments()).journal(**options)
+    return BatchContext(
+        run=run,
+        batch=batch,
+        journal=journal,
+        shared=given.pop("shared", None) or Shared(),
+        drain=given.pop("drain", None) or asyncio.Event(),
+        **given,
+    )
+
+
+async def enrich(
+    stage: GraphStage, rows: pl.DataFrame | list[Any], context: BatchContext | None = None
+) -> StageOutcome:
+    """One batch, its journal closed. A list is the column `text`."""
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame({"text": rows}, schema={"text": pl.String})
+    context = context or a_context()
+    try:
+        return await run_graph_stage(stage, frame, [f"row-{at}" for at in range(frame.height)], context)
+    finally:
+        await context.journal.close()
+
+
+def answers(outcome: StageOutcome) -> list[dict[str, Any] | None]:
+    return [orjson.loads(r.answer) if r is not None and r.answer is not None else None for r in outcome.records]
+
+
+def kinds(outcome: StageOutcome) -> list[str | None]:
+    """`ok`, or the kind of reject, of each row."""
+    return [r and (cast(str, r.error["kind"]) if r.error else r.status) for r in outcome.records]
+
+
+@contextmanager
+def a_row(
+    journal: Journal, *, id: str = "row-0", run: str = "run-1", shared: Shared | None = None
+) -> Iterator[RowScope]:
+    """Within it, model calls are this row's."""
+    scope = RowScope(
+        id=id,
+        run=run,
+        batch=0,
+        journal=journal,
+        tally=Tally(),
+        in_flight=(shared or Shared()).calls,
+        loop=asyncio.get_running_loop(),
+    )
+    token = current.set(scope)
+    try:
+        yield scope
+    finally:
+        current.reset(token)
+        scope.close()
