@@ -128,7 +128,7 @@ def decode_segment(data: bytes) -> Segment:
     header, *lines = data.split(b"\n")
     version = _version(header)
     if version is None:
-        segment.torn += 1
+        _decode_line(header, segment)
     elif version != FORMAT:
         raise UnknownFormat(f"journal format {version!r}, this Tandem reads {FORMAT}")
     for line in lines:
@@ -257,6 +257,9 @@ class Journal:
             self.failed = exc
         finally:
             self._flusher = None
+        self._rearm()
+
+    def _rearm(self) -> None:
         if self._unflushed and self._timer is None and not self._closed:
             self._start_timer()
 
@@ -273,6 +276,7 @@ class Journal:
                 self.failed = None
             except BaseException:
                 self._unflushed = records + self._unflushed
+                self._rearm()
                 raise
 
     async def close(self) -> None:

@@ -8,7 +8,10 @@ import asyncio
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -37,7 +40,7 @@ def session() -> aiohttp.ClientSession:
     found = _sessions.get(loop)
     if found is None or found.closed:
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=30)
-        found = _sessions[loop] = aiohttp.ClientSession(connector=connector, trust_env=True)
+        found = _sessions[loop] = aiohttp.ClientSession(connector=connector)
     return found
 
 
@@ -133,7 +136,7 @@ class OpenAICompatibleChatModel(BaseChatModel):
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         try:
             async with session().post(
-                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False, proxy=_proxy(url)
             ) as response:
                 if response.status != 200:
                     said = await _beginning(response)
@@ -141,7 +144,7 @@ class OpenAICompatibleChatModel(BaseChatModel):
                 return parsed(await _read_capped(response)), response.headers.get("x-request-id")
         except TimeoutError as exc:
             raise TransientModelError(f"{self.model}: no answer within {self.timeout_s:g} s") from exc
-        except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError) as exc:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as exc:
             raise FatalModelError(
                 f"{self.model}: cannot call {_url_host(url)} ({type(exc).__name__})", hint="Check the base URL."
             ) from exc
@@ -181,6 +184,13 @@ async def _beginning(response: aiohttp.ClientResponse, limit: int = 65_536) -> b
 
 def _url_host(url: str) -> str:
     return url.split("//", 1)[-1].split("/", 1)[0]
+
+
+@lru_cache(maxsize=64)
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL; asked once, as aiohttp's `trust_env` would for each request."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def base_url_from_environment() -> str:

@@ -26,6 +26,7 @@ from stages.fingerprints import row_texts
 
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
 _MAX_GROUP_ROWS = 20_000
+_CHEAP_ROWS = 200_000  # to be read again rather than written
 _STAGED_GROUP_ROWS = 2_000
 _STAGED_LEAST_ROWS = 256  # partitions of fewer rows share a row group: a group a row would be slow and large
 _BUFFER_ROWS = 50_000
@@ -87,6 +88,7 @@ class _Reader:
     schema: pa.Schema
     types: dict[str, str]
     referable: bool
+    group_rows: dict[int, int]  # of each file, those of its largest row group
 
     def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
         raise NotImplementedError
@@ -98,26 +100,26 @@ class _ParquetReader(_Reader):
     def __init__(self, listing: Listing, given: Mapping[str, ColumnType]) -> None:
         self.listing = listing
         self.types = {}
-        self.referable = True
+        self.group_rows = {}
         fields: dict[str, pa.DataType] = {}
-        for file in listing.files:
+        for at, file in enumerate(listing.files):
             if file.size:
-                self._add(file, fields)
+                self.group_rows[at] = self._add(file, fields)
+        self.referable = max(self.group_rows.values(), default=0) <= _MAX_GROUP_ROWS
         self._stored = stored_schema(pa.schema([pa.field(name, kind) for name, kind in fields.items()]))
         self._typing = self._given(given)
         self.referable &= not self._typing.types
         typed = stored_schema(self._typing.cast(pl.DataFrame(self._stored.empty_table())).to_arrow().schema)
         self.schema = pa.schema([typed.field(f.name) if f.name in self._typing.types else f for f in self._stored])
 
-    def _add(self, file: SourceFile, fields: dict[str, pa.DataType]) -> None:
-        """Take a file's columns and row groups into account."""
+    def _add(self, file: SourceFile, fields: dict[str, pa.DataType]) -> int:
+        """Take a file's columns into account. Returns the rows of its largest row group."""
         try:
             with open_file(file) as source, pq.ParquetFile(source) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
                 largest = max((metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)), default=0)
         except (pa.ArrowException, OSError) as exc:
             raise _unreadable(file, exc) from None
-        self.referable &= largest <= _MAX_GROUP_ROWS
         if len(set(schema.names)) < len(schema.names):
             raise SourceError(f"{file.uri}: two of its columns have the same name.", hint="Rename one of them.")
         for found in schema:
@@ -131,6 +133,7 @@ class _ParquetReader(_Reader):
                     hint="Write the files with one type, or read them in separate pipelines.",
                 )
             fields[found.name] = both
+        return int(largest)
 
     def _given(self, given: Mapping[str, ColumnType]) -> Typing:
         """The typing of those columns that are text in the files and shall be something else."""
@@ -241,17 +244,19 @@ class _Growing:
     rows: int = 0
     ranges: list[RowRange] = field(default_factory=list)
 
-    def add(self, file: int, start: int, rows: int) -> None:
+    def add(self, file: int, start: int, rows: int) -> bool:
+        """Whether these rows begin a range of their own."""
+        self.rows += rows
         last = self.ranges[-1] if self.ranges else None
         if last and last.file == file and last.start + last.rows == start:
             self.ranges[-1] = RowRange(file=file, start=last.start, rows=last.rows + rows)
-        else:
-            self.ranges.append(RowRange(file=file, start=start, rows=rows))
-        self.rows += rows
+            return False
+        self.ranges.append(RowRange(file=file, start=start, rows=rows))
+        return True
 
 
 class _Fragmented(Exception):
-    """The rows of a partition do not lie together: stage them."""
+    """The rows of partitions do not lie together, or are few: reading them would read row groups again and again."""
 
 
 class _Splitter:
@@ -371,16 +376,16 @@ class _Splitter:
     def _referenced(self) -> tuple[list[InputFile], dict[str, _Growing]]:
         """Ranges of the source itself. Raises _Fragmented where there would be many small ones."""
         grown = self._empty_partitions()
-        pieces = 0
+        seen = cost = 0
         for at, start, frame, keys in self._keyed():
             texts = row_texts(frame, self.names)
-            runs = keys.rle().struct.unnest()
             offset = 0
-            for length, key in runs.iter_rows():
-                self._take(grown, key, texts[offset : offset + length]).add(at, start + offset, length)
+            for length, key in keys.rle().struct.unnest().iter_rows():
+                if self._take(grown, key, texts[offset : offset + length]).add(at, start + offset, length):
+                    cost += self.reader.group_rows[at]
                 offset += length
-            pieces = sum(len(p.ranges) for p in grown.values()) if len(grown) < 1000 else pieces + runs.height
-            if pieces > 100 + 4 * len(grown) + 4 * len(self.listing.files):
+            seen += frame.height
+            if cost > 2 * seen + _CHEAP_ROWS:
                 raise _Fragmented
         files = [InputFile(uri=f.uri, relative=f.relative, size=f.size, etag=f.etag) for f in self.listing.files]
         return files, grown

@@ -6,10 +6,11 @@ START → ask → check ─ fits ────────────→ END
 """
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command
 
 from schemas.errors import RowError
 from schemas.ids import digest
@@ -24,11 +25,10 @@ MAX_REPAIRS = 2
 
 
 class State(TypedDict, total=False):
-    """`problem` says why the last answer does not fit; `answer` is there once one does."""
+    """The conversation so far, how often it was repaired, and the answer once one fits."""
 
     messages: list[BaseMessage]
     repairs: int
-    problem: str | None
     answer: dict[str, Any]
 
 
@@ -45,35 +45,24 @@ def build(wanted: Build) -> GraphStage:
     available = frozenset(wanted.columns.names)
     prompt_columns = prompt.reads(available)
     reads = prompt_columns | (system.reads(available) if system else frozenset())
-    model = form.bind(build_model(choice, stage, wanted.spec, wanted.services), choice.name)
+    ask_model = form.asker(build_model(choice, stage, wanted.spec, wanted.services), choice.name)
 
-    async def ask(state: State) -> State:
-        message = await model.ainvoke(state["messages"])
-        return {"messages": [*state["messages"], message]}
-
-    async def check(state: State) -> State:
-        message = state["messages"][-1]
-        assert isinstance(message, AIMessage)
+    async def ask(state: State) -> State | Command[Literal["ask"]]:
+        message = await ask_model(state["messages"])
         try:
-            return {"answer": form.read(message), "problem": None}
+            return {"answer": form.read(message)}
         except ValueError as exc:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS:
                 raise RowError(
                     f"still invalid after {MAX_REPAIRS} repairs: {exc}", kind="invalid_answer", raw=said_text(message)
                 ) from None
-            complaint = f"That answer is not valid: {exc}. Answer again with the corrected JSON only."
-            calls = [*message.tool_calls, *message.invalid_tool_calls]  # providers insist on an answer to each
-            replies: list[BaseMessage] = [ToolMessage(complaint, tool_call_id=call["id"] or "") for call in calls]
-            messages = [*state["messages"], *(replies or [HumanMessage(complaint)])]
-            return {"messages": messages, "repairs": repairs + 1, "problem": str(exc)}
+            messages = [*state["messages"], message, *_complaints(message, str(exc))]
+            return Command(goto="ask", update={"messages": messages, "repairs": repairs + 1})
 
     builder = StateGraph(State)
     builder.add_node("ask", ask)
-    builder.add_node("check", check)
     builder.add_edge(START, "ask")
-    builder.add_edge("ask", "check")
-    builder.add_conditional_edges("check", lambda state: "ask" if state["problem"] else END, ["ask", END])
 
     nothing = Answered(dict.fromkeys(form.fields))
 
@@ -102,3 +91,10 @@ def build(wanted: Build) -> GraphStage:
         ),
         limiter=limiter_of(wanted),
     )
+
+
+def _complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
+    """What is wrong, said to the model: as the reply to its tool calls, which providers insist on, or as a message."""
+    complaint = f"That answer is not valid: {problem}. Answer again with the corrected JSON only."
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return [ToolMessage(complaint, tool_call_id=call["id"] or "") for call in calls] or [HumanMessage(complaint)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import polars as pl
@@ -126,7 +126,10 @@ def answers(outcome: StageOutcome) -> list[dict[str, Any] | None]:
 
 def kinds(outcome: StageOutcome) -> list[str | None]:
     """`ok`, or the kind of reject, of each row."""
-    return [r and (cast(str, r.error["kind"]) if r.error else r.status) for r in outcome.records]
+    found: list[str | None] = []
+    for record in outcome.records:
+        found.append(None if record is None else str(record.error["kind"]) if record.error else record.status)
+    return found
 
 
 @contextmanager

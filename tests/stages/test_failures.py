@@ -1,6 +1,7 @@
 """One table sorts every failed model call, whoever raises it."""
 
 import inspect
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -131,8 +132,7 @@ def test_a_message_is_short_and_the_providers_own() -> None:
 
 def openai_errors() -> list[Any]:
     openai = pytest.importorskip("openai")
-    httpx = pytest.importorskip("httpx2" if openai.APITimeoutError.__init__.__annotations__["request"] == "httpx2.Request"
-                                else "httpx")  # fmt: skip
+    httpx: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # whichever this openai imported
     request = httpx.Request("POST", "http://x/v1")
     statuses = {
         "BadRequestError": 400, "AuthenticationError": 401, "PermissionDeniedError": 403, "NotFoundError": 404,
@@ -140,7 +140,8 @@ def openai_errors() -> list[Any]:
         "OAuthError": 401, "APIStatusError": 503, "APIResponseValidationError": 200,
     }  # fmt: skip
     made: list[Any] = []
-    for name, cls in sorted(inspect.getmembers(openai, inspect.isclass)):
+    classes: list[tuple[str, Any]] = inspect.getmembers(openai, inspect.isclass)
+    for name, cls in classes:
         if not issubclass(cls, openai.OpenAIError) or name.startswith(("_", "WebSocket")):
             continue
         if name in statuses:

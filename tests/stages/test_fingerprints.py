@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from stages.fingerprints import fingerprints, row_texts
 
+DAY, LONG_AGO = (dt.datetime.fromisoformat(day) for day in ("2026-01-01", "1900-01-01"))  # without a zone
+
 
 def one(value: Any, data_type: Any = None) -> str:
     return fingerprints(pl.DataFrame({"c": pl.Series([value], dtype=data_type)}), ["c"])[0]
@@ -20,7 +22,7 @@ def one(value: Any, data_type: Any = None) -> str:
 
 def test_values_that_look_alike_differ() -> None:
     values = [1, "1", 1.0, True, None, "", "null", "-", b"1", dt.date(1970, 1, 2), "None", [1], {"a": 1}, [None], ["1"],
-              dt.datetime(1970, 1, 2), dt.datetime(1970, 1, 2, tzinfo=dt.UTC), dt.time(1), dt.timedelta(1)]  # fmt: skip
+              DAY, DAY.replace(tzinfo=dt.UTC), dt.time(1), dt.timedelta(1)]  # fmt: skip
     assert len({one(value) for value in values}) == len(values)
 
 
@@ -59,8 +61,8 @@ def test_floats_go_by_value() -> None:
         (7, pl.Int8, pl.UInt64),
         ("x", pl.String, pl.Categorical),
         ("x", pl.String, pl.Enum(["x", "y"])),
-        (dt.datetime(2026, 1, 1), pl.Datetime("ms"), pl.Datetime("us")),
-        (dt.datetime(2026, 1, 1), pl.Datetime("ns"), pl.Datetime("us")),
+        (DAY, pl.Datetime("ms"), pl.Datetime("us")),
+        (DAY, pl.Datetime("ns"), pl.Datetime("us")),
         (dt.timedelta(seconds=5), pl.Duration("ms"), pl.Duration("us")),
     ],
 )
@@ -78,8 +80,8 @@ def test_the_width_of_a_type_does_not_matter(value: Any, one_type: Any, other_ty
         ([True, False, None], pl.Boolean),
         ([dt.date(2026, 1, 1), dt.date(1, 1, 1), None], pl.Date),
         ([dt.time(1, 2), dt.time(0), None], pl.Time),
-        ([dt.datetime(2026, 1, 1), dt.datetime(1900, 1, 1), None], pl.Datetime("us")),
-        ([dt.datetime(2026, 1, 1), dt.datetime(1900, 1, 1), None], pl.Datetime("us", "Europe/Paris")),
+        ([DAY, LONG_AGO, None], pl.Datetime("us")),
+        ([DAY, LONG_AGO, None], pl.Datetime("us", "Europe/Paris")),
         ([dt.timedelta(1), dt.timedelta(-1), None], pl.Duration),
         ([b"\x00\xff", b"", None], pl.Binary),
         ([Decimal("1.10"), Decimal("-2"), None], pl.Decimal(10, 2)),
@@ -111,7 +113,8 @@ def test_row_texts_are_unambiguous() -> None:
 def test_fingerprints_are_the_same_in_another_process() -> None:
     program = (
         "import polars as pl, datetime as dt; from stages.fingerprints import fingerprints;"
-        "f = pl.DataFrame({'a': ['x', None], 'b': [1.5, 2.5], 'c': [dt.date(2026, 1, 1)] * 2, 'd': [{'k': [1]}, None]});"
+        "f = pl.DataFrame({'a': ['x', None], 'b': [1.5, 2.5], 'c': [dt.date(2026, 1, 1)] * 2,"
+        "                  'd': [{'k': [1]}, None]});"
         "print(fingerprints(f, f.columns))"
     )
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
