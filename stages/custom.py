@@ -7,7 +7,7 @@ through LangGraph's runtime context, or a factory's parameters of those names.
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
@@ -116,7 +116,7 @@ def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
                 f"{wanted.where}: inputs.{key} names {column!r}, which is no column here.",
                 hint=f"Columns: {', '.join(columns)}",
             )
-    keys = _keys(graph.get_input_jsonschema)
+    keys = _keys(graph, "input")
     if wanted.stage.inputs:
         unknown = [key for key in wanted.stage.inputs if keys and key not in keys]
         if unknown:
@@ -140,7 +140,7 @@ def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[s
     stray = sorted(set(wanted.stage.outputs) - set(fields))
     if stray:
         raise SpecError(f"{wanted.where}: outputs.{stray[0]} is not declared under output.")
-    keys = _keys(graph.get_output_jsonschema)
+    keys = _keys(graph, "output")
     for column, key in outputs.items():
         if keys and key not in keys:
             raise SpecError(
@@ -150,14 +150,20 @@ def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[s
     return outputs
 
 
-def _keys(describe: Callable[[], Mapping[str, Any]]) -> list[str]:
-    """The keys of a graph's input or output; none where its types have no JSON schema, and so nothing is known."""
+def _keys(graph: Pregel[Any, Any, Any, Any], side: Literal["input", "output"]) -> list[str]:
+    """The keys of a graph's input or output; none where the graph does not say.
+
+    A state graph is asked for its channels, not for its JSON schema: pydantic makes none of `typing.TypedDict` before
+    Python 3.12, nor of arbitrary classes.
+    """
+    builder = getattr(graph, "builder", None)
+    if isinstance(builder, StateGraph):
+        channels = builder.schemas.get(getattr(builder, f"{side}_schema"), {})
+        return [key for key in channels if not key.startswith("__")]
     try:
-        schema = describe()
+        schema = graph.get_input_jsonschema() if side == "input" else graph.get_output_jsonschema()
     except PydanticUserError:
         return []
-    if "$ref" in schema:
-        schema = schema.get("$defs", {}).get(schema["$ref"].rpartition("/")[2], {})
     return list(schema.get("properties", {}))
 
 

@@ -9,12 +9,24 @@ from rich.console import Console
 from pipeline.reports import dumps
 from schemas.errors import TandemError
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+_UNSEEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class Interrupted(TandemError):
+    """By Ctrl-C or SIGTERM. The message says what becomes of the work."""
+
+    exit_code = 130
+
+
+def shown(text: str) -> str:
+    """Text of unknown origin without what a terminal would take for a command."""
+    return text.translate(_UNSEEN)
 
 
 class Screen:
-    """How loud a command is. `live`: a person watches in a terminal."""
+    """How loud a command is. `live`: a person watches in a terminal. `quiet`: only errors, and JSON if asked for."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json
@@ -27,12 +39,16 @@ class Screen:
     def say(self, text: str, *, style: str | None = None) -> None:
         """Progress and notes."""
         if not self.quiet:
-            err.print(text, style=style, markup=False)
+            err.print(shown(text), style=style, markup=False)
+
+    def fault(self, text: str) -> None:
+        """What went wrong in work that goes on: told even to those who want silence."""
+        err.print(shown(text), markup=False)
 
     def result(self, text: str) -> None:
         """A line of the result; left out where a JSON document is the result."""
-        if not self.json:
-            out.print(text, markup=False)
+        if not self.json and not self.quiet:
+            out.print(shown(text), markup=False)
 
     def document(self, value: Any) -> None:
         print(dumps(value))
@@ -43,9 +59,9 @@ def print_error(exc: TandemError, *, as_json: bool) -> None:
     if as_json:
         print(dumps({"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}))
         return
-    err.print(f"Error: {exc.message}", style="red", markup=False)
+    err.print(shown(f"Error: {exc.message}"), style="red", markup=False)
     if exc.hint:
-        err.print(f"  → {exc.hint}", markup=False)
+        err.print(shown(f"  → {exc.hint}"), markup=False)
 
 
 def money(usd: float) -> str:

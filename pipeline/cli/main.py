@@ -6,16 +6,16 @@ Commands import what they need when they run: `tandem --help` must not wait for 
 import asyncio
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
-from pipeline.cli.console import Screen, err, print_error
+from pipeline.cli.console import Interrupted, Screen, print_error
 from schemas.errors import TandemError, UsageError
 
 app = typer.Typer(
@@ -31,11 +31,11 @@ outputs_app = typer.Typer(help="The published dataset: ls, files, head.", no_arg
 app.add_typer(runs_app, name="runs")
 app.add_typer(outputs_app, name="outputs")
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="[SPEC]", help="The pipeline's YAML file.")]
-RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name, or pipeline/name.")]
-KeyArgument = Annotated[str | None, typer.Argument(metavar="[KEY]", help="A partition key: day=2026-11-01.")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The pipeline's YAML file.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name, or pipeline/name.")]
+KeyArgument = Annotated[str | None, typer.Argument(metavar="KEY", help="A partition key: day=2026-11-01.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, errors too.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; errors are told all the same.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs.")]
 Partitions = Annotated[list[str] | None, typer.Option("--partition", metavar="KEY", help="Only this one (repeatable).")]
 FromDate = Annotated[str | None, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")]
@@ -45,11 +45,33 @@ Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|s
 DEFAULT_SPEC = Path("tandem.yaml")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"tandem {version('tandem-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tandem(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it, exit.")] = False,
+) -> None: ...
+
+
 def _go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False) -> None:
     """Run a command to its exit code."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        raise typer.Exit(runner.run(work()))
+    # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
+    raise typer.Exit(asyncio.Runner(loop_factory=_new_loop).run(_stopped_by_sigterm(work())))
+
+
+async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
+    """SIGTERM ends a command as Ctrl-C does; `dev` and `worker` handle both themselves."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -70,8 +92,8 @@ def run(
     last: Last = None,
     reprocess: Reprocess = "stale",
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask for every answer anew; asks first.")] = False,
-    limit_rows: Annotated[int | None, typer.Option(min=1, help="Only the first N rows in plan order.")] = None,
-    name: Annotated[str | None, typer.Option(help="Start, join or resume the run of this name.")] = None,
+    limit_rows: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
@@ -142,7 +164,10 @@ def _seconds(duration: str | None) -> float | None:
 def check(
     spec: SpecArgument = DEFAULT_SPEC, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
-    """Look at everything that can be wrong before a run: spec, graphs, source, sink, keys, Temporal. Costs nothing."""
+    """Look for what could go wrong in a run. Costs nothing.
+
+    In this order: spec, graphs, source, sink, keys, Temporal.
+    """
 
     async def work() -> int:
         from pipeline.cli.check import check_command
@@ -155,7 +180,7 @@ def check(
 @app.command(name="try")
 def try_(
     spec: SpecArgument = DEFAULT_SPEC,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 5,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows.")] = 5,
     stage: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this stage.")] = None,
     partition: Annotated[str | None, typer.Option(metavar="KEY", help="Rows of this partition.")] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Print the stage's graph as Mermaid.")] = False,
@@ -163,7 +188,10 @@ def try_(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a few rows in the foreground and show each step. Publishes nothing; answers are kept and not paid again."""
+    """Run a few rows and show each step. Publishes nothing.
+
+    Answers go to the journal, so that a run does not pay for them again.
+    """
 
     async def work() -> int:
         from pipeline.cli.try_ import TryOptions, try_command
@@ -176,13 +204,13 @@ def try_(
 
 @app.command()
 def demo(
-    rows: Annotated[int, typer.Option(min=1, max=2000, help="How many of the bundled rows.")] = 2000,
-    dir: Annotated[Path, typer.Option(help="Where to put the example and its output.")] = Path("tandem-demo"),
+    rows: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="How many of the bundled rows.")] = 2000,
+    dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the example and its output.")] = Path("tandem-demo"),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run the bundled example: 2,000 support tickets, offline model, nothing to set up."""
+    """Run the bundled example. Needs no key and no set-up."""
 
     async def work() -> int:
         from pipeline.cli.demo import demo_command
@@ -195,8 +223,8 @@ def demo(
 @app.command()
 def init(
     dir: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the pipeline.")],
-    from_file: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Your table.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="M", help="provider:name")] = None,
+    from_file: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Your table: CSV, NDJSON or Parquet.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="M", help="provider:name; by default OpenAI where its key is set.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a small commented pipeline that runs as it is."""
@@ -211,11 +239,11 @@ def init(
 
 @app.command()
 def dev(
-    port: Annotated[int | None, typer.Option(help="Temporal's port.")] = None,
-    ui_port: Annotated[int | None, typer.Option(help="The UI's port.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
+    ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """The embedded Temporal server with its UI and a worker, until interrupted."""
+    """Embedded Temporal, its UI and a worker, until Ctrl-C."""
 
     async def work() -> int:
         from pipeline.cli.serve import dev_command
@@ -227,7 +255,7 @@ def dev(
 
 @app.command()
 def worker(
-    processes: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="How many worker processes.")] = 1,
     task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -287,7 +315,7 @@ def runs_watch(
 
 @runs_app.command(name="pause")
 def runs_pause(
-    run: RunArgument = None, reason: Annotated[str, typer.Option(help="Shown to whoever looks.")] = "paused by hand"
+    run: RunArgument = None, reason: Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks.")] = "paused by hand"
 ) -> None:
     """Start nothing new in a run until it is resumed; batches at work finish."""
 
@@ -328,7 +356,7 @@ def runs_cancel(run: RunArgument = None) -> None:
 
 @outputs_app.command(name="ls")
 def outputs_ls(spec: SpecArgument = DEFAULT_SPEC, json: Json = False) -> None:
-    """Published partitions: generation, rows, size, when and by which run."""
+    """What is published: a line a partition."""
 
     async def work() -> int:
         from pipeline.cli.outputs import ls_command
@@ -354,7 +382,7 @@ def outputs_files(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, js
 def outputs_head(
     spec: SpecArgument = DEFAULT_SPEC,
     key: KeyArgument = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 10,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows.")] = 10,
     json: Json = False,
 ) -> None:
     """The first rows of the dataset."""
@@ -370,6 +398,12 @@ def outputs_head(
 # The end of a process ----------------------------------------------------------------------------------------------
 
 
+class Bug(TandemError):
+    """Anything that is neither an error of ours nor the command line's."""
+
+    exit_code = 70
+
+
 def main(arguments: list[str]) -> int:
     """The exit code of a command line. Every error is a sentence; a traceback is a bug of ours, and goes to a file."""
     as_json = "--json" in arguments
@@ -381,26 +415,41 @@ def main(arguments: list[str]) -> int:
     except typer.Exit as exc:
         return exc.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
-        err.print("Interrupted.")
-        return 130
-    except click.ClickException as exc:
-        print_error(UsageError(exc.format_message(), hint="See: tandem --help"), as_json=as_json)
-        return 2
+        print_error(Interrupted("Interrupted."), as_json=as_json)
+        return Interrupted.exit_code
+    except BrokenPipeError:  # `tandem … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as exc:  # noqa: BLE001  whatever it is, the reader gets a sentence and an exit code
-        return _bug(exc, as_json=as_json)
+        if type(exc).__name__ == "NoArgsIsHelpError":
+            print(exc, file=sys.stderr)
+            return 2
+        found = _usage_error(exc) or _bug(exc)
+        print_error(found, as_json=as_json)
+        return found.exit_code
 
 
-def _bug(exc: Exception, *, as_json: bool) -> int:
+def _usage_error(exc: Exception) -> UsageError | None:
+    """What Typer says of a wrong flag, in our form. Its exceptions are click's, or those of a copy of its own."""
+    if not hasattr(exc, "format_message"):
+        return None
+    context = getattr(exc, "ctx", None)
+    said = " ".join(exc.format_message().split())
+    return UsageError(
+        said if said.endswith((".", "?", "!")) else f"{said}.",
+        hint=f"See: {context.command_path if context else 'tandem'} --help",
+    )
+
+
+def _bug(exc: Exception) -> Bug:
     import tempfile
 
     with tempfile.NamedTemporaryFile("w", prefix="tandem-crash-", suffix=".txt", delete=False) as file:
         traceback.print_exception(exc, file=file)
-    bug = TandemError(
+    return Bug(
         f"A bug in Tandem ({type(exc).__name__}). Nothing that was answered is lost.",
         hint=f"The traceback is in {file.name}; please report it. The same command carries the run on.",
     )
-    print_error(bug, as_json=as_json)
-    return 70
 
 
 def entry() -> None:

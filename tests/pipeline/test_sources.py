@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources import groups, listing, snapshot, split, text
+from pipeline.sources import groups, listing, readers, snapshot, text
 from pipeline.sources.listing import list_source, translate_glob
 from pipeline.sources.snapshot import RowRange, Snapshot
 from pipeline.sources.split import snapshot_of
@@ -266,7 +266,7 @@ def test_staged_and_referenced_rows_have_one_fingerprint(tmp_path: Path) -> None
     by = {"by": "time", "column": "t"}
     referenced = snap(tmp_path, "small.parquet", by)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split, "_MAX_GROUP_ROWS", 100)
+        patch.setattr(readers, "_MAX_GROUP_ROWS", 100)
         staged = snap(tmp_path, "again.parquet", by)
     assert [referenced.info.files[0].staged, staged.info.files[0].staged] == [False, True]
     assert referenced.entries["fingerprint"].to_list() == staged.entries["fingerprint"].to_list()
@@ -723,7 +723,7 @@ class Counted:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.bytes = 0
         self.real = listing.open_file
-        for module in (split, snapshot, text):
+        for module in (readers, snapshot, text):
             patch.setattr(module, "open_file", self.open)
         groups.GROUPS.clear()
         groups.FOOTERS.clear()

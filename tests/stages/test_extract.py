@@ -83,10 +83,10 @@ async def test_where_a_tool_is_forced_a_repair_answers_the_tool_call(
     stage = an_extract()
     assert stage.provenance.structured_output == "tool"
     state = await stage.graph.ainvoke({"messages": [HumanMessage("a")]})
-    asked, first, complaint, second = state["messages"]
+    _, first, complaint = state["messages"]
     assert isinstance(complaint, ToolMessage)
     assert complaint.tool_call_id == first.tool_calls[0]["id"]
-    assert state["answer"] == second.tool_calls[0]["args"]
+    assert set(state["answer"]) == {"word", "level"}
 
 
 @pytest.mark.parametrize(

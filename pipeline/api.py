@@ -1,0 +1,192 @@
+"""Tandem from Python, for notebooks and tests: a table in, a report and a LazyFrame out.
+
+    from pipeline.api import run, plan, check, scan
+
+    result = run("tandem.yaml")                        # or a Spec, or a mapping with the same keys
+    result = run(spec, frame=df)                       # a Polars, pandas or Arrow table instead of the source
+    result.report["rows"]["ok"], result.frame.collect()
+
+Everything is what the command line does: the same engine, the same journal, the same published dataset.
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from pipeline import plans, registry, reports
+from pipeline.consume import scan
+from pipeline.engine import engine
+from pipeline.launch import find_or_start
+from pipeline.planning import Decision, Reprocess, Selection
+from pipeline.preflight import Ready, preflight, read_spec
+from pipeline.settings import home_of
+from schemas.errors import TandemError, UsageError
+from schemas.loading import spec_from_mapping
+from schemas.spec import Spec
+
+__all__ = ["Decision", "Result", "check", "plan", "run", "scan"]
+AnySpec = str | Path | Mapping[str, Any] | Spec
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """`report` has the keys of `tandem run --json`; `frame` is the committed dataset, None while nothing is."""
+
+    report: dict[str, Any]
+    frame: pl.LazyFrame | None
+    sink: str
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.report["state"] == "completed")
+
+
+def run(
+    spec: AnySpec,
+    *,
+    frame: Any = None,
+    base: str | Path | None = None,
+    name: str | None = None,
+    partitions: Sequence[str] = (),
+    from_date: str | None = None,
+    to_date: str | None = None,
+    last: str | None = None,
+    reprocess: Reprocess = "stale",
+    limit_rows: int | None = None,
+) -> Result:
+    """Run a pipeline to its end. `base` is the folder that relative paths start from (default: the spec's, or the
+    current one). A run that ended without publishing everything is no exception: look at the report. Raises TandemError
+    for what would stop `tandem run` before it starts."""
+    selection = Selection(
+        partitions=tuple(partitions),
+        from_date=from_date,
+        to_date=to_date,
+        last=last,
+        reprocess=reprocess,
+        limit_rows=limit_rows,
+    )
+    ready = _ready(spec, frame, base)
+    return _wait(_run(ready, selection, name))
+
+
+def plan(
+    spec: AnySpec, *, frame: Any = None, base: str | Path | None = None, reprocess: Reprocess = "stale"
+) -> list[Decision]:
+    """What `run` would do: a decision with its reason for each partition. Spends nothing."""
+    ready = _ready(spec, frame, base)
+    return list(plans.decisions(ready.job, ready.store, Selection(reprocess=reprocess), dt.datetime.now(dt.UTC)))
+
+
+def check(spec: AnySpec, *, frame: Any = None, base: str | Path | None = None) -> dict[str, str]:
+    """The published columns and their types, once everything that `tandem check` looks at is found right. Raises
+    TandemError for the first thing that is not."""
+    ready = _ready(spec, frame, base)
+    return {field.name: str(field.type) for field in ready.job.columns}
+
+
+def _ready(spec: AnySpec, frame: Any, base: str | Path | None) -> Ready:
+    folder = Path(base) if base is not None else Path.cwd()
+    if isinstance(spec, str | Path):
+        found, folder = read_spec(Path(spec))
+    elif isinstance(spec, Spec):
+        found = spec
+    else:
+        given = dict(spec)
+        if frame is not None:
+            given.setdefault("source", {"path": "frame.parquet"})
+        found = spec_from_mapping(given, base=folder)
+    if frame is not None:
+        found = _with_frame(found, frame, folder)
+    return preflight(found, folder.absolute())
+
+
+def _with_frame(spec: Spec, frame: Any, folder: Path) -> Spec:
+    """The spec with a table of this process as its source, kept as Parquet under the home: a run may outlive us."""
+    table = _polars(frame)
+    inputs = home_of(folder) / "frames"
+    inputs.mkdir(parents=True, exist_ok=True)
+    fresh = inputs / f".{spec.name}-{threading.get_ident()}.parquet"
+    table.write_parquet(fresh, row_group_size=10_000)
+    content = hashlib.sha256(fresh.read_bytes()).hexdigest()[:16]
+    # One file of this name, so that the partition key (by: files) stays the same from run to run.
+    target = inputs / content / f"{spec.name}.parquet"
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        fresh.unlink()
+    else:
+        fresh.replace(target)
+    source = spec.source.model_copy(update={"path": str(target.absolute()), "format": "parquet"})
+    return spec.model_copy(update={"source": source})
+
+
+def _polars(frame: Any) -> pl.DataFrame:
+    """A Polars, pandas or Arrow table as Polars. Raises UsageError for anything else."""
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    try:
+        if type(frame).__module__.startswith("pandas"):
+            return pl.from_pandas(frame)
+        made = pl.from_arrow(frame)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"frame is a {type(frame).__name__}, which is no table: {exc}.") from None
+    if not isinstance(made, pl.DataFrame):
+        raise UsageError(f"frame is a {type(frame).__name__}; give a Polars, pandas or Arrow table.")
+    return made
+
+
+async def _run(ready: Ready, selection: Selection, name: str | None) -> Result:
+    from pipeline.worker import working
+
+    decided = await asyncio.to_thread(
+        lambda: list(plans.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
+    )
+    registry.remember(ready, ready.base / registry.DEFAULT_SPEC)
+    async with engine(ready.base) as found:
+        following = await find_or_start(found, ready, selection, name, {d.partition for d in decided if d.run})
+        if following.handle is not None:
+            if found.embedded is not None:
+                async with working(found.client, found.queue(ready.spec.name)):
+                    await following.handle.result()
+            else:
+                await following.handle.result()
+    report = await asyncio.to_thread(reports.load_report, ready.store, following.request.run)
+    if report is None:
+        raise TandemError(f"the run {following.request.run!r} left no report", hint="Run it again to carry on.")
+    try:
+        frame = await asyncio.to_thread(scan, ready.store)
+    except TandemError:
+        frame = None
+    return Result(reports.as_json(report), frame, ready.store.uri)
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where an event loop is at work already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run_apart() -> None:
+        try:
+            found.append(asyncio.run(work))
+        except BaseException as exc:  # noqa: BLE001  handed to the caller's thread
+            failed.append(exc)
+
+    thread = threading.Thread(target=run_apart, name="tandem-run")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]

@@ -1,0 +1,172 @@
+"""Readers: the typed rows of a source in order, each format's in its own way."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
+from pipeline.sources.snapshot import conform
+from pipeline.sources.text import text_chunks
+from pipeline.sources.types import Inference, Typing
+from schemas.errors import SourceError
+from schemas.spec import ColumnType, Spec
+from schemas.tables import common_type, stored_schema
+
+# A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
+_MAX_GROUP_ROWS = 20_000
+_READ_ROWS = 16_384
+Note = Callable[[int], None]
+
+
+class Reader:
+    """Rows of a source in order, as (index of the file, first row within the file, frame)."""
+
+    schema: pa.Schema
+    types: dict[str, str]
+    referable: bool
+    group_rows: dict[int, int]  # of each file, those of its largest row group
+
+    def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
+        raise NotImplementedError
+
+
+class ParquetReader(Reader):
+    """Parquet as it is, but for text columns that the spec gives another type."""
+
+    def __init__(self, listing: Listing, given: Mapping[str, ColumnType]) -> None:
+        self.listing = listing
+        self.types = {}
+        self.group_rows = {}
+        fields: dict[str, pa.DataType] = {}
+        for at, file in enumerate(listing.files):
+            if file.size:
+                self.group_rows[at] = self._add(file, fields)
+        self.referable = max(self.group_rows.values(), default=0) <= _MAX_GROUP_ROWS
+        self._stored = stored_schema(pa.schema([pa.field(name, kind) for name, kind in fields.items()]))
+        self._typing = self._given(given)
+        self.referable &= not self._typing.types
+        typed = stored_schema(self._typing.cast(pl.DataFrame(self._stored.empty_table())).to_arrow().schema)
+        self.schema = pa.schema([typed.field(f.name) if f.name in self._typing.types else f for f in self._stored])
+
+    def _add(self, file: SourceFile, fields: dict[str, pa.DataType]) -> int:
+        """Take a file's columns into account. Returns the rows of its largest row group."""
+        try:
+            with open_file(file) as source, pq.ParquetFile(source) as parquet:
+                schema, metadata = parquet.schema_arrow, parquet.metadata
+                largest = max((metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)), default=0)
+        except (pa.ArrowException, OSError) as exc:
+            raise _unreadable(file, exc) from None
+        if len(set(schema.names)) < len(schema.names):
+            raise SourceError(f"{file.uri}: two of its columns have the same name.", hint="Rename one of them.")
+        for found in schema:
+            if found.type in _UNREADABLE or pa.types.is_decimal256(found.type):
+                raise SourceError(f"{file.uri}: column {found.name!r} is {found.type}, which cannot be read.")
+            known = fields.get(found.name, pa.null())
+            both = common_type(known, found.type)
+            if both is None:
+                raise SourceError(
+                    f"{file.uri}: column {found.name!r} is {found.type}, in files before it {known}.",
+                    hint="Write the files with one type, or read them in separate pipelines.",
+                )
+            fields[found.name] = both
+        return int(largest)
+
+    def _given(self, given: Mapping[str, ColumnType]) -> Typing:
+        """The typing of those columns that are text in the files and shall be something else."""
+        for name in given:
+            if name not in self._stored.names:
+                raise SourceError(
+                    f"source.columns names {name!r}, which is no column of the source.",
+                    hint=f"Columns: {', '.join(self._stored.names)}",
+                )
+        text = {n: c for n, c in given.items() if pa.types.is_string(self._stored.field(n).type)}
+        for name, column in given.items():
+            kind = self._stored.field(name).type
+            if name not in text and not _IS[column.type](kind):
+                raise SourceError(
+                    f"source.columns.{name} = {column.type}: the files have {kind}; only text can be given a type.",
+                    hint="Leave it out.",
+                )
+        text = {name: column for name, column in text.items() if column.type != "str"}
+        unsure = [name for name, column in text.items() if column.type == "datetime" and not column.format]
+        inference = Inference()
+        if unsure:  # has it a zone? only its values know
+            for _, _, table in self._tables(unsure):
+                inference.observe(pl.DataFrame(table))
+        return Typing.decide(inference.types(text) if unsure else dict.fromkeys(text, "str"), text, {})
+
+    def _tables(self, names: list[str]) -> Iterator[tuple[int, int, pa.Table]]:
+        wanted = pa.schema([self._stored.field(name) for name in names])
+        for at, file in enumerate(self.listing.files):
+            if not file.size:
+                continue
+            start = 0
+            try:
+                with open_file(file) as source, pq.ParquetFile(source) as parquet:
+                    there = [name for name in names if name in parquet.schema_arrow.names]
+                    for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=there):
+                        yield at, start, conform(pa.Table.from_batches([batch]), wanted)
+                        start += batch.num_rows
+            except (pa.ArrowException, OSError) as exc:
+                check_unchanged(file)
+                raise _unreadable(file, exc) from None
+            check_unchanged(file)
+
+    def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
+        for at, start, table in self._tables(self._stored.names):
+            yield at, start, self._typing.cast(pl.DataFrame(table))
+
+
+_IS: dict[str, Callable[[pa.DataType], bool]] = {
+    "str": pa.types.is_string, "int": pa.types.is_integer, "float": pa.types.is_floating, "bool": pa.types.is_boolean,
+    "date": pa.types.is_date, "datetime": pa.types.is_timestamp,
+}  # fmt: skip
+_UNREADABLE = (pa.month_day_nano_interval(),)
+
+
+def _unreadable(file: SourceFile, exc: Exception) -> SourceError:
+    return SourceError(
+        f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}",
+        hint="Is it complete, and is source.format right?",
+    )
+
+
+class TextReader(Reader):
+    """First pass: values as text to local files, types inferred over all of them. `frames` gives them typed."""
+
+    def __init__(self, spec: Spec, listing: Listing, folder: Path, pinned: dict[str, str], note: Note) -> None:
+        self.referable = False
+        self._chunks: list[tuple[int, Path]] = []
+        inference = Inference()
+        names: dict[str, None] = {}
+        for chunk in text_chunks(listing, spec.source):
+            names.update(dict.fromkeys(chunk.rows.columns))
+            inference.observe(chunk.rows, chunk.quoted)
+            path = folder / f"text-{len(self._chunks):06d}.parquet"
+            chunk.rows.write_parquet(path, compression="lz4", statistics=False)
+            self._chunks.append((chunk.file, path))
+            note(0)
+        if not names:
+            raise SourceError(f"source.path = {spec.source.path!r}: no rows and no header.")
+        self._typing = Typing.decide(inference.types(names), spec.source.columns, pinned)
+        self.types = dict(self._typing.types)
+        self._names = list(names)
+        empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+        self.schema = stored_schema(self._typing.cast(empty).to_arrow().schema)
+
+    def _typed(self, path: Path) -> pl.DataFrame:
+        frame = pl.read_parquet(path)
+        missing = [name for name in self._names if name not in frame.columns]
+        frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+        return self._typing.cast(frame.select(self._names))
+
+    def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
+        starts: dict[int, int] = {}
+        for at, path in self._chunks:
+            frame = self._typed(path)
+            yield at, starts.get(at, 0), frame
+            starts[at] = starts.get(at, 0) + frame.height
+            path.unlink()
