@@ -25,6 +25,8 @@ from pipeline.enrich import batch_context, enrich_batch
 from pipeline.partitions import OpenedPartition, load_opened, open_partition
 from pipeline.plans import Job, Plan
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
+from pipeline.settings import spool_folder
+from pipeline.spool import Spools
 from pipeline.stores import Store, open_store
 from schemas import ids
 from schemas.errors import CodeMismatch, TandemError
@@ -126,6 +128,7 @@ class Activities:
 
     services: ModelServices = field(default_factory=ModelServices)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
+    spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
     _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
@@ -199,14 +202,14 @@ class Activities:
         store = self.store(request.ref)
         async with beating() as beat:
             try:
-                job, plan = await self._job(request.ref, request.plan)
+                job, _ = await self._job(request.ref, request.plan)
             except CodeMismatch as exc:
                 return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             batch = opened.batches[request.batch]
             context = await batch_context(
                 job, store, request.ref.run, request.partition, request.batch, batch,
-                self._shared_of(request), self.drain, fresh=plan.selection.fresh,
+                self._shared_of(request), self.drain, self.spools,
             )  # fmt: skip
             context.on_row, beat.tally = beat.note, context.tally
             done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)

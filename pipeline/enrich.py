@@ -21,6 +21,7 @@ from pipeline import journals
 from pipeline.partitions import PlannedBatch, row_ids
 from pipeline.plans import Job
 from pipeline.sources.snapshot import conform
+from pipeline.spool import Spools
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import TandemError
@@ -30,7 +31,7 @@ from schemas.tables import arrow_type, stored_schema
 from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import ROW, GraphStage
 from stages.fingerprints import fingerprints
-from stages.journal import Journal, Known, RowKey, RowRecord, decode_segment
+from stages.journal import Journal, Known, RowKey, RowRecord, decode_segment, encode_segment
 
 REJECTS = pa.schema(
     [
@@ -108,10 +109,10 @@ async def batch_context(
     batch: PlannedBatch,
     shared: Shared,
     drain: asyncio.Event,
-    *,
-    fresh: bool,
+    spools: Spools | None = None,
 ) -> BatchContext:
-    """A journal for this attempt: what `open` found for the batch, and what its earlier attempts left."""
+    """A journal for this attempt: what `open` found for the batch, and what its earlier attempts left, in the store and
+    in the spools of those that were killed on this machine."""
     known = Known()
     if batch.known is not None:
         for record in decode_segment(await asyncio.to_thread(store.get, batch.known)).records:
@@ -119,11 +120,20 @@ async def batch_context(
     for record in await asyncio.to_thread(journals.load_batch, store, partition, run, number):
         known.add(record)
     options = job.spec.journal
+    put = journals.segment_writer(store, partition, run, number)
+    if spools is not None:
+        for path, records in spools.left_by_the_dead(store.uri, run, partition, number):
+            if records:
+                await put(encode_segment(records))
+            for record in records:
+                known.add(record)
+            path.unlink(missing_ok=True)
     journal = Journal(
-        journals.segment_writer(store, partition, run, number),
+        put,
         known=known,
         flush_s=options.flush.total_seconds(),
         strict=options.strict,
+        spool=spools.open(store.uri, run, partition, number) if spools is not None else None,
     )
     return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain)
 

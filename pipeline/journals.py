@@ -242,6 +242,9 @@ def _summed(calls: Iterable[CallRecord]) -> Usage:
     usage = Usage()
     asked: set[tuple[str, int, str]] = set()
     for call in calls:
+        if call.raw is None:
+            usage = usage + Usage(unknown=1)
+            continue
         again = (*call.key, call.id) in asked
         asked.add((*call.key, call.id))
         usage = usage + Usage(

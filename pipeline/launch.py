@@ -45,7 +45,10 @@ class Run:
 
 def check_name(name: str) -> None:
     if not ids.RUN_NAME.match(name):
-        raise UsageError(f"--name {name!r}: letters, digits, '.', '_' and '-', at most 100, starting with no sign.")
+        raise UsageError(
+            f"--name {name!r} is no name for a run.",
+            hint="Use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or a digit.",
+        )
 
 
 async def find_or_start(

@@ -237,16 +237,15 @@ def current_generations(store: Store, wanted: set[str]) -> dict[str, int]:
 
 def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision]) -> PlanRef:
     """Write the pages, then the plan."""
-    decided = list(chosen)
-    limited = _limited(decided, request.selection.limit_rows)
+    taken = limited(list(chosen), request.selection.limit_rows)
     plan_id = uuid.uuid4().hex[:12]
     key = ids.plan(request.run, plan_id)
-    size = planning.page_size(len(limited))
-    pages = [limited[at : at + size] for at in range(0, len(limited), size)]
+    size = planning.page_size(len(taken))
+    pages = [taken[at : at + size] for at in range(0, len(taken), size)]
     for number, page in enumerate(pages):
         lines = tuple(PlannedPartition(key=d.partition, run=d.run, reason=d.reason, rows=d.rows) for d in page)
         store.put_absent(ids.plan_page(key, number), Page(partitions=lines).model_dump_json().encode())
-    for decision in limited:
+    for decision in taken:
         if decision.run:
             planning.batch_rows(decision.rows, job.spec.limits.batch_rows)
     plan = Plan(
@@ -261,7 +260,7 @@ def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: It
         code=code_digests(job.spec),
         selection=request.selection,
         pages=len(pages),
-        partitions=len(limited),
+        partitions=len(taken),
         created_at=dt.datetime.now(dt.UTC),
     )
     store.put_absent(key, plan.model_dump_json().encode())
@@ -269,14 +268,14 @@ def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: It
         key=key,
         plan_id=plan_id,
         pages=len(pages),
-        partitions=len(limited),
-        to_run=sum(d.run for d in limited),
-        rows=sum(d.rows for d in limited if d.run),
+        partitions=len(taken),
+        to_run=sum(d.run for d in taken),
+        rows=sum(d.rows for d in taken if d.run),
         windows=Windows(partitions=job.spec.limits.partitions_in_flight),
     )
 
 
-def _limited(decided: list[Decision], limit: int | None) -> list[Decision]:
+def limited(decided: list[Decision], limit: int | None) -> list[Decision]:
     """With `--limit-rows`, the partitions that hold the first N rows in plan order; a cut one has fewer `rows`."""
     if limit is None:
         return decided

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ def home_of(base: Path) -> Path:
     """Where the embedded server keeps its file: `TANDEM_HOME`, else `.tandem/` beside the spec."""
     given = os.environ.get("TANDEM_HOME")
     return Path(given).expanduser().absolute() if given else base.absolute() / ".tandem"
+
+
+def spool_folder() -> Path:
+    """Where workers keep unflushed journal records: `TANDEM_SPOOL`, else one folder a user among temporary files."""
+    given = os.environ.get("TANDEM_SPOOL")
+    return Path(given) if given else Path(tempfile.gettempdir()) / f"tandem-spool-{os.getuid()}"
 
 
 def temporal_configured() -> bool:

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -25,13 +25,15 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
-from schemas.errors import TandemError, TransientModelError
+from schemas.errors import RowError, TandemError, TransientModelError
 from stages.failures import classify, may_be_billed
 from stages.journal import CallKey, CallRecord, now
 from stages.limiter import Blocked, Limiter
 from stages.scope import Interrupted, RowScope, current, request_digest
 from stages.wire import wire
 
+# Answered, and so billed, but not with anything that could be kept.
+_BILLED = frozenset(("malformed_response", "empty_answer", "oversized_answer"))
 MAX_ATTEMPTS = 5
 MAX_WAIT_S = 60.0
 BACKOFF_S = 0.5  # doubled with each attempt, to 40 times that
@@ -203,9 +205,10 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
             async with backend.limiter.call(patience_s=MAX_WAIT_S):
                 sent = time.monotonic()
                 first = first or sent
-                result = await _sent(scope, backend, send)
+                call = _unknown(scope, backend, key)
+                result = await _sent(scope, backend, call, send)
                 if isinstance(result, ChatResult):
-                    return _record(scope, backend, key, request, result, time.monotonic() - sent)
+                    return _answer(scope, backend, call, request, result, time.monotonic() - sent)
         except Blocked as blocked:
             raise Waiting(f"{backend.name}: the provider asks for a pause", blocked.seconds) from None
         wait = max(
@@ -219,27 +222,57 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
     raise AssertionError("unreachable")
 
 
-async def _sent(scope: RowScope, backend: Backend, send: Send) -> ChatResult | TransientModelError:
-    """One request; a failure that may pass is a result."""
+async def _sent(scope: RowScope, backend: Backend, call: CallRecord, send: Send) -> ChatResult | TransientModelError:
+    """One request; a failure that may pass is a result. `call` is noted where it may have been billed all the same."""
+    scope.journal.sending(call)
     try:
         async with asyncio.timeout(backend.timeout_s + 1):
             return await send()
     except asyncio.CancelledError:
-        scope.tally.unknown += 1
+        _note_unknown(scope, call, "cancelled")
         raise
     except Exception as exc:
         failure = classify(exc, model=backend.name, setting=backend.setting)
+        if may_be_billed(exc) or (isinstance(failure, RowError) and failure.kind in _BILLED):
+            _note_unknown(scope, call, failure.code if failure else type(exc).__name__)
+        else:
+            scope.journal.unbilled(call.nonce)
         if failure is None:
             raise
         if isinstance(failure, TransientModelError):
-            scope.tally.unknown += may_be_billed(exc)
             return failure
         raise failure from (exc.__cause__ if failure is exc else exc)
 
 
-def _record(
-    scope: RowScope, backend: Backend, key: CallKey, request: Request, result: ChatResult, seconds: float
+def _note_unknown(scope: RowScope, call: CallRecord, why: str) -> None:
+    scope.tally.unknown += 1
+    scope.journal.note(replace(call, error={"kind": "unknown", "message": why}, at=now()))
+
+
+def _unknown(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
+    """A request that is about to go out, as it is known until it is answered."""
+    return CallRecord(
+        request=key[0],
+        ordinal=key[1],
+        id=scope.id,
+        model=backend.name,
+        raw=None,
+        error={"kind": "unknown", "message": "the process ended"},
+        usage={},
+        cost_usd=None,
+        request_id=None,
+        latency_ms=0,
+        run=scope.run,
+        batch=scope.batch,
+        at=now(),
+        nonce=uuid.uuid4().hex,
+    )
+
+
+def _answer(
+    scope: RowScope, backend: Backend, call: CallRecord, request: Request, result: ChatResult, seconds: float
 ) -> CallRecord:
+    """The call with what came back."""
     message = result.generations[0].message
     assert isinstance(message, AIMessage)
     usage = _usage(message, request)
@@ -255,21 +288,15 @@ def _record(
         "usage_metadata": message.usage_metadata,
     }
     said = message.response_metadata
-    return CallRecord(
-        request=key[0],
-        ordinal=key[1],
-        id=scope.id,
-        model=backend.name,
+    return replace(
+        call,
         raw=orjson.dumps(raw, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode(),
         error=None,
         usage=usage,
         cost_usd=cost,
         request_id=said.get("request_id") or said.get("id"),
         latency_ms=round(seconds * 1000),
-        run=scope.run,
-        batch=scope.batch,
         at=now(),
-        nonce=uuid.uuid4().hex,
     )
 
 

@@ -6,12 +6,12 @@ through LangGraph's runtime context, or a factory's parameters of those names.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
-from pydantic import BaseModel, PydanticUserError
+from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from schemas.errors import RowError, SpecError
 from schemas.ids import digest
@@ -19,6 +19,7 @@ from schemas.manifest import Provenance
 from stages.code import code_digest, load_attribute
 from stages.contract import Answered, Build, GraphStage, check_outputs
 from stages.models import build_model
+from stages.structured import problems
 
 VERSION = "custom-1"
 
@@ -181,8 +182,9 @@ def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: M
     try:
         return schema(**{name: value for name, value in values.items() if name in names})
     except (TypeError, ValueError) as exc:
+        why = problems(exc) if isinstance(exc, ValidationError) else str(exc)
         raise SpecError(
-            f"{wanted.where}: the graph's context {schema.__name__} does not take what there is: {exc}",
+            f"{wanted.where}: the graph's context {schema.__name__} does not take what there is: {why}.",
             hint=f"It is given: {', '.join(values)}; add what is missing under context.",
         ) from exc
 

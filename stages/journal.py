@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -50,7 +50,8 @@ class RowRecord:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """`raw` is the JSON text of the response message; `paid` false: it failed before an answer (an attempt)."""
+    """`raw` is the JSON text of the response message; None: the request went out and its outcome is not known
+    (`error` says why), so it may have been billed."""
 
     request: str
     ordinal: int
@@ -82,9 +83,36 @@ def encode_segment(records: Iterable[Record]) -> bytes:
     """Header and lines."""
     lines = [orjson.dumps({"tandem_journal": FORMAT})]
     for record in records:
-        body = encode_record(record)
-        lines.append(b"%08x " % zlib.crc32(body) + body)
+        lines.append(_line(encode_record(record)))
     return b"\n".join(lines) + b"\n"
+
+
+def _line(body: bytes) -> bytes:
+    return b"%08x " % zlib.crc32(body) + body
+
+
+def decode_spool(data: bytes) -> list[Record]:
+    """What a process that died had noted since its last flush: records, and a call of unknown outcome for each request
+    that was out. Torn lines are what it was writing when it died."""
+    records: list[Record] = []
+    out: dict[str, CallRecord] = {}
+    for line in data.split(b"\n"):
+        body = _checked(line)
+        if body is None:
+            continue
+        if (record := record_of(body)) is not None:
+            records.append(record)
+            if isinstance(record, CallRecord):
+                out.pop(record.nonce, None)
+            continue
+        said = orjson.loads(body)
+        if "sent" in said:
+            unknown = record_of(orjson.dumps(said["sent"]))
+            if isinstance(unknown, CallRecord):
+                out[unknown.nonce] = unknown
+        else:
+            out.pop(said.get("unbilled", ""), None)
+    return [*records, *out.values()]
 
 
 def encode_record(record: Record) -> bytes:
@@ -160,7 +188,13 @@ def _decode_line(line: bytes, segment: Segment) -> None:
 
 def _whole(line: bytes) -> Record | None:
     body = line[9:]
-    return record_of(body) if line[:9] == b"%08x " % zlib.crc32(body) else None
+    return record_of(body) if _checked(line) is not None else None
+
+
+def _checked(line: bytes) -> bytes | None:
+    """The body of a line whose checksum holds."""
+    body = line[9:]
+    return body if body and line[:9] == b"%08x " % zlib.crc32(body) else None
 
 
 # Known answers and new ones ----------------------------------------------------------------------------------------
@@ -194,6 +228,17 @@ def _precedence(record: RowRecord) -> tuple[bool, float]:
     return answered, -record.at if answered else record.at
 
 
+class Spool(Protocol):
+    """Lines kept on this machine from one flush to the next, so that a killed process loses only calls in flight."""
+
+    def write(self, line: bytes) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def close(self, *, whole: bool) -> None:
+        """`whole`: everything is in the store. Otherwise it is left to a later attempt."""
+
+
 class Journal:
     """Writes one batch attempt's records. Flushed `flush_s` after the first unflushed record, at `flush_records`, and
     by `flush()`; with `strict` each `append` returns only when its record is safe.
@@ -210,8 +255,11 @@ class Journal:
         flush_s: float = 1.0,
         flush_records: int = 50,
         strict: bool = False,
+        spool: Spool | None = None,
     ) -> None:
         self.known = known
+        self._spool = spool
+        self._sent: dict[str, bytes] = {}
         self._put = put
         self._flush_s = flush_s
         self._flush_records = flush_records
@@ -226,8 +274,7 @@ class Journal:
     async def append(self, record: Record) -> None:
         """Take a record; in `strict`, return when it is stored. Where the store has failed and records pile up, wait
         for it too: what is not stored would be paid for again. Raises what `put` raises."""
-        self.known.add(record)
-        self._unflushed.append(record)
+        self.note(record)
         full = len(self._unflushed) >= self._flush_records
         if self._strict or (full and self.failed is not None):
             await self.flush()
@@ -235,6 +282,34 @@ class Journal:
             self._start_flush()
         elif self._timer is None:
             self._start_timer()
+
+    def note(self, record: Record) -> None:
+        """Take a record without waiting for anything; the next flush stores it."""
+        self.known.add(record)
+        self._unflushed.append(record)
+        if isinstance(record, CallRecord):
+            self._sent.pop(record.nonce, None)
+        if self._spool is not None:
+            self._spool.write(_line(encode_record(record)))
+
+    def sending(self, record: CallRecord) -> None:
+        """A request is about to go out. Unless its answer is noted, or that it was not billed, its outcome is unknown:
+        `record` then says so."""
+        if self._spool is not None:
+            line = self._sent[record.nonce] = _line(b'{"sent":' + encode_record(record) + b"}")
+            self._spool.write(line)
+
+    def unbilled(self, nonce: str) -> None:
+        """The request of this nonce failed, and was not paid for."""
+        if self._spool is not None and self._sent.pop(nonce, None) is not None:
+            self._spool.write(_line(orjson.dumps({"unbilled": nonce})))
+
+    def _stored(self) -> None:
+        """All that was noted is in the store: the spool needs to keep only what is in flight."""
+        if self._spool is not None and not self._unflushed:
+            self._spool.clear()
+            for line in self._sent.values():
+                self._spool.write(line)
 
     def _start_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._flush_s, self._start_flush)
@@ -274,6 +349,7 @@ class Journal:
             try:
                 await self._put(encode_segment(records))
                 self.failed = None
+                self._stored()
             except BaseException:
                 self._unflushed = records + self._unflushed
                 self._rearm()
@@ -284,8 +360,13 @@ class Journal:
         self._closed = True
         if self._flusher is not None:
             await asyncio.wait((self._flusher,))
-        await self.flush()
-        self._stop_timer()
+        try:
+            await self.flush()
+        finally:
+            self._stop_timer()
+            if self._spool is not None:
+                self._spool.close(whole=not self._unflushed)
+                self._spool = None
 
 
 def now() -> float:

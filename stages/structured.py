@@ -83,7 +83,7 @@ class AnswerFormat:
         try:
             return self._validator.model_validate(data).model_dump(mode="json", by_alias=True)
         except ValidationError as exc:
-            raise ValueError(_problems(exc)) from None
+            raise ValueError(problems(exc)) from None
 
 
 def _strict(schema: Any) -> Any:
@@ -131,7 +131,8 @@ def _json(text: str) -> Any:
         raise ValueError(f"the answer is not valid JSON ({exc})") from None
 
 
-def _problems(exc: ValidationError) -> str:
+def problems(exc: ValidationError) -> str:
+    """What does not fit, and where, in one line."""
     lines = []
     for error in exc.errors(include_url=False)[:10]:
         place = ".".join(str(part) for part in error["loc"]) or "the answer"

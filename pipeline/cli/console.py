@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -49,6 +50,17 @@ class Screen:
         """A line of the result; left out where a JSON document is the result."""
         if not self.json and not self.quiet:
             out.print(shown(text), markup=False)
+
+    def table(self, heads: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+        """Aligned columns, numbers to the right; nothing where there are no lines."""
+        if not lines:
+            return
+        texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
+        widths = [max(len(head), *(len(text[at]) for text in texts)) for at, head in enumerate(heads)]
+        right = [isinstance(cell, int) for cell in lines[0]]
+        for cells in [list(heads), *texts]:
+            padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
+            self.result("  ".join(padded).rstrip())
 
     def document(self, value: Any) -> None:
         print(dumps(value))

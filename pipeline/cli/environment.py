@@ -1,9 +1,15 @@
-"""How to call `tandem` from where the reader stands."""
+"""How to call `tandem` from where the reader stands, and what runs beside it."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
+
+from pipeline.embedded import notes
+from pipeline.settings import home_of
+
+DEV_LOCK = "dev.lock"
 
 
 def command() -> str:
@@ -22,3 +28,14 @@ def activation() -> list[str]:
     if command() == "tandem" or not (folder / "activate").exists():
         return []
     return [f"  source {os.path.relpath(folder / 'activate')}        then `tandem` alone works"]
+
+
+def command_in(folder: Path, arguments: str) -> str:
+    """A command line that finds the runs of a spec's folder from here."""
+    there = folder.resolve() == Path.cwd().resolve() or "TANDEM_HOME" in os.environ
+    return f"{command()} {arguments}" if there else f"cd {shlex.quote(os.path.relpath(folder))} && tandem {arguments}"
+
+
+def dev_is_up(folder: Path) -> bool:
+    """Does `tandem dev` work for the specs of a folder?"""
+    return notes.is_taken(home_of(folder) / DEV_LOCK)

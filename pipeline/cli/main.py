@@ -92,8 +92,12 @@ def run(
     last: Last = None,
     reprocess: Reprocess = "stale",
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask for every answer anew; asks first.")] = False,
-    limit_rows: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")] = None,
+    limit_rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
@@ -138,6 +142,8 @@ def _selection(
 
     if reprocess not in ("missing", "failed", "stale", "all"):
         raise UsageError(f"--reprocess {reprocess}: not one of missing, failed, stale, all.")
+    if partition and (from_date or to_date or last):
+        raise UsageError("--partition goes without --from-date, --to-date and --last.", hint="Use one or the other.")
     return Selection(
         partitions=tuple(partition or ()),
         from_date=from_date,
@@ -205,7 +211,9 @@ def try_(
 @app.command()
 def demo(
     rows: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="How many of the bundled rows.")] = 2000,
-    dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the example and its output.")] = Path("tandem-demo"),
+    dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the example and its output.")] = Path(
+        "tandem-demo"
+    ),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -223,8 +231,12 @@ def demo(
 @app.command()
 def init(
     dir: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the pipeline.")],
-    from_file: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Your table: CSV, NDJSON or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="M", help="provider:name; by default OpenAI where its key is set.")] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Your table: CSV, NDJSON or Parquet.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="M", help="provider:name; by default OpenAI where its key is set.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a small commented pipeline that runs as it is."""
@@ -315,7 +327,8 @@ def runs_watch(
 
 @runs_app.command(name="pause")
 def runs_pause(
-    run: RunArgument = None, reason: Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks.")] = "paused by hand"
+    run: RunArgument = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks.")] = "paused by hand",
 ) -> None:
     """Start nothing new in a run until it is resumed; batches at work finish."""
 

@@ -1,26 +1,33 @@
 """`tandem outputs …`: what is published, from the commits and nothing else."""
 
+import datetime as dt
 from pathlib import Path
 
 from pipeline import consume
 from pipeline.cli.console import Screen
 from pipeline.cli.results import show_rows
 from pipeline.preflight import read_spec, sink_of
+from pipeline.registry import DEFAULT_SPEC
 from pipeline.stores import Store
 from schemas.errors import UsageError
 
+_NOTHING = "Nothing is published yet. Start with: tandem run"
 
-def _sink(path: Path, key: str | None = None) -> Store:
+
+def _sink(path: Path, key: str | None) -> tuple[Store, str | None]:
+    """The sink of a spec, and the key that is asked for; a key alone means the spec of this folder."""
+    if key is None and "=" in path.name and not path.exists():
+        path, key = DEFAULT_SPEC, str(path)
     spec, base = read_spec(path)
     store = sink_of(spec, base)
     if key is not None and key not in consume.partitions(store):
         raise UsageError(f"{key}: no such partition is published.", hint="See: tandem outputs ls")
-    return store
+    return store, key
 
 
 def ls_command(path: Path, screen: Screen) -> int:
     """A line a partition."""
-    found = list(consume.manifests(_sink(path)))
+    found = list(consume.manifests(_sink(path, None)[0]))
     if screen.json:
         screen.document(
             [
@@ -38,21 +45,30 @@ def ls_command(path: Path, screen: Screen) -> int:
             ]
         )
         return 0
-    for m in found:
-        size = sum(file.size for file in m.files)
-        rejected = f", {m.counts.rejected:,} rejected" if m.counts.rejected else ""
-        screen.result(
-            f"{m.partition}  {m.kind}  generation {m.generation}  {m.counts.out:,} rows{rejected}  {size:,} bytes  "
-            f"{m.committed_at:%Y-%m-%d %H:%M}  {m.run}"
-        )
+    screen.table(
+        ("partition", "generation", "rows", "rejected", "bytes", "committed (UTC)", "run", ""),
+        [
+            (
+                m.partition,
+                m.generation,
+                m.counts.out,
+                m.counts.rejected,
+                sum(file.size for file in m.files),
+                f"{m.committed_at.astimezone(dt.UTC):%Y-%m-%d %H:%M}",
+                m.run,
+                "" if m.kind == "published" else m.kind,
+            )
+            for m in found
+        ],
+    )
     if not found:
-        screen.say("Nothing is published yet. Start with: tandem run")
+        screen.say(_NOTHING)
     return 0
 
 
 def files_command(path: Path, key: str | None, screen: Screen) -> int:
     """One path a line."""
-    found = consume.files(_sink(path, key), key)
+    found = consume.files(*_sink(path, key))
     if screen.json:
         screen.document(
             [
@@ -60,18 +76,22 @@ def files_command(path: Path, key: str | None, screen: Screen) -> int:
                 for f in found
             ]
         )
+        return 0
     for file in found:
         screen.result(file.path)
+    if not found:
+        screen.say(_NOTHING)
     return 0
 
 
 def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
     """A table of the first rows."""
-    frame = consume.head(_sink(path, key), rows, key)
+    store, key = _sink(path, key)
+    frame = consume.head(store, rows, key)
     if screen.json:
         screen.document([] if frame is None else frame.to_dicts())
     elif frame is None:
-        screen.say("Nothing is published yet. Start with: tandem run")
-    else:
+        screen.say(_NOTHING)
+    elif not screen.quiet:
         show_rows(frame, new=frame.columns[-5:])
     return 0

@@ -2,24 +2,32 @@
 
 import polars as pl
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import consume
-from pipeline.cli.console import Screen, lasting, money, out
-from pipeline.preflight import Ready
+from pipeline.cli.console import Screen, lasting, money, out, shown
+from pipeline.cli.watch import failure
 from pipeline.reports import Report
+from pipeline.stores import Store
+from schemas.manifest import Usage
+from schemas.spec import Spec
 
 _SAMPLE_ROWS = 3
 _CELL = 60
+_FAULTS = 10
 
 
-def show_result(report: Report, ready: Ready, screen: Screen) -> None:
+def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> None:
     """Summary, sample, path and code."""
     for text in summary(report):
         screen.result(text)
-    if report.totals.counts.out or report.totals.unchanged:
-        sample = consume.head(ready.store, _SAMPLE_ROWS)
-        if sample is not None and sample.height and not screen.quiet:
-            show_rows(sample, new=[name for stage in ready.job.stages for name in getattr(stage, "fields", {})])
+    if screen.quiet:
+        return
+    sample = consume.head(store, _SAMPLE_ROWS) if report.totals.published or report.totals.unchanged else None
+    if sample is None:
+        return
+    if sample.height:
+        show_rows(sample, new=[name for stage in spec.stages for name in stage.output])
     screen.result(f"Output: {report.sink}/data")
     screen.result(f"Read it: {consume.how_to_read(report.sink)}")
 
@@ -37,40 +45,51 @@ def summary(report: Report) -> list[str]:
     ]
     lines = [f"Run {report.run} {report.state}{took}: {', '.join(parts)} of {totals.total:,} partitions."]
     if counts.rows_in:
+        became = [
+            f"{getattr(counts, name):,} {name}"
+            for name in ("ok", "rejected", "filtered", "pending")
+            if name == "ok" or getattr(counts, name)
+        ]
+        gone = f", {counts.removed:,} gone since the last generation" if counts.removed else ""
+        lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(became)}; {counts.out:,} published{gone}.")
+    if counts.rows_in or usage.calls:
+        lines.append(_paid(usage))
+    if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:
         lines.append(
-            f"Rows: {counts.rows_in:,} in = {counts.ok:,} ok + {counts.rejected:,} rejected + {counts.filtered:,} "
-            f"filtered + {counts.pending:,} pending; {counts.out:,} published, {counts.removed:,} removed since the "
-            "last generation."
-        )
-        needed = usage.calls - usage.repaid
-        lines.append(
-            f"Paid: {usage.calls:,} calls, {usage.input_tokens:,} + {usage.output_tokens:,} tokens, "
-            f"{money(usage.cost_usd)}"
-            + (f" ({usage.unpriced_calls:,} calls of unknown price)" if usage.unpriced_calls else "")
-            + f"; billed / needed = {usage.calls / needed if needed else 1:.3f}, {usage.unknown:,} unknown outcomes."
-        )
-        lines.append(
-            f"Not paid: {reuse.rows_reused:,} rows from the journal, {reuse.rows_shared:,} rows equal to another, "
+            f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "
             f"{reuse.calls_reused:,} calls replayed."
         )
-    lines += [f"✗ {failure.partition or 'run'}: {failure.error}: {failure.message}" for failure in report.failures[:10]]
-    if report.stop is not None and not report.failures:
-        lines.append(f"✗ {report.stop.error}: {report.stop.message}")
+    faults = list(report.failures) or ([report.stop] if report.stop is not None else [])
+    lines += [failure(fault.partition, fault.error, fault.message) for fault in faults[:_FAULTS]]
+    if len(faults) > _FAULTS:
+        lines.append(f"  … and {len(faults) - _FAULTS:,} more")
+    if totals.failed or totals.cancelled or totals.not_run:
+        lines.append("Run it again to take up what is missing; what is answered is not paid for again.")
     return lines
+
+
+def _paid(usage: Usage) -> str:
+    unpriced = f" ({usage.unpriced_calls:,} calls of unknown price)" if usage.unpriced_calls else ""
+    twice = f"; {usage.repaid:,} calls were paid again" if usage.repaid else ""
+    unknown = f"; {usage.unknown:,} calls ended without an answer and may be billed" if usage.unknown else ""
+    return (
+        f"Paid: {usage.calls:,} calls, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
+        f"{money(usage.cost_usd)}{unpriced}{twice}{unknown}."
+    )
 
 
 def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
     """A table; columns that stages wrote come last and are always shown."""
     names = [name for name in rows.columns if name not in new]
-    shown = [*names[: max(2, 6 - len(new))], *[name for name in rows.columns if name in new]]
+    columns = [*names[: max(2, 6 - len(new))], *[name for name in rows.columns if name in new]]
     table = Table(show_lines=False)
-    for name in shown:
+    for name in columns:
         table.add_column(name, style="bold" if name in new else None, overflow="fold")
-    for row in rows.select(shown).iter_rows():
+    for row in rows.select(columns).iter_rows():
         table.add_row(*(_cell(value) for value in row))
     out.print(table)
 
 
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    return (text if len(text) <= _CELL else text[: _CELL - 1] + "…").replace("[", "\\[")
+def _cell(value: object) -> Text:
+    text = "" if value is None else shown(str(value))
+    return Text(text if len(text) <= _CELL else text[: _CELL - 1] + "…")

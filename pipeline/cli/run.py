@@ -11,17 +11,21 @@ from pathlib import Path
 import typer
 
 from pipeline import plans, registry, reports
-from pipeline.cli.console import Screen, money
+from pipeline.cli.console import Interrupted, Screen, money
+from pipeline.cli.environment import command_in, dev_is_up
 from pipeline.cli.results import show_result
 from pipeline.cli.watch import WatchTimeout, watch
 from pipeline.engine import Engine, engine
 from pipeline.estimate import estimate
-from pipeline.launch import Run, find_or_start, status_of_run
+from pipeline.launch import Run, check_name, find_or_start, status_of_run
 from pipeline.planning import Decision, Selection
-from pipeline.preflight import Ready, preflight, read_spec
+from pipeline.preflight import Ready, preflight, read_spec, sink_of
 from pipeline.reports import Report
-from schemas.errors import UsageError
+from pipeline.settings import temporal_configured
+from pipeline.stores import Store
+from schemas.errors import TandemError, UsageError
 from schemas.messages import Totals
+from schemas.spec import Spec
 
 _ASK_ABOVE_USD = 1.0
 
@@ -40,38 +44,94 @@ class RunOptions:
     with_worker: bool = False
 
 
+class RunEnded(TandemError):
+    """A run's workflow was ended from outside, by Temporal's own means."""
+
+
 async def run_command(options: RunOptions, screen: Screen) -> int:
     """Run a spec; the exit code."""
     spec, base = read_spec(options.spec)
+    if options.name is not None:
+        check_name(options.name)
+    if options.detach:
+        _refuse_detached(base)
+    _refuse_unasked(options, screen)
+    done = await asyncio.to_thread(_completed, spec, base, options)
+    if done is not None:
+        store, report = done
+        screen.say(f"Run {report.run} is completed; this is its report.")
+        return await _shown(report, store, spec, screen)
     ready = await asyncio.to_thread(preflight, spec, base)
     decided = await asyncio.to_thread(_decide, ready, options.selection)
     _say_plan(ready, decided, screen)
     await asyncio.to_thread(_say_cost, ready, decided, options, screen)
     registry.remember(ready, options.spec)
     async with engine(base) as found:
-        if options.detach and found.embedded is not None:
-            raise UsageError(
-                "--detach needs a worker elsewhere, and the embedded server has only the one in this command.",
-                hint="Start one with: tandem dev, or configure TEMPORAL_ADDRESS and run: tandem worker",
-            )
         run = await find_or_start(
             found, ready, options.selection, options.name, {d.partition for d in decided if d.run}
         )
-        _say_run(run, found, screen)
+        _say_run(run, found, base, screen)
         if options.detach:
-            return _detached(run, screen)
+            return _detached(run, base, screen)
         async with _worker(found, ready, options):
-            if run.handle is not None:
-                try:
-                    await watch(run, found.client, screen, timeout_s=options.watch_timeout_s)
-                except WatchTimeout:
-                    screen.say(f"Still at work after the watch timeout: tandem runs watch {run.request.run}")
-                    return 5
-        return await _ended(run, ready, screen)
+            code = await _watched(run, found, base, options, screen)
+        return await _ended(run, ready, screen) if code is None else code
+
+
+def _refuse_detached(base: Path) -> None:
+    """Somebody else must do the work."""
+    if not temporal_configured() and not dev_is_up(base):
+        raise UsageError(
+            "--detach needs a worker elsewhere, and the embedded server has only the one in this command.",
+            hint=f"Start one with: {command_in(base, 'dev')}, or set TEMPORAL_ADDRESS and run: tandem worker",
+        )
+
+
+def _refuse_unasked(options: RunOptions, screen: Screen) -> None:
+    if options.selection.fresh and not options.yes and not _can_ask(screen):
+        raise UsageError("--fresh pays for every answer again, and nobody can be asked here.", hint="Add --yes.")
+
+
+def _can_ask(screen: Screen) -> bool:
+    return sys.stdin.isatty() and screen.live
+
+
+def _completed(spec: Spec, base: Path, options: RunOptions) -> tuple[Store, Report] | None:
+    """The report of a named run that is completed already. Raises NameTaken where that was another request."""
+    if options.name is None:
+        return None
+    store = sink_of(spec, base)
+    request = plans.load_request(store, options.name)
+    report = reports.load_report(store, options.name) if request is not None else None
+    if request is None or report is None or report.state != "completed":
+        return None
+    plans.write_request(store, spec, base, options.selection, options.name)
+    return store, report
+
+
+async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, screen: Screen) -> int | None:
+    """Follow a run to its end; the exit code where this command ends first."""
+    if run.handle is None:
+        return None
+    alone = found.embedded is not None and not dev_is_up(base)
+    follow = "the same command carries it on" if alone else f"follow it with: {_watch_command(run, base)}"
+    try:
+        await watch(run, found.client, screen, timeout_s=options.watch_timeout_s)
+    except WatchTimeout:
+        screen.say(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
+        if screen.json:
+            screen.document(reports.as_json(await asyncio.to_thread(running_report, run)))
+        return 5
+    except asyncio.CancelledError:
+        if alone or options.with_worker:
+            screen.say("Stopping: calls in flight are waited for and kept. Ctrl-C again stops at once.")
+        raise Interrupted(f"Interrupted. Nothing that was answered is lost; {follow}") from None
+    return None
 
 
 def _decide(ready: Ready, selection: Selection) -> list[Decision]:
-    return list(plans.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
+    decided = list(plans.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
+    return plans.limited(decided, selection.limit_rows)
 
 
 def _say_plan(ready: Ready, decided: list[Decision], screen: Screen) -> None:
@@ -97,16 +157,21 @@ def _say_cost(ready: Ready, decided: list[Decision], options: RunOptions, screen
     if not any(d.run for d in decided):
         return
     found = estimate(ready.job, decided)
-    cost = "price unknown" if found.cost_usd is None else f"at most about {money(found.cost_usd[1])}"
-    screen.say(f"At most {found.calls[1]:,} calls, {cost}; answers in the journal and repeated rows cost nothing.")
+    if not found.calls[1]:
+        screen.say("No calls to a model.")
+        return
+    cost = "their price is unknown" if found.cost_usd is None else f"0 to about {money(found.cost_usd[1])}"
+    if found.cost_usd == (0.0, 0.0):
+        cost = "free"
+    screen.say(f"0 to {found.calls[1]:,} calls, {cost}; what the journal knows is not asked again.")
     dear = found.cost_usd is not None and found.cost_usd[1] > _ASK_ABOVE_USD
-    if (dear or options.selection.fresh) and not options.yes and sys.stdin.isatty() and screen.live:
+    if (dear or options.selection.fresh) and not options.yes and _can_ask(screen):
         question = "Ask for every answer anew, and pay again?" if options.selection.fresh else "Go on?"
         if not typer.confirm(question, err=True):
             raise typer.Abort
 
 
-def _say_run(run: Run, found: Engine, screen: Screen) -> None:
+def _say_run(run: Run, found: Engine, base: Path, screen: Screen) -> None:
     said = {
         "started": "Run {0} started.",
         "joined": "Run {0} is at work already; following it.",
@@ -114,11 +179,16 @@ def _say_run(run: Run, found: Engine, screen: Screen) -> None:
         "completed": "Run {0} is completed; this is its report.",
     }[run.began]
     screen.say(said.format(run.request.run))
-    if found.ui and run.handle is not None:
+    if run.handle is None:
+        return
+    if found.ui:
         screen.say(f"Temporal UI: {found.ui}/namespaces/{found.client.namespace}/workflows/{_quoted(run.handle.id)}")
-    if run.handle is not None:
-        again = "the same command carries it on" if found.embedded else f"tandem runs watch {run.request.run}"
-        screen.say(f"If this is interrupted: {again}.")
+    again = "; interrupted, the same command carries it on" if found.embedded else ""
+    screen.say(f"Follow it elsewhere: {_watch_command(run, base)}{again}")
+
+
+def _watch_command(run: Run, base: Path) -> str:
+    return command_in(base, f"runs watch {run.request.run}")
 
 
 def _quoted(workflow_id: str) -> str:
@@ -127,11 +197,11 @@ def _quoted(workflow_id: str) -> str:
     return quote(workflow_id, safe="")
 
 
-def _detached(run: Run, screen: Screen) -> int:
+def _detached(run: Run, base: Path, screen: Screen) -> int:
     if screen.json:
         screen.document(reports.as_json(running_report(run)))
     else:
-        screen.result(f"{run.request.run}: accepted. Follow it with: tandem runs watch {run.request.run}")
+        screen.result(f"{run.request.run}: accepted. Follow it with: {_watch_command(run, base)}")
     return 0
 
 
@@ -171,11 +241,15 @@ async def _ended(run: Run, ready: Ready, screen: Screen) -> int:
     if report is None:
         status = await status_of_run(run)
         said = status.name.lower() if status else "gone"
-        raise UsageError(
+        raise RunEnded(
             f"The run {run.request.run!r} was ended from outside ({said}).", hint="Run it again to carry on."
         )
+    return await _shown(report, ready.store, ready.spec, screen)
+
+
+async def _shown(report: Report, store: Store, spec: Spec, screen: Screen) -> int:
     if screen.json:
         screen.document(reports.as_json(report))
     else:
-        await asyncio.to_thread(show_result, report, ready, screen)
+        await asyncio.to_thread(show_result, report, store, spec, screen)
     return reports.exit_code(report)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import plans, reports
-from pipeline.cli.console import Screen, money
+from pipeline.cli.console import Interrupted, Screen, money
 from pipeline.cli.results import summary
 from pipeline.cli.run import running_report
 from pipeline.cli.watch import WatchTimeout, watch
@@ -65,13 +65,20 @@ async def list_command(screen: Screen) -> int:
     if screen.json:
         screen.document(listed)
         return 0
-    for item in listed:
-        parts, rows = item["partitions"], item["rows"]
-        screen.result(
-            f"{item['pipeline']}/{item['run']}  {item['state']}  {item['started_at']}  {parts['published']:,} published, "
-            f"{parts['unchanged']:,} unchanged, {parts['failed']:,} failed  {rows['out']:,} rows  "
-            f"{money(item['usage']['cost_usd'])}"
-        )
+    screen.table(
+        ("run", "state", "started (UTC)", "published", "unchanged", "failed", "rows", "cost"),
+        [
+            (
+                f"{item['pipeline']}/{item['run']}",
+                item["state"],
+                item["started_at"].replace("T", " ").removesuffix("Z"),
+                *(item["partitions"][name] for name in ("published", "unchanged", "failed")),
+                item["rows"]["out"],
+                money(item["usage"]["cost_usd"]),
+            )
+            for item in listed
+        ],
+    )
     if not listed:
         screen.say("Nothing has run here yet. Start with: tandem run")
     return 0
@@ -87,9 +94,13 @@ async def show_command(wanted: str | None, screen: Screen) -> int:
     else:
         for text in summary(report):
             screen.result(text)
-        if report.state == "paused":
-            screen.say("Nothing works on it just now; the command that started it carries it on.")
+        _say_idle(report, screen)
     return 0
+
+
+def _say_idle(report: Report, screen: Screen) -> None:
+    if report.state == "paused":
+        screen.say("Nothing works on it just now; the command that started it carries it on.")
 
 
 async def watch_command(wanted: str | None, timeout_s: float | None, screen: Screen) -> int:
@@ -104,14 +115,19 @@ async def watch_command(wanted: str | None, timeout_s: float | None, screen: Scr
             try:
                 await watch(Run(request, store, handle, "joined"), engine.client, screen, timeout_s=timeout_s)
             except WatchTimeout:
-                screen.say(f"Still at work: tandem runs watch {request.run}")
+                screen.say(f"Still at work after {timeout_s:g} s: tandem runs watch {request.run}")
+                if screen.json:
+                    screen.document(reports.as_json(await _report(engine, store, request)))
                 return 5
+            except asyncio.CancelledError:
+                raise Interrupted(f"Interrupted; the run {request.run} goes on.") from None
             report = await _report(engine, store, request)
     if screen.json:
         screen.document(reports.as_json(report))
     else:
         for text in summary(report):
             screen.result(text)
+        _say_idle(report, screen)
     return reports.exit_code(report)
 
 

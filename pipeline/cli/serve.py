@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.cli.console import Screen
+from pipeline.cli.environment import DEV_LOCK
+from pipeline.embedded import notes
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.engine import connect
 from pipeline.settings import home_of, task_queue, temporal_configured
@@ -31,14 +34,18 @@ def _stop_on_signals() -> asyncio.Event:
 async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> int:
     """The embedded server of this folder, and a worker for every pipeline that has an open run in it."""
     if temporal_configured():
-        raise UsageError("A Temporal is configured, and `tandem dev` is for the embedded one.", hint="tandem worker")
+        raise UsageError(
+            "A Temporal is configured, and `tandem dev` is for the embedded one.",
+            hint="Start a worker for it with: tandem worker, or unset TEMPORAL_ADDRESS.",
+        )
     stop = _stop_on_signals()
     server = await EmbeddedServer.join(home_of(Path.cwd()), port=port, ui_port=ui_port)
-    marker = server.info.home / "dev"
-    marker.write_text(server.info.started_at)
+    lock = notes.take(server.info.home / DEV_LOCK, patience_s=1.0)
+    if lock is None:
+        raise UsageError(f"`tandem dev` runs here already: {server.info.address} (UI: {server.info.ui_url}).")
     screen.result(f"Temporal: {server.info.address}")
     screen.result(f"UI: {server.info.ui_url}")
-    screen.say("Working on every pipeline run from this folder. Ctrl-C stops.")
+    screen.say("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
     try:
         client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
         async with contextlib.AsyncExitStack() as workers:
@@ -52,7 +59,7 @@ async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> 
                     await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
             screen.say("Draining: rows in flight finish, the journal is flushed.")
     finally:
-        marker.unlink(missing_ok=True)
+        os.close(lock)
         server.leave()
     return 0
 

@@ -40,9 +40,7 @@ async def try_command(options: TryOptions, screen: Screen) -> int:
         return _graphs(ready, options.stage, screen)
     partition, rows = await asyncio.to_thread(_rows, ready, options)
     batch = PlannedBatch(rows=rows.height, ranges=())
-    context = await batch_context(
-        ready.job, ready.store, RUN, partition, 0, batch, Shared(), asyncio.Event(), fresh=False
-    )
+    context = await batch_context(ready.job, ready.store, RUN, partition, 0, batch, Shared(), asyncio.Event())
     try:
         told = await _through(ready, rows, context, options.stage, screen)
     finally:
@@ -75,7 +73,9 @@ def _rows(ready: Ready, options: TryOptions) -> tuple[str, pl.DataFrame]:
     known = snapshot.partitions
     partition = options.partition or next((k for k in known if snapshot.entry(k).rows), None)
     if partition is None or partition not in known:
-        raise UsageError(f"--partition {options.partition}: no such partition.", hint=f"For example {known[:3]}")
+        raise UsageError(
+            f"--partition {options.partition}: no such partition.", hint=f"For example {', '.join(known[:3])}"
+        )
     ranges, room = [], options.rows
     for found in snapshot.entry(partition).ranges:
         ranges.append(found.model_copy(update={"rows": min(found.rows, room)}))

@@ -2,19 +2,24 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
-from pipeline.cli.console import Screen, err, lasting, money, now
+from pipeline.cli.console import Screen, err, lasting, money, now, shown
 from pipeline.launch import Run, follow
 from schemas import ids
+from schemas.errors import ConnectionFailed
 from schemas.messages import PartitionResult
 from schemas.messages import Progress as Told
 
 _LINE_EVERY_S = 30.0
+_PACE_OVER_S = 30.0
+_FIRST_ANSWER_S = 30.0
+_LOOKED_AT = 16
 
 
 class WatchTimeout(Exception):
@@ -22,9 +27,10 @@ class WatchTimeout(Exception):
 
 
 async def watch(run: Run, client: Client, screen: Screen, *, timeout_s: float | None = None) -> None:
-    """Follow a run to its end. Raises WatchTimeout."""
-    began = now()
+    """Follow a run to its end. Raises WatchTimeout, and ConnectionFailed where no provider gave a first answer."""
     view = _Live() if screen.live else _Lines(screen)
+    pace = Pace()
+    began = now()
     try:
         async with asyncio.timeout(timeout_s):
             with view.shown():
@@ -33,67 +39,100 @@ async def watch(run: Run, client: Client, screen: Screen, *, timeout_s: float | 
                     for result in told.finished[max(0, seen - told.finished_before) :]:
                         view.finished(result)
                     seen = told.finished_before + len(told.finished)
-                    view.progress(told, await _at_work(client, run, told), now() - began)
+                    work = await _at_work(client, run, told)
+                    pace.note(now(), work.rows)
+                    view.progress(told, work, pace)
+                    if work.waiting and not (work.rows or work.calls) and now() - began > _FIRST_ANSWER_S:
+                        raise ConnectionFailed(
+                            f"No answer for {_FIRST_ANSWER_S:.0f} s: {work.waiting}.",
+                            hint="Mend that; the run waits for it, and the same command carries it on.",
+                        )
     except TimeoutError:
         raise WatchTimeout from None
 
 
 class AtWork:
-    """What running batches have done by their last heartbeats, beyond what partitions report."""
+    """Where a run stands: what partitions report, and beyond it the last heartbeats of their batches."""
 
-    def __init__(self) -> None:
-        self.rows = 0
-        self.calls = 0
-        self.cost_usd = 0.0
+    def __init__(self, told: Told) -> None:
+        self.rows = told.rows_done
+        self.rejected = told.rejected
+        self.calls = told.totals.usage.calls
+        self.cost_usd = told.totals.usage.cost_usd
         self.waiting = ""
+
+    async def add(self, handle: WorkflowHandle[object, object]) -> None:
+        described = await handle.describe()
+        said = await handle.query("progress", result_type=Told)
+        self.rows += said.rows_done
+        self.rejected += said.rejected
+        self.waiting = self.waiting or said.waiting
+        for pending in described.raw_description.pending_activities:
+            if pending.activity_type.name == "enrich_batch" and pending.HasField("heartbeat_details"):
+                beat = await described.data_converter.decode(pending.heartbeat_details.payloads, [int, int, float])
+                self.rows, self.calls, self.cost_usd = (
+                    self.rows + beat[0],
+                    self.calls + beat[1],
+                    self.cost_usd + beat[2],
+                )
 
 
 async def _at_work(client: Client, run: Run, told: Told) -> AtWork:
-    found = AtWork()
-    for partition in told.running[:16]:
-        ref = run.ref
-        handle = client.get_workflow_handle(ids.partition_workflow_id(ref.pipeline, ref.sink, partition))
+    found = AtWork(told)
+    for partition in told.running[:_LOOKED_AT]:
+        handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
         with contextlib.suppress(RPCError):
-            await _add(found, handle)
+            await found.add(handle)
     return found
 
 
-async def _add(found: AtWork, handle: WorkflowHandle[object, object]) -> None:
-    described = await handle.describe()
-    found.rows += (await handle.query("progress", result_type=Told)).rows_done
-    for pending in described.raw_description.pending_activities:
-        if pending.activity_type.name == "enrich_batch" and pending.HasField("heartbeat_details"):
-            rows, calls, cost = await described.data_converter.decode(
-                pending.heartbeat_details.payloads, [int, int, float]
-            )
-            found.rows, found.calls, found.cost_usd = found.rows + rows, found.calls + calls, found.cost_usd + cost
+class Pace:
+    """Rows a second over the last half minute, whatever was done before this process looked."""
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[float, int]] = deque()
+
+    def note(self, at: float, rows: int) -> None:
+        if self._noted and rows < self._noted[-1][1]:
+            self._noted.clear()  # a batch began anew; its rows come back from the journal
+        self._noted.append((at, rows))
+        while len(self._noted) > 2 and at - self._noted[0][0] > _PACE_OVER_S:
+            self._noted.popleft()
+
+    @property
+    def rows_per_s(self) -> float:
+        if len(self._noted) < 2 or self._noted[-1][0] == self._noted[0][0]:
+            return 0.0
+        (began, first), (ended, last) = self._noted[0], self._noted[-1]
+        return (last - first) / (ended - began)
 
 
 class _Lines:
     def __init__(self, screen: Screen) -> None:
-        self.screen = screen
+        self._screen = screen
         self._said_at = now()
+        self._waiting = ""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         yield
 
     def finished(self, result: PartitionResult) -> None:
-        self.screen.say(line(result))
+        (self._screen.fault if result.error else self._screen.say)(line(result))
 
-    def progress(self, told: Told, work: AtWork, seconds: float) -> None:
-        if now() - self._said_at < _LINE_EVERY_S:
-            return
-        self._said_at = now()
-        self.screen.say(_status(told, work, seconds))
+    def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
+        news = bool(work.waiting) and work.waiting != self._waiting
+        self._waiting = work.waiting
+        if news or now() - self._said_at >= _LINE_EVERY_S:
+            self._said_at = now()
+            self._screen.say(status(told, work, pace))
 
 
 class _Live:
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
-            TimeRemainingColumn(), TextColumn("{task.fields[said]}"), console=err, transient=True,
-        )  # fmt: skip
+            BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), console=err, transient=True
+        )
         self._task: TaskID | None = None
 
     @contextlib.contextmanager
@@ -102,39 +141,28 @@ class _Live:
             yield
 
     def finished(self, result: PartitionResult) -> None:
-        self._bar.console.print(line(result), markup=False)
+        self._bar.console.print(shown(line(result)), markup=False)
 
-    def progress(self, told: Told, work: AtWork, seconds: float) -> None:
+    def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
         if self._task is None:
-            self._task = self._bar.add_task("planning", total=None, said="")
-        done = told.rows_done + work.rows
-        self._bar.update(
-            self._task,
-            description=told.detail if told.state == "paused" else f"{len(told.running)} partitions at work",
-            total=told.rows_total or None,
-            completed=done,
-            said=_said(told, work, seconds),
-        )
+            self._task = self._bar.add_task("planning", total=None)
+        said = shown(status(told, work, pace))
+        self._bar.update(self._task, description=said, total=told.rows_total or None, completed=work.rows)
 
 
-def _said(told: Told, work: AtWork, seconds: float) -> str:
-    usage = told.totals.usage
-    rate = (told.rows_done + work.rows) / seconds if seconds else 0.0
-    parts = [
-        f"{rate:,.0f} rows/s",
-        f"{usage.calls + work.calls:,} calls",
-        money(usage.cost_usd + work.cost_usd),
-        f"{told.rejected:,} rejected",
-    ]
-    return ", ".join(parts)
-
-
-def _status(told: Told, work: AtWork, seconds: float) -> str:
-    done = told.rows_done + work.rows
-    left = told.rows_total - done
-    rate = done / seconds if seconds and done else 0.0
-    eta = f", about {lasting(left / rate)} left" if rate and left > 0 else ""
-    return f"{done:,} of {told.rows_total:,} rows, {told.detail}; {_said(told, work, seconds)}{eta}"
+def status(told: Told, work: AtWork, pace: Pace) -> str:
+    """Where a run stands, in one line."""
+    if not told.rows_total:
+        return told.detail
+    rate, left = pace.rows_per_s, told.rows_total - work.rows
+    paused = "paused: " if told.state == "paused" else ""
+    parts = [f"{work.rows:,} of {told.rows_total:,} rows", f"{paused}{told.detail}"]
+    if told.state == "running":
+        parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
+    parts.append(f"{work.calls:,} calls, {money(work.cost_usd)}, {work.rejected:,} rejected")
+    if work.waiting:
+        parts.append(f"waiting: {work.waiting}")
+    return "; ".join(parts)
 
 
 def line(result: PartitionResult) -> str:
@@ -151,4 +179,10 @@ def line(result: PartitionResult) -> str:
         return f"✓ {result.partition}: {counts.out:,} rows{more}, {result.usage.calls:,} calls, generation {result.generation}"
     if result.outcome == "unchanged":
         return f"= {result.partition}: unchanged"
-    return f"✗ {result.partition}: {result.outcome}: {result.message or result.error}"
+    return failure(result.partition, result.error or result.outcome, result.message)
+
+
+def failure(partition: str, error: str, message: str) -> str:
+    """What failed and why; messages often begin with the partition themselves."""
+    where = partition or "run"
+    return f"✗ {where}: {error}: {message.removeprefix(f'{where}: ') or 'no reason was given'}"

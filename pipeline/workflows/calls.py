@@ -1,5 +1,5 @@
-"""How workflows call activities: by name, because importing them would bring Polars into the sandbox; with the one retry
-policy for infrastructure, and a heartbeat timeout wherever the activity beats."""
+"""How workflows call activities: by name, because importing them would bring Polars into the sandbox; with the one
+retry policy for infrastructure, and a heartbeat timeout wherever the activity beats."""
 
 import asyncio
 from datetime import timedelta

@@ -1,5 +1,6 @@
 """Any LangGraph graph of a user's runs unchanged, from a file of their own."""
 
+import asyncio
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -386,3 +387,30 @@ async def test_a_fatal_error_that_the_graph_swallows_stops_the_batch_all_the_sam
     assert answers(outcome)[1] == {"draft": "fallback"}  # a RowError is the graph's to handle
     assert outcome.stopped is not None
     assert outcome.stopped.code == "FatalModelError"
+
+
+async def test_a_cancelled_batch_takes_the_calls_of_its_threads_with_it(write: Write, server: ModelServer) -> None:
+    source = """
+        def make(model):
+            def ask(state):
+                for _ in range(5):
+                    draft = model.invoke(state["text"]).content
+                return {"draft": draft}
+
+            builder = StateGraph(State)
+            builder.add_node("ask", ask)
+            builder.add_edge(START, "ask")
+            return builder
+    """
+    server.script({"latency_ms": 100})
+    stage = a_stage(f"{write(source)}:make", model="openai:test-model")
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(enrich(stage, rows("a", "b")))
+    await asyncio.sleep(0.15)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() == before
+    await asyncio.sleep(0.2)
+    assert server.stats().requests <= 4  # no thread goes on asking

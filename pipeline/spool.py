@@ -1,0 +1,75 @@
+"""Journal records on this machine's disk, from one flush to the next.
+
+A process that is killed loses what it had not flushed; its page cache survives it. So each record is written here, at some
+microseconds, before anything parses it, and a later attempt of the batch on the same machine takes it over: after a
+SIGKILL only calls in flight are paid for again. Another machine finds nothing, and the journal's own promise holds.
+
+A spool is locked by its owner. The kernel releases the lock when the owner dies, however that comes.
+"""
+
+import contextlib
+import fcntl
+import os
+import uuid
+from pathlib import Path
+
+from schemas import ids
+from stages.journal import Record, decode_spool
+
+
+class FileSpool:
+    """The spool of one batch attempt."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk costs the help, not the row
+            os.write(self._file, line + b"\n")
+
+    def clear(self) -> None:
+        os.ftruncate(self._file, 0)
+
+    def close(self, *, whole: bool) -> None:
+        """Drop it where everything is in the store, else leave it to a later attempt."""
+        if whole:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+class Spools:
+    """The spools of a process, in one folder that all processes of the machine share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, sink: str, run: str, partition: str, batch: int) -> FileSpool | None:
+        """A new spool for an attempt; None where the disk refuses: it is a help, not a condition."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return FileSpool(self.folder / f"{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl")
+        except OSError:
+            return None
+
+    def left_by_the_dead(self, sink: str, run: str, partition: str, batch: int) -> list[tuple[Path, list[Record]]]:
+        """What killed attempts of a batch had noted. The caller stores the records, then unlinks the files."""
+        found = []
+        for path in sorted(self.folder.glob(f"{_name(sink, run, partition, batch)}-*.jsonl")):
+            try:
+                file = os.open(path, os.O_RDWR)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append((path, decode_spool(path.read_bytes())))
+            except OSError:
+                continue  # its owner lives
+            finally:
+                os.close(file)
+        return found
+
+
+def _name(sink: str, run: str, partition: str, batch: int) -> str:
+    return f"{ids.digest(sink, run, partition)}-b{batch:05d}"
