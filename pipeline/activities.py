@@ -124,7 +124,7 @@ async def beating() -> AsyncIterator[Beat]:
 
 @dataclass
 class Activities:
-    """One a worker. What it holds is what batches of a process share: models' limiters, prepared jobs, rows in flight."""
+    """One a worker. It holds what batches of a process share: models' limiters, prepared jobs, rows in flight."""
 
     services: ModelServices = field(default_factory=ModelServices)
     drain: asyncio.Event = field(default_factory=asyncio.Event)

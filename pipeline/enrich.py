@@ -44,6 +44,7 @@ REJECTS = pa.schema(
         pa.field("raw_answer", pa.string()),
         pa.field("row_fingerprint", pa.string()),
         pa.field("stage_fingerprint", pa.string()),
+        pa.field("calls", pa.string()),  # JSON: [request digest, ordinal] of each, in order
     ]
 )
 INDEX = pa.schema([pa.field("row_id", pa.string()), pa.field("content", pa.string())])
@@ -202,6 +203,7 @@ class _Work:
                 "raw_answer": error.get("raw"),
                 "row_fingerprint": record.row,
                 "stage_fingerprint": record.stage,
+                "calls": orjson.dumps(record.calls).decode(),
             }
         )
 

@@ -30,7 +30,6 @@ from stages.journal import (
     FORMAT,
     CallRecord,
     Record,
-    RowRecord,
     UnknownFormat,
     decode_segment,
     encode_record,
@@ -160,11 +159,11 @@ class _Dealer:
 def _frame(records: Iterable[Record]) -> pl.DataFrame:
     rows = [
         (
-            "row" if isinstance(record, RowRecord) else "call",
+            "call" if isinstance(record, CallRecord) else "row",
             record.id,
-            record.row if isinstance(record, RowRecord) else record.request,
+            record.request if isinstance(record, CallRecord) else record.row,
             record.run,
-            "" if isinstance(record, RowRecord) else record.nonce,
+            record.nonce if isinstance(record, CallRecord) else "",
             encode_record(record),
         )
         for record in records

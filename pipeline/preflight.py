@@ -1,5 +1,6 @@
 """What is looked at before any workflow and any money: spec, imports, source, columns, sink, key, in that order."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pipeline import plans
 from pipeline.plans import Job
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store, probe
-from schemas.errors import UsageError
+from schemas.errors import StoreError, UsageError
 from schemas.loading import load_spec
 from schemas.spec import Spec
 from stages.models import ModelServices, missing_key
@@ -40,13 +41,24 @@ def preflight(spec: Spec, base: Path, *, say: Say = lambda done: None) -> Ready:
     say("spec")
     store = sink_of(spec, base)
     plans.refuse_unbuilt(spec)
-    job = plans.make_job(spec, base, store, ModelServices(), note=lambda rows: None)
-    say("source and stages")
-    probe(store)
+    try:
+        job = plans.make_job(spec, base, store, ModelServices(), note=lambda rows: None)
+        say("source and stages")
+        probe(store)
+    except StoreError as exc:
+        raise _of_sink(exc, spec, store) from exc
     say("sink")
     refuse_missing_keys(spec)
     say("keys")
     return Ready(spec, base, store, job)
+
+
+def _of_sink(exc: StoreError, spec: Spec, store: Store) -> StoreError:
+    """The setting that names the place, rather than an object of ours in it."""
+    if store.uri not in exc.message:
+        return exc
+    message = re.sub(rf"{re.escape(store.uri)}/[^\s']*", lambda found: store.uri, exc.message)
+    return type(exc)(f"sink.path = {spec.sink.path!r}: {message}", hint=exc.hint)
 
 
 def refuse_missing_keys(spec: Spec) -> None:

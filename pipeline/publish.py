@@ -52,7 +52,9 @@ def publish(
     counts = sum((receipt.counts for receipt in loaded), Counts())
     reuse = sum((receipt.reuse for receipt in loaded), Reuse())
     _refuse_miscount(opened, loaded, counts)
-    _refuse_rejects(job, opened.partition, counts)
+    if (refusal := _too_many_rejects(job, opened.partition, counts)) is not None:
+        _keep_rejects(store, plan.run, opened.partition, loaded)
+        raise refusal
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     if not opened.whole and parent is not None and parent.kind == "published":
         return Published(None, counts, reuse)
@@ -113,14 +115,27 @@ def _refuse_miscount(opened: OpenedPartition, receipts: Sequence[Receipt], count
         )
 
 
-def _refuse_rejects(job: Job, partition: str, counts: Counts) -> None:
+def _keep_rejects(store: Store, run: str, partition: str, receipts: Sequence[Receipt]) -> None:
+    """The rejects of a partition that is not published, where `tandem rejects` finds them."""
+    tables = [
+        pq.read_table(pa.BufferReader(store.get(receipt.rejects.key)))
+        for receipt in receipts
+        if receipt.rejects is not None
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables) if tables else REJECTS.empty_table(), sink, compression="zstd")
+    store.put(ids.rejects_of_run(run, partition), sink.getvalue().to_pybytes())
+
+
+def _too_many_rejects(job: Job, partition: str, counts: Counts) -> RejectRateExceeded | None:
     allowed = job.spec.limits.max_reject_rate
     if counts.rows_in and counts.rejected > allowed * counts.rows_in:
-        raise RejectRateExceeded(
+        return RejectRateExceeded(
             f"{partition}: {counts.rejected} of {counts.rows_in} rows were rejected, "
             f"{counts.rejected / counts.rows_in:.1%}; limits.max_reject_rate is {allowed:.1%}.",
-            hint=f"See why: tandem rejects ls (partition {partition}). Answers are kept and not paid for again.",
+            hint="See why: tandem rejects ls. Answers are kept and not paid for again.",
         )
+    return None
 
 
 # Final files -------------------------------------------------------------------------------------------------------

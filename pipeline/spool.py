@@ -1,7 +1,7 @@
 """Journal records on this machine's disk, from one flush to the next.
 
-A process that is killed loses what it had not flushed; its page cache survives it. So each record is written here, at some
-microseconds, before anything parses it, and a later attempt of the batch on the same machine takes it over: after a
+A process that is killed loses what it had not flushed; its page cache survives it. So each record is written here, at
+some microseconds, before anything parses it, and a later attempt of the batch on the same machine takes it over: after a
 SIGKILL only calls in flight are paid for again. Another machine finds nothing, and the journal's own promise holds.
 
 A spool is locked by its owner. The kernel releases the lock when the owner dies, however that comes.

@@ -185,6 +185,11 @@ def snapshot_folder(listing: str) -> str:
     return f"{SNAPSHOTS}{listing}/"
 
 
+def rejects_of_run(run: str, partition: str) -> str:
+    """Rejects of a partition that was not published."""
+    return f"{RUNS}{run}/rejects/{partition}.parquet"
+
+
 def staging_folder(partition: str, temporal_run_id: str) -> str:
     return f"{STAGING}{partition}/{temporal_run_id}/"
 

@@ -73,7 +73,30 @@ class CallRecord:
         return self.request, self.ordinal
 
 
-Record = RowRecord | CallRecord
+@dataclass(frozen=True, slots=True)
+class VoidRecord:
+    """A person asked for another answer: rejects of this row, and these calls' answers, from before `at` count no more.
+    What led to the reject but did not cause it stays."""
+
+    stage: str
+    row: str
+    id: str
+    calls: tuple[CallKey, ...]
+    run: str
+    at: float
+
+    @property
+    def key(self) -> RowKey:
+        return self.stage, self.row
+
+
+Record = RowRecord | CallRecord | VoidRecord
+_KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord]] = {
+    "row": RowRecord,
+    "call": CallRecord,
+    "void": VoidRecord,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 # Segments ----------------------------------------------------------------------------------------------------------
@@ -117,19 +140,17 @@ def decode_spool(data: bytes) -> list[Record]:
 
 def encode_record(record: Record) -> bytes:
     """The JSON of a record."""
-    kind = "row" if isinstance(record, RowRecord) else "call"
-    return orjson.dumps({"k": kind, **{name: getattr(record, name) for name in record.__slots__}})
+    return orjson.dumps({"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}})
 
 
 def record_of(body: bytes) -> Record | None:
     """The record that some JSON is, None where it is none of ours."""
     try:
         data = orjson.loads(body)
-        kind = data.pop("k")
-        if kind == "row":
+        kind = _KINDS[data.pop("k")]
+        if "calls" in data:
             data["calls"] = tuple((request, ordinal) for request, ordinal in data["calls"])
-            return RowRecord(**data)
-        return CallRecord(**data) if kind == "call" else None
+        return kind(**data)
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -207,12 +228,19 @@ class Known:
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.rows: dict[RowKey, RowRecord] = {}
         self.calls: dict[CallKey, CallRecord] = {}
+        self._voided: dict[RowKey | CallKey, float] = {}
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
         """An answer wins over rejects, a later reject over an earlier, the first answer over later ones: whatever the
         order in which facts are read, the same are known."""
+        if isinstance(record, VoidRecord):
+            self._void(record)
+            return
+        answered = isinstance(record, RowRecord) and record.status == "ok"
+        if not answered and record.at <= self._voided.get(record.key, 0.0):
+            return
         if isinstance(record, CallRecord):
             call = self.calls.get(record.key)
             if record.raw is not None and (call is None or record.at < call.at):
@@ -221,6 +249,18 @@ class Known:
         row = self.rows.get(record.key)
         if row is None or _precedence(record) > _precedence(row):
             self.rows[record.key] = record
+
+    def _void(self, record: VoidRecord) -> None:
+        keys: tuple[RowKey | CallKey, ...] = (record.key, *record.calls)
+        for key in keys:
+            self._voided[key] = max(record.at, self._voided.get(key, 0.0))
+        row = self.rows.get(record.key)
+        if row is not None and row.status == "rejected" and row.at <= record.at:
+            del self.rows[record.key]
+        for asked in record.calls:
+            call = self.calls.get(asked)
+            if call is not None and call.at <= record.at:
+                del self.calls[asked]
 
 
 def _precedence(record: RowRecord) -> tuple[bool, float]:

@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(help="Runs: list, show, watch, pause, resume, cancel.", no_args_is_help=True)
 outputs_app = typer.Typer(help="The published dataset: ls, files, head.", no_args_is_help=True)
+rejects_app = typer.Typer(help="Rejected rows: ls, show, retry.", no_args_is_help=True)
+app.add_typer(rejects_app, name="rejects")
 app.add_typer(runs_app, name="runs")
 app.add_typer(outputs_app, name="outputs")
 
@@ -406,6 +408,59 @@ def outputs_head(
         return await asyncio.to_thread(head_command, spec, key, rows, Screen(json=json))
 
     _go(work)
+
+
+# rejects -----------------------------------------------------------------------------------------------------------
+
+
+@rejects_app.command(name="ls")
+def rejects_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
+    """Rejected rows by class, each with a sample."""
+
+    async def work() -> int:
+        from pipeline.cli.rejects import ls_command
+
+        return await asyncio.to_thread(ls_command, spec, key, Screen(json=json))
+
+    _go(work)
+
+
+@rejects_app.command(name="show")
+def rejects_show(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    row: Annotated[str | None, typer.Option(metavar="VALUE", help="Only the row with this key.")] = None,
+    json: Json = False,
+) -> None:
+    """The rejected rows, why, and what the model answered."""
+
+    async def work() -> int:
+        from pipeline.cli.rejects import show_command
+
+        return await asyncio.to_thread(show_command, spec, key, row, Screen(json=json))
+
+    _go(work)
+
+
+@rejects_app.command(name="retry")
+def rejects_retry(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    error: Annotated[str | None, typer.Option(metavar="CLASS", help="Only rejects of this class.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Ask again for rejected rows, and only for them; publishes a new generation with those that are healed."""
+
+    async def work() -> int:
+        from pipeline.cli.rejects import RetryOptions, retry_command
+
+        options = RetryOptions(spec=spec, key=key, error=error, yes=yes or json)
+        return await retry_command(options, Screen(json=json, quiet=quiet))
+
+    _go(work, verbose=verbose)
 
 
 # The end of a process ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pipeline.cli.console import Screen, money
 from pipeline.enrich import answer_columns, batch_context
 from pipeline.partitions import PlannedBatch, row_ids
 from pipeline.preflight import Ready, preflight, read_spec
-from schemas.errors import UsageError
+from schemas.errors import SourceError, UsageError
 from stages.batch import BatchContext, Shared, run_graph_stage
 from stages.contract import ROW, GraphStage
 from stages.transport import close_session
@@ -72,10 +72,10 @@ def _rows(ready: Ready, options: TryOptions) -> tuple[str, pl.DataFrame]:
     snapshot = ready.job.snapshot
     known = snapshot.partitions
     partition = options.partition or next((k for k in known if snapshot.entry(k).rows), None)
-    if partition is None or partition not in known:
-        raise UsageError(
-            f"--partition {options.partition}: no such partition.", hint=f"For example {', '.join(known[:3])}"
-        )
+    if partition is None:
+        raise SourceError("The source has no rows to try.")
+    if partition not in known:
+        raise UsageError(f"--partition {partition}: no such partition.", hint=f"For example {', '.join(known[:3])}")
     ranges, room = [], options.rows
     for found in snapshot.entry(partition).ranges:
         ranges.append(found.model_copy(update={"rows": min(found.rows, room)}))

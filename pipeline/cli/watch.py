@@ -176,7 +176,8 @@ def line(result: PartitionResult) -> str:
         if reused:
             extra.append(f"{reused:,} without a call")
         more = f" ({', '.join(extra)})" if extra else ""
-        return f"✓ {result.partition}: {counts.out:,} rows{more}, {result.usage.calls:,} calls, generation {result.generation}"
+        calls = f"{result.usage.calls:,} calls"
+        return f"✓ {result.partition}: {counts.out:,} rows{more}, {calls}, generation {result.generation}"
     if result.outcome == "unchanged":
         return f"= {result.partition}: unchanged"
     return failure(result.partition, result.error or result.outcome, result.message)

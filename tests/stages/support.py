@@ -1,7 +1,7 @@
 """What the tests of stages are made of: a spec, a built stage, a journal on a list, one batch."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,3 +152,10 @@ def a_row(
     finally:
         current.reset(token)
         scope.close()
+
+
+async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for a condition; machines differ, so no test counts on a sleep."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110  the condition may lie in another process
+            await asyncio.sleep(0.005)

@@ -22,7 +22,7 @@ from stages.journal import CallRecord
 from stages.limiter import Limiter
 from stages.models import ModelServices
 from tests.harness.model_server import ModelServer
-from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds
+from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds, until
 
 Ask = Callable[[BaseChatModel], Awaitable[Any]]
 WORD = {"title": "Word", "description": "d", "type": "object", "properties": {"word": {"type": "string"}},
@@ -255,7 +255,7 @@ async def test_who_shares_a_call_asks_again_when_the_first_is_cancelled(server: 
             return await plainly(model)
 
     tasks = [asyncio.create_task(row(at)) for at in range(4)]
-    await asyncio.sleep(0.03)
+    await until(lambda: server.stats().in_flight == 1)
     tasks[0].cancel()
     answers = await asyncio.gather(*tasks[1:])
     assert all(answers)

@@ -17,6 +17,7 @@ from stages.journal import (
     RowRecord,
     UnknownFormat,
     decode_segment,
+    decode_spool,
     encode_segment,
 )
 from tests.stages.support import Segments
@@ -261,3 +262,51 @@ async def test_a_flush_that_is_cancelled_keeps_its_records() -> None:
     journal._put = store.put
     await journal.close()
     assert len(store.records) == 1
+
+
+# The spool ---------------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """A spool in memory."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.whole: bool | None = None
+
+    def write(self, line: bytes) -> None:
+        self.data += line + b"\n"
+
+    def clear(self) -> None:
+        self.data = b""
+
+    def close(self, *, whole: bool) -> None:
+        self.whole = whole
+
+
+async def test_the_spool_holds_what_is_not_stored_and_what_is_in_flight() -> None:
+    store, spool = Segments(), Lines()
+    journal = Journal(store.put, known=Known(), flush_s=60, spool=spool)
+    for nonce in ("answered", "refused", "in flight"):
+        journal.sending(a_call(nonce, raw=None, nonce=nonce))
+    await journal.append(a_call("answered", nonce="answered"))
+    journal.unbilled("refused")
+    await journal.append(a_row("a"))
+    left = decode_spool(spool.data + b"torn li")
+    assert [(record.key[0], getattr(record, "raw", "")) for record in left] == [
+        ("answered", "{}"), ("s", ""), ("in flight", None),
+    ]  # fmt: skip
+    await journal.flush()
+    assert [record.key[0] for record in decode_spool(spool.data)] == ["in flight"]
+    await journal.close()
+    assert spool.whole is True
+
+
+async def test_a_spool_is_left_where_the_store_failed_to_the_end() -> None:
+    store, spool = Segments(failing=StoreError("away")), Lines()
+    journal = Journal(store.put, known=Known(), flush_s=60, spool=spool)
+    await journal.append(a_row("a"))
+    with pytest.raises(StoreError):
+        await journal.close()
+    assert spool.whole is False
+    assert [record.key for record in decode_spool(spool.data)] == [("s", "a")]
