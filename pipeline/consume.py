@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import commit as commits
 from pipeline.stores import Store, open_store
 from schemas import ids
-from schemas.errors import TandemError
+from schemas.errors import ObjectMissing, TandemError
 from schemas.manifest import DataFile, Manifest
 
 
@@ -99,9 +99,12 @@ def head(sink: str | Path | Store, rows: int, partition: str | None = None) -> p
 
 
 def _first_rows(store: Store, file: DataFile, rows: int) -> pl.DataFrame:
-    with store.open_input(file.key) as source, pq.ParquetFile(source) as parquet:
-        batch = next(parquet.iter_batches(batch_size=max(1, rows)), None)
-        return pl.DataFrame(batch if batch is not None else parquet.schema_arrow.empty_table())
+    try:
+        with store.open_input(file.key) as source, pq.ParquetFile(source) as parquet:
+            batch = next(parquet.iter_batches(batch_size=max(1, rows)), None)
+            return pl.DataFrame(batch if batch is not None else parquet.schema_arrow.empty_table())
+    except (ObjectMissing, FileNotFoundError):
+        raise GenerationSuperseded(f"{store.uri}/{file.key} was superseded and removed.", hint="Read again.") from None
 
 
 def wait_for(sink: str | Path | Store, partition: str, *, timeout_s: float = 3600, every_s: float = 5) -> Manifest:
@@ -118,5 +121,5 @@ def wait_for(sink: str | Path | Store, partition: str, *, timeout_s: float = 360
 
 
 def how_to_read(sink: str) -> str:
-    """A line of Python that reads the dataset."""
-    return f'from pipeline.consume import scan; scan("{sink}").collect()'
+    """A line of Python that reads the dataset anywhere; `scan` above is exact during a republish too."""
+    return f'import polars as pl; pl.read_parquet("{sink}/data/**/*.parquet", hive_partitioning=True)'

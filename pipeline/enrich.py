@@ -179,10 +179,11 @@ class _Work:
         self._after(stage.columns_after(self.columns), frame.filter(pl.Series(kept, dtype=pl.Boolean)))
 
     def _count(self, at: int, record: RowRecord) -> None:
-        """Where an answer came from: another run's journal, an equal row of this run, or this row's own calls."""
+        """Where an answer came from: another run's journal, an equal row of this run (which a row that
+        takes no call need not share), or this row's own calls."""
         if record.run != self.run:
             self.reused.add(at)
-        elif record.shared or self.first.setdefault(record.key, at) != at:
+        elif record.calls and (record.shared or self.first.setdefault(record.key, at) != at):
             self.shared.add(at)
         else:
             self.asked.add(at)
@@ -198,7 +199,7 @@ class _Work:
                 "key": orjson.dumps(key, default=str).decode(),
                 "stage": stage.name,
                 "error": error.get("kind", "unknown"),
-                "attempts": max(1, int(error.get("calls", 1))),
+                "attempts": int(error.get("calls", 0)),
                 "message": error.get("message", ""),
                 "raw_answer": error.get("raw"),
                 "row_fingerprint": record.row,

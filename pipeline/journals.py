@@ -10,11 +10,13 @@ a reader that finds an object gone lists again.
 import asyncio
 import datetime as dt
 import hashlib
+import itertools
 import tempfile
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
@@ -46,8 +48,10 @@ _SCHEMA = pa.schema(
         pa.field("body", pa.binary()),
     ]
 )
-_CHUNK = 20_000
+_CHUNK = 5_000
 GRACE = dt.timedelta(minutes=15)
+# Of their own: a user's synchronous nodes may hold every thread of the default pool while they wait for a flush.
+_WRITERS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
 Put = Callable[[bytes], Awaitable[None]]
 
 
@@ -56,42 +60,43 @@ def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
 
     async def put(data: bytes) -> None:
         key = ids.journal_segment(partition, run, batch, uuid.uuid4().hex)
-        await asyncio.to_thread(store.put_absent, key, data)
+        await asyncio.get_running_loop().run_in_executor(_WRITERS, store.put_absent, key, data)
 
     return put
 
 
-@dataclass
-class Loaded:
-    """Records, and what could not be read: said in the report, never guessed."""
-
-    records: list[Record] = field(default_factory=list)
-    segments: list[str] = field(default_factory=list)
-    damage: list[str] = field(default_factory=list)
-
-
-def load_segments(store: Store, prefix: str) -> Loaded:
-    """All records under a prefix. A segment that was merged and removed meanwhile is skipped: the compacted journal
-    has it."""
-    loaded = Loaded()
+def read_segments(store: Store, prefix: str, damage: list[str] | None = None) -> Iterator[list[Record]]:
+    """The records under a prefix, a segment at a time. What cannot be read is named in `damage`, never guessed. A
+    segment that was merged and removed meanwhile is skipped: the compacted journal has it."""
+    said = damage if damage is not None else []
     for info in store.list(prefix):
         try:
             segment = decode_segment(store.get(info.key))
         except ObjectMissing:
             continue
         except UnknownFormat as exc:
-            loaded.damage.append(f"{info.key}: {exc}; its records are not used")
+            said.append(f"{info.key}: {exc}; its records are not used")
             continue
-        loaded.segments.append(info.key)
-        loaded.records.extend(segment.records)
         if segment.torn:
-            loaded.damage.append(f"{info.key}: {segment.torn} torn record(s) dropped")
-    return loaded
+            said.append(f"{info.key}: {segment.torn} torn record(s) dropped")
+        yield segment.records
+
+
+def _chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
+    """Frames of about _CHUNK records, so that memory stays flat however many segments there are."""
+    held: list[Record] = []
+    for records in segments:
+        held.extend(records)
+        if len(held) >= _CHUNK:
+            yield _frame(held)
+            held = []
+    if held:
+        yield _frame(held)
 
 
 def load_batch(store: Store, partition: str, run: str, batch: int) -> list[Record]:
     """What earlier attempts of a batch left."""
-    return load_segments(store, ids.journal_batch(partition, run, batch)).records
+    return list(itertools.chain.from_iterable(read_segments(store, ids.journal_batch(partition, run, batch))))
 
 
 # The compacted journal ---------------------------------------------------------------------------------------------
@@ -129,10 +134,9 @@ def deal_known(store: Store, partition: str, wanted: pl.DataFrame, folder: Path)
             damage.append(str(exc))
         except (ObjectMissing, OSError, pa.ArrowInvalid) as exc:
             damage.append(f"{key}: cannot be read ({type(exc).__name__}); its records are not used")
-    loaded = load_segments(store, ids.journal_segments(partition))
-    for at in range(0, len(loaded.records), _CHUNK):
-        dealt.add(_frame(loaded.records[at : at + _CHUNK]).select("id", "key", "body"), by_key)
-    return dealt.files, damage + loaded.damage
+    for chunk in _chunked(read_segments(store, ids.journal_segments(partition), damage)):
+        dealt.add(chunk.select("id", "key", "body"), by_key)
+    return dealt.files, damage
 
 
 class _Dealer:
@@ -210,9 +214,7 @@ def _first(seen: set[bytes], body: bytes) -> bool:
 def _all(store: Store, partition: str, olds: Sequence[str]) -> Iterator[pl.DataFrame]:
     for key in olds:
         yield from _batches(store, key, _SCHEMA.names)
-    loaded = load_segments(store, ids.journal_segments(partition))
-    for at in range(0, len(loaded.records), _CHUNK):
-        yield _frame(loaded.records[at : at + _CHUNK])
+    yield from _chunked(read_segments(store, ids.journal_segments(partition)))
 
 
 # Usage -------------------------------------------------------------------------------------------------------------
@@ -220,40 +222,56 @@ def _all(store: Store, partition: str, olds: Sequence[str]) -> Iterator[pl.DataF
 
 def usage_of_run(store: Store, partition: str, run: str) -> Usage:
     """What a run paid for in a partition, summed from its call records: all attempts and zombies, each once."""
-    calls: dict[str, CallRecord] = {}
+    total = _Sum()
     for key in compacted(store, partition):
         try:
             for chunk in _batches(store, key, ["kind", "run", "body"]):
                 mine = chunk.filter((pl.col("kind") == "call") & (pl.col("run") == run))
                 for body in mine["body"].to_list():
-                    record = record_of(body)
-                    if isinstance(record, CallRecord):
-                        calls[record.nonce] = record
+                    total.add(record_of(body))
         except (UnknownFormat, ObjectMissing, OSError, pa.ArrowInvalid):
             continue  # named by `deal_known`
-    for record in load_segments(store, f"{ids.journal_segments(partition)}{run}/").records:
-        if isinstance(record, CallRecord):
-            calls[record.nonce] = record
-    return _summed(calls.values())
+    for records in read_segments(store, f"{ids.journal_segments(partition)}{run}/"):
+        for record in records:
+            total.add(record)
+    return total.usage()
 
 
-def _summed(calls: Iterable[CallRecord]) -> Usage:
-    usage = Usage()
-    asked: set[tuple[str, int, str]] = set()
-    for call in calls:
-        if call.raw is None:
-            usage = usage + Usage(unknown=1)
-            continue
-        again = (*call.key, call.id) in asked
-        asked.add((*call.key, call.id))
-        usage = usage + Usage(
-            calls=1,
-            input_tokens=call.usage.get("input", 0),
-            output_tokens=call.usage.get("output", 0),
-            cached_input_tokens=call.usage.get("cached_input", 0),
-            reasoning_tokens=call.usage.get("reasoning", 0),
-            cost_usd=call.cost_usd or 0.0,
-            unpriced_calls=int(call.cost_usd is None),
-            repaid=int(again),
-        )
-    return usage
+class _Sum:
+    """A running sum over calls; of each it keeps two digests, not the answer."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._asked: set[int] = set()
+        self._numbers: Counter[str] = Counter()
+        self._cost = 0.0
+
+    def add(self, record: Record | None) -> None:
+        if not isinstance(record, CallRecord):
+            return
+        nonce = int(record.nonce[:16], 16)
+        if nonce in self._seen:
+            return
+        self._seen.add(nonce)
+        if record.raw is None:
+            self._numbers["unknown"] += 1
+            return
+        asked = hash((*record.key, record.id))
+        self._numbers["repaid"] += asked in self._asked
+        self._asked.add(asked)
+        self._numbers["calls"] += 1
+        self._numbers["unpriced_calls"] += record.cost_usd is None
+        self._cost += record.cost_usd or 0.0
+        for ours, theirs in _TOKENS.items():
+            self._numbers[ours] += record.usage.get(theirs, 0)
+
+    def usage(self) -> Usage:
+        return Usage(**self._numbers, cost_usd=self._cost)
+
+
+_TOKENS = {
+    "input_tokens": "input",
+    "output_tokens": "output",
+    "cached_input_tokens": "cached_input",
+    "reasoning_tokens": "reasoning",
+}

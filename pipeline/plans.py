@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline import commit as commits
-from pipeline import planning
+from pipeline import planning, reports
 from pipeline.datasets import load_dataset
 from pipeline.planning import Decision, Selection
 from pipeline.settings import expanded
@@ -186,10 +186,25 @@ def refuse_unbuilt(spec: Spec) -> None:
     for stage in spec.stages:
         if stage.placement != "batch":
             raise SpecError(f"stage {stage.name}: placement: node is not built yet.", hint="Use placement: batch.")
+    if spec.sink.provenance != "none":
+        raise SpecError(
+            "sink.provenance = 'columns' is not built yet.", hint="Use none; footers and manifests have it."
+        )
     if spec.limits.max_cost_usd_per_day or spec.limits.max_tokens or spec.limits.max_cost_usd:
         raise SpecError(
             "limits.max_cost_usd, max_cost_usd_per_day and max_tokens are not built yet.", hint="Leave out."
         )
+
+
+def without_effect(spec: Spec) -> list[str]:
+    """What a spec may ask for and this version does not do yet, where going on does no harm."""
+    said = {
+        "limits.requests_per_minute": spec.limits.requests_per_minute,
+        "limits.tokens_per_minute": spec.limits.tokens_per_minute,
+        "schedule": spec.schedule,
+        "notify": spec.notify,
+    }
+    return [name for name, value in said.items() if value]
 
 
 def decisions(
@@ -205,6 +220,7 @@ def decisions(
         now=now,
     )
     shapes = job.shapes
+    failed = reports.last_failed(store) if selection.reprocess == "failed" else set()
     wanted = set(chosen)
     rows = job.snapshot.entries.filter(job.snapshot.entries["partition"].is_in(chosen))
     published = current_generations(store, wanted)
@@ -212,7 +228,13 @@ def decisions(
         manifest = commits.read_commit(store, key, published[key]) if key in published else None
         note(0)
         yield planning.decide(
-            key, count, manifest, input_fingerprint=fingerprint, stages=shapes, reprocess=selection.reprocess
+            key,
+            count,
+            manifest,
+            input_fingerprint=fingerprint,
+            stages=shapes,
+            reprocess=selection.reprocess,
+            last_failed=key in failed,
         )
 
 

@@ -316,18 +316,23 @@ def _say_success(store: Store, manifest: Manifest) -> None:
 
 
 def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) -> None:
-    """Data files of earlier generations that the current manifest does not name, once old enough."""
+    """Files of earlier generations that the current manifest does not name, once the generation after theirs has been
+    there since `before`: a reader of the old one has had its time, however old the file itself is."""
+    partition = manifest.partition
     kept = {file.key for file in (*manifest.files, *manifest.rejects)}
     if manifest.index is not None:
         kept.add(manifest.index.key)
-    partition = manifest.partition
+    committed = {
+        parsed[1]: info.modified
+        for info in store.list(ids.commits_of(partition))
+        if (parsed := ids.parse_commit(info.key)) is not None and parsed[0] == partition
+    }
     for folder in (ids.data_folder(partition), ids.rejects_folder(partition), ids.index_folder(partition)):
-        old = [
-            info.key
-            for info in store.list(folder)
-            if info.key not in kept
-            and info.modified <= before
-            and (generation := ids.parse_part(folder, info.key)) is not None
-            and generation < manifest.generation
-        ]
+        old = []
+        for info in store.list(folder):
+            generation = ids.parse_part(folder, info.key)
+            if info.key in kept or generation is None or generation >= manifest.generation:
+                continue
+            if max(info.modified, committed.get(generation + 1, info.modified)) <= before:
+                old.append(info.key)
         store.delete(old)

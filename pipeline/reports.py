@@ -41,6 +41,18 @@ def outcomes(store: Store, run: str) -> Iterator[PartitionResult]:
         yield PartitionResult.model_validate_json(store.get(info.key))
 
 
+def last_failed(store: Store) -> set[str]:
+    """Partitions whose last attempt, in whatever run, failed or was cancelled."""
+    ended: dict[str, tuple[dt.datetime, bool]] = {}
+    for name in store.folders(ids.RUNS):
+        for info in store.list(f"{ids.run_folder(name)}outcomes/"):
+            result = PartitionResult.model_validate_json(store.get(info.key))
+            known = ended.get(result.partition)
+            if known is None or info.modified >= known[0]:
+                ended[result.partition] = (info.modified, result.outcome in ("failed", "cancelled"))
+    return {partition for partition, (_, failed) in ended.items() if failed}
+
+
 def finalise(store: Store, request: FinaliseRequest) -> RunResult:
     """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
     earlier = load_report(store, request.ref.run)

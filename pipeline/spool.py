@@ -1,8 +1,8 @@
 """Journal records on this machine's disk, from one flush to the next.
 
 A process that is killed loses what it had not flushed; its page cache survives it. So each record is written here, at
-some microseconds, before anything parses it, and a later attempt of the batch on the same machine takes it over: after a
-SIGKILL only calls in flight are paid for again. Another machine finds nothing, and the journal's own promise holds.
+some microseconds, before anything parses it, and a later attempt of the batch on the same machine takes it over: after
+a SIGKILL only calls in flight are paid for again. Another machine finds nothing, and the journal's own promise holds.
 
 A spool is locked by its owner. The kernel releases the lock when the owner dies, however that comes.
 """
@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import ids
@@ -26,11 +27,17 @@ class FileSpool:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, line: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full disk costs the help, not the row
-            os.write(self._file, line + b"\n")
+        self._write(line + b"\n")
 
-    def clear(self) -> None:
+    def replace(self, lines: Sequence[bytes]) -> None:
+        """These lines and no others."""
         os.ftruncate(self._file, 0)
+        if lines:
+            self._write(b"\n".join(lines) + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk costs the help, not the row
+            os.write(self._file, data)
 
     def close(self, *, whole: bool) -> None:
         """Drop it where everything is in the store, else leave it to a later attempt."""

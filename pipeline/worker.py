@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ log = logging.getLogger("tandem.worker")
 # What workflow modules may take from outside the sandbox: pure values of ours, built once instead of for each workflow.
 _PASSED_THROUGH = ("schemas", "pydantic", "pydantic_core", "annotated_types", "typing_extensions")
 MAX_ACTIVITIES = 32
+_THREADS = 128
 
 
 def sandbox() -> SandboxedWorkflowRunner:
@@ -42,6 +44,8 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     """Work on a task queue until the block ends, then drain."""
     os.environ.setdefault("LANGSMITH_TRACING", "false")  # langgraph brings langsmith along; no row leaves unasked
     os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
+    # Synchronous nodes of users' graphs, a thread each, beside our own reads and writes.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="tandem"))
     activities = Activities()
     worker = Worker(
         client,

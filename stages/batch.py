@@ -24,7 +24,7 @@ from stages.fingerprints import fingerprints
 from stages.journal import CallKey, CallRecord, Journal, RowKey, RowRecord, now
 from stages.scope import Interrupted, RowScope, Tally, current
 
-_RECENT_ROWS = 50_000
+_RECENT_ROWS = 10_000
 _INTERRUPTED = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 
 

@@ -14,7 +14,7 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -273,7 +273,7 @@ class Spool(Protocol):
 
     def write(self, line: bytes) -> None: ...
 
-    def clear(self) -> None: ...
+    def replace(self, lines: Sequence[bytes]) -> None: ...
 
     def close(self, *, whole: bool) -> None:
         """`whole`: everything is in the store. Otherwise it is left to a later attempt."""
@@ -345,11 +345,10 @@ class Journal:
             self._spool.write(_line(orjson.dumps({"unbilled": nonce})))
 
     def _stored(self) -> None:
-        """All that was noted is in the store: the spool needs to keep only what is in flight."""
-        if self._spool is not None and not self._unflushed:
-            self._spool.clear()
-            for line in self._sent.values():
-                self._spool.write(line)
+        """What was flushed is in the store: the spool needs to keep only what came since, and what is in flight."""
+        if self._spool is not None:
+            lines = [_line(encode_record(record)) for record in self._unflushed]
+            self._spool.replace([*lines, *self._sent.values()])
 
     def _start_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._flush_s, self._start_flush)

@@ -10,7 +10,8 @@ from rich.console import Console
 from pipeline.reports import dumps
 from schemas.errors import TandemError
 
-out = Console(soft_wrap=True, highlight=False, emoji=False)
+# A pipe has no width: tables there are as wide as they need to be to keep a cell in one line.
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 _UNSEEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 

@@ -120,7 +120,7 @@ def run(
                 selection=_selection(partition, from_date, to_date, last, reprocess, limit_rows, fresh),
                 name=name,
                 wait=wait,
-                yes=yes or json,
+                yes=yes,
                 detach=not watch,
                 watch_timeout_s=_seconds(watch_timeout),
                 with_worker=with_worker,
@@ -457,7 +457,7 @@ def rejects_retry(
     async def work() -> int:
         from pipeline.cli.rejects import RetryOptions, retry_command
 
-        options = RetryOptions(spec=spec, key=key, error=error, yes=yes or json)
+        options = RetryOptions(spec=spec, key=key, error=error, yes=yes)
         return await retry_command(options, Screen(json=json, quiet=quiet))
 
     _go(work, verbose=verbose)

@@ -192,6 +192,8 @@ class RunWorkflow:
     # The end --------------------------------------------------------------------------------------------------------
 
     async def _finalise(self, started: datetime) -> RunResult:
+        if len(workflow.info().typed_search_attributes):
+            workflow.upsert_search_attributes([STATE.value_set(self._state())])
         request = FinaliseRequest(
             ref=self._given.ref,
             plan=self._planned.key if self._planned else "",

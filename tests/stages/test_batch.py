@@ -110,12 +110,12 @@ async def test_equal_rows_of_two_batches_share_one_run_and_each_journal_has_it(s
 
 
 async def test_when_the_first_of_equal_rows_is_cancelled_another_batch_goes_on(server: ModelServer) -> None:
-    server.script({"latency_ms": 100})
+    server.script({"latency_ms": 500})
     shared, stage = Shared(), an_extract()
-    first, *others = [
-        asyncio.create_task(enrich(stage, ["same"], a_context(batch=at, shared=shared))) for at in range(3)
-    ]
+    first = asyncio.create_task(enrich(stage, ["same"], a_context(batch=0, shared=shared)))
     await until(lambda: server.stats().in_flight == 1)
+    others = [asyncio.create_task(enrich(stage, ["same"], a_context(batch=at, shared=shared))) for at in (1, 2)]
+    await asyncio.sleep(0.05)
     first.cancel()
     outcomes = await asyncio.gather(*others)
     assert [kinds(outcome) for outcome in outcomes] == [["ok"], ["ok"]]

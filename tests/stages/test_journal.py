@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -277,8 +278,8 @@ class Lines:
     def write(self, line: bytes) -> None:
         self.data += line + b"\n"
 
-    def clear(self) -> None:
-        self.data = b""
+    def replace(self, lines: Sequence[bytes]) -> None:
+        self.data = b"".join(line + b"\n" for line in lines)
 
     def close(self, *, whole: bool) -> None:
         self.whole = whole

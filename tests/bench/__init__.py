@@ -1,0 +1,1 @@
+"""Benchmarks: numbers are printed here and quoted in README; tests never assert time."""

@@ -1,0 +1,23 @@
+"""`python -m tests.bench [NAME …]`: run the benchmarks and print one line of numbers each."""
+
+import sys
+import time
+
+from tests.bench import memory, reuse, throughput, transport
+
+BENCHMARKS = {
+    "throughput": throughput.main,
+    "transport": transport.main,
+    "reuse": reuse.main,
+    "memory": memory.main,
+}
+
+
+def main(names: list[str]) -> None:
+    for name in names or list(BENCHMARKS):
+        began = time.monotonic()
+        print(f"{name}: {BENCHMARKS[name]()}  [{time.monotonic() - began:.0f} s]", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

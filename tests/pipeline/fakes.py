@@ -1,0 +1,224 @@
+"""Activities under the real names that do nothing but remember and answer: workflows are tested by what they ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from pipeline.worker import sandbox
+from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.run import RunWorkflow
+from schemas import ids
+from schemas.manifest import Counts, Usage
+from schemas.messages import (
+    BatchRequest,
+    BatchResult,
+    CloseRequest,
+    FinaliseRequest,
+    Opened,
+    OpenRequest,
+    Page,
+    PageRequest,
+    PartitionInput,
+    PartitionResult,
+    PlannedPartition,
+    PlanRef,
+    PlanRequest,
+    PublishRequest,
+    RunInput,
+    RunRef,
+    RunResult,
+    Windows,
+)
+
+ROWS = 10
+Hook = Callable[..., Awaitable[Any]]
+
+
+def failed(kind: str, message: str = "no") -> ApplicationError:
+    return ApplicationError(message, type=kind, non_retryable=True)
+
+
+def planned(*keys: str, run: bool = True) -> list[PlannedPartition]:
+    return [PlannedPartition(key=key, run=run, rows=ROWS) for key in keys]
+
+
+@dataclass
+class Fakes:
+    """`on` replaces what an activity does, for one partition (`name:partition`) or all of that name. It is given the
+    request and the how-maniest call this is for its partition and batch, and may return None for the usual answer."""
+
+    pages: Sequence[Sequence[PlannedPartition]] = ()
+    batches: int = 2
+    windows: Windows = field(default_factory=Windows)
+    on: dict[str, Hook] = field(default_factory=dict)
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    at: list[tuple[str, dt.datetime]] = field(default_factory=list)
+    running: Counter[str] = field(default_factory=Counter)
+    most: Counter[str] = field(default_factory=Counter)
+
+    def of(self, name: str, partition: str | None = None) -> list[Any]:
+        return [said for called, said in self.calls if called == name and partition in (None, _partition(said))]
+
+    async def _do(self, name: str, request: Any, usual: Any) -> Any:
+        self.calls.append((name, request))
+        self.at.append((name, activity.info().started_time))
+        key = _partition(request)
+        batch = getattr(request, "batch", None)
+        nth = sum(1 for said in self.of(name, key) if getattr(said, "batch", None) == batch)
+        hook = self.on.get(f"{name}:{key}") or self.on.get(name)
+        scopes = (name, f"{name}:{key}")
+        self.running.update(scopes)
+        for scope in scopes:
+            self.most[scope] = max(self.most[scope], self.running[scope])
+        try:
+            said = await hook(request, nth) if hook is not None else None
+        finally:
+            self.running.subtract(scopes)
+        return usual if said is None else said
+
+    @activity.defn
+    async def plan(self, request: PlanRequest) -> PlanRef:
+        every = [partition for page in self.pages for partition in page]
+        usual = PlanRef(
+            key="plan.json", plan_id="p", pages=len(self.pages), partitions=len(every),
+            to_run=sum(p.run for p in every), rows=sum(p.rows for p in every if p.run), windows=self.windows,
+        )  # fmt: skip
+        return await self._do("plan", request, usual)  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def read_page(self, request: PageRequest) -> Page:
+        found = await self._do("read_page", request, Page(partitions=tuple(self.pages[request.page])))
+        return found  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def open(self, request: OpenRequest) -> Opened:
+        usual = Opened(opened=f"open/{request.partition}", base=0, batches=self.batches, rows=ROWS)
+        return await self._do("open", request, usual)  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def enrich_batch(self, request: BatchRequest) -> BatchResult:
+        usual = BatchResult(state="done", receipt=f"receipt-{request.batch}", rows=ROWS // self.batches)
+        return await self._do("enrich_batch", request, usual)  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def publish(self, request: PublishRequest) -> PartitionResult:
+        usual = PartitionResult(
+            partition=request.partition, outcome="published", generation=1,
+            counts=Counts(rows_in=ROWS, ok=ROWS, out=ROWS), usage=Usage(calls=ROWS),
+        )  # fmt: skip
+        return await self._do("publish", request, usual)  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def close(self, request: CloseRequest) -> PartitionResult:
+        usual = PartitionResult(
+            partition=request.partition, outcome=request.outcome, error=request.error, message=request.message,
+            stops_run=request.error == "FatalModelError",
+        )  # fmt: skip
+        return await self._do("close", request, usual)  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def finalise(self, request: FinaliseRequest) -> RunResult:
+        usual = RunResult(state=request.state, report="report.json", totals=request.totals, stop=request.stop)
+        return await self._do("finalise", request, usual)  # type: ignore[no-any-return]
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [
+            self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
+        ]  # fmt: skip
+
+
+def _partition(request: Any) -> str | None:
+    return getattr(request, "partition", None)
+
+
+@dataclass
+class Bench:
+    """A client, a queue and a sink of this test's own, so that workflow ids never meet those of another."""
+
+    client: Client
+    queue: str
+    ref: RunRef
+
+    async def start(self, run: str = "run-1") -> WorkflowHandle[RunWorkflow, RunResult]:
+        ref = self.ref.model_copy(update={"run": run})
+        return await self.client.start_workflow(
+            RunWorkflow.run,
+            RunInput(ref=ref, request=ids.request(run), task_queue=self.queue),
+            id=ids.run_workflow_id(ref.pipeline, ref.sink, run),
+            task_queue=self.queue,
+        )
+
+    async def partition(self, key: str, windows: Windows | None = None) -> WorkflowHandle[Any, PartitionResult]:
+        """A partition's workflow without a parent."""
+        return await self.client.start_workflow(
+            PartitionWorkflow.run,
+            PartitionInput(ref=self.ref, plan="plan.json", partition=key, rows=ROWS, windows=windows or Windows()),
+            id=ids.partition_workflow_id(self.ref.pipeline, self.ref.sink, key),
+            task_queue=self.queue,
+        )
+
+    async def still_open(self) -> list[str]:
+        return [found.id async for found in self.client.list_workflows("ExecutionStatus = 'Running'")]
+
+    async def events(self, workflow: str) -> Counter[str]:
+        from temporalio.api.enums.v1 import EventType
+
+        history = await self.client.get_workflow_handle(workflow).fetch_history()
+        return Counter(EventType.Name(event.event_type) for event in history.events)
+
+
+@asynccontextmanager
+async def at_work(client: Client, fakes: Fakes, **options: Any) -> AsyncIterator[Bench]:
+    """A worker with the real workflows in the real sandbox, and these activities."""
+    name = uuid.uuid4().hex[:8]
+    bench = Bench(client, f"fakes-{name}", RunRef(pipeline="tests", run="run-1", sink=f"memory://{name}"))
+    options.setdefault("workflow_runner", sandbox())
+    options.setdefault("max_cached_workflows", 100)
+    async with Worker(
+        client, task_queue=bench.queue, workflows=[RunWorkflow, PartitionWorkflow], activities=fakes.all(),
+        max_heartbeat_throttle_interval=dt.timedelta(milliseconds=100),
+        default_heartbeat_throttle_interval=dt.timedelta(milliseconds=100), **options,
+    ):  # fmt: skip
+        yield bench
+
+
+@asynccontextmanager
+async def skipping_time() -> AsyncIterator[WorkflowEnvironment]:
+    """A server on which hours of waiting take no time."""
+    binary = Path(sys.executable).parent / "temporal-test-server"
+    env = await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=str(binary), data_converter=pydantic_data_converter
+    )
+    try:
+        yield env
+    finally:
+        await env.shutdown()
+
+
+async def beat_until(event: asyncio.Event) -> None:
+    """Work until told to stop; a cancel is seen, as in a real activity."""
+    while not event.is_set():
+        activity.heartbeat()
+        await asyncio.sleep(0.02)
+
+
+async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
