@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from pipeline.cli.console import Screen
+from pipeline.cli.console import Screen, counted
 from pipeline.engine import connect
 from pipeline.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
@@ -44,9 +44,8 @@ async def check_command(path: Path, screen: Screen) -> int:
     if screen.json:
         screen.document({"ok": True, **said})
         return 0
-    screen.result(
-        f"{spec.name} is fine: {said['rows']:,} rows in {said['partitions']:,} partitions → {ready.store.uri}"
-    )
+    rows, parts = counted(job.snapshot.info.rows, "row"), counted(len(job.snapshot.partitions), "partition")
+    screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")
     for stage in job.stages:
         reads = ", ".join(stage.reads) if isinstance(stage, GraphStage) else "rows"
         fields = ", ".join(stage.fields) if isinstance(stage, GraphStage) else "rows"

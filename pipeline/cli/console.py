@@ -77,6 +77,10 @@ def print_error(exc: TandemError, *, as_json: bool) -> None:
         err.print(shown(f"  → {exc.hint}"), markup=False)
 
 
+def counted(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
 def money(usd: float) -> str:
     return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd else "0 USD"
 

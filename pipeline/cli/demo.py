@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.cli.console import Screen
 from pipeline.cli.run import RunOptions, run_command
 from pipeline.planning import Selection
+from schemas.errors import UsageError
 
 
 async def demo_command(rows: int, folder: Path, screen: Screen) -> int:
@@ -21,14 +22,17 @@ async def demo_command(rows: int, folder: Path, screen: Screen) -> int:
 
 
 def _copy(rows: int, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with as_file(files("pipeline.demo")) as bundled:
-        if not (folder / "tandem.yaml").exists():
-            shutil.copy(bundled / "tandem.yaml", folder / "tandem.yaml")
-        if rows == 2000:
-            shutil.copy(bundled / "tickets.csv", folder / "tickets.csv")
-        else:
-            _first_rows(bundled / "tickets.csv", folder / "tickets.csv", rows)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with as_file(files("pipeline.demo")) as bundled:
+            if not (folder / "tandem.yaml").exists():
+                shutil.copy(bundled / "tandem.yaml", folder / "tandem.yaml")
+            if rows == 2000:
+                shutil.copy(bundled / "tickets.csv", folder / "tickets.csv")
+            else:
+                _first_rows(bundled / "tickets.csv", folder / "tickets.csv", rows)
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be written: {exc.strerror}.", hint="Name another --dir.") from exc
 
 
 def _first_rows(source: Path, target: Path, rows: int) -> None:

@@ -1,6 +1,8 @@
 """`tandem init`: a small commented pipeline that runs as it is, for the reader's own table or a bundled sample."""
 
 import os
+import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -9,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from pipeline.cli.console import Screen
+from pipeline.cli.console import Screen, counted
 from pipeline.cli.environment import command
 from pipeline.sources.listing import list_source
 from pipeline.sources.split import snapshot_of
@@ -23,13 +25,25 @@ _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
 
 
+# How people write days, and what their clocks add; ISO needs no telling.
+_DAYS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%d/%m/%y", "%m/%d/%y", "%d %B %Y", "%d %b %Y")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S")
+_OUTPUTS = {
+    "sentiment": "{type: enum, values: [positive, neutral, negative]}",
+    "summary": "{type: str, description: one sentence}",
+}
+
+
 @dataclass(frozen=True)
 class Proposal:
-    """What a table's columns suggest."""
+    """What a table's columns suggest. `formats`: columns of dates written as text, and how (several: no telling)."""
 
     rows: int
+    columns: list[str]
     key: str | None
     time: str | None
+    nulls: bool
+    formats: dict[str, list[str]]
     text: list[str]
     encoding: str | None
 
@@ -44,20 +58,24 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
     chosen = model or (_OPENAI if os.environ.get("OPENAI_API_KEY") else _OFFLINE)
     if from_file is not None and not from_file.exists():
         raise SourceError(f"--from {from_file}: no such file.", hint="Check the path.")
-    if from_file is None:
+    try:
+        if from_file is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with as_file(files("pipeline.demo")) as bundled:
+                shutil.copy(bundled / "tickets.csv", folder / "tickets.csv")
+            from_file = folder / "tickets.csv"
+        proposal = propose(from_file)
         folder.mkdir(parents=True, exist_ok=True)
-        with as_file(files("pipeline.demo")) as bundled:
-            shutil.copy(bundled / "tickets.csv", folder / "tickets.csv")
-        from_file = folder / "tickets.csv"
-    proposal = propose(from_file)
-    folder.mkdir(parents=True, exist_ok=True)
-    target.write_text(render(folder, from_file, proposal, chosen), encoding="utf-8")
-    screen.say(
-        f"Wrote {target}: {proposal.rows:,} rows, key {proposal.key or 'the content'}, time {proposal.time or 'none'}."
-    )
-    screen.result(f"{command()} check {target}")
-    screen.result(f"{command()} try {target}")
-    screen.result(f"{command()} run {target}")
+        target.write_text(render(folder, from_file, proposal, chosen), encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be written: {exc.strerror}.", hint="Name another folder.") from exc
+    screen.say(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
+    screen.say(f"  key: {proposal.key or 'none found; rows are known by their content'}")
+    screen.say(f"  partitions: {f'a day, by {proposal.time}' if proposal.time else 'one'}")
+    screen.say(f"  prompt: {', '.join(proposal.text)}; model: {chosen}")
+    screen.say("Look it over, then:")
+    for verb in ("check", "try", "run"):
+        screen.result(f"  {command()} {verb} {shlex.quote(str(target))}")
     return 0
 
 
@@ -77,18 +95,28 @@ def propose(path: Path) -> Proposal:
         n for n in rows.columns if rows[n].null_count() == 0 and rows.height and rows[n].n_unique() == rows.height
     ]
     ids = [n for n in unique if n.lower() == "id" or n.lower().endswith(("_id", "id", "key", "number", "nr"))]
-    times = [
-        n for n in rows.columns if rows[n].dtype in (pl.Date, pl.Datetime) or isinstance(rows[n].dtype, pl.Datetime)
-    ]
+    formats = {n: found for n in rows.columns if rows[n].dtype == pl.String and (found := _formats(rows[n]))}
+    times = [n for n in rows.columns if rows[n].dtype == pl.Date or isinstance(rows[n].dtype, pl.Datetime)]
+    times += [n for n, found in formats.items() if len(found) == 1]
+    time = min(times, key=lambda n: rows[n].null_count(), default=None)
     lengths = {
         n: float(rows[n].str.len_chars().mean() or 0)  # type: ignore[arg-type]
         for n in rows.columns
-        if rows[n].dtype == pl.String and n not in ids
+        if rows[n].dtype == pl.String and n not in ids and n not in formats
     }
     longest = sorted(lengths, key=lambda n: -lengths[n])[:2]
     text = [n for n in rows.columns if n in longest and (lengths[n] >= 8 or len(longest) == 1)] or rows.columns[:1]
-    time = next((n for n in times if rows[n].null_count() == 0), None)
-    return Proposal(rows.height, ids[0] if ids else None, time, text, encoding)
+    nulls = time is not None and rows[time].null_count() > 0
+    return Proposal(rows.height, rows.columns, ids[0] if ids else None, time, nulls, formats, text, encoding)
+
+
+def _formats(values: pl.Series) -> list[str]:
+    """The ways of writing dates that fit every value that is there."""
+    there = values.drop_nulls().head(_SAMPLE_ROWS)
+    if not there.len() or not there.str.contains(r"^\d{1,4}[-/. ]\w").all():
+        return []
+    ways = (day + clock for clock in _CLOCKS for day in _DAYS)
+    return [way for way in ways if there.str.to_datetime(way, strict=False, time_unit="us").null_count() == 0]
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, str | None]:
@@ -120,7 +148,7 @@ def _table(path: Path, encoding: str | None) -> pl.DataFrame:
 def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
     """The YAML, commented for somebody who sees such a file for the first time."""
     source = os.path.relpath(path, folder)
-    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in path.stem.lower()).strip("-")[:60]
+    name = re.sub("[^a-z0-9]+", "-", path.absolute().stem.lower()).strip("-")[:60]
     name = name if PIPELINE_NAME.match(name) else "my-pipeline"
     lines = [
         "# A Tandem pipeline. Check it: tandem check. See a few rows: tandem try. Run it: tandem run.",
@@ -134,6 +162,7 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
         lines.append(f"  key: [{_quoted(proposal.key)}]            # what identifies a row")
     else:
         lines.append("  # key: [id]            # what identifies a row; without one it is the row's content")
+    lines += _types(proposal)
     if proposal.time:
         lines += [
             "partition:               # each part is enriched and published on its own",
@@ -141,6 +170,8 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
             f"  column: {_quoted(proposal.time)}",
             "  every: day             # hour | day | week | month",
         ]
+        if proposal.nulls:
+            lines.append("  nulls: own             # rows without a time: a part of their own (error: refuse them)")
     else:
         lines.append("# partition: {by: rows, rows: 10000}   # default: one partition a file")
     prompt = [f"      {'{{ ' + _reference(column) + ' }}'}" for column in proposal.text]
@@ -154,8 +185,7 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
         "    prompt: |            # Jinja2 over the row's columns",
         *prompt,
         "    output:              # the columns that are added",
-        "      sentiment: {type: enum, values: [positive, neutral, negative]}",
-        "      summary: {type: str, description: one sentence}",
+        *(f"      {_free(name, proposal.columns)}: {kind}" for name, kind in _OUTPUTS.items()),
         "sink:",
         "  path: output           # a folder, or s3://bucket/prefix",
         "limits:",
@@ -163,6 +193,26 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _types(proposal: Proposal) -> list[str]:
+    """Dates that are written in a way of their own; where two ways fit, the reader must choose."""
+    lines = []
+    for column, ways in proposal.formats.items():
+        kind = "datetime" if "%H" in ways[0] else "date"
+        said = f"    {_quoted(column)}: {{type: {kind}, format: {_quoted(ways[0])}}}"
+        lines.append(said if len(ways) == 1 else f"  # {said.strip()}   # or {' or '.join(ways[1:])}?")
+    if not lines:
+        return []
+    told = any(not line.startswith("  #") for line in lines)
+    return ["  columns:               # types that are given rather than inferred" if told else "  # columns:", *lines]
+
+
+def _free(name: str, columns: list[str]) -> str:
+    """An output may not hide a column of the input."""
+    while name in columns:
+        name = f"llm_{name}"
+    return name
 
 
 def _reference(column: str) -> str:

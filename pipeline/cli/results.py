@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import consume
-from pipeline.cli.console import Screen, lasting, money, out, shown
+from pipeline.cli.console import Screen, counted, lasting, money, out, shown
 from pipeline.cli.watch import failure
 from pipeline.reports import Report
 from pipeline.stores import Store
@@ -43,7 +43,7 @@ def summary(report: Report) -> list[str]:
         for name in ("failed", "cancelled", "not_run")
         if getattr(totals, name)
     ]
-    lines = [f"Run {report.run} {report.state}{took}: {', '.join(parts)} of {totals.total:,} partitions."]
+    lines = [f"Run {report.run} {report.state}{took}: {', '.join(parts)} of {counted(totals.total, 'partition')}."]
     if counts.rows_in:
         became = [
             f"{getattr(counts, name):,} {name}"
@@ -73,7 +73,7 @@ def _paid(usage: Usage) -> str:
     twice = f"; {usage.repaid:,} calls were paid again" if usage.repaid else ""
     unknown = f"; {usage.unknown:,} calls ended without an answer and may be billed" if usage.unknown else ""
     return (
-        f"Paid: {usage.calls:,} calls, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
+        f"Paid: {counted(usage.calls, 'call')}, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
         f"{money(usage.cost_usd)}{unpriced}{twice}{unknown}."
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from pipeline import plans, registry, reports
-from pipeline.cli.console import Interrupted, Screen, money
+from pipeline.cli.console import Interrupted, Screen, counted, money
 from pipeline.cli.environment import command_in, dev_is_up
 from pipeline.cli.results import show_result
 from pipeline.cli.watch import WatchTimeout, watch
@@ -138,7 +138,8 @@ def _say_plan(ready: Ready, decided: list[Decision], screen: Screen) -> None:
     """The resolved list, with the reason for each partition, ranges of one reason collapsed."""
     todo = [d for d in decided if d.run]
     rows = sum(d.rows for d in todo)
-    screen.say(f"{ready.spec.name}: {len(todo):,} of {len(decided):,} partitions to run, {rows:,} rows.")
+    parts = counted(len(decided), "partition")
+    screen.say(f"{ready.spec.name}: {len(todo):,} of {parts} to run, {counted(rows, 'row')}.")
     groups: list[list[Decision]] = []
     for decision in decided:
         if groups and (groups[-1][0].run, groups[-1][0].reason) == (decision.run, decision.reason):
@@ -151,6 +152,8 @@ def _say_plan(ready: Ready, decided: list[Decision], screen: Screen) -> None:
         screen.say(f"  {'run ' if group[0].run else 'skip'} {span}: {group[0].reason}")
     if len(groups) > 20:
         screen.say(f"  … and {len(groups) - 20} more groups")
+    for name in plans.without_effect(ready.spec):
+        screen.say(f"Note: {name} has no effect yet in this version.")
 
 
 def _say_cost(ready: Ready, decided: list[Decision], options: RunOptions, screen: Screen) -> None:
@@ -163,7 +166,7 @@ def _say_cost(ready: Ready, decided: list[Decision], options: RunOptions, screen
     cost = "their price is unknown" if found.cost_usd is None else f"0 to about {money(found.cost_usd[1])}"
     if found.cost_usd == (0.0, 0.0):
         cost = "free"
-    screen.say(f"0 to {found.calls[1]:,} calls, {cost}; what the journal knows is not asked again.")
+    screen.say(f"0 to {counted(found.calls[1], 'call')}, {cost}; what the journal knows is not asked again.")
     dear = found.cost_usd is not None and found.cost_usd[1] > _ASK_ABOVE_USD
     if (dear or options.selection.fresh) and not options.yes and _can_ask(screen):
         question = "Ask for every answer anew, and pay again?" if options.selection.fresh else "Go on?"

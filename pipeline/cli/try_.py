@@ -1,6 +1,7 @@
 """`tandem try`: a few rows in the foreground, step by step: the loop in which prompts are written."""
 
 import asyncio
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,16 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipeline.cli.console import Screen, money
+from pipeline import journals
+from pipeline.cli.console import Screen, counted, money
 from pipeline.enrich import answer_columns, batch_context
 from pipeline.partitions import PlannedBatch, row_ids
 from pipeline.preflight import Ready, preflight, read_spec
 from schemas.errors import SourceError, UsageError
 from stages.batch import BatchContext, Shared, run_graph_stage
 from stages.contract import ROW, GraphStage
+from stages.fingerprints import fingerprints
+from stages.journal import Record, decode_segment
 from stages.transport import close_session
 
 RUN = "try"
@@ -38,21 +42,51 @@ async def try_command(options: TryOptions, screen: Screen) -> int:
         raise UsageError(f"--stage {options.stage}: no such stage.", hint=f"Stages: {', '.join(names)}")
     if options.graph:
         return _graphs(ready, options.stage, screen)
-    partition, rows = await asyncio.to_thread(_rows, ready, options)
+    parts = await asyncio.to_thread(_rows, ready, options)
+    told: list[dict[str, Any]] = []
+    spent = {"calls": 0, "calls_reused": 0, "cost_usd": 0.0}
+    try:
+        for partition, rows in parts:
+            context = await _context(ready, partition, rows)
+            try:
+                made = await _through(ready, rows, context)
+            finally:
+                await context.journal.close()
+            if not screen.json:
+                _show(partition, made, len(told), options.stage, screen)
+            told += [{"partition": partition, **row} for row in made]
+            tally = context.tally
+            spent["calls"] += tally.calls
+            spent["calls_reused"] += tally.calls_reused
+            spent["cost_usd"] += tally.cost_usd
+    finally:
+        await close_session()
+    if screen.json:
+        screen.document({"rows": told, "usage": spent})
+    else:
+        reused = f", {counted(int(spent['calls_reused']), 'answer')} from the journal" if spent["calls_reused"] else ""
+        screen.result(f"{counted(int(spent['calls']), 'call')}, {money(spent['cost_usd'])}{reused}; nothing published.")
+    return 0
+
+
+async def _context(ready: Ready, partition: str, rows: pl.DataFrame) -> BatchContext:
+    """A journal that knows what runs of this partition have paid for already."""
     batch = PlannedBatch(rows=rows.height, ranges=())
     context = await batch_context(ready.job, ready.store, RUN, partition, 0, batch, Shared(), asyncio.Event())
-    try:
-        told = await _through(ready, rows, context, options.stage, screen)
-    finally:
-        await context.journal.close()
-        await close_session()
-    tally = context.tally
-    spent = {"calls": tally.calls, "calls_reused": tally.calls_reused, "cost_usd": round(tally.cost_usd, 6)}
-    if screen.json:
-        screen.document({"partition": partition, "rows": told, "usage": spent})
-    else:
-        screen.result(f"{tally.calls} calls, {money(tally.cost_usd)}; nothing was published.")
-    return 0
+    for record in await asyncio.to_thread(_known, ready, partition, rows):
+        context.journal.known.add(record)
+    return context
+
+
+def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
+    keys = row_ids(rows, ready.job.spec.source.key)
+    for stage in ready.job.stages:
+        if isinstance(stage, GraphStage) and set(stage.reads) <= set(rows.columns):
+            keys += fingerprints(rows, stage.reads)
+    wanted = pl.DataFrame({"batch": pl.Series([0] * len(keys), dtype=pl.Int64), "key": keys})
+    with tempfile.TemporaryDirectory(prefix="tandem-") as local:
+        dealt, _ = journals.deal_known(ready.store, partition, wanted, Path(local))
+        return [record for path in dealt.values() for record in decode_segment(path.read_bytes()).records]
 
 
 def _graphs(ready: Ready, only: str | None, screen: Screen) -> int:
@@ -68,24 +102,30 @@ def _graphs(ready: Ready, only: str | None, screen: Screen) -> int:
     return 0
 
 
-def _rows(ready: Ready, options: TryOptions) -> tuple[str, pl.DataFrame]:
+def _rows(ready: Ready, options: TryOptions) -> list[tuple[str, pl.DataFrame]]:
+    """The first rows, from as many partitions as they take."""
     snapshot = ready.job.snapshot
     known = snapshot.partitions
-    partition = options.partition or next((k for k in known if snapshot.entry(k).rows), None)
-    if partition is None:
-        raise SourceError("The source has no rows to try.")
-    if partition not in known:
-        raise UsageError(f"--partition {partition}: no such partition.", hint=f"For example {', '.join(known[:3])}")
-    ranges, room = [], options.rows
-    for found in snapshot.entry(partition).ranges:
-        ranges.append(found.model_copy(update={"rows": min(found.rows, room)}))
-        room -= ranges[-1].rows
-    return partition, snapshot.read(partition, ranges)
+    if options.partition is not None and options.partition not in known:
+        hint = f"For example {', '.join(known[:3])}" if known else ""
+        raise UsageError(f"--partition {options.partition}: no such partition.", hint=hint)
+    parts: list[tuple[str, pl.DataFrame]] = []
+    room = options.rows
+    for partition in [options.partition] if options.partition is not None else known:
+        ranges = []
+        for found in snapshot.entry(partition).ranges:
+            ranges.append(found.model_copy(update={"rows": min(found.rows, room)}))
+            room -= ranges[-1].rows
+        if any(found.rows for found in ranges):
+            parts.append((partition, snapshot.read(partition, ranges)))
+        if not room:
+            break
+    if not parts:
+        raise SourceError("There are no rows to try.")
+    return parts
 
 
-async def _through(
-    ready: Ready, rows: pl.DataFrame, context: BatchContext, only: str | None, screen: Screen
-) -> list[dict[str, Any]]:
+async def _through(ready: Ready, rows: pl.DataFrame, context: BatchContext) -> list[dict[str, Any]]:
     """The rows through all stages, in the foreground; what each stage made of each row."""
     told: list[dict[str, Any]] = [{"input": row, "stages": {}} for row in rows.iter_rows(named=True)]
     identities = row_ids(rows, ready.job.spec.source.key)
@@ -111,8 +151,6 @@ async def _through(
         columns = answer_columns(answers, stage.fields)
         kept = pl.Series([a is not None or stage.spec.on_reject == "null" for a in answers], dtype=pl.Boolean)
         frame = frame.with_columns(pl.Series(name, values) for name, values in columns.items()).filter(kept)
-    if not screen.json:
-        _show(told, only, screen)
     return told
 
 
@@ -130,9 +168,9 @@ def _short(update: Any) -> Any:
     return text if isinstance(text, int | float | bool | None) else str(text)[:500]
 
 
-def _show(told: list[dict[str, Any]], only: str | None, screen: Screen) -> None:
-    for number, row in enumerate(told, start=1):
-        screen.result(f"── row {number} " + "─" * 40)
+def _show(partition: str, told: list[dict[str, Any]], before: int, only: str | None, screen: Screen) -> None:
+    for number, row in enumerate(told, start=before + 1):
+        screen.result(f"── row {number}, {partition} {'─' * 40}"[:72])
         for name, value in row["input"].items():
             screen.result(f"  {name}: {_cut(value)}")
         for stage, made in row["stages"].items():

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
-from pipeline.cli.console import Screen, err, lasting, money, now, shown
+from pipeline.cli.console import Screen, counted, err, lasting, money, now, shown
 from pipeline.launch import Run, follow
 from schemas import ids
 from schemas.errors import ConnectionFailed
@@ -159,7 +159,7 @@ def status(told: Told, work: AtWork, pace: Pace) -> str:
     parts = [f"{work.rows:,} of {told.rows_total:,} rows", f"{paused}{told.detail}"]
     if told.state == "running":
         parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
-    parts.append(f"{work.calls:,} calls, {money(work.cost_usd)}, {work.rejected:,} rejected")
+    parts.append(f"{counted(work.calls, 'call')}, {money(work.cost_usd)}, {work.rejected:,} rejected")
     if work.waiting:
         parts.append(f"waiting: {work.waiting}")
     return "; ".join(parts)
@@ -176,8 +176,8 @@ def line(result: PartitionResult) -> str:
         if reused:
             extra.append(f"{reused:,} without a call")
         more = f" ({', '.join(extra)})" if extra else ""
-        calls = f"{result.usage.calls:,} calls"
-        return f"✓ {result.partition}: {counts.out:,} rows{more}, {calls}, generation {result.generation}"
+        made = f"{counted(counts.out, 'row')}{more}, {counted(result.usage.calls, 'call')}"
+        return f"✓ {result.partition}: {made}, generation {result.generation}"
     if result.outcome == "unchanged":
         return f"= {result.partition}: unchanged"
     return failure(result.partition, result.error or result.outcome, result.message)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,11 @@ class Rig:
         """`tandem run` to its end, which is a good one."""
         with self.run(*args, **env) as process:
             return process.wait(timeout_s).ok()
+
+    def finish_again(self) -> Result:
+        """The same command once more, where the first may have lost its connection."""
+        with self.run() as process:
+            return process.wait(120)
 
     @contextlib.contextmanager
     def workers(self, temporal: TemporalServer, count: int) -> Iterator[list[Started]]:
@@ -237,16 +241,6 @@ def thaw(process: Started) -> None:
     process.process.send_signal(signal.SIGCONT)
 
 
-@functools.cache
-def usage_of(report: str) -> dict[str, Any]:
-    """The `usage` of a report as `run --json` prints it."""
-    usage: dict[str, Any] = json.loads(report)["usage"]
-    return usage
-
-
 def measured(name: str, **numbers: Any) -> None:
     """A line for `make prove`, which shows output."""
     print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in numbers.items()))
-
-
-Moment = Callable[[Rig], None]
