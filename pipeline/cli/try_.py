@@ -14,8 +14,9 @@ from pipeline.cli.console import Screen, counted, money
 from pipeline.enrich import answer_columns, batch_context
 from pipeline.partitions import PlannedBatch, row_ids
 from pipeline.preflight import Ready, preflight, read_spec
-from schemas.errors import SourceError, UsageError
+from schemas.errors import ConnectionFailed, SourceError, UsageError
 from stages.batch import BatchContext, Shared, run_graph_stage
+from stages.calls import Waiting
 from stages.contract import ROW, GraphStage
 from stages.fingerprints import fingerprints
 from stages.journal import Record, decode_segment
@@ -140,6 +141,8 @@ async def _through(ready: Ready, rows: pl.DataFrame, context: BatchContext) -> l
         steps: dict[str, list[Any]] = {}
         context.on_step = lambda row, node, update, seen=steps: seen.setdefault(row, []).append([node, update])
         outcome = await run_graph_stage(stage, frame, [identities[at] for at in positions], context)
+        if isinstance(outcome.stopped, Waiting):
+            raise ConnectionFailed(outcome.stopped.message, hint="Answers so far are kept; try again later.")
         if outcome.stopped is not None:
             raise outcome.stopped
         answers = []

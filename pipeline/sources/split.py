@@ -170,6 +170,8 @@ class _Splitter:
         """Frames with the partition key of each row."""
         seen = 0
         for at, start, frame in self.reader.frames():
+            if not frame.height:  # a header alone
+                continue
             yield at, start, frame, self._keys(at, seen, frame)
             seen += frame.height
             self.note(frame.height)

@@ -1,0 +1,154 @@
+"""`init`, `check` and `try`: the first minutes with a table of one's own."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import reports
+from pipeline.cli.init import propose
+from pipeline.reports import Report
+from schemas.loading import load_spec
+from schemas.messages import Failure, RunState, Totals
+from tests.cli.support import Project, tandem
+from tests.harness.model_server import ModelServer
+
+ODD = {
+    "semicolons.csv": "id;when;text\n1;2026-11-01;hello to everyone here\n2;2026-11-02;another text, with a comma\n".encode(),
+    "latin.csv": "id,when,comment\n1,2026-11-01,café crème brûlée\n2,2026-11-02,naïve façade\n".encode("latin-1"),
+    "Names (old).csv": b'Ticket ID,Created At,"Free text, long"\n1,2026-11-01 10:00,"one\ntwo"\n2,2026-11-02 11:00,"say ""hi"""\n',
+    "clash.csv": b"id,summary,sentiment\n1,some long summary text,x\n2,other long summary text,\n",
+    "dates.csv": b"id,opened,body\n1,01/11/2026,long text is here\n2,,another text is here\n3,13/11/2026,third text here\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_init_writes_runs_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(ODD[name])
+    told = tandem("init", "mine", "--from", name, cwd=tmp_path).ok()
+    assert [line.split()[1] for line in told.out.splitlines()] == ["check", "try", "run"]
+    checked = tandem("check", "mine/tandem.yaml", "--json", cwd=tmp_path).ok()
+    assert checked.json["ok"] is True
+    assert checked.json["rows"] == ODD[name].count(b"\n2,") + ODD[name].count(b"\n2;") + (
+        1 if name != "dates.csv" else 2
+    )
+    assert [line[0] for line in checked.err.splitlines()] == ["✓"] * 5
+    report = tandem("run", "mine/tandem.yaml", "--json", cwd=tmp_path).ok().json
+    assert report["rows"]["ok"] == report["rows"]["in"] == checked.json["rows"]
+    again = tandem("init", "mine", "--from", name, cwd=tmp_path)
+    assert again.code == 2
+    assert "is there already" in again.err
+
+
+def test_what_init_proposes(tmp_path: Path) -> None:
+    for name, content in ODD.items():
+        (tmp_path / name).write_bytes(content)
+    dates = propose(tmp_path / "dates.csv")
+    assert (dates.key, dates.time, dates.nulls, dates.text) == ("id", "opened", True, ["body"])
+    assert dates.formats == {"opened": ["%d/%m/%Y"]}
+    (tmp_path / "either.csv").write_text("id,opened,body\n1,01/11/2026,long text is here\n2,02/11/2026,and here\n")
+    either = propose(tmp_path / "either.csv")
+    assert either.time is None, "nobody can tell the day from the month"
+    assert either.formats == {"opened": ["%d/%m/%Y", "%m/%d/%Y"]}
+    told = tandem("init", "here", "--from", "either.csv", "--model", "openai:gpt-5-mini", cwd=tmp_path).ok()
+    assert "openai:gpt-5-mini" in told.err
+    written = (tmp_path / "here" / "tandem.yaml").read_text()
+    assert "# opened: {type: date, format: '%d/%m/%Y'}   # or %m/%d/%Y?" in written
+    assert load_spec(tmp_path / "here" / "tandem.yaml").source.columns == {}
+    clash = tandem("init", "clash", "--from", "clash.csv", "-q", cwd=tmp_path).ok()
+    assert (clash.out, clash.err) == ("", "")
+    spec = yaml.safe_load((tmp_path / "clash" / "tandem.yaml").read_text())
+    assert list(spec["stages"][0]["output"]) == ["llm_sentiment", "llm_summary"]
+
+
+def test_init_refuses(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for args, text in (
+        (("x", "--from", "no.csv"), "no.csv: no such file"),
+        (("x", "--model", "gpt"), "--model gpt"),
+        (("file/x",), "cannot be written"),
+    ):
+        told = tandem("init", *args, cwd=tmp_path)
+        assert (told.code, told.out) == (2, ""), told
+        assert text in told.err
+        assert "Traceback" not in told.err
+    told = tandem("demo", "--dir", "file/x", cwd=tmp_path)
+    assert told.code == 2
+    assert "cannot be written" in told.err
+
+
+def test_try_shows_each_step_and_pays_once(tmp_path: Path, model_server: ModelServer) -> None:
+    project = Project.make(tmp_path, count=9, model="openai:test-model", **model_server.env())
+    project.spec["stages"].append({"name": "few", "uses": "sql", "query": "SELECT * FROM rows WHERE id <> 3"})
+    project.write()
+    tried = project.tandem("try", "--rows", "5", "--json").ok().json
+    assert [(row["partition"], row["input"]["id"]) for row in tried["rows"]] == [
+        ("day=2026-11-01", 0), ("day=2026-11-01", 3), ("day=2026-11-01", 6), ("day=2026-11-02", 1),
+        ("day=2026-11-02", 4),
+    ]  # fmt: skip
+    assert tried["rows"][1]["stages"]["few"] == {"status": "filtered"}
+    stage = tried["rows"][0]["stages"]["triage"]
+    assert stage["status"] == "ok"
+    assert set(stage["output"]) == {"mood", "summary"}
+    assert stage["steps"]
+    assert tried["usage"]["calls"] == model_server.stats().answered_ok == 5
+    assert project.published() == []
+
+    plain = project.tandem("try", "--rows", "2", "--stage", "triage", "--partition", "day=2026-11-02").ok()
+    assert "row 1, day=2026-11-02" in plain.out
+    assert "mood = " in plain.out
+    assert "few" not in plain.out
+    assert "0 calls" in plain.out
+
+    report = project.tandem("run", "--json").ok().json
+    assert (report["usage"]["calls"], report["rows"]["filtered"]) == (4, 1), "what was tried is not paid again"
+    assert project.tandem("try", "--rows", "9", "--json").ok().json["usage"]["calls"] == 0
+    assert model_server.stats().max_ok_per_content == 1
+
+    drawn = project.tandem("try", "--graph").ok().out
+    assert drawn.startswith("%% triage\n")
+    assert "graph TD" in drawn
+    assert list(project.tandem("try", "--graph", "--json").ok().json) == ["triage"]
+    for args, text in ((("--stage", "x"), "--stage x"), (("--partition", "x"), "--partition x")):
+        told = project.tandem("try", *args, "--json")
+        assert (told.code, told.json["error"]["code"]) == (2, "UsageError")
+        assert text in told.json["error"]["message"]
+
+    model_server.script({"rules": [{"action": "error", "code": "invalid_api_key"}]})
+    project.stage["prompt"] = "Anew: {{ body }}"
+    project.write()
+    told = project.tandem("try", "--json")
+    assert (told.code, told.json["error"]["code"]) == (3, "FatalModelError")
+    assert "OPENAI_API_KEY" in told.json["error"]["message"] + told.json["error"]["hint"]
+    stopped = project.tandem("run", "--json")
+    assert stopped.code == 3
+    assert stopped.json["state"] == "failed"
+    assert "FatalModelError" in {failure["error"] for failure in stopped.json["failures"]}
+
+
+@pytest.mark.parametrize(
+    ("state", "failures", "stop", "code"),
+    [
+        ("completed", [], None, 0),
+        ("failed", ["DuplicateKeys"], None, 1),
+        ("cancelled", [], None, 1),
+        ("failed", ["DuplicateKeys", "RejectRateExceeded"], None, 3),
+        ("failed", [], "FatalModelError", 3),
+        ("failed", [], "SourceError", 2),
+        ("failed", [], "SpecError", 2),
+        ("failed", [], "ConnectionFailed", 4),
+        ("failed", [], "StoreError", 4),
+        ("failed", [], "Bug", 70),
+    ],
+)
+def test_the_exit_code_of_a_report(state: RunState, failures: list[str], stop: str | None, code: int) -> None:
+    now = dt.datetime.now(dt.UTC)
+    report = Report(
+        run="r", pipeline="p", state=state, sink="s", plan="", totals=Totals(),
+        failures=tuple(Failure(partition="x", error=error, message="") for error in failures),
+        stop=Failure(partition="", error=stop, message="") if stop else None, started_at=now, finished_at=now,
+    )  # fmt: skip
+    assert reports.exit_code(report) == code
