@@ -265,8 +265,14 @@ class Activities:
     @translated
     async def finalise(self, request: FinaliseRequest) -> RunResult:
         """Write the run's report."""
+        store = self.store(request.ref)
         async with beating():
-            return await asyncio.to_thread(reports.finalise, self.store(request.ref), request)
+            result = await asyncio.to_thread(reports.finalise, store, request)
+            try:
+                await asyncio.to_thread(publish.sweep_superseded, store, dt.datetime.now(dt.UTC))
+            except (TandemError, OSError) as exc:
+                log.warning("superseded files were not swept: %s", exc)
+        return result
 
 
 # In threads --------------------------------------------------------------------------------------------------------

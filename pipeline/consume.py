@@ -120,6 +120,9 @@ def wait_for(sink: str | Path | Store, partition: str, *, timeout_s: float = 360
         time.sleep(every_s)
 
 
-def how_to_read(sink: str) -> str:
-    """A line of Python that reads the dataset anywhere; `scan` above is exact during a republish too."""
+def how_to_read(sink: str, *, republished: bool) -> str:
+    """A line of Python that reads the dataset: with any Parquet reader, and exactly where earlier generations may still
+    lie beside the current one."""
+    if republished:
+        return f'from pipeline.consume import scan; scan("{sink}").collect()'
     return f'import polars as pl; pl.read_parquet("{sink}/data/**/*.parquet", hive_partitioning=True)'

@@ -98,7 +98,20 @@ def publish(
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
     """Compact the journal and remove what the commit superseded. Nothing depends on it having happened."""
     journals.compact(store, manifest.partition, now)
-    _remove_superseded(store, manifest, now - job.spec.sink.keep_superseded)
+    keep = job.spec.sink.keep_superseded
+    if _remove_superseded(store, manifest, now - keep):
+        store.put(ids.superseded(manifest.partition), orjson.dumps({"keep_s": keep.total_seconds()}))
+
+
+def sweep_superseded(store: Store, now: dt.datetime) -> None:
+    """Remove superseded files that are due, of all partitions: every run does so at its end."""
+    for info in list(store.list(ids.SUPERSEDED)):
+        partition = info.key.removeprefix(ids.SUPERSEDED).removesuffix(".json")
+        marker = orjson.loads(store.get(info.key))
+        manifest = commits.current(store, partition)
+        before = now - dt.timedelta(seconds=marker["keep_s"])
+        if manifest is None or not _remove_superseded(store, manifest, before):
+            store.delete([info.key])
 
 
 # Before anything is uploaded ---------------------------------------------------------------------------------------
@@ -315,9 +328,11 @@ def _say_success(store: Store, manifest: Manifest) -> None:
     store.put(f"{ids.data_folder(manifest.partition)}_SUCCESS", orjson.dumps(said))
 
 
-def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) -> None:
+def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) -> int:
     """Files of earlier generations that the current manifest does not name, once the generation after theirs has been
-    there since `before`: a reader of the old one has had its time, however old the file itself is."""
+    there since `before`: a reader of the old one has had its time, however old the file itself is. Returns how many are
+    left to a later sweep."""
+    left = 0
     partition = manifest.partition
     kept = {file.key for file in (*manifest.files, *manifest.rejects)}
     if manifest.index is not None:
@@ -335,4 +350,7 @@ def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) ->
                 continue
             if max(info.modified, committed.get(generation + 1, info.modified)) <= before:
                 old.append(info.key)
+            else:
+                left += 1
         store.delete(old)
+    return left

@@ -135,6 +135,8 @@ def exit_code(report: Report) -> int:
         return 3
     if report.stop is not None and report.stop.error in _USAGE:
         return 2
+    if report.stop is not None and report.stop.error == "Bug":
+        return 70
     if report.stop is not None and causes & _NOT_REACHED:
         return 4
     return 0 if report.state == "completed" else 1

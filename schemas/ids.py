@@ -112,6 +112,7 @@ RUNS = f"{TANDEM}/runs/"
 SNAPSHOTS = f"{TANDEM}/snapshots/"
 STAGING = f"{TANDEM}/staging/"
 JOURNAL = f"{TANDEM}/journal/"
+SUPERSEDED = f"{TANDEM}/superseded/"
 
 
 def data_folder(partition: str) -> str:
@@ -188,6 +189,11 @@ def snapshot_folder(listing: str) -> str:
 def rejects_of_run(run: str, partition: str) -> str:
     """Rejects of a partition that was not published."""
     return f"{RUNS}{run}/rejects/{partition}.parquet"
+
+
+def superseded(partition: str) -> str:
+    """A marker: files of earlier generations of this partition are to be removed once readers had their time."""
+    return f"{SUPERSEDED}{partition}.json"
 
 
 def staging_folder(partition: str, temporal_run_id: str) -> str:

@@ -29,7 +29,7 @@ def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> Non
     if sample.height:
         show_rows(sample, new=[name for stage in spec.stages for name in stage.output])
     screen.result(f"Output: {report.sink}/data")
-    screen.result(f"Read it: {consume.how_to_read(report.sink)}")
+    screen.result(f"Read it: {consume.how_to_read(report.sink, republished=_republished(report.sink))}")
 
 
 def summary(report: Report) -> list[str]:
@@ -93,3 +93,7 @@ def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
 def _cell(value: object) -> Text:
     text = "" if value is None else shown(str(value))
     return Text(text if len(text) <= _CELL else text[: _CELL - 1] + "…")
+
+
+def _republished(sink: str) -> bool:
+    return any(generation > 1 for generation in consume.partitions(sink).values())

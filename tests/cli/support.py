@@ -103,7 +103,7 @@ def eventually(true: Callable[[], bool], what: str, timeout_s: float = 45) -> No
 
 def rows(count: int, *, first: int = 0, note: str = "n") -> list[dict[str, Any]]:
     """Rows over three days, each with a text of its own."""
-    start = dt.datetime(2026, 11, 1)
+    start = dt.datetime.fromisoformat("2026-11-01")
     return [
         {
             "id": number,

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the command, the spec or its data: one clear sentence, the right exit code, nothing published."""
+"""What is wrong with the command, the spec or its data: one clear sentence, the right exit code, nothing published."""
 
 from __future__ import annotations
 

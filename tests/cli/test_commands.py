@@ -16,35 +16,46 @@ from schemas.messages import Failure, RunState, Totals
 from tests.cli.support import Project, tandem
 from tests.harness.model_server import ModelServer
 
-ODD = {
-    "semicolons.csv": "id;when;text\n1;2026-11-01;hello to everyone here\n2;2026-11-02;another text, with a comma\n".encode(),
-    "latin.csv": "id,when,comment\n1,2026-11-01,café crème brûlée\n2,2026-11-02,naïve façade\n".encode("latin-1"),
-    "Names (old).csv": b'Ticket ID,Created At,"Free text, long"\n1,2026-11-01 10:00,"one\ntwo"\n2,2026-11-02 11:00,"say ""hi"""\n',
-    "clash.csv": b"id,summary,sentiment\n1,some long summary text,x\n2,other long summary text,\n",
-    "dates.csv": b"id,opened,body\n1,01/11/2026,long text is here\n2,,another text is here\n3,13/11/2026,third text here\n",
-}  # fmt: skip
+_HEAD = "Ticket ID,Created At,"
+# Content and rows: delimiters, encodings, quoted lines, names that YAML or an output could trip over, dates by hand.
+ODD: dict[str, tuple[bytes, int]] = {
+    "semicolons.csv": (b"id;when;text\n1;2026-11-01;hello to everyone\n2;2026-11-02;a text, with a comma\n", 2),
+    "latin.csv": ("id,when,comment\n1,2026-11-01,café crème brûlée\n2,2026-11-02,naïve\n".encode("latin-1"), 2),
+    "Names (old).csv": (
+        f'{_HEAD}"Free text, long"\n1,2026-11-01 10:00,"one\ntwo"\n2,2026-11-02 11:00,"a"\n'.encode(),
+        2,
+    ),
+    "clash.csv": (b"id,summary,sentiment\n1,some long summary text,x\n2,other long summary text,\n", 2),
+    "dates.csv": (b"id,opened,body\n1,01/11/2026,a long text\n2,,another text\n3,13/11/2026,a third text\n", 3),
+}
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_init_writes_runs_as_it_is(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(ODD[name])
+    content, rows = ODD[name]
+    (tmp_path / name).write_bytes(content)
     told = tandem("init", "mine", "--from", name, cwd=tmp_path).ok()
     assert [line.split()[1] for line in told.out.splitlines()] == ["check", "try", "run"]
-    checked = tandem("check", "mine/tandem.yaml", "--json", cwd=tmp_path).ok()
-    assert checked.json["ok"] is True
-    assert checked.json["rows"] == ODD[name].count(b"\n2,") + ODD[name].count(b"\n2;") + (
-        1 if name != "dates.csv" else 2
-    )
-    assert [line[0] for line in checked.err.splitlines()] == ["✓"] * 5
     report = tandem("run", "mine/tandem.yaml", "--json", cwd=tmp_path).ok().json
-    assert report["rows"]["ok"] == report["rows"]["in"] == checked.json["rows"]
-    again = tandem("init", "mine", "--from", name, cwd=tmp_path)
+    assert report["rows"]["ok"] == report["rows"]["in"] == rows
+
+
+def test_check_tells_what_it_looked_at(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    plain = project.tandem("check").ok()
+    assert [line[0] for line in plain.err.splitlines()] == ["✓"] * 5
+    assert plain.out.startswith(f"tickets is fine: 30 rows in 3 partitions → {tmp_path}/out\n")
+    assert "triage (extract: offline:lexical): body → mood, summary" in plain.out
+    told = project.tandem("check", "--json").ok().json
+    assert (told["ok"], told["rows"], told["partitions"]) == (True, 30, 3)
+    assert project.published() == []
+    again = project.tandem("init", ".")
     assert again.code == 2
     assert "is there already" in again.err
 
 
 def test_what_init_proposes(tmp_path: Path) -> None:
-    for name, content in ODD.items():
+    for name, (content, _) in ODD.items():
         (tmp_path / name).write_bytes(content)
     dates = propose(tmp_path / "dates.csv")
     assert (dates.key, dates.time, dates.nulls, dates.text) == ("id", "opened", True, ["body"])

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.stores import Store
@@ -142,7 +143,11 @@ def _read_journal(store: Store, seen: Observed) -> None:
     for info in store.list(ids.JOURNAL):
         data = store.get(info.key)
         if info.key.endswith(".parquet"):
-            bodies = pq.read_table(io.BytesIO(data), columns=["body"])["body"].to_pylist()
+            try:
+                bodies = pq.read_table(io.BytesIO(data), columns=["body"])["body"].to_pylist()
+            except pa.ArrowInvalid:
+                seen.torn += 1
+                continue
             seen.records.extend(record for body in bodies if (record := record_of(body)) is not None)
         elif not data.startswith(b'{"tandem_journal":2'):
             segment = decode_segment(data)

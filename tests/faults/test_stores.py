@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,12 +94,12 @@ def test_s3_behind_a_bad_wire(
     faults: dict[str, object],
     what: str,
 ) -> None:
-    """503 at a fifth of all requests, lost replies of PUTs that happened, bodies cut off: no loss, no false conflict."""
+    """503 at a fifth of all requests, lost replies of PUTs that took place, bodies cut: no loss, no false conflict."""
     model_server.script({"latency_ms": 50})
+    bucket = f"wire-{uuid.uuid4().hex[:12]}"
     with (
         FaultProxy.start(seaweed.port) as proxy,
-        rig_on_s3(tmp_path / "rig", model_server, seaweed, f"wire-{tmp_path.name[-12:].strip('_-')}".lower().replace("_", "-"),
-                  table(300), monkeypatch, proxy.url) as rig,
+        rig_on_s3(tmp_path / "rig", model_server, seaweed, bucket, table(300), monkeypatch, proxy.url) as rig,
     ):  # fmt: skip
         twin = twins.of(rig)
         proxy.set(**faults)
