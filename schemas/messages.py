@@ -32,7 +32,7 @@ class Windows(Message):
     """How many children and batches may be in flight; changed on a live run by `set_limits`."""
 
     partitions: int = 8
-    batches: int = 4
+    batches: int = 2
 
 
 # Planning ----------------------------------------------------------------------------------------------------------

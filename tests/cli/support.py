@@ -129,9 +129,11 @@ class Project:
     spec: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, folder: Path, *, count: int = 30, model: str = "offline:lexical", **env: str) -> Project:
+    def make(
+        cls, folder: Path, env: Mapping[str, str] | None = None, *, count: int = 30, model: str = "offline:lexical"
+    ) -> Project:
         write_csv(folder / "rows.csv", rows(count))
-        project = cls(folder, dict(env))
+        project = cls(folder, dict(env or {}))
         project.spec = {
             "name": "tickets",
             "source": {"path": "rows.csv", "key": ["id"]},

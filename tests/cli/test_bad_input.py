@@ -241,7 +241,7 @@ def test_servers_that_cannot_be_reached(tmp_path: Path) -> None:
     temporal, s3 = free_ports(2)
     project = Project.make(tmp_path, count=9)
     project.env = {"TEMPORAL_ADDRESS": f"127.0.0.1:{temporal}"}
-    naming = (f"127.0.0.1:{temporal}", "TEMPORAL_ADDRESS")
+    naming: tuple[str, ...] = (f"127.0.0.1:{temporal}", "TEMPORAL_ADDRESS")
     for command in ("check", "worker"):
         told = project.tandem(command, timeout_s=30)
         assert told.code == 4, told

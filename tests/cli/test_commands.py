@@ -16,12 +16,12 @@ from schemas.messages import Failure, RunState, Totals
 from tests.cli.support import Project, tandem
 from tests.harness.model_server import ModelServer
 
-_HEAD = "Ticket ID,Created At,"
+_QUOTED = b'Ticket ID,Created At,"Free text, long"\n1,2026-11-01 10:00,"one\ntwo"\n2,2026-11-02 11:00,"a"\n'
 # Content and rows: delimiters, encodings, quoted lines, names that YAML or an output could trip over, dates by hand.
 ODD: dict[str, tuple[bytes, int]] = {
     "semicolons.csv": (b"id;when;text\n1;2026-11-01;hello to everyone\n2;2026-11-02;a text, with a comma\n", 2),
     "latin.csv": ("id,when,comment\n1,2026-11-01,café crème brûlée\n2,2026-11-02,naïve\n".encode("latin-1"), 2),
-    "Names (old).csv": (
+    "Names (old).csv": (_QUOTED, 2),
         f'{_HEAD}"Free text, long"\n1,2026-11-01 10:00,"one\ntwo"\n2,2026-11-02 11:00,"a"\n'.encode(),
         2,
     ),
@@ -92,7 +92,7 @@ def test_init_refuses(tmp_path: Path) -> None:
 
 
 def test_try_shows_each_step_and_pays_once(tmp_path: Path, model_server: ModelServer) -> None:
-    project = Project.make(tmp_path, count=9, model="openai:test-model", **model_server.env())
+    project = Project.make(tmp_path, model_server.env(), count=9, model="openai:test-model")
     project.spec["stages"].append({"name": "few", "uses": "sql", "query": "SELECT * FROM rows WHERE id <> 3"})
     project.write()
     tried = project.tandem("try", "--rows", "5", "--json").ok().json

@@ -47,7 +47,7 @@ def table(project: Project) -> pl.DataFrame:
 
 
 def test_what_moved_is_asked_and_nothing_else(tmp_path: Path, model_server: ModelServer) -> None:
-    project = Project.make(tmp_path, model="openai:test-model", **model_server.env())
+    project = Project.make(tmp_path, model_server.env(), model="openai:test-model")
 
     def run(*args: str) -> Any:
         before = model_server.stats().answered_ok
@@ -141,7 +141,7 @@ def test_selecting(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_filtered_or_rejected(tmp_path: Path, model_server: ModelServer) -> None:
-    project = Project.make(tmp_path, model="openai:test-model", **model_server.env())
+    project = Project.make(tmp_path, model_server.env(), model="openai:test-model")
     project.stage["on_reject"] = "null"
     query = "SELECT * FROM rows WHERE id % 2 = 0 OR mood IS NULL"
     project.spec["stages"].append({"name": "even", "uses": "sql", "query": query})

@@ -1,0 +1,586 @@
+"""Journal and commit under every fault that a store, a process and a rival can cause, by seed.
+
+One virtual clock drives everything, so a seed gives the same history each time. Asynchronous parts (batches) run on an
+event loop whose time jumps; what blocks (commit, open, compaction) runs in threads that hold a baton: each store call
+takes a random virtual time, during which others go on. Before or after its effect it may fail, or never come back
+because its process died.
+
+    world (what Temporal does)   runs one after another over one partition: open → two batches → publish, attempts that
+                                 are retried while the one before lives on as a zombie; cancels; a pause of 20 minutes
+                                 here and there, so that what is old enough to be deleted is deleted
+    real modules                 stages.journal, pipeline.journals, pipeline.commit
+    fakes                        a model that counts what it is paid for, and a publish that has one file
+
+`python -m tests.faults.simulation SEED` prints a seed's history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import json
+import logging
+import random
+import selectors
+import sys
+import tempfile
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import orjson
+import polars as pl
+
+from pipeline import commit as commits
+from pipeline import journals
+from pipeline.stores import MemoryStore
+from schemas import ids
+from schemas.errors import Cancelled, CommitConflict, StoreError, TandemError
+from schemas.manifest import Counts, DataFile, Manifest, Usage
+from stages.journal import CallRecord, Journal, Known, RowRecord, decode_segment
+
+T = TypeVar("T")
+DAY = "day=2026-11-01"
+EPOCH = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
+STAGE = "stage"
+FLUSH_S = 1.0
+LONG_S = 20 * 60.0  # longer than the grace of a compaction
+
+
+class Died(BaseException):
+    """The process of this thread was killed: nothing of it runs any more."""
+
+
+# A clock, a loop and threads that the seed rules ---------------------------------------------------------------------
+
+
+class _Jump(selectors.SelectSelector):
+    """Nobody waits: the clock jumps to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("the simulation hangs: nothing is due")
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time is virtual; `run_in_executor` gives threads that run one at a time, each between two store calls."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.jump = _Jump()
+        super().__init__(self.jump)
+        self.rng = rng
+        self.dead: set[str] = set()
+
+    def time(self) -> float:
+        return self.jump.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+        return _Baton(self, process.get(), func, args).future
+
+
+class _Baton(threading.Thread):
+    """A thread that runs only while the loop waits for it."""
+
+    def __init__(self, loop: VirtualLoop, owner: str, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        super().__init__(daemon=True)
+        self.loop = loop
+        self.owner = owner
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._work = (func, args)
+        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
+        self._outcome: tuple[Any, BaseException | None] = (None, None)
+        self._over = False
+        loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self.start()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let the thread run to its next pause, or its end."""
+        self._mine.release()
+        self._theirs.acquire()
+        if self._over and not self.future.done():
+            value, error = self._outcome
+            if isinstance(error, Died):
+                return  # whoever awaits it is dead too
+            if error is None:
+                self.future.set_result(value)
+            else:
+                self.future.set_exception(error)
+
+    def run(self) -> None:
+        self._mine.acquire()
+        _here.baton = self
+        func, args = self._work
+        try:
+            self._outcome = (func(*args), None)
+        except BaseException as exc:
+            self._outcome = (None, exc)
+        self._over = True
+        self._theirs.release()
+
+    def pause(self, seconds: float) -> None:
+        """Called in the thread: others run for so long. The dead do not come back."""
+        self.loop.call_later(seconds, self._hand_over)
+        self._theirs.release()
+        self._mine.acquire()
+        if self.owner in self.loop.dead:
+            raise Died
+
+
+class _Here(threading.local):
+    baton: _Baton | None = None
+
+
+class _Process:
+    """The process that the running task or thread belongs to."""
+
+    def get(self) -> str:
+        task = asyncio.current_task()
+        return task.get_name() if task is not None else ""
+
+
+_here = _Here()
+process = _Process()
+
+
+def _sleep(seconds: float) -> None:
+    baton = _here.baton
+    if baton is not None:
+        baton.pause(seconds)
+
+
+@contextmanager
+def _ruled_by(seed: int, loop: VirtualLoop) -> Iterator[None]:
+    """Nothing of the real clock and of real chance reaches the modules."""
+    rng = random.Random(f"names {seed}")
+    clock = mock.Mock(sleep=_sleep, time=lambda: EPOCH.timestamp() + loop.time())
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch("uuid.uuid4", lambda: uuid.UUID(int=rng.getrandbits(128), version=4)))
+        stack.enter_context(mock.patch("pipeline.stores.base.time", clock))
+        stack.enter_context(mock.patch("stages.journal.time", clock))
+        random.seed(seed)
+        yield
+
+
+# The world -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Payment:
+    """One call that the model was paid for, and what made it."""
+
+    key: tuple[str, int]
+    attempt: str
+    run: str
+    at: float
+    nonce: str
+
+
+@dataclass
+class Attempt:
+    """One try of one batch: what it could know, from when it began to read."""
+
+    name: str
+    run: str
+    began: float
+    journal: Journal | None = None
+    disturbed: bool = False  # a fault hit its reads of the journal, so it may know less
+
+
+@dataclass
+class World:
+    """All that happens under one seed, and what must never."""
+
+    seed: int
+    trace: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    payments: list[Payment] = field(default_factory=list)
+    answered: dict[tuple[str, int], float] = field(default_factory=dict)  # call → when an answer of it was stored first
+    stored: dict[str, float] = field(default_factory=dict)  # nonce → when
+    committed: list[tuple[float, Manifest]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.loop = VirtualLoop(self.rng)
+        self.store = MemoryStore(fault=self._fault, now=lambda: EPOCH + dt.timedelta(seconds=self.loop.time()))
+        self.error_rate = self.rng.choice((0.0, 0.02, 0.1))
+        self.slow_rate = self.rng.choice((0.0, 0.01))
+        self.calls_a_row = self.rng.randint(1, 3)
+        self.rows = [f"row-{n}" for n in range(self.rng.randint(3, 8))]
+        self.quiet = False
+        self.attempts = 0
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def say(self, text: str) -> None:
+        self.trace.append(f"{self.loop.time():10.3f}  {text}")
+
+    def violated(self, text: str) -> None:
+        self.say(f"VIOLATED {text}")
+        self.violations.append(text)
+
+    # The store: slow, faulty, and observed ------------------------------------------------------------------------
+
+    def _fault(self, operation: str, key: str) -> None:
+        baton = _here.baton
+        if baton is None or threading.current_thread() is not baton:
+            return
+        if operation.endswith(" done"):
+            self._effect(operation.removesuffix(" done"), key)
+        if self.quiet:
+            return
+        slow = self.rng.random() < self.slow_rate
+        baton.pause(self.rng.uniform(0.3, 1.2) * (LONG_S if slow else 0.02))
+        if self.rng.random() < self.error_rate:
+            self.say(f"{baton.owner}: {operation} {key[-40:]} fails")
+            raise StoreError(f"injected: {operation}")
+
+    def _effect(self, operation: str, key: str) -> None:
+        """What a write changed, noted at the moment it did."""
+        if operation not in ("put_new", "put", "upload"):
+            return
+        if ids.parse_commit(key):
+            manifest = Manifest.model_validate_json(self.store._objects[key][0])
+            self.committed.append((self.loop.time(), manifest))
+            self.say(f"commit {manifest.generation} {manifest.kind} by {manifest.run} as {manifest.nonce[:6]}")
+        elif key.endswith(".jsonl") and "/segments/" in key:
+            for record in decode_segment(self.store._objects[key][0]).records:
+                if isinstance(record, CallRecord) and record.raw is not None:
+                    self.answered.setdefault(record.key, self.loop.time())
+                    self.stored.setdefault(record.nonce, self.loop.time())
+
+    # A batch --------------------------------------------------------------------------------------------------------
+
+    async def blocking(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await asyncio.to_thread(func, *args, **kwargs)
+
+    async def batch(self, run: str, number: int, rows: list[str], known_key: str | None, attempt: Attempt) -> str:
+        """Pay for what is not known, one row at a time per task, and stage the answers; the key of the staged object."""
+        known = Known()
+        if known_key is not None:
+            for record in decode_segment(await self.blocking(self.store.get, known_key)).records:
+                known.add(record)
+        for record in await self.blocking(journals.load_batch, self.store, DAY, run, number):
+            known.add(record)
+        put = journals.segment_writer(self.store, DAY, run, number)
+        journal = attempt.journal = Journal(put, known=known, flush_s=FLUSH_S, flush_records=4)
+        try:
+            answers = await asyncio.gather(*(self._row(run, number, row, journal, attempt) for row in rows))
+        finally:
+            await journal.close()
+        data = orjson.dumps(dict(zip(rows, answers, strict=True)))
+        key = f"{ids.STAGING}b{number}-{hashlib.sha256(data).hexdigest()}.json"
+        await self.blocking(self.store.put_absent, key, data)
+        return key
+
+    async def _row(self, run: str, number: int, row: str, journal: Journal, attempt: Attempt) -> list[str]:
+        done = journal.known.rows.get((STAGE, row))
+        if done is not None:
+            return list(orjson.loads(done.answer or "[]"))
+        answers, keys = [], []
+        for call in range(self.calls_a_row):
+            key = (f"{row}/{call}", 0)
+            known = journal.known.calls.get(key)
+            if known is None:
+                known = await self._paid(run, number, row, key, journal, attempt)
+            answers.append(known.raw or "")
+            keys.append(key)
+        await journal.append(
+            RowRecord(STAGE, row, row, "ok", orjson.dumps(answers).decode(), None, tuple(keys), run, self._stamp())
+        )
+        return answers
+
+    async def _paid(
+        self, run: str, number: int, row: str, key: tuple[str, int], journal: Journal, attempt: Attempt
+    ) -> CallRecord:
+        """The provider bills when it answers, whether or not anybody is left to hear it."""
+        nonce = uuid.uuid4().hex
+        stored = self.answered.get(key)
+        if stored is not None and stored < attempt.began and not attempt.disturbed:
+            self.violated(f"{attempt.name} pays for {key[0]} at {self.loop.time():.3f}, stored at {stored:.3f}")
+        await asyncio.sleep(self.rng.uniform(0.05, 0.6))
+        self.payments.append(Payment(key, attempt.name, run, self.loop.time(), nonce))
+        self.say(f"{attempt.name}: pays for {key[0]}")
+        record = CallRecord(
+            request=key[0], ordinal=key[1], id=row, model="m", raw=f"answer to {key[0]}", error=None,
+            usage={"input": 1, "output": 1}, cost_usd=1.0, request_id=nonce, latency_ms=1, run=run, batch=number,
+            at=self._stamp(), nonce=nonce,
+        )  # fmt: skip
+        await journal.append(record)
+        return record
+
+    def _stamp(self) -> float:
+        return EPOCH.timestamp() + self.loop.time()
+
+    # Open and publish, as pipeline.partitions and pipeline.publish do it ----------------------------------------------
+
+    def _open(self, run: str, parts: list[list[str]]) -> tuple[int, list[str | None]]:
+        current = commits.current(self.store, DAY)
+        wanted = pl.DataFrame(
+            {"batch": [at for at, part in enumerate(parts) for _ in part], "key": [r for part in parts for r in part]},
+            schema={"batch": pl.Int64, "key": pl.String},
+        )
+        known: list[str | None] = [None] * len(parts)
+        with tempfile.TemporaryDirectory(prefix="tandem-sim-") as folder:
+            files, damage = journals.deal_known(self.store, DAY, wanted, Path(folder))
+            if damage and self.error_rate == 0:
+                self.violated(f"{run}: a sound journal is told to be damaged: {damage}")
+            for number, path in files.items():
+                data = path.read_bytes()
+                known[number] = f"{ids.STAGING}known-{hashlib.sha256(data).hexdigest()}.jsonl"
+                self.store.put_absent(str(known[number]), data)
+        return (current.generation if current else 0), known
+
+    def _publish(self, run: str, base: int, staged: list[str], attempt: str) -> Manifest:
+        table: dict[str, list[str]] = {}
+        for key in staged:
+            table |= orjson.loads(self.store.get(key))
+        data = orjson.dumps(table)
+        content = hashlib.sha256(data).hexdigest()
+        key = ids.part_file(ids.data_folder(DAY), 0, base + 1, content)
+        self.store.put_absent(key, data)
+        stored_before = {nonce for nonce in self.stored}
+        usage = journals.usage_of_run(self.store, DAY, run)
+        self._check_usage(run, usage, stored_before)
+        now = EPOCH + dt.timedelta(seconds=self.loop.time())
+        draft = Manifest(
+            kind="published", pipeline="p", partition=DAY, generation=base + 1, parent=base or None,
+            files=(DataFile(key=key, size=len(data), sha256=content, rows=len(table)),), content_digest=content,
+            stage_fingerprints={"s": STAGE}, counts=Counts(rows_in=len(table), ok=len(table), out=len(table)),
+            usage=usage, run=run, nonce=uuid.uuid4().hex, started_at=now, committed_at=now,
+        )  # fmt: skip
+        committed = commits.commit(self.store, draft, sleep=_sleep).manifest
+        try:
+            journals.compact(self.store, DAY, EPOCH + dt.timedelta(seconds=self.loop.time()))
+        except (TandemError, OSError) as exc:
+            self.say(f"{attempt}: not tidied up: {type(exc).__name__}")
+        return committed
+
+    def _check_usage(self, run: str, usage: Usage, before: set[str]) -> None:
+        mine = [payment for payment in self.payments if payment.run == run]
+        durable = sum(payment.nonce in before for payment in mine)
+        if not durable <= usage.calls <= len(mine):
+            self.violated(f"{run}: usage tells of {usage.calls} calls; {durable} were stored, {len(mine)} paid")
+
+    # What Temporal does -----------------------------------------------------------------------------------------------
+
+    async def activity(self, name: str, work: Callable[[Attempt], Any], run: str) -> Any:
+        """Try until one attempt ends well. An attempt may die at any moment, or be taken for dead and go on."""
+        for number in range(1, 40):
+            self.attempts += 1
+            attempt = Attempt(f"{name}#{number}", run, self.loop.time())
+            task = asyncio.create_task(work(attempt), name=f"{attempt.name}@{self.attempts}")
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            patience = self.rng.uniform(0.02, 3.0) if self.rng.random() < 0.35 and number < 6 else LONG_S * 1000
+            done, _ = await asyncio.wait((task,), timeout=patience)
+            if done:
+                if task.cancelled():
+                    continue
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                self.say(f"{attempt.name}: {type(error).__name__}: {error}")
+                if isinstance(error, CommitConflict | Cancelled):
+                    raise error
+                if not isinstance(error, StoreError):
+                    raise error
+                if isinstance(error, StoreError) and not error.retryable:
+                    raise error
+            elif self.rng.random() < 0.5:
+                self.say(f"{attempt.name}: is killed")
+                self.loop.dead.add(task.get_name())
+                _kill(task, attempt)
+            else:
+                self.say(f"{attempt.name}: is taken for dead, and goes on")
+            await asyncio.sleep(self.rng.uniform(0.01, 1.0))
+        raise AssertionError(f"{name}: no attempt of 40 succeeded")
+
+    async def partition(self, run: str, progress: dict[str, Any]) -> str:
+        """One run over the partition: how it ended."""
+        lost_to: int | None = None
+        for reopen in range(2):
+            half = max(1, len(self.rows) // 2)
+            parts = [self.rows[:half], self.rows[half:]]
+
+            async def opening(attempt: Attempt, lost: int | None = lost_to, p: Any = parts) -> Any:
+                if lost is not None:
+                    await self.blocking(commits.reopen, self.store, DAY, base=lost)
+                return await self.blocking(self._open, run, p)
+
+            base, known = await self.activity(f"{run} open", opening, run)
+            progress["base"] = base
+
+            async def one(number: int, p: Any = parts, k: Any = known) -> str:
+                opened = self.loop.time()
+
+                async def work(attempt: Attempt) -> str:
+                    attempt.began = min(attempt.began, opened)
+                    return await self.batch(run, number, p[number], k[number], attempt)
+
+                return str(await self.activity(f"{run} batch {number}", work, run))
+
+            staged = list(await asyncio.gather(one(0), one(1)))
+
+            async def publishing(attempt: Attempt, b: int = base, s: Any = staged) -> Manifest:
+                return await self.blocking(self._publish, run, b, s, attempt.name)
+
+            progress["publishing"] = True
+            try:
+                manifest = await self.activity(f"{run} publish", publishing, run)
+            except CommitConflict:
+                if reopen:
+                    return "conflict"
+                lost_to = base
+                continue
+            except Cancelled:
+                return "cancelled"
+            self._check_published(run, manifest)
+            return "published"
+        return "conflict"
+
+    def _check_published(self, run: str, manifest: Manifest) -> None:
+        current = self.store._objects.get(ids.commit(DAY, manifest.generation))
+        if current is None:
+            self.violated(f"{run}: was told of generation {manifest.generation}, which is not there")
+        for file in manifest.files:
+            held = self.store._objects.get(file.key)
+            table = orjson.loads(held[0]) if held else {}
+            wanted = {row: [f"answer to {row}/{n}" for n in range(self.calls_a_row)] for row in self.rows}
+            if table != wanted or list(table) != list(wanted):
+                self.violated(f"{run}: published {sorted(table)}, not {sorted(wanted)}, or other answers")
+
+    async def run_and_cancel(self, run: str) -> str:
+        """A run, which is cancelled at some moment in a third of the cases. Once fenced it can commit nothing."""
+        progress: dict[str, Any] = {"base": 0}
+        work = asyncio.create_task(self.partition(run, progress), name=f"workflow {run}")
+        if self.rng.random() < 0.35:
+            await asyncio.wait((work,), timeout=self.rng.uniform(0.1, 6.0))
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                return await self._fenced(run, int(progress["base"]))
+        return await work
+
+    async def _fenced(self, run: str, base: int) -> str:
+        nonce = uuid.uuid4().hex
+
+        async def fencing(attempt: Attempt) -> str:
+            return str(
+                await self.blocking(
+                    commits.fence, self.store, DAY, run=run, pipeline="p", nonce=nonce, base=base, sleep=_sleep
+                )
+            )
+
+        told = str(await self.activity(f"{run} fence", fencing, run))
+        at = self.loop.time()
+        self.say(f"{run}: {told}")
+        mine = [(when, m) for when, m in self.committed if m.run == run and m.kind != "tombstone"]
+        if told == "fenced" and mine:
+            self.violated(f"{run}: fenced, and had committed generation {mine[0][1].generation}")
+        if told == "committed_first" and not mine:
+            self.violated(f"{run}: told to have committed first, and has not")
+        self.fences = [*getattr(self, "fences", []), (at, run)]
+        return told
+
+    async def live(self) -> None:
+        """Two to four runs; the input grows, time passes; at the end zombies finish."""
+        for number in range(self.rng.randint(2, 4)):
+            run = f"run-{number}"
+            self.say(f"{run}: {len(self.rows)} rows")
+            ended = await self.run_and_cancel(run)
+            self.say(f"{run}: {ended}")
+            if ended == "conflict" and not self._rivals(run):
+                self.violated(f"{run}: a conflict without a rival")
+            await asyncio.sleep(self.rng.choice((0.0, 0.5, LONG_S)))
+            if self.rng.random() < 0.5:
+                self.rows.append(f"row-{len(self.rows)}")
+        self.quiet = True
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+        self._check_history()
+
+    def _rivals(self, run: str) -> bool:
+        return any(m.run != run for _, m in self.committed)
+
+    def _check_history(self) -> None:
+        generations = Counter(m.generation for _, m in self.committed)
+        if sorted(generations) != list(range(1, len(generations) + 1)):
+            self.violated(f"generations {sorted(generations)}")
+        for generation, times in generations.items():
+            if times > 1:
+                self.violated(f"generation {generation} was written {times} times")
+        for at, run in getattr(self, "fences", []):
+            late = [m.generation for when, m in self.committed if m.run == run and m.kind != "tombstone" and when > at]
+            if late:
+                self.violated(f"{run}: committed generation {late} after it was fenced at {at:.3f}")
+        usage = Counter(m.run for _, m in self.committed if m.kind == "published")
+        for run, times in usage.items():
+            if times > 1:
+                self.violated(f"{run} published {times} generations")
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+    def go(self) -> World:
+        """Live it."""
+        with _ruled_by(self.seed, self.loop):
+            asyncio.set_event_loop(self.loop)
+            try:
+                self.loop.run_until_complete(self.loop.create_task(self.live(), name="world"))
+            finally:
+                self._bury()
+                asyncio.set_event_loop(None)
+        return self
+
+    def _bury(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.set_exception_handler(lambda loop, context: None)
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+
+def _kill(task: asyncio.Task[Any], attempt: Attempt) -> None:
+    """SIGKILL: no cleanup runs. Its threads die at their next store call; its journal keeps nothing."""
+    journal = attempt.journal
+    if journal is not None:
+        journal._unflushed = []
+        journal._put = _nowhere
+        journal._stop_timer()
+    task.cancel()
+
+
+async def _nowhere(data: bytes) -> None:
+    await asyncio.Event().wait()
+
+
+def simulate(seed: int) -> World:
+    """The history of one seed."""
+    return World(seed).go()
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    world = simulate(int(sys.argv[1]))
+    print("\n".join(world.trace))
+    print(json.dumps({"seed": world.seed, "digest": world.digest, "violations": world.violations}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
