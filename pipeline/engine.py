@@ -5,9 +5,11 @@ does work brings a worker along, on a task queue of the pipeline's own, so that 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -15,6 +17,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
@@ -37,9 +40,18 @@ class Engine:
         return f"tandem/{pipeline}" if self.embedded is not None else task_queue()
 
 
+@lru_cache(maxsize=1)
+def log_to_python() -> None:
+    """The SDK's core writes its warnings to stdout, which belongs to results: send them to Python's logging instead."""
+    forwarded = LogForwardingConfig(logger=logging.getLogger("temporal.core"))
+    logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)
+
+
 @asynccontextmanager
 async def engine(base: Path) -> AsyncIterator[Engine]:
     """Connect; start or join the embedded server where no Temporal is configured. Raises ConnectionFailed."""
+    log_to_python()
     if temporal_configured():
         client = await connect()
         yield Engine(client, None, None, await _knows_attributes(client))
@@ -55,6 +67,7 @@ async def engine(base: Path) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def engine_if_running(base: Path) -> AsyncIterator[Engine | None]:
     """The same for commands that only read: never starts a server; None where none runs."""
+    log_to_python()
     if temporal_configured():
         client = await connect()
         yield Engine(client, None, None, False)
@@ -75,6 +88,7 @@ async def _client_of(info: ServerInfo) -> Client | None:
 
 async def connect() -> Client:
     """The configured Temporal. Raises ConnectionFailed naming the address and the setting."""
+    log_to_python()
     try:
         config = ClientConfig.load_client_connect_config()
     except Exception as exc:

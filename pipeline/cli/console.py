@@ -77,6 +77,12 @@ def print_error(exc: TandemError, *, as_json: bool) -> None:
         err.print(shown(f"  → {exc.hint}"), markup=False)
 
 
+def failure(partition: str, error: str, message: str) -> str:
+    """What failed and why; messages often begin with the partition themselves."""
+    where = partition or "run"
+    return f"✗ {where}: {error}: {message.removeprefix(f'{where}: ') or 'no reason was given'}"
+
+
 def counted(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 

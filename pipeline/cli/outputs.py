@@ -6,10 +6,10 @@ from pathlib import Path
 from pipeline import consume
 from pipeline.cli.console import Screen
 from pipeline.cli.results import show_rows
-from pipeline.preflight import read_spec, sink_of
-from pipeline.registry import DEFAULT_SPEC
-from pipeline.stores import Store
+from pipeline.settings import expanded
+from pipeline.stores import Store, open_store
 from schemas.errors import UsageError
+from schemas.loading import load_spec
 
 _NOTHING = "Nothing is published yet. Start with: tandem run"
 
@@ -17,9 +17,9 @@ _NOTHING = "Nothing is published yet. Start with: tandem run"
 def _sink(path: Path, key: str | None) -> tuple[Store, str | None]:
     """The sink of a spec, and the key that is asked for; a key alone means the spec of this folder."""
     if key is None and "=" in path.name and not path.exists():
-        path, key = DEFAULT_SPEC, str(path)
-    spec, base = read_spec(path)
-    store = sink_of(spec, base)
+        path, key = Path("tandem.yaml"), str(path)
+    # Not by `pipeline.preflight`: looking at files must not wait until LangGraph is imported.
+    store = open_store(expanded(load_spec(path)).sink.path, base=path.absolute().parent)
     if key is not None and key not in consume.partitions(store):
         raise UsageError(f"{key}: no such partition is published.", hint="See: tandem outputs ls")
     return store, key

@@ -5,8 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import consume
-from pipeline.cli.console import Screen, counted, lasting, money, out, shown
-from pipeline.cli.watch import failure
+from pipeline.cli.console import Screen, counted, failure, lasting, money, out, shown
 from pipeline.reports import Report
 from pipeline.stores import Store
 from schemas.manifest import Usage

@@ -15,7 +15,7 @@ from pipeline.cli.console import Screen
 from pipeline.cli.environment import DEV_LOCK
 from pipeline.embedded import notes
 from pipeline.embedded.server import EmbeddedServer
-from pipeline.engine import connect
+from pipeline.engine import connect, log_to_python
 from pipeline.settings import home_of, task_queue, temporal_configured
 from pipeline.worker import working
 from schemas.errors import UsageError
@@ -39,6 +39,7 @@ async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> 
             hint="Start a worker for it with: tandem worker, or unset TEMPORAL_ADDRESS.",
         )
     stop = _stop_on_signals()
+    log_to_python()
     server = await EmbeddedServer.join(home_of(Path.cwd()), port=port, ui_port=ui_port)
     lock = notes.take(server.info.home / DEV_LOCK, patience_s=1.0)
     if lock is None:

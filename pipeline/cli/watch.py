@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
-from pipeline.cli.console import Screen, counted, err, lasting, money, now, shown
+from pipeline.cli.console import Screen, counted, err, failure, lasting, money, now, shown
 from pipeline.launch import Run, follow
 from schemas import ids
 from schemas.errors import ConnectionFailed
@@ -181,9 +181,3 @@ def line(result: PartitionResult) -> str:
     if result.outcome == "unchanged":
         return f"= {result.partition}: unchanged"
     return failure(result.partition, result.error or result.outcome, result.message)
-
-
-def failure(partition: str, error: str, message: str) -> str:
-    """What failed and why; messages often begin with the partition themselves."""
-    where = partition or "run"
-    return f"✗ {where}: {error}: {message.removeprefix(f'{where}: ') or 'no reason was given'}"

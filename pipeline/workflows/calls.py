@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import HEARTBEAT, LONG, RETRY
@@ -34,11 +34,11 @@ async def call(
 
 
 async def call_to_the_end(name: str, request: Message, result: type[R]) -> R:
-    """The same, for what must happen even when the workflow is cancelled."""
+    """The same, for what must happen even when the workflow is cancelled: the activity never hears of the cancel."""
     task = asyncio.ensure_future(call(name, request, result))
     try:
         return await asyncio.shield(task)
-    except CancelledError:
+    except asyncio.CancelledError:
         return await task
 
 

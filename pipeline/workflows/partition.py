@@ -11,7 +11,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, CancelledError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
@@ -31,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
 
 _REOPENS = 1
 _HANDED_BACK = timedelta(seconds=0.5)
+_LONGEST_FLOOR = timedelta(minutes=1)
 
 
 @workflow.defn
@@ -51,7 +52,8 @@ class PartitionWorkflow:
         self._rows = given.rows
         try:
             return await self._published()
-        except (ActivityError, CancelledError) as exc:
+        except (ActivityError, asyncio.CancelledError) as exc:
+            # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if is_cancelled_exception(exc):
                 return await self._close("cancelled", "Cancelled", "the run was cancelled", fence=True)
             error, message = cause_of(exc)
@@ -62,10 +64,9 @@ class PartitionWorkflow:
         for attempt in range(_REOPENS + 1):
             self._done = self._rejected = 0
             opened = await self._open(lost_to)
-            if opened.up_to_date:
-                return PartitionResult(
-                    partition=self._given.partition, outcome="unchanged", generation=opened.base or None
-                )
+            if opened.up_to_date:  # by now: written down, as an earlier attempt of the run may have left another outcome
+                closed = await self._close("unchanged", "", "", fence=False)
+                return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows = opened.base, opened.rows
             receipts = await self._enriched(opened)
             self._say("publishing")
@@ -85,34 +86,42 @@ class PartitionWorkflow:
         return await call("open", request, Opened)
 
     async def _enriched(self, opened: Opened) -> list[str]:
-        """The receipts of all batches, in order; a window of them at work at once."""
+        """The receipts of all batches, in order; a window of them at work at once. However it ends, none is at work
+        afterwards: what they flush on their way out is in the journal before anything else is done."""
         receipts = [""] * opened.batches
         running: set[asyncio.Task[None]] = set()
+        failed: list[BaseException] = []
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not task.cancelled() and (exc := task.exception()) is not None:
+                failed.append(exc)
+
         try:
             for number in range(opened.batches):
-                await workflow.wait_condition(lambda: len(running) < self._window and not self._paused)
+                await workflow.wait_condition(
+                    lambda: bool(failed) or (len(running) < self._window and not self._paused)
+                )
+                if failed:
+                    break
                 task = asyncio.create_task(self._batch(opened, number, receipts))
                 running.add(task)
-                task.add_done_callback(running.discard)
-                await self._raise_failed(running, wait=False)
-            while running:
-                await self._raise_failed(running, wait=True)
+                task.add_done_callback(ended)
+            await workflow.wait_condition(lambda: bool(failed) or not running)
+            if failed:
+                raise failed[0]
         finally:
-            for task in running:
+            for task in tuple(running):
                 task.cancel()
+            await _all_ended(running)
         return receipts
-
-    async def _raise_failed(self, running: set["asyncio.Task[None]"], *, wait: bool) -> None:
-        if running:
-            done, _ = await workflow.wait(running, timeout=None if wait else 0, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
 
     async def _batch(self, opened: Opened, number: int, receipts: list[str]) -> None:
         given = self._given
         request = BatchRequest(
             ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, batch=number, rows=0
         )
+        floor = _HANDED_BACK
         while True:
             result = await call("enrich_batch", request, BatchResult, whole=True)
             if result.state == "done":
@@ -122,12 +131,13 @@ class PartitionWorkflow:
                 self._waiting = ""
                 self._say(f"{self._done:,} of {self._rows:,} rows")
                 return
+            pause = floor
             if result.state == "waiting" and result.until is not None:
                 self._waiting = result.reason
                 self._say(f"waiting: {result.reason}")
-                pause = max(result.until - workflow.now(), timedelta(seconds=1))
-            else:
-                pause = _HANDED_BACK
+                pause = max(result.until - workflow.now(), floor)
+            # Each round is some events of history, so a batch that waits again and again asks ever less often.
+            floor = min(2 * floor, _LONGEST_FLOOR)
             await workflow.sleep(pause)
             await workflow.wait_condition(lambda: not self._paused)
 
@@ -136,8 +146,15 @@ class PartitionWorkflow:
         request = PublishRequest(
             ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, receipts=tuple(receipts)
         )
-        # Once begun it runs to its end: whether the commit came first is then known, and the fence reads it.
-        return await call("publish", request, PartitionResult, whole=True)
+        # Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed.
+        task = asyncio.ensure_future(call("publish", request, PartitionResult))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError as cancelled:
+            try:
+                return await task
+            except ActivityError:
+                raise cancelled from None
 
     async def _close(self, outcome: Outcome, error: str, message: str, *, fence: bool) -> PartitionResult:
         given = self._given
@@ -180,3 +197,15 @@ class PartitionWorkflow:
             running=(),
             waiting=self._waiting,
         )
+
+
+async def _all_ended(running: set["asyncio.Task[None]"]) -> None:
+    """Wait for tasks that discard themselves, also when the workflow is cancelled meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while running:
+        try:
+            await workflow.wait_condition(lambda: not running)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled

@@ -7,14 +7,16 @@ execution is `Carried`.
 """
 
 import asyncio
+import contextlib
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ActivityError,
-    CancelledError,
     ChildWorkflowError,
+    FailureError,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
@@ -44,7 +46,9 @@ with workflow.unsafe.imports_passed_through():
 
 _MAX_FAILURES = 50
 _LATEST = 50
+_MAX_HELD = 50
 _HELD = timedelta(seconds=10)
+_HELD_LONGEST = timedelta(minutes=5)
 STATE = SearchAttributeKey.for_keyword("TandemState")
 PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
 
@@ -61,6 +65,8 @@ class RunWorkflow:
         self._paused = ""
         self._cancelled = False
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._held: set[str] = set()  # of those: waited for until another run is done with them
+        self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
         self._latest: list[PartitionResult] = []
         self._finished = 0
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
@@ -72,19 +78,23 @@ class RunWorkflow:
         try:
             if self._planned is None:
                 self._planned = await self._plan()
-                self._totals = Totals(total=self._planned.partitions)
+                total, to_run = self._planned.partitions, self._planned.to_run
+                self._totals = Totals(total=total, unchanged=total - to_run)
             first = self._carried.next_page if self._carried else 0
             for number in range(first, self._planned.pages):
                 if number > first and workflow.info().is_continue_as_new_suggested() and self._stop is None:
                     await self._continue(number)
                 await self._page(await self._read(number))
-        except (CancelledError, ActivityError) as exc:
+        except (ActivityError, asyncio.CancelledError) as exc:
+            # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if not is_cancelled_exception(exc):
                 error, message = cause_of(exc)
                 self._stop = self._stop or Failure(partition="", error=error, message=message)
             else:
                 self._cancelled = True
-        return await self._finalise(started)
+        result = await self._finalise(started)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return result
 
     async def _plan(self) -> PlanRef:
         return await call("plan", PlanRequest(ref=self._given.ref, request=self._given.request), PlanRef)
@@ -96,6 +106,8 @@ class RunWorkflow:
 
     async def _continue(self, page: int) -> None:
         assert self._planned is not None
+        # Neither a pause nor a signal half handled would outlive this execution.
+        await workflow.wait_condition(lambda: not self._paused and workflow.all_handlers_finished())
         carried = Carried(
             plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:_MAX_FAILURES])
         )
@@ -104,26 +116,26 @@ class RunWorkflow:
     # A page: a sliding window of children ---------------------------------------------------------------------------
 
     async def _page(self, page: Page) -> None:
-        assert self._planned is not None
-        window = self._planned.windows.partitions
         try:
             for planned in page.partitions:
                 if not planned.run:
-                    self._totals = self._totals.model_copy(update={"unchanged": self._totals.unchanged + 1})
                     continue
                 await workflow.wait_condition(
-                    lambda: (len(self._running) < window and not self._paused) or self._stop is not None
+                    lambda: (self._has_room() and len(self._held) < _MAX_HELD) or self._stop is not None
                 )
                 if self._stop is not None:
-                    self._totals = self._totals.model_copy(update={"not_run": self._totals.not_run + 1})
-                    continue
+                    break
                 self._running[planned.key] = asyncio.create_task(self._child(planned))
                 self._say()
             await workflow.wait_condition(lambda: not self._running)
-        except CancelledError:
-            self._cancelled = True
+        except asyncio.CancelledError:
             await self._cancel_children()
             raise
+
+    def _has_room(self) -> bool:
+        """May another child be started? Held partitions take no room."""
+        assert self._planned is not None
+        return not self._paused and len(self._running) - len(self._held) < self._planned.windows.partitions
 
     async def _cancel_children(self) -> None:
         tasks = list(self._running.values())
@@ -135,6 +147,8 @@ class RunWorkflow:
     async def _child(self, planned: PlannedPartition) -> None:
         try:
             result = await self._result(planned)
+        except asyncio.CancelledError:
+            return  # it was not begun; without a result it counts as not run
         except ChildWorkflowError as exc:
             cancelled = is_cancelled_exception(exc)
             cause = exc.cause or exc
@@ -145,6 +159,8 @@ class RunWorkflow:
                 message=str(cause),
             )
         finally:
+            self._held.discard(planned.key)
+            self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
         self._totals = self._totals.with_result(result)
         self._finished += 1
@@ -159,30 +175,48 @@ class RunWorkflow:
         self._say()
 
     async def _result(self, planned: PlannedPartition) -> PartitionResult:
-        """Run the child; a partition that another run holds is waited for, outside of any worker's slot."""
+        """Run the child. A partition that another run holds is waited for, outside of the window."""
+        wait = _HELD
+        while True:
+            starting = asyncio.ensure_future(self._start(planned))
+            try:
+                child = await asyncio.shield(starting)
+            except asyncio.CancelledError as cancelled:
+                return await _cancelled_child(starting, cancelled)
+            except WorkflowAlreadyStartedError:
+                self._held.add(planned.key)
+                self._note = f"{planned.key} is held by another run"
+                await workflow.sleep(wait)
+                wait = min(2 * wait, _HELD_LONGEST)
+                while not self._has_room():
+                    await workflow.wait_condition(self._has_room)
+                self._held.discard(planned.key)
+                continue
+            self._children[planned.key] = child
+            if self._paused:
+                await self._tell(child, PartitionWorkflow.pause, self._paused)
+            return await child
+
+    async def _start(
+        self, planned: PlannedPartition
+    ) -> "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]":
         assert self._planned is not None
         given = self._given
-        while True:
-            try:
-                return await workflow.execute_child_workflow(
-                    PartitionWorkflow.run,
-                    PartitionInput(
-                        ref=given.ref,
-                        plan=self._planned.key,
-                        partition=planned.key,
-                        rows=planned.rows,
-                        windows=self._planned.windows,
-                    ),
-                    id=ids.partition_workflow_id(given.ref.pipeline, given.ref.sink, planned.key),
-                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                    parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-                    cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                    search_attributes=self._attributes(planned.key),
-                )
-            except WorkflowAlreadyStartedError:
-                self._note = f"{planned.key} is held by another run"
-                self._say()
-                await workflow.sleep(_HELD)
+        return await workflow.start_child_workflow(
+            PartitionWorkflow.run,
+            PartitionInput(
+                ref=given.ref,
+                plan=self._planned.key,
+                partition=planned.key,
+                rows=planned.rows,
+                windows=self._planned.windows,
+            ),
+            id=ids.partition_workflow_id(given.ref.pipeline, given.ref.sink, planned.key),
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            search_attributes=self._attributes(planned.key),
+        )
 
     def _attributes(self, partition: str) -> TypedSearchAttributes | None:
         """The parent's search attributes and the child's partition, where the server knows them."""
@@ -192,6 +226,9 @@ class RunWorkflow:
     # The end --------------------------------------------------------------------------------------------------------
 
     async def _finalise(self, started: datetime) -> RunResult:
+        totals = self._totals
+        ended = totals.published + totals.unchanged + totals.failed + totals.cancelled
+        self._totals = totals.model_copy(update={"not_run": totals.total - ended})
         if len(workflow.info().typed_search_attributes):
             workflow.upsert_search_attributes([STATE.value_set(self._state())])
         request = FinaliseRequest(
@@ -223,20 +260,22 @@ class RunWorkflow:
     @workflow.signal
     async def pause(self, reason: str) -> None:
         self._paused = reason or "paused"
-        for key in list(self._running):
-            await self._handle(key).signal(PartitionWorkflow.pause, reason)
+        for child in list(self._children.values()):
+            await self._tell(child, PartitionWorkflow.pause, self._paused)
 
     @workflow.signal
     async def resume(self) -> None:
         self._paused = ""
-        for key in list(self._running):
-            await self._handle(key).signal(PartitionWorkflow.resume)
+        for child in list(self._children.values()):
+            await self._tell(child, PartitionWorkflow.resume)
 
-    def _handle(self, partition: str) -> workflow.ExternalWorkflowHandle[PartitionWorkflow]:
-        given = self._given.ref
-        return workflow.get_external_workflow_handle_for(
-            PartitionWorkflow.run, ids.partition_workflow_id(given.pipeline, given.sink, partition)
-        )
+    async def _tell(
+        self, child: "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]", what: Any, *said: str
+    ) -> None:
+        """Signal our own child, by its handle: under its id another run's may be at work. One that has just ended needs
+        no telling."""
+        with contextlib.suppress(FailureError):
+            await child.signal(what, args=said)
 
     @workflow.query
     def progress(self) -> Progress:
@@ -251,3 +290,16 @@ class RunWorkflow:
             finished=tuple(self._latest),
             finished_before=self._finished - len(self._latest),
         )
+
+
+async def _cancelled_child(
+    starting: "asyncio.Future[workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]]",
+    cancelled: asyncio.CancelledError,
+) -> PartitionResult:
+    """The result of a child that was being started when the cancel came: it may fence, so it is waited for."""
+    try:
+        child = await starting
+    except WorkflowAlreadyStartedError:
+        raise cancelled from None
+    child.cancel()
+    return await child

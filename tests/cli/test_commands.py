@@ -22,9 +22,6 @@ ODD: dict[str, tuple[bytes, int]] = {
     "semicolons.csv": (b"id;when;text\n1;2026-11-01;hello to everyone\n2;2026-11-02;a text, with a comma\n", 2),
     "latin.csv": ("id,when,comment\n1,2026-11-01,café crème brûlée\n2,2026-11-02,naïve\n".encode("latin-1"), 2),
     "Names (old).csv": (_QUOTED, 2),
-        f'{_HEAD}"Free text, long"\n1,2026-11-01 10:00,"one\ntwo"\n2,2026-11-02 11:00,"a"\n'.encode(),
-        2,
-    ),
     "clash.csv": (b"id,summary,sentiment\n1,some long summary text,x\n2,other long summary text,\n", 2),
     "dates.csv": (b"id,opened,body\n1,01/11/2026,a long text\n2,,another text\n3,13/11/2026,a third text\n", 3),
 }

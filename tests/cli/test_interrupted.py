@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import Project, eventually, tandem
+from tests.cli.support import Project, eventually
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import TemporalServer
@@ -137,11 +137,12 @@ def test_a_worker_that_is_drained(tmp_path: Path, model_server: ModelServer, tem
     assert project.tandem("runs", "show", "--json").ok().json["state"] == "cancelled"
 
 
-def test_successes_end_as_successes(tmp_path: Path) -> None:
+def test_successes_end_as_successes(tmp_path: Path, temporal_server: TemporalServer) -> None:
     """The native client aborts at exit now and then, which must never be seen."""
     project = Project.make(tmp_path)
     project.tandem("run", "-q").ok()
-    commands = [("runs", "show", "--json"), ("runs", "list"), ("outputs", "files")] * 10
+    project.env = temporal_server.env()
+    commands = [*[("runs", "list")] * 10, *[("outputs", "ls")] * 20]
     with ThreadPoolExecutor(2) as pool:
-        codes = list(pool.map(lambda args: tandem(*args, cwd=tmp_path).code, commands))
+        codes = list(pool.map(lambda args: project.tandem(*args).code, commands))
     assert codes == [0] * 30

@@ -34,7 +34,7 @@ def check_report(report: Any, *, state: str = "completed") -> Any:
     assert report["state"] == state
     counts = report["rows"]
     assert counts["ok"] + counts["rejected"] + counts["filtered"] + counts["pending"] == counts["in"]
-    for name in ("started_at", "finished_at"):
+    for name in ("started_at", "finished_at") if state != "running" else ("started_at",):
         assert report[name].endswith("Z")
         dt.datetime.fromisoformat(report[name])
     return report

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+from typing import Any
+from unittest import mock
 
 import pytest
 
+from pipeline.commit import Committed
+from pipeline.stores import Store
+from schemas.manifest import Manifest
 from tests.faults.simulation import simulate
 
 SEEDS = int(os.environ.get("SEEDS", "500"))
@@ -35,7 +41,27 @@ def test_a_simulated_seed_replays_identically(seed: int) -> None:
 def test_simulated_histories_differ_and_hold_what_they_should() -> None:
     """The simulation is worth something only if kills, zombies, faults, cancels and lost races really come."""
     said = "\n".join("\n".join(simulate(seed).trace) for seed in range(60))
-    for wanted in (
-        "is killed", "taken for dead", "put_new done", "fails", ": fenced", ": published", "tombstone", "committed_first",
-    ):  # fmt: skip
-        assert wanted in said, wanted
+    wanted = ["is killed", "taken for dead", "put_new", "fails", ": fenced", ": published", "tombstone", "Conflict"]
+    assert [text for text in (*wanted, "committed_first") if text not in said] == []
+
+
+def _puts_without_looking(store: Store, draft: Manifest, **options: Any) -> Committed:
+    """What a commit must not be: last writer wins."""
+    store.put(f"_tandem/commits/{draft.partition}/{draft.generation:020d}.json", draft.model_dump_json().encode())
+    return Committed(draft, "committed")
+
+
+@pytest.mark.parametrize(
+    ("target", "planted", "found"),
+    [
+        ("pipeline.journals.load_batch", lambda *args: [], "pays for"),
+        ("pipeline.journals.GRACE", dt.timedelta(0), ""),
+        ("pipeline.commit.fence", lambda *args, **options: "fenced", "after it was fenced"),
+        ("pipeline.commit.commit", _puts_without_looking, "was written 2 times"),
+        ("stages.journal.Journal._start_timer", lambda self: None, "are not stored yet"),
+    ],
+    ids=["earlier attempts unread", "no grace", "no fence", "last writer wins", "no flush in time"],
+)
+def test_the_simulation_finds_planted_bugs(target: str, planted: Any, found: str) -> None:
+    with mock.patch(target, planted):
+        assert any(found in said for seed in range(400) for said in simulate(seed).violations)

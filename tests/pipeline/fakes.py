@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
@@ -47,6 +47,7 @@ from schemas.messages import (
 )
 
 ROWS = 10
+T = TypeVar("T")
 Hook = Callable[..., Awaitable[Any]]
 
 
@@ -216,6 +217,12 @@ async def beat_until(event: asyncio.Event) -> None:
     while not event.is_set():
         activity.heartbeat()
         await asyncio.sleep(0.02)
+
+
+async def ended(handle: WorkflowHandle[Any, T], seconds: float = 30) -> T:
+    """A workflow's result; one that hangs fails its test, not all of them."""
+    async with asyncio.timeout(seconds):
+        return await handle.result()
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20) -> None:

@@ -17,7 +17,7 @@ from temporalio.testing import WorkflowEnvironment
 from pipeline.workflows.run import RunWorkflow
 from schemas.messages import BatchRequest, BatchResult, CloseRequest, Opened, OpenRequest, PublishRequest, Windows
 from tests.harness.servers import TemporalServer
-from tests.pipeline.fakes import Fakes, at_work, beat_until, failed, planned, skipping_time, until
+from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until
 
 A, B, C, D = "day=2026-11-01", "day=2026-11-02", "day=2026-11-03", "day=2026-11-04"
 HEAVY = ("polars", "pyarrow", "boto3", "langgraph", "langchain", "langchain_core", "numpy")
@@ -51,7 +51,7 @@ def test_workflow_modules_load_nothing_heavy(module: str) -> None:
 async def test_a_run_publishes_every_partition_that_its_plan_says(skipping: WorkflowEnvironment) -> None:
     fakes = Fakes([planned(A, B), [*planned(C), *planned(D, run=False)]])
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert result.state == "completed"
     assert {said.partition for said in fakes.of("publish")} == {A, B, C}
     assert [said.receipts for said in fakes.of("publish", A)] == [("receipt-0", "receipt-1")]
@@ -67,7 +67,7 @@ async def test_one_failed_partition_never_fails_its_siblings(skipping: WorkflowE
 
     fakes = Fakes([planned(A, B, C)], on={f"open:{B}": broken})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert result.state == "failed"
     assert (result.totals.published, result.totals.failed) == (2, 1)
     (finalise,) = fakes.of("finalise")
@@ -87,7 +87,7 @@ async def test_a_failed_batch_fails_its_partition_with_its_own_error(batch: int)
 
     fakes = Fakes([planned(A)], batches=8, windows=Windows(partitions=1, batches=2), on={"enrich_batch": broken})
     async with skipping_time() as skipping, at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     (finalise,) = fakes.of("finalise")
     assert [(f.error, f.message) for f in finalise.failures] == [("FatalModelError", "no key")]
     assert result.stop is not None
@@ -95,7 +95,7 @@ async def test_a_failed_batch_fails_its_partition_with_its_own_error(batch: int)
     assert len(fakes.of("enrich_batch")) <= batch + 2, "no batch begins after one has failed"
 
 
-async def test_a_fatal_model_error_stops_the_rest_as_not_run(skipping: WorkflowEnvironment) -> None:
+async def test_a_fatal_model_error_stops_the_rest_as_not_run(client: Client) -> None:
     never = asyncio.Event()
 
     async def fatal(request: BatchRequest, nth: int) -> None:
@@ -107,8 +107,8 @@ async def test_a_fatal_model_error_stops_the_rest_as_not_run(skipping: WorkflowE
         [planned(A, B, C, D), planned("day=2026-11-05", "day=2026-11-06")],
         windows=Windows(partitions=2), on={"enrich_batch": fatal},
     )  # fmt: skip
-    async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+    async with at_work(client, fakes) as bench:
+        result = await ended(await bench.start())
     assert result.state == "failed"
     assert result.stop is not None
     assert (result.stop.partition, result.stop.error) == (A, "FatalModelError")
@@ -123,7 +123,7 @@ async def test_a_plan_that_fails_stops_the_run_with_its_sentence(skipping: Workf
 
     fakes = Fakes([planned(A)], on={"plan": broken})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert (result.state, result.stop and result.stop.error) == ("failed", "SourceError")
 
 
@@ -134,7 +134,7 @@ async def test_windows_are_never_exceeded(skipping: WorkflowEnvironment) -> None
     keys = [f"block={n:06d}" for n in range(7)]
     fakes = Fakes([planned(*keys)], batches=6, windows=Windows(partitions=3, batches=2), on={"enrich_batch": slow})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert result.totals.published == 7
     assert fakes.most["enrich_batch"] <= 6
     assert max(fakes.most[f"enrich_batch:{key}"] for key in keys) == 2
@@ -154,7 +154,7 @@ async def test_a_wait_of_an_hour_is_slept_in_temporal_and_is_no_attempt(skipping
 
     fakes = Fakes([planned(A)], batches=1, on={"enrich_batch": waits})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert result.state == "completed"
     times = [when for name, when in fakes.at if name == "enrich_batch"]
     assert len(times) == 2
@@ -167,7 +167,7 @@ async def test_a_batch_that_is_handed_back_is_given_out_again(skipping: Workflow
 
     fakes = Fakes([planned(A)], batches=2, on={"enrich_batch": drains})
     async with at_work(skipping.client, fakes) as bench:
-        assert (await (await bench.start()).result()).state == "completed"
+        assert (await ended(await bench.start())).state == "completed"
     assert len(fakes.of("enrich_batch")) == 8
 
 
@@ -183,7 +183,7 @@ async def test_waiting_for_a_day_takes_few_events(skipping: WorkflowEnvironment)
 
     fakes = Fakes([planned(A)], batches=1, on={"enrich_batch": waits})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
         assert result.state == "completed"
     assert len(fakes.of("enrich_batch")) < 6 * 60 + 20
 
@@ -200,7 +200,7 @@ async def test_a_lost_commit_is_opened_once_more_and_then_named(skipping: Workfl
 
     fakes = Fakes([planned(A)], on={"publish": lost, "open": opened})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert result.totals.failed == 1
     assert [said.lost_to for said in fakes.of("open")] == [None, 7]
     assert [said.opened for said in fakes.of("publish")] == ["open-1", "open-2"]
@@ -216,7 +216,7 @@ async def test_what_is_up_to_date_by_now_is_unchanged_and_said_so(skipping: Work
 
     fakes = Fakes([planned(A)], on={"open": opened})
     async with at_work(skipping.client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert (result.state, result.totals.unchanged, result.totals.published) == ("completed", 1, 0)
     assert [(said.outcome, said.fence) for said in fakes.of("close")] == [("unchanged", "")]
 
@@ -227,7 +227,7 @@ async def test_a_partition_without_rows_is_published(skipping: WorkflowEnvironme
 
     fakes = Fakes([planned(A)], on={"open": opened})
     async with at_work(skipping.client, fakes) as bench:
-        assert (await (await bench.start()).result()).totals.published == 1
+        assert (await ended(await bench.start())).totals.published == 1
     assert fakes.of("publish")[0].receipts == ()
 
 
@@ -248,7 +248,7 @@ async def test_a_cancelled_run_fences_what_is_open_and_counts_the_rest_as_not_ru
         run = await bench.start()
         await until(lambda: fakes.running["enrich_batch"] == 4)
         await run.cancel()
-        result = await run.result()
+        result = await ended(run)
         assert result.state == "cancelled"
         assert not [found for found in await bench.still_open() if bench.ref.sink in found]
     closes: list[CloseRequest] = fakes.of("close")
@@ -278,7 +278,7 @@ async def test_no_batch_is_at_work_when_its_partition_is_closed(client: Client) 
         run = await bench.start()
         await until(lambda: fakes.running["enrich_batch"] == 3)
         await run.cancel()
-        assert (await run.result()).state == "cancelled"
+        assert (await ended(run)).state == "cancelled"
     assert at_close == [0]
 
 
@@ -300,7 +300,7 @@ async def test_a_failed_batch_stops_the_others_before_the_partition_is_closed(cl
 
     fakes = Fakes([planned(A)], batches=3, on={"enrich_batch": work, "close": close})
     async with at_work(client, fakes) as bench:
-        result = await (await bench.start()).result()
+        result = await ended(await bench.start())
     assert result.stop is not None
     assert at_close == [0]
 
@@ -308,7 +308,7 @@ async def test_a_failed_batch_stops_the_others_before_the_partition_is_closed(cl
 @pytest.mark.parametrize("outcome", ["published", "conflict"])
 async def test_a_publish_in_flight_runs_to_its_end_when_the_run_is_cancelled(client: Client, outcome: str) -> None:
     """A thread that uploads and commits cannot be stopped half-way: it is waited for, so that what it did is known."""
-    go, ended, cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    go, over, cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def slow(request: PublishRequest, nth: int) -> None:
         try:
@@ -316,7 +316,7 @@ async def test_a_publish_in_flight_runs_to_its_end_when_the_run_is_cancelled(cli
         except asyncio.CancelledError:
             cancelled.set()
             raise
-        ended.set()
+        over.set()
         if outcome == "conflict":
             raise failed("CommitConflict", "run 'other' won")
 
@@ -327,8 +327,8 @@ async def test_a_publish_in_flight_runs_to_its_end_when_the_run_is_cancelled(cli
         await run.cancel()
         await asyncio.sleep(0.7)
         go.set()
-        result = await run.result()
-    assert ended.is_set()
+        result = await ended(run)
+    assert over.is_set()
     assert not cancelled.is_set()
     assert result.state == "cancelled"
     assert result.totals.not_run == 1
@@ -359,7 +359,7 @@ async def test_a_cancel_at_any_moment_ends_in_a_report(client: Client, when: str
         await asyncio.sleep(0.2)
         await run.cancel()
         async with asyncio.timeout(15):
-            result = await run.result()
+            result = await ended(run)
     assert result.state == "cancelled"
     assert len(fakes.of("finalise")) == 1
     fenced = [len(said.fence) for said in fakes.of("close")]
@@ -390,7 +390,7 @@ async def test_a_paused_run_begins_nothing_until_it_is_resumed(client: Client) -
         await asyncio.sleep(0.7)
         assert len(fakes.of("enrich_batch")) == 1
         await run.signal(RunWorkflow.resume)
-        assert (await run.result()).totals.published == 3
+        assert (await ended(run)).totals.published == 3
 
 
 async def test_pausing_touches_no_partition_of_another_run_and_survives_one_that_ends(client: Client) -> None:
@@ -409,9 +409,9 @@ async def test_pausing_touches_no_partition_of_another_run_and_survives_one_that
         await run.signal(RunWorkflow.pause, "lunch")
         await asyncio.sleep(0.5)
         go.set()
-        assert (await other.result()).outcome == "published"
+        assert (await ended(other)).outcome == "published"
         await run.signal(RunWorkflow.resume)
-        result = await run.result()
+        result = await ended(run)
     assert (result.state, result.totals.published) == ("completed", 2)
 
 
@@ -432,8 +432,8 @@ async def test_a_held_partition_is_waited_for_outside_the_window(client: Client)
         await until(lambda: bool(fakes.of("publish", B) and fakes.of("publish", C)))
         assert A in (await run.query(RunWorkflow.progress)).running
         go.set()
-        await other.result()
-        result = await run.result()
+        await ended(other)
+        result = await ended(run)
     assert result.totals.published == 3
     assert len(fakes.of("open", A)) == 2, "it decides again whether anything is left to do"
 
@@ -452,11 +452,11 @@ async def test_a_cancelled_run_leaves_a_held_partition_to_its_holder(client: Cli
         await until(lambda: bool(fakes.of("read_page")))
         await asyncio.sleep(0.5)
         await run.cancel()
-        result = await run.result()
+        result = await ended(run)
         assert (result.state, result.totals.not_run) == ("cancelled", 1)
         assert not fakes.of("close")
         go.set()
-        assert (await other.result()).outcome == "published"
+        assert (await ended(other)).outcome == "published"
 
 
 # Long runs ----------------------------------------------------------------------------------------------------------
@@ -507,7 +507,7 @@ async def test_a_run_that_continues_as_new_keeps_its_totals_its_failures_and_its
             assert len(fakes.of("open")) == 8, "the pause holds, whatever execution it is in"
             again = client.get_workflow_handle(run.id)
             await again.signal("resume")
-            result = await run.result()
+            result = await ended(run)
             executions = [found async for found in client.list_workflows(f"WorkflowId = '{run.id}'")]
     assert len(executions) > 2
     assert len(fakes.of("plan")) == 1
@@ -535,4 +535,4 @@ async def test_progress_is_told_while_a_run_is_at_work(client: Client) -> None:
         assert [found.partition for found in said.finished] == [A]
         assert (said.totals.total, said.totals.published, said.totals.unchanged) == (3, 1, 1)
         go.set()
-        await run.result()
+        await ended(run)
