@@ -81,14 +81,25 @@ def declare_schema(store: Store, schema: pa.Schema, keys: dict[str, str]) -> Non
         except ObjectExists:
             known = load_schema(store)
             assert known is not None
+    _refuse(known, schema)
+    if known.columns != wanted.columns:
+        store.put(ids.SCHEMA, wanted.model_dump_json().encode())
+
+
+def refuse_breaking(store: Store, schema: pa.Schema) -> None:
+    """Raises SchemaChanged where `declare_schema` would; declares nothing."""
+    known = load_schema(store)
+    if known is not None:
+        _refuse(known, schema)
+
+
+def _refuse(known: DeclaredSchema, schema: pa.Schema) -> None:
     difference = breaking(decode_schema(known.arrow_schema), schema)
     if difference:
         raise SchemaChanged(
             f"The output would change the dataset's schema: {'; '.join(difference)}.",
             hint="Only new columns may be added. Undo the change, or publish to another sink.path.",
         )
-    if known.columns != wanted.columns:
-        store.put(ids.SCHEMA, wanted.model_dump_json().encode())
 
 
 def breaking(before: pa.Schema, after: pa.Schema) -> list[str]:

@@ -17,7 +17,9 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -52,6 +54,7 @@ _CHUNK = 5_000
 GRACE = dt.timedelta(minutes=15)
 # Of their own: a user's synchronous nodes may hold every thread of the default pool while they wait for a flush.
 _WRITERS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
+_LISTINGS = 3  # how often a reader lists again when what it listed is gone
 Put = Callable[[bytes], Awaitable[None]]
 
 
@@ -65,21 +68,58 @@ def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
     return put
 
 
-def read_segments(store: Store, prefix: str, damage: list[str] | None = None) -> Iterator[list[Record]]:
-    """The records under a prefix, a segment at a time. What cannot be read is named in `damage`, never guessed. A
-    segment that was merged and removed meanwhile is skipped: the compacted journal has it."""
-    said = damage if damage is not None else []
-    for info in store.list(prefix):
+@dataclass
+class Reading:
+    """What came of reading objects: `read` whole, `damage` named, never guessed, `gone` since they were listed."""
+
+    read: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    damage: list[str] = field(default_factory=list)
+
+
+def listed(store: Store, partition: str, run: str = "") -> tuple[list[str], list[str]]:
+    """The segments (of one run) and the compacted objects. In this order: segments that are merged between the two
+    listings are then found gone, rather than in neither."""
+    prefix = ids.journal_segments(partition) + (f"{run}/" if run else "")
+    return [info.key for info in store.list(prefix)], compacted(store, partition)
+
+
+def read_segments(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[list[Record]]:
+    """The records of segments, one segment at a time."""
+    for key in keys:
         try:
-            segment = decode_segment(store.get(info.key))
+            segment = decode_segment(store.get(key))
         except ObjectMissing:
+            reading.gone.add(key)
             continue
         except UnknownFormat as exc:
-            said.append(f"{info.key}: {exc}; its records are not used")
+            reading.damage.append(f"{key}: {exc}; its records are not used")
             continue
         if segment.torn:
-            said.append(f"{info.key}: {segment.torn} torn record(s) dropped")
+            reading.damage.append(f"{key}: {segment.torn} torn record(s) dropped")
+        reading.read.add(key)
         yield segment.records
+
+
+def read_compacted(
+    store: Store, keys: Iterable[str], columns: Sequence[str], reading: Reading
+) -> Iterator[pl.DataFrame]:
+    """The records of compacted objects, a chunk at a time; some may come twice. Raises StoreError where the store is
+    away: that is no damage, and to go on without its records would be to pay for them again."""
+    for key in keys:
+        try:
+            try:
+                yield from _batches(store.open_input(key), key, columns)
+            except (OSError, pa.ArrowException):
+                yield from _batches(pa.BufferReader(store.get(key)), key, columns)
+        except ObjectMissing:
+            reading.gone.add(key)
+        except UnknownFormat as exc:
+            reading.damage.append(f"{exc}; its records are not used")
+        except (OSError, pa.ArrowException) as exc:
+            reading.damage.append(f"{key}: cannot be read ({type(exc).__name__}); its records are not used")
+        else:
+            reading.read.add(key)
 
 
 def _chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
@@ -96,7 +136,8 @@ def _chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
 
 def load_batch(store: Store, partition: str, run: str, batch: int) -> list[Record]:
     """What earlier attempts of a batch left."""
-    return list(itertools.chain.from_iterable(read_segments(store, ids.journal_batch(partition, run, batch))))
+    keys = [info.key for info in store.list(ids.journal_batch(partition, run, batch))]
+    return list(itertools.chain.from_iterable(read_segments(store, keys, Reading())))
 
 
 # The compacted journal ---------------------------------------------------------------------------------------------
@@ -108,8 +149,8 @@ def compacted(store: Store, partition: str) -> list[str]:
     return [info.key for info in store.list(f"{prefix}compact-") if info.key.endswith(".parquet")]
 
 
-def _batches(store: Store, key: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
+def _batches(opened: Any, key: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    with opened as source, pq.ParquetFile(source) as parquet:
         version = (parquet.schema_arrow.metadata or {}).get(b"tandem_journal")
         if version != str(FORMAT).encode():
             raise UnknownFormat(f"{key}: journal format {version!r}, this Tandem reads {FORMAT}")
@@ -123,20 +164,17 @@ def deal_known(store: Store, partition: str, wanted: pl.DataFrame, folder: Path)
     `wanted` has columns `batch` and `key`: the identities and row fingerprints of each batch's rows. Records are joined
     by either, a chunk at a time, so that memory stays flat. Returns the files and what could not be read.
     """
-    dealt = _Dealer(folder)
-    damage: list[str] = []
     by_key = wanted.unique()
-    for key in compacted(store, partition):
-        try:
-            for chunk in _batches(store, key, ["id", "key", "body"]):
-                dealt.add(chunk, by_key)
-        except UnknownFormat as exc:
-            damage.append(str(exc))
-        except (ObjectMissing, OSError, pa.ArrowInvalid) as exc:
-            damage.append(f"{key}: cannot be read ({type(exc).__name__}); its records are not used")
-    for chunk in _chunked(read_segments(store, ids.journal_segments(partition), damage)):
-        dealt.add(chunk.select("id", "key", "body"), by_key)
-    return dealt.files, damage
+    for _ in range(_LISTINGS):
+        reading, dealt = Reading(), _Dealer(folder)
+        segments, merged = listed(store, partition)
+        for chunk in read_compacted(store, merged, ["id", "key", "body"], reading):
+            dealt.add(chunk, by_key)
+        for chunk in _chunked(read_segments(store, segments, reading)):
+            dealt.add(chunk.select("id", "key", "body"), by_key)
+        if not reading.gone:  # else they were merged into an object that was not listed yet
+            break
+    return dealt.files, reading.damage
 
 
 class _Dealer:
@@ -179,7 +217,7 @@ def _frame(records: Iterable[Record]) -> pl.DataFrame:
 
 def compact(store: Store, partition: str, now: dt.datetime) -> str | None:
     """Merge segments and earlier compacted objects into one new object, and delete those merged before, after a grace.
-    Returns its key, None where there was nothing to merge."""
+    What cannot be read, as another version wrote it, stays. Returns the key, None where there was nothing to merge."""
     segments = list(store.list(ids.journal_segments(partition)))
     olds = list(store.list(f"{ids.journal_folder(partition)}compact-"))
     if not segments and len(olds) <= 1:
@@ -188,8 +226,9 @@ def compact(store: Store, partition: str, now: dt.datetime) -> str | None:
         path = Path(folder) / "compact.parquet"
         metadata = {b"tandem_journal": str(FORMAT).encode()}
         seen: set[bytes] = set()
+        reading = Reading()
         with pq.ParquetWriter(path, _SCHEMA.with_metadata(metadata), compression="zstd") as writer:
-            for chunk in _all(store, partition, [info.key for info in olds]):
+            for chunk in _all(store, [info.key for info in segments], [info.key for info in olds], reading):
                 fresh = chunk.filter([_first(seen, body) for body in chunk["body"].to_list()])
                 if fresh.height:
                     writer.write_table(fresh.to_arrow().cast(_SCHEMA).replace_schema_metadata(metadata))
@@ -198,8 +237,8 @@ def compact(store: Store, partition: str, now: dt.datetime) -> str | None:
         key = ids.journal_compact(partition, content)
         store.upload(key, path)
     # What is older than the grace is in the object that was just written; a reader at work may still need the rest.
-    merged = [info.key for info in (*segments, *olds) if info.modified < now - GRACE and info.key != key]
-    store.delete(merged)
+    merged = {info.key for info in (*segments, *olds) if info.modified < now - GRACE} & reading.read
+    store.delete(sorted(merged - {key}))
     return key
 
 
@@ -211,10 +250,9 @@ def _first(seen: set[bytes], body: bytes) -> bool:
     return True
 
 
-def _all(store: Store, partition: str, olds: Sequence[str]) -> Iterator[pl.DataFrame]:
-    for key in olds:
-        yield from _batches(store, key, _SCHEMA.names)
-    yield from _chunked(read_segments(store, ids.journal_segments(partition)))
+def _all(store: Store, segments: Sequence[str], olds: Sequence[str], reading: Reading) -> Iterator[pl.DataFrame]:
+    yield from read_compacted(store, olds, _SCHEMA.names, reading)
+    yield from _chunked(read_segments(store, segments, reading))
 
 
 # Usage -------------------------------------------------------------------------------------------------------------
@@ -222,18 +260,19 @@ def _all(store: Store, partition: str, olds: Sequence[str]) -> Iterator[pl.DataF
 
 def usage_of_run(store: Store, partition: str, run: str) -> Usage:
     """What a run paid for in a partition, summed from its call records: all attempts and zombies, each once."""
-    total = _Sum()
-    for key in compacted(store, partition):
-        try:
-            for chunk in _batches(store, key, ["kind", "run", "body"]):
-                mine = chunk.filter((pl.col("kind") == "call") & (pl.col("run") == run))
-                for body in mine["body"].to_list():
-                    total.add(record_of(body))
-        except (UnknownFormat, ObjectMissing, OSError, pa.ArrowInvalid):
-            continue  # named by `deal_known`
-    for records in read_segments(store, f"{ids.journal_segments(partition)}{run}/"):
-        for record in records:
-            total.add(record)
+    total = _Sum()  # what cannot be read was named by `deal_known`
+    for _ in range(_LISTINGS):
+        reading = Reading()
+        segments, merged = listed(store, partition, run)
+        for chunk in read_compacted(store, merged, ["kind", "run", "body"], reading):
+            mine = chunk.filter((pl.col("kind") == "call") & (pl.col("run") == run))
+            for body in mine["body"].to_list():
+                total.add(record_of(body))
+        for records in read_segments(store, segments, reading):
+            for record in records:
+                total.add(record)
+        if not reading.gone:
+            break
     return total.usage()
 
 
@@ -242,6 +281,7 @@ class _Sum:
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
+        self._unknown: set[int] = set()
         self._asked: set[int] = set()
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
@@ -250,12 +290,12 @@ class _Sum:
         if not isinstance(record, CallRecord):
             return
         nonce = int(record.nonce[:16], 16)
+        if record.raw is None:
+            self._unknown.add(nonce)  # an answer that comes to light after all takes its place
+            return
         if nonce in self._seen:
             return
         self._seen.add(nonce)
-        if record.raw is None:
-            self._numbers["unknown"] += 1
-            return
         asked = hash((*record.key, record.id))
         self._numbers["repaid"] += asked in self._asked
         self._asked.add(asked)
@@ -266,7 +306,7 @@ class _Sum:
             self._numbers[ours] += record.usage.get(theirs, 0)
 
     def usage(self) -> Usage:
-        return Usage(**self._numbers, cost_usd=self._cost)
+        return Usage(**self._numbers, cost_usd=self._cost, unknown=len(self._unknown - self._seen))
 
 
 _TOKENS = {

@@ -5,7 +5,7 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.common import (
     SearchAttributeKey,
     SearchAttributePair,
@@ -23,9 +23,11 @@ from pipeline.preflight import Ready
 from pipeline.stores import Store
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.errors import NameTaken, UsageError
+from schemas.errors import ConnectionFailed, NameTaken, UsageError
 from schemas.messages import Progress, RunInput, RunRef, RunResult, RunState
 
+_SERVER_AWAY_S = 60.0
+_AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
 
 
@@ -158,13 +160,25 @@ async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
 
 
 async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:
-    return (await handle.describe()).status != WorkflowExecutionStatus.RUNNING
+    """A server that is away for a minute is waited for. Raises ConnectionFailed."""
+    until = asyncio.get_running_loop().time() + _SERVER_AWAY_S
+    while True:
+        try:
+            return (await handle.describe()).status != WorkflowExecutionStatus.RUNNING
+        except RPCError as exc:
+            if exc.status not in _AWAY:
+                raise
+            if asyncio.get_running_loop().time() > until:
+                raise ConnectionFailed(
+                    "Temporal does not answer any more.", hint="The run is safe; the same command carries it on."
+                ) from exc
+        await asyncio.sleep(1)
 
 
 async def _progress(handle: WorkflowHandle[RunWorkflow, RunResult]) -> Progress | None:
     try:
         return await handle.query(RunWorkflow.progress, rpc_timeout=dt.timedelta(seconds=5))
-    except RPCError:
+    except (RPCError, WorkflowQueryFailedError):
         return None  # no worker answers just now; the run goes on when one does
 
 

@@ -63,10 +63,14 @@ def select(
     if every is None:
         raise UsageError("--from-date, --to-date and --last need partition.by: time.", hint="Use --partition KEY.")
     start, end = interval_of(selection, zone=zone, now=now)
+    first, last = (_in_utc(start, zone), _in_utc(end, zone)) if every == "hour" else (start, end)
     chosen = []
     for key in available:
-        began = start_of(key, every)
-        if began is not None and (start is None or began >= start) and (end is None or began < end):
+        began, over = start_of(key, every), end_of(key, every)
+        if began is None or over is None:
+            continue
+        # A date names its whole week, month or hour: what reaches into the interval is selected.
+        if (first is None or over > first) and (last is None or began < last):
             chosen.append(key)
     if not chosen:
         spanned = f"{available[0]} … {available[-1]}" if available else "none"
@@ -97,13 +101,14 @@ def interval_of(selection: Selection, *, zone: str, now: dt.datetime) -> tuple[d
             length = parse_duration(selection.last)
         except ValueError as exc:
             raise UsageError(f"--last {selection.last}: {exc}.") from None
-        today = now.astimezone(ZoneInfo(zone)).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
-        end = today + dt.timedelta(days=1)
-        return (
-            end - length
-            if length >= dt.timedelta(days=1)
-            else now.astimezone(ZoneInfo(zone)).replace(tzinfo=None) - length
-        ), end
+        if not length:
+            raise UsageError(f"--last {selection.last}: that is no time at all.", hint="Write 24h, 7d or 4w.")
+        today = _local(now, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        try:
+            end = today + dt.timedelta(days=1)
+            return (end - length if length >= dt.timedelta(days=1) else _local(now - length, zone)), end
+        except OverflowError:
+            return None, end
     start = _date("--from-date", selection.from_date, zone, is_end=False)
     finish = _date("--to-date", selection.to_date, zone, is_end=True)
     if start and finish and start >= finish:
@@ -121,11 +126,25 @@ def _date(flag: str, text: str | None, zone: str, *, is_end: bool) -> dt.datetim
         when = dt.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{flag} {text}: no date.", hint="Write 2026-11-01 or 2026-11-01T06:00.") from None
-    return when.astimezone(ZoneInfo(zone)).replace(tzinfo=None) if when.tzinfo else when
+    return _local(when, zone) if when.tzinfo else when
+
+
+def _local(when: dt.datetime, zone: str) -> dt.datetime:
+    """On the wall clock of a zone; `fold` tells the second time that an hour is shown."""
+    return when.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+
+
+def _in_utc(local: dt.datetime | None, zone: str) -> dt.datetime | None:
+    if local is None:
+        return None
+    try:
+        return local.replace(tzinfo=ZoneInfo(zone)).astimezone(dt.UTC).replace(tzinfo=None)
+    except OverflowError:  # within a day of the calendar's end
+        return local
 
 
 def start_of(key: str, every: str) -> dt.datetime | None:
-    """When a time partition begins, on the clock of its zone (hours: UTC). None for a partition of nulls."""
+    """When a time partition begins, on the clock of its zone (hours: of UTC). None for a partition of nulls."""
     value = decode_value(key.partition("=")[2])
     if value is None:
         return None
@@ -137,6 +156,22 @@ def start_of(key: str, every: str) -> dt.datetime | None:
         return dt.datetime.fromisoformat(value if every == "day" else f"{value}-01")
     except ValueError:
         return None
+
+
+def end_of(key: str, every: str) -> dt.datetime | None:
+    """When a time partition is over, on the same clock."""
+    began = start_of(key, every)
+    if began is None:
+        return None
+    try:
+        if every == "month":
+            return (began.replace(day=28) + dt.timedelta(days=4)).replace(day=1)
+        return began + _LENGTHS[every]
+    except OverflowError:
+        return dt.datetime.max  # noqa: DTZ901  wall clock on purpose
+
+
+_LENGTHS = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1), "week": dt.timedelta(weeks=1)}
 
 
 # Deciding ----------------------------------------------------------------------------------------------------------
@@ -209,9 +244,19 @@ def batch_rows(rows: int, asked: int | None) -> int:
     return asked
 
 
-def page_size(partitions: int) -> int:
-    """Partitions a page, so that one Temporal execution stays under its event budget."""
-    return max(1, min(PAGE_PARTITIONS, MAX_EVENTS // (2 * _EVENTS_PER_CHILD), partitions or 1))
+def pages_of(sizes: Iterable[int], room: int) -> list[list[int]]:
+    """Positions dealt to pages, by the bytes of each line: a page is one payload of at most `room` bytes, and few
+    enough partitions that one Temporal execution stays under its event budget."""
+    most = min(PAGE_PARTITIONS, MAX_EVENTS // (2 * _EVENTS_PER_CHILD))
+    pages: list[list[int]] = []
+    taken = 0
+    for at, size in enumerate(sizes):
+        if not pages or len(pages[-1]) >= most or taken + size > room:
+            pages.append([])
+            taken = 0
+        pages[-1].append(at)
+        taken += size
+    return pages
 
 
 def deal(counts: Iterable[int], size: int) -> list[list[tuple[int, int, int]]]:

@@ -25,7 +25,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import NameTaken, ObjectExists, ObjectMissing, SpecError
 from schemas.manifest import Manifest, Noun
-from schemas.messages import Page, PlannedPartition, PlanRef, RunRef, Windows
+from schemas.messages import MAX_PAYLOAD_BYTES, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
 from stages.code import add_user_folder
 from stages.contract import AnyStage, GraphStage
@@ -260,16 +260,16 @@ def current_generations(store: Store, wanted: set[str]) -> dict[str, int]:
 def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision]) -> PlanRef:
     """Write the pages, then the plan."""
     taken = limited(list(chosen), request.selection.limit_rows)
-    plan_id = uuid.uuid4().hex[:12]
-    key = ids.plan(request.run, plan_id)
-    size = planning.page_size(len(taken))
-    pages = [taken[at : at + size] for at in range(0, len(taken), size)]
-    for number, page in enumerate(pages):
-        lines = tuple(PlannedPartition(key=d.partition, run=d.run, reason=d.reason, rows=d.rows) for d in page)
-        store.put_absent(ids.plan_page(key, number), Page(partitions=lines).model_dump_json().encode())
     for decision in taken:
         if decision.run:
             planning.batch_rows(decision.rows, job.spec.limits.batch_rows)
+    plan_id = uuid.uuid4().hex[:12]
+    key = ids.plan(request.run, plan_id)
+    lines = [PlannedPartition(key=d.partition, run=d.run, reason=_short(d.reason), rows=d.rows) for d in taken]
+    pages = planning.pages_of((len(line.model_dump_json()) + 1 for line in lines), MAX_PAYLOAD_BYTES - 1024)
+    for number, page in enumerate(pages):
+        content = Page(partitions=tuple(lines[at] for at in page))
+        store.put_absent(ids.plan_page(key, number), content.model_dump_json().encode())
     plan = Plan(
         plan_id=plan_id,
         request=ids.request(request.run),
@@ -295,6 +295,11 @@ def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: It
         rows=sum(d.rows for d in taken if d.run),
         windows=Windows(partitions=job.spec.limits.partitions_in_flight),
     )
+
+
+def _short(reason: str) -> str:
+    """A line of a page has to stay small, however many stages changed."""
+    return reason if len(reason) <= 200 else f"{reason[:199]}…"
 
 
 def limited(decided: list[Decision], limit: int | None) -> list[Decision]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline import commit as commits
 from pipeline import journals
-from pipeline.datasets import Dataset, claim, declare_schema
+from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking
 from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
@@ -56,16 +56,20 @@ def publish(
         _keep_rejects(store, plan.run, opened.partition, loaded)
         raise refusal
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
-    if not opened.whole and parent is not None and parent.kind == "published":
+    if not opened.whole and _is_whole(parent):
         return Published(None, counts, reuse)
-    declare_schema(store, job.columns, _key_types(job))
-    claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
+    load_dataset(store, plan.pipeline)
+    refuse_breaking(store, job.columns)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merge = _Merge(job, plan, store, opened, Path(folder), note)
         files, warnings = merge.data(loaded)
         rejects = merge.plain("rejects", REJECTS, [r.rejects for r in loaded if r.rejects is not None])
         index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
-    counts = counts.model_copy(update={"removed": _removed(store, parent, index)})
+    # Only what passed its checks may bind later publications.
+    declare_schema(store, job.columns, _key_types(job))
+    claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
+    if opened.whole:
+        counts = counts.model_copy(update={"removed": _removed(store, parent, index)})
     draft = Manifest(
         kind="published" if opened.whole else "partial",
         pipeline=plan.pipeline,
@@ -93,6 +97,13 @@ def publish(
     committed = commits.commit(store, draft).manifest
     _say_success(store, committed)
     return Published(committed, counts, reuse)
+
+
+def _is_whole(manifest: Manifest | None) -> bool:
+    """Does a generation hold a whole partition? The tombstone over a partial one inherits no input fingerprint."""
+    if manifest is None or not manifest.ever_published:
+        return False
+    return manifest.kind == "published" or (manifest.kind == "tombstone" and manifest.input_fingerprint != "")
 
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
@@ -245,18 +256,20 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables gathered to the size of a row group."""
+    """Tables gathered to the size of a row group, which does not depend on how many rows a batch had."""
     held: list[pa.Table] = []
     rows = size = 0
-    for table in tables:
-        if not table.num_rows:
-            continue
-        held.append(table.select(schema.names).cast(schema))
-        rows += table.num_rows
-        size += table.nbytes
-        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield pa.concat_tables(held).combine_chunks()
-            held, rows, size = [], 0, 0
+    for whole in tables:
+        table = whole.select(schema.names).cast(schema)
+        while table.num_rows:
+            taken = table.slice(0, GROUP_ROWS - rows)
+            table = table.slice(taken.num_rows)
+            held.append(taken)
+            rows += taken.num_rows
+            size += taken.nbytes
+            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                yield pa.concat_tables(held).combine_chunks()
+                held, rows, size = [], 0, 0
     if held:
         yield pa.concat_tables(held).combine_chunks()
 
@@ -306,12 +319,14 @@ def _provenance(job: Job) -> list[Provenance]:
 
 
 def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile]) -> int:
-    """Rows of the parent generation whose identity the input no longer has."""
+    """Rows of the parent generation whose identity the input no longer has; of equal rows, each counts."""
     if parent is None or parent.index is None:
         return 0
     before = _index_ids(store, parent.index.key)
     now = pl.concat([_index_ids(store, file.key) for file in index]) if index else pl.Series("row_id", [], pl.String)
-    return int(before.unique().is_in(now.unique().implode()).not_().sum())
+    kept = before.value_counts(name="before").join(now.value_counts(name="now"), on="row_id", how="left")
+    gone = kept.select((pl.col("before").cast(pl.Int64) - pl.col("now").cast(pl.Int64).fill_null(0)).clip(0).sum())
+    return int(gone.item())
 
 
 def _index_ids(store: Store, key: str) -> pl.Series:

@@ -10,7 +10,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Noun
-from schemas.messages import Failure, FinaliseRequest, PartitionResult, RunResult, RunState, Totals
+from schemas.messages import Failure, FinaliseRequest, Page, PartitionResult, RunResult, RunState, Totals
 
 _USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError"))
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
@@ -56,7 +56,7 @@ def last_failed(store: Store) -> set[str]:
 def finalise(store: Store, request: FinaliseRequest) -> RunResult:
     """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
     earlier = load_report(store, request.ref.run)
-    totals, failures = summed(request, outcomes(store, request.ref.run))
+    totals, failures = summed(request, _reconciled(store, request))
     report = Report(
         run=request.ref.run,
         pipeline=request.ref.pipeline,
@@ -66,11 +66,42 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         totals=totals,
         failures=tuple(failures),
         stop=request.stop,
-        started_at=earlier.started_at if earlier else request.started_at,
+        started_at=earlier.started_at if earlier else _asked_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
     )
     store.put(ids.report(request.ref.run), report.model_dump_json().encode())
     return RunResult(state=report.state, report=ids.report(request.ref.run), totals=report.totals, stop=report.stop)
+
+
+def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionResult]:
+    """The outcomes; a failure of an earlier attempt is over where the plan finds the partition published by now."""
+    current: set[str] | None = None
+    for result in outcomes(store, request.ref.run):
+        if result.outcome in ("failed", "cancelled"):
+            if current is None:
+                current = _up_to_date(store, request.plan)
+            if result.partition in current:
+                yield result.model_copy(update={"outcome": "unchanged", "error": "", "message": ""})
+                continue
+        yield result
+
+
+def _up_to_date(store: Store, plan: str) -> set[str]:
+    """Partitions that a plan leaves out, being published already."""
+    if not plan:
+        return set()
+    folder = plan.removesuffix("plan.json")
+    pages = (Page.model_validate_json(store.get(info.key)) for info in store.list(f"{folder}page-"))
+    return {planned.key for page in pages for planned in page.partitions if not planned.run}
+
+
+def _asked_at(store: Store, request: FinaliseRequest) -> dt.datetime:
+    """When the run was first asked for: its workflow may be one of several that carried it on."""
+    try:
+        asked = orjson.loads(store.get(ids.request(request.ref.run)))["created_at"]
+        return min(dt.datetime.fromisoformat(asked), request.started_at)
+    except (ObjectMissing, KeyError, ValueError):
+        return request.started_at
 
 
 def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[Totals, list[Failure]]:

@@ -7,6 +7,7 @@ fatal error). Answers are joined to rows by fingerprint, never by position, so o
 """
 
 import asyncio
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,14 +38,14 @@ class Shared:
     recent: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
 
     def remember(self, record: RowRecord) -> None:
-        """Keep an answer for equal rows of later batches: as bytes, a third of what the record takes."""
-        self.recent[_short(record.key)] = encode_record(record)
+        """Keep an answer for equal rows of later batches: packed, as a run may hold many of them."""
+        self.recent[_short(record.key)] = zlib.compress(encode_record(record), 1)
         if len(self.recent) > _RECENT_ROWS:
             self.recent.popitem(last=False)
 
     def recalled(self, key: RowKey) -> RowRecord | None:
         found = self.recent.get(_short(key))
-        record = record_of(found) if found is not None else None
+        record = record_of(zlib.decompress(found)) if found is not None else None
         return record if isinstance(record, RowRecord) else None
 
 

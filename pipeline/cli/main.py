@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.console import Interrupted, Screen, print_error
-from schemas.errors import TandemError, UsageError
+from schemas.errors import ConnectionFailed, TandemError, UsageError
 
 app = typer.Typer(
     name="tandem",
@@ -492,7 +492,7 @@ def main(arguments: list[str]) -> int:
         if type(exc).__name__ == "NoArgsIsHelpError":
             print(exc, file=sys.stderr)
             return 2
-        found = _usage_error(exc) or _bug(exc)
+        found = _usage_error(exc) or _away(exc) or _bug(exc)
         print_error(found, as_json=as_json)
         return found.exit_code
 
@@ -507,6 +507,13 @@ def _usage_error(exc: Exception) -> UsageError | None:
         said if said.endswith((".", "?", "!")) else f"{said}.",
         hint=f"See: {context.command_path if context else 'tandem'} --help",
     )
+
+
+def _away(exc: Exception) -> ConnectionFailed | None:
+    """Temporal, when it stops answering in the middle of a command."""
+    if type(exc).__name__ != "RPCError" or getattr(exc, "status", None) not in (1, 4, 14):  # cancelled, late, away
+        return None
+    return ConnectionFailed(f"Temporal does not answer any more: {exc}.", hint="Nothing is lost; try again.")
 
 
 def _bug(exc: Exception) -> Bug:

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections import deque
 from collections.abc import Iterator
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
 from pipeline.cli.console import Screen, counted, err, failure, lasting, money, now, shown
@@ -20,6 +21,7 @@ _LINE_EVERY_S = 30.0
 _PACE_OVER_S = 30.0
 _FIRST_ANSWER_S = 30.0
 _LOOKED_AT = 16
+_ANSWER_WITHIN = dt.timedelta(seconds=5)
 
 
 class WatchTimeout(Exception):
@@ -63,7 +65,7 @@ class AtWork:
 
     async def add(self, handle: WorkflowHandle[object, object]) -> None:
         described = await handle.describe()
-        said = await handle.query("progress", result_type=Told)
+        said = await handle.query("progress", result_type=Told, rpc_timeout=_ANSWER_WITHIN)
         self.rows += said.rows_done
         self.rejected += said.rejected
         self.waiting = self.waiting or said.waiting
@@ -81,7 +83,7 @@ async def _at_work(client: Client, run: Run, told: Told) -> AtWork:
     found = AtWork(told)
     for partition in told.running[:_LOOKED_AT]:
         handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
-        with contextlib.suppress(RPCError):
+        with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
             await found.add(handle)
     return found
 

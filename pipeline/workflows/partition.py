@@ -64,7 +64,9 @@ class PartitionWorkflow:
         for attempt in range(_REOPENS + 1):
             self._done = self._rejected = 0
             opened = await self._open(lost_to)
-            if opened.up_to_date:  # by now: written down, as an earlier attempt of the run may have left another outcome
+            if (
+                opened.up_to_date
+            ):  # by now: written down, as an earlier attempt of the run may have left another outcome
                 closed = await self._close("unchanged", "", "", fence=False)
                 return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows = opened.base, opened.rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,3 +147,18 @@ def test_successes_end_as_successes(tmp_path: Path, temporal_server: TemporalSer
     with ThreadPoolExecutor(2) as pool:
         codes = list(pool.map(lambda args: project.tandem(*args).code, commands))
     assert codes == [0] * 30
+
+
+def test_temporal_may_die_under_a_watch(
+    tmp_path: Path, model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with TemporalServer.start(tmp_path_factory.mktemp("temporal")) as server:
+        project = slow(tmp_path, model_server, server.env())
+        with project.start("worker"), project.start("run", "--json") as run:
+            eventually(lambda: model_server.stats().answered_ok >= 50, "some answers")
+            server.kill()
+            time.sleep(5)
+            server.restart()
+            report = check_report(run.wait(200).ok().json)
+    assert report["rows"]["ok"] == ROWS
+    assert model_server.stats().max_ok_per_content == 1

@@ -169,7 +169,7 @@ def test_what_is_said_and_where(tmp_path: Path) -> None:
         assert text in told.err, text
         assert text not in told.out
     result = ["completed in", "30 in: 30 ok; 30 published", "Paid: 30 calls", "message number", "mood", "summary"]
-    result += [f"Output: {tmp_path}/out/data", "from pipeline.consume import scan"]
+    result += [f"Output: {tmp_path}/out/data", "Read it: "]
     for text in result:
         assert text in told.out, text
     files = project.tandem("outputs", "files").ok()

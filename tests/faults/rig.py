@@ -203,7 +203,7 @@ class Twins:
     def of(self, rig: Rig, *, rules: tuple[Mapping[str, Any], ...] = ()) -> Twin:
         """`rules` are those of the model that belong to the work, not to the fault."""
         spec = {
-            **{name: value for name, value in rig.spec.items() if name != "journal"},
+            **{name: value for name, value in rig.spec.items() if name not in ("journal", "limits")},
             "source": {"path": "rows.parquet", "key": [KEY]},
             "sink": {"path": "out"},
         }

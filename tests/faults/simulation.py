@@ -105,7 +105,9 @@ class _Baton(threading.Thread):
         self.owner = owner
         self.future: asyncio.Future[Any] = loop.create_future()
         self._work = (func, args)
-        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
+        self._mine, self._theirs = threading.Lock(), threading.Lock()  # plain locks: semaphores are slow
+        self._mine.acquire()
+        self._theirs.acquire()
         self._outcome: tuple[Any, BaseException | None] = (None, None)
         self._over = False
         loop.call_soon(self._begin)

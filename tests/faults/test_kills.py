@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import MakeRig
 from tests.faults.rig import FLUSH_S, IN_FLIGHT, Rig, Twins, answered_within, measured, table
 
-ROWS = 2000
+ROWS, FEWER = 2000, 800
 
 
 def _killed_at_half(rig: Rig) -> float:
@@ -40,7 +40,7 @@ def test_a_kill_at_half_costs_only_the_calls_in_flight(make_rig: MakeRig, twins:
 @pytest.mark.parametrize("strict", [False, True], ids=["flushed", "strict"])
 def test_another_machine_pays_again_for_a_flush_interval_at_most(make_rig: MakeRig, twins: Twins, strict: bool) -> None:
     """Carried on without the dead process's spool: what the last flush interval held is lost, in `strict` nothing."""
-    rig = make_rig(table(ROWS // 2), journal={"strict": strict})
+    rig = make_rig(table(FEWER), journal={"strict": strict})
     twin = twins.of(rig)
     with rig.read():
         moment = _killed_at_half(rig)
@@ -65,7 +65,7 @@ POINTS = {
     "ended": "_tandem/runs/*/outcomes/*.json",
     "reported": "_tandem/runs/*/report.json",
 }
-_IN_CI = ("opened", "uploaded", "committed", "reported")
+_IN_CI = ("uploaded", "reported")
 
 
 @pytest.mark.parametrize(
@@ -116,23 +116,23 @@ def _same_money(rig: Rig, usage: list[dict[str, float]]) -> None:
 
 @pytest.mark.timeout(150)
 def test_three_kills_at_random_instants(make_rig: MakeRig, twins: Twins) -> None:
-    _killed_at_random(make_rig(table(600), latency_ms=100), twins, seed=7, kills=3)
+    _killed_at_random(make_rig(table(FEWER)), twins, seed=7, kills=3)
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("seed", range(20))
 def test_a_kill_at_a_random_instant(make_rig: MakeRig, twins: Twins, seed: int) -> None:
-    _killed_at_random(make_rig(table(400), latency_ms=200, limits={"rows_in_flight": 32}), twins, seed, kills=1)
+    _killed_at_random(make_rig(table(FEWER), limits={"rows_in_flight": 32}), twins, seed, kills=1)
 
 
 def test_usage_is_the_model_servers_own_count(make_rig: MakeRig, twins: Twins) -> None:
     """Without a fault: calls, tokens and money to the last one."""
-    rig = make_rig(table(60), latency_ms=0)
+    rig = make_rig(table(120), latency_ms=0)
     twin = twins.of(rig)
     with rig.read():
         report = rig.finish().json
     seen = rig.check(twin)
-    assert report["usage"]["calls"] == rig.billed == 60
+    assert report["usage"]["calls"] == rig.billed == 120
     assert report["billed_over_needed"] == 1.0
     _same_money(rig, [r["totals"]["usage"] for r in seen.reports.values()])
     assert json.dumps(report)

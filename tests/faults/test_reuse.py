@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -92,33 +93,34 @@ def test_a_changed_third_prompt_costs_the_third_call_onward(make_rig: MakeRig, t
 
 
 def test_ten_more_rows_cost_ten_calls(make_rig: MakeRig, twins: Twins) -> None:
-    rig = make_rig(table(600), latency_ms=5)
+    rig = make_rig(table(120), latency_ms=5)
     with rig.read():
         rig.finish()
-        assert rig.billed == 600
-        more = table(610).tail(10).with_columns(part=pl.lit("p1"))
+        assert rig.billed == 120
+        more = table(130).tail(10).with_columns(part=pl.lit("p1"))
         rig.rows = pl.concat([rig.rows, more])
         rig.write()
         report = rig.finish().json
-    assert rig.billed == 610
+    assert rig.billed == 130
     assert report["usage"]["calls"] == 10
-    assert report["journal"]["rows_reused"] == 300
+    assert report["journal"]["rows_reused"] == 60
     twin = twins.of(rig)
     with pytest.raises(AssertionError, match="I1 part=p0 was published 1 times"):
         rig.check(twin, published=2)  # the other partition did not change
     rig.check(twin, again=0, due=False)
     assert report["partitions"]["published"] == report["partitions"]["unchanged"] == 1
-    measured("+10 rows", paid=rig.billed - 600, usage=report["usage"], reuse=report["journal"])
+    measured("+10 rows", paid=rig.billed - 120, usage=report["usage"], reuse=report["journal"])
 
 
 def test_poison_rows_are_rejected_with_one_call_each(make_rig: MakeRig, twins: Twins) -> None:
-    """1 % of the rows get HTTP 400, across a kill: just these are rejected, asked once, or twice if in flight then."""
+    """Some rows get HTTP 400, before and after a kill: just these are rejected, each asked for once."""
     poison = ({"match": "poison", "action": "error", "status": 400},)
-    rig = make_rig(table(1000, poison=100), latency_ms=100, rules=poison)
+    rig = make_rig(table(600, poison=60), latency_ms=100, rules=poison)
     twin = twins.of(rig, rules=poison)
     with rig.read():
         with rig.run() as process:
-            rig.answered(500)
+            rig.answered(300)
+            moment = time.time()
             process.end(signal.SIGKILL)
         report = rig.finish().json
     seen = rig.check(twin, again=IN_FLIGHT)
@@ -126,7 +128,9 @@ def test_poison_rows_are_rejected_with_one_call_each(make_rig: MakeRig, twins: T
     wanted = set(rig.rows.filter(pl.col("body").str.contains("poison"))["id"].to_list())
     assert {key for keys in seen.rejects.values() for key in keys} == {f'{{"id":{number}}}' for number in wanted}
     assert len(wanted) == 10
-    assert len(asked) == len({call.digest for call in asked}) == 10
+    # Answered, and killed before that was noted: in flight, as far as anybody can know.
+    unread = sum(call.t_end is not None and moment - 0.25 < call.t_end < moment + 0.25 for call in asked)
+    assert len({call.digest for call in asked}) == 10 <= len(asked) <= 10 + unread
     measured("poison", rejected=report["rows"]["rejected"], asked=len(asked), billed=rig.billed, needed=twin.calls)
 
 
@@ -150,7 +154,7 @@ def tear(path: Path, lines: int = 3) -> None:
 def test_a_torn_segment_between_kill_and_restart_costs_its_records_and_is_named(
     make_rig: MakeRig, twins: Twins
 ) -> None:
-    rig = make_rig(table(600), latency_ms=100)
+    rig = make_rig(table(800))
     twin = twins.of(rig)
     with rig.read():
         with rig.run() as process:

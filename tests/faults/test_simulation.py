@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from typing import Any
 from unittest import mock
@@ -55,12 +54,11 @@ def _puts_without_looking(store: Store, draft: Manifest, **options: Any) -> Comm
     ("target", "planted", "found"),
     [
         ("pipeline.journals.load_batch", lambda *args: [], "pays for"),
-        ("pipeline.journals.GRACE", dt.timedelta(0), ""),
         ("pipeline.commit.fence", lambda *args, **options: "fenced", "after it was fenced"),
         ("pipeline.commit.commit", _puts_without_looking, "was written 2 times"),
         ("stages.journal.Journal._start_timer", lambda self: None, "are not stored yet"),
     ],
-    ids=["earlier attempts unread", "no grace", "no fence", "last writer wins", "no flush in time"],
+    ids=["earlier attempts unread", "no fence", "last writer wins", "no flush in time"],
 )
 def test_the_simulation_finds_planted_bugs(target: str, planted: Any, found: str) -> None:
     with mock.patch(target, planted):

@@ -80,10 +80,10 @@ def test_s3_dies_and_comes_back(
     [
         ({"error": {"rate": 0.2, "seed": 1}}, "errors"),
         ({"drop_reply": {"method": "PUT", "rate": 0.2, "seed": 2}}, "dropped"),
-        ({"cut_body": {"method": "PUT", "rate": 0.1, "seed": 3}}, "cut"),
-        pytest.param({"drop_reply": {"method": "PUT", "path": "_tandem/commits"}}, "dropped", id="every-commit"),
+        pytest.param({"cut_body": {"method": "PUT", "rate": 0.1, "seed": 3}}, "cut", marks=pytest.mark.prove),
+        pytest.param({"drop_reply": {"method": "PUT", "path": "_tandem/commits"}}, "dropped", marks=pytest.mark.prove),
     ],
-    ids=["a fifth 503", "replies dropped", "bodies cut", "every commit's reply dropped"],
+    ids=["a fifth 503", "replies dropped", "bodies cut", "the reply of each commit dropped"],
 )
 def test_s3_behind_a_bad_wire(
     tmp_path: Path,
@@ -99,7 +99,7 @@ def test_s3_behind_a_bad_wire(
     bucket = f"wire-{uuid.uuid4().hex[:12]}"
     with (
         FaultProxy.start(seaweed.port) as proxy,
-        rig_on_s3(tmp_path / "rig", model_server, seaweed, bucket, table(300), monkeypatch, proxy.url) as rig,
+        rig_on_s3(tmp_path / "rig", model_server, seaweed, bucket, table(120), monkeypatch, proxy.url) as rig,
     ):  # fmt: skip
         twin = twins.of(rig)
         proxy.set(**faults)

@@ -1,4 +1,4 @@
-"""Activities under the real names that do nothing but remember and answer: workflows are tested by what they ask for."""
+"""Activities under the real names that only remember and answer: workflows are tested by what they ask for."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class Fakes:
 
     @activity.defn
     async def read_page(self, request: PageRequest) -> Page:
-        found = await self._do("read_page", request, Page(partitions=tuple(self.pages[request.page])))
-        return found  # type: ignore[no-any-return]
+        usual = Page(partitions=tuple(self.pages[request.page]))
+        return await self._do("read_page", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
     async def open(self, request: OpenRequest) -> Opened:

@@ -6,7 +6,9 @@ import asyncio
 import datetime as dt
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from pipeline.workflows.run import RunWorkflow
 from schemas.messages import BatchRequest, BatchResult, CloseRequest, Opened, OpenRequest, PublishRequest, Windows
-from tests.harness.servers import TemporalServer
+from tests.harness.processes import Child
+from tests.harness.servers import TemporalServer, free_ports
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until
 
 A, B, C, D = "day=2026-11-01", "day=2026-11-02", "day=2026-11-03", "day=2026-11-04"
@@ -273,7 +276,7 @@ async def test_no_batch_is_at_work_when_its_partition_is_closed(client: Client) 
     async def close(request: CloseRequest, nth: int) -> None:
         at_close.append(fakes.running["enrich_batch"])
 
-    fakes = Fakes([planned(A)], batches=3, on={"enrich_batch": slow, "close": close})
+    fakes = Fakes([planned(A)], batches=3, windows=Windows(batches=3), on={"enrich_batch": slow, "close": close})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await until(lambda: fakes.running["enrich_batch"] == 3)
@@ -298,7 +301,7 @@ async def test_a_failed_batch_stops_the_others_before_the_partition_is_closed(cl
     async def close(request: CloseRequest, nth: int) -> None:
         at_close.append(fakes.running["enrich_batch"])
 
-    fakes = Fakes([planned(A)], batches=3, on={"enrich_batch": work, "close": close})
+    fakes = Fakes([planned(A)], batches=3, windows=Windows(batches=3), on={"enrich_batch": work, "close": close})
     async with at_work(client, fakes) as bench:
         result = await ended(await bench.start())
     assert result.stop is not None
@@ -462,29 +465,32 @@ async def test_a_cancelled_run_leaves_a_held_partition_to_its_holder(client: Cli
 # Long runs ----------------------------------------------------------------------------------------------------------
 
 
-class ShortHistories(TemporalServer):
-    """A server that suggests continuing as new after some tens of events."""
+@contextmanager
+def short_histories(folder: Path) -> Iterator[str]:
+    """The address of a server that suggests continuing as new after some tens of events."""
+    (port,) = free_ports(1)
+    binary = Path(sys.executable).parent / "temporal"
+    options = ["--ip=127.0.0.1", f"--port={port}", "--headless", "--log-level=error"]
+    suggest = "--dynamic-config-value=limit.historyCount.suggestContinueAsNew=40"
+    child = Child([str(binary), "server", "start-dev", *options, suggest], log=folder / "temporal.log")
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        child.stop()
 
-    def __init__(self, folder: Any) -> None:
-        super().__init__(folder)
 
-    @staticmethod
-    def limit() -> str:
-        return "--dynamic-config-value=limit.historyCount.suggestContinueAsNew=40"
+async def connected(address: str) -> Client:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await Client.connect(address, data_converter=pydantic_data_converter)
+            except RuntimeError:
+                await asyncio.sleep(0.1)
 
 
 async def test_a_run_that_continues_as_new_keeps_its_totals_its_failures_and_its_pause(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    import tests.harness.servers as servers
-
-    plain = servers.Child
-
-    def child(command: list[str], **options: Any) -> Any:
-        return plain([*command, ShortHistories.limit()], **options)
-
-    monkeypatch.setattr(servers, "Child", child)
-
     async def some_fail(request: OpenRequest, nth: int) -> None:
         if request.partition.endswith("3"):
             raise failed("InputChanged", request.partition)
@@ -498,8 +504,8 @@ async def test_a_run_that_continues_as_new_keeps_its_totals_its_failures_and_its
     pages = [planned(*keys[at : at + 4]) for at in range(0, 24, 4)]
     pages[-1] = [*pages[-1], *planned("block=99", run=False)]
     fakes = Fakes(pages, batches=1, windows=Windows(partitions=2), on={"open": some_fail, "publish": last_of_page})
-    with ShortHistories.start(tmp_path) as server:
-        client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    with short_histories(tmp_path) as address:
+        client = await connected(address)
         async with at_work(client, fakes) as bench:
             run = await bench.start()
             await until(lambda: bool(fakes.of("publish", "block=07")))
