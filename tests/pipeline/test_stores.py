@@ -396,7 +396,8 @@ def test_a_body_that_breaks_off_is_read_again(store: Store, monkeypatch: pytest.
     def read(body: StreamingBody, amt: int | None = None) -> bytes:
         if broken:
             raise boto.IncompleteReadError(actual_bytes=broken.pop(), expected_bytes=10)
-        return whole(body, amt)
+        found: bytes = whole(body, amt)
+        return found
 
     store.put("k", b"0123456789")
     monkeypatch.setattr(StreamingBody, "read", read)

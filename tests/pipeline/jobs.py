@@ -1,0 +1,138 @@
+"""A run without Temporal: plan, open, enrich and publish one after another, each as its activity would."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline import partitions, plans, publish
+from pipeline.enrich import Enriched, batch_context, enrich_batch
+from pipeline.partitions import OpenedPartition
+from pipeline.planning import Selection
+from pipeline.plans import Job, Plan
+from pipeline.publish import Published
+from pipeline.spool import Spools
+from pipeline.stores import MemoryStore, Store
+from schemas import ids
+from schemas.manifest import Manifest
+from schemas.messages import RunRef
+from schemas.spec import Spec
+from stages.batch import Shared
+from stages.models import ModelServices
+
+Records = list[dict[str, Any]]
+EXTRACT: dict[str, Any] = {
+    "name": "triage", "uses": "extract", "model": "offline:lexical", "prompt": "{{ text }}",
+    "output": {"summary": "str", "level": {"type": "int", "ge": 1, "le": 5}},
+}  # fmt: skip
+
+
+def rows(count: int, *, blank: int = 0, day: str = "2026-11-01") -> pl.DataFrame:
+    """`count` rows with a text each, of which the first `blank` have none."""
+    texts = [None if at < blank else f"Invoice number {at} is wrong and the customer is angry." for at in range(count)]
+    return pl.DataFrame(
+        {
+            "id": range(count),
+            "text": pl.Series(texts, dtype=pl.String),
+            "at": [dt.datetime.fromisoformat(f"{day}T10:00") + dt.timedelta(minutes=n) for n in range(count)],
+        },
+        schema_overrides={"at": pl.Datetime("us")},
+    )
+
+
+def nothing(rows: int) -> None:
+    pass
+
+
+@dataclass
+class Bench:
+    """A folder with `rows.parquet`, a sink, and the spec over them."""
+
+    base: Path
+    store: Store = field(default_factory=lambda: MemoryStore(uuid.uuid4().hex))
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    spools: Spools | None = None
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+
+    def write(self, frame: pl.DataFrame, name: str = "rows.parquet") -> None:
+        frame.write_parquet(self.base / name)
+
+    def job(self, **changed: Any) -> Job:
+        said = {
+            "name": "tests", "source": {"path": "rows.parquet"}, "stages": [EXTRACT], "sink": {"path": "out"},
+            **self.spec, **changed,
+        }  # fmt: skip
+        return plans.make_job(Spec.model_validate(said), self.base, self.store, ModelServices())
+
+    def plan(self, job: Job, run: str = "run-1", **selected: Any) -> Plan:
+        selection = Selection(**selected)
+        request = plans.write_request(self.store, job.spec, self.base, selection, run)
+        ref = RunRef(pipeline=job.spec.name, run=run, sink=self.store.uri)
+        decided = plans.decisions(job, self.store, selection, dt.datetime.now(dt.UTC))
+        return plans.load_plan(self.store, plans.write_plan(self.store, ref, request, job, decided).key)
+
+    def planned(self, plan: Plan) -> dict[str, int]:
+        key = ids.plan(plan.run, plan.plan_id)
+        pages = [plans.load_page(self.store, key, number) for number in range(plan.pages)]
+        return {line.key: line.rows for page in pages for line in page.partitions if line.run}
+
+    def open(self, job: Job, plan: Plan, partition: str, limit: int | None = None) -> OpenedPartition | None:
+        folder = ids.staging_folder(partition, uuid.uuid4().hex)
+        limit = self.planned(plan).get(partition, 10**9) if limit is None else limit
+        rerun = plan.selection.reprocess == "all"
+        return partitions.open_partition(
+            job, plan, self.store, partition, limit=limit, folder=folder, rerun=rerun, note=nothing
+        ).opened
+
+    async def enrich(self, job: Job, plan: Plan, opened: OpenedPartition) -> list[Enriched]:
+        shared, drain = Shared(), asyncio.Event()
+        done = []
+        for number, batch in enumerate(opened.batches):
+            context = await batch_context(
+                job, self.store, plan.run, opened.partition, number, batch, shared, drain, self.spools
+            )
+            done.append(await enrich_batch(job, self.store, opened.folder, opened.partition, number, batch, context))
+        return done
+
+    def publish(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
+        return publish.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing)
+
+    async def run(
+        self,
+        job: Job | None = None,
+        run: str | None = None,
+        *,
+        changed: Callable[[str, list[str]], None] = lambda partition, receipts: None,
+        **selected: Any,
+    ) -> dict[str, Published]:
+        """Everything that is due, published. `changed` is told of a partition's receipts before it is published."""
+        job = job or self.job()
+        plan = self.plan(job, run or f"run-{uuid.uuid4().hex[:8]}", **selected)
+        out = {}
+        for partition in self.planned(plan):
+            opened = self.open(job, plan, partition)
+            if opened is None:
+                continue
+            receipts = [found.receipt for found in await self.enrich(job, plan, opened)]
+            changed(partition, receipts)
+            out[partition] = self.publish(job, plan, opened, receipts)
+            manifest = out[partition].manifest
+            if manifest is not None:
+                publish.after_commit(job, self.store, manifest, self.now())
+        return out
+
+    async def one(self, job: Job | None = None, run: str | None = None, **selected: Any) -> Manifest:
+        """The same, of a source of one partition."""
+        (published,) = (await self.run(job, run, **selected)).values()
+        assert published.manifest is not None
+        return published.manifest
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return [info.key for info in self.store.list(prefix)]
