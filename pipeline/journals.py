@@ -270,7 +270,8 @@ def usage_of_run(store: Store, partition: str, run: str) -> Usage:
                 total.add(record_of(body))
         for records in read_segments(store, segments, reading):
             for record in records:
-                total.add(record)
+                if record.run == run:
+                    total.add(record)
         if not reading.gone:
             break
     return total.usage()

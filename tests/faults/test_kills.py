@@ -6,11 +6,13 @@ import json
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 
+from tests.cli.support import Started, eventually
 from tests.faults.conftest import MakeRig
-from tests.faults.rig import FLUSH_S, IN_FLIGHT, Rig, Twins, answered_within, measured, table
+from tests.faults.rig import FLUSH_S, HEARTBEAT_S, IN_FLIGHT, Rig, Twins, answered_within, measured, table
 
 ROWS, FEWER = 2000, 800
 
@@ -84,23 +86,36 @@ def test_a_kill_between_two_steps(make_rig: MakeRig, twins: Twins, point: str) -
     measured(f"kill when {point}", billed=rig.billed, before=before, needed=twin.calls)
 
 
+def _under_way(process: Started) -> bool:
+    return "Run " in process.err or process.process.poll() is not None
+
+
 def _killed_at_random(rig: Rig, twins: Twins, seed: int, kills: int) -> None:
-    """So many kills, each at a random instant, then the end. The window covers start, plan, calls and publish."""
+    """So many kills, each at a random instant once the run has started (plan, open, calls or publish), then the end."""
     rng = random.Random(seed)
     twin = twins.of(rig)
-    instants = [round(rng.uniform(0.5, 12.0 if at else 5.0), 3) for at in range(kills)]
-    done = 0
+    # A restart first waits for the heartbeat timeout of what was killed, so its window is longer.
+    instants = [round(rng.uniform(0.0, 6.0 if at == 0 else HEARTBEAT_S + 4.0), 3) for at in range(kills)]
+    answered = []
     with rig.read():
         for instant in instants:
             with rig.run() as process:
+                eventually(partial(_under_way, process), "it is under way")
                 until = time.monotonic() + instant
                 while time.monotonic() < until and process.process.poll() is None:
                     time.sleep(0.005)
-                done += process.process.poll() is not None
+                answered.append(rig.model.stats().answered_ok)
                 process.end(signal.SIGKILL)
         report = rig.finish().json
     seen = rig.check(twin, again=IN_FLIGHT * kills)
-    measured(f"seed {seed}", instants=instants, billed=rig.billed, needed=twin.calls, usage=report["usage"])
+    measured(
+        f"seed {seed}",
+        instants=instants,
+        answered=answered,
+        billed=rig.billed,
+        needed=twin.calls,
+        usage=report["usage"],
+    )
     _same_money(rig, [r["totals"]["usage"] for r in seen.reports.values()])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import io
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +203,9 @@ async def test_a_column_key_is_in_the_path_only_and_every_reader_finds_it(tmp_pa
     assert sorted(zip(pandas["id"], pandas["region"].astype(str), strict=True)) == wanted
     arrow = ds.dataset(sink / "data", partitioning="hive", exclude_invalid_files=True).to_table()
     assert sorted(zip(arrow["id"].to_pylist(), arrow["region"].to_pylist(), strict=True)) == wanted
-    sql = duckdb.sql(f"SELECT id, region::VARCHAR FROM read_parquet('{glob}', hive_partitioning=true)").fetchall()
-    assert sorted(sql) == wanted
+    sql = duckdb.sql(f"SELECT id, region::VARCHAR FROM read_parquet('{glob}', hive_partitioning=true)")
+    assert sql is not None
+    assert sorted(sql.fetchall()) == wanted
     declared = load_schema(bench.store)
     assert declared is not None
     assert declared.keys == {"region": "string"}
@@ -333,9 +334,9 @@ class Clock:
 
 
 @pytest.fixture
-def aged(tmp_path: Path) -> Iterator[tuple[Bench, Clock]]:
+def aged(tmp_path: Path) -> tuple[Bench, Clock]:
     clock = Clock()
-    yield Bench(tmp_path, MemoryStore("aged", now=clock), now=clock), clock
+    return Bench(tmp_path, MemoryStore(uuid.uuid4().hex, now=clock), now=clock), clock
 
 
 async def test_superseded_files_are_kept_for_readers_and_then_swept(aged: tuple[Bench, Clock]) -> None:

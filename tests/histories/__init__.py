@@ -1,0 +1,1 @@
+"""Histories of real runs, recorded by `record.py`: today's workflows must replay them."""
