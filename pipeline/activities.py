@@ -251,7 +251,7 @@ class Activities:
     async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:
         try:
             await asyncio.to_thread(publish.after_commit, job, store, manifest, dt.datetime.now(dt.UTC))
-        except (TandemError, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001  it is published; whatever keeps it from being tidied must not undo that
             log.warning("%s: published, but not tidied up: %s", manifest.partition, exc)
 
     @activity.defn

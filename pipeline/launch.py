@@ -28,6 +28,7 @@ from schemas.messages import Progress, RunInput, RunRef, RunResult, RunState
 
 _SERVER_AWAY_S = 60.0
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+_LATEST = 3
 _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
 
 
@@ -68,9 +69,9 @@ async def find_or_start(
         given = name or plans.new_run_name(dt.datetime.now(dt.UTC))
         request = await asyncio.to_thread(plans.write_request, store, spec, ready.base, selection, given)
     report = await asyncio.to_thread(reports.load_report, store, request.run)
-    if report is not None and report.state == "completed":
-        return Run(request, store, None, "completed")
     status = await status_of(engine.client, request.pipeline, store.uri, request.run)
+    if report is not None and report.state == "completed" and status != WorkflowExecutionStatus.RUNNING:
+        return Run(request, store, None, "completed")
     began = {None: "started", WorkflowExecutionStatus.RUNNING: "joined"}.get(status, "resumed")
     if began == "started" and report is not None:
         began = "resumed"
@@ -111,16 +112,14 @@ async def status_of(client: Client, pipeline: str, sink: str, run: str) -> Workf
 # Open runs ---------------------------------------------------------------------------------------------------------
 
 
-def unfinished(store: Store) -> list[Request]:
-    """Requests without a final report, newest first."""
-    found = []
-    for name in store.folders(ids.RUNS):
-        report = reports.load_report(store, name)
-        if report is None:
-            request = plans.load_request(store, name)
-            if request is not None:
-                found.append(request)
-    return sorted(found, key=lambda request: request.created_at, reverse=True)
+def unfinished(store: Store) -> tuple[list[Request], list[Request]]:
+    """Requests without a final report, and the newest of those with one, newest first: a process may have died after
+    the report was written and before its workflow had ended."""
+    requests = [request for name in store.folders(ids.RUNS) if (request := plans.load_request(store, name)) is not None]
+    requests.sort(key=lambda request: request.created_at, reverse=True)
+    reported = {request.run for request in requests if reports.load_report(store, request.run) is not None}
+    without = [request for request in requests if request.run not in reported]
+    return without, [request for request in requests if request.run in reported][:_LATEST]
 
 
 async def _open_twin(client: Client, ready: Ready, selection: Selection, partitions: set[str]) -> Request | None:
@@ -128,7 +127,11 @@ async def _open_twin(client: Client, ready: Ready, selection: Selection, partiti
     holds some of the same partitions."""
     store = ready.store
     wanted = plans.request_digest(ready.spec, selection)
-    for request in await asyncio.to_thread(unfinished, store):
+    open_ones, reported = await asyncio.to_thread(unfinished, store)
+    for request in reported:
+        if request.digest == wanted and await _running(client, store, request):
+            return request
+    for request in open_ones:
         if request.digest == wanted:
             return request
         status = await status_of(client, request.pipeline, store.uri, request.run)
@@ -141,6 +144,10 @@ async def _open_twin(client: Client, ready: Ready, selection: Selection, partiti
                 hint=f"Follow it with: tandem runs watch {request.run}, or end it: tandem runs cancel {request.run}",
             )
     return None
+
+
+async def _running(client: Client, store: Store, request: Request) -> bool:
+    return await status_of(client, request.pipeline, store.uri, request.run) == WorkflowExecutionStatus.RUNNING
 
 
 # Following ---------------------------------------------------------------------------------------------------------

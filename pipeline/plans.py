@@ -23,7 +23,7 @@ from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import NameTaken, ObjectExists, ObjectMissing, SpecError
+from schemas.errors import NameTaken, ObjectMissing, SpecError
 from schemas.manifest import Manifest, Noun
 from schemas.messages import MAX_PAYLOAD_BYTES, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
@@ -93,12 +93,10 @@ def write_request(store: Store, spec: Spec, base: Path, selection: Selection, ru
         created_at=dt.datetime.now(dt.UTC),
     )
     store.put_absent(spec_key, data)
-    try:
-        store.put_new(ids.request(run), request.model_dump_json().encode())
+    if store.put_absent(ids.request(run), request.model_dump_json().encode()):
         return request
-    except ObjectExists:
-        known = load_request(store, run)
-        assert known is not None
+    known = load_request(store, run)
+    assert known is not None
     if known.digest != request.digest:
         raise NameTaken(
             f"The run {run!r} has another spec or selection.", hint="Choose another --name, or leave it out."

@@ -90,6 +90,11 @@ def _under_way(process: Started) -> bool:
     return "Run " in process.err or process.process.poll() is not None
 
 
+def _begun(process: Started) -> bool:
+    """It says which run it starts or carries on."""
+    return "Run " in process.err or process.process.poll() is not None
+
+
 def _killed_at_random(rig: Rig, twins: Twins, seed: int, kills: int) -> None:
     """So many kills, each at a random instant once the run has started (plan, open, calls or publish), then the end."""
     rng = random.Random(seed)
