@@ -66,6 +66,7 @@ class Receipt(Noun):
     rejects: StagedFile | None
     counts: Counts
     reuse: Reuse
+    damage: tuple[str, ...] = ()
 
 
 @dataclass
@@ -95,6 +96,7 @@ async def enrich_batch(
     finally:
         await context.journal.close()
     receipt = await asyncio.to_thread(work.stage_files, store, folder, number, context.tally.calls_reused)
+    receipt = receipt.model_copy(update={"damage": tuple(context.damage)})
     data = receipt.model_dump_json().encode()
     content = hashlib.sha256(data).hexdigest()
     await asyncio.to_thread(store.put_absent, ids.staged(folder, number, "receipt", content, "json"), data)
@@ -118,7 +120,8 @@ async def batch_context(
     if batch.known is not None:
         for record in decode_segment(await asyncio.to_thread(store.get, batch.known)).records:
             known.add(record)
-    for record in await asyncio.to_thread(journals.load_batch, store, partition, run, number):
+    damage: list[str] = []
+    for record in await asyncio.to_thread(journals.load_batch, store, partition, run, number, damage):
         known.add(record)
     options = job.spec.journal
     put = journals.segment_writer(store, partition, run, number)
@@ -136,7 +139,7 @@ async def batch_context(
         strict=options.strict,
         spool=spools.open(store.uri, run, partition, number) if spools is not None else None,
     )
-    return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain)
+    return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain, damage=damage)
 
 
 class _Work:

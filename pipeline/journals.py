@@ -134,10 +134,14 @@ def _chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
         yield _frame(held)
 
 
-def load_batch(store: Store, partition: str, run: str, batch: int) -> list[Record]:
-    """What earlier attempts of a batch left."""
+def load_batch(store: Store, partition: str, run: str, batch: int, damage: list[str] | None = None) -> list[Record]:
+    """What earlier attempts of a batch left; what of it cannot be read is named in `damage`."""
     keys = [info.key for info in store.list(ids.journal_batch(partition, run, batch))]
-    return list(itertools.chain.from_iterable(read_segments(store, keys, Reading())))
+    reading = Reading()
+    records = list(itertools.chain.from_iterable(read_segments(store, keys, reading)))
+    if damage is not None:
+        damage.extend(reading.damage)
+    return records
 
 
 # The compacted journal ---------------------------------------------------------------------------------------------

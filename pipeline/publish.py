@@ -87,7 +87,7 @@ def publish(
         reuse=reuse,
         usage=journals.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(_provenance(job)),
-        warnings=(*warnings, *opened.damage),
+        warnings=(*warnings, *dict.fromkeys((*opened.damage, *(said for r in loaded for said in r.damage)))),
         run=plan.run,
         attempt=attempt,
         nonce=uuid.uuid4().hex,

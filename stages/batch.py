@@ -66,6 +66,7 @@ class BatchContext:
     on_row: Callable[[int], None] = lambda rows: None
     on_step: Callable[[str, str, Any], None] | None = None
     tally: Tally = field(default_factory=Tally)
+    damage: list[str] = field(default_factory=list)
 
 
 @dataclass
