@@ -152,7 +152,7 @@ class Activities:
             self._jobs[key] = asyncio.create_task(asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services))
         try:
             return await asyncio.shield(self._jobs[key])
-        except TandemError:
+        except Exception:  # a failed preparation is not kept; a cancel, which is no Exception, leaves it to the others
             self._jobs.pop(key, None)
             raise
 

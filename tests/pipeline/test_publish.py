@@ -382,4 +382,4 @@ async def test_a_repeated_publish_adopts_its_own_commit(bench: Bench) -> None:
 
 
 def test_a_receipt_knows_its_files(bench: Bench) -> None:
-    assert set(Receipt.model_fields) == {"batch", "data", "index", "rejects", "counts", "reuse"}
+    assert set(Receipt.model_fields) == {"batch", "data", "index", "rejects", "counts", "reuse", "damage"}
