@@ -14,6 +14,9 @@ from tests.cli.support import Started, eventually
 from tests.faults.conftest import MakeRig
 from tests.faults.rig import FLUSH_S, HEARTBEAT_S, IN_FLIGHT, Rig, Twins, answered_within, measured, table
 
+# Real processes and real seconds: `make prove` runs these, on a quiet machine.
+pytestmark = pytest.mark.prove
+
 ROWS, FEWER = 2000, 800
 
 

@@ -15,6 +15,9 @@ from tests.cli.support import eventually
 from tests.faults.conftest import MakeRig
 from tests.faults.rig import IN_FLIGHT, Rig, Twins, measured, table
 
+# Real processes and real seconds: `make prove` runs these, on a quiet machine.
+pytestmark = pytest.mark.prove
+
 _AGENT = """
     from typing import TypedDict
     from langgraph.graph import END, START, StateGraph

@@ -19,6 +19,9 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3
 
+# Real processes and real seconds: `make prove` runs these, on a quiet machine.
+pytestmark = pytest.mark.prove
+
 
 @contextlib.contextmanager
 def rig_on_s3(

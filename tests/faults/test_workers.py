@@ -31,6 +31,9 @@ from tests.faults.rig import (
 )
 from tests.harness.servers import TemporalServer
 
+# Real processes and real seconds: `make prove` runs these, on a quiet machine.
+pytestmark = pytest.mark.prove
+
 
 def test_one_of_two_workers_is_killed(make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer) -> None:
     rig = make_rig(table(800))
