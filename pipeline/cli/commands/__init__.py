@@ -1,0 +1,1 @@
+"""The command line's groups: one Typer app each, names and flags only."""

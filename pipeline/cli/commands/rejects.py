@@ -1,0 +1,62 @@
+"""`tandem rejects …`: names and flags."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.console import Screen
+from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, Quiet, SpecArgument, Verbose, Yes
+from pipeline.cli.process import go
+
+app = typer.Typer(help="Rejected rows: ls, show, retry.", no_args_is_help=True)
+
+
+@app.command(name="ls")
+def rejects_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
+    """Rejected rows by class, each with a sample."""
+
+    async def work() -> int:
+        from pipeline.cli.rejects import ls_command
+
+        return await asyncio.to_thread(ls_command, spec, key, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="show")
+def rejects_show(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    row: Annotated[str | None, typer.Option(metavar="VALUE", help="Only the row with this key.")] = None,
+    json: Json = False,
+) -> None:
+    """The rejected rows, why, and what the model answered."""
+
+    async def work() -> int:
+        from pipeline.cli.rejects import show_command
+
+        return await asyncio.to_thread(show_command, spec, key, row, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="retry")
+def rejects_retry(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    error: Annotated[str | None, typer.Option(metavar="CLASS", help="Only rejects of this class.")] = None,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Ask again for rejected rows, and only for them; publishes a new generation with those that are healed."""
+
+    async def work() -> int:
+        from pipeline.cli.rejects import RetryOptions, retry_command
+
+        options = RetryOptions(spec=spec, key=key, error=error, yes=yes)
+        return await retry_command(options, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)

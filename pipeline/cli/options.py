@@ -1,0 +1,67 @@
+"""Arguments and flags that several commands share, and what they amount to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.planning import Selection
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The pipeline's YAML file.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name, or pipeline/name.")]
+KeyArgument = Annotated[str | None, typer.Argument(metavar="KEY", help="A partition key: day=2026-11-01.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, errors too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; errors are told all the same.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Partitions = Annotated[list[str] | None, typer.Option("--partition", metavar="KEY", help="Only this one (repeatable).")]
+FromDate = Annotated[str | None, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")]
+ToDate = Annotated[str | None, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")]
+Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The last days, today included.")]
+Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="What runs again.")]
+WatchTimeout = Annotated[
+    str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")
+]
+DEFAULT_SPEC = Path("tandem.yaml")
+
+
+def selection_of(
+    partition: list[str] | None,
+    from_date: str | None,
+    to_date: str | None,
+    last: str | None,
+    reprocess: str,
+    limit_rows: int | None,
+    fresh: bool,
+) -> "Selection":
+    """The selectors of a command line. Raises UsageError."""
+    from pipeline.planning import Selection
+
+    if reprocess not in ("missing", "failed", "stale", "all"):
+        raise UsageError(f"--reprocess {reprocess}: not one of missing, failed, stale, all.")
+    if partition and (from_date or to_date or last):
+        raise UsageError("--partition goes without --from-date, --to-date and --last.", hint="Use one or the other.")
+    return Selection(
+        partitions=tuple(partition or ()),
+        from_date=from_date,
+        to_date=to_date,
+        last=last,
+        reprocess=reprocess,
+        limit_rows=limit_rows,
+        fresh=fresh,
+    )
+
+
+def seconds(duration: str | None) -> float | None:
+    """`--watch-timeout` in seconds. Raises UsageError."""
+    from schemas.durations import parse_duration
+
+    if duration is None:
+        return None
+    try:
+        return parse_duration(duration).total_seconds()
+    except ValueError as exc:
+        raise UsageError(f"--watch-timeout {duration}: {exc}.") from None
