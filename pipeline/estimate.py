@@ -1,18 +1,16 @@
-"""What a run would cost, before it costs anything: from a sample of rendered prompts, as ranges."""
+"""What a run would cost, before it costs anything: calls as counted, tokens from rendered prompts, as ranges."""
 
 from dataclasses import dataclass
 
-import polars as pl
-
-from pipeline.planning import Decision
+from pipeline.forecast import Forecast, StageCount
 from pipeline.plans import Job
-from schemas.errors import TandemError
-from stages.contract import Answered, GraphStage
 from stages.prices import pricer
 
-_SAMPLE = 30
 _BYTES_PER_TOKEN = 4
-_OUTPUT = (20, 300)
+_UNSEEN_INPUT = (20, 2_000)  # tokens of a prompt of which nothing is known yet
+_OUTPUT = (1, 300)
+_CALL_S = (0.2, 20.0)
+_START_S = (1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -24,44 +22,56 @@ class Estimate:
     input_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
     cost_usd: tuple[float, float] | None
+    seconds: tuple[float, float]
 
 
-def estimate(job: Job, decided: list[Decision]) -> Estimate:
-    """For the partitions that would run. Low: every row is in the journal; high: none is, and none repeats."""
-    rows = sum(d.rows for d in decided if d.run)
-    stages = [stage for stage in job.stages if isinstance(stage, GraphStage) and stage.spec.model]
-    calls = rows * len(stages)
-    sample = _sample(job, decided) if rows and stages else None
-    given = got = 0
-    cost: float | None = 0.0
-    for stage in stages:
-        tokens = _input_tokens(stage, sample)
-        output = min(_OUTPUT[1], int(stage.spec.params.get("max_tokens", _OUTPUT[1])))
-        given += rows * tokens
-        got += rows * output
-        for choice in list(stage.spec.model.values())[:1]:
-            price = pricer(choice.name, job.spec.prices)({"input": tokens, "output": output})
-            cost = None if price is None or cost is None else cost + rows * price
-    return Estimate(rows, (0, calls), (0, given), (0, got), None if cost is None else (0.0, round(cost, 4)))
+def estimate(job: Job, found: Forecast) -> Estimate:
+    """For the partitions that would run."""
+    given, got = (0, 0), (0, 0)
+    cost: tuple[float, float] | None = (0.0, 0.0)
+    for count in found.stages:
+        tokens, output = _per_call(count)
+        calls = count.calls
+        given = _plus(given, (calls[0] * tokens[0], calls[1] * tokens[1]))
+        got = _plus(got, (calls[0] * output[0], calls[1] * output[1]))
+        if calls[1]:
+            cost = _cost(job, count, tokens, output, cost)
+    in_flight = job.spec.limits.rows_in_flight
+    calls = found.calls
+    seconds = (0.0, 0.0)
+    if found.rows:
+        low, high = (
+            start + n * each / min(in_flight, max(1, n))
+            for start, n, each in zip(_START_S, calls, _CALL_S, strict=True)
+        )
+        seconds = (round(low, 1), round(high, 1))
+    return Estimate(found.rows, calls, given, got, cost, seconds)
 
 
-def _sample(job: Job, decided: list[Decision]) -> pl.DataFrame:
-    first = next(d for d in decided if d.run and d.rows)
-    entry = job.snapshot.entry(first.partition)
-    ranges = [entry.ranges[0].model_copy(update={"rows": min(entry.ranges[0].rows, _SAMPLE)})]
-    return job.snapshot.read(first.partition, ranges)
+def _per_call(count: StageCount) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Tokens in and out of one call: around the mean of the rendered prompts, wide where there were none."""
+    most = int(count.stage.spec.params.get("max_tokens", _OUTPUT[1]))
+    output = (min(_OUTPUT[0], most), most)
+    if not count.measured:
+        return _UNSEEN_INPUT, output
+    mean = count.prompt_bytes / count.measured / _BYTES_PER_TOKEN
+    return (max(1, round(mean * 0.5)), round(mean * 2) + 400), output
 
 
-def _input_tokens(stage: GraphStage, sample: pl.DataFrame | None) -> int:
-    """The mean of the sample's rendered prompts; nothing is known of a stage that reads other stages' columns."""
-    if sample is None or not set(stage.reads) <= set(sample.columns):
-        return 200
-    sizes = []
-    for row in sample.select(stage.reads).iter_rows(named=True):
-        try:
-            state = stage.prepare(row)
-        except TandemError:
-            continue
-        if not isinstance(state, Answered):
-            sizes.append(sum(len(str(m.content).encode()) for m in state.get("messages", [])) or len(str(state)))
-    return round(sum(sizes) / len(sizes) / _BYTES_PER_TOKEN) + 60 if sizes else 200
+def _cost(
+    job: Job, count: StageCount, given: tuple[int, int], got: tuple[int, int], so_far: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    if so_far is None:
+        return None
+    prices = [pricer(choice.name, job.spec.prices) for choice in count.stage.spec.model.values()]
+    low = [price({"input": given[0], "output": got[0]}) for price in prices]
+    high = [price({"input": given[1], "output": got[1]}) for price in prices]
+    if None in low or None in high:
+        return None
+    calls = count.calls
+    least, most = min(p for p in low if p is not None), max(p for p in high if p is not None)
+    return round(so_far[0] + calls[0] * least, 6), round(so_far[1] + calls[1] * most, 6)
+
+
+def _plus(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]

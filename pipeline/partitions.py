@@ -69,8 +69,8 @@ def open_partition(
     if not rerun and unchanged(current, entry.fingerprint, plan.stages):
         return Opening(None, None, base)
     size = planning.batch_rows(min(limit, entry.rows), job.spec.limits.batch_rows)
-    batches = _batches(entry, size, limit)
-    knows = not plan.selection.fresh and _has_journal(store, partition)
+    batches = dealt_batches(entry, size, limit)
+    knows = not plan.selection.fresh and has_journal(store, partition)
     damage: list[str] = []
     if job.spec.source.key or knows:
         batches, damage = _joined(job, store, partition, batches, folder, knows=knows, note=note)
@@ -94,7 +94,8 @@ def load_opened(store: Store, key: str) -> OpenedPartition:
     return OpenedPartition.model_validate_json(store.get(key))
 
 
-def _batches(entry: Entry, size: int, limit: int) -> list[PlannedBatch]:
+def dealt_batches(entry: Entry, size: int, limit: int) -> list[PlannedBatch]:
+    """Batches of `size` rows over the first `limit` rows of a partition."""
     counts, room = [], limit
     for found in entry.ranges:
         counts.append(min(found.rows, room))
@@ -114,8 +115,18 @@ def row_ids(rows: pl.DataFrame, key: list[str]) -> list[str]:
     return fingerprints(rows, key or rows.columns)
 
 
-def _has_journal(store: Store, partition: str) -> bool:
+def has_journal(store: Store, partition: str) -> bool:
     return next(iter(store.list(ids.journal_folder(partition))), None) is not None
+
+
+def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
+    """What the journal is joined by for a batch: its rows' identities, and their fingerprints for the stages that read
+    the source's columns."""
+    keys = row_ids(rows, job.spec.source.key)
+    for stage in job.stages:
+        if isinstance(stage, GraphStage) and set(stage.reads) <= set(job.snapshot.schema.names):
+            keys = [*keys, *fingerprints(rows, stage.reads)]
+    return pl.DataFrame({"batch": pl.Series([batch] * len(keys), dtype=pl.Int64), "key": keys})
 
 
 def _joined(
@@ -123,20 +134,14 @@ def _joined(
 ) -> tuple[list[PlannedBatch], list[str]]:
     """Read the rows once, a batch at a time: keys must be unique, and the journal is joined against them."""
     key = job.spec.source.key
-    firsts = [stage.reads for stage in job.stages if isinstance(stage, GraphStage)]
-    firsts = [reads for reads in firsts if set(reads) <= set(job.snapshot.schema.names)]
     seen: set[str] = set()
     wanted: list[pl.DataFrame] = []
     for number, batch in enumerate(batches):
         rows = job.snapshot.read(partition, batch.ranges)
-        identities = row_ids(rows, key)
         if key:
-            _refuse_duplicates(rows, identities, seen, key, partition)
+            _refuse_duplicates(rows, row_ids(rows, key), seen, key, partition)
         if knows:
-            keys = [*identities]
-            for reads in firsts:
-                keys.extend(fingerprints(rows, reads))
-            wanted.append(pl.DataFrame({"batch": pl.Series([number] * len(keys), dtype=pl.Int64), "key": keys}))
+            wanted.append(wanted_of(job, rows, number))
         note(rows.height)
     if not knows or not wanted:
         return batches, []

@@ -5,6 +5,7 @@ import datetime as dt
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,7 @@ from schemas.errors import SpecError, UsageError
 from schemas.ids import decode_value
 from schemas.manifest import Manifest, Noun
 
+INPUT_CHANGED = "input changed"
 Reprocess = Literal["missing", "failed", "stale", "all"]
 DEFAULT_BATCH_ROWS = 1_000
 MAX_BATCHES = 500
@@ -35,13 +37,53 @@ class Selection(Noun):
     fresh: bool = False
 
 
+class RowChanges(Noun):
+    """A partition's rows against those of its current generation, by identity and content."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+
+    def __add__(self, other: "RowChanges") -> "RowChanges":
+        return RowChanges(**{name: getattr(self, name) + getattr(other, name) for name in RowChanges.model_fields})
+
+    @property
+    def said(self) -> str:
+        """`12 rows new, 3 changed`; nothing where nothing moved."""
+        moved = [(n, name) for name in ("new", "changed", "removed") if (n := getattr(self, name))]
+        if not moved:
+            return ""
+        (first, name), *more = moved
+        rows = f"{first:,} row{'' if first == 1 else 's'} {name}"
+        return ", ".join([rows, *(f"{n:,} {name}" for n, name in more)])
+
+
 class Decision(Noun):
-    """Whether a partition runs, and why (not)."""
+    """Whether a partition runs, and why (not). `index` names the rows of its current generation; `changes` are there
+    once the rows were compared with them."""
 
     partition: str
     run: bool
     reason: str
     rows: int
+    index: str | None = None
+    changes: RowChanges | None = None
+
+    @property
+    def why(self) -> str:
+        """The reason, with the rows that moved where they are the reason."""
+        moved = self.changes.said if self.changes is not None and self.reason.startswith(INPUT_CHANGED) else ""
+        return f"{self.reason}: {moved}" if moved else self.reason
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a run would publish with: the stages' shapes and aspects, and the columns of the input."""
+
+    stages: Mapping[str, str]
+    aspects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    columns: Sequence[str] = ()
 
 
 # Selecting ---------------------------------------------------------------------------------------------------------
@@ -183,21 +225,22 @@ def decide(
     current: Manifest | None,
     *,
     input_fingerprint: str,
-    stages: Mapping[str, str],
+    shape: Shape,
     reprocess: Reprocess,
     last_failed: bool = False,
 ) -> Decision:
     """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`."""
-    reason, level = _difference(current, input_fingerprint, stages, last_failed)
+    reason, level = _difference(current, input_fingerprint, shape, last_failed)
     order = ("missing", "failed", "stale", "all")
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
         reason = "asked to reprocess"
-    return Decision(partition=partition, run=runs, reason=reason, rows=rows)
+    index = current.index.key if current is not None and current.index is not None else None
+    return Decision(partition=partition, run=runs, reason=reason, rows=rows, index=index)
 
 
 def _difference(
-    current: Manifest | None, input_fingerprint: str, stages: Mapping[str, str], last_failed: bool
+    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: bool
 ) -> tuple[str, Reprocess]:
     """What differs, and the least `--reprocess` that takes it."""
     if current is None or not current.ever_published:
@@ -206,25 +249,47 @@ def _difference(
         return "last attempt failed", "failed"
     if current.kind == "partial":
         return "published partially", "stale"
+    moved = []
     if current.input_fingerprint != input_fingerprint:
-        return "input changed", "stale"
-    if dict(current.stage_fingerprints) != dict(stages):
-        return _stages_changed(current.stage_fingerprints, stages), "stale"
+        moved.append(INPUT_CHANGED + _columns_changed(current.input_columns, shape.columns))
+    if dict(current.stage_fingerprints) != dict(shape.stages):
+        moved.append(_stages_changed(current, shape))
+    if moved:
+        return ", ".join(moved), "stale"
     if current.counts.pending:
         return f"{current.counts.pending} rows pending", "all"
     return "up to date", "all"
 
 
-def _stages_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    changed = [name for name in now if name in before and before[name] != now[name]]
-    added = [name for name in now if name not in before]
-    removed = [name for name in before if name not in now]
+def _columns_changed(before: Sequence[str], now: Sequence[str]) -> str:
+    if not before or not now:
+        return ""
+    said = [f"column `{name}` is new" for name in now if name not in before]
+    said += [f"column `{name}` is gone" for name in before if name not in now]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _stages_changed(current: Manifest, shape: Shape) -> str:
+    before, now = current.stage_fingerprints, shape.stages
     said = [
-        *(f"stage {name!r} changed" for name in changed),
-        *(f"stage {name!r} is new" for name in added),
-        *(f"stage {name!r} is gone" for name in removed),
+        *(
+            _what_changed(name, current.stage_aspects.get(name, {}), shape.aspects.get(name, {}))
+            for name in now
+            if name in before and before[name] != now[name]
+        ),
+        *(f"stage `{name}` is new" for name in now if name not in before),
+        *(f"stage `{name}` is gone" for name in before if name not in now),
     ]
     return ", ".join(said) or "order of stages changed"
+
+
+def _what_changed(stage: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """`prompt and model of `triage` changed`; where no aspect is known to, that the stage did."""
+    named = [name for name in before if name in now and before[name] != now[name]]
+    if not named:
+        return f"stage `{stage}` changed"
+    *firsts, last = named
+    return f"{', '.join(firsts)} and {last} of `{stage}` changed" if firsts else f"{last} of `{stage}` changed"
 
 
 # Dealing rows ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pipeline import planning, reports
 from pipeline.datasets import load_dataset
 from pipeline.planning import Decision, Selection
 from pipeline.settings import expanded
+from pipeline.shapes import aspects_of, shape_of
 from pipeline.sources.snapshot import Snapshot
 from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.sources.split import snapshot_of
@@ -28,7 +29,7 @@ from schemas.manifest import Manifest, Noun
 from schemas.messages import MAX_PAYLOAD_BYTES, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
 from stages.code import add_user_folder
-from stages.contract import AnyStage, GraphStage
+from stages.contract import AnyStage
 from stages.models import ModelServices
 from stages.registry import build_stages, code_digests
 
@@ -53,7 +54,8 @@ class Request(Noun):
 
 
 class Plan(Noun):
-    """`stages` are the shapes that manifests are compared with; `code` the digests of user code."""
+    """`stages` are the shapes that manifests are compared with, `aspects` say what of them changed; `code` holds the
+    digests of user code."""
 
     plan_id: str
     request: str
@@ -63,6 +65,7 @@ class Plan(Noun):
     base: str
     snapshot: str
     stages: dict[str, str]
+    aspects: dict[str, dict[str, str]] = {}
     code: dict[str, str]
     selection: Selection
     pages: int
@@ -133,6 +136,12 @@ class Job:
         return {stage.name: shape_of(stage) for stage in self.stages}
 
     @property
+    def aspects(self) -> dict[str, dict[str, str]]:
+        """What of each stage a user may have changed, as digests: to say why, never to decide."""
+        code = code_digests(self.spec)
+        return {stage.name: aspects_of(stage, code.get(stage.name, "")) for stage in self.stages}
+
+    @property
     def columns(self) -> pa.Schema:
         """The published columns: those after the last stage, without those that only the path holds."""
         columns = self.snapshot.schema
@@ -140,16 +149,6 @@ class Job:
             columns = stage.columns_after(columns)
         keys = set(self.snapshot.info.key_columns)
         return pa.schema([f for f in columns if f.name not in keys])
-
-
-def shape_of(stage: AnyStage) -> str:
-    spec = stage.spec
-    limits = (
-        "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
-        if isinstance(stage, GraphStage)
-        else ""
-    )
-    return ids.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
 
 
 def make_job(
@@ -217,7 +216,7 @@ def decisions(
         zone=partition.zone,
         now=now,
     )
-    shapes = job.shapes
+    now_is = planning.Shape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
     failed = reports.last_failed(store) if selection.reprocess == "failed" else set()
     wanted = set(chosen)
     rows = job.snapshot.entries.filter(job.snapshot.entries["partition"].is_in(chosen))
@@ -230,7 +229,7 @@ def decisions(
             count,
             manifest,
             input_fingerprint=fingerprint,
-            stages=shapes,
+            shape=now_is,
             reprocess=selection.reprocess,
             last_failed=key in failed,
         )
@@ -277,6 +276,7 @@ def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: It
         base=request.base,
         snapshot=job.snapshot.info.key,
         stages=job.shapes,
+        aspects=job.aspects,
         code=code_digests(job.spec),
         selection=request.selection,
         pages=len(pages),

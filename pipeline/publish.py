@@ -82,6 +82,8 @@ def publish(
         schema_fingerprint=ids.digest(*(f"{f.name}:{f.type}" for f in job.columns)),
         input_fingerprint=opened.input_fingerprint,
         stage_fingerprints=plan.stages,
+        stage_aspects=plan.aspects,
+        input_columns=tuple(job.snapshot.schema.names),
         content_digest=ids.digest(*(file.sha256 for file in (*files, *rejects)), str(counts.rows_in)),
         counts=counts,
         reuse=reuse,

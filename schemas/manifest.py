@@ -108,6 +108,8 @@ class Manifest(Noun):
     schema_fingerprint: str = ""
     input_fingerprint: str = ""
     stage_fingerprints: dict[str, str] = {}
+    stage_aspects: dict[str, dict[str, str]] = {}  # of each stage: prompt, model, …; to say what changed
+    input_columns: tuple[str, ...] = ()
     content_digest: str = ""
     counts: Counts = Counts()
     reuse: Reuse = Reuse()

@@ -22,7 +22,7 @@ from stages.calls import Waiting
 from stages.contract import Answered, GraphStage
 from stages.failures import describe
 from stages.fingerprints import fingerprints
-from stages.journal import CallKey, CallRecord, Journal, RowKey, RowRecord, encode_record, now, record_of
+from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, encode_record, now, record_of
 from stages.scope import Interrupted, RowScope, Tally, current
 
 _RECENT_ROWS = 20_000
@@ -268,6 +268,49 @@ class _Run:
         if isinstance(state, Mapping) and _INTERRUPTED in state:
             raise RowError("the graph stopped to ask a person", kind="interrupted")
         return self.stage.harvest(state)
+
+
+class WouldAsk(TandemError):
+    """Nothing is paid for here: the row needs a call that the journal does not know."""
+
+
+async def replay(
+    stage: GraphStage, known: Known, rows: Iterable[tuple[str, str, dict[str, Any]]]
+) -> dict[str, dict[str, Any] | None]:
+    """What rows (fingerprint, identity, prepared state) come to with known calls alone: answers, None for rejects.
+    Those that would have to ask are left out."""
+    found: dict[str, dict[str, Any] | None] = {}
+    journal = Journal(_keep_nothing, known=known)
+    for row, id, prepared in rows:
+        scope = RowScope(
+            id=id,
+            run="",
+            batch=0,
+            journal=journal,
+            tally=Tally(),
+            in_flight={},
+            loop=asyncio.get_running_loop(),
+            halted=lambda: WouldAsk("a call is not known"),
+        )
+        token = current.set(scope)
+        answer = None
+        try:
+            state = await stage.graph.ainvoke(
+                prepared, {"recursion_limit": 100, "callbacks": []}, context=stage.context
+            )
+            answer = stage.harvest(state)
+        except (RowError, WouldAsk):
+            pass
+        finally:
+            current.reset(token)
+            scope.close()
+        if scope.stop is None:
+            found[row] = answer
+    return found
+
+
+async def _keep_nothing(data: bytes) -> None:
+    raise AssertionError("nothing is asked, so nothing is written")
 
 
 def _gravity(exc: TandemError) -> tuple[bool, float]:

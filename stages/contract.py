@@ -64,6 +64,7 @@ class GraphStage:
     provenance: Provenance
     limiter: Limiter
     context: Any = None
+    calls: tuple[int, int | None] = (0, None)  # of a model, that a row takes at least and at most; None: who knows
 
     @property
     def name(self) -> str:

@@ -104,6 +104,33 @@ def run(
 
 
 @app.command()
+def plan(
+    spec: SpecArgument = DEFAULT_SPEC,
+    partition: Partitions = None,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    last: Last = None,
+    reprocess: Reprocess = "stale",
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """What a run would do and why, and what it would cost. Spends nothing."""
+
+    async def work() -> int:
+        from pipeline.cli.plan import PlanOptions, plan_command
+
+        selection = selection_of(partition, from_date, to_date, last, reprocess, None, False)
+        options = PlanOptions(spec=spec, selection=selection, detailed_exitcode=detailed_exitcode)
+        return await plan_command(options, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command()
 def check(
     spec: SpecArgument = DEFAULT_SPEC, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:

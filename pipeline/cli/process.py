@@ -52,7 +52,7 @@ def main(app: typer.Typer, arguments: list[str]) -> int:
         return int(app(arguments, standalone_mode=False) or 0)
     except TandemError as exc:
         print_error(exc, as_json=as_json)
-        return exc.exit_code
+        return _code(exc, arguments)
     except typer.Exit as exc:
         return exc.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
@@ -67,7 +67,12 @@ def main(app: typer.Typer, arguments: list[str]) -> int:
             return 2
         found = _usage_error(exc) or _away(exc) or _bug(exc)
         print_error(found, as_json=as_json)
-        return found.exit_code
+        return _code(found, arguments)
+
+
+def _code(exc: TandemError, arguments: list[str]) -> int:
+    """Where 2 means that there is something to do, every error is 1."""
+    return 1 if "--detailed-exitcode" in arguments else exc.exit_code
 
 
 def _usage_error(exc: Exception) -> UsageError | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from pathlib import Path
 import typer
 
 from pipeline import plans, registry, reports
-from pipeline.cli.console import Interrupted, Screen, counted, money
+from pipeline.cli.console import Interrupted, Screen
 from pipeline.cli.environment import command_in, dev_is_up
+from pipeline.cli.plan import decisions_said, estimate_said
 from pipeline.cli.results import show_result
 from pipeline.cli.watch import WatchTimeout, watch
 from pipeline.engine import Engine, engine
-from pipeline.estimate import estimate
 from pipeline.launch import Run, check_name, find_or_start, status_of_run
-from pipeline.planning import Decision, Selection
+from pipeline.outlook import Outlook, looked_ahead
+from pipeline.planning import Selection
 from pipeline.preflight import Ready, preflight, read_spec, sink_of
 from pipeline.reports import Report
 from pipeline.settings import temporal_configured
@@ -62,14 +62,13 @@ async def run_command(options: RunOptions, screen: Screen) -> int:
         screen.say(f"Run {report.run} is completed; this is its report.")
         return await _shown(report, store, spec, screen)
     ready = await asyncio.to_thread(preflight, spec, base)
-    decided = await asyncio.to_thread(_decide, ready, options.selection)
-    _say_plan(ready, decided, screen)
-    await asyncio.to_thread(_say_cost, ready, decided, options, screen)
+    outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
+    _say_plan(ready, outlook, screen)
+    _ask(outlook, options, screen)
     registry.remember(ready, options.spec)
     async with engine(base) as found:
-        run = await find_or_start(
-            found, ready, options.selection, options.name, {d.partition for d in decided if d.run}
-        )
+        wanted = {decision.partition for decision in outlook.found.running}
+        run = await find_or_start(found, ready, options.selection, options.name, wanted)
         _say_run(run, found, base, screen)
         if options.detach:
             return _detached(run, base, screen)
@@ -129,45 +128,19 @@ async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, scr
     return None
 
 
-def _decide(ready: Ready, selection: Selection) -> list[Decision]:
-    decided = list(plans.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
-    return plans.limited(decided, selection.limit_rows)
-
-
-def _say_plan(ready: Ready, decided: list[Decision], screen: Screen) -> None:
-    """The resolved list, with the reason for each partition, ranges of one reason collapsed."""
-    todo = [d for d in decided if d.run]
-    rows = sum(d.rows for d in todo)
-    parts = counted(len(decided), "partition")
-    screen.say(f"{ready.spec.name}: {len(todo):,} of {parts} to run, {counted(rows, 'row')}.")
-    groups: list[list[Decision]] = []
-    for decision in decided:
-        if groups and (groups[-1][0].run, groups[-1][0].reason) == (decision.run, decision.reason):
-            groups[-1].append(decision)
-        else:
-            groups.append([decision])
-    for group in groups[:20]:
-        first, last = group[0].partition, group[-1].partition
-        span = first if len(group) == 1 else f"{first} … {last} ({len(group):,})"
-        screen.say(f"  {'run ' if group[0].run else 'skip'} {span}: {group[0].reason}")
-    if len(groups) > 20:
-        screen.say(f"  … and {len(groups) - 20} more groups")
+def _say_plan(ready: Ready, outlook: Outlook, screen: Screen) -> None:
+    for text in [*decisions_said(ready, outlook.found.decisions), *estimate_said(outlook)]:
+        screen.say(text)
     for name in plans.without_effect(ready.spec):
         screen.say(f"Note: {name} has no effect yet in this version.")
 
 
-def _say_cost(ready: Ready, decided: list[Decision], options: RunOptions, screen: Screen) -> None:
-    if not any(d.run for d in decided):
+def _ask(outlook: Outlook, options: RunOptions, screen: Screen) -> None:
+    """In a terminal, before real money. Raises Abort."""
+    if not outlook.found.running or not outlook.estimate.calls[1]:
         return
-    found = estimate(ready.job, decided)
-    if not found.calls[1]:
-        screen.say("No calls to a model.")
-        return
-    cost = "their price is unknown" if found.cost_usd is None else f"0 to about {money(found.cost_usd[1])}"
-    if found.cost_usd == (0.0, 0.0):
-        cost = "free"
-    screen.say(f"0 to {counted(found.calls[1], 'call')}, {cost}; what the journal knows is not asked again.")
-    dear = found.cost_usd is not None and found.cost_usd[1] > _ASK_ABOVE_USD
+    cost = outlook.estimate.cost_usd
+    dear = cost is not None and cost[1] > _ASK_ABOVE_USD
     if (dear or options.selection.fresh) and not options.yes and _can_ask(screen):
         question = "Ask for every answer anew, and pay again?" if options.selection.fresh else "Go on?"
         if not typer.confirm(question, err=True):

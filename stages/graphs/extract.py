@@ -90,6 +90,7 @@ def build(wanted: Build) -> GraphStage:
             structured_output=structured_method(choice.name),
         ),
         limiter=limiter_of(wanted),
+        calls=(1, 1),  # repairs are not foreseen
     )
 
 

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 
 from pipeline import planning
 from pipeline.commit import commit, fence, read_commit
-from pipeline.planning import MAX_BATCHES, Reprocess, Selection, batch_rows, deal, decide, pages_of, select, start_of
+from pipeline.planning import (
+    MAX_BATCHES,
+    Reprocess,
+    Selection,
+    Shape,
+    batch_rows,
+    deal,
+    decide,
+    pages_of,
+    select,
+    start_of,
+)
 from pipeline.stores import MemoryStore
 from schemas.errors import SpecError, UsageError
 from schemas.ids import encode_value
@@ -217,6 +228,7 @@ def manifest(**given: Any) -> Manifest:
     return Manifest.model_validate(said)
 
 
+NOW_IS = Shape({"a": "1", "b": "2"})
 STATES: dict[str, tuple[Manifest | None, bool, Reprocess, str]] = {
     "absent": (None, False, "missing", "never published"),
     "absent and failed": (None, True, "missing", "never published"),
@@ -226,9 +238,9 @@ STATES: dict[str, tuple[Manifest | None, bool, Reprocess, str]] = {
     "failed": (manifest(), True, "failed", "last attempt failed"),
     "partial": (manifest(kind="partial"), False, "stale", "published partially"),
     "input": (manifest(input_fingerprint="old"), False, "stale", "input changed"),
-    "stage": (manifest(stage_fingerprints={"a": "0", "b": "2"}), False, "stale", "stage 'a' changed"),
-    "new stage": (manifest(stage_fingerprints={"a": "1"}), False, "stale", "stage 'b' is new"),
-    "gone stage": (manifest(stage_fingerprints={"a": "1", "b": "2", "c": "3"}), False, "stale", "stage 'c' is gone"),
+    "stage": (manifest(stage_fingerprints={"a": "0", "b": "2"}), False, "stale", "stage `a` changed"),
+    "new stage": (manifest(stage_fingerprints={"a": "1"}), False, "stale", "stage `b` is new"),
+    "gone stage": (manifest(stage_fingerprints={"a": "1", "b": "2", "c": "3"}), False, "stale", "stage `c` is gone"),
     "pending": (manifest(counts=Counts(rows_in=3, pending=3)), False, "all", "3 rows pending"),
     "tombstone over a whole one": (manifest(kind="tombstone"), False, "all", "up to date"),
     "up to date": (manifest(), False, "all", "up to date"),
@@ -240,8 +252,7 @@ STATES: dict[str, tuple[Manifest | None, bool, Reprocess, str]] = {
 def test_reprocess_is_cumulative_and_says_why(state: str, reprocess: Reprocess) -> None:
     current, failed, least, reason = STATES[state]
     decision = decide(
-        DAYS[0], 7, current, input_fingerprint="in", stages={"a": "1", "b": "2"}, reprocess=reprocess,
-        last_failed=failed,
+        DAYS[0], 7, current, input_fingerprint="in", shape=NOW_IS, reprocess=reprocess, last_failed=failed
     )  # fmt: skip
     assert (decision.partition, decision.rows) == (DAYS[0], 7)
     assert decision.run == (ORDER.index(reprocess) >= ORDER.index(least))
@@ -253,5 +264,4 @@ def test_a_cancel_over_a_partial_publication_leaves_the_partition_due() -> None:
     commit(store, manifest(kind="partial"))
     assert fence(store, DAYS[0], run="r2", pipeline="p", nonce="x") == "fenced"
     current = read_commit(store, DAYS[0], 2)
-    said = {"input_fingerprint": "in", "stages": {"a": "1", "b": "2"}}
-    assert decide(DAYS[0], 1, current, reprocess="stale", **said).run  # type: ignore[arg-type]
+    assert decide(DAYS[0], 1, current, input_fingerprint="in", shape=NOW_IS, reprocess="stale").run
