@@ -212,11 +212,12 @@ class _Followed:
         self.called = {record.id for record in known.calls.values()}
 
     def through(self, asked: Sequence[_Asked]) -> None:
+        """As far as the last graph stage: what follows it asks nothing."""
+        last = max((at for at, stage in enumerate(self.job.stages) if isinstance(stage, GraphStage)), default=-1)
         counts = iter(asked)
-        for at, stage in enumerate(self.job.stages):
-            more = self.job.stages[at + 1 :]
+        for at, stage in enumerate(self.job.stages[: last + 1]):
             if isinstance(stage, GraphStage):
-                self._graph(stage, next(counts), last=not any(isinstance(later, GraphStage) for later in more))
+                self._graph(stage, next(counts), last=at == last)
             else:
                 self._table(stage)
 

@@ -163,7 +163,7 @@ def test_rows_that_are_filtered_or_rejected(tmp_path: Path, model_server: ModelS
 def test_what_is_said_and_where(tmp_path: Path) -> None:
     project = Project.make(tmp_path)
     told = project.tandem("run").ok()
-    progress = ["tickets: 3 of 3 partitions to run, 30 rows.", "never published", "0 to 30 calls, free", "started."]
+    progress = ["tickets: 3 of 3 partitions to run, 30 rows.", "never published", "30 calls, free", "started."]
     progress += ["Temporal UI: http://", "runs watch", *(f"✓ {day}: 10 rows" for day in DAYS)]
     for text in progress:
         assert text in told.err, text

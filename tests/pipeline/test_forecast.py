@@ -113,6 +113,12 @@ async def test_a_later_stage_over_source_columns_is_counted_exactly_where_no_row
     assert await paid(bench, stages=kept) == 36
 
 
+async def test_what_comes_after_the_last_stage_that_asks_is_not_followed(bench: Bench) -> None:
+    stages = [EXTRACT, SQL]
+    assert looked(bench, stages=stages).calls == (18, 18)
+    assert await paid(bench, stages=stages) == 18
+
+
 async def test_rows_that_reject_themselves_take_no_call(bench: Bench) -> None:
     stages = [{**EXTRACT, "when_empty": "reject"}]
     assert looked(bench, stages=stages).calls == (18, 18)
