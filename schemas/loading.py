@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from schemas.document import MAX_BYTES, Document, Location, load_document
 from schemas.errors import SpecError
-from schemas.spec import Spec
+from schemas.spec import Spec, Stage
 
 _SECRETS = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abp]-[\w-]{10,}"
@@ -158,13 +158,23 @@ def _real_location(location: Location, data: Any) -> Location:
     return tuple(out)
 
 
-def _sentence(error: ErrorDetails, location: Location) -> str:
+def option_sentences(exc: ValidationError, model: type[BaseModel], place: Location) -> list[str]:
+    """The same for the options of a stage, which a model of its graph's own validates."""
+    return list(
+        dict.fromkeys(
+            _sentence(error, (*place, *error["loc"]), _keys_at(error["loc"][:-1], model))
+            for error in exc.errors(include_url=False)
+        )
+    )
+
+
+def _sentence(error: ErrorDetails, location: Location, known: list[str] | None = None) -> str:
     field = _dotted(location) or "spec"
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return f"{field} is missing."
     if kind == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(location[:-1]) if known is None else known
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}." if known else ""
         return f"{field} is not a key of the spec; {hint}".rstrip("; ")
@@ -199,9 +209,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _keys_at(location: Location) -> list[str]:
+# Fields that are written otherwise in a spec.
+_WRITTEN = {"output_class": None, "options": "with"}
+
+
+def _keys_at(location: Location, model: Any = Spec) -> list[str]:
     """The keys that the spec knows at a location, found by walking the models."""
-    model: Any = Spec
     for part in location:
         if isinstance(part, int):
             continue
@@ -209,7 +222,8 @@ def _keys_at(location: Location) -> list[str]:
             model = _model_in(model.model_fields[part].annotation)
         # a key of a mapping (a column, a role): its value's model is already `model`
     if isinstance(model, type) and issubclass(model, BaseModel):
-        return [name for name in model.model_fields if name != "output_class"]
+        names = model.model_fields if model is not Stage else (_WRITTEN.get(name, name) for name in model.model_fields)
+        return [name for name in names if name is not None]
     return []
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from schemas.durations import Duration
 from schemas.fields import OutputField
 from schemas.ids import PIPELINE_NAME
+from schemas.uses import complaint
 
 _MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
@@ -122,6 +123,9 @@ class Stage(Part):
     outputs: dict[str, str] = {}
     tools: list[str] = []
     context: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={}, description="the key `with`: options of a built-in graph")
+    max_cell: int = Field(default=1_000_000, ge=1, description="characters of a text that a graph is given")
+    over_max_cell: Literal["reject", "truncate"] = "reject"
     placement: Literal["batch", "node"] = "batch"
     pending: Literal["publish", "wait"] = "publish"
 
@@ -137,6 +141,9 @@ class Stage(Part):
             stage["on_reject"] = "null"
         if isinstance(stage.get("output"), str):
             stage["output_class"] = stage.pop("output")
+        if "with" in stage:
+            stage["options"] = {} if stage["with"] is None else stage["with"]
+            del stage["with"]
         stage["model"] = _roles(stage.get("model"))
         return stage
 
@@ -157,16 +164,10 @@ class Stage(Part):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.uses == "sql" and not self.query:
-            raise ValueError("uses: sql needs query: SELECT … FROM rows")
-        if self.uses != "sql" and self.query:
-            raise ValueError(f"query belongs to uses: sql, not uses: {self.uses}")
-        if self.uses == "extract" and not (self.output or self.output_class):
-            raise ValueError("uses: extract needs output: the columns that the model shall write")
-        if self.uses == "extract" and not self.prompt:
-            raise ValueError("uses: extract needs prompt")
-        if self.uses == "extract" and "main" not in self.model:
-            raise ValueError("uses: extract needs model: provider:name, for example openai:gpt-5-mini")
+        said = {name: getattr(self, name) for name in Stage.model_fields}
+        given = {name: value for name, value in said.items() if value not in ("", Stage.model_fields[name].default)}
+        if (wrong := complaint(self.uses, given)) is not None:
+            raise ValueError(wrong)
         if self.output_class and not _MODULE_ATTR.match(self.output_class):
             raise ValueError(f"output: {self.output_class!r} is neither columns nor module:Class")
         return self

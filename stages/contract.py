@@ -7,16 +7,18 @@ an answer; two stages of one fingerprint give the same answers to the same rows.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import polars as pl
 import pyarrow as pa
 from langgraph.pregel import Pregel
+from pydantic import ValidationError
 
 from schemas.errors import SpecError
 from schemas.fields import OutputField
+from schemas.loading import option_sentences
 from schemas.manifest import Provenance
-from schemas.spec import Spec
+from schemas.spec import Part, Spec
 from schemas.spec import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limiter import Limiter
@@ -25,6 +27,16 @@ from stages.models import ModelServices
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"
 RESERVED = "__tandem_"
+
+
+class Options(Part):
+    """Base of what a stage may say under `with`; as it is, for stages that have no options. `pacing` names those that
+    change how fast answers come and not which."""
+
+    pacing: ClassVar[frozenset[str]] = frozenset()
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,14 @@ class Build:
     columns: pa.Schema
     base: Path
     services: ModelServices
+
+    def options(self, model: type[AnyOptions]) -> AnyOptions:
+        """The stage's `with`, validated. Raises SpecError."""
+        place = ("stages", self.spec.stages.index(self.stage), "with")
+        try:
+            return model.model_validate(self.stage.options)
+        except ValidationError as exc:
+            raise SpecError("\n".join(option_sentences(exc, model, place))) from None
 
     @property
     def where(self) -> str:

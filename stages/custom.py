@@ -29,6 +29,8 @@ def build(wanted: Build) -> GraphStage:
     from stages.registry import answer_format, limiter_of, stage_fingerprint
 
     stage = wanted.stage
+    if stage.options:
+        raise SpecError(f"{wanted.where}: with is for built-in graphs.", hint="Give a graph of yours its context.")
     models = {role: build_model(c, stage, wanted.spec, wanted.services) for role, c in stage.model.items()}
     tools = [load_attribute(tool, where=f"{wanted.where}: tools") for tool in stage.tools]
     context = {**stage.context, "models": models, "tools": tools}

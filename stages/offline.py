@@ -20,6 +20,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from stages.lexical import Schema, Text, answer_text
+from stages.quoting import unquoted
 
 _ANY_OBJECT: Schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
 
@@ -27,6 +28,7 @@ _ANY_OBJECT: Schema = {"type": "object", "properties": {"summary": {"type": "str
 def answer(messages: Sequence[BaseMessage], schema: Schema | None) -> str:
     """JSON for `schema`, or without one the text's first sentences."""
     asked = next((_text(message) for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+    asked = unquoted(asked)
     if schema is None:
         return Text(asked).summary()
     return json.dumps(answer_text(asked, schema), ensure_ascii=False)

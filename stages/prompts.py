@@ -8,6 +8,7 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefine
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.errors import RowError, SpecError
+from stages.quoting import quoted
 
 # `row` holds every column, for names that are no identifiers: {{ row["Order ID"] }}.
 ROW = "row"
@@ -40,6 +41,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         undefined=StrictUndefined, finalize=_blank_null, autoescape=False, keep_trailing_newline=False
     )
     environment.tests["none"] = _is_none
+    environment.filters["quoted"] = lambda value, name="text": quoted(str(name), str(value))
     environment.globals.clear()  # no range(), lipsum(), cycler(): a prompt needs none, and `lipsum` may be a column
     return environment
 

@@ -1,6 +1,7 @@
 """From the spec's stages to runnable ones, in order, each seeing the columns that the ones before leave."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -14,13 +15,19 @@ from schemas.spec import Spec
 from schemas.tables import fields_of_class
 from stages import custom, tables
 from stages.code import code_digest, load_attribute
-from stages.contract import AnyStage, Build
-from stages.graphs import extract
+from stages.contract import AnyStage, Build, GraphStage, Options
+from stages.graphs import classify, extract, summarize
 from stages.limiter import Limiter
 from stages.models import ModelServices, model_identity
+from stages.quoting import capped
 from stages.structured import AnswerFormat
 
-BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {"extract": extract.build, "sql": tables.build}
+BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {
+    "extract": extract.build,
+    "classify": classify.build,
+    "summarize": summarize.build,
+    "sql": tables.build,
+}
 
 
 def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelServices) -> list[AnyStage]:
@@ -37,6 +44,8 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
                 )
             builder = custom.build
         built = builder(wanted)
+        if isinstance(built, GraphStage):
+            built = replace(built, prepare=capped(stage, built.prepare))
         columns = built.columns_after(columns)
         stages.append(built)
     return stages
@@ -55,7 +64,7 @@ def answer_format(wanted: Build) -> AnswerFormat:
     return AnswerFormat(fields, cls, f"{wanted.spec.name}_{stage.name}")
 
 
-def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat) -> str:
+def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: Options | None = None) -> str:
     """Digest of everything that could change the stage's answers; not of what happens to them afterwards."""
     stage = wanted.stage
     code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *stage.tools)]
@@ -72,6 +81,8 @@ def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat) -> str:
         "inputs": stage.inputs,
         "outputs": stage.outputs,
         "context": stage.context,
+        "with": options.model_dump(mode="json", exclude=set(options.pacing)) if options is not None else {},
+        "max_cell": [stage.max_cell, stage.over_max_cell],
         "code": code,
     }
     return digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str))

@@ -58,9 +58,9 @@ class AnswerFormat:
         tool = {"name": self.name, "description": "Give the answer.", "parameters": self.schema}
         return model.bind_tools([{"type": "function", "function": tool}], tool_choice=self.name)
 
-    def read(self, message: AIMessage) -> dict[str, Any]:
-        """The validated answer, JSON-like. Raises RowError for a refusal or a cut-off answer, and ValueError, in words
-        that a model can act on, for an answer that does not fit."""
+    def read(self, message: AIMessage, mend: Callable[[Any], Any] = lambda data: data) -> dict[str, Any]:
+        """The validated answer, JSON-like; `mend` sees the data before it is validated. Raises RowError for a refusal
+        or a cut-off answer, and ValueError, in words that a model can act on, for an answer that does not fit."""
         refusal = message.additional_kwargs.get("refusal")
         said = message.response_metadata
         finish = str(said.get("finish_reason") or said.get("stop_reason") or said.get("stopReason") or "").lower()
@@ -70,7 +70,7 @@ class AnswerFormat:
         if finish in _WITHHELD:
             raise RowError("the provider's content filter withheld the answer", kind="content_filter", raw=text)
         try:
-            return self.validate(message.tool_calls[0]["args"] if message.tool_calls else _json(text))
+            return self.validate(mend(message.tool_calls[0]["args"] if message.tool_calls else _json(text)))
         except ValueError:
             if finish in _CUT_OFF:
                 raise RowError(

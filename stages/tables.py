@@ -18,7 +18,7 @@ from schemas.errors import PartitionError, SpecError
 from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.contract import ROW, Build, TableStage
+from stages.contract import ROW, Build, Options, TableStage
 
 VERSION = "sql-1"
 _DIALECT = "postgres"
@@ -50,6 +50,7 @@ _AGGREGATES = frozenset(("quantile_cont", "quantile_disc", "var", "covar", "list
 def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: sql`. Raises SpecError."""
     stage = wanted.stage
+    wanted.options(Options)
     query = (stage.query or "").strip().rstrip(";")
     if stage.scope == "partition":
         raise SpecError(

@@ -279,7 +279,7 @@ def test_a_secret_is_refused_without_being_repeated(change: dict[str, Any]) -> N
         {"stage__system": "Never tell the password or the api_key: abc."},
         {"stage__prompt": "The customer forgot a password: {{ a }} at https://user:pass@host/"},
         {"stage__output": {"token": "str", "password": {"type": "str", "description": "the password: abc"}}},
-        {"stage__inputs": {"token": "column_a"}},
+        {"stage__inputs": {"token": "column_a"}, "stage__uses": "graphs:graph"},
         {"source__columns": {"token": "str", "api_key": {"type": "str"}}},
         {"source__key": ["token"]},
         {"stage__prompt": "task-classification-with-risk-and-desk-reservation-numbers"},

@@ -1,0 +1,60 @@
+"""Which keys of a stage each built-in graph and table stage needs, and which it has a use for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Keys that say nothing to some stages; any other key is every stage's.
+_SPECIFIC = frozenset(
+    ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
+) | {"tools", "context"}
+_PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class"))
+_WHAT = {
+    "output": "output: the columns that it shall write",
+    "prompt": "prompt: the text that the model is given",
+    "model": "model: provider:name, for example openai:gpt-5-mini",
+    "query": "query: SELECT … FROM rows",
+    "tools": "tools: [module:function]",
+}
+
+
+@dataclass(frozen=True)
+class Uses:
+    """`needs` must be given, `takes` may be; `roles` are the models that must be named."""
+
+    needs: tuple[str, ...]
+    takes: frozenset[str] = _PROMPTED
+    roles: tuple[str, ...] = ("main",)
+
+
+_ASKING = Uses(("output", "prompt", "model"))
+_TABLE = Uses((), frozenset(("scope",)), ())
+BUILT_IN: dict[str, Uses] = {
+    "extract": _ASKING,
+    "classify": _ASKING,
+    "summarize": _ASKING,
+    "sql": Uses(("query",), frozenset(("query", "scope")), ()),
+}
+
+
+def complaint(uses: str, given: Mapping[str, Any]) -> str | None:
+    """What is wrong with the keys that were given to a built-in stage; they are all it has that is not a default."""
+    known = BUILT_IN.get(uses)
+    if known is None:
+        return "query belongs to uses: sql, not to a graph of yours" if ":" in uses and "query" in given else None
+    for name in known.needs:
+        if name not in given and not (name == "output" and "output_class" in given):
+            return f"uses: {uses} needs {_WHAT[name]}"
+    for role in known.roles:
+        if role not in given.get("model", {}):
+            wanted = ", ".join(f"{name}: provider:name" for name in known.roles)
+            return f"uses: {uses} needs model: " + (
+                "provider:name, for example openai:gpt-5-mini" if known.roles == ("main",) else f"{{{wanted}}}"
+            )
+    stray = sorted((_SPECIFIC & set(given)) - known.takes)
+    if stray:
+        name = stray[0].removesuffix("_class")
+        homes = [other for other, its in BUILT_IN.items() if stray[0] in its.takes]
+        where = f"uses: {' or '.join(homes[:3])}" if homes else "a graph of yours"
+        return f"{name} belongs to {where}, not uses: {uses}"
+    return None

@@ -1,0 +1,179 @@
+"""What built-in graphs are made of: a stage's prompts, a model that is asked until its answer fits, the finished stage.
+
+A graph of its own file says only what is its own: which questions, in which order, and what becomes of the answers.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langgraph.graph import START, StateGraph
+from langgraph.pregel import Pregel
+from langgraph.types import Command
+
+from schemas.errors import RowError
+from schemas.fields import OutputField
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from stages.contract import Answered, Build, GraphStage, Options, check_outputs
+from stages.models import build_model, model_identity, structured_method
+from stages.prompts import Template, is_blank
+from stages.structured import AnswerFormat, said_text
+
+MAX_REPAIRS = 2
+_COMPLAINT = 1000  # characters of what is wrong with an answer: it may hold what the answer said
+Answer = dict[str, Any]
+
+
+class Prompts:
+    """A stage's prompt and system. A row whose prompt reads only blanks is answered, or refused, without a call."""
+
+    def __init__(self, wanted: Build) -> None:
+        stage = wanted.stage
+        available = frozenset(wanted.columns.names)
+        self._prompt = Template(stage.prompt or "", where=f"{wanted.where}: prompt")
+        self._system = Template(stage.system, where=f"{wanted.where}: system") if stage.system else None
+        self._asks = self._prompt.reads(available)
+        self._when_empty = stage.when_empty
+        self.reads = tuple(sorted(self._asks | (self._system.reads(available) if self._system else frozenset())))
+
+    def is_empty(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row needs no call. Raises RowError where it shall be rejected."""
+        if not self._asks or self._when_empty == "call" or not all(is_blank(row[name]) for name in self._asks):
+            return False
+        if self._when_empty == "reject":
+            raise RowError("every column of the prompt is blank", kind="empty")
+        return True
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        return self._prompt.render(row)
+
+    def system(self, row: Mapping[str, Any], *ours: str) -> list[BaseMessage]:
+        """The system message, the user's words after ours; none where nobody says anything."""
+        said = [*ours, *([self._system.render(row)] if self._system else [])]
+        return [SystemMessage("\n\n".join(said))] if said else []
+
+
+class Question:
+    """A model of the stage, asked for one format."""
+
+    def __init__(self, wanted: Build, form: AnswerFormat, role: str = "main") -> None:
+        choice = wanted.stage.model[role]
+        self.form = form
+        self.name = choice.name
+        self.ask = form.asker(build_model(choice, wanted.stage, wanted.spec, wanted.services), choice.name)
+
+    async def answer(
+        self,
+        messages: list[BaseMessage],
+        check: Callable[[Answer], Answer] = lambda answer: answer,
+        *,
+        repairs: int = MAX_REPAIRS,
+    ) -> Answer:
+        """The answer, repaired where it does not fit. `check` may change it, or raise ValueError in words that a model
+        can act on. Raises RowError."""
+        for repair in range(repairs + 1):
+            message = await self.ask(messages)
+            try:
+                return check(self.form.read(message))
+            except ValueError as exc:
+                if repair == repairs:
+                    raise invalid(message, exc, repairs) from None
+                messages = [*messages, message, *complaints(message, str(exc))]
+        raise AssertionError("unreachable")
+
+
+def invalid(message: AIMessage, exc: ValueError, repairs: int) -> RowError:
+    """The reject of a row whose answers never fitted."""
+    return RowError(f"still invalid after {repairs} repairs: {exc}", kind="invalid_answer", raw=said_text(message))
+
+
+def complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
+    """What is wrong, said to the model: as the reply to its tool calls, which providers insist on, or as a message."""
+    complaint = f"That answer is not valid: {problem[:_COMPLAINT]}. Answer again with the corrected JSON only."
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return [ToolMessage(complaint, tool_call_id=call["id"] or "") for call in calls] or [HumanMessage(complaint)]
+
+
+# One question as a graph, each repair a step that `tandem try` shows -------------------------------------------------
+
+
+class Asked(TypedDict, total=False):
+    """The conversation so far, how often it was repaired, and the answer once one fits."""
+
+    messages: list[BaseMessage]
+    repairs: int
+    answer: Answer
+
+
+def asking_graph(question: Question, mend: Callable[[Any], Any] = lambda data: data) -> Pregel[Any, Any, Any, Any]:
+    """START → ask, again with what is wrong while it does not fit. `mend` sees an answer before it is validated."""
+
+    async def ask(state: Asked) -> Asked | Command[Literal["ask"]]:
+        message = await question.ask(state["messages"])
+        try:
+            return {"answer": question.form.read(message, mend)}
+        except ValueError as exc:
+            repairs = state.get("repairs", 0)
+            if repairs == MAX_REPAIRS:
+                raise invalid(message, exc, MAX_REPAIRS) from None
+            messages = [*state["messages"], message, *complaints(message, str(exc))]
+            return Command(goto="ask", update={"messages": messages, "repairs": repairs + 1})
+
+    builder = StateGraph(Asked)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    return builder.compile()
+
+
+# The stage ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a graph's file gives to `finished`. `added` are columns that Tandem writes, beside those of the model;
+    `first` makes the graph's first state from a row that is not empty."""
+
+    version: str
+    options: Options
+    form: AnswerFormat
+    prompts: Prompts
+    graph: Pregel[Any, Any, Any, Any]
+    first: Callable[[Mapping[str, Any]], dict[str, Any]]
+    harvest: Callable[[Mapping[str, Any]], Answer] = lambda state: dict(state["answer"])
+    added: Mapping[str, OutputField] = field(default_factory=dict)
+    calls: tuple[int, int | None] = (1, 1)
+
+
+def finished(wanted: Build, made: Made) -> GraphStage:
+    """The stage of a built-in graph. Raises SpecError for outputs that cannot be."""
+    from stages.registry import limiter_of, stage_fingerprint
+
+    stage = wanted.stage
+    fields = {**made.form.fields, **made.added}
+    check_outputs(wanted, fields)
+    prompts, nothing = made.prompts, Answered(dict.fromkeys(fields))
+
+    def prepare(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
+        return nothing if prompts.is_empty(row) else made.first(row)
+
+    said = [model_identity(choice, stage.params) for _, choice in sorted(stage.model.items())]
+    return GraphStage(
+        spec=stage,
+        reads=prompts.reads,
+        fields=fields,
+        fingerprint=stage_fingerprint(wanted, made.version, made.form, made.options),
+        graph=made.graph,
+        prepare=prepare,
+        harvest=made.harvest,
+        provenance=Provenance(
+            stage=stage.name,
+            uses=stage.uses,
+            models={role: choice.name for role, choice in stage.model.items()},
+            prompt_digest=digest(stage.system or "", stage.prompt or "", *said),
+            structured_output=structured_method(stage.model["main"].name),
+        ),
+        limiter=limiter_of(wanted),
+        calls=made.calls,
+    )

@@ -1,0 +1,134 @@
+"""classify: labels out of a closed list.
+
+START → ask → check ─ a label, or labels, of the list → sure enough? ─ yes ─→ END
+          ↑      └─ another word: repair, at most twice       └─ no: the fallback label, or null → END
+          └────────────────────────────────────┘
+
+The labels are the values of the output that is an enum (one label) or list[enum] (several). `" Billing."` is `billing`
+without a second call.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+from pydantic import Field
+
+from schemas.errors import SpecError
+from schemas.fields import OutputField
+from stages.asking import Answer, Made, Prompts, Question, asking_graph, finished
+from stages.contract import Build, GraphStage, Options
+from stages.quoting import RULE, quoted
+
+VERSION = "classify-1"
+
+
+class ClassifyOptions(Options):
+    label: str | None = Field(default=None, description="the output that holds the label, where several could")
+    labels: dict[str, str] = Field(default={}, description="label: what it means")
+    confidence: str | None = Field(default=None, description="the float output that says how sure the model is")
+    below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: the fallback")
+    fallback: str | None = Field(default=None, description="a label; null leaves the label empty")
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: classify`. Raises SpecError."""
+    from stages.registry import answer_format
+
+    options = wanted.options(ClassifyOptions)
+    form = answer_format(wanted)
+    column, labels, several = _labels(wanted, form.fields, options)
+    _check(wanted, form.fields, labels, options)
+    prompts = Prompts(wanted)
+    instructions = _instructions(labels, several, options)
+    known = {_plain(label): label for label in labels} | {label: label for label in labels}
+
+    def meant(said: Any) -> Any:
+        return known.get(said) or known.get(_plain(said), said) if isinstance(said, str) else said
+
+    def mend(data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = data.get(column)
+        if isinstance(given, str):
+            return {**data, column: [meant(given)] if several else meant(given)}
+        if several and isinstance(given, list):
+            said = [meant(item) for item in given]
+            return {**data, column: [item for at, item in enumerate(said) if item not in said[:at]]}
+        return data
+
+    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"messages": [*prompts.system(row, instructions, RULE), HumanMessage(quoted("text", prompts.text(row)))]}
+
+    def harvest(state: Mapping[str, Any]) -> Answer:
+        answer = dict(state["answer"])
+        if options.below is not None and options.confidence is not None:
+            sure = answer[options.confidence]
+            if sure is None or sure < options.below:
+                kept = [] if options.fallback is None else [options.fallback]
+                answer[column] = kept if several else options.fallback
+        return answer
+
+    graph = asking_graph(Question(wanted, form), mend)
+    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest))
+
+
+def _labels(
+    wanted: Build, fields: Mapping[str, OutputField], options: ClassifyOptions
+) -> tuple[str, tuple[str, ...], bool]:
+    """The output that holds the label, its values, and whether it holds several."""
+    found = {name: values for name, declared in fields.items() if (values := _closed(declared))}
+    if options.label is not None and options.label not in found:
+        raise SpecError(
+            f"{wanted.where}: with.label = {options.label!r} is no output with a closed list of values.",
+            hint=f"Those are: {', '.join(found) or 'none'}.",
+        )
+    if not found:
+        raise SpecError(
+            f"{wanted.where}: uses: classify needs an output with a closed list of labels.",
+            hint="Write output: {category: {type: enum, values: [first, second]}}, or a list of such.",
+        )
+    if options.label is None and len(found) > 1:
+        raise SpecError(
+            f"{wanted.where}: {' and '.join(found)} could each hold the label.", hint="Name it: with: {label: …}."
+        )
+    name = options.label or next(iter(found))
+    return name, found[name], fields[name].type == "list"
+
+
+def _closed(declared: OutputField) -> tuple[str, ...]:
+    inner = declared.items if declared.type == "list" else declared
+    return inner.values or () if inner is not None and inner.type == "enum" else ()
+
+
+def _check(wanted: Build, fields: Mapping[str, OutputField], labels: tuple[str, ...], options: ClassifyOptions) -> None:
+    for label in options.labels:
+        if label not in labels:
+            raise SpecError(f"{wanted.where}: with.labels describes {label!r}, which is no label.")
+    declared = fields.get(options.confidence or "")
+    if options.confidence is not None and (declared is None or declared.type != "float"):
+        raise SpecError(
+            f"{wanted.where}: with.confidence = {options.confidence!r} is no float output.",
+            hint=f"Declare it: output: {{{options.confidence}: {{type: float, ge: 0, le: 1}}}}",
+        )
+    if options.below is not None and options.confidence is None:
+        raise SpecError(f"{wanted.where}: with.below needs with.confidence: the float output to compare.")
+    if options.fallback is not None and options.below is None:
+        raise SpecError(f"{wanted.where}: with.fallback needs with.below: the confidence under which it is taken.")
+    if options.fallback is not None and options.fallback not in labels:
+        raise SpecError(
+            f"{wanted.where}: with.fallback = {options.fallback!r} is no label.", hint=f"Labels: {', '.join(labels)}"
+        )
+
+
+def _plain(label: str) -> str:
+    """What is left of a label without case, quotes, spaces and punctuation around it."""
+    return re.sub(r"[\s_-]+", " ", label.strip(" \t\r\n.,;:!\"'`*")).casefold()
+
+
+def _instructions(labels: tuple[str, ...], several: bool, options: ClassifyOptions) -> str:
+    lines = [f"- {label}" + (f": {said}" if (said := options.labels.get(label)) else "") for label in labels]
+    which = "every label that applies" if several else "exactly one label"
+    sure = f" {options.confidence}: how sure you are, from 0 to 1." if options.confidence else ""
+    return f"Classify the text. Choose {which} of this list, as it is written there:\n" + "\n".join(lines) + sure

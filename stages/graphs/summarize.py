@@ -1,0 +1,110 @@
+"""summarize: columns from a text of any length, by map and reduce.
+
+START → split ─ fits in one question ───────────────────────────────────────→ answer → END
+          ├─ Send ─→ note (one a chunk, `parallel` at once) ─→ gather ─ fits ─→ ↑
+          ↑                                                       └─ still too long: once more ─┐
+          └─────────────────────────────────────────────────────────────────────────────────────┘
+
+A chunk is at most `chunk_tokens` long and ends at a paragraph, else at a line, a sentence, a word. Notes are taken by
+the role `notes` where the stage names one, else by `main`, which gives the answer.
+"""
+
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypedDict
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+from pydantic import Field
+
+from schemas.errors import RowError
+from schemas.fields import OutputField
+from stages.asking import Answer, Made, Prompts, Question, finished
+from stages.chunks import chunked, tokens
+from stages.contract import Build, GraphStage, Options
+from stages.quoting import RULE, quoted
+from stages.structured import AnswerFormat
+
+VERSION = "summarize-1"
+_LEVELS = 8
+_NOTE = "Note down what this part of a longer text says: facts, names, numbers, decisions. Be brief and complete."
+_NOTES = "The text was too long to read at once: you are given notes on its parts, in order."
+
+
+class SummarizeOptions(Options):
+    pacing: ClassVar[frozenset[str]] = frozenset(("parallel",))
+
+    chunk_tokens: int = Field(default=6_000, ge=50, description="the longest text in one question, estimated")
+    parallel: int = Field(default=8, ge=1, le=500, description="chunks of one row at once")
+
+
+class State(TypedDict, total=False):
+    """`notes` of all levels as (level, place, text); `text` is what is left to read at `level`."""
+
+    system: list[BaseMessage]
+    text: str
+    level: int
+    notes: Annotated[list[tuple[int, int, str]], operator.add]
+    answer: Answer
+
+
+class Chunk(TypedDict):
+    text: str
+    level: int
+    place: int
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: summarize`. Raises SpecError."""
+    from stages.registry import answer_format
+
+    options = wanted.options(SummarizeOptions)
+    form = answer_format(wanted)
+    prompts = Prompts(wanted)
+    answering = Question(wanted, form)
+    role = "notes" if "notes" in wanted.stage.model else "main"
+    noting = Question(wanted, AnswerFormat({"notes": OutputField(type="str")}, None, "notes"), role)
+
+    def split(state: State) -> dict[str, Any]:
+        return {"level": state.get("level", 0)}
+
+    def parts(state: State) -> list[Send] | str:
+        found = chunked(state["text"], options.chunk_tokens)
+        if len(found) <= 1:
+            return "answer"
+        return [Send("note", Chunk(text=text, level=state["level"], place=at)) for at, text in enumerate(found)]
+
+    async def note(state: Chunk) -> State:
+        asked = [SystemMessage(f"{_NOTE}\n\n{RULE}"), HumanMessage(quoted("text", state["text"]))]
+        said = (await noting.answer(asked))["notes"]
+        return {"notes": [(state["level"], state["place"], said)]}
+
+    def gather(state: State) -> State:
+        level = state["level"]
+        text = "\n\n".join(said for at, _, said in sorted(state["notes"]) if at == level)
+        if level + 1 == _LEVELS or tokens(text) >= tokens(state["text"]):
+            raise RowError("the notes on the text are no shorter than the text", kind="no_shorter")
+        return {"text": text, "level": level + 1}
+
+    async def answer(state: State) -> State:
+        name = "notes" if state["level"] else "text"
+        return {"answer": await answering.answer([*state["system"], HumanMessage(quoted(name, state["text"]))])}
+
+    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+        text = prompts.text(row)
+        long = tokens(text) > options.chunk_tokens
+        return {"system": prompts.system(row, *([_NOTES] if long else []), RULE), "text": text}
+
+    builder = StateGraph(State)
+    builder.add_node("split", split)
+    builder.add_node("note", note, input_schema=Chunk)
+    builder.add_node("gather", gather)
+    builder.add_node("answer", answer)
+    builder.add_edge(START, "split")
+    builder.add_conditional_edges("split", parts, ["note", "answer"])
+    builder.add_edge("note", "gather")
+    builder.add_edge("gather", "split")
+    builder.add_edge("answer", END)
+    graph = builder.compile().with_config({"max_concurrency": options.parallel})
+    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, calls=(1, None)))
