@@ -23,6 +23,7 @@ from stages.contract import Answered, GraphStage
 from stages.failures import describe
 from stages.fingerprints import fingerprints
 from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, encode_record, now, record_of
+from stages.money import Purse
 from stages.scope import Interrupted, RowScope, Tally, current
 
 _RECENT_ROWS = 20_000
@@ -66,6 +67,7 @@ class BatchContext:
     on_row: Callable[[int], None] = lambda rows: None
     on_step: Callable[[str, str, Any], None] | None = None
     tally: Tally = field(default_factory=Tally)
+    purse: Purse | None = None
     damage: list[str] = field(default_factory=list)
 
 
@@ -213,6 +215,7 @@ class _Run:
             in_flight=context.shared.calls,
             loop=asyncio.get_running_loop(),
             halted=lambda: self.stopped,
+            purse=context.purse,
         )
         token = current.set(scope)
         answer: str | None = None

@@ -25,10 +25,11 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
-from schemas.errors import RowError, TandemError, TransientModelError
+from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
 from stages.failures import classify, may_be_billed
 from stages.journal import CallKey, CallRecord, now
 from stages.limiter import Blocked, Limiter
+from stages.money import DEFAULT_CAP, FREE, Held, cap_in, most_of
 from stages.scope import Interrupted, RowScope, current, request_digest
 from stages.wire import wire
 
@@ -53,10 +54,12 @@ class Waiting(TandemError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: the digest of its canonical form, and the size of that in bytes."""
+    """What is asked: the digest of its canonical form, the size of that in bytes, and the most tokens of an answer
+    (0: nothing bounds it)."""
 
     digest: str
     size: int
+    cap: int
 
 
 Send = Callable[[], Awaitable[ChatResult]]
@@ -65,7 +68,8 @@ Send = Callable[[], Awaitable[ChatResult]]
 @dataclass(frozen=True)
 class Backend:
     """What stands behind a model: its name as users write it, the identity that its answers depend on, who bounds it,
-    and what a call costs."""
+    and what a call costs. `cap`: the most tokens of an answer, where the spec says so; `capped`: the model to ask where
+    it does not, and money is counted."""
 
     name: str
     identity: bytes
@@ -73,6 +77,8 @@ class Backend:
     limiter: Limiter
     price: Callable[[dict[str, int]], float | None]
     timeout_s: float
+    cap: int | None = None
+    capped: BaseChatModel | None = None
 
 
 class Journalled:
@@ -83,22 +89,22 @@ class Journalled:
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
+        scope, backend = current.get(), self._tandem
         ask = super()._agenerate  # type: ignore[misc]
+        if scope is not None and scope.purse is not None and backend.capped is not None and cap_in(kwargs) is None:
+            ask = backend.capped._agenerate
 
         async def send() -> ChatResult:
             result: ChatResult = await ask(messages, stop, run_manager, **kwargs)
             return result
 
-        scope = current.get()
         if scope is None:
             return await send()
         if asyncio.get_running_loop() is not scope.loop:  # asyncio.run() inside a synchronous node
             call = self._agenerate(messages, stop, None, **kwargs)
             return await asyncio.wrap_future(_on_loop_of(scope, call))
         try:
-            return _as_result(
-                await _answered(scope, self._tandem, _request(self._tandem, messages, stop, kwargs), send)
-            )
+            return _as_result(await _answered(scope, backend, _request(backend, messages, stop, kwargs), send))
         except TandemError as exc:
             scope.failed(exc)
             raise
@@ -201,16 +207,21 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
     for attempt in range(1, MAX_ATTEMPTS + 1):
         if (why := scope.halted()) is not None:
             raise why
+        held = await _set_aside(scope, backend, request)
         try:
             async with backend.limiter.call(patience_s=MAX_WAIT_S):
                 sent = time.monotonic()
                 first = first or sent
                 call = _unknown(scope, backend, key)
-                result = await _sent(scope, backend, call, send)
+                result = await _sent(scope, backend, call, send, held)
                 if isinstance(result, ChatResult):
-                    return _answer(scope, backend, call, request, result, time.monotonic() - sent)
+                    record = _answer(scope, backend, call, request, result, time.monotonic() - sent)
+                    held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
+                    return record
         except Blocked as blocked:
             raise Waiting(f"{backend.name}: the provider asks for a pause", blocked.seconds) from None
+        finally:
+            held.close()
         wait = max(
             result.retry_after or 0.0, min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
         )
@@ -222,9 +233,23 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
     raise AssertionError("unreachable")
 
 
-async def _sent(scope: RowScope, backend: Backend, call: CallRecord, send: Send) -> ChatResult | TransientModelError:
+async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> Held:
+    """What the call may cost at most. Raises BudgetReached, and FatalModelError where nobody can tell."""
+    if scope.purse is None:
+        return FREE
+    if not request.cap:
+        raise FatalModelError(
+            f"{backend.name}: a budget needs to know how long an answer may get.", hint="Set params: {max_tokens: …}."
+        )
+    return await scope.purse.reserve(most_of(backend.price, request.size, request.cap))
+
+
+async def _sent(
+    scope: RowScope, backend: Backend, call: CallRecord, send: Send, held: Held
+) -> ChatResult | TransientModelError:
     """One request; a failure that may pass is a result. `call` is noted where it may have been billed all the same."""
     scope.journal.sending(call)
+    held.sending()
     try:
         async with asyncio.timeout(backend.timeout_s + 1):
             return await send()
@@ -237,6 +262,7 @@ async def _sent(scope: RowScope, backend: Backend, call: CallRecord, send: Send)
             _note_unknown(scope, call, failure.code if failure else type(exc).__name__)
         else:
             scope.journal.unbilled(call.nonce)
+            held.unbilled()
         if failure is None:
             raise
         if isinstance(failure, TransientModelError):
@@ -332,7 +358,9 @@ def _request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: d
     asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
     said = _json([wire(message) for message in messages])
     wanted = _json([stop, asked])
-    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted))
+    held_to = backend.cap or (DEFAULT_CAP if backend.capped is not None else 0)
+    cap = cap_in(kwargs) or held_to
+    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap)
 
 
 def _json(value: Any) -> bytes:

@@ -14,6 +14,7 @@ from schemas.spec import ModelChoice, Spec
 from schemas.spec import Stage as StageSpec
 from stages.calls import Backend, journalled
 from stages.limiter import Limiters
+from stages.money import DEFAULT_CAP, cap_in, capped
 from stages.prices import pricer
 from stages.transport import DEFAULT_BASE_URL, OpenAICompatibleChatModel, base_url_from_environment
 
@@ -75,6 +76,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         model = _openai(name, params, timeout_s)
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
+    cap = cap_in({**params, **params.get("extra_body", {})})
     backend = Backend(
         name=choice.name,
         identity=model_identity(choice, stage.params),
@@ -82,6 +84,8 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         limiter=services.limiters.of(f"{choice.name}:{digest(credential)[:8]}", spec.limits.rows_in_flight),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
+        cap=cap,
+        capped=None if cap is not None else model if provider == "offline" else capped(model, DEFAULT_CAP),
     )
     return journalled(model, backend)
 
@@ -103,7 +107,7 @@ def _openai(name: str, params: dict[str, Any], timeout_s: float) -> BaseChatMode
     headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
     extra = sent.pop("extra_body", {})
     if base_url == DEFAULT_BASE_URL and "max_tokens" in sent:
-        sent["max_completion_tokens"] = sent.pop("max_tokens")  # the name that reasoning models insist on
+        sent["max_completion_tokens"] = sent.pop("max_tokens")  # see OpenAICompatibleChatModel.cap_name
     key = sent.pop("api_key", None) or os.environ.get("OPENAI_API_KEY")
     return OpenAICompatibleChatModel(
         model=name,

@@ -11,6 +11,7 @@ from typing import Any
 from schemas.errors import RowError, TandemError
 from schemas.ids import digest
 from stages.journal import CallKey, CallRecord, Journal
+from stages.money import Purse
 
 
 class Interrupted(TandemError):
@@ -32,8 +33,8 @@ class Tally:
 @dataclass
 class RowScope:
     """One row's run of a graph. `asked` counts equal requests, so that the n-th of them has its own answer; `calls` are
-    those it used. `stop` is what must end the batch, even where the graph swallows the exception; `halted` says why the
-    batch pays for nothing more."""
+    those it used; `purse`, where money is counted, is what they may cost. `stop` is what must end the batch, even where
+    the graph swallows the exception; `halted` says why the batch pays for nothing more."""
 
     id: str
     run: str
@@ -46,6 +47,7 @@ class RowScope:
     calls: list[CallKey] = field(default_factory=list)
     stop: Exception | None = None
     halted: Callable[[], TandemError | None] = lambda: None
+    purse: Purse | None = None
     from_threads: set["Future[Any]"] = field(default_factory=set)
     closed: bool = False
 

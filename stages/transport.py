@@ -66,6 +66,11 @@ class OpenAICompatibleChatModel(BaseChatModel):
         return "tandem-openai-compatible"
 
     @property
+    def cap_name(self) -> str:
+        """What bounds an answer: reasoning models insist on the newer name, other servers know the older."""
+        return "max_completion_tokens" if self.base_url == DEFAULT_BASE_URL else "max_tokens"
+
+    @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"model": self.model, "base_url": self.base_url, **self.params}
 

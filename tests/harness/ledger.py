@@ -25,6 +25,7 @@ class Call:
     answered: bool = False  # the response was written completely
     disconnected: bool = False  # the client went away first
     usage: dict[str, int] = field(default_factory=dict)
+    cap: int | None = None  # max_tokens, by whatever name
 
 
 @dataclass(slots=True)

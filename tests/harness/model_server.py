@@ -115,6 +115,7 @@ class _Server:
             return _json({"error": {"message": f"not a request: {exc!r}", "type": "invalid_request_error"}}, 400)
         ledger = self._ledger  # a reset while this call is in flight must not receive its end
         call, repetition = ledger.open(asked.digest, asked.model, asked.message)
+        call.cap = asked.data.get("max_completion_tokens", asked.data.get("max_tokens"))
         try:
             return await self._answer(request, asked, call, repetition)
         except (asyncio.CancelledError, ConnectionError):
