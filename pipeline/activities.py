@@ -38,6 +38,7 @@ from schemas.messages import (
     FinaliseRequest,
     Opened,
     OpenRequest,
+    Outcome,
     Page,
     PageRequest,
     PartitionResult,
@@ -241,8 +242,9 @@ class Activities:
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = activity.info().attempt
             published = await asyncio.to_thread(
-                publish.publish, job, plan, store, opened, request.receipts, attempt=attempt, note=beat.note
-            )
+                publish.publish, job, plan, store, opened, request.receipts, attempt=attempt, note=beat.note,
+                rehearsal=request.rehearsal,
+            )  # fmt: skip
             result = await asyncio.to_thread(_published, store, request, published, opened)
             if published.manifest is not None:
                 await self._tidy(job, store, published.manifest)
@@ -285,7 +287,7 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Cal
     spec = plans.load_spec_of(store, asked.spec)
     job = plans.make_job(spec, Path(asked.base), store, services, note=note)
     decided = plans.decisions(job, store, asked.selection, dt.datetime.now(dt.UTC), note=note)
-    return plans.write_plan(store, request.ref, asked, job, decided)
+    return plans.write_plan(store, request.ref, asked, job, decided, request.course)
 
 
 def _prepare(store: Store, plan_key: str, services: ModelServices) -> tuple[Job, Plan]:
@@ -304,9 +306,10 @@ def _published(
     store: Store, request: PublishRequest, published: publish.Published, opened: OpenedPartition
 ) -> PartitionResult:
     manifest = published.manifest
+    kept: Outcome = "not_run" if request.rehearsal else "unchanged"
     result = PartitionResult(
         partition=request.partition,
-        outcome="published" if manifest is not None else "unchanged",
+        outcome="published" if manifest is not None else kept,
         generation=manifest.generation if manifest is not None else opened.base,
         counts=manifest.counts if manifest is not None else published.counts,
         reuse=published.reuse,

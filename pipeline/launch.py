@@ -24,11 +24,12 @@ from pipeline.stores import Store
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
 from schemas.errors import ConnectionFailed, NameTaken, UsageError
-from schemas.messages import Progress, RunInput, RunRef, RunResult, RunState
+from schemas.messages import Course, Progress, RunInput, RunRef, RunResult, RunState
 
 _SERVER_AWAY_S = 60.0
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 _LATEST = 3
+_AS_SPECIFIED = Course()
 _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
 
 
@@ -55,10 +56,15 @@ def check_name(name: str) -> None:
 
 
 async def find_or_start(
-    engine: Engine, ready: Ready, selection: Selection, name: str | None, partitions: set[str]
+    engine: Engine,
+    ready: Ready,
+    selection: Selection,
+    name: str | None,
+    partitions: set[str],
+    course: Course = _AS_SPECIFIED,
 ) -> Run:
-    """The run that is asked for: joined where it runs, resumed where it ended unfinished, its report where it is
-    completed, started where it is new. `partitions` are those it is about to work on. Raises NameTaken."""
+    """The run that is asked for: joined where it runs, resumed where it is paused or ended unfinished, its report where
+    it is completed, started where it is new. `partitions` are those it is about to work on. Raises NameTaken."""
     store, spec = ready.store, ready.spec
     if name is None:
         request = await _open_twin(engine.client, ready, selection, partitions)
@@ -75,15 +81,20 @@ async def find_or_start(
     began = {None: "started", WorkflowExecutionStatus.RUNNING: "joined"}.get(status, "resumed")
     if began == "started" and report is not None:
         began = "resumed"
-    return Run(request, store, await _start(engine, store, request), began)
+    handle = await _start(engine, store, request, course)
+    if began == "joined":
+        await handle.signal(RunWorkflow.resume)  # in case it is paused; who could tell, while no worker answers?
+    return Run(request, store, handle, began)
 
 
-async def _start(engine: Engine, store: Store, request: Request) -> WorkflowHandle[RunWorkflow, RunResult]:
+async def _start(
+    engine: Engine, store: Store, request: Request, course: Course
+) -> WorkflowHandle[RunWorkflow, RunResult]:
     queue = engine.queue(request.pipeline)
     ref = RunRef(pipeline=request.pipeline, run=request.run, sink=store.uri)
     return await engine.client.start_workflow(
         RunWorkflow.run,
-        RunInput(ref=ref, request=ids.request(request.run), task_queue=queue),
+        RunInput(ref=ref, request=ids.request(request.run), task_queue=queue, course=course),
         id=ids.run_workflow_id(request.pipeline, store.uri, request.run),
         task_queue=queue,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,

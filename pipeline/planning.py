@@ -20,6 +20,7 @@ DEFAULT_BATCH_ROWS = 1_000
 MAX_BATCHES = 500
 MAX_EVENTS = 10_000
 PAGE_PARTITIONS = 200
+_CANARY_PARTITIONS = 100
 # Measured on recorded histories: an activity is 3 events and 2–3 of workflow tasks; a child 3 and a task of 3.
 _EVENTS_PER_BATCH = 6
 _EVENTS_PER_CHILD = 9
@@ -322,6 +323,21 @@ def pages_of(sizes: Iterable[int], room: int) -> list[list[int]]:
         pages[-1].append(at)
         taken += size
     return pages
+
+
+def sample(decided: Sequence[Decision], rows: int) -> list[Decision]:
+    """About `rows` rows, the first of partitions that are spread evenly; nothing where that would be all there is."""
+    if not 0 < rows < sum(decision.rows for decision in decided):
+        return []
+    filled = [decision for decision in decided if decision.rows]
+    many = min(rows, len(filled), _CANARY_PARTITIONS)
+    out, left = [], rows
+    for at in range(many):
+        decision = filled[at * len(filled) // many]
+        taken = min(decision.rows, math.ceil(left / (many - at)))
+        out.append(decision.model_copy(update={"rows": taken}))
+        left -= taken
+    return [decision for decision in out if decision.rows]
 
 
 def deal(counts: Iterable[int], size: int) -> list[list[tuple[int, int, int]]]:

@@ -26,7 +26,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import NameTaken, ObjectMissing, SpecError
 from schemas.manifest import Manifest, Noun
-from schemas.messages import MAX_PAYLOAD_BYTES, Page, PlannedPartition, PlanRef, RunRef, Windows
+from schemas.messages import MAX_PAYLOAD_BYTES, Course, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
 from stages.code import add_user_folder
 from stages.contract import AnyStage
@@ -39,6 +39,7 @@ _NOT_IDENTITY = {
                "max_cost_usd_per_day", "max_tokens", "call_timeout"},
     "notify": True, "schedule": True, "prices": True,
 }  # fmt: skip
+_AS_SPECIFIED = Course()
 
 
 class Request(Noun):
@@ -254,9 +255,13 @@ def current_generations(store: Store, wanted: set[str]) -> dict[str, int]:
 # Writing and reading plans -----------------------------------------------------------------------------------------
 
 
-def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision]) -> PlanRef:
-    """Write the pages, then the plan."""
+def write_plan(
+    store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision], course: Course = _AS_SPECIFIED
+) -> PlanRef:
+    """Write the pages, and the canary's after them, then the plan."""
     taken = limited(list(chosen), request.selection.limit_rows)
+    if course.backwards:
+        taken.reverse()
     for decision in taken:
         if decision.run:
             planning.batch_rows(decision.rows, job.spec.limits.batch_rows)
@@ -267,6 +272,10 @@ def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: It
     for number, page in enumerate(pages):
         content = Page(partitions=tuple(lines[at] for at in page))
         store.put_absent(ids.plan_page(key, number), content.model_dump_json().encode())
+    canary = planning.sample([d for d in taken if d.run], course.canary_rows)
+    if canary:
+        content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))
+        store.put_absent(ids.plan_page(key, len(pages)), content.model_dump_json().encode())
     plan = Plan(
         plan_id=plan_id,
         request=ids.request(request.run),
@@ -291,7 +300,9 @@ def write_plan(store: Store, ref: RunRef, request: Request, job: Job, chosen: It
         partitions=len(taken),
         to_run=sum(d.run for d in taken),
         rows=sum(d.rows for d in taken if d.run),
-        windows=Windows(partitions=job.spec.limits.partitions_in_flight),
+        windows=Windows(partitions=course.max_active or job.spec.limits.partitions_in_flight),
+        canary_rows=sum(d.rows for d in canary),
+        max_reject_rate=job.spec.limits.max_reject_rate,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -44,14 +44,24 @@ class Published:
 
 
 def publish(
-    job: Job, plan: Plan, store: Store, opened: OpenedPartition, receipts: Sequence[str], *, attempt: int, note: Note
+    job: Job,
+    plan: Plan,
+    store: Store,
+    opened: OpenedPartition,
+    receipts: Sequence[str],
+    *,
+    attempt: int,
+    note: Note,
+    rehearsal: bool = False,
 ) -> Published:
-    """Commit a partition's batches as the next generation. Raises CountsMismatch, ChecksFailed, RejectRateExceeded,
-    SchemaChanged, CommitConflict, Cancelled, StoreError."""
+    """Commit a partition's batches as the next generation; a `rehearsal` only looks at them. Raises CountsMismatch,
+    ChecksFailed, RejectRateExceeded, SchemaChanged, CommitConflict, Cancelled, StoreError."""
     loaded = [load_receipt(store, opened.folder, at, digest) for at, digest in enumerate(receipts)]
     counts = sum((receipt.counts for receipt in loaded), Counts())
     reuse = sum((receipt.reuse for receipt in loaded), Reuse())
     _refuse_miscount(opened, loaded, counts)
+    if rehearsal:
+        return _rehearsed(job, plan, store, opened, loaded, Published(None, counts, reuse), note)
     if (refusal := _too_many_rejects(job, opened.partition, counts)) is not None:
         _keep_rejects(store, plan.run, opened.partition, loaded)
         raise refusal
@@ -99,6 +109,26 @@ def publish(
     committed = commits.commit(store, draft).manifest
     _say_success(store, committed)
     return Published(committed, counts, reuse)
+
+
+def _rehearsed(
+    job: Job,
+    plan: Plan,
+    store: Store,
+    opened: OpenedPartition,
+    receipts: Sequence[Receipt],
+    published: Published,
+    note: Note,
+) -> Published:
+    """What a sample came to; nothing is published. Raises ChecksFailed. The reject rate is judged over all samples."""
+    _keep_rejects(store, plan.run, opened.partition, receipts)
+    checks = _Checks(job)
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        merge = _Merge(job, plan, store, opened, Path(folder), note)
+        for _ in merge.tables([receipt.data for receipt in receipts], checks):
+            pass
+    checks.verdict(opened.partition)
+    return replace(published, counts=published.counts.model_copy(update={"out": 0}))
 
 
 def _is_whole(manifest: Manifest | None) -> bool:
@@ -189,7 +219,7 @@ class _Merge:
         """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
         checks = _Checks(self.job)
         schema = self.job.columns
-        paths = list(self._write(schema, self._tables([r.data for r in receipts], checks), "data"))
+        paths = list(self._write(schema, self.tables([r.data for r in receipts], checks), "data"))
         warnings = checks.verdict(self.partition)
         time = self._time_column()
         folder = ids.data_folder(self.partition)
@@ -200,10 +230,10 @@ class _Merge:
         if not any(file.rows for file in staged):
             return []
         folder = ids.rejects_folder(self.partition) if kind == "rejects" else ids.index_folder(self.partition)
-        paths = self._write(schema, self._tables(staged, None), kind)
+        paths = self._write(schema, self.tables(staged, None), kind)
         return [self._upload(folder, at, path, None) for at, path in enumerate(paths)]
 
-    def _tables(self, staged: Sequence[StagedFile], checks: "_Checks | None") -> Iterator[pa.Table]:
+    def tables(self, staged: Sequence[StagedFile], checks: "_Checks | None") -> Iterator[pa.Table]:
         for file in staged:
             data = self.store.get(file.key)
             if hashlib.sha256(data).hexdigest() != file.sha256:

@@ -46,7 +46,8 @@ def _unpublished(store: Store) -> dict[str, str]:
     requests = [plans.load_request(store, name) for name in store.folders(ids.RUNS)]
     for request in sorted((r for r in requests if r is not None), key=lambda r: r.created_at):
         for result in reports.outcomes(store, request.run):
-            if result.error == "RejectRateExceeded":
+            canary = result.outcome == "not_run" and result.counts.rejected
+            if canary or result.error == "RejectRateExceeded":
                 found[result.partition] = request.run
             elif result.outcome == "published":
                 found.pop(result.partition, None)

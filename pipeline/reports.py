@@ -153,7 +153,9 @@ def as_json(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_STOPPED_BY_LIMIT = frozenset(("FatalModelError", "RejectRateExceeded", "BudgetReached"))
+_STOPPED_BY_LIMIT = frozenset(
+    ("FatalModelError", "RejectRateExceeded", "BudgetReached", "TooManyFailures", "CanaryFailed")
+)
 _NOT_REACHED = frozenset(("ConnectionFailed", "StoreError", "StoreRefused"))
 
 

@@ -19,6 +19,8 @@
     ├── LimitReached          (3)   stopped on purpose
     │   ├── RejectRateExceeded
     │   ├── BudgetReached
+    │   ├── TooManyFailures
+    │   ├── CanaryFailed
     │   └── FatalModelError         no key, no access, no such model, no money: every further call would fail
     ├── ModelError                  one call failed …
     │   ├── TransientModelError     … and may succeed later (never an attempt, always a wait)
@@ -132,6 +134,14 @@ class RejectRateExceeded(LimitReached):
 
 class BudgetReached(LimitReached):
     """The next call does not fit in `limits.max_cost_usd`."""
+
+
+class TooManyFailures(LimitReached):
+    """As many partitions failed as `--max-failures` allows; the rest was not begun."""
+
+
+class CanaryFailed(LimitReached):
+    """The sample that went first broke a check or the reject rate; the rest was not begun."""
 
 
 class FatalModelError(LimitReached):

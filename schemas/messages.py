@@ -35,16 +35,26 @@ class Windows(Message):
     batches: int = 2
 
 
+class Course(Message):
+    """How a run goes about its partitions. No part of its identity: a resumed run may take another course."""
+
+    max_active: int | None = None  # partitions at once; None: what the spec says
+    backwards: bool = False
+    max_failures: int | None = None  # so many failed partitions stop the run; 1: the first does
+    canary_rows: int = 0  # of a sample over all partitions, which has to pass before the rest begins
+
+
 # Planning ----------------------------------------------------------------------------------------------------------
 
 
 class PlanRequest(Message):
     ref: RunRef
     request: str  # key of request.json
+    course: Course = Course()
 
 
 class PlanRef(Message):
-    """The plan lies at `key`, its partitions in `pages` objects beside it."""
+    """The plan lies at `key`, its partitions in `pages` objects beside it. A canary is one page more, after them."""
 
     key: str
     plan_id: str
@@ -53,6 +63,8 @@ class PlanRef(Message):
     to_run: int
     rows: int
     windows: Windows
+    canary_rows: int = 0
+    max_reject_rate: float = 1.0
 
 
 class PageRequest(Message):
@@ -78,11 +90,14 @@ class Page(Message):
 
 
 class PartitionInput(Message):
+    """`rehearsal`: the first `rows` rows are enriched and checked, and nothing is published."""
+
     ref: RunRef
     plan: str
     partition: str
     rows: int
     windows: Windows
+    rehearsal: bool = False
 
 
 class OpenRequest(Message):
@@ -132,6 +147,7 @@ class PublishRequest(Message):
     partition: str
     opened: str
     receipts: tuple[str, ...]
+    rehearsal: bool = False
 
 
 class CloseRequest(Message):
@@ -208,6 +224,7 @@ class RunInput(Message):
     ref: RunRef
     request: str
     task_queue: str
+    course: Course = Course()
     carried: Carried | None = None
 
 

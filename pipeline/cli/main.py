@@ -29,6 +29,7 @@ from pipeline.cli.options import (
     selection_of,
 )
 from pipeline.cli.process import go
+from schemas.errors import UsageError
 
 app = typer.Typer(
     name="tandem",
@@ -126,6 +127,57 @@ def plan(
         selection = selection_of(partition, from_date, to_date, last, reprocess, None, False)
         options = PlanOptions(spec=spec, selection=selection, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def backfill(
+    spec: SpecArgument = DEFAULT_SPEC,
+    from_date: Annotated[str, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")] = ...,  # type: ignore[assignment]
+    to_date: Annotated[str, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")] = ...,  # type: ignore[assignment]
+    reprocess: Reprocess = "missing",
+    max_active: Annotated[int | None, typer.Option(min=1, max=500, metavar="N", help="Partitions at once.")] = None,
+    run_backwards: Annotated[bool, typer.Option("--run-backwards", help="The newest partition first.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new once a partition failed.")] = False,
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Begin nothing new once N partitions failed.")
+    ] = None,
+    canary: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="N rows over the whole range first; the rest if they pass.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run and what it would cost.")] = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
+    ] = None,
+    yes: Yes = False,
+    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run past partitions: those never published, unless told otherwise."""
+
+    async def work() -> int:
+        from pipeline.cli.plan import PlanOptions, plan_command
+        from pipeline.cli.run import RunOptions, run_command
+        from schemas.messages import Course
+
+        if fail_fast and max_failures is not None:
+            raise UsageError("--fail-fast goes without --max-failures.", hint="It is --max-failures 1.")
+        selection = selection_of(None, from_date, to_date, None, reprocess, None, False)
+        screen = Screen(json=json, quiet=quiet)
+        if dry_run:
+            return await plan_command(PlanOptions(spec=spec, selection=selection), screen)
+        course = Course(
+            max_active=max_active,
+            backwards=run_backwards,
+            max_failures=1 if fail_fast else max_failures,
+            canary_rows=canary or 0,
+        )
+        return await run_command(
+            RunOptions(spec=spec, selection=selection, name=name, yes=yes, detach=not watch, course=course), screen
+        )
 
     go(work, verbose=verbose)
 

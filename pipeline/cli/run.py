@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
@@ -24,7 +24,7 @@ from pipeline.reports import Report
 from pipeline.settings import temporal_configured
 from pipeline.stores import Store
 from schemas.errors import TandemError, UsageError
-from schemas.messages import Totals
+from schemas.messages import Course, Totals
 from schemas.spec import Spec
 
 _ASK_ABOVE_USD = 1.0
@@ -32,7 +32,7 @@ _ASK_ABOVE_USD = 1.0
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The arguments of one `tandem run`."""
+    """The arguments of one `tandem run` or `tandem backfill`."""
 
     spec: Path
     selection: Selection
@@ -42,6 +42,7 @@ class RunOptions:
     detach: bool = False
     watch_timeout_s: float | None = None
     with_worker: bool = False
+    course: Course = field(default_factory=Course)
 
 
 class RunEnded(TandemError):
@@ -68,7 +69,7 @@ async def run_command(options: RunOptions, screen: Screen) -> int:
     registry.remember(ready, options.spec)
     async with engine(base) as found:
         wanted = {decision.partition for decision in outlook.found.running}
-        run = await find_or_start(found, ready, options.selection, options.name, wanted)
+        run = await find_or_start(found, ready, options.selection, options.name, wanted, options.course)
         _say_run(run, found, base, screen)
         if options.detach:
             return _detached(run, base, screen)

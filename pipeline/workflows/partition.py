@@ -146,7 +146,12 @@ class PartitionWorkflow:
     async def _publish(self, opened: Opened, receipts: list[str]) -> PartitionResult:
         given = self._given
         request = PublishRequest(
-            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, receipts=tuple(receipts)
+            ref=given.ref,
+            plan=given.plan,
+            partition=given.partition,
+            opened=opened.opened,
+            receipts=tuple(receipts),
+            rehearsal=given.rehearsal,
         )
         # Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed.
         task = asyncio.ensure_future(call("publish", request, PartitionResult))

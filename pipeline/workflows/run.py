@@ -1,6 +1,6 @@
 """RunWorkflow: one run over the partitions of a plan.
 
-    plan → for each page of the plan: a window of PartitionWorkflow children → finalise
+    plan → (canary) → for each page of the plan: a window of PartitionWorkflow children → finalise
 
 Continue-as-new comes only between pages, when no child is open (an open child would be terminated). What outlives one
 execution is `Carried`.
@@ -26,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
     from pipeline.workflows.partition import PartitionWorkflow
     from schemas import ids
+    from schemas.manifest import Counts
     from schemas.messages import (
         Carried,
         Failure,
@@ -69,6 +70,7 @@ class RunWorkflow:
         self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
         self._latest: list[PartitionResult] = []
         self._finished = 0
+        self._rehearsed = Counts()
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
         self._note = "planning"
 
@@ -80,9 +82,13 @@ class RunWorkflow:
                 self._planned = await self._plan()
                 total, to_run = self._planned.partitions, self._planned.to_run
                 self._totals = Totals(total=total, unchanged=total - to_run)
+                if self._planned.canary_rows:
+                    await self._canary(self._planned)
             first = self._carried.next_page if self._carried else 0
             for number in range(first, self._planned.pages):
-                if number > first and workflow.info().is_continue_as_new_suggested() and self._stop is None:
+                if self._stop is not None:
+                    break
+                if number > first and workflow.info().is_continue_as_new_suggested():
                     await self._continue(number)
                 await self._page(await self._read(number))
         except (ActivityError, asyncio.CancelledError) as exc:
@@ -97,7 +103,8 @@ class RunWorkflow:
         return result
 
     async def _plan(self) -> PlanRef:
-        return await call("plan", PlanRequest(ref=self._given.ref, request=self._given.request), PlanRef)
+        given = self._given
+        return await call("plan", PlanRequest(ref=given.ref, request=given.request, course=given.course), PlanRef)
 
     async def _read(self, number: int) -> Page:
         assert self._planned is not None
@@ -113,9 +120,19 @@ class RunWorkflow:
         )
         workflow.continue_as_new(self._given.model_copy(update={"carried": carried}))
 
+    async def _canary(self, planned: PlanRef) -> None:
+        """A sample of rows over all partitions goes first and publishes nothing; the rest begins once it has passed."""
+        self._note = f"canary of {planned.canary_rows:,} rows"
+        await self._page(await self._read(planned.pages), rehearsal=True)
+        seen, allowed = self._rehearsed, planned.max_reject_rate
+        if self._stop is None and seen.rejected > allowed * seen.rows_in:
+            said = f"{seen.rejected:,} of the canary's {seen.rows_in:,} rows were rejected"
+            message = f"{said}; limits.max_reject_rate is {allowed:.1%}. The rest was not begun; see: tandem rejects ls"
+            self._stop = Failure(partition="", error="CanaryFailed", message=message)
+
     # A page: a sliding window of children ---------------------------------------------------------------------------
 
-    async def _page(self, page: Page) -> None:
+    async def _page(self, page: Page, *, rehearsal: bool = False) -> None:
         try:
             for planned in page.partitions:
                 if not planned.run:
@@ -125,7 +142,7 @@ class RunWorkflow:
                 )
                 if self._stop is not None:
                     break
-                self._running[planned.key] = asyncio.create_task(self._child(planned))
+                self._running[planned.key] = asyncio.create_task(self._child(planned, rehearsal))
                 self._say()
             await workflow.wait_condition(lambda: not self._running)
         except asyncio.CancelledError:
@@ -144,9 +161,9 @@ class RunWorkflow:
         # Each child fences its partition before it ends; the run has not ended before they have.
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _child(self, planned: PlannedPartition) -> None:
+    async def _child(self, planned: PlannedPartition, rehearsal: bool) -> None:
         try:
-            result = await self._result(planned)
+            result = await self._result(planned, rehearsal)
         except asyncio.CancelledError:
             return  # it was not begun; without a result it counts as not run
         except ChildWorkflowError as exc:
@@ -162,6 +179,9 @@ class RunWorkflow:
             self._held.discard(planned.key)
             self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
+        if rehearsal and not result.error:
+            self._rehearsed += result.counts
+            return
         self._totals = self._totals.with_result(result)
         self._finished += 1
         self._latest = [*self._latest, result][-_LATEST:]
@@ -172,13 +192,26 @@ class RunWorkflow:
                 self._stop = failure
                 for task in self._running.values():
                     task.cancel()
+            self._stop = self._stop or self._enough(failure, rehearsal)
         self._say()
 
-    async def _result(self, planned: PlannedPartition) -> PartitionResult:
+    def _enough(self, failure: Failure, rehearsal: bool) -> Failure | None:
+        """What stops the run after a failure; those at work then may end."""
+        if rehearsal:
+            message = f"the canary failed: {failure.message} The rest was not begun."
+            return Failure(partition=failure.partition, error="CanaryFailed", message=message)
+        most = self._given.course.max_failures
+        if most is None or self._totals.failed < most:
+            return None
+        failed = f"{self._totals.failed:,} of {self._totals.total:,} partitions failed"
+        message = f"{failed}, and --max-failures is {most}; nothing new was begun."
+        return Failure(partition="", error="TooManyFailures", message=message)
+
+    async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
         """Run the child. A partition that another run holds is waited for, outside of the window."""
         wait = _HELD
         while True:
-            starting = asyncio.ensure_future(self._start(planned))
+            starting = asyncio.ensure_future(self._start(planned, rehearsal))
             try:
                 child = await asyncio.shield(starting)
             except asyncio.CancelledError as cancelled:
@@ -198,7 +231,7 @@ class RunWorkflow:
             return await child
 
     async def _start(
-        self, planned: PlannedPartition
+        self, planned: PlannedPartition, rehearsal: bool
     ) -> "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]":
         assert self._planned is not None
         given = self._given
@@ -210,6 +243,7 @@ class RunWorkflow:
                 partition=planned.key,
                 rows=planned.rows,
                 windows=self._planned.windows,
+                rehearsal=rehearsal,
             ),
             id=ids.partition_workflow_id(given.ref.pipeline, given.ref.sink, planned.key),
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,

@@ -29,6 +29,7 @@ from schemas.messages import (
     BatchRequest,
     BatchResult,
     CloseRequest,
+    Course,
     FinaliseRequest,
     Opened,
     OpenRequest,
@@ -65,6 +66,7 @@ class Fakes:
     request and the how-maniest call this is for its partition and batch, and may return None for the usual answer."""
 
     pages: Sequence[Sequence[PlannedPartition]] = ()
+    canary: Sequence[PlannedPartition] = ()
     batches: int = 2
     windows: Windows = field(default_factory=Windows)
     on: dict[str, Hook] = field(default_factory=dict)
@@ -99,12 +101,13 @@ class Fakes:
         usual = PlanRef(
             key="plan.json", plan_id="p", pages=len(self.pages), partitions=len(every),
             to_run=sum(p.run for p in every), rows=sum(p.rows for p in every if p.run), windows=self.windows,
+            canary_rows=sum(p.rows for p in self.canary), max_reject_rate=0.5,
         )  # fmt: skip
         return await self._do("plan", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
     async def read_page(self, request: PageRequest) -> Page:
-        usual = Page(partitions=tuple(self.pages[request.page]))
+        usual = Page(partitions=tuple([*self.pages, self.canary][request.page]))
         return await self._do("read_page", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
@@ -156,11 +159,11 @@ class Bench:
     queue: str
     ref: RunRef
 
-    async def start(self, run: str = "run-1") -> WorkflowHandle[RunWorkflow, RunResult]:
+    async def start(self, run: str = "run-1", course: Course | None = None) -> WorkflowHandle[RunWorkflow, RunResult]:
         ref = self.ref.model_copy(update={"run": run})
         return await self.client.start_workflow(
             RunWorkflow.run,
-            RunInput(ref=ref, request=ids.request(run), task_queue=self.queue),
+            RunInput(ref=ref, request=ids.request(run), task_queue=self.queue, course=course or Course()),
             id=ids.run_workflow_id(ref.pipeline, ref.sink, run),
             task_queue=self.queue,
         )

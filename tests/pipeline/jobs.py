@@ -104,6 +104,9 @@ class Bench:
     def publish(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
         return publish.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing)
 
+    def rehearse(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
+        return publish.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing, rehearsal=True)
+
     async def run(
         self,
         job: Job | None = None,
