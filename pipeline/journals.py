@@ -32,6 +32,7 @@ from schemas.errors import ObjectMissing
 from schemas.manifest import Usage
 from stages.journal import (
     FORMAT,
+    TOOL,
     CallRecord,
     Record,
     UnknownFormat,
@@ -292,7 +293,7 @@ class _Sum:
         self._cost = 0.0
 
     def add(self, record: Record | None) -> None:
-        if not isinstance(record, CallRecord):
+        if not isinstance(record, CallRecord) or record.model.startswith(TOOL):
             return
         nonce = int(record.nonce[:16], 16)
         if record.raw is None:

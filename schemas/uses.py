@@ -33,6 +33,10 @@ BUILT_IN: dict[str, Uses] = {
     "extract": _ASKING,
     "classify": _ASKING,
     "summarize": _ASKING,
+    "cascade": Uses(_ASKING.needs, roles=("main", "cheap")),
+    "agent": Uses((*_ASKING.needs, "tools"), _PROMPTED | {"tools"}),
+    "judge": _ASKING,
+    "translate": _ASKING,
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
 }
 

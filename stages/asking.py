@@ -3,11 +3,12 @@
 A graph of its own file says only what is its own: which questions, in which order, and what becomes of the answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import BaseTool
 from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command
@@ -58,11 +59,13 @@ class Prompts:
 class Question:
     """A model of the stage, asked for one format."""
 
-    def __init__(self, wanted: Build, form: AnswerFormat, role: str = "main") -> None:
+    def __init__(
+        self, wanted: Build, form: AnswerFormat, role: str = "main", *, tools: Sequence[BaseTool] = ()
+    ) -> None:
         choice = wanted.stage.model[role]
         self.form = form
         self.name = choice.name
-        self.ask = form.asker(build_model(choice, wanted.stage, wanted.spec, wanted.services), choice.name)
+        self.ask = form.asker(build_model(choice, wanted.stage, wanted.spec, wanted.services), choice.name, tools)
 
     async def answer(
         self,

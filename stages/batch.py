@@ -27,6 +27,7 @@ from stages.money import Purse
 from stages.scope import Interrupted, RowScope, Tally, current
 
 _RECENT_ROWS = 20_000
+_RECURSION_LIMIT = 100
 _INTERRUPTED = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 
 
@@ -122,7 +123,7 @@ class _Run:
         self.context = context
         self.stopped: TandemError | None = None
         self._broken: Exception | None = None
-        self._config: Any = {"recursion_limit": 100, "callbacks": []}
+        self._config = _config(stage)
 
     def _over(self) -> bool:
         return self.stopped is not None or self._broken is not None or self.context.drain.is_set()
@@ -298,9 +299,7 @@ async def replay(
         token = current.set(scope)
         answer = None
         try:
-            state = await stage.graph.ainvoke(
-                prepared, {"recursion_limit": 100, "callbacks": []}, context=stage.context
-            )
+            state = await stage.graph.ainvoke(prepared, _config(stage), context=stage.context)
             answer = stage.harvest(state)
         except (RowError, WouldAsk):
             pass
@@ -314,6 +313,12 @@ async def replay(
 
 async def _keep_nothing(data: bytes) -> None:
     raise AssertionError("nothing is asked, so nothing is written")
+
+
+def _config(stage: GraphStage) -> Any:
+    """How graphs are run; a graph's own limit of steps holds."""
+    own = (stage.graph.config or {}).get("recursion_limit")
+    return {"recursion_limit": own or _RECURSION_LIMIT, "callbacks": []}
 
 
 def _gravity(exc: TandemError) -> tuple[bool, float]:

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 FORMAT = 1
+TOOL = "tool:"  # before a tool's name, where a call's record names its model: journalled, but nothing that was paid for
 _LINE_START = re.compile(rb"[0-9a-f]{8} \{")
 RowKey = tuple[str, str]
 CallKey = tuple[str, int]

@@ -16,7 +16,7 @@ from schemas.tables import fields_of_class
 from stages import custom, tables
 from stages.code import code_digest, load_attribute
 from stages.contract import AnyStage, Build, GraphStage, Options
-from stages.graphs import classify, extract, summarize
+from stages.graphs import agent, cascade, classify, extract, judge, summarize, translate
 from stages.limiter import Limiter
 from stages.models import ModelServices, model_identity
 from stages.quoting import capped
@@ -26,6 +26,10 @@ BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {
     "extract": extract.build,
     "classify": classify.build,
     "summarize": summarize.build,
+    "cascade": cascade.build,
+    "agent": agent.build,
+    "judge": judge.build,
+    "translate": translate.build,
     "sql": tables.build,
 }
 

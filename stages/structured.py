@@ -1,13 +1,14 @@
 """A model's answer as data: how it is asked for, and how it is read back."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import orjson
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall
 from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.tools import BaseTool
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RowError
@@ -31,13 +32,13 @@ class AnswerFormat:
         self.name = re.sub(r"\W", "_", name)[:60]
         self._validator = cls or validator_for(fields)
 
-    def asker(self, model: BaseChatModel, model_name: str) -> Ask:
-        """Asks the model for this format in the way its provider knows.
+    def asker(self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool] = ()) -> Ask:
+        """Asks the model for this format in the way its provider knows; with tools, it may call them first.
 
         Goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is a
         third of the time that a row takes (`make bench`).
         """
-        bound = self._bound(model, model_name)
+        bound = self._bound(model, model_name, tools)
         assert isinstance(bound, RunnableBinding)
         target, kwargs = cast(BaseChatModel, bound.bound), dict(bound.kwargs)
 
@@ -48,15 +49,31 @@ class AnswerFormat:
 
         return ask
 
-    def _bound(self, model: BaseChatModel, model_name: str) -> Runnable[LanguageModelInput, AIMessage]:
+    def _bound(
+        self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool]
+    ) -> Runnable[LanguageModelInput, AIMessage]:
         if structured_method(model_name) == "json_schema":
             wanted = {"name": self.name, "schema": self.schema, "strict": True}
-            return cast(
-                Runnable[LanguageModelInput, AIMessage],
-                model.bind(response_format={"type": "json_schema", "json_schema": wanted}),
-            )
+            answer = {"type": "json_schema", "json_schema": wanted}
+            if tools:
+                return model.bind_tools(tools, response_format=answer)
+            return cast(Runnable[LanguageModelInput, AIMessage], model.bind(response_format=answer))
         tool = {"name": self.name, "description": "Give the answer.", "parameters": self.schema}
-        return model.bind_tools([{"type": "function", "function": tool}], tool_choice=self.name)
+        answering = {"type": "function", "function": tool}
+        if tools:
+            return model.bind_tools([*tools, answering])
+        return model.bind_tools([answering], tool_choice=self.name)
+
+    def wants_tools(self, message: AIMessage) -> bool:
+        """Whether the model calls tools rather than answer, which some providers' models do by a tool, too."""
+        return bool(message.tool_calls or message.invalid_tool_calls) and not self._answers(message)
+
+    def _answers(self, message: AIMessage) -> list[ToolCall]:
+        return [call for call in message.tool_calls if call["name"] == self.name]
+
+    def only_answer(self, message: AIMessage) -> AIMessage:
+        """The message without calls of other tools."""
+        return message.model_copy(update={"tool_calls": self._answers(message)})
 
     def read(self, message: AIMessage, mend: Callable[[Any], Any] = lambda data: data) -> dict[str, Any]:
         """The validated answer, JSON-like; `mend` sees the data before it is validated. Raises RowError for a refusal

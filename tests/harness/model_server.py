@@ -130,7 +130,7 @@ class _Server:
         if seconds is not None:
             limited = error_reply(429, "rate_limit_exceeded", {"Retry-After": str(seconds)})
             return await self._send(request, call, limited)
-        rule = self._rules.choose(asked.message, asked.digest, repetition, asked.ends_with_user)
+        rule = self._rules.choose(asked.message, asked.digest, repetition, asked.ends_with_user, asked.turns)
         latency_s = self._latency_s(rule, asked.digest)
         if latency_s > 0:
             await asyncio.sleep(latency_s)

@@ -33,6 +33,7 @@ class Asked:
     message: str  # last user message, or the first embedding input
     ends_with_user: bool
     prompt_tokens: int
+    turns: int = 0  # messages of the assistant that call tools
 
     @classmethod
     def parse(cls, body: bytes, *, embedding: bool) -> Asked:
@@ -49,6 +50,7 @@ class Asked:
             message=users[-1] if users else "",
             ends_with_user=embedding or data["messages"][-1].get("role") == "user",
             prompt_tokens=tokens("".join(texts)),
+            turns=sum(bool(message.get("tool_calls")) for message in data.get("messages", ())),
         )
 
     @property

@@ -22,7 +22,7 @@ Action = Literal[
     "refusal",
     "wrong_content_type",  # HTTP 200, text/html
     "text",  # `text` as the content
-    "tool_calls",  # `tool_calls`, while the conversation ends with a user message
+    "tool_calls",  # `tool_calls`, while the conversation ends with a user message, or has fewer than `turns` of them
 ]
 
 STATUS_OF_CODE = {
@@ -58,6 +58,7 @@ class Rule:
     body: Any = None
     text: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    turns: int = 1
     mb: int = 50
     latency_ms: float | None = None
 
@@ -99,11 +100,11 @@ class Rules:
         self._rules = rules
         self._used: Counter[tuple[int, str]] = Counter()
 
-    def choose(self, message: str, digest: str, repetition: int, ends_with_user: bool) -> Rule | None:
+    def choose(self, message: str, digest: str, repetition: int, ends_with_user: bool, turns: int = 0) -> Rule | None:
         for index, rule in enumerate(self._rules):
             if rule.match != "*" and rule.match not in message:
                 continue
-            if rule.action == "tool_calls" and not ends_with_user:
+            if rule.action == "tool_calls" and not (ends_with_user or turns < rule.turns):
                 continue
             key = (index, digest if rule.per == "content" else "")
             if rule.times is not None and self._used[key] >= rule.times:

@@ -1,0 +1,121 @@
+"""agent: a model that calls tools until it can answer; one conversation a row.
+
+START → think ─ calls tools ─→ tools ─┐      tools: those of the stage and no other; arguments are validated; a failure,
+          ↑   │                       │             an unknown tool or bad arguments are told to the model
+          ├───┼───────────────────────┘
+          ├───┼─ an answer that does not fit: repair, at most twice
+              └─ an answer ─→ END            at `steps` model calls or `token_cap` tokens: rejected, or made to answer
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Literal, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command
+from pydantic import Field
+
+from schemas.durations import Duration
+from schemas.errors import RowError
+from stages.asking import MAX_REPAIRS, Answer, Made, Prompts, Question, complaints, finished, invalid
+from stages.chunks import tokens
+from stages.contract import Build, GraphStage, Options
+from stages.quoting import RULE, quoted
+from stages.tools import call, load_tools
+
+VERSION = "agent-1"
+_NOW = "You have no step left. Answer now, from what you know."
+
+
+class AgentOptions(Options):
+    steps: int = Field(default=12, ge=1, le=200, description="model calls of one row at most")
+    token_cap: int = Field(default=200_000, ge=1, description="tokens in and out of one row, after which it ends")
+    at_cap: Literal["reject", "answer"] = Field(default="reject", description="answer: once more, without tools")
+    tool_timeout: Duration = timedelta(seconds=60)
+    result_chars: int = Field(default=20_000, ge=100, description="of a tool's result at most")
+
+
+class State(TypedDict, total=False):
+    messages: list[BaseMessage]
+    steps: int
+    spent: int
+    repairs: int
+    answer: Answer
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: agent`. Raises SpecError."""
+    from stages.registry import answer_format
+
+    options = wanted.options(AgentOptions)
+    form = answer_format(wanted)
+    tools = load_tools(wanted)
+    prompts = Prompts(wanted)
+    free, last = Question(wanted, form, tools=tools), Question(wanted, form)
+    timeout_s = options.tool_timeout.total_seconds()
+
+    async def think(state: State) -> Command[Literal["think", "tools", "__end__"]]:
+        steps, spent = state.get("steps", 0), state.get("spent", 0)
+        capped = _cap(steps + (options.at_cap == "answer"), spent, options)
+        if capped and options.at_cap == "reject":
+            raise RowError(f"no answer after {capped}", kind=f"{capped.split()[-1].rstrip('s')}_cap")
+        told: list[BaseMessage] = [HumanMessage(_NOW)] if capped else []
+        messages = [*state["messages"], *told]
+        message = await (last if capped else free).ask(messages)
+        update: State = {"steps": steps + 1, "spent": spent + _tokens(messages, message)}
+        if not capped and form.wants_tools(message):
+            return Command(goto="tools", update={**update, "messages": [*messages, message]})
+        try:
+            return Command(goto="__end__", update={**update, "answer": form.read(form.only_answer(message))})
+        except ValueError as exc:
+            repairs = state.get("repairs", 0)
+            if repairs == MAX_REPAIRS or capped:
+                raise invalid(message, exc, repairs) from None
+            said = [*messages, message, *complaints(message, str(exc))]
+            return Command(goto="think", update={**update, "repairs": repairs + 1, "messages": said})
+
+    async def use_tools(state: State) -> State:
+        asked = state["messages"][-1]
+        assert isinstance(asked, AIMessage)
+        results = await asyncio.gather(
+            *(call(tools, wish, timeout_s=timeout_s, most=options.result_chars) for wish in asked.tool_calls)
+        )
+        said = [
+            ToolMessage(
+                result.text if result.failed else quoted("result", result.text),
+                tool_call_id=wish["id"] or "",
+                status="error" if result.failed else "success",
+            )
+            for wish, result in zip(asked.tool_calls, results, strict=True)
+        ]
+        said += [
+            ToolMessage("The arguments are not a JSON object.", tool_call_id=wish["id"] or "", status="error")
+            for wish in asked.invalid_tool_calls
+        ]
+        return {"messages": [*state["messages"], *said]}
+
+    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"messages": [*prompts.system(row, RULE), HumanMessage(prompts.text(row))]}
+
+    builder = StateGraph(State)
+    builder.add_node("think", think)
+    builder.add_node("tools", use_tools)
+    builder.add_edge(START, "think")
+    builder.add_edge("tools", "think")
+    graph = builder.compile().with_config({"recursion_limit": 2 * options.steps + MAX_REPAIRS + 5})
+    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, calls=(1, options.steps)))
+
+
+def _cap(steps: int, spent: int, options: AgentOptions) -> str:
+    """The cap that is reached, in words; none: ''."""
+    if steps >= options.steps:
+        return f"{options.steps} steps"
+    return f"{options.token_cap:,} tokens" if spent >= options.token_cap else ""
+
+
+def _tokens(messages: list[BaseMessage], message: AIMessage) -> int:
+    if message.usage_metadata is not None:
+        return message.usage_metadata["total_tokens"]
+    return sum(tokens(str(said.content)) for said in (*messages, message))

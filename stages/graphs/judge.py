@@ -1,0 +1,118 @@
+"""judge: a draft, criticised against a rubric and revised until it is good enough, at most `revisions` times.
+
+START → draft → criticise ─ score ≥ accept, or no revision left ─→ END     (the best draft of all is kept, or the row
+          ↑         └─ otherwise: revise with what is wrong ──┐             rejected: `unsatisfied`)
+          └───────────────────────────────────────────────────┘
+
+The critic is the role `judge` where the stage names one, else `main`.
+"""
+
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict
+
+import orjson
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langgraph.graph import END, START, StateGraph
+from pydantic import Field
+
+from schemas.errors import RowError, SpecError
+from schemas.fields import OutputField
+from stages.asking import Answer, Made, Prompts, Question, finished
+from stages.contract import Build, GraphStage, Options
+from stages.quoting import RULE, quoted
+from stages.structured import AnswerFormat
+
+VERSION = "judge-1"
+_CRITIQUE = {
+    "score": OutputField(type="float", ge=0, le=1, description="how well the rubric is met"),
+    "problems": OutputField.model_validate("list[str]"),
+}
+_JUDGE = (
+    "You review a draft answer to a task, against this rubric:\n{rubric}\n\nScore it from 0 (not met at all) to 1 (met "
+    "throughout) and name each problem in a sentence that says what to change. No problem: an empty list."
+)
+_REVISE = "A reviewer of your answer found these problems. Give the whole answer again without them.\n"
+
+
+class JudgeOptions(Options):
+    rubric: str = Field(min_length=1, description="what a good answer is")
+    accept: float = Field(default=0.8, ge=0, le=1, description="the score from which a draft is good enough")
+    revisions: int = Field(default=2, ge=0, le=10)
+    unsatisfied: Literal["keep", "reject"] = Field(default="keep", description="when no draft was good enough")
+    score: str | None = Field(default=None, description="a column for the score of the draft that was kept")
+
+
+class State(TypedDict, total=False):
+    """`drafts` with their scores, in order; `messages` is the conversation of the one who writes."""
+
+    task: str
+    messages: list[BaseMessage]
+    draft: Answer
+    drafts: Annotated[list[tuple[float, Answer]], operator.add]
+    problems: list[str]
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: judge`. Raises SpecError."""
+    from stages.registry import answer_format
+
+    options = wanted.options(JudgeOptions)
+    form = answer_format(wanted)
+    if options.score in form.fields:
+        raise SpecError(
+            f"{wanted.where}: with.score = {options.score!r} is declared under output, too.",
+            hint="The judge writes it: take it out of output.",
+        )
+    prompts = Prompts(wanted)
+    writer = Question(wanted, form)
+    critic = Question(wanted, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if _has_judge(wanted) else "main")
+    judging = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
+
+    async def draft(state: State) -> State:
+        return {"draft": await writer.answer(state["messages"])}
+
+    async def criticise(state: State) -> State:
+        shown = orjson.dumps(state["draft"]).decode()
+        asked = f"{quoted('task', state['task'])}\n\n{quoted('draft', shown)}"
+        said = await critic.answer([judging, HumanMessage(asked)])
+        return {"drafts": [(said["score"], state["draft"])], "problems": said["problems"]}
+
+    def next_step(state: State) -> str:
+        score, _ = state["drafts"][-1]
+        return END if score >= options.accept or len(state["drafts"]) > options.revisions else "revise"
+
+    def revise(state: State) -> State:
+        problems = "\n".join(f"- {problem}" for problem in state["problems"]) or "- It does not meet the rubric."
+        said = AIMessage(orjson.dumps(state["draft"]).decode())
+        return {"messages": [*state["messages"], said, HumanMessage(_REVISE + quoted("problems", problems))]}
+
+    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+        task = prompts.text(row)
+        return {"task": task, "messages": [*prompts.system(row), HumanMessage(task)]}
+
+    def harvest(state: Mapping[str, Any]) -> Answer:
+        score, best = max(state["drafts"], key=lambda scored: scored[0])
+        if score < options.accept and options.unsatisfied == "reject":
+            raise RowError(
+                f"no draft of {len(state['drafts'])} was good enough: the best scored {score:g} of {options.accept:g}",
+                kind="unsatisfied",
+                raw=orjson.dumps(best).decode(),
+            )
+        return {**best, **({options.score: score} if options.score else {})}
+
+    builder = StateGraph(State)
+    builder.add_node("draft", draft)
+    builder.add_node("criticise", criticise)
+    builder.add_node("revise", revise)
+    builder.add_edge(START, "draft")
+    builder.add_edge("draft", "criticise")
+    builder.add_conditional_edges("criticise", next_step, ["revise", END])
+    builder.add_edge("revise", "draft")
+    added = {options.score: OutputField(type="float", optional=True)} if options.score else {}
+    calls = (2, 2 * (options.revisions + 1))
+    return finished(wanted, Made(VERSION, options, form, prompts, builder.compile(), first, harvest, added, calls))
+
+
+def _has_judge(wanted: Build) -> bool:
+    return "judge" in wanted.stage.model
