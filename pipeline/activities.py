@@ -18,9 +18,11 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline import commit as commits
 from pipeline import journals, plans, publish, reports
+from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch
 from pipeline.partitions import OpenedPartition, load_opened, open_partition
 from pipeline.plans import Job, Plan
@@ -29,13 +31,15 @@ from pipeline.settings import spool_folder
 from pipeline.spool import Spools
 from pipeline.stores import Store, open_store
 from schemas import ids
-from schemas.errors import CodeMismatch, TandemError
+from schemas.errors import CodeMismatch, ConnectionFailed, TandemError
 from schemas.messages import (
     MAX_PAYLOAD_BYTES,
     BatchRequest,
     BatchResult,
     CloseRequest,
     FinaliseRequest,
+    Holder,
+    HolderRequest,
     Opened,
     OpenRequest,
     Outcome,
@@ -47,6 +51,8 @@ from schemas.messages import (
     PublishRequest,
     RunRef,
     RunResult,
+    SetLimits,
+    SetLimitsRequest,
 )
 from stages.batch import Shared
 from stages.calls import Waiting
@@ -130,13 +136,15 @@ class Activities:
     services: ModelServices = field(default_factory=ModelServices)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
-    _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan]]"] = field(default_factory=dict)
+    controls: Controls = field(default_factory=Controls)
+    _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
 
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
+            self.holder, self.set_limits,
         ]  # fmt: skip
 
     def store(self, ref: RunRef) -> Store:
@@ -144,8 +152,9 @@ class Activities:
             self._stores[ref.sink] = open_store(ref.sink)
         return self._stores[ref.sink]
 
-    async def _job(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan]:
-        """The plan's job, prepared once a process. Raises CodeMismatch where the code here is not what was planned."""
+    async def _job(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan, ModelServices]:
+        """The plan's job, and the services that its models use: prepared once a process. Raises CodeMismatch where the
+        code here is not what was planned."""
         key = (ref.sink, plan_key)
         if key not in self._jobs:
             if len(self._jobs) > 8:
@@ -175,7 +184,7 @@ class Activities:
         """Fix base and batches of a partition, join its journal."""
         store = self.store(request.ref)
         async with beating() as beat:
-            job, plan = await self._job(request.ref, request.plan)
+            job, plan, _ = await self._job(request.ref, request.plan)
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
@@ -203,7 +212,7 @@ class Activities:
         store = self.store(request.ref)
         async with beating() as beat:
             try:
-                job, _ = await self._job(request.ref, request.plan)
+                job, _, services = await self._job(request.ref, request.plan)
             except CodeMismatch as exc:
                 return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
@@ -213,7 +222,8 @@ class Activities:
                 self._shared_of(request), self.drain, self.spools,
             )  # fmt: skip
             context.on_row, beat.tally = beat.note, context.tally
-            done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
+            async with self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)):
+                done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
         if done.receipt:
             return BatchResult(
                 state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected
@@ -238,7 +248,7 @@ class Activities:
         """Commit the partition's next generation."""
         store = self.store(request.ref)
         async with beating() as beat:
-            job, plan = await self._job(request.ref, request.plan)
+            job, plan, _ = await self._job(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = activity.info().attempt
             published = await asyncio.to_thread(
@@ -265,6 +275,28 @@ class Activities:
 
     @activity.defn
     @translated
+    async def holder(self, request: HolderRequest) -> Holder:
+        """Which run is at work on a partition: the parent of its workflow."""
+        ref = request.ref
+        handle = activity.client().get_workflow_handle(
+            ids.partition_workflow_id(ref.pipeline, ref.sink, request.partition)
+        )
+        try:
+            found = await handle.describe()
+        except RPCError as exc:
+            if exc.status == RPCStatusCode.NOT_FOUND:
+                return Holder()
+            raise ConnectionFailed(f"Temporal does not say who holds {request.partition}.") from exc
+        return Holder(run=ids.run_of_workflow(found.parent_id or ""))
+
+    @activity.defn
+    @translated
+    async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
+        """Write down what was set on a live run, where its workers look."""
+        return await asyncio.to_thread(save_limits, self.store(request.ref), request.ref.run, request.limits)
+
+    @activity.defn
+    @translated
     async def finalise(self, request: FinaliseRequest) -> RunResult:
         """Write the run's report."""
         store = self.store(request.ref)
@@ -287,11 +319,16 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Cal
     spec = plans.load_spec_of(store, asked.spec)
     job = plans.make_job(spec, Path(asked.base), store, services, note=note)
     decided = plans.decisions(job, store, asked.selection, dt.datetime.now(dt.UTC), note=note)
-    return plans.write_plan(store, request.ref, asked, job, decided, request.course)
+    written = plans.write_plan(store, request.ref, asked, job, decided, request.course)
+    partitions = load_limits(store, request.ref.run).partitions  # of an earlier attempt of the run
+    if partitions is None:
+        return written
+    return written.model_copy(update={"windows": written.windows.model_copy(update={"partitions": partitions})})
 
 
-def _prepare(store: Store, plan_key: str, services: ModelServices) -> tuple[Job, Plan]:
+def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, Plan, ModelServices]:
     plan = plans.load_plan(store, plan_key)
+    services = shared.apart()
     job = plans.job_of_plan(store, plan, services)
     here = code_digests(job.spec)
     if here != plan.code:
@@ -299,7 +336,14 @@ def _prepare(store: Store, plan_key: str, services: ModelServices) -> tuple[Job,
         raise CodeMismatch(
             f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it"
         )
-    return job, plan
+    return job, plan, services
+
+
+def _applied_to(job: Job, services: ModelServices) -> Callable[[SetLimits], None]:
+    def apply(limits: SetLimits) -> None:
+        services.limiters.resize(limits.rows_in_flight or job.spec.limits.rows_in_flight)
+
+    return apply
 
 
 def _published(

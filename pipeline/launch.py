@@ -20,11 +20,12 @@ from pipeline.engine import Engine
 from pipeline.planning import Selection
 from pipeline.plans import Request
 from pipeline.preflight import Ready
+from pipeline.reports import Report
 from pipeline.stores import Store
-from pipeline.workflows.run import RunWorkflow
+from pipeline.workflows.run import PAUSED, RunWorkflow
 from schemas import ids
 from schemas.errors import ConnectionFailed, NameTaken, UsageError
-from schemas.messages import Course, Progress, RunInput, RunRef, RunResult, RunState
+from schemas.messages import Course, Failure, Progress, RunInput, RunRef, RunResult, RunState, Totals
 
 _SERVER_AWAY_S = 60.0
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
@@ -110,6 +111,30 @@ def _attributes(request: Request) -> TypedSearchAttributes:
     return TypedSearchAttributes([SearchAttributePair(k, v) for k, v in zip(keys, values, strict=True)])
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What Temporal says of a run that is open: `paused` is why, where it is."""
+
+    handle: WorkflowHandle[RunWorkflow, RunResult]
+    paused: str
+
+
+async def open_run(client: Client, store: Store, request: Request) -> Standing | None:
+    """Where a run stands that has not ended; None for others. Asks no worker."""
+    handle = client.get_workflow_handle_for(
+        RunWorkflow.run, ids.run_workflow_id(request.pipeline, store.uri, request.run)
+    )
+    try:
+        found = await handle.describe()
+    except RPCError as exc:
+        if exc.status == RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    if found.status != WorkflowExecutionStatus.RUNNING:
+        return None
+    return Standing(handle, str((await found.memo()).get(PAUSED) or ""))
+
+
 async def status_of(client: Client, pipeline: str, sink: str, run: str) -> WorkflowExecutionStatus | None:
     """What Temporal knows of a run; None where it knows nothing (any more)."""
     try:
@@ -161,6 +186,27 @@ async def _running(client: Client, store: Store, request: Request) -> bool:
     return await status_of(client, request.pipeline, store.uri, request.run) == WorkflowExecutionStatus.RUNNING
 
 
+def running_report(run: Run) -> Report:
+    """What is known of a run that has not ended."""
+    totals, failures = Totals(), []
+    for result in reports.outcomes(run.store, run.request.run):
+        totals = totals.with_result(result)
+        if result.error:
+            failures.append(Failure(partition=result.partition, error=result.error, message=result.message))
+    return Report(
+        run=run.request.run,
+        pipeline=run.request.pipeline,
+        state="running",
+        sink=run.store.uri,
+        plan="",
+        totals=totals,
+        failures=tuple(failures),
+        stop=None,
+        started_at=run.request.created_at,
+        finished_at=None,
+    )
+
+
 # Following ---------------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +215,7 @@ async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
     assert run.handle is not None
     while True:
         ended = await _ended(run.handle)
-        progress = await _progress(run.handle)
+        progress = await progress_of(run.handle)
         if progress is not None:
             yield progress
         if ended:
@@ -193,7 +239,7 @@ async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:
         await asyncio.sleep(1)
 
 
-async def _progress(handle: WorkflowHandle[RunWorkflow, RunResult]) -> Progress | None:
+async def progress_of(handle: WorkflowHandle[RunWorkflow, RunResult]) -> Progress | None:
     try:
         return await handle.query(RunWorkflow.progress, rpc_timeout=dt.timedelta(seconds=5))
     except (RPCError, WorkflowQueryFailedError):

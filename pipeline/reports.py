@@ -17,7 +17,7 @@ _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_ru
 
 
 class Report(Noun):
-    """A run's report. Its JSON form on the command line is `as_json`."""
+    """A run's report. Its JSON form on the command line is `as_json`. `reason`: why it is paused."""
 
     run: str
     pipeline: str
@@ -29,6 +29,7 @@ class Report(Noun):
     stop: Failure | None
     started_at: dt.datetime
     finished_at: dt.datetime | None
+    reason: str = ""
 
 
 def write_outcome(store: Store, run: str, result: PartitionResult) -> None:
@@ -150,6 +151,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "started_at": _iso(report.started_at),
         "finished_at": _iso(report.finished_at),
         "failures": [failure.model_dump() for failure in report.failures],
+        **({"reason": report.reason} if report.reason else {}),
     }  # fmt: skip
 
 

@@ -102,6 +102,12 @@ def partition_workflow_id(pipeline: str, sink: str, partition: str) -> str:
     return f"tandem/{pipeline}/{sink_digest(sink)}/partition/{partition}"
 
 
+def run_of_workflow(workflow_id: str) -> str:
+    """The name of the run whose workflow this is; empty for another workflow."""
+    kind, found, run = workflow_id.partition("/run/")
+    return run if found and kind.startswith("tandem/") else ""
+
+
 # Object keys, relative to the sink ---------------------------------------------------------------------------------
 
 DATASET = f"{TANDEM}/dataset.json"
@@ -163,6 +169,11 @@ def request(run: str) -> str:
 
 def report(run: str) -> str:
     return f"{RUNS}{run}/report.json"
+
+
+def limits_of_run(run: str) -> str:
+    """What was set on the run while it was going on; its workers look at it."""
+    return f"{RUNS}{run}/limits.json"
 
 
 def spec_of_run(run: str, content: str) -> str:

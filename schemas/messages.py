@@ -44,6 +44,20 @@ class Course(Message):
     canary_rows: int = 0  # of a sample over all partitions, which has to pass before the rest begins
 
 
+class SetLimits(Message):
+    """What is asked for a live run; what is None stays as it is. `rows_in_flight` is per worker process and model."""
+
+    partitions: int | None = None
+    rows_in_flight: int | None = None
+
+
+class SetLimitsRequest(Message):
+    """Write them down where the run's workers look."""
+
+    ref: RunRef
+    limits: SetLimits
+
+
 # Planning ----------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +164,19 @@ class PublishRequest(Message):
     rehearsal: bool = False
 
 
+class HolderRequest(Message):
+    """Which run is at work on a partition?"""
+
+    ref: RunRef
+    partition: str
+
+
+class Holder(Message):
+    """The name of the run; empty where nobody holds the partition any more."""
+
+    run: str = ""
+
+
 class CloseRequest(Message):
     """Write down how a partition ended without a publication. With `fence`, a tombstone goes in first."""
 
@@ -221,10 +248,13 @@ class Carried(Message):
 
 
 class RunInput(Message):
+    """`waits`: for a partition that another run holds; without, it is reported as not run."""
+
     ref: RunRef
     request: str
     task_queue: str
     course: Course = Course()
+    waits: bool = True
     carried: Carried | None = None
 
 

@@ -7,6 +7,7 @@ Runs with different limits share one place: while both have something in flight,
 """
 
 import asyncio
+import copy
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
@@ -75,12 +76,13 @@ class _Place:
     asked_until: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Limiter:
     """`rows_in_flight` calls at once. Nobody calls before a Retry-After is over."""
 
     rows_in_flight: int
     _place: _Place = field(default_factory=_Place)
+    _taken: deque[int] = field(default_factory=deque)  # the limits under which rows were let in: a change may come
 
     @property
     def _rows(self) -> int:
@@ -88,10 +90,12 @@ class Limiter:
 
     async def take_row(self) -> None:
         """Take a place for one row's graph, to be given back with `leave_row`."""
-        await self._place.rows.acquire(self._rows)
+        rows = self._rows
+        await self._place.rows.acquire(rows)
+        self._taken.append(rows)
 
     def leave_row(self) -> None:
-        self._place.rows.release(self._rows)
+        self._place.rows.release(self._taken.popleft())
 
     @asynccontextmanager
     async def call(self, *, patience_s: float = float("inf")) -> AsyncIterator[None]:
@@ -99,18 +103,19 @@ class Limiter:
         `patience_s`."""
         gate, place = self._place.calls, self._place
         while True:
-            await gate.acquire(self.rows_in_flight)
+            limit = self.rows_in_flight
+            await gate.acquire(limit)
             now = time.monotonic()
             if now >= place.blocked_until:
                 break
-            gate.release(self.rows_in_flight)
+            gate.release(limit)
             if place.asked_until - now > patience_s:
                 raise Blocked(place.asked_until - now)
             await asyncio.sleep(min(place.blocked_until - now, 1.0))  # a longer wait may be asked for meanwhile
         try:
             yield
         finally:
-            gate.release(self.rows_in_flight)
+            gate.release(limit)
 
     def block(self, seconds: float) -> None:
         """Nobody calls for so long."""
@@ -124,7 +129,21 @@ class Limiters:
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
+        self._given: list[Limiter] = []
+
+    def apart(self) -> "Limiters":
+        """The same places, for one job: `resize` then reaches what was given to that job, and nothing else."""
+        twin = copy.copy(self)
+        twin._given = []
+        return twin
+
+    def resize(self, rows_in_flight: int) -> None:
+        """From now on; who is let in already stays."""
+        for limiter in self._given:
+            limiter.rows_in_flight = rows_in_flight
 
     def of(self, key: str, rows_in_flight: int) -> Limiter:
         """The limiter of a key. All of a key share one place, whatever their limits."""
-        return Limiter(rows_in_flight, self._places.setdefault(key, _Place()))
+        limiter = Limiter(rows_in_flight, self._places.setdefault(key, _Place()))
+        self._given.append(limiter)
+        return limiter

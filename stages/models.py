@@ -1,7 +1,7 @@
 """From `provider:name` to a chat model whose calls are journalled and limited. Provider SDKs' own retries are off."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -39,6 +39,10 @@ class ModelServices:
     """What the models of a process share."""
 
     limiters: Limiters = field(default_factory=Limiters)
+
+    def apart(self) -> "ModelServices":
+        """For one job, so that its limits can be changed while it is at work."""
+        return replace(self, limiters=self.limiters.apart())
 
 
 def missing_key(name: str) -> str | None:

@@ -16,7 +16,7 @@ from pipeline.cli.plan import decisions_said, estimate_said
 from pipeline.cli.results import show_result
 from pipeline.cli.watch import WatchTimeout, watch
 from pipeline.engine import Engine, engine
-from pipeline.launch import Run, check_name, find_or_start, status_of_run
+from pipeline.launch import Run, check_name, find_or_start, running_report, status_of_run
 from pipeline.outlook import Outlook, looked_ahead
 from pipeline.planning import Selection
 from pipeline.preflight import Ready, preflight, read_spec, sink_of
@@ -24,7 +24,7 @@ from pipeline.reports import Report
 from pipeline.settings import temporal_configured
 from pipeline.stores import Store
 from schemas.errors import TandemError, UsageError
-from schemas.messages import Course, Totals
+from schemas.messages import Course
 from schemas.spec import Spec
 
 _ASK_ABOVE_USD = 1.0
@@ -32,9 +32,9 @@ _ASK_ABOVE_USD = 1.0
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The arguments of one `tandem run` or `tandem backfill`."""
+    """The arguments of one `tandem run` or `tandem backfill`. Without `spec`, it is another run's, frozen."""
 
-    spec: Path
+    spec: Path | None
     selection: Selection
     name: str | None = None
     wait: bool = False
@@ -51,7 +51,12 @@ class RunEnded(TandemError):
 
 async def run_command(options: RunOptions, screen: Screen) -> int:
     """Run a spec; the exit code."""
-    spec, base = read_spec(options.spec)
+    assert options.spec is not None
+    return await run_spec(*read_spec(options.spec), options, screen)
+
+
+async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
+    """The same for a spec that was read already."""
     if options.name is not None:
         check_name(options.name)
     if options.detach:
@@ -66,7 +71,8 @@ async def run_command(options: RunOptions, screen: Screen) -> int:
     outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
     _say_plan(ready, outlook, screen)
     _ask(outlook, options, screen)
-    registry.remember(ready, options.spec)
+    if options.spec is not None:
+        registry.remember(ready, options.spec)
     async with engine(base) as found:
         wanted = {decision.partition for decision in outlook.found.running}
         run = await find_or_start(found, ready, options.selection, options.name, wanted, options.course)
@@ -180,25 +186,6 @@ def _detached(run: Run, base: Path, screen: Screen) -> int:
     else:
         screen.result(f"{run.request.run}: accepted. Follow it with: {_watch_command(run, base)}")
     return 0
-
-
-def running_report(run: Run) -> Report:
-    """What is known of a run that has not ended."""
-    totals = Totals()
-    for result in reports.outcomes(run.store, run.request.run):
-        totals = totals.with_result(result)
-    return Report(
-        run=run.request.run,
-        pipeline=run.request.pipeline,
-        state="running",
-        sink=run.store.uri,
-        plan="",
-        totals=totals,
-        failures=(),
-        stop=None,
-        started_at=run.request.created_at,
-        finished_at=None,
-    )
 
 
 @contextlib.asynccontextmanager

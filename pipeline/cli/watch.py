@@ -182,4 +182,6 @@ def line(result: PartitionResult) -> str:
         return f"✓ {result.partition}: {made}, generation {result.generation}"
     if result.outcome == "unchanged":
         return f"= {result.partition}: unchanged"
+    if result.outcome == "not_run":
+        return f"- {result.partition}: not run: {result.message}"
     return failure(result.partition, result.error or result.outcome, result.message)

@@ -8,10 +8,11 @@ It returns how the partition ended, also when it failed: one failed partition ne
 """
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
@@ -44,12 +45,20 @@ class PartitionWorkflow:
         self._window = 1
         self._waiting = ""
         self._base = 0
+        self._wanted_by: set[str] = set()
 
     @workflow.run
     async def run(self, given: PartitionInput) -> PartitionResult:
         self._given = given
         self._window = given.windows.batches
         self._rows = given.rows
+        try:
+            result = await self._ended()
+        finally:
+            await self._free()
+        return result
+
+    async def _ended(self) -> PartitionResult:
         try:
             return await self._published()
         except (ActivityError, asyncio.CancelledError) as exc:
@@ -58,6 +67,14 @@ class PartitionWorkflow:
                 return await self._close("cancelled", "Cancelled", "the run was cancelled", fence=True)
             error, message = cause_of(exc)
             return await self._close("cancelled" if error == "Cancelled" else "failed", error, message, fence=False)
+
+    async def _free(self) -> None:
+        """Tell the runs that wait for this partition. One that has ended meanwhile needs no telling."""
+        while self._wanted_by:
+            run = min(self._wanted_by)
+            self._wanted_by.discard(run)
+            with contextlib.suppress(FailureError):
+                await workflow.get_external_workflow_handle(run).signal("freed", self._given.partition)
 
     async def _published(self) -> PartitionResult:
         lost_to: int | None = None
@@ -183,6 +200,11 @@ class PartitionWorkflow:
 
     def _say(self, detail: str) -> None:
         workflow.set_current_details(f"{self._given.partition}: {detail}")
+
+    @workflow.signal
+    def wanted_by(self, run: str) -> None:
+        """Another run (its workflow id) waits until we are done."""
+        self._wanted_by.add(run)
 
     @workflow.signal
     def pause(self, reason: str) -> None:

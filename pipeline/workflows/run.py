@@ -15,6 +15,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ActivityError,
+    ApplicationError,
     ChildWorkflowError,
     FailureError,
     WorkflowAlreadyStartedError,
@@ -29,8 +30,11 @@ with workflow.unsafe.imports_passed_through():
     from schemas.manifest import Counts
     from schemas.messages import (
         Carried,
+        CloseRequest,
         Failure,
         FinaliseRequest,
+        Holder,
+        HolderRequest,
         Page,
         PageRequest,
         PartitionInput,
@@ -42,15 +46,22 @@ with workflow.unsafe.imports_passed_through():
         RunInput,
         RunResult,
         RunState,
+        SetLimits,
+        SetLimitsRequest,
         Totals,
     )
 
 _MAX_FAILURES = 50
 _LATEST = 50
 _MAX_HELD = 50
-_HELD = timedelta(seconds=10)
-_HELD_LONGEST = timedelta(minutes=5)
+# The holder tells us when it is done; asking again is for one that was terminated and tells nobody.
+_HELD = timedelta(minutes=1)
+_ENDS_WITHIN = timedelta(seconds=1)  # it tells us as the last thing that it does
+_HELD_LONGEST = timedelta(hours=1)
+_MOST_PARTITIONS = 500
+_MOST_ROWS = 10_000
 STATE = SearchAttributeKey.for_keyword("TandemState")
+PAUSED = "paused"  # in the memo: why, so that whoever looks need not ask a worker
 PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
 
 
@@ -67,6 +78,8 @@ class RunWorkflow:
         self._cancelled = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()  # of those: waited for until another run is done with them
+        self._freed: set[str] = set()
+        self._partitions: int | None = None  # asked for before there was a plan
         self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
         self._latest: list[PartitionResult] = []
         self._finished = 0
@@ -79,7 +92,7 @@ class RunWorkflow:
         started = workflow.info().start_time
         try:
             if self._planned is None:
-                self._planned = await self._plan()
+                self._planned = self._with_window(await self._plan(), self._partitions)
                 total, to_run = self._planned.partitions, self._planned.to_run
                 self._totals = Totals(total=total, unchanged=total - to_run)
                 if self._planned.canary_rows:
@@ -105,6 +118,12 @@ class RunWorkflow:
     async def _plan(self) -> PlanRef:
         given = self._given
         return await call("plan", PlanRequest(ref=given.ref, request=given.request, course=given.course), PlanRef)
+
+    @staticmethod
+    def _with_window(plan: PlanRef, partitions: int | None) -> PlanRef:
+        if partitions is None:
+            return plan
+        return plan.model_copy(update={"windows": plan.windows.model_copy(update={"partitions": partitions})})
 
     async def _read(self, number: int) -> Page:
         assert self._planned is not None
@@ -208,8 +227,9 @@ class RunWorkflow:
         return Failure(partition="", error="TooManyFailures", message=message)
 
     async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
-        """Run the child. A partition that another run holds is waited for, outside of the window."""
-        wait = _HELD
+        """Run the child. A partition that another run holds is waited for, outside of the window: then its `open`
+        decides again whether anything is left to do."""
+        patience = _HELD
         while True:
             starting = asyncio.ensure_future(self._start(planned, rehearsal))
             try:
@@ -217,10 +237,13 @@ class RunWorkflow:
             except asyncio.CancelledError as cancelled:
                 return await _cancelled_child(starting, cancelled)
             except WorkflowAlreadyStartedError:
+                holder = await self._holder(planned.key)
+                if not self._given.waits:
+                    return await self._not_run(planned.key, f"held by {holder}")
                 self._held.add(planned.key)
-                self._note = f"{planned.key} is held by another run"
-                await workflow.sleep(wait)
-                wait = min(2 * wait, _HELD_LONGEST)
+                self._note = f"{planned.key} is held by {holder}"
+                await self._until_freed(planned.key, patience)
+                patience = min(2 * patience, _HELD_LONGEST)
                 while not self._has_room():
                     await workflow.wait_condition(self._has_room)
                 self._held.discard(planned.key)
@@ -229,6 +252,41 @@ class RunWorkflow:
             if self._paused:
                 await self._tell(child, PartitionWorkflow.pause, self._paused)
             return await child
+
+    async def _holder(self, partition: str) -> str:
+        request = HolderRequest(ref=self._given.ref, partition=partition)
+        try:
+            found = await call("holder", request, Holder, within=SHORT, beats=False)
+        except ActivityError as exc:
+            if is_cancelled_exception(exc):
+                raise asyncio.CancelledError from None
+            return "another run"
+        return found.run or "another run"
+
+    async def _until_freed(self, partition: str, patience: timedelta) -> None:
+        """Ask the holder to tell us when it is done, and wait for that, though not for ever."""
+        self._freed.discard(partition)
+        ref = self._given.ref
+        holder = workflow.get_external_workflow_handle(ids.partition_workflow_id(ref.pipeline, ref.sink, partition))
+        try:
+            await holder.signal("wanted_by", workflow.info().workflow_id)
+        except FailureError as exc:
+            if is_cancelled_exception(exc):
+                raise asyncio.CancelledError from None
+            return  # it has ended meanwhile
+        with contextlib.suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(lambda: partition in self._freed, timeout=patience)
+            await workflow.sleep(_ENDS_WITHIN)
+
+    async def _not_run(self, partition: str, why: str) -> PartitionResult:
+        request = CloseRequest(
+            ref=self._given.ref,
+            plan=self._planned.key if self._planned else "",
+            partition=partition,
+            outcome="not_run",
+            message=why,
+        )
+        return await call("close", request, PartitionResult)
 
     async def _start(
         self, planned: PlannedPartition, rehearsal: bool
@@ -291,15 +349,42 @@ class RunWorkflow:
 
     # Live control ---------------------------------------------------------------------------------------------------
 
+    @workflow.update
+    async def set_limits(self, asked: SetLimits) -> None:
+        """Change windows while the run goes on. Workers learn of `rows_in_flight` from an object that they look at."""
+        await call("set_limits", SetLimitsRequest(ref=self._given.ref, limits=asked), SetLimits, within=SHORT)
+        self._partitions = asked.partitions or self._partitions
+        if self._planned is not None:
+            self._planned = self._with_window(self._planned, asked.partitions)
+
+    @set_limits.validator
+    def _check_limits(self, asked: SetLimits) -> None:
+        if asked.model_dump(exclude_none=True) == {}:
+            raise _refused("Nothing was given to be set.", "Say --max-active N or --rows-in-flight N.")
+        for flag, value, most in (
+            ("--max-active", asked.partitions, _MOST_PARTITIONS),
+            ("--rows-in-flight", asked.rows_in_flight, _MOST_ROWS),
+        ):
+            if value is not None and not 1 <= value <= most:
+                raise _refused(f"{flag} {value}: not between 1 and {most:,}.", "")
+
+    @workflow.signal
+    def freed(self, partition: str) -> None:
+        """Another run is done with a partition that we wait for."""
+        self._freed.add(partition)
+
     @workflow.signal
     async def pause(self, reason: str) -> None:
         self._paused = reason or "paused"
+        workflow.upsert_memo({PAUSED: self._paused})
         for child in list(self._children.values()):
             await self._tell(child, PartitionWorkflow.pause, self._paused)
 
     @workflow.signal
     async def resume(self) -> None:
-        self._paused = ""
+        if self._paused:
+            self._paused = ""
+            workflow.upsert_memo({PAUSED: None})
         for child in list(self._children.values()):
             await self._tell(child, PartitionWorkflow.resume)
 
@@ -337,3 +422,7 @@ async def _cancelled_child(
         raise cancelled from None
     child.cancel()
     return await child
+
+
+def _refused(fact: str, hint: str) -> ApplicationError:
+    return ApplicationError(fact, hint, type="UsageError", non_retryable=True)

@@ -31,6 +31,8 @@ from schemas.messages import (
     CloseRequest,
     Course,
     FinaliseRequest,
+    Holder,
+    HolderRequest,
     Opened,
     OpenRequest,
     Page,
@@ -44,6 +46,8 @@ from schemas.messages import (
     RunInput,
     RunRef,
     RunResult,
+    SetLimits,
+    SetLimitsRequest,
     Windows,
 )
 
@@ -141,9 +145,18 @@ class Fakes:
         usual = RunResult(state=request.state, report="report.json", totals=request.totals, stop=request.stop)
         return await self._do("finalise", request, usual)  # type: ignore[no-any-return]
 
+    @activity.defn
+    async def holder(self, request: HolderRequest) -> Holder:
+        return await self._do("holder", request, Holder(run="other"))  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
+        return await self._do("set_limits", request, request.limits)  # type: ignore[no-any-return]
+
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
+            self.holder, self.set_limits,
         ]  # fmt: skip
 
 
@@ -159,11 +172,13 @@ class Bench:
     queue: str
     ref: RunRef
 
-    async def start(self, run: str = "run-1", course: Course | None = None) -> WorkflowHandle[RunWorkflow, RunResult]:
+    async def start(
+        self, run: str = "run-1", course: Course | None = None, *, waits: bool = True
+    ) -> WorkflowHandle[RunWorkflow, RunResult]:
         ref = self.ref.model_copy(update={"run": run})
         return await self.client.start_workflow(
             RunWorkflow.run,
-            RunInput(ref=ref, request=ids.request(run), task_queue=self.queue, course=course or Course()),
+            RunInput(ref=ref, request=ids.request(run), task_queue=self.queue, course=course or Course(), waits=waits),
             id=ids.run_workflow_id(ref.pipeline, ref.sink, run),
             task_queue=self.queue,
         )

@@ -1,14 +1,18 @@
 """`tandem runs …`: names and flags."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pipeline.cli.console import Screen
-from pipeline.cli.options import Json, Quiet, RunArgument, WatchTimeout, seconds
+from pipeline.cli.options import Json, Quiet, RunArgument, Verbose, WatchTimeout, seconds
 from pipeline.cli.process import go
+from schemas.errors import UsageError
 
-app = typer.Typer(help="Runs: list, show, watch, pause, resume, cancel.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from pipeline.retries import Only
+
+app = typer.Typer(help="Runs: list, show, watch, pause, resume, cancel, retry, set.", no_args_is_help=True)
 
 
 @app.command(name="list")
@@ -56,36 +60,80 @@ def runs_watch(
 def runs_pause(
     run: RunArgument = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks.")] = "paused by hand",
+    json: Json = False,
 ) -> None:
     """Start nothing new in a run until it is resumed; batches at work finish."""
 
     async def work() -> int:
-        from pipeline.cli.runs import signal_command
+        from pipeline.cli.control import pause_command
 
-        return await signal_command(run, "pause", reason, Screen())
+        return await pause_command(run, reason, Screen(json=json))
 
     go(work)
 
 
 @app.command(name="resume")
-def runs_resume(run: RunArgument = None) -> None:
-    """Let a paused run go on."""
+def runs_resume(run: RunArgument = None, json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    """Let a run go on. One that nothing works on is worked on here."""
 
     async def work() -> int:
-        from pipeline.cli.runs import signal_command
+        from pipeline.cli.control import resume_command
 
-        return await signal_command(run, "resume", None, Screen())
+        return await resume_command(run, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command(name="cancel")
+def runs_cancel(run: RunArgument = None, json: Json = False) -> None:
+    """End a run: what is published stays, nothing more is."""
+
+    async def work() -> int:
+        from pipeline.cli.control import cancel_command
+
+        return await cancel_command(run, Screen(json=json))
 
     go(work)
 
 
-@app.command(name="cancel")
-def runs_cancel(run: RunArgument = None) -> None:
-    """End a run: what is published stays, nothing more is."""
+@app.command(name="retry")
+def runs_retry(
+    run: RunArgument = None,
+    only: Annotated[
+        str, typer.Option(metavar="failed|cancelled|rejects", help="What of the run is tried again.")
+    ] = "failed",
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run again what of a run failed, was cancelled or was rejected, with that run's spec."""
 
     async def work() -> int:
-        from pipeline.cli.runs import cancel_command
+        from pipeline.cli.control import retry_command
 
-        return await cancel_command(run, Screen())
+        if only not in ("failed", "cancelled", "rejects"):
+            raise UsageError(f"--only {only}: not one of failed, cancelled, rejects.")
+        return await retry_command(run, cast("Only", only), Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command(name="set")
+def runs_set(
+    run: RunArgument = None,
+    max_active: Annotated[int | None, typer.Option(metavar="N", help="Partitions at work at once.")] = None,
+    rows_in_flight: Annotated[
+        int | None, typer.Option(metavar="N", help="Calls at once, per worker process and model.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Change how much a live run does at once."""
+
+    async def work() -> int:
+        from pipeline.cli.control import set_command
+        from schemas.messages import SetLimits
+
+        limits = SetLimits(partitions=max_active, rows_in_flight=rows_in_flight)
+        return await set_command(run, limits, Screen(json=json))
 
     go(work)
