@@ -197,8 +197,6 @@ def refuse_unbuilt(spec: Spec) -> None:
 def without_effect(spec: Spec) -> list[str]:
     """What a spec may ask for and this version does not do yet, where going on does no harm."""
     said = {
-        "limits.requests_per_minute": spec.limits.requests_per_minute,
-        "limits.tokens_per_minute": spec.limits.tokens_per_minute,
         "schedule": spec.schedule,
         "notify": spec.notify,
     }

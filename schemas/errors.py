@@ -155,13 +155,15 @@ class ModelError(TandemError):
 
 
 class TransientModelError(ModelError):
-    """Rate limit, overload, timeout, connection: wait at least `retry_after` seconds, then call again."""
+    """Rate limit, overload, timeout, connection: wait at least `retry_after` seconds, then call again. `congestion`
+    says what asking more slowly would help: `rate` (too many a minute), `overload` (too many at once), or nothing."""
 
     retryable = True
 
-    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None, congestion: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+        self.congestion = congestion
 
 
 class RowError(ModelError):

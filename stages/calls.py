@@ -27,6 +27,7 @@ from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
 from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
 from stages.failures import classify, may_be_billed
+from stages.headers import allowed_by
 from stages.journal import CallKey, CallRecord, now
 from stages.limiter import Blocked, Limiter
 from stages.money import DEFAULT_CAP, FREE, Held, cap_in, most_of
@@ -202,35 +203,39 @@ async def _append(scope: RowScope, record: CallRecord) -> None:
 
 
 async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
-    """Ask the provider, waiting out transient failures for a minute. Raises Waiting, RowError, FatalModelError."""
+    """Ask the provider, waiting out transient failures for a minute. Raises Waiting, RowError, FatalModelError.
+
+    Being asked to slow down is no attempt: the limiter lets nobody call before the time, and this call takes its turn.
+    """
     first: float | None = None
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    attempt = 0
+    while True:
         if (why := scope.halted()) is not None:
             raise why
         held = await _set_aside(scope, backend, request)
         try:
-            async with backend.limiter.call(patience_s=MAX_WAIT_S):
+            async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S) as turn:
                 sent = time.monotonic()
                 first = first or sent
                 call = _unknown(scope, backend, key)
                 result = await _sent(scope, backend, call, send, held)
                 if isinstance(result, ChatResult):
                     record = _answer(scope, backend, call, request, result, time.monotonic() - sent)
+                    turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
                     held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
                     return record
+                turn.failed(result.message, result.congestion, result.retry_after or 0.0)
         except Blocked as blocked:
-            raise Waiting(f"{backend.name}: the provider asks for a pause", blocked.seconds) from None
+            raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
         finally:
             held.close()
-        wait = max(
-            result.retry_after or 0.0, min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
-        )
-        if result.retry_after:
-            backend.limiter.block(result.retry_after)
-        if attempt == MAX_ATTEMPTS or time.monotonic() - first + wait > MAX_WAIT_S:
-            raise Waiting(result.message, max(wait, 1.0))
+        limited = result.congestion == "rate"
+        attempt += not limited
+        wait = 0.0 if limited else min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
+        told = max(wait, result.retry_after or 0.0)
+        if attempt == MAX_ATTEMPTS or time.monotonic() - first + told > MAX_WAIT_S:
+            raise Waiting(result.message, max(told, 1.0))
         await asyncio.sleep(wait)
-    raise AssertionError("unreachable")
 
 
 async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> Held:

@@ -16,6 +16,7 @@ import orjson
 from schemas.errors import FatalModelError, ModelError, RowError, TandemError, TransientModelError
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
+_CONGESTION = {429: "rate", 503: "overload", 529: "overload"}
 _MAX_RETRY_AFTER_S = 86_400.0
 # Read in the error's code and message. Rate limits speak of billing pages and payment methods too, so those words alone
 # are no sign of an empty account; a quota that says when to come back is a rate limit.
@@ -33,6 +34,7 @@ _MODEL = re.compile(
     r"model_not_found|(unknown|invalid|no such) model|\bmodel\b[^.]{0,80}(does not exist|not found|is not available)",
     re.I,
 )
+_CONCURRENCY = re.compile(r"concurren|simultaneous|parallel requests", re.I)
 _THROTTLED = re.compile(r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout", re.I)
 _CONNECTION = re.compile(
     r"connection|connect(or)?error|timeout|disconnected|unavailable|transporterror|protocolerror|networkerror"
@@ -69,7 +71,12 @@ def from_status(
     if 300 <= status < 400 or status == 405:
         return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint="Check the base URL.")
     if status in TRANSIENT_STATUS or status >= 500:
-        return TransientModelError(f"{model}: HTTP {status}: {said}", retry_after=retry_after(headers))
+        congestion = _CONGESTION.get(status, "")
+        if congestion == "rate" and _CONCURRENCY.search(text):
+            congestion = "overload"
+        return TransientModelError(
+            f"{model}: HTTP {status}: {said}", retry_after=retry_after(headers), congestion=congestion
+        )
     kind = "bad_request"
     if _CONTEXT.search(text) or status == 413:
         kind = "context_length"
@@ -111,7 +118,11 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
     throttled = _THROTTLED.search(name) or _THROTTLED.search(_aws_code(exc))
     if throttled or isinstance(exc, TimeoutError | ConnectionError):
         said = _said(text, setting)
-        return TransientModelError(f"{model}: {name}" + (f": {said}" if said else ""), retry_after=_told_wait(exc))
+        return TransientModelError(
+            f"{model}: {name}" + (f": {said}" if said else ""),
+            retry_after=_told_wait(exc),
+            congestion=_congestion_of(throttled[0]) if throttled else "",
+        )
     if status is not None and 200 <= status < 300:
         return RowError("the provider's answer is not a completion", kind="malformed_response")
     if status is not None:
@@ -119,6 +130,13 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
     if any(_CONNECTION.search(cls.__name__) for cls in type(exc).__mro__):
         return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
     return _unnumbered(exc, name, text, model, setting)
+
+
+def _congestion_of(word: str) -> str:
+    """What a throttling exception's name says, where no status does."""
+    if word.lower() in ("throttl", "toomanyrequests"):
+        return "rate"
+    return "overload" if word.lower() in ("serviceunavailable", "slowdown") else ""
 
 
 def _unnumbered(exc: BaseException, name: str, text: str, model: str, setting: str) -> TandemError | None:

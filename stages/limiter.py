@@ -1,87 +1,35 @@
-"""How much may be in flight, per (provider, model, credential), shared by all batches of a process.
+"""How much may be asked of a provider, per (provider, model, credential), shared by all batches of a process.
 
-Two bounds: calls at the provider, held exactly while a request is out; and rows whose graph is running, a little more,
-so that the work around a call (rendering, parsing, the journal) overlaps with other rows' calls.
-
-Runs with different limits share one place: while both have something in flight, the smaller limit holds for both.
+Rows whose graphs run are bounded by `take_row`, calls by `call`, a few fewer, so that the work around a call
+(rendering, parsing, the journal) overlaps with other rows' calls. Runs with different limits share one `Place`: while
+both use it, the smaller limit holds for both.
 """
 
-import asyncio
 import copy
-import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from stages.fleet import UNLIMITED, Rates
+from stages.pacing import Tokens
+from stages.place import Blocked, Place, Waiter, clock
+
+__all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
 _ROWS_PER_CALL = 1.25
-# A wait longer than this is the workflow's. Who calls after it has waited there, by a clock that is not ours.
-_MAX_BLOCK_S = 60.0
-
-
-class Blocked(Exception):
-    """The provider asked for a longer wait than the caller is ready for."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"blocked for {seconds:.0f} s")
-        self.seconds = seconds
-
-
-class _Gate:
-    """As many holders as the smallest limit among those who hold or wait, first come first served."""
-
-    def __init__(self) -> None:
-        self.held = 0
-        self._limits: Counter[int] = Counter()
-        self._queue: deque[asyncio.Future[None]] = deque()
-
-    async def acquire(self, limit: int) -> None:
-        self._limits[limit] += 1
-        if not self._queue and self.held < min(self._limits):
-            self.held += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await turn  # whoever wakes us has counted us among the holders
-        except BaseException:
-            if turn.done() and not turn.cancelled():
-                self.held -= 1
-            self._leave(limit)
-            raise
-
-    def release(self, limit: int) -> None:
-        self.held -= 1
-        self._leave(limit)
-
-    def _leave(self, limit: int) -> None:
-        self._limits[limit] -= 1
-        if not self._limits[limit]:
-            del self._limits[limit]
-        while self._queue and self.held < min(self._limits, default=0):
-            turn = self._queue.popleft()
-            if not turn.done():
-                self.held += 1
-                turn.set_result(None)
-
-
-@dataclass
-class _Place:
-    """What all limiters of one key share. Nobody calls before `blocked_until` (monotonic seconds); `asked_until` is
-    what the provider asked for, where that is longer than we hold anybody."""
-
-    calls: _Gate = field(default_factory=_Gate)
-    rows: _Gate = field(default_factory=_Gate)
-    blocked_until: float = 0.0
-    asked_until: float = 0.0
+DEFAULT_OUTPUT = 512  # tokens of an answer, until the first was seen, where the spec caps none
 
 
 @dataclass(eq=False)
 class Limiter:
-    """`rows_in_flight` calls at once. Nobody calls before a Retry-After is over."""
+    """What one stage's model may do: `rows_in_flight` calls at once, at `rates`. Nobody calls before a Retry-After is
+    over, nor while the provider is out."""
 
     rows_in_flight: int
-    _place: _Place = field(default_factory=_Place)
+    rates: Rates = UNLIMITED
+    _place: Place = field(default_factory=Place)
+    _tokens: Tokens = field(default_factory=lambda: Tokens(DEFAULT_OUTPUT))
     _taken: deque[int] = field(default_factory=deque)  # the limits under which rows were let in: a change may come
 
     @property
@@ -90,6 +38,7 @@ class Limiter:
 
     async def take_row(self) -> None:
         """Take a place for one row's graph, to be given back with `leave_row`."""
+        self._place.use(self.rates, clock())
         rows = self._rows
         await self._place.rows.acquire(rows)
         self._taken.append(rows)
@@ -97,38 +46,69 @@ class Limiter:
     def leave_row(self) -> None:
         self._place.rows.release(self._taken.popleft())
 
-    @asynccontextmanager
-    async def call(self, *, patience_s: float = float("inf")) -> AsyncIterator[None]:
-        """Hold a place for one request, once the provider lets us. Raises Blocked where that is not within
+    def call(self, size: int = 0, *, patience_s: float = float("inf")) -> "Turn":
+        """To be held while a request of `size` bytes is out. Raises Blocked on entering where that is not to be within
         `patience_s`."""
-        gate, place = self._place.calls, self._place
-        while True:
-            limit = self.rows_in_flight
-            await gate.acquire(limit)
-            now = time.monotonic()
-            if now >= place.blocked_until:
-                break
-            gate.release(limit)
-            if place.asked_until - now > patience_s:
-                raise Blocked(place.asked_until - now)
-            await asyncio.sleep(min(place.blocked_until - now, 1.0))  # a longer wait may be asked for meanwhile
-        try:
-            yield
-        finally:
-            gate.release(limit)
+        return Turn(self, size, patience_s)
 
     def block(self, seconds: float) -> None:
         """Nobody calls for so long."""
-        now, place = time.monotonic(), self._place
-        place.asked_until = max(place.asked_until, now + seconds)
-        place.blocked_until = max(place.blocked_until, now + min(seconds, _MAX_BLOCK_S))
+        self._place.block(seconds)
+
+
+class Turn(Waiter):
+    """One request's turn. It is told how the request ended; where it is not, the provider is taken to have answered,
+    unless the caller was cancelled."""
+
+    __slots__ = ("_limiter", "_size", "_told")
+
+    def __init__(self, limiter: Limiter, size: int, patience_s: float) -> None:
+        super().__init__(limiter.rows_in_flight, limiter.rates, patience_s)
+        self._limiter = limiter
+        self._size = size
+        self._told = False
+
+    def expected(self) -> float:
+        return self._limiter._tokens.estimate(self._size)
+
+    async def __aenter__(self) -> Self:
+        await self._limiter._place.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        place = self._limiter._place
+        if not self._told:
+            if exc is None or isinstance(exc, Exception):
+                place.answered(self)
+            else:
+                place.lost(self)
+        place.leave(self)
+
+    def answered(self, given: int, got: int, allowed: Rates | None = None) -> None:
+        """With so many tokens in and out; `allowed` is what the answer's headers say of limits."""
+        self._told = True
+        gauge = self._limiter._tokens
+        gauge.saw(self._size, given, got)
+        # What was taken before anything was known is not given back: it would come as a burst.
+        self.tokens = min(self.tokens, gauge.estimate(self._size))
+        if allowed is not None:
+            self._limiter._place.told(allowed)
+        self._limiter._place.answered(self, given + got)
+
+    def failed(self, why: str, congestion: str = "", wait: float = 0.0) -> None:
+        """A failure that may pass. `congestion`: rate (asked too often), overload, or nothing of the kind."""
+        self._told = True
+        self._limiter._place.failed(self, why, congestion, wait)
 
 
 class Limiters:
     """The limiters of a process."""
 
     def __init__(self) -> None:
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
+        self._gauges: dict[tuple[str, str], Tokens] = {}
         self._given: list[Limiter] = []
 
     def apart(self) -> "Limiters":
@@ -142,8 +122,16 @@ class Limiters:
         for limiter in self._given:
             limiter.rows_in_flight = rows_in_flight
 
-    def of(self, key: str, rows_in_flight: int) -> Limiter:
-        """The limiter of a key. All of a key share one place, whatever their limits."""
-        limiter = Limiter(rows_in_flight, self._places.setdefault(key, _Place()))
+    def of(
+        self, key: str, rows_in_flight: int, rates: Rates = UNLIMITED, *, output_cap: int = DEFAULT_OUTPUT,
+        gauge: str = "", ramps: bool = False,
+    ) -> Limiter:  # fmt: skip
+        """The limiter of a key. All of a key share one place, whatever their limits; those of one `gauge` (a stage and
+        role) share what their calls were seen to use."""
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = Place(ramps=ramps)
+        tokens = self._gauges.setdefault((key, gauge), Tokens(output_cap))
+        limiter = Limiter(rows_in_flight, rates, place, tokens)
         self._given.append(limiter)
         return limiter

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from schemas.ids import digest
 from schemas.spec import ModelChoice, Spec
 from schemas.spec import Stage as StageSpec
 from stages.calls import Backend, journalled
-from stages.limiter import Limiters
+from stages.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.money import DEFAULT_CAP, cap_in, capped
 from stages.prices import pricer
 from stages.transport import DEFAULT_BASE_URL, OpenAICompatibleChatModel, base_url_from_environment
@@ -71,7 +72,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
     timeout_s = float(given if given is not None else spec.limits.call_timeout.total_seconds())
     params.pop("max_retries", None)  # one layer retries: stages.calls
     provider, _, name = choice.name.partition(":")
-    setting, credential = _credential(provider, params)
+    setting, _ = _credential(provider, params)
     if provider == "offline":
         from stages.offline import OfflineChatModel
 
@@ -85,13 +86,30 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         name=choice.name,
         identity=model_identity(choice, stage.params),
         setting=setting,
-        limiter=services.limiters.of(f"{choice.name}:{digest(credential)[:8]}", spec.limits.rows_in_flight),
+        limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
         cap=cap,
         capped=None if cap is not None else model if provider == "offline" else capped(model, DEFAULT_CAP),
     )
     return journalled(model, backend)
+
+
+def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
+    """The limiter of a model: one place for all that call it with one credential at one address."""
+    params = {**stage.params, **choice.params}
+    provider = choice.name.partition(":")[0]
+    _, credential = _credential(provider, params)
+    address = str(params.get("base_url") or (base_url_from_environment() if provider == "openai" else ""))
+    limits = spec.limits
+    return services.limiters.of(
+        f"{choice.name}:{digest(address, credential)}",
+        limits.rows_in_flight,
+        Rates(float(limits.requests_per_minute or inf), float(limits.tokens_per_minute or inf)),
+        output_cap=cap_in({**params, **params.get("extra_body", {})}) or DEFAULT_OUTPUT,
+        gauge=f"{spec.name}/{stage.name}",
+        ramps=provider != "offline",
+    )
 
 
 def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:

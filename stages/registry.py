@@ -13,7 +13,7 @@ from schemas.fields import OutputField
 from schemas.ids import digest
 from schemas.spec import Spec
 from schemas.tables import fields_of_class
-from stages import custom, tables
+from stages import custom, models, tables
 from stages.code import code_digest, load_attribute
 from stages.contract import AnyStage, Build, GraphStage, Options
 from stages.graphs import agent, cascade, classify, extract, judge, summarize, translate
@@ -94,8 +94,9 @@ def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: 
 
 def limiter_of(wanted: Build) -> Limiter:
     """Bounds the rows whose graphs run: the limiter of the first model, or of the process where a stage names none."""
-    names = [choice.name for choice in wanted.stage.model.values()] or ["no model"]
-    return wanted.services.limiters.of(f"rows:{names[0]}", wanted.spec.limits.rows_in_flight)
+    for choice in wanted.stage.model.values():
+        return models.limiter_of(choice, wanted.stage, wanted.spec, wanted.services)
+    return wanted.services.limiters.of("no model", wanted.spec.limits.rows_in_flight)
 
 
 def code_digests(spec: Spec) -> dict[str, str]:

@@ -25,6 +25,7 @@ from pydantic import Field, SecretStr
 
 from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.failures import from_status
+from stages.headers import ALLOWED, rates_of
 from stages.wire import asked_in_words, malformed, parsed, refuses_schemas, result_of, wire
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -123,17 +124,20 @@ class OpenAICompatibleChatModel(BaseChatModel):
         return await self._completion(asked_in_words(payload))
 
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
-        answer, request_id = await self._post(orjson.dumps(payload))
+        answer, headers = await self._post(orjson.dumps(payload))
         if not answer.get("choices") and isinstance(answer.get("error"), dict):  # some gateways fail with a 200
             code = answer["error"].get("code")
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
             raise self._failure(status, orjson.dumps(answer), {})
         try:
-            return result_of(answer, request_id, self.model)
+            result = result_of(answer, headers.get("x-request-id"), self.model)
         except (AttributeError, TypeError, ValueError) as exc:
             raise malformed(orjson.dumps(answer)) from exc
+        if (allowed := rates_of(headers)) is not None:
+            result.llm_output = {ALLOWED: allowed}
+        return result
 
-    async def _post(self, body: bytes) -> tuple[dict[str, Any], str | None]:
+    async def _post(self, body: bytes) -> tuple[dict[str, Any], Mapping[str, str]]:
         headers = {"Content-Type": "application/json", **self.headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
@@ -146,7 +150,7 @@ class OpenAICompatibleChatModel(BaseChatModel):
                 if response.status != 200:
                     said = await _beginning(response)
                     raise self._failure(response.status, said, response.headers)
-                return parsed(await _read_capped(response)), response.headers.get("x-request-id")
+                return parsed(await _read_capped(response)), response.headers
         except TimeoutError as exc:
             raise TransientModelError(f"{self.model}: no answer within {self.timeout_s:g} s") from exc
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as exc:

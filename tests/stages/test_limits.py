@@ -1,0 +1,292 @@
+"""The limiter against a provider with limits, in virtual time: minutes of calls, counted on the provider's side."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stages.fleet import UNLIMITED
+from stages.headers import rates_of
+from stages.limiter import Blocked, Limiter, Limiters, Rates
+from stages.pacing import Tokens
+from stages.place import Place
+from tests.harness.script import Limits
+from tests.stages.virtual import Provider, clock, crowd, virtually
+
+PER_MINUTE = 600
+
+
+def limiter(rates: Rates = UNLIMITED, rows: int = 64) -> Limiter:
+    return Limiter(rows, rates, Place(ramps=True))
+
+
+def asked(
+    limits: Limits, rates: Rates = UNLIMITED, *, seconds: float = 180, rows: int = 64, **given: object
+) -> Provider:
+    """A provider after so long of rows that always want to ask."""
+
+    async def work() -> Provider:
+        provider = Provider(limits, **given)  # type: ignore[arg-type]
+        await crowd(provider, limiter(rates, rows), seconds, rows)
+        return provider
+
+    return virtually(work())
+
+
+def utilisation(provider: Provider, begin: float, end: float, per_minute: float = PER_MINUTE) -> float:
+    return provider.answered(begin, end) / ((end - begin) * per_minute / 60)
+
+
+# A limit that the spec names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latency_s", [0.02, 0.2, 2.0])
+@pytest.mark.parametrize("burst_s", [0.3, 1.0, 60.0])
+def test_a_limit_is_used_and_never_met(latency_s: float, burst_s: float) -> None:
+    limits = Limits(requests_per_minute=PER_MINUTE, burst_s=burst_s)
+    provider = asked(limits, Rates(PER_MINUTE), latency_s=latency_s)
+    assert provider.refused == []
+    assert 0.95 <= utilisation(provider, 5, 180) < 1
+
+
+@pytest.mark.parametrize("latency_s", [0.02, 0.2, 2.0])
+def test_so_is_one_of_tokens_though_nobody_knows_beforehand_what_an_answer_takes(latency_s: float) -> None:
+    provider = asked(Limits(tokens_per_minute=60_000), Rates(tokens=60_000), latency_s=latency_s, tokens=100)
+    assert provider.refused == []
+    assert 0.95 <= utilisation(provider, 5, 180) < 1
+
+
+def test_calls_are_even_from_the_first_on() -> None:
+    provider = asked(Limits(), Rates(PER_MINUTE), seconds=10)
+    apart = [later - sooner for sooner, later in zip(provider.ok, provider.ok[1:], strict=False)]
+    assert min(apart) == pytest.approx(0.1 / 0.98, rel=0.02)
+
+
+def test_the_smaller_of_two_runs_limits_holds_for_both_while_both_call() -> None:
+    async def work() -> Provider:
+        provider, limiters = Provider(Limits(requests_per_minute=PER_MINUTE)), Limiters()
+        both = (limiters.of("k", 32, Rates(PER_MINUTE)), limiters.of("k", 32, Rates(10 * PER_MINUTE)))
+        await asyncio.gather(*(crowd(provider, one, 60, 32) for one in both))
+        return provider
+
+    provider = virtually(work())
+    assert provider.refused == []
+    assert utilisation(provider, 5, 60) >= 0.95
+
+
+def test_a_batch_that_comes_later_gets_its_share_of_the_rows_and_calls() -> None:
+    async def rows(provider: Provider, one: Limiter, seconds: float, done: list[int]) -> None:
+        tasks = set()
+        while clock() - provider.began < seconds:
+            await one.take_row()
+            task = asyncio.create_task(provider.ask(one))
+            tasks.add(task)
+
+            def ended(task: asyncio.Task[None]) -> None:
+                done.append(1)
+                one.leave_row()
+
+            task.add_done_callback(ended)
+        await asyncio.gather(*tasks)
+
+    async def work() -> tuple[int, int]:
+        provider, limiters = Provider(), Limiters()
+        first, second = limiters.of("k", 16), limiters.of("k", 16)
+        a: list[int] = []
+        b: list[int] = []
+        early = asyncio.create_task(rows(provider, first, 30, a))
+        await asyncio.sleep(10)
+        before = len(a)
+        await asyncio.gather(early, rows(provider, second, 30, b))
+        return len(a) - before, len(b)
+
+    first, second = virtually(work())
+    assert second == pytest.approx(first, rel=0.1)
+
+
+def test_no_more_rows_are_begun_than_can_be_asked_for_within_seconds() -> None:
+    """A drain lets rows that were begun finish, within half a minute."""
+
+    async def work() -> int:
+        one, begun = limiter(Rates(60)), 0
+        try:
+            async with asyncio.timeout(1):
+                while True:
+                    await one.take_row()
+                    begun += 1
+        except TimeoutError:
+            return begun
+
+    assert virtually(work()) == pytest.approx(20, abs=1)
+
+
+def test_a_turn_that_would_come_in_minutes_is_told_at_once() -> None:
+    async def work() -> float:
+        one = limiter(Rates(0.5))
+        async with one.call():
+            pass
+        with pytest.raises(Blocked, match="limit a minute") as caught:
+            async with one.call(patience_s=60):
+                pass
+        return caught.value.seconds
+
+    assert virtually(work()) == pytest.approx(120 / 0.98, rel=0.01)
+
+
+def test_what_a_call_takes_is_learned_from_those_before() -> None:
+    tokens = Tokens(4000)
+    assert tokens.estimate(400) == 4100
+    for _ in range(200):
+        tokens.saw(400, 120, 30)
+    assert tokens.estimate(400) == pytest.approx(150)
+    assert tokens.estimate(800) == pytest.approx(270)
+
+
+# A limit that nobody named ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latency_s", [0.02, 0.2, 2.0])
+@pytest.mark.parametrize("burst_s", [1.0, 60.0])
+@pytest.mark.parametrize("says_when", [True, False])
+def test_an_unknown_limit_is_learned_by_few_refusals(latency_s: float, burst_s: float, says_when: bool) -> None:
+    limits = Limits(requests_per_minute=PER_MINUTE, burst_s=burst_s)
+    provider = asked(limits, latency_s=latency_s, says_when=says_when)
+    assert len(provider.refused) / (len(provider.refused) + len(provider.ok)) < 0.02
+    assert utilisation(provider, 0, 180) >= 0.9
+
+
+def test_a_provider_without_limits_is_soon_asked_by_all() -> None:
+    provider = asked(Limits(), seconds=15)
+    assert provider.answered(0, 15) >= 0.95 * 64 / 0.2 * 15
+
+
+def test_overload_halves_what_is_in_flight_once_for_each_time_and_it_grows_back() -> None:
+    provider = asked(Limits(), overload=8, latency_s=0.2)
+    assert len(provider.refused) / len(provider.ok) < 0.03
+    assert provider.answered(5, 180) >= 0.75 * 8 / 0.2 * 175
+
+
+def test_one_at_a_time_is_the_least() -> None:
+    async def work() -> None:
+        one = limiter()
+        for _ in range(8):
+            async with one.call() as turn:
+                turn.failed("HTTP 529", "overload")
+            await asyncio.sleep(0.1)
+        first = one.call()
+        async with first:
+            second = asyncio.create_task(_held(one))
+            await asyncio.sleep(1)
+            assert not second.done()
+        await second
+
+    virtually(work())
+
+
+async def _held(one: Limiter) -> None:
+    async with one.call():
+        pass
+
+
+def test_what_the_headers_say_is_kept_to() -> None:
+    async def work() -> Provider:
+        one, provider = limiter(), Provider(Limits(requests_per_minute=PER_MINUTE, burst_s=2))
+        async with one.call() as turn:
+            turn.answered(50, 50, Rates(PER_MINUTE))
+        await crowd(provider, one, 60)
+        return provider
+
+    provider = virtually(work())
+    assert provider.refused == []
+    assert utilisation(provider, 5, 60) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("headers", "rates"),
+    [
+        ({}, None),
+        ({"x-ratelimit-remaining-requests": "3"}, None),
+        ({"x-ratelimit-limit-requests": "600"}, Rates(600)),
+        ({"x-ratelimit-limit-requests": "600", "x-ratelimit-limit-tokens": "90000"}, Rates(600, 90_000)),
+        (
+            {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59",
+             "x-ratelimit-reset-requests": "1s"},
+            Rates(60),
+        ),
+        (  # 200 a day, as the time until it is whole again shows
+            {"x-ratelimit-limit-requests": "200", "x-ratelimit-remaining-requests": "199",
+             "x-ratelimit-reset-requests": "7m12s", "x-ratelimit-limit-tokens": "40000"},
+            Rates(tokens=40_000),
+        ),
+        ({"x-ratelimit-limit-requests": "many"}, UNLIMITED),
+    ],
+)  # fmt: skip
+def test_headers_of_limits(headers: dict[str, str], rates: Rates | None) -> None:
+    assert rates_of(headers) == rates
+
+
+# An outage ----------------------------------------------------------------------------------------------------------
+
+
+def test_in_an_outage_one_call_at_a_time_asks_whether_it_is_over() -> None:
+    provider = asked(Limits(), outages=((5, 65),), seconds=120)
+    assert len(provider.failed) <= 2 * 64
+    assert len([at for at in provider.failed if at > 7]) <= 12
+    assert min(at for at in provider.ok if at > 65) < 65 + 11
+    assert provider.answered(80, 120) >= 0.95 * 64 / 0.2 * 40
+
+
+def test_while_a_provider_is_out_the_caller_is_told_to_wait_elsewhere() -> None:
+    async def work() -> str:
+        one = limiter()
+        for _ in range(10):
+            async with one.call() as turn:
+                turn.failed("HTTP 500: broken")
+        for _ in range(3):  # probes, ever further apart
+            async with one.call(patience_s=60) as turn:
+                turn.failed("HTTP 500: broken")
+        with pytest.raises(Blocked) as caught:
+            async with one.call(patience_s=60):
+                pass
+        assert 5 < caught.value.seconds <= 10
+        return caught.value.why
+
+    assert "HTTP 500: broken" in virtually(work())
+
+
+def test_a_probe_that_is_cancelled_leaves_the_next_call_to_be_one() -> None:
+    async def work() -> None:
+        one = limiter()
+        for _ in range(10):
+            async with one.call() as turn:
+                turn.failed("HTTP 500")
+        probe = asyncio.create_task(_hold(one, 60))
+        await asyncio.sleep(2)
+        waiting = asyncio.create_task(_hold(one, 0))
+        await asyncio.sleep(2)
+        assert not waiting.done()
+        probe.cancel()
+        await asyncio.wait_for(waiting, 5)
+        await asyncio.gather(*(_hold(one, 0.1) for _ in range(8)))
+
+    virtually(work())
+
+
+async def _hold(one: Limiter, seconds: float) -> None:
+    async with one.call():
+        await asyncio.sleep(seconds)
+
+
+def test_failures_among_answers_are_no_outage() -> None:
+    async def work() -> None:
+        one = limiter()
+        for at in range(200):
+            async with one.call(patience_s=0.01) as turn:
+                if at % 5:
+                    turn.failed("HTTP 500")
+                else:
+                    turn.answered(1, 1)
+            await asyncio.sleep(0.1)
+
+    virtually(work())
