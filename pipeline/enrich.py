@@ -24,12 +24,12 @@ from pipeline.sources.snapshot import conform
 from pipeline.spool import Spools
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import TandemError
+from schemas.errors import StoreError, TandemError
 from schemas.fields import OutputField
 from schemas.manifest import Counts, Noun, Reuse
 from schemas.tables import arrow_type, stored_schema
 from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
-from stages.contract import ROW, GraphStage
+from stages.contract import REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
 from stages.journal import Journal, Known, RowKey, RowRecord, decode_segment, encode_segment
 
@@ -85,7 +85,7 @@ async def enrich_batch(
     """Run the stages over one batch. The journal is flushed however it ends."""
     work = _Work(job, await asyncio.to_thread(job.snapshot.read, partition, batch.ranges), context.run)
     try:
-        for stage in job.stages:
+        for stage in job.stages[: job.barrier]:
             if isinstance(stage, GraphStage):
                 outcome = await run_graph_stage(stage, work.frame, work.current_ids(), context)
                 if not outcome.finished:
@@ -193,6 +193,16 @@ class _Work:
 
     def _reject(self, at: int, stage: GraphStage, record: RowRecord) -> None:
         error = record.error or {}
+        said = {
+            "attempts": int(error.get("calls", 0)),
+            "message": error.get("message", ""),
+            "raw_answer": error.get("raw"),
+            "row_fingerprint": record.row,
+            "calls": orjson.dumps(record.calls).decode(),
+        }
+        self._rejected(at, stage, error.get("kind", "unknown"), said)
+
+    def _rejected(self, at: int, stage: AnyStage, error: str, said: dict[str, Any]) -> None:
         names = self.job.spec.source.key or self.source.columns
         key = {name: self.source[name][at] for name in names}
         self.rejected.add(at)
@@ -201,18 +211,25 @@ class _Work:
                 "row_id": self.ids[at],
                 "key": orjson.dumps(key, default=str).decode(),
                 "stage": stage.name,
-                "error": error.get("kind", "unknown"),
-                "attempts": int(error.get("calls", 0)),
-                "message": error.get("message", ""),
-                "raw_answer": error.get("raw"),
-                "row_fingerprint": record.row,
-                "stage_fingerprint": record.stage,
-                "calls": orjson.dumps(record.calls).decode(),
+                "error": error,
+                "stage_fingerprint": stage.fingerprint,
+                **said,
             }
         )
 
-    def apply(self, stage: Any) -> None:
+    def apply(self, stage: TableStage) -> None:
+        if stage.refuse is not None:
+            self._refuse(stage, stage.refuse(self.frame))
         self._after(stage.columns_after(self.columns), stage.apply(self.frame))
+
+    def _refuse(self, stage: TableStage, why: pl.Series) -> None:
+        """Reject the rows that a table stage has a reason against."""
+        nothing = {"attempts": 0, "raw_answer": None, "row_fingerprint": "", "calls": "[]"}
+        for at, reason in zip(self.frame[ROW].to_list(), why.to_list(), strict=True):
+            if reason is not None:
+                self._rejected(at, stage, reason, {**nothing, "message": f"the check {reason!r} does not hold"})
+        if stage.spec.on_reject == "drop":
+            self.frame = self.frame.filter(why.is_null())
 
     def _after(self, columns: pa.Schema, frame: pl.DataFrame) -> None:
         """The declared columns, in the declared order and types."""
@@ -237,22 +254,28 @@ class _Work:
         """Write data, index and rejects, each under its own digest."""
         keys = set(self.job.snapshot.info.key_columns)
         table = conform(self.frame.drop(ROW).to_arrow(), self.columns)
-        table = table.select([name for name in table.column_names if name not in keys])
+        if self.job.barrier < len(self.job.stages):  # what counts its rows is still to come
+            positions = self.frame[ROW].to_list()
+            table = table.append_column(ROW, pa.array(positions, pa.int64()))
+            table = table.append_column(REJECTED, pa.array([at in self.rejected for at in positions], pa.bool_()))
+        else:
+            table = table.select([name for name in table.column_names if name not in keys])
         content = fingerprints(self.source, self.source.columns)
         index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
         rejects = pa.Table.from_pylist(self.rejects, schema=REJECTS) if self.rejects else None
         both = self.reused - self.asked - self.shared
         return Receipt(
             batch=number,
-            data=_stage(store, folder, number, "data", table),
-            index=_stage(store, folder, number, "index", index),
-            rejects=_stage(store, folder, number, "rejects", rejects) if rejects is not None else None,
+            data=stage_table(store, folder, number, "data", table),
+            index=stage_table(store, folder, number, "index", index),
+            rejects=stage_table(store, folder, number, "rejects", rejects) if rejects is not None else None,
             counts=self.counts(),
             reuse=Reuse(rows_reused=len(both), calls_reused=calls_reused, rows_shared=len(self.shared - self.asked)),
         )
 
 
-def _stage(store: Store, folder: str, number: int, kind: str, table: pa.Table) -> StagedFile:
+def stage_table(store: Store, folder: str, number: int, kind: str, table: pa.Table) -> StagedFile:
+    """A table as a staged file, under its own digest."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
     data = sink.getvalue().to_pybytes()
@@ -260,6 +283,14 @@ def _stage(store: Store, folder: str, number: int, kind: str, table: pa.Table) -
     key = ids.staged(folder, number, kind, content, "parquet")
     store.put_absent(key, data)
     return StagedFile(key=key, sha256=content, size=len(data), rows=table.num_rows)
+
+
+def staged_table(store: Store, file: StagedFile) -> pa.Table:
+    """A staged file, read back. Raises StoreError where its bytes are not those that were staged."""
+    data = store.get(file.key)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise StoreError(f"{store.uri}/{file.key}: its bytes are not those that were staged.")
+    return pq.read_table(pa.BufferReader(data))
 
 
 def load_receipt(store: Store, folder: str, number: int, content: str) -> Receipt:

@@ -290,7 +290,7 @@ class _Followed:
         self._after(stage, frame)
 
     def _table(self, stage: TableStage) -> None:
-        if stage.spec.scope == "partition":  # it waits for all rows, so nothing is known of any
+        if stage.over is not None:  # it waits for all rows, so nothing is known of any
             self.open = pl.concat([self.open.select(ROW), self.sure.select(ROW)])
             self.sure, self.columns = self.sure.clear(), stage.columns_after(self.columns)
         else:

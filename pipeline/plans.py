@@ -29,7 +29,7 @@ from schemas.manifest import Manifest, Noun
 from schemas.messages import MAX_PAYLOAD_BYTES, Course, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
 from stages.code import add_user_folder
-from stages.contract import AnyStage
+from stages.contract import AnyStage, TableStage
 from stages.models import ModelServices
 from stages.registry import build_stages, code_digests
 
@@ -141,6 +141,12 @@ class Job:
         """What of each stage a user may have changed, as digests: to say why, never to decide."""
         code = code_digests(self.spec)
         return {stage.name: aspects_of(stage, code.get(stage.name, "")) for stage in self.stages}
+
+    @property
+    def barrier(self) -> int:
+        """The place of the first stage that waits for the whole partition; the number of stages where none does."""
+        waits = (at for at, stage in enumerate(self.stages) if isinstance(stage, TableStage) and stage.over is not None)
+        return next(waits, len(self.stages))
 
     @property
     def columns(self) -> pa.Schema:

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline import barrier, journals
 from pipeline import commit as commits
-from pipeline import journals
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking
-from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt
+from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
 from pipeline.stores import Store
@@ -72,7 +72,9 @@ def publish(
     refuse_breaking(store, job.columns)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merge = _Merge(job, plan, store, opened, Path(folder), note)
-        files, warnings = merge.data(loaded)
+        passed = barrier.through(job, store, opened.folder, loaded, counts, Path(folder))
+        counts = passed.counts
+        files, warnings = merge.data(passed.data)
         rejects = merge.plain("rejects", REJECTS, [r.rejects for r in loaded if r.rejects is not None])
         index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
     # Only what passed its checks may bind later publications.
@@ -125,10 +127,11 @@ def _rehearsed(
     checks = _Checks(job)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merge = _Merge(job, plan, store, opened, Path(folder), note)
-        for _ in merge.tables([receipt.data for receipt in receipts], checks):
+        passed = barrier.through(job, store, opened.folder, receipts, published.counts, Path(folder))
+        for _ in merge.tables(passed.data, checks):
             pass
     checks.verdict(opened.partition)
-    return replace(published, counts=published.counts.model_copy(update={"out": 0}))
+    return replace(published, counts=passed.counts.model_copy(update={"out": 0}))
 
 
 def _is_whole(manifest: Manifest | None) -> bool:
@@ -215,11 +218,11 @@ class _Merge:
             )
         }
 
-    def data(self, receipts: Sequence[Receipt]) -> tuple[list[DataFile], list[str]]:
+    def data(self, staged: Sequence[StagedFile]) -> tuple[list[DataFile], list[str]]:
         """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
         checks = _Checks(self.job)
         schema = self.job.columns
-        paths = list(self._write(schema, self.tables([r.data for r in receipts], checks), "data"))
+        paths = list(self._write(schema, self.tables(staged, checks), "data"))
         warnings = checks.verdict(self.partition)
         time = self._time_column()
         folder = ids.data_folder(self.partition)
@@ -235,10 +238,7 @@ class _Merge:
 
     def tables(self, staged: Sequence[StagedFile], checks: "_Checks | None") -> Iterator[pa.Table]:
         for file in staged:
-            data = self.store.get(file.key)
-            if hashlib.sha256(data).hexdigest() != file.sha256:
-                raise StoreError(f"{self.store.uri}/{file.key}: its bytes are not those that were staged.")
-            table = pq.read_table(pa.BufferReader(data))
+            table = staged_table(self.store, file)
             if checks is not None:
                 checks.see(table)
             self.note(table.num_rows)

@@ -28,7 +28,6 @@ class Uses:
 
 
 _ASKING = Uses(("output", "prompt", "model"))
-_TABLE = Uses((), frozenset(("scope",)), ())
 BUILT_IN: dict[str, Uses] = {
     "extract": _ASKING,
     "classify": _ASKING,
@@ -38,6 +37,11 @@ BUILT_IN: dict[str, Uses] = {
     "judge": _ASKING,
     "translate": _ASKING,
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
+    "checks": Uses((), frozenset(), ()),
+    "sample": Uses((), frozenset(("scope",)), ()),
+    "explode": Uses((), frozenset(), ()),
+    "aggregate": Uses((), frozenset(("scope",)), ()),
+    "dedupe": Uses((), frozenset(("scope",)), ()),
 }
 
 

@@ -26,6 +26,8 @@ from stages.models import ModelServices
 
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"
+# Whether the row was rejected, and stays all the same (`on_reject: null`); where a barrier has to count.
+REJECTED = "__tandem_rejected"
 RESERVED = "__tandem_"
 
 
@@ -99,13 +101,21 @@ class GraphStage:
 
 @dataclass(frozen=True)
 class TableStage:
-    """`apply` maps rows to rows and keeps the column ROW of those it keeps."""
+    """`apply` maps the rows of a batch to rows and keeps the column ROW of those it keeps; one row may become several.
+    `refuse` says why rows are rejected, null for the others.
+
+    With `over` the stage is a barrier: it waits for the whole partition, which lies in a local Parquet file, and its
+    result is written as it comes. Where it keeps no ROW (`identity` false), every row that reached it counts as ok.
+    """
 
     spec: StageSpec
     columns: pa.Schema
     fingerprint: str
-    apply: Callable[[pl.DataFrame], pl.DataFrame]
+    apply: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows
     provenance: Provenance = field(default_factory=lambda: Provenance(stage="", uses=""))
+    refuse: Callable[[pl.DataFrame], pl.Series] | None = None
+    over: Callable[[Path], pl.LazyFrame] | None = None
+    identity: bool = True
 
     @property
     def name(self) -> str:

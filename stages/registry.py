@@ -13,14 +13,15 @@ from schemas.fields import OutputField
 from schemas.ids import digest
 from schemas.spec import Spec
 from schemas.tables import fields_of_class
-from stages import custom, models, tables
+from stages import custom, models
 from stages.code import code_digest, load_attribute
-from stages.contract import AnyStage, Build, GraphStage, Options
+from stages.contract import AnyStage, Build, GraphStage, Options, TableStage
 from stages.graphs import agent, cascade, classify, extract, judge, summarize, translate
 from stages.limiter import Limiter
 from stages.models import ModelServices, model_identity
 from stages.quoting import capped
 from stages.structured import AnswerFormat
+from stages.tables import aggregate, checks, dedupe, explode, sample, sql
 
 BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {
     "extract": extract.build,
@@ -30,7 +31,12 @@ BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {
     "agent": agent.build,
     "judge": judge.build,
     "translate": translate.build,
-    "sql": tables.build,
+    "sql": sql.build,
+    "checks": checks.build,
+    "sample": sample.build,
+    "explode": explode.build,
+    "aggregate": aggregate.build,
+    "dedupe": dedupe.build,
 }
 
 
@@ -48,11 +54,30 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
                 )
             builder = custom.build
         built = builder(wanted)
+        _refuse_behind_barrier(wanted, built, stages)
         if isinstance(built, GraphStage):
             built = replace(built, prepare=capped(stage, built.prepare))
         columns = built.columns_after(columns)
         stages.append(built)
     return stages
+
+
+def _refuse_behind_barrier(wanted: Build, built: AnyStage, before: list[AnyStage]) -> None:
+    """Only tables may follow what waits for the whole partition, as that runs once all rows are answered."""
+    waiting = [stage.name for stage in before if isinstance(stage, TableStage) and stage.over is not None]
+    barrier = waiting[0] if waiting else None
+    if barrier is None:
+        return
+    if isinstance(built, GraphStage):
+        raise SpecError(
+            f"{wanted.where}: it comes after stage {barrier}, which waits for the whole partition.",
+            hint="Such a stage runs once all rows are answered: put it behind those that ask a model.",
+        )
+    if built.refuse is not None:
+        raise SpecError(
+            f"{wanted.where}: it comes after stage {barrier}, behind which no row can be rejected any more.",
+            hint="Put it before, use filter or fail in all its rules, or the checks of the spec.",
+        )
 
 
 def answer_format(wanted: Build) -> AnswerFormat:

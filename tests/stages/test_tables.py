@@ -1,13 +1,14 @@
 """sql: what it does to a row depends on that row alone."""
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from schemas.errors import PartitionError, SpecError
+from schemas.errors import ChecksFailed, PartitionError, SpecError
 from stages.contract import ROW, TableStage
 from tests.stages.support import built
 
@@ -156,6 +157,166 @@ def test_the_fingerprint_covers_query_drop_and_version() -> None:
     assert a_table(query + ";").fingerprint == stages[0].fingerprint
 
 
-def test_a_partition_scope_is_refused_until_it_is_built() -> None:
-    with pytest.raises(SpecError, match="scope: partition"):
-        a_table("SELECT * FROM rows", scope="partition")
+@pytest.mark.parametrize(
+    ("query", "identity"),
+    [
+        ("SELECT * FROM rows WHERE a > 1 ORDER BY a LIMIT 5", True),
+        ("SELECT a, rank() OVER (ORDER BY a) AS r FROM rows", True),
+        ("SELECT s, count(*) AS n FROM rows GROUP BY s", False),
+        ("SELECT DISTINCT s FROM rows", False),
+        ("SELECT avg(a) AS mean FROM rows", False),
+        ("SELECT x.a FROM rows AS x JOIN rows AS y ON x.a = y.a", False),
+        ("WITH big AS (SELECT * FROM rows WHERE a > 1) SELECT a FROM big", False),
+    ],
+)
+def test_over_a_partition_a_query_may_group_and_say_so(query: str, identity: bool) -> None:
+    stage = a_table(query, scope="partition")
+    assert stage.over is not None
+    assert stage.identity is identity
+    assert not [name for name in stage.columns.names if name.startswith("__")]
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("SELECT * FROM rows LIMIT 5", "LIMIT without ORDER BY, so that chance decides"),
+        ("SELECT *, random() AS r FROM rows", "RANDOM.*uses: sample"),
+        ("SELECT * FROM rows JOIN others ON rows.a = others.a", "must select FROM rows, not others"),
+        ("SELECT nothing FROM rows GROUP BY nothing", "nothing.*Columns: a"),
+    ],
+)
+def test_but_chance_and_other_tables_are_refused(query: str, sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        a_table(query, scope="partition")
+
+
+# The other table stages --------------------------------------------------------------------------------------------
+
+
+def a_stage(uses: str, options: dict[str, Any], columns: pa.Schema = COLUMNS, **given: Any) -> TableStage:
+    stage = built({"uses": uses, "with": options, **given}, columns=columns)[0]
+    assert isinstance(stage, TableStage)
+    return stage
+
+
+def test_a_sample_is_the_same_rows_however_they_are_dealt() -> None:
+    rows = pl.DataFrame({"a": range(2000), "s": ["x"] * 2000, ROW: range(2000)}).sample(fraction=1, shuffle=True)
+    columns = pa.schema([("a", pa.int64()), ("s", pa.string())])
+    stage = a_stage("sample", {"rate": 0.1}, columns)
+    kept = stage.apply(rows)
+    assert 140 < kept.height < 260
+    parts = pl.concat([stage.apply(rows.head(700)), stage.apply(rows.slice(700))])
+    assert parts.equals(kept)
+    assert set(a_stage("sample", {"rate": 0.2}, columns).apply(rows)["a"]) > set(kept["a"])
+    assert set(a_stage("sample", {"rate": 0.1, "seed": 1}, columns).apply(rows)["a"]) != set(kept["a"])
+
+
+def test_a_list_becomes_rows_that_stay_one_source_row() -> None:
+    stage = a_stage("explode", {"column": "tags", "into": "tag", "position": "n"})
+    after = stage.apply(ROWS)
+    assert after.select(ROW, "tag", "n").rows() == [
+        (10, "p", 0), (11, None, 0), (12, "q", 0), (12, "r", 1), (13, None, 0),
+    ]  # fmt: skip
+    assert stage.columns.field("tag").type == pa.string()
+    stage = a_stage("explode", {"column": "tags", "keep_empty": False})
+    assert stage.apply(ROWS).select(ROW, "tags").rows() == [(10, "p"), (12, "q"), (12, "r")]
+    assert stage.columns.names == ["a", "s", "day", "tags"]
+
+
+def test_a_text_is_cut_into_chunks_that_join_to_it() -> None:
+    text = "One sentence is here. Another one follows it. " * 20
+    rows = pl.DataFrame({"s": [text, None, ""], ROW: [0, 1, 2]})
+    columns = pa.schema([("s", pa.string())])
+    after = a_stage("explode", {"column": "s", "chunk_tokens": 20, "position": "n"}, columns).apply(rows)
+    assert "".join(after.filter(pl.col(ROW) == 0)["s"]) == text
+    assert after.filter(pl.col(ROW) > 0).select(ROW, "s", "n").rows() == [(1, None, 0), (2, None, 0)]
+
+
+def test_checks_name_what_a_row_breaks() -> None:
+    rules = [{"name": "small", "sql": "a < 3"}, {"name": "named", "sql": "s IS NOT NULL"},
+             {"name": "dated", "sql": "day IS NOT NULL", "action": "filter"}]  # fmt: skip
+    stage = a_stage("checks", {"rules": rules})
+    assert stage.refuse is not None
+    assert stage.refuse(ROWS).to_list() == [None, None, "small", "small"]
+    assert stage.apply(ROWS)[ROW].to_list() == [10, 11, 13]
+    failing = a_stage("checks", {"rules": [{"name": "small", "sql": "a < 3", "action": "fail"}]})
+    with pytest.raises(ChecksFailed, match=r"'small': 2 row\(s\) of a batch break it"):
+        failing.apply(ROWS)
+
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog near the river bank today",
+    "A wholly different sentence about invoices, refunds and late parcels in the mail",
+    "the quick brown fox jumps over the lazy dog near the river bank TODAY!",
+    None,
+    "  ",
+    "A wholly different sentence about invoices, refunds and late parcels in the post",
+]
+
+
+def marked(tmp_path: Path, rows: pl.DataFrame, options: dict[str, Any], columns: pa.Schema) -> list[tuple[Any, ...]]:
+    source = tmp_path / "rows.parquet"
+    rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)).write_parquet(source)
+    stage = a_stage("dedupe", {"duplicate": "twice", "group": "kind", **options}, columns)
+    assert stage.over is not None
+    return stage.over(source).select("twice", "kind").collect().rows()
+
+
+def test_near_duplicates_of_a_text_are_marked_and_the_first_is_not(tmp_path: Path) -> None:
+    rows, columns = pl.DataFrame({"t": TEXTS}), pa.schema([("t", pa.string())])
+    found = marked(tmp_path, rows, {"on": ["t"], "threshold": 0.7}, columns)
+    assert found == [(False, 0), (False, 1), (True, 0), (False, 3), (False, 4), (True, 1)]
+    assert marked(tmp_path, rows, {"on": ["t"], "threshold": 1.0}, columns)[5] == (False, 5)
+    assert marked(tmp_path, rows, {"on": ["t"], "threshold": 0.7, "keep": "first"}, columns) == [
+        (False, 0), (False, 1), (False, 3), (False, 4),
+    ]  # fmt: skip
+
+
+def test_vectors_are_compared_by_their_cosine(tmp_path: Path) -> None:
+    vectors = [[1.0, 0.0], [0.0, 1.0], [2.0, 0.1], None, [0.0, 0.0], [0.7, 0.7]]
+    columns = pa.schema([("v", pa.list_(pa.float64()))])
+    found = marked(tmp_path, pl.DataFrame({"v": vectors}), {"vector": "v", "threshold": 0.95}, columns)
+    assert found == [(False, 0), (False, 1), (True, 0), (False, 3), (False, 4), (False, 5)]
+
+
+@pytest.mark.parametrize(
+    ("uses", "options", "given", "sentence"),
+    [
+        ("sample", {}, {}, r"stages\[0\].with.*give rate: a share, or rows: a number"),
+        ("sample", {"rows": 5}, {}, "with.rows and scope: partition belong together"),
+        ("sample", {"rate": 0.5, "by": ["x"]}, {}, "with.by names 'x'"),
+        ("explode", {"column": "x"}, {}, "with.column = 'x' is no column here"),
+        ("explode", {"column": "s"}, {}, "'s' is string, not a list.*chunk_tokens"),
+        ("explode", {"column": "tags", "chunk_tokens": 50}, {}, "chunk_tokens cuts a text"),
+        ("explode", {"column": "tags", "into": "s"}, {}, "'s' is already a column"),
+        ("aggregate", {"by": ["x"], "columns": {"n": "count(*)"}}, {}, "'x' is no column"),
+        ("aggregate", {"by": ["s"], "columns": {"n": "a"}}, {}, "with.columns.n = 'a' is no aggregate"),
+        ("aggregate", {"by": ["s"], "columns": {"n": "sum(b)"}}, {}, "with.columns: .*Columns: a, s"),
+        ("checks", {"rules": [{"name": "x", "sql": "sum(a) > 1"}]}, {}, "x: query uses an aggregate"),
+        ("checks", {"rules": [{"name": "x", "sql": "b > 1"}]}, {}, "with.rules: x: .*Columns: a, s"),
+        ("checks", {"rules": []}, {}, "with.rules"),
+        ("dedupe", {}, {}, "give on: .text columns., or vector"),
+        ("dedupe", {"on": ["x"]}, {}, "'x' is no column here"),
+        ("dedupe", {"vector": "s"}, {}, "with.vector = 's' is string, not list"),
+        ("dedupe", {"on": ["s"], "duplicate": "a"}, {}, "'a' is already a column"),
+    ],
+)
+def test_options_of_table_stages_are_checked(
+    uses: str, options: dict[str, Any], given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        a_stage(uses, options, **given)
+
+
+@pytest.mark.parametrize(
+    ("behind", "sentence"),
+    [
+        ({"uses": "extract", "model": "offline:lexical", "prompt": "{{ s }}", "output": {"w": "str"}},
+         "stage stage1: it comes after stage stage0, which waits for the whole partition"),
+        ({"uses": "checks", "with": {"rules": [{"name": "x", "sql": "a > 1"}]}},
+         "stage stage1: .*no row can be rejected any more"),
+    ],
+)  # fmt: skip
+def test_what_cannot_stand_behind_a_barrier_is_refused(behind: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        built({"uses": "dedupe", "with": {"on": ["s"]}}, behind, columns=COLUMNS)

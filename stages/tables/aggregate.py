@@ -1,0 +1,76 @@
+"""aggregate: many rows to one, within a partition; behind a barrier.
+
+Groups come in the order of their first rows. Every source row that reaches the stage counts as ok: it is in a group.
+"""
+
+from pathlib import Path
+
+import polars as pl
+import sqlglot
+from pydantic import Field
+from sqlglot import exp
+
+from schemas.errors import SpecError
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from schemas.tables import stored_schema
+from stages.contract import RESERVED, ROW, Build, Options, TableStage
+from stages.tables.sql import DIALECT
+
+VERSION = "aggregate-1"
+
+
+class AggregateOptions(Options):
+    by: list[str] = Field(min_length=1, description="the columns that make a group")
+    columns: dict[str, str] = Field(min_length=1, description="column: SQL over the group, such as avg(score)")
+
+
+def build(wanted: Build) -> TableStage:
+    """The stage of a spec that `uses: aggregate`. Raises SpecError."""
+    options, stage = wanted.options(AggregateOptions), wanted.stage
+    for name in (*options.by, *stage.drop):
+        if name not in wanted.columns.names:
+            raise SpecError(
+                f"{wanted.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(wanted.columns.names)}"
+            )
+    for name in options.columns:
+        if name in options.by or name.startswith(RESERVED):
+            raise SpecError(f"{wanted.where}: with.columns: the name {name!r} is taken.")
+    try:
+        made = [pl.sql_expr(said).alias(name) for name, said in options.columns.items()]
+        empty = pl.DataFrame(wanted.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
+        after = _grouped(empty.lazy(), options.by, made).collect()
+    except pl.exceptions.PolarsError as exc:
+        raise SpecError(
+            f"{wanted.where}: with.columns: {str(exc).splitlines()[0]}",
+            hint=f"Columns: {', '.join(wanted.columns.names)}",
+        ) from None
+    plain = [name for name, said in options.columns.items() if not _aggregates(said, after.schema[name])]
+    if plain:
+        raise SpecError(
+            f"{wanted.where}: with.columns.{plain[0]} = {options.columns[plain[0]]!r} is no aggregate.",
+            hint="For example count(*), sum(x), avg(x), max(x), first(x), string_agg(x, ', ').",
+        )
+    return TableStage(
+        spec=stage,
+        columns=stored_schema(after.to_arrow().schema),
+        fingerprint=digest(VERSION, options.model_dump_json(), str(stage.version)),
+        provenance=Provenance(stage=stage.name, uses="aggregate"),
+        over=lambda source: _over(source, options.by, made),
+        identity=False,
+    )
+
+
+def _over(source: Path, by: list[str], made: list[pl.Expr]) -> pl.LazyFrame:
+    return _grouped(pl.scan_parquet(source), by, made)
+
+
+def _grouped(rows: pl.LazyFrame, by: list[str], made: list[pl.Expr]) -> pl.LazyFrame:
+    first = pl.col(ROW).min().alias(ROW)
+    return rows.group_by(by).agg(*made, first).sort(ROW).drop(ROW)
+
+
+def _aggregates(said: str, kind: pl.DataType) -> bool:
+    """Whether the expression makes one value of a group, and does not merely gather its rows."""
+    tree = sqlglot.parse_one(said, dialect=DIALECT)
+    return tree.find(exp.AggFunc) is not None and (kind.base_type() != pl.List or tree.find(exp.ArrayAgg) is not None)

@@ -1,0 +1,197 @@
+"""dedupe: near-duplicates marked, or filtered, within a partition; behind a barrier.
+
+Rows are compared in order with those that were not like any before them: by MinHash over the words of `on` (an estimate
+of the share of three-word phrases that two texts have in common), or by the cosine of a `vector` column, as `embed`
+writes it. The first of its kind stands for its duplicates. Blank texts and null vectors are no one's duplicate.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from schemas.errors import PartitionError, SpecError
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from stages.contract import RESERVED, Build, Options, TableStage
+from stages.tables.parts import parts
+
+VERSION = "dedupe-1"
+PERMUTATIONS = 128
+BANDS = 32  # of 4 values each: two texts that share half of their phrases meet with 87 %, at 0.8 with all but certainty
+MAX_VECTORS = 50_000
+_PHRASE = 3
+_PRIME = np.uint64((1 << 31) - 1)
+_WORD = re.compile(r"\w+")
+
+
+class DedupeOptions(Options):
+    on: list[str] = Field(default=[], description="text columns to compare")
+    vector: str | None = Field(default=None, description="a list[float] column to compare instead")
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    keep: Literal["all", "first"] = Field(default="all", description="first: duplicates are filtered")
+    duplicate: str = Field(default="duplicate", description="the bool column that marks duplicates")
+    group: str | None = Field(default=None, description="an int column: the same for all of a kind")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "DedupeOptions":
+        if bool(self.on) == (self.vector is not None):
+            raise ValueError("give on: [text columns], or vector: the column of an embedding")
+        return self
+
+
+class Kinds(Protocol):
+    def first_like(self, at: int, value: npt.NDArray[np.float64] | str) -> int:
+        """The earlier row that this one is like, or itself, remembered for those to come."""
+
+
+def build(wanted: Build) -> TableStage:
+    """The stage of a spec that `uses: dedupe`. Raises SpecError."""
+    options, stage = wanted.options(DedupeOptions), wanted.stage
+    _check(wanted, options)
+    read = [options.vector] if options.vector is not None else options.on
+
+    def over(source: Path) -> pl.LazyFrame:
+        kinds = pl.Series(_kinds(source, read, options, wanted.where), dtype=pl.Int64)
+        places = pl.Series(range(kinds.len()), dtype=pl.Int64)
+        rows = pl.scan_parquet(source).drop(set(stage.drop) & set(wanted.columns.names))
+        marked = rows.with_columns((kinds != places).alias(options.duplicate))
+        if options.group is not None:
+            marked = marked.with_columns(kinds.alias(options.group))
+        return marked.filter(~pl.col(options.duplicate)) if options.keep == "first" else marked
+
+    added = [pa.field(options.duplicate, pa.bool_())]
+    added += [pa.field(options.group, pa.int64())] if options.group is not None else []
+    names = {field.name for field in added}
+    kept = [field for field in wanted.columns if field.name not in names and field.name not in stage.drop]
+    return TableStage(
+        spec=stage,
+        columns=pa.schema([*kept, *added]),
+        fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
+        provenance=Provenance(stage=stage.name, uses="dedupe"),
+        over=over,
+    )
+
+
+def _check(wanted: Build, options: DedupeOptions) -> None:
+    columns = wanted.columns
+    for name in (*options.on, *([options.vector] if options.vector else [])):
+        if name not in columns.names:
+            raise SpecError(f"{wanted.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(columns.names)}")
+        kind = columns.field(name).type
+        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if name == options.vector and not (listed and pa.types.is_floating(kind.value_type)):
+            raise SpecError(f"{wanted.where}: with.vector = {name!r} is {kind}, not list[float].", hint="See: embed.")
+    for name in (options.duplicate, *([options.group] if options.group is not None else [])):
+        if name.startswith(RESERVED):
+            raise SpecError(f"{wanted.where}: the column name {name!r} is reserved.")
+        if name in columns.names and not wanted.stage.replace:
+            raise SpecError(
+                f"{wanted.where}: {name!r} is already a column.",
+                hint="Name another: with: {duplicate: …, group: …}; or say replace: true.",
+            )
+
+
+def _kinds(source: Path, read: list[str], options: DedupeOptions, where: str) -> list[int]:
+    """For each row the place of the first that it is like."""
+    kinds: Kinds = _Vectors(options.threshold, where) if options.vector is not None else _Texts(options.threshold)
+    found: list[int] = []
+    for rows in parts(source, read):
+        for value in _values(rows, options):
+            at = len(found)
+            found.append(at if value is None else kinds.first_like(at, value))
+    return found
+
+
+def _values(rows: pl.DataFrame, options: DedupeOptions) -> Iterator[npt.NDArray[np.float64] | str | None]:
+    if options.vector is not None:
+        for vector in rows[options.vector].to_list():
+            yield None if not vector or None in vector else np.asarray(vector, dtype=np.float64)
+    else:
+        for texts in rows.select(options.on).iter_rows():
+            text = "\n".join(str(part) for part in texts if part is not None)
+            yield text if _WORD.search(text) else None
+
+
+@dataclass
+class _Texts:
+    """Firsts by the bands of their MinHash; a bucket holds the places of those that share it."""
+
+    threshold: float
+    signatures: dict[int, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    buckets: dict[bytes, list[int]] = field(default_factory=dict)
+
+    def first_like(self, at: int, value: npt.NDArray[np.float64] | str) -> int:
+        assert isinstance(value, str)
+        signature = minhash(value)
+        bands = [bytes([band]) + part.tobytes() for band, part in enumerate(np.split(signature, BANDS))]
+        for other in sorted({place for band in bands for place in self.buckets.get(band, ())}):
+            if float(np.mean(self.signatures[other] == signature)) >= self.threshold:
+                return other
+        self.signatures[at] = signature
+        for band in bands:
+            self.buckets.setdefault(band, []).append(at)
+        return at
+
+
+@dataclass
+class _Vectors:
+    """Firsts as one matrix of unit vectors, which grows by doubling."""
+
+    threshold: float
+    where: str
+    places: list[int] = field(default_factory=list)
+    units: npt.NDArray[np.float32] | None = None
+
+    def first_like(self, at: int, value: npt.NDArray[np.float64] | str) -> int:
+        assert not isinstance(value, str)
+        length = float(np.linalg.norm(value))
+        if not length or not np.isfinite(length):
+            return at
+        unit = (value / length).astype(np.float32)
+        known = len(self.places)
+        if self.units is None:
+            self.units = np.empty((64, unit.size), dtype=np.float32)
+        if unit.size != self.units.shape[1]:
+            raise PartitionError(
+                f"{self.where}: vectors of {unit.size} and of {self.units.shape[1]} numbers cannot be compared.",
+                hint="One model makes vectors of one length.",
+            )
+        like = np.flatnonzero(self.units[:known] @ unit >= self.threshold - 1e-6)
+        if like.size:
+            return self.places[int(like[0])]
+        if known == MAX_VECTORS:
+            raise PartitionError(
+                f"{self.where}: more than {MAX_VECTORS:,} different vectors in a partition.",
+                hint="Make partitions smaller, or compare texts: with: {on: [column]}.",
+            )
+        if known == len(self.units):
+            self.units = np.concatenate([self.units, np.empty_like(self.units)])
+        self.units[known] = unit
+        self.places.append(at)
+        return at
+
+
+def minhash(text: str) -> npt.NDArray[np.uint32]:
+    """The least of each of `PERMUTATIONS` hashes over the text's phrases; the same in every process."""
+    words = [word.casefold() for word in _WORD.findall(text)]
+    phrases = {" ".join(words[at : at + _PHRASE]) for at in range(max(1, len(words) - _PHRASE + 1))}
+    hashes = np.array([zlib.crc32(phrase.encode("utf-8", "replace")) for phrase in phrases], dtype=np.uint64)
+    mixed = (hashes[:, None] % _PRIME * _FACTORS + _OFFSETS) % _PRIME
+    least: npt.NDArray[np.uint32] = mixed.min(axis=0).astype(np.uint32)
+    return least
+
+
+def _constants(name: str) -> npt.NDArray[np.uint64]:
+    return np.array([int(digest(name, str(at))[:7], 16) + 1 for at in range(PERMUTATIONS)], dtype=np.uint64)
+
+
+_FACTORS, _OFFSETS = _constants("factor"), _constants("offset")

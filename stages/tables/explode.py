@@ -1,0 +1,88 @@
+"""explode: one row to many: an item of a list each, or a chunk of a long text.
+
+The source row stays one row where rows are counted: it is ok once, and rejected where any of its parts is. Its key is
+unique in the source, not in what is published; `position` numbers the parts.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from pydantic import Field
+
+from schemas.errors import SpecError
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from schemas.tables import stored_schema
+from stages.chunks import chunked
+from stages.contract import RESERVED, Build, Options, TableStage
+
+VERSION = "explode-1"
+
+
+class ExplodeOptions(Options):
+    column: str = Field(description="a list, or with chunk_tokens a text")
+    chunk_tokens: int | None = Field(default=None, ge=10, description="cut a text into chunks of at most so many")
+    into: str | None = Field(default=None, description="the column for the part; default: in place of `column`")
+    position: str | None = Field(default=None, description="a column for the number of the part, from 0")
+    keep_empty: bool = Field(default=True, description="a row without parts: kept with null, or filtered")
+
+
+def build(wanted: Build) -> TableStage:
+    """The stage of a spec that `uses: explode`. Raises SpecError."""
+    options, stage = wanted.options(ExplodeOptions), wanted.stage
+    _check(wanted, options)
+    into = options.into or options.column
+    cut = _chunker(options.chunk_tokens) if options.chunk_tokens is not None else None
+
+    def apply(rows: pl.DataFrame) -> pl.DataFrame:
+        items = rows[options.column]
+        if cut is not None:
+            items = pl.Series([cut(text) for text in items.to_list()], dtype=pl.List(pl.String))
+        frame = rows.with_columns(items.alias(into))
+        if not options.keep_empty:
+            frame = frame.filter(pl.col(into).list.len().fill_null(0) > 0)
+        if options.position:
+            numbers = pl.int_ranges(0, pl.col(into).list.len().fill_null(0).clip(1), dtype=pl.Int64)
+            frame = frame.with_columns(numbers.alias(options.position))
+            emptied = pl.when(pl.col(into).list.len().fill_null(0) > 0).then(pl.col(into)).otherwise(pl.lit([None]))
+            return frame.with_columns(emptied.alias(into)).explode(into, options.position).drop(stage.drop)
+        return frame.explode(into).drop(stage.drop)
+
+    return TableStage(
+        spec=stage,
+        columns=stored_schema(apply(pl.DataFrame(wanted.columns.empty_table())).to_arrow().schema),
+        fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
+        apply=apply,
+        provenance=Provenance(stage=stage.name, uses="explode"),
+    )
+
+
+def _chunker(size: int) -> Callable[[Any], list[str] | None]:
+    return lambda text: None if text is None else chunked(text, size)
+
+
+def _check(wanted: Build, options: ExplodeOptions) -> None:
+    columns = wanted.columns
+    if options.column not in columns.names:
+        raise SpecError(
+            f"{wanted.where}: with.column = {options.column!r} is no column here.",
+            hint=f"Columns: {', '.join(columns.names)}",
+        )
+    kind = columns.field(options.column).type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if options.chunk_tokens is not None and not text:
+        raise SpecError(f"{wanted.where}: with.chunk_tokens cuts a text, and {options.column!r} is {kind}.")
+    if options.chunk_tokens is None and not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise SpecError(
+            f"{wanted.where}: with.column = {options.column!r} is {kind}, not a list.",
+            hint="A text is cut into chunks with chunk_tokens: 500.",
+        )
+    for name in (options.into, options.position):
+        if name is not None and name.startswith(RESERVED):
+            raise SpecError(f"{wanted.where}: the column name {name!r} is reserved.")
+        if name is not None and name in columns.names and name != options.column and not wanted.stage.replace:
+            raise SpecError(
+                f"{wanted.where}: {name!r} is already a column.", hint="Rename it, or say replace: true in the stage."
+            )

@@ -1,0 +1,77 @@
+"""sample: a share of the rows, or so many of a partition, chosen by what they are and not by chance.
+
+A row is in or out by a digest of its key (of its source columns where there is no key) and `seed`: the same rows in
+every run, whatever their order, batch or machine. Rows that are left out are filtered.
+"""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from schemas.errors import SpecError
+from schemas.ids import digest
+from schemas.manifest import Provenance
+from stages.contract import REJECTED, ROW, Build, Options, TableStage
+from stages.fingerprints import fingerprints
+from stages.tables.parts import parts
+
+VERSION = "sample-1"
+
+
+class SampleOptions(Options):
+    rate: float | None = Field(default=None, gt=0, le=1, description="the share of rows to keep")
+    rows: int | None = Field(default=None, ge=1, description="how many of each partition; needs scope: partition")
+    seed: int = 0
+    by: list[str] = Field(default=[], description="the columns that decide, instead of the key")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "SampleOptions":
+        if (self.rate is None) == (self.rows is None):
+            raise ValueError("give rate: a share, or rows: a number")
+        return self
+
+
+def build(wanted: Build) -> TableStage:
+    """The stage of a spec that `uses: sample`. Raises SpecError."""
+    options, stage = wanted.options(SampleOptions), wanted.stage
+    if (options.rows is not None) != (stage.scope == "partition"):
+        raise SpecError(
+            f"{wanted.where}: with.rows and scope: partition belong together.",
+            hint="A number of rows is counted over a partition; a rate needs no scope.",
+        )
+    by = _columns(wanted, options)
+
+    def draws(rows: pl.DataFrame) -> pl.Series:
+        texts = (digest(str(options.seed), found)[:15] for found in fingerprints(rows, by))
+        return pl.Series([int(text, 16) for text in texts], dtype=pl.Int64)
+
+    def apply(rows: pl.DataFrame) -> pl.DataFrame:
+        assert options.rate is not None
+        return rows.filter(draws(rows) < int(options.rate * 16**15)).drop(stage.drop)
+
+    def over(source: Path) -> pl.LazyFrame:
+        drawn = [rows.select(ROW, draws(rows).alias("draw")) for rows in parts(source, [*by, ROW])]
+        first = pl.concat(drawn).unique(ROW).sort("draw", ROW).head(options.rows or 0) if drawn else None
+        rows = pl.scan_parquet(source).drop(stage.drop)
+        return rows if first is None else rows.filter(pl.col(ROW).is_in(first[ROW].to_list()))
+
+    after = pa.schema([field for field in wanted.columns if field.name not in stage.drop])
+    return TableStage(
+        spec=stage,
+        columns=after,
+        fingerprint=digest(VERSION, options.model_dump_json(), str(by), str(stage.drop), str(stage.version)),
+        apply=apply,
+        provenance=Provenance(stage=stage.name, uses="sample"),
+        over=over if options.rows is not None else None,
+    )
+
+
+def _columns(wanted: Build, options: SampleOptions) -> list[str]:
+    here = [name for name in wanted.columns.names if name not in (ROW, REJECTED)]
+    for name in options.by:
+        if name not in here:
+            raise SpecError(f"{wanted.where}: with.by names {name!r}, which is no column here.")
+    key = wanted.spec.source.key
+    return options.by or (key if key and set(key) <= set(here) else sorted(here))
