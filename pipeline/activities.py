@@ -20,8 +20,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from pipeline import catalogue, journals, plans, publish, reports
 from pipeline import commit as commits
-from pipeline import journals, plans, publish, reports
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch
 from pipeline.partitions import OpenedPartition, load_opened, open_partition
@@ -304,8 +304,9 @@ class Activities:
             result = await asyncio.to_thread(reports.finalise, store, request)
             try:
                 await asyncio.to_thread(publish.sweep_superseded, store, dt.datetime.now(dt.UTC))
+                await asyncio.to_thread(catalogue.update, store, dt.datetime.now(dt.UTC))
             except (TandemError, OSError) as exc:
-                log.warning("superseded files were not swept: %s", exc)
+                log.warning("superseded files were not swept, or the catalogue is not up to date: %s", exc)
         return result
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline import journals, planning
 from pipeline.enrich import answer_columns
 from pipeline.partitions import PlannedBatch, dealt_batches, has_journal, row_ids, wanted_of
-from pipeline.planning import INPUT_CHANGED, Decision, RowChanges
+from pipeline.planning import PARTIALLY, Decision, RowChanges
 from pipeline.plans import Job
 from pipeline.sources.snapshot import Entry, conform
 from pipeline.stores import Store
@@ -109,7 +109,7 @@ def forecast(
 
 
 def _moved(decision: Decision) -> bool:
-    return decision.reason.startswith(INPUT_CHANGED)
+    return decision.input_changed or PARTIALLY in decision.reason
 
 
 @dataclass
@@ -139,7 +139,7 @@ class _Counting:
         rows, index = self.decision.rows, self.decision.index
         if index is None:
             return RowChanges(new=rows)
-        if not _moved(self.decision) and self.decision.reason != "published partially":
+        if not _moved(self.decision):
             return RowChanges(unchanged=rows)
         key = self.job.spec.source.key
         parts = []

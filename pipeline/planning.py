@@ -15,6 +15,7 @@ from schemas.ids import decode_value
 from schemas.manifest import Manifest, Noun
 
 INPUT_CHANGED = "input changed"
+PARTIALLY = "published partially"
 Reprocess = Literal["missing", "failed", "stale", "all"]
 DEFAULT_BATCH_ROWS = 1_000
 MAX_BATCHES = 500
@@ -74,8 +75,12 @@ class Decision(Noun):
     @property
     def why(self) -> str:
         """The reason, with the rows that moved where they are the reason."""
-        moved = self.changes.said if self.changes is not None and self.reason.startswith(INPUT_CHANGED) else ""
+        moved = self.changes.said if self.changes is not None and self.input_changed else ""
         return f"{self.reason}: {moved}" if moved else self.reason
+
+    @property
+    def input_changed(self) -> bool:
+        return INPUT_CHANGED in self.reason
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ def decide(
     input_fingerprint: str,
     shape: Shape,
     reprocess: Reprocess,
-    last_failed: bool = False,
+    last_failed: str | None = None,
 ) -> Decision:
     """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`."""
     reason, level = _difference(current, input_fingerprint, shape, last_failed)
@@ -241,22 +246,20 @@ def decide(
 
 
 def _difference(
-    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: bool
+    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: str | None
 ) -> tuple[str, Reprocess]:
-    """What differs, and the least `--reprocess` that takes it."""
+    """What differs, and the least `--reprocess` that takes it. The input comes last: rows that moved follow it."""
+    moved = [] if last_failed is None else [f"last attempt {last_failed}"]
     if current is None or not current.ever_published:
-        return "never published", "missing"
-    if last_failed:
-        return "last attempt failed", "failed"
+        return ", ".join(["never published", *moved]), "missing"
     if current.kind == "partial":
-        return "published partially", "stale"
-    moved = []
-    if current.input_fingerprint != input_fingerprint:
-        moved.append(INPUT_CHANGED + _columns_changed(current.input_columns, shape.columns))
+        moved.append(PARTIALLY)
     if dict(current.stage_fingerprints) != dict(shape.stages):
         moved.append(_stages_changed(current, shape))
+    if current.input_fingerprint != input_fingerprint:
+        moved.append(INPUT_CHANGED + _columns_changed(current.input_columns, shape.columns))
     if moved:
-        return ", ".join(moved), "stale"
+        return ", ".join(moved), "stale" if last_failed is None else "failed"
     if current.counts.pending:
         return f"{current.counts.pending} rows pending", "all"
     return "up to date", "all"

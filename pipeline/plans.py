@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 
-from pipeline import commit as commits
-from pipeline import planning, reports
+from pipeline import catalogue, planning
 from pipeline.datasets import load_dataset
 from pipeline.planning import Decision, Selection
 from pipeline.settings import expanded
@@ -222,38 +222,22 @@ def decisions(
         now=now,
     )
     now_is = planning.Shape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
-    failed = reports.last_failed(store) if selection.reprocess == "failed" else set()
-    wanted = set(chosen)
-    rows = job.snapshot.entries.filter(job.snapshot.entries["partition"].is_in(chosen))
-    published = current_generations(store, wanted)
-    for key, count, fingerprint in rows.select("partition", "rows", "fingerprint").iter_rows():
-        manifest = commits.read_commit(store, key, published[key]) if key in published else None
+    failed = catalogue.failed(store) if selection.reprocess != "missing" else {}
+    rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
+    published = catalogue.published(store, chosen, note=note).select("partition", "manifest")
+    for key, count, fingerprint, text in rows.join(
+        published, on="partition", how="left", maintain_order="left"
+    ).iter_rows():
         note(0)
         yield planning.decide(
             key,
             count,
-            manifest,
+            catalogue.manifest_of(text),
             input_fingerprint=fingerprint,
             shape=now_is,
             reprocess=selection.reprocess,
-            last_failed=key in failed,
+            last_failed=failed.get(key),
         )
-
-
-def current_generations(store: Store, wanted: set[str]) -> dict[str, int]:
-    """The highest generation of each partition, in one listing."""
-    found: dict[str, int] = {}
-    if len(wanted) <= 20:
-        for key in wanted:
-            last = max(commits.generations(store, key), default=0)
-            if last:
-                found[key] = last
-        return found
-    for info in store.list(ids.COMMITS):
-        parsed = ids.parse_commit(info.key)
-        if parsed and parsed[0] in wanted:
-            found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
-    return found
 
 
 # Writing and reading plans -----------------------------------------------------------------------------------------

@@ -38,20 +38,8 @@ def write_outcome(store: Store, run: str, result: PartitionResult) -> None:
 
 def outcomes(store: Store, run: str) -> Iterator[PartitionResult]:
     """How each partition of a run ended last."""
-    for info in store.list(f"{ids.run_folder(run)}outcomes/"):
+    for info in store.list(ids.outcomes(run)):
         yield PartitionResult.model_validate_json(store.get(info.key))
-
-
-def last_failed(store: Store) -> set[str]:
-    """Partitions whose last attempt, in whatever run, failed or was cancelled."""
-    ended: dict[str, tuple[dt.datetime, bool]] = {}
-    for name in store.folders(ids.RUNS):
-        for info in store.list(f"{ids.run_folder(name)}outcomes/"):
-            result = PartitionResult.model_validate_json(store.get(info.key))
-            known = ended.get(result.partition)
-            if known is None or info.modified >= known[0]:
-                ended[result.partition] = (info.modified, result.outcome in ("failed", "cancelled"))
-    return {partition for partition, (_, failed) in ended.items() if failed}
 
 
 def finalise(store: Store, request: FinaliseRequest) -> RunResult:

@@ -6,7 +6,7 @@
     <sink>/_tandem/dataset.json                        whose sink this is, types pinned at the first publish
     <sink>/_tandem/schema.json                         the dataset's declared schema
     <sink>/_tandem/commits/<partition>/<generation>.json
-    <sink>/_tandem/catalogue/<digest>.parquet          derived index of the commits
+    <sink>/_tandem/catalogue/<kind>-<time>-<digest>.parquet    derived indexes: commits, attempts
     <sink>/_tandem/journal/<partition>/…               segments and compacted records
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
@@ -16,6 +16,7 @@ A partition key is `<name>=<value>`, or several joined by `/` (hive). It is the 
 is the folder, the workflow id's last part, and what the user types after `--partition`.
 """
 
+import datetime as dt
 import hashlib
 import re
 from collections.abc import Sequence
@@ -159,6 +160,11 @@ def parse_commit(key: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def catalogue(kind: str, at: dt.datetime, content: str) -> str:
+    """Names sort by time: the last one is the newest."""
+    return f"{CATALOGUE}{kind}-{at.astimezone(dt.UTC):%Y%m%dT%H%M%S%f}-{content[:16]}.parquet"
+
+
 def run_folder(run: str) -> str:
     return f"{RUNS}{run}/"
 
@@ -188,9 +194,13 @@ def plan_page(plan_key: str, page: int) -> str:
     return f"{plan_key.removesuffix('plan.json')}page-{page:06d}.json"
 
 
+def outcomes(run: str) -> str:
+    return f"{RUNS}{run}/outcomes/"
+
+
 def outcome(run: str, partition: str) -> str:
     """How a partition ended in a run; overwritten by a later attempt of the same run."""
-    return f"{RUNS}{run}/outcomes/{partition}.json"
+    return f"{outcomes(run)}{partition}.json"
 
 
 def snapshot_folder(listing: str) -> str:

@@ -46,16 +46,20 @@ sink: {{path: out}}
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished `tandem run`: its report, wall and CPU seconds, peak resident memory in MB."""
+    """A finished command: its document, wall and CPU seconds, peak resident memory in MB."""
 
-    report: dict[str, Any]
+    report: Any
     wall_s: float
     cpu_s: float
     peak_mb: float
 
 
 def run(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Ran:
-    command = [sys.executable, "-m", "pipeline.cli.main", "run", "--json", "-q", *arguments]
+    return tandem(folder, "run", "--json", "-q", *arguments, env=env)
+
+
+def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Ran:
+    command = [sys.executable, "-m", "pipeline.cli.main", *arguments]
     began = time.monotonic()
     process = psutil.Popen(command, cwd=folder, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True)
     peak, cpu = [0.0], [0.0]

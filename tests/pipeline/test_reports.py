@@ -98,16 +98,6 @@ def test_a_run_began_when_it_was_first_asked_for(tmp_path: Path) -> None:
     assert report.started_at == request.created_at
 
 
-def test_the_last_attempt_of_a_partition_counts_whatever_run_made_it() -> None:
-    clock = [NOW]
-    store = MemoryStore(uuid.uuid4().hex, now=lambda: clock[0])
-    for run, key, outcome in (("b", "d=1", "failed"), ("a", "d=1", "published"), ("a", "d=2", "published"),
-                              ("c", "d=2", "cancelled")):  # fmt: skip
-        clock[0] += dt.timedelta(minutes=1)
-        write_outcome(store, run, result(key, outcome))  # type: ignore[arg-type]
-    assert reports.last_failed(store) == {"d=2"}
-
-
 def test_a_plans_pages_fit_a_payload_however_long_its_keys_and_reasons(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.write(rows(3))

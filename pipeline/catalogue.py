@@ -1,0 +1,215 @@
+"""The catalogue: what is published and how the last attempts ended, of all partitions, as two Parquet indexes.
+
+    _tandem/catalogue/commits-<time>-<digest>.parquet     the current manifest of each partition, without its files
+    _tandem/catalogue/attempts-<time>-<digest>.parquet    the last outcome of each partition, in whatever run
+
+Both are derived, and may be deleted or out of date. Commits and outcomes are the truth: a listing says which are newer,
+and only those are read. Every run brings the catalogue up to date at its end.
+"""
+
+import datetime as dt
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import commit as commits
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing, StoreError
+from schemas.manifest import Manifest
+from schemas.messages import PartitionResult
+
+FORMAT = "1"
+_COMMITS = pl.Schema(
+    [("partition", pl.String()), ("generation", pl.Int64()), ("bytes", pl.Int64()), ("manifest", pl.String())]
+)
+_TEXTS = ("partition", "run", "outcome", "error", "message")
+_ATTEMPTS = pl.Schema([*((name, pl.String()) for name in _TEXTS), ("at", pl.Datetime("us", "UTC"))])
+# Of a manifest, what lists need not: files are counted, the rest is read with the commit itself.
+_LEFT_OUT = {"files", "rejects", "provenance", "warnings"}
+_KEPT = dt.timedelta(minutes=15)  # a reader may still be at an older index
+_THREADS = 16
+_FEW = 20
+T = TypeVar("T")
+U = TypeVar("U")
+Note = Callable[[int], None]
+
+
+def _nothing(rows: int) -> None:
+    pass
+
+
+# What is published --------------------------------------------------------------------------------------------------
+
+
+def published(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> pl.DataFrame:
+    """The current generation of each partition that ever committed: `manifest` is the JSON of its manifest without its
+    files. Only commits that the index does not have are read. Raises StoreError."""
+    few = set(wanted) if wanted is not None else None
+    if few is not None and len(few) <= _FEW:
+        listed = {key: last for key in few if (last := max(commits.generations(store, key), default=0))}
+        return _read_commits(store, sorted(listed.items()), note)
+    known = _load(store, "commits", _COMMITS)[0]
+    return _refreshed(store, known, note)
+
+
+def _refreshed(store: Store, known: pl.DataFrame, note: Note) -> pl.DataFrame:
+    listed = _listed(store)
+    kept = known.join(listed, on=["partition", "generation"], how="semi")
+    newer = listed.join(kept, on="partition", how="anti")
+    if newer.height:
+        kept = pl.concat([kept, _read_commits(store, newer.rows(), note)])
+    return kept.sort("partition")
+
+
+def _listed(store: Store) -> pl.DataFrame:
+    """The highest generation of each partition, in one listing."""
+    found: dict[str, int] = {}
+    for info in store.list(ids.COMMITS):
+        parsed = ids.parse_commit(info.key)
+        if parsed:
+            found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
+    schema = {"partition": pl.String, "generation": pl.Int64}
+    return pl.DataFrame({"partition": list(found), "generation": list(found.values())}, schema=schema)
+
+
+def _read_commits(store: Store, wanted: Iterable[tuple[str, int]], note: Note) -> pl.DataFrame:
+    def read(one: tuple[str, int]) -> tuple[str, int, int, str] | None:
+        manifest = commits.read_commit(store, *one)
+        note(0)
+        if manifest is None:
+            return None
+        size = sum(file.size for file in manifest.files)
+        return manifest.partition, manifest.generation, size, manifest.model_dump_json(exclude=_LEFT_OUT)
+
+    rows = [row for row in _in_threads(read, list(wanted)) if row is not None]
+    return pl.DataFrame(rows, schema=_COMMITS, orient="row")
+
+
+def manifest_of(text: str | None) -> Manifest | None:
+    """A manifest without its files, from a row of the index."""
+    return None if text is None else Manifest.model_validate_json(text)
+
+
+# How the last attempts ended ----------------------------------------------------------------------------------------
+
+
+def attempts(store: Store, *, note: Note = _nothing) -> pl.DataFrame:
+    """The last outcome of each partition, in whatever run. Raises StoreError."""
+    return _attempts(store, note)[0]
+
+
+def failed(store: Store) -> dict[str, str]:
+    """Partition → how, of those whose last attempt failed or was cancelled."""
+    ended = (
+        attempts(store).filter(pl.col("outcome").is_in(["failed", "cancelled"])).select("partition", "outcome", "error")
+    )
+    return {
+        partition: "was cancelled" if outcome == "cancelled" else f"failed ({error})"
+        for partition, outcome, error in ended.iter_rows()
+    }
+
+
+def _attempts(store: Store, note: Note) -> tuple[pl.DataFrame, dict[str, str]]:
+    """And a mark for each run: the report that completed it, after which nothing of it changes, or else when its latest
+    outcome was written, so that only later ones are read."""
+    known, marks = _load(store, "attempts", _ATTEMPTS)
+    frames = [known]
+    now: dict[str, str] = {}
+    for run in store.folders(ids.RUNS):
+        report = _completed(store, run)
+        if report and marks.get(run) == report:
+            now[run] = report
+            continue
+        since = marks.get(run, "")
+        since = "" if since.startswith(_REPORT) else since
+        fresh = [info for info in store.list(ids.outcomes(run)) if info.modified.isoformat() >= since]
+        now[run] = report or max((info.modified.isoformat() for info in fresh), default=since)
+        frames.append(_read_outcomes(store, run, [(info.key, info.modified) for info in fresh], note))
+    ended = pl.concat(frames).sort("at")
+    return ended.unique("partition", keep="last", maintain_order=True).sort("partition"), now
+
+
+_REPORT = "report "
+
+
+def _completed(store: Store, run: str) -> str:
+    """Names the report of a run that is completed, for good."""
+    found = store.head(ids.report(run))
+    if found is None:
+        return ""
+    try:
+        state = orjson.loads(store.get(ids.report(run)))["state"]
+    except (ObjectMissing, ValueError, KeyError):
+        return ""
+    return f"{_REPORT}{found.etag}" if state == "completed" else ""
+
+
+def _read_outcomes(store: Store, run: str, wanted: list[tuple[str, dt.datetime]], note: Note) -> pl.DataFrame:
+    def read(one: tuple[str, dt.datetime]) -> tuple[str, str, str, str, str, dt.datetime] | None:
+        try:
+            result = PartitionResult.model_validate_json(store.get(one[0]))
+        except ObjectMissing:
+            return None
+        note(0)
+        if result.outcome == "not_run":  # a canary is no attempt
+            return None
+        return result.partition, run, result.outcome, result.error, result.message, one[1]
+
+    rows = [row for row in _in_threads(read, wanted) if row is not None]
+    return pl.DataFrame(rows, schema=_ATTEMPTS, orient="row")
+
+
+# Bringing it up to date ---------------------------------------------------------------------------------------------
+
+
+def update(store: Store, now: dt.datetime, *, note: Note = _nothing) -> None:
+    """Write both indexes where there is anything newer, and remove older ones after a grace. Raises StoreError."""
+    known = _load(store, "commits", _COMMITS)[0]
+    current = _refreshed(store, known, note)
+    if not current.select("partition", "generation").equals(known.select("partition", "generation")):
+        _save(store, "commits", current, {}, now)
+    ended, marks = _attempts(store, note)
+    if marks != _load(store, "attempts", _ATTEMPTS)[1]:
+        _save(store, "attempts", ended, marks, now)
+
+
+def _load(store: Store, kind: str, schema: pl.Schema) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The newest index of a kind; an empty one where there is none, or none that can be read."""
+    for info in sorted(store.list(f"{ids.CATALOGUE}{kind}-"), key=lambda info: info.key, reverse=True):
+        try:
+            with store.open_input(info.key) as source, pq.ParquetFile(source) as parquet:
+                metadata = parquet.schema_arrow.metadata or {}
+                if metadata.get(b"tandem_catalogue") == FORMAT.encode():
+                    found = pl.DataFrame(parquet.read()).cast(schema)
+                    return found, orjson.loads(metadata[b"marks"])
+        except (StoreError, OSError, pa.ArrowException, pl.exceptions.PolarsError, KeyError, ValueError):
+            continue  # it is derived: what it would have said is read from the truth
+    return pl.DataFrame(schema=schema), {}
+
+
+def _save(store: Store, kind: str, frame: pl.DataFrame, marks: dict[str, str], now: dt.datetime) -> None:
+    metadata = {b"tandem_catalogue": FORMAT.encode(), b"marks": orjson.dumps(marks)}
+    sink = io.BytesIO()
+    table = frame.to_arrow()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", row_group_size=20_000)
+    data = sink.getvalue()
+    key = ids.catalogue(kind, now, hashlib.sha256(data).hexdigest())
+    store.put_absent(key, data)
+    old = [info.key for info in store.list(f"{ids.CATALOGUE}{kind}-") if info.modified < now - _KEPT and info.key < key]
+    store.delete(old)
+
+
+def _in_threads(work: Callable[[T], U], wanted: list[T]) -> Iterator[U]:
+    if len(wanted) < 2:
+        yield from map(work, wanted)
+        return
+    with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-catalogue") as threads:
+        yield from threads.map(work, wanted)
