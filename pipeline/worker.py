@@ -16,6 +16,7 @@ from pipeline.activities import Activities
 from pipeline.policies import GRACE, HEARTBEAT_EVERY
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
+from stages.own_models import journal_own_models
 from stages.transport import close_session
 
 log = logging.getLogger("tandem.worker")
@@ -44,6 +45,7 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     """Work on a task queue until the block ends, then drain."""
     os.environ.setdefault("LANGSMITH_TRACING", "false")  # langgraph brings langsmith along; no row leaves unasked
     os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
+    journal_own_models()
     # Synchronous nodes of users' graphs, a thread each, beside our own reads and writes.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="tandem"))
     activities = Activities()

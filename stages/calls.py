@@ -105,7 +105,7 @@ class Journalled:
             call = self._agenerate(messages, stop, None, **kwargs)
             return await asyncio.wrap_future(_on_loop_of(scope, call))
         try:
-            return _as_result(await _answered(scope, backend, _request(backend, messages, stop, kwargs), send))
+            return as_result(await _answered(scope, backend, _request(backend, messages, stop, kwargs), send))
         except TandemError as exc:
             scope.failed(exc)
             raise
@@ -143,7 +143,8 @@ def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
     cls = type(model)
     if cls not in _classes:
         _classes[cls] = type(f"Journalled{cls.__name__}", (Journalled, cls), {"__module__": cls.__module__})
-    copy = model.model_copy(update={"disable_streaming": True})
+    # Not twice: `stages.own_models` journals what goes through LangChain's cache.
+    copy = model.model_copy(update={"disable_streaming": True, "cache": False})
     copy.__class__ = _classes[cls]
     object.__setattr__(copy, "_tandem", backend)
     return copy
@@ -167,7 +168,7 @@ async def _answered(scope: RowScope, backend: Backend, request: Request, send: S
         except Interrupted:
             continue  # who asked for us too was cancelled
         if key not in scope.journal.known.calls:  # it is in another batch's journal: ours must not depend on that
-            await _append(scope, record)
+            await append(scope, record)
 
 
 async def _led(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
@@ -177,7 +178,7 @@ async def _led(scope: RowScope, backend: Backend, key: CallKey, request: Request
     scope.in_flight[key] = future
     try:
         record = await _paid(scope, backend, key, request, send)
-        await _append(scope, record)
+        await append(scope, record)
         future.set_result(record)
         return record
     except BaseException as exc:
@@ -193,7 +194,7 @@ def _retrieved(future: "asyncio.Future[CallRecord]") -> None:
         future.exception()
 
 
-async def _append(scope: RowScope, record: CallRecord) -> None:
+async def append(scope: RowScope, record: CallRecord) -> None:
     """Into the journal. That it cannot be written is never the row's fault, nor the graph's to handle."""
     try:
         await scope.journal.append(record)
@@ -217,10 +218,10 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
             async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S) as turn:
                 sent = time.monotonic()
                 first = first or sent
-                call = _unknown(scope, backend, key)
+                call = unknown_call(scope, backend, key)
                 result = await _sent(scope, backend, call, send, held)
                 if isinstance(result, ChatResult):
-                    record = _answer(scope, backend, call, request, result, time.monotonic() - sent)
+                    record = call_answered(scope, backend, call, request, result, time.monotonic() - sent)
                     turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
                     held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
                     return record
@@ -280,7 +281,7 @@ def _note_unknown(scope: RowScope, call: CallRecord, why: str) -> None:
     scope.journal.note(replace(call, error={"kind": "unknown", "message": why}, at=now()))
 
 
-def _unknown(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
+def unknown_call(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
     """A request that is about to go out, as it is known until it is answered."""
     return CallRecord(
         request=key[0],
@@ -300,7 +301,7 @@ def _unknown(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
     )
 
 
-def _answer(
+def call_answered(
     scope: RowScope, backend: Backend, call: CallRecord, request: Request, result: ChatResult, seconds: float
 ) -> CallRecord:
     """The call with what came back."""
@@ -351,7 +352,7 @@ def _usage(message: AIMessage, request: Request) -> dict[str, int]:
     return usage
 
 
-def _as_result(record: CallRecord) -> ChatResult:
+def as_result(record: CallRecord) -> ChatResult:
     assert record.raw is not None
     return ChatResult(generations=[ChatGeneration(message=AIMessage(**orjson.loads(record.raw)))])
 
@@ -361,14 +362,14 @@ def _as_result(record: CallRecord) -> ChatResult:
 
 def _request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Request:
     asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
-    said = _json([wire(message) for message in messages])
-    wanted = _json([stop, asked])
+    said = canonical_json([wire(message) for message in messages])
+    wanted = canonical_json([stop, asked])
     held_to = backend.cap or (DEFAULT_CAP if backend.capped is not None else 0)
     cap = cap_in(kwargs) or held_to
     return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap)
 
 
-def _json(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
     return orjson.dumps(value, default=_canonical, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 

@@ -1,7 +1,7 @@
 """The row that a graph is working for, visible below it through a context variable: in nodes, tools and subgraphs."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -33,8 +33,9 @@ class Tally:
 @dataclass
 class RowScope:
     """One row's run of a graph. `asked` counts equal requests, so that the n-th of them has its own answer; `calls` are
-    those it used; `purse`, where money is counted, is what they may cost. `stop` is what must end the batch, even where
-    the graph swallows the exception; `halted` says why the batch pays for nothing more."""
+    those it used; `purse`, where money is counted, is what they may cost; `cache_missed` are those of the graph's own
+    models that LangChain has asked about and not yet answered. `stop` is what must end the batch, even where the graph
+    swallows the exception; `halted` says why the batch pays for nothing more."""
 
     id: str
     run: str
@@ -48,6 +49,7 @@ class RowScope:
     stop: Exception | None = None
     halted: Callable[[], TandemError | None] = lambda: None
     purse: Purse | None = None
+    cache_missed: defaultdict[str, list[CallKey]] = field(default_factory=lambda: defaultdict(list))
     from_threads: set["Future[Any]"] = field(default_factory=set)
     closed: bool = False
 

@@ -7,6 +7,7 @@ from pipeline.cli.console import Screen, counted
 from pipeline.engine import connect
 from pipeline.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
+from schemas.spec import Spec
 from stages.contract import GraphStage
 
 
@@ -46,9 +47,19 @@ async def check_command(path: Path, screen: Screen) -> int:
         return 0
     rows, parts = counted(job.snapshot.info.rows, "row"), counted(len(job.snapshot.partitions), "partition")
     screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")
+    for name in own_models(spec):
+        screen.say(
+            f"Note: stage {name} names no model. Those that its graph builds for itself are journalled by LangChain's "
+            "cache hook, except where they stream; limits, budget and retries do not reach them."
+        )
     for stage in job.stages:
         reads = ", ".join(stage.reads) if isinstance(stage, GraphStage) else "rows"
         fields = ", ".join(stage.fields) if isinstance(stage, GraphStage) else "rows"
         models = ", ".join(stage.provenance.models.values())
         screen.result(f"  {stage.name} ({stage.spec.uses}{': ' + models if models else ''}): {reads} → {fields}")
     return 0
+
+
+def own_models(spec: Spec) -> list[str]:
+    """Stages with a graph of the user's that is handed no model."""
+    return [stage.name for stage in spec.stages if ":" in stage.uses and not stage.model]
