@@ -36,6 +36,8 @@ BUILT_IN: dict[str, Uses] = {
     "agent": Uses((*_ASKING.needs, "tools"), _PROMPTED | {"tools"}),
     "judge": _ASKING,
     "translate": _ASKING,
+    "research": Uses(_ASKING.needs, _PROMPTED | {"tools"}),
+    "embed": Uses(_ASKING.needs, _PROMPTED - {"system"}),
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
     "checks": Uses((), frozenset(), ()),
     "sample": Uses((), frozenset(("scope",)), ()),

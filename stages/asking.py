@@ -136,7 +136,8 @@ def asking_graph(question: Question, mend: Callable[[Any], Any] = lambda data: d
 @dataclass(frozen=True)
 class Made:
     """What a graph's file gives to `finished`. `added` are columns that Tandem writes, beside those of the model;
-    `first` makes the graph's first state from a row that is not empty."""
+    `first` makes the graph's first state from a row that is not empty; `structured`: a model is asked for a schema;
+    `code` is what else answers depend on."""
 
     version: str
     options: Options
@@ -147,6 +148,8 @@ class Made:
     harvest: Callable[[Mapping[str, Any]], Answer] = lambda state: dict(state["answer"])
     added: Mapping[str, OutputField] = field(default_factory=dict)
     calls: tuple[int, int | None] = (1, 1)
+    structured: bool = True
+    code: str = ""
 
 
 def finished(wanted: Build, made: Made) -> GraphStage:
@@ -166,7 +169,7 @@ def finished(wanted: Build, made: Made) -> GraphStage:
         spec=stage,
         reads=prompts.reads,
         fields=fields,
-        fingerprint=stage_fingerprint(wanted, made.version, made.form, made.options),
+        fingerprint=stage_fingerprint(wanted, made.version + made.code, made.form, made.options),
         graph=made.graph,
         prepare=prepare,
         harvest=made.harvest,
@@ -175,7 +178,7 @@ def finished(wanted: Build, made: Made) -> GraphStage:
             uses=stage.uses,
             models={role: choice.name for role, choice in stage.model.items()},
             prompt_digest=digest(stage.system or "", stage.prompt or "", *said),
-            structured_output=structured_method(stage.model["main"].name),
+            structured_output=structured_method(stage.model["main"].name) if made.structured else None,
         ),
         limiter=limiter_of(wanted),
         calls=made.calls,

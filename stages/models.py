@@ -67,25 +67,21 @@ def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
 
 def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     """The model of a role. Raises SpecError where a provider's package is absent or refuses the parameters."""
-    params = {**stage.params, **choice.params}
-    given = params.pop("timeout", params.pop("request_timeout", None))
-    timeout_s = float(given if given is not None else spec.limits.call_timeout.total_seconds())
-    params.pop("max_retries", None)  # one layer retries: stages.calls
+    params, timeout_s = _params(choice, stage, spec)
     provider, _, name = choice.name.partition(":")
-    setting, _ = _credential(provider, params)
     if provider == "offline":
         from stages.offline import OfflineChatModel
 
         model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
     elif provider == "openai":
-        model = _openai(name, params, timeout_s)
+        model = OpenAICompatibleChatModel(**_openai(name, params, timeout_s))
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
     cap = cap_in({**params, **params.get("extra_body", {})})
     backend = Backend(
         name=choice.name,
         identity=model_identity(choice, stage.params),
-        setting=setting,
+        setting=_credential(provider, params)[0],
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
@@ -93,6 +89,39 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         capped=None if cap is not None else model if provider == "offline" else capped(model, DEFAULT_CAP),
     )
     return journalled(model, backend)
+
+
+def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+    """The embedding model of a role, asked as a chat model is, so that its vectors are journalled, limited and paid for
+    in the same way. Raises SpecError."""
+    from stages.embedding import ForeignEmbeddings, OfflineEmbeddings, OpenAICompatibleEmbeddings
+
+    params, timeout_s = _params(choice, stage, spec)
+    provider, _, name = choice.name.partition(":")
+    if provider == "offline":
+        model: BaseChatModel = OfflineEmbeddings(model=name, dimensions=int(params.get("dimensions", 64)))
+    elif provider == "openai":
+        model = OpenAICompatibleEmbeddings(**_openai(name, params, timeout_s))
+    else:
+        model = ForeignEmbeddings(embeddings=_foreign_embeddings(choice.name, stage.name, params))
+    backend = Backend(
+        name=choice.name,
+        identity=b"embeddings " + model_identity(choice, stage.params),
+        setting=_credential(provider, params)[0],
+        limiter=limiter_of(choice, stage, spec, services),
+        price=pricer(choice.name, spec.prices),
+        timeout_s=timeout_s,
+        cap=1,  # a vector is no text: nothing of it is paid for
+    )
+    return journalled(model, backend)
+
+
+def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str, Any], float]:
+    """The parameters of a model's calls, and how long one may take."""
+    params = {**stage.params, **choice.params}
+    given = params.pop("timeout", params.pop("request_timeout", None))
+    params.pop("max_retries", None)  # one layer retries: stages.calls
+    return params, float(given if given is not None else spec.limits.call_timeout.total_seconds())
 
 
 def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
@@ -123,7 +152,8 @@ def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
     return (variables[0] if variables else "the provider's credentials"), ""
 
 
-def _openai(name: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
+def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """What a client of an OpenAI-compatible endpoint is made of."""
     sent = dict(params)
     base_url = str(sent.pop("base_url", None) or base_url_from_environment())
     headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
@@ -131,29 +161,41 @@ def _openai(name: str, params: dict[str, Any], timeout_s: float) -> BaseChatMode
     if base_url == DEFAULT_BASE_URL and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see OpenAICompatibleChatModel.cap_name
     key = sent.pop("api_key", None) or os.environ.get("OPENAI_API_KEY")
-    return OpenAICompatibleChatModel(
-        model=name,
-        base_url=base_url,
-        api_key=SecretStr(key) if key else None,
-        timeout_s=timeout_s,
-        headers=headers,
-        params={**sent, **extra},
-    )
+    return {
+        "model": name,
+        "base_url": base_url,
+        "api_key": SecretStr(key) if key else None,
+        "timeout_s": timeout_s,
+        "headers": headers,
+        "params": {**sent, **extra},
+    }
 
 
 def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
     from langchain.chat_models import init_chat_model
 
-    provider = name.partition(":")[0]
     try:
         model: BaseChatModel = init_chat_model(name, **params, max_retries=0, timeout=timeout_s)
-    except ImportError as exc:
-        extra = _PROVIDERS.get(provider, ((), ""))[1]
-        hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."
-        raise SpecError(f"stage {stage}: model {name!r} needs a package that is not installed.", hint=hint) from exc
-    except ValueError as exc:
-        raise SpecError(f"stage {stage}: model {name!r}: {exc}", hint="Write provider:name.") from exc
+    except (ImportError, ValueError) as exc:
+        raise _not_built(name, stage, exc) from exc
     return model
+
+
+def _foreign_embeddings(name: str, stage: str, params: dict[str, Any]) -> Any:
+    from langchain.embeddings import init_embeddings
+
+    try:
+        return init_embeddings(name, **params)
+    except (ImportError, ValueError) as exc:
+        raise _not_built(name, stage, exc) from exc
+
+
+def _not_built(name: str, stage: str, exc: Exception) -> SpecError:
+    if isinstance(exc, ImportError):
+        extra = _PROVIDERS.get(name.partition(":")[0], ((), ""))[1]
+        hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."
+        return SpecError(f"stage {stage}: model {name!r} needs a package that is not installed.", hint=hint)
+    return SpecError(f"stage {stage}: model {name!r}: {exc}", hint="Write provider:name.")
 
 
 def structured_method(name: str) -> str:

@@ -16,7 +16,7 @@ from schemas.tables import fields_of_class
 from stages import custom, models
 from stages.code import code_digest, load_attribute
 from stages.contract import AnyStage, Build, GraphStage, Options, TableStage
-from stages.graphs import agent, cascade, classify, extract, judge, summarize, translate
+from stages.graphs import agent, cascade, classify, embed, extract, judge, research, summarize, translate
 from stages.limiter import Limiter
 from stages.models import ModelServices, model_identity
 from stages.quoting import capped
@@ -31,6 +31,8 @@ BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {
     "agent": agent.build,
     "judge": judge.build,
     "translate": translate.build,
+    "research": research.build,
+    "embed": embed.build,
     "sql": sql.build,
     "checks": checks.build,
     "sample": sample.build,

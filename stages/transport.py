@@ -137,11 +137,11 @@ class OpenAICompatibleChatModel(BaseChatModel):
             result.llm_output = {ALLOWED: allowed}
         return result
 
-    async def _post(self, body: bytes) -> tuple[dict[str, Any], Mapping[str, str]]:
+    async def _post(self, body: bytes, path: str = "chat/completions") -> tuple[dict[str, Any], Mapping[str, str]]:
         headers = {"Content-Type": "application/json", **self.headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
-        url = f"{self.base_url.rstrip('/')}/chat/completions"
+        url = f"{self.base_url.rstrip('/')}/{path}"
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         try:
             async with session().post(

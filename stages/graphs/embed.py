@@ -1,0 +1,79 @@
+"""embed: a vector from a text.
+
+START → embed ─ of the declared length, finite ─→ END
+          └─ anything else: the row is rejected
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from langchain_core.messages import BaseMessage, HumanMessage
+from langgraph.graph import END, START, StateGraph
+from pydantic import Field
+
+from schemas.errors import RowError, SpecError
+from schemas.fields import OutputField
+from stages.asking import Answer, Made, Prompts, finished
+from stages.contract import Build, GraphStage, Options
+from stages.embedding import unpacked
+from stages.models import build_embedder
+
+VERSION = "embed-1"
+
+
+class EmbedOptions(Options):
+    length: int | None = Field(default=None, ge=1, description="how many numbers a vector has; another is refused")
+    normalise: bool = Field(default=False, description="scale vectors to length 1")
+
+
+class State(TypedDict, total=False):
+    messages: list[BaseMessage]
+    answer: Answer
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: embed`. Raises SpecError."""
+    from stages.registry import answer_format
+
+    options, stage = wanted.options(EmbedOptions), wanted.stage
+    form = answer_format(wanted)
+    column = _column(wanted, form.fields)
+    prompts = Prompts(wanted)
+    model = build_embedder(stage.model["main"], stage, wanted.spec, wanted.services)
+
+    async def embed(state: State) -> State:
+        said = (await model._agenerate(state["messages"])).generations[0].message
+        return {"answer": {column: _vector(str(said.content), options)}}
+
+    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"messages": [HumanMessage(prompts.text(row))]}
+
+    builder = StateGraph(State)
+    builder.add_node("embed", embed)
+    builder.add_edge(START, "embed")
+    builder.add_edge("embed", END)
+    return finished(wanted, Made(VERSION, options, form, prompts, builder.compile(), first, structured=False))
+
+
+def _column(wanted: Build, fields: Mapping[str, OutputField]) -> str:
+    kinds = [(declared.type, declared.items.type if declared.items else None) for declared in fields.values()]
+    if kinds != [("list", "float")]:
+        raise SpecError(
+            f"{wanted.where}: uses: embed needs one output, of type list[float].",
+            hint="Write output: {vector: list[float]}.",
+        )
+    return next(iter(fields))
+
+
+def _vector(text: str, options: EmbedOptions) -> list[float]:
+    try:
+        vector = unpacked(text)
+    except ValueError as exc:
+        raise RowError(f"the provider's answer is no vector: {exc}", kind="malformed_response") from None
+    if not vector or not all(map(math.isfinite, vector)):
+        raise RowError("the vector is empty or not finite", kind="invalid_answer")
+    if options.length is not None and len(vector) != options.length:
+        raise RowError(f"the vector has {len(vector)} numbers, not {options.length}", kind="invalid_answer")
+    size = math.sqrt(sum(number * number for number in vector))
+    return [number / size for number in vector] if options.normalise and size else vector

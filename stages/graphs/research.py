@@ -1,0 +1,192 @@
+"""research: a plan, a search and a text for each of its sections at once, and one answer from all of them.
+
+START → plan ─ Send ─→ section: search → write (one a section, `parallel` at once) ─→ synthesise → END
+                          └─ nothing found, or a failure: noted, the others go on       └─ too many failed: rejected
+
+The search is the stage's tool, a function of a query, or a ranking over the text files of `corpus`. Sections are
+written by the role `sections` where the stage names one, else by `main`.
+"""
+
+import operator
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, TypedDict
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core.tools import BaseTool
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+from pydantic import Field
+
+from schemas.durations import Duration
+from schemas.errors import RowError, SpecError
+from schemas.fields import OutputField
+from stages.asking import Answer, Made, Prompts, Question, finished
+from stages.contract import Build, GraphStage, Options
+from stages.corpus import load_corpus
+from stages.quoting import RULE, quoted
+from stages.structured import AnswerFormat
+from stages.tools import call, load_tools
+
+VERSION = "research-1"
+_PLAN = "Plan how to answer the question: at most {sections} sections, each with a title and a query for a search."
+_SECTION = (
+    "Write one section of a longer answer, from what was found and from nothing else. Say so where it does not tell."
+)
+_SYNTHESIS = "Answer the question from these sections and from nothing else."
+_GONE = "These sections could not be written, so the answer has to do without: {titles}."
+
+Search = Callable[[str], Awaitable[str]]
+
+
+class ResearchOptions(Options):
+    pacing: ClassVar[frozenset[str]] = frozenset(("parallel",))
+
+    corpus: str | None = Field(default=None, description="a folder or glob of text files, relative to the spec")
+    sections: int = Field(default=6, ge=1, le=100, description="at most")
+    passages: int = Field(default=5, ge=1, le=50, description="of the corpus, for one section")
+    max_failed: float = Field(default=0.5, ge=0, le=1, description="the share of sections that may fail")
+    failed: str | None = Field(default=None, description="an int column for how many sections failed")
+    parallel: int = Field(default=8, ge=1, le=100, description="sections of one row at once")
+    tool_timeout: Duration = timedelta(seconds=60)
+    result_chars: int = Field(default=20_000, ge=100, description="of a search's result at most")
+
+
+class State(TypedDict, total=False):
+    """`written` and `gone` as (place, title, text or reason)."""
+
+    system: list[BaseMessage]
+    question: str
+    sections: list[dict[str, str]]
+    written: Annotated[list[tuple[int, str, str]], operator.add]
+    gone: Annotated[list[tuple[int, str, str]], operator.add]
+    answer: Answer
+
+
+class Section(TypedDict):
+    question: str
+    place: int
+    title: str
+    query: str
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that `uses: research`. Raises SpecError."""
+    from stages.registry import answer_format
+
+    options = wanted.options(ResearchOptions)
+    form = answer_format(wanted)
+    if options.failed in form.fields:
+        raise SpecError(
+            f"{wanted.where}: with.failed = {options.failed!r} is declared under output, too.",
+            hint="Tandem writes it: take it out of output.",
+        )
+    prompts = Prompts(wanted)
+    search, content = _search(wanted, options)
+    planning = Question(wanted, AnswerFormat(_plan_fields(options.sections), None, "plan"))
+    role = "sections" if "sections" in wanted.stage.model else "main"
+    writing = Question(wanted, AnswerFormat({"text": OutputField(type="str", min_length=1)}, None, "section"), role)
+    answering = Question(wanted, form)
+
+    async def plan(state: State) -> State:
+        told = SystemMessage(f"{_PLAN.format(sections=options.sections)}\n\n{RULE}")
+        said = await planning.answer([told, HumanMessage(quoted("question", state["question"]))])
+        return {"sections": said["sections"]}
+
+    def parts(state: State) -> list[Send]:
+        planned = [(at, found["title"], found["query"]) for at, found in enumerate(state["sections"])]
+        return [
+            Send("section", Section(question=state["question"], place=at, title=title, query=query))
+            for at, title, query in planned
+        ]
+
+    async def section(state: Section) -> State:
+        place, title = state["place"], state["title"]
+        try:
+            found = await search(state["query"])
+            asked = [quoted("question", state["question"]), quoted("section", title), quoted("found", found)]
+            told = SystemMessage(f"{_SECTION}\n\n{RULE}")
+            said = await writing.answer([told, HumanMessage("\n\n".join(asked))])
+        except RowError as exc:
+            return {"gone": [(place, title, exc.message)]}
+        return {"written": [(place, title, said["text"])]}
+
+    async def synthesise(state: State) -> State:
+        written, gone = sorted(state.get("written", [])), sorted(state.get("gone", []))
+        if not written or len(gone) > options.max_failed * len(state["sections"]):
+            raise RowError(
+                f"{len(gone)} of {len(state['sections'])} sections failed: {gone[0][2] if gone else 'none planned'}",
+                kind="sections_failed",
+            )
+        asked = [quoted("question", state["question"])]
+        asked += [quoted("section", f"{title}\n\n{text}") for _, title, text in written]
+        if gone:
+            asked.append(quoted("missing", _GONE.format(titles="; ".join(title for _, title, _ in gone))))
+        return {"answer": await answering.answer([*state["system"], HumanMessage("\n\n".join(asked))])}
+
+    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"system": prompts.system(row, _SYNTHESIS, RULE), "question": prompts.text(row)}
+
+    def harvest(state: Mapping[str, Any]) -> Answer:
+        count = {options.failed: len(state.get("gone", []))} if options.failed else {}
+        return {**state["answer"], **count}
+
+    builder = StateGraph(State)
+    builder.add_node("plan", plan)
+    builder.add_node("section", section, input_schema=Section)
+    builder.add_node("synthesise", synthesise)
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges("plan", parts, ["section"])
+    builder.add_edge("section", "synthesise")
+    builder.add_edge("synthesise", END)
+    graph = builder.compile().with_config({"max_concurrency": options.parallel})
+    added = {options.failed: OutputField(type="int", optional=True)} if options.failed else {}
+    calls = (3, options.sections + 2)
+    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest, added, calls, code=content))
+
+
+def _plan_fields(most: int) -> dict[str, OutputField]:
+    section = {"fields": {"title": "str", "query": "str"}}
+    return {
+        "sections": OutputField.model_validate({"type": "list", "items": section, "min_length": 1, "max_length": most})
+    }
+
+
+def _search(wanted: Build, options: ResearchOptions) -> tuple[Search, str]:
+    """The search of the stage, and a digest of what it searches, where that is ours to know."""
+    tools = load_tools(wanted)
+    if (len(tools) == 1) == (options.corpus is not None) or len(tools) > 1:
+        raise SpecError(
+            f"{wanted.where}: uses: research needs one search.",
+            hint="Give with: {corpus: a folder of text files}, or tools: [module:function] of a query.",
+        )
+    if tools:
+        return _by_tool(wanted, tools[0], options), ""
+    corpus = load_corpus(wanted.base, options.corpus or "", wanted.where)
+
+    async def search(query: str) -> str:
+        found = corpus.search(query, options.passages)
+        if not found:
+            raise RowError("nothing was found", kind="nothing_found")
+        return "\n\n".join(f"[{passage.source}]\n{passage.text}" for passage in found)[: options.result_chars]
+
+    return search, corpus.digest
+
+
+def _by_tool(wanted: Build, tool: BaseTool, options: ResearchOptions) -> Search:
+    if len(tool.args) != 1:
+        raise SpecError(
+            f"{wanted.where}: tools: {tool.name} takes {', '.join(tool.args) or 'nothing'}.",
+            hint="A search takes one argument, the query.",
+        )
+    (argument,) = tool.args
+    timeout_s = options.tool_timeout.total_seconds()
+
+    async def search(query: str) -> str:
+        wish = ToolCall(name=tool.name, args={argument: query}, id="search", type="tool_call")
+        result = await call([tool], wish, timeout_s=timeout_s, most=options.result_chars)
+        if result.failed or not result.text.strip():
+            raise RowError(result.text if result.failed else "nothing was found", kind="search_failed")
+        return result.text
+
+    return search
