@@ -20,18 +20,19 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline import catalogue, journals, plans, publish, reports
+from pipeline import budgets, catalogue, journals, plans, publish, reports
 from pipeline import commit as commits
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch
 from pipeline.partitions import OpenedPartition, load_opened, open_partition
 from pipeline.plans import Job, Plan
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
-from pipeline.settings import spool_folder
+from pipeline.purse import Purses
+from pipeline.settings import purse_folder, spool_folder
 from pipeline.spool import Spools
 from pipeline.stores import Store, open_store
 from schemas import ids
-from schemas.errors import CodeMismatch, ConnectionFailed, TandemError
+from schemas.errors import BudgetReached, CodeMismatch, ConnectionFailed, TandemError
 from schemas.messages import (
     MAX_PAYLOAD_BYTES,
     BatchRequest,
@@ -49,6 +50,8 @@ from schemas.messages import (
     PlanRef,
     PlanRequest,
     PublishRequest,
+    Reckoned,
+    Reckoning,
     RunRef,
     RunResult,
     SetLimits,
@@ -137,6 +140,7 @@ class Activities:
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
     controls: Controls = field(default_factory=Controls)
+    purses: Purses = field(default_factory=lambda: Purses(purse_folder()))
     _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
@@ -144,7 +148,7 @@ class Activities:
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
-            self.holder, self.set_limits,
+            self.holder, self.set_limits, self.reckon,
         ]  # fmt: skip
 
     def store(self, ref: RunRef) -> Store:
@@ -222,7 +226,10 @@ class Activities:
                 self._shared_of(request), self.drain, self.spools,
             )  # fmt: skip
             context.on_row, beat.tally = beat.note, context.tally
-            async with self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)):
+            async with (
+                self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
+                self.purses.of(store, request.ref) as context.purse,
+            ):
                 done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
         if done.receipt:
             return BatchResult(
@@ -231,6 +238,8 @@ class Activities:
         if isinstance(done.stopped, Waiting):
             until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=done.stopped.seconds)
             return BatchResult(state="waiting", until=until, reason=done.stopped.message)
+        if isinstance(done.stopped, BudgetReached):
+            return BatchResult(state="short", reason=done.stopped.message, needed=done.stopped.needed)
         if done.stopped is not None:
             raise done.stopped
         return BatchResult(state="handed_back", reason="the worker is shutting down")
@@ -293,7 +302,16 @@ class Activities:
     @translated
     async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
         """Write down what was set on a live run, where its workers look."""
+        max_cost_usd = request.limits.max_cost_usd
+        if max_cost_usd is not None:
+            await asyncio.to_thread(budgets.raise_to, self.store(request.ref), request.ref.run, max_cost_usd)
         return await asyncio.to_thread(save_limits, self.store(request.ref), request.ref.run, request.limits)
+
+    @activity.defn
+    @translated
+    async def reckon(self, request: Reckoning) -> Reckoned:
+        """Is there room in a run's budget, now that nothing of it is in flight?"""
+        return await asyncio.to_thread(budgets.reckon, self.store(request.ref), request, self.purses.folder)
 
     @activity.defn
     @translated
@@ -318,6 +336,7 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Cal
     if asked is None:
         raise TandemError(f"the request of run {request.ref.run!r} is gone from {store.uri}")
     spec = plans.load_spec_of(store, asked.spec)
+    budgets.ensure(store, request.ref.run, spec.limits)
     job = plans.make_job(spec, Path(asked.base), store, services, note=note)
     decided = plans.decisions(job, store, asked.selection, dt.datetime.now(dt.UTC), note=note)
     written = plans.write_plan(store, request.ref, asked, job, decided, request.course)

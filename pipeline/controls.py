@@ -28,8 +28,8 @@ def load_limits(store: Store, run: str) -> SetLimits:
 
 
 def save_limits(store: Store, run: str, asked: SetLimits) -> SetLimits:
-    """Add to what was set before."""
-    merged = load_limits(store, run).model_copy(update=asked.model_dump(exclude_none=True))
+    """Add to what was set before. A budget is none of it: it has a ledger."""
+    merged = load_limits(store, run).model_copy(update=asked.model_dump(exclude_none=True, exclude={"max_cost_usd"}))
     store.put(ids.limits_of_run(run), merged.model_dump_json().encode())
     return merged
 

@@ -15,17 +15,18 @@ from temporalio.common import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline import plans, reports
+from pipeline import budgets, plans, reports
 from pipeline.engine import Engine
 from pipeline.planning import Selection
 from pipeline.plans import Request
 from pipeline.preflight import Ready
 from pipeline.reports import Report
+from pipeline.standing import standing_report
 from pipeline.stores import Store
 from pipeline.workflows.run import PAUSED, RunWorkflow
 from schemas import ids
 from schemas.errors import ConnectionFailed, NameTaken, UsageError
-from schemas.messages import Course, Failure, Progress, RunInput, RunRef, RunResult, RunState, Totals
+from schemas.messages import Course, Progress, RunInput, RunRef, RunResult, RunState
 
 _SERVER_AWAY_S = 60.0
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
@@ -63,6 +64,7 @@ async def find_or_start(
     name: str | None,
     partitions: set[str],
     course: Course = _AS_SPECIFIED,
+    max_cost_usd: float | None = None,
 ) -> Run:
     """The run that is asked for: joined where it runs, resumed where it is paused or ended unfinished, its report where
     it is completed, started where it is new. `partitions` are those it is about to work on. Raises NameTaken."""
@@ -82,14 +84,15 @@ async def find_or_start(
     began = {None: "started", WorkflowExecutionStatus.RUNNING: "joined"}.get(status, "resumed")
     if began == "started" and report is not None:
         began = "resumed"
-    handle = await _start(engine, store, request, course)
+    await asyncio.to_thread(budgets.declare, store, request.run, spec.limits, max_cost_usd)
+    handle = await start(engine, store, request, course)
     if began == "joined":
         await handle.signal(RunWorkflow.resume)  # in case it is paused; who could tell, while no worker answers?
     return Run(request, store, handle, began)
 
 
-async def _start(
-    engine: Engine, store: Store, request: Request, course: Course
+async def start(
+    engine: Engine, store: Store, request: Request, course: Course = _AS_SPECIFIED
 ) -> WorkflowHandle[RunWorkflow, RunResult]:
     queue = engine.queue(request.pipeline)
     ref = RunRef(pipeline=request.pipeline, run=request.run, sink=store.uri)
@@ -188,23 +191,7 @@ async def _running(client: Client, store: Store, request: Request) -> bool:
 
 def running_report(run: Run) -> Report:
     """What is known of a run that has not ended."""
-    totals, failures = Totals(), []
-    for result in reports.outcomes(run.store, run.request.run):
-        totals = totals.with_result(result)
-        if result.error:
-            failures.append(Failure(partition=result.partition, error=result.error, message=result.message))
-    return Report(
-        run=run.request.run,
-        pipeline=run.request.pipeline,
-        state="running",
-        sink=run.store.uri,
-        plan="",
-        totals=totals,
-        failures=tuple(failures),
-        stop=None,
-        started_at=run.request.created_at,
-        finished_at=None,
-    )
+    return standing_report(run.store, run.request)
 
 
 # Following ---------------------------------------------------------------------------------------------------------

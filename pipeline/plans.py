@@ -194,10 +194,6 @@ def refuse_unbuilt(spec: Spec) -> None:
         raise SpecError(
             "sink.provenance = 'columns' is not built yet.", hint="Use none; footers and manifests have it."
         )
-    if spec.limits.max_cost_usd_per_day or spec.limits.max_tokens or spec.limits.max_cost_usd:
-        raise SpecError(
-            "limits.max_cost_usd, max_cost_usd_per_day and max_tokens are not built yet.", hint="Leave out."
-        )
 
 
 def without_effect(spec: Spec) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import plans
+from pipeline.budgets import refuse_unpriced
 from pipeline.plans import Job
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store, probe
@@ -41,6 +42,7 @@ def preflight(spec: Spec, base: Path, *, say: Say = lambda done: None) -> Ready:
     say("spec")
     store = sink_of(spec, base)
     plans.refuse_unbuilt(spec)
+    refuse_unpriced(spec)
     try:
         job = plans.make_job(spec, base, store, ModelServices(), note=lambda rows: None)
         say("source and stages")

@@ -28,6 +28,11 @@ def spool_folder() -> Path:
     return Path(given) if given else Path(tempfile.gettempdir()) / f"tandem-spool-{os.getuid()}"
 
 
+def purse_folder() -> Path:
+    """Where workers count what they spend of a budget, beside the spools."""
+    return spool_folder() / "purses"
+
+
 def temporal_configured() -> bool:
     """Has the user named a Temporal, by variables or by a profile?"""
     if os.environ.get("TEMPORAL_ADDRESS") or os.environ.get("TEMPORAL_PROFILE"):

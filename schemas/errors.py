@@ -133,7 +133,11 @@ class RejectRateExceeded(LimitReached):
 
 
 class BudgetReached(LimitReached):
-    """The next call does not fit in `limits.max_cost_usd`."""
+    """The next call does not fit in a budget. `needed`: what it may take, in USD / 10^9 and in tokens."""
+
+    def __init__(self, message: str, *, hint: str = "", needed: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
 
 
 class TooManyFailures(LimitReached):

@@ -10,7 +10,8 @@
     <sink>/_tandem/journal/<partition>/…               segments and compacted records
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
-    <sink>/_tandem/runs/<name>/…                       request, plan, outcomes, report
+    <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
+    <sink>/_tandem/budget/<day>/<version>.json         what the pipeline spends on a UTC day
 
 A partition key is `<name>=<value>`, or several joined by `/` (hive). It is the safe form already: the same string
 is the folder, the workflow id's last part, and what the user types after `--partition`.
@@ -120,6 +121,7 @@ SNAPSHOTS = f"{TANDEM}/snapshots/"
 STAGING = f"{TANDEM}/staging/"
 JOURNAL = f"{TANDEM}/journal/"
 SUPERSEDED = f"{TANDEM}/superseded/"
+BUDGETS = f"{TANDEM}/budget/"
 
 
 def data_folder(partition: str) -> str:
@@ -201,6 +203,24 @@ def outcomes(run: str) -> str:
 def outcome(run: str, partition: str) -> str:
     """How a partition ended in a run; overwritten by a later attempt of the same run."""
     return f"{outcomes(run)}{partition}.json"
+
+
+def budget_of_run(run: str) -> str:
+    """Versions of what a run may spend and has spent."""
+    return f"{RUNS}{run}/budget/"
+
+
+def budget_of_day(day: str) -> str:
+    """The same of the pipeline on a UTC day, whatever the run."""
+    return f"{BUDGETS}{day}/"
+
+
+def budget_version(folder: str, version: int) -> str:
+    return f"{folder}{version:012d}.json"
+
+
+def parse_budget_version(key: str) -> int:
+    return int(key[-17:-5])
 
 
 def snapshot_folder(listing: str) -> str:

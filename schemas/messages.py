@@ -49,6 +49,7 @@ class SetLimits(Message):
 
     partitions: int | None = None
     rows_in_flight: int | None = None
+    max_cost_usd: float | None = None
 
 
 class SetLimitsRequest(Message):
@@ -144,15 +145,17 @@ class BatchRequest(Message):
 
 
 class BatchResult(Message):
-    """`done` with the digest of the receipt, `waiting` until a time for a reason, or `handed_back` by a worker that
-    drains. Only `done` has counts."""
+    """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
+    drains, or `short` of money: the next call may take what is `needed`, in USD / 10^9 and in tokens, and the budget
+    has no room for it. Only `done` has counts."""
 
-    state: Literal["done", "waiting", "handed_back"]
+    state: Literal["done", "waiting", "handed_back", "short"]
     receipt: str = ""
     rows: int = 0
     rejected: int = 0
     until: dt.datetime | None = None
     reason: str = ""
+    needed: tuple[int, int] = (0, 0)
 
 
 class PublishRequest(Message):
@@ -247,6 +250,30 @@ class Carried(Message):
     stop: Failure | None = None
 
 
+class Shortage(Message):
+    """From a partition to its run: no batch of it is at work, and the next call needs so much."""
+
+    partition: str
+    nanos: int
+    tokens: int
+
+
+class Reckoning(Message):
+    """Nothing of the run is in flight: is there room in its budget for a call of this size?"""
+
+    ref: RunRef
+    nanos: int
+    tokens: int
+
+
+class Reckoned(Message):
+    """`message`: why not, with the numbers and what to do; `until`: when there is again, where that comes by itself."""
+
+    go_on: bool
+    message: str = ""
+    until: dt.datetime | None = None
+
+
 class RunInput(Message):
     """`waits`: for a partition that another run holds; without, it is reported as not run."""
 
@@ -290,3 +317,4 @@ class Progress(Message):
     finished: tuple[PartitionResult, ...] = ()
     finished_before: int = 0  # finished ones that are not in `finished`, which holds the latest
     waiting: str = ""
+    stop: Failure | None = None  # what a paused run has run into

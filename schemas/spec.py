@@ -214,11 +214,13 @@ class Limits(Part):
 
 
 class Price(Part):
-    """USD per million tokens."""
+    """USD per million tokens. Cached input is part of the input, and reasoning of the output: without a price of their
+    own they cost what the rest does."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached_input: float | None = Field(default=None, ge=0)
+    reasoning: float | None = Field(default=None, ge=0)
 
 
 class Journal(Part):

@@ -30,6 +30,9 @@ class Amount(NamedTuple):
         return Amount(self.nanos - other.nanos, self.tokens - other.tokens)
 
 
+NOTHING = Amount()
+
+
 class Held(Protocol):
     """What is set aside for one request. A request that went out is charged in full until it is known better."""
 
@@ -88,7 +91,8 @@ def capped(model: BaseChatModel, cap: int) -> BaseChatModel | None:
 def most_of(price: Callable[[dict[str, int]], float | None], size: int, cap: int) -> Amount:
     """No call of this many bytes costs more. A price that nobody knows is refused before a run with a budget begins."""
     bound = -(-size // _ROUNDED_TO) * _ROUNDED_TO
-    return amount_of(price({"input": bound, "output": cap}), bound + cap)
+    dearest = max(price({"input": bound, "output": cap, "reasoning": thought}) or 0.0 for thought in (0, cap))
+    return amount_of(dearest, bound + cap)
 
 
 def amount_of(usd: float | None, tokens: int) -> Amount:

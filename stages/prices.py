@@ -19,10 +19,14 @@ def pricer(name: str, prices: Mapping[str, Price]) -> Pricer:
 
 
 def _from_spec(price: Price, usage: dict[str, int]) -> float:
-    cached = usage.get("cached_input", 0)
-    per_cached = price.input if price.cached_input is None else price.cached_input
-    plain = usage["input"] - cached
-    return (plain * price.input + cached * per_cached + usage["output"] * price.output) / 1_000_000
+    cached, reasoning = usage.get("cached_input", 0), usage.get("reasoning", 0)
+    given = (usage["input"] - cached) * price.input + cached * _or(price.cached_input, price.input)
+    got = (usage["output"] - reasoning) * price.output + reasoning * _or(price.reasoning, price.output)
+    return (given + got) / 1_000_000
+
+
+def _or(price: float | None, usual: float) -> float:
+    return usual if price is None else price
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from typing import Any
 
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 
-from pipeline import plans, reports
+from pipeline import budgets, plans, reports
 from pipeline.cli.console import Screen, counted
 from pipeline.cli.known import find_run, report_of
 from pipeline.cli.results import summary
@@ -21,7 +21,7 @@ from pipeline.planning import Selection
 from pipeline.plans import Request
 from pipeline.rejects import all_rejects, void_all
 from pipeline.retries import Only, to_retry
-from pipeline.settings import home_of, temporal_configured
+from pipeline.settings import expanded, home_of, temporal_configured
 from pipeline.stores import Store
 from pipeline.workflows.calls import cause_of
 from pipeline.workflows.run import RunWorkflow
@@ -55,9 +55,15 @@ async def _is_paused(found: Engine | None, store: Store, request: Request) -> bo
     return False
 
 
-async def resume_command(wanted: str | None, screen: Screen) -> int:
-    """Let a run go on: one that was paused, by telling it; one that nothing works on, by working on it here."""
+async def resume_command(wanted: str | None, max_cost_usd: float | None, screen: Screen, *, wait: bool) -> int:
+    """Let a run go on: one that was paused, by telling it; one that nothing works on, by working on it here. A higher
+    budget is written down first."""
     store, request = await asyncio.to_thread(find_run, wanted)
+    spec = await asyncio.to_thread(plans.load_spec_of, store, request.spec)
+    done = await asyncio.to_thread(reports.load_report, store, request.run)
+    if max_cost_usd is not None and (done is None or done.state != "completed"):
+        budgets.refuse_unpriced(expanded(spec), max_cost_usd)
+        await asyncio.to_thread(budgets.raise_to, store, request.run, max_cost_usd)
     async with engine_if_running(Path.cwd()) as found:
         standing = await open_run(found.client, store, request) if found else None
         if standing is not None:
@@ -66,8 +72,7 @@ async def resume_command(wanted: str | None, screen: Screen) -> int:
                 screen.say(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")
                 await _told(found, store, request, screen, json_only=True)
                 return 0
-    spec = await asyncio.to_thread(plans.load_spec_of, store, request.spec)
-    options = RunOptions(spec=None, selection=request.selection, name=request.run, yes=True)
+    options = RunOptions(spec=None, selection=request.selection, name=request.run, yes=True, wait=wait)
     return await run_spec(spec, Path(request.base), options, screen)
 
 
@@ -128,7 +133,11 @@ async def set_command(wanted: str | None, limits: SetLimits, screen: Screen) -> 
 
 
 def _flags(limits: SetLimits) -> dict[str, Any]:
-    return {"max_active": limits.partitions, "rows_in_flight": limits.rows_in_flight}
+    return {
+        "max_active": limits.partitions,
+        "rows_in_flight": limits.rows_in_flight,
+        "max_cost": limits.max_cost_usd,
+    }
 
 
 async def retry_command(wanted: str | None, only: Only, screen: Screen) -> int:

@@ -54,6 +54,6 @@ async def report_of(engine: Engine | None, store: Store, request: Request) -> Re
     if told is not None:
         counted = {"total": told.totals.total, "unchanged": told.totals.unchanged}
         so_far = so_far.model_copy(update={"totals": so_far.totals.model_copy(update=counted)})
-    if standing.paused:
+    if standing.paused and so_far.stop is None:
         return so_far.model_copy(update={"state": "paused", "reason": standing.paused})
     return so_far

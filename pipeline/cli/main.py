@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     FromDate,
     Json,
     Last,
+    MaxCost,
     Partitions,
     Quiet,
     Reprocess,
@@ -73,6 +74,7 @@ def run(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
     ] = None,
+    max_cost: MaxCost = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
@@ -97,6 +99,7 @@ def run(
                 detach=not watch,
                 watch_timeout_s=seconds(watch_timeout),
                 with_worker=with_worker,
+                max_cost_usd=max_cost,
             ),
             Screen(json=json, quiet=quiet),
         )
@@ -146,6 +149,7 @@ def backfill(
     canary: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="N rows over the whole range first; the rest if they pass.")
     ] = None,
+    max_cost: MaxCost = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run and what it would cost.")] = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
@@ -176,7 +180,16 @@ def backfill(
             canary_rows=canary or 0,
         )
         return await run_command(
-            RunOptions(spec=spec, selection=selection, name=name, yes=yes, detach=not watch, course=course), screen
+            RunOptions(
+                spec=spec,
+                selection=selection,
+                name=name,
+                yes=yes,
+                detach=not watch,
+                max_cost_usd=max_cost,
+                course=course,
+            ),
+            screen,
         )
 
     go(work, verbose=verbose)

@@ -1,5 +1,6 @@
 """Arguments and flags that several commands share, and what they amount to."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,13 @@ from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.planning import Selection
+
+
+def _usd(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"--max-cost {value:g}: not an amount above zero.", hint="Write USD, for example --max-cost 5")
+    return value
+
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The pipeline's YAML file.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name, or pipeline/name.")]
@@ -24,6 +32,10 @@ Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The las
 Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="What runs again.")]
 WatchTimeout = Annotated[
     str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", metavar="USD", callback=_usd, help="Pause before more than this is spent."),
 ]
 DEFAULT_SPEC = Path("tandem.yaml")
 

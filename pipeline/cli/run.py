@@ -9,12 +9,12 @@ from pathlib import Path
 
 import typer
 
-from pipeline import plans, registry, reports
+from pipeline import budgets, plans, registry, reports
 from pipeline.cli.console import Interrupted, Screen
 from pipeline.cli.environment import command_in, dev_is_up
 from pipeline.cli.plan import decisions_said, estimate_said
-from pipeline.cli.results import show_result
-from pipeline.cli.watch import WatchTimeout, watch
+from pipeline.cli.results import show_result, summary
+from pipeline.cli.watch import Broke, WatchTimeout, watch
 from pipeline.engine import Engine, engine
 from pipeline.launch import Run, check_name, find_or_start, running_report, status_of_run
 from pipeline.outlook import Outlook, looked_ahead
@@ -22,6 +22,7 @@ from pipeline.planning import Selection
 from pipeline.preflight import Ready, preflight, read_spec, sink_of
 from pipeline.reports import Report
 from pipeline.settings import temporal_configured
+from pipeline.standing import standing_report
 from pipeline.stores import Store
 from schemas.errors import TandemError, UsageError
 from schemas.messages import Course
@@ -42,6 +43,7 @@ class RunOptions:
     detach: bool = False
     watch_timeout_s: float | None = None
     with_worker: bool = False
+    max_cost_usd: float | None = None
     course: Course = field(default_factory=Course)
 
 
@@ -66,22 +68,30 @@ async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) 
     if done is not None:
         store, report = done
         screen.say(f"Run {report.run} is completed; this is its report.")
-        return await _shown(report, store, spec, screen)
+        return await shown(report, store, spec, screen)
     ready = await asyncio.to_thread(preflight, spec, base)
+    budgets.refuse_unpriced(ready.job.spec, options.max_cost_usd)
     outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
-    _say_plan(ready, outlook, screen)
+    _say_plan(ready, outlook, options.max_cost_usd, screen)
     _ask(outlook, options, screen)
     if options.spec is not None:
         registry.remember(ready, options.spec)
     async with engine(base) as found:
         wanted = {decision.partition for decision in outlook.found.running}
-        run = await find_or_start(found, ready, options.selection, options.name, wanted, options.course)
-        _say_run(run, found, base, screen)
+        run = await find_or_start(
+            found, ready, options.selection, options.name, wanted, options.course, options.max_cost_usd
+        )
+        say_run(run, found, base, screen)
         if options.detach:
             return _detached(run, base, screen)
-        async with _worker(found, ready, options):
-            code = await _watched(run, found, base, options, screen)
-        return await _ended(run, ready, screen) if code is None else code
+        return await followed(run, found, ready.spec, base, options, screen)
+
+
+async def followed(run: Run, found: Engine, spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
+    """Work on a run where nobody else does, follow it to its end, show what came of it."""
+    async with _worker(found, spec.name, options):
+        code = await _watched(run, found, base, options, screen)
+    return await _ended(run, spec, screen) if code is None else code
 
 
 def _refuse_detached(base: Path) -> None:
@@ -120,9 +130,11 @@ async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, scr
     if run.handle is None:
         return None
     alone = found.embedded is not None and not dev_is_up(base)
-    follow = "the same command carries it on" if alone else f"follow it with: {_watch_command(run, base)}"
+    follow = "the same command carries it on" if alone else f"follow it with: {watch_command(run, base)}"
     try:
-        await watch(run, found.client, screen, timeout_s=options.watch_timeout_s)
+        await watch(run, found.client, screen, timeout_s=options.watch_timeout_s, wait=options.wait)
+    except Broke:
+        return await broke(run, screen)
     except WatchTimeout:
         screen.say(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
         if screen.json:
@@ -135,8 +147,10 @@ async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, scr
     return None
 
 
-def _say_plan(ready: Ready, outlook: Outlook, screen: Screen) -> None:
+def _say_plan(ready: Ready, outlook: Outlook, max_cost_usd: float | None, screen: Screen) -> None:
     for text in [*decisions_said(ready, outlook.found.decisions), *estimate_said(outlook)]:
+        screen.say(text)
+    for text in budgets.notes(ready.spec, max_cost_usd):
         screen.say(text)
     for name in plans.without_effect(ready.spec):
         screen.say(f"Note: {name} has no effect yet in this version.")
@@ -154,7 +168,7 @@ def _ask(outlook: Outlook, options: RunOptions, screen: Screen) -> None:
             raise typer.Abort
 
 
-def _say_run(run: Run, found: Engine, base: Path, screen: Screen) -> None:
+def say_run(run: Run, found: Engine, base: Path, screen: Screen) -> None:
     said = {
         "started": "Run {0} started.",
         "joined": "Run {0} is at work already; following it.",
@@ -167,10 +181,10 @@ def _say_run(run: Run, found: Engine, base: Path, screen: Screen) -> None:
     if found.ui:
         screen.say(f"Temporal UI: {found.ui}/namespaces/{found.client.namespace}/workflows/{_quoted(run.handle.id)}")
     again = "; interrupted, the same command carries it on" if found.embedded else ""
-    screen.say(f"Follow it elsewhere: {_watch_command(run, base)}{again}")
+    screen.say(f"Follow it elsewhere: {watch_command(run, base)}{again}")
 
 
-def _watch_command(run: Run, base: Path) -> str:
+def watch_command(run: Run, base: Path) -> str:
     return command_in(base, f"runs watch {run.request.run}")
 
 
@@ -184,23 +198,37 @@ def _detached(run: Run, base: Path, screen: Screen) -> int:
     if screen.json:
         screen.document(reports.as_json(running_report(run)))
     else:
-        screen.result(f"{run.request.run}: accepted. Follow it with: {_watch_command(run, base)}")
+        screen.result(f"{run.request.run}: accepted. Follow it with: {watch_command(run, base)}")
     return 0
 
 
+async def broke(run: Run, screen: Screen) -> int:
+    """The end of a command whose run has used up its budget; the run is paused, not over."""
+    report = await asyncio.to_thread(standing_report, run.store, run.request, "paused")
+    if screen.json:
+        screen.fault(report.stop.message if report.stop is not None else "The run is paused.")
+        screen.document(reports.as_json(report))
+    else:
+        for text in summary(report):
+            screen.result(text)
+        if screen.quiet and report.stop is not None:
+            screen.fault(report.stop.message)
+    return reports.exit_code(report)
+
+
 @contextlib.asynccontextmanager
-async def _worker(found: Engine, ready: Ready, options: RunOptions) -> AsyncIterator[None]:
+async def _worker(found: Engine, pipeline: str, options: RunOptions) -> AsyncIterator[None]:
     """A worker in this process where the embedded server is used, or `--with-worker` asks for one."""
     if found.embedded is None and not options.with_worker:
         yield
         return
     from pipeline.worker import working
 
-    async with working(found.client, found.queue(ready.spec.name)):
+    async with working(found.client, found.queue(pipeline)):
         yield
 
 
-async def _ended(run: Run, ready: Ready, screen: Screen) -> int:
+async def _ended(run: Run, spec: Spec, screen: Screen) -> int:
     report = await asyncio.to_thread(reports.load_report, run.store, run.request.run)
     if report is None:
         status = await status_of_run(run)
@@ -208,10 +236,10 @@ async def _ended(run: Run, ready: Ready, screen: Screen) -> int:
         raise RunEnded(
             f"The run {run.request.run!r} was ended from outside ({said}).", hint="Run it again to carry on."
         )
-    return await _shown(report, ready.store, ready.spec, screen)
+    return await shown(report, run.store, spec, screen)
 
 
-async def _shown(report: Report, store: Store, spec: Spec, screen: Screen) -> int:
+async def shown(report: Report, store: Store, spec: Spec, screen: Screen) -> int:
     if screen.json:
         screen.document(reports.as_json(report))
     else:

@@ -8,7 +8,7 @@ from pipeline import reports
 from pipeline.cli.console import Interrupted, Screen, money
 from pipeline.cli.known import IDLE, all_runs, find_run, report_of
 from pipeline.cli.results import summary
-from pipeline.cli.watch import WatchTimeout, watch
+from pipeline.cli.watch import Broke, WatchTimeout, watch
 from pipeline.engine import engine_if_running
 from pipeline.launch import Run, open_run
 from pipeline.reports import Report
@@ -58,7 +58,7 @@ async def show_command(wanted: str | None, screen: Screen) -> int:
 
 
 def _say_idle(report: Report, screen: Screen) -> None:
-    if report.state != "paused":
+    if report.state != "paused" or report.stop is not None:  # which says what to do
         return
     if report.reason == IDLE:
         screen.say(f"Nothing works on it just now; carry it on with: tandem runs resume {report.run}")
@@ -74,6 +74,8 @@ async def watch_command(wanted: str | None, timeout_s: float | None, screen: Scr
         if engine is not None and standing is not None:
             try:
                 await watch(Run(request, store, standing.handle, "joined"), engine.client, screen, timeout_s=timeout_s)
+            except Broke:
+                pass  # its report says so
             except WatchTimeout:
                 screen.say(f"Still at work after {timeout_s:g} s: tandem runs watch {request.run}")
                 if screen.json:

@@ -28,8 +28,15 @@ class WatchTimeout(Exception):
     """`--watch-timeout` passed; the work goes on."""
 
 
-async def watch(run: Run, client: Client, screen: Screen, *, timeout_s: float | None = None) -> None:
-    """Follow a run to its end. Raises WatchTimeout, and ConnectionFailed where no provider gave a first answer."""
+class Broke(Exception):
+    """The budget has stopped the run; it waits for another one."""
+
+
+async def watch(
+    run: Run, client: Client, screen: Screen, *, timeout_s: float | None = None, wait: bool = False
+) -> None:
+    """Follow a run to its end. Raises WatchTimeout, ConnectionFailed where no provider gave a first answer, and, unless
+    it is to `wait`, Broke."""
     view = _Live() if screen.live else _Lines(screen)
     pace = Pace()
     began = now()
@@ -41,6 +48,8 @@ async def watch(run: Run, client: Client, screen: Screen, *, timeout_s: float | 
                     for result in told.finished[max(0, seen - told.finished_before) :]:
                         view.finished(result)
                     seen = told.finished_before + len(told.finished)
+                    if told.stop is not None and not wait:
+                        raise Broke
                     work = await _at_work(client, run, told)
                     pace.note(now(), work.rows)
                     view.progress(told, work, pace)

@@ -16,6 +16,7 @@ from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exce
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.funds import Shortages
     from schemas.messages import (
         BatchRequest,
         BatchResult,
@@ -46,15 +47,18 @@ class PartitionWorkflow:
         self._waiting = ""
         self._base = 0
         self._wanted_by: set[str] = set()
+        self._short = Shortages()
 
     @workflow.run
     async def run(self, given: PartitionInput) -> PartitionResult:
         self._given = given
         self._window = given.windows.batches
         self._rows = given.rows
+        reporting = asyncio.create_task(self._short.report(given.partition))
         try:
             result = await self._ended()
         finally:
+            reporting.cancel()
             await self._free()
         return result
 
@@ -119,7 +123,7 @@ class PartitionWorkflow:
         try:
             for number in range(opened.batches):
                 await workflow.wait_condition(
-                    lambda: bool(failed) or (len(running) < self._window and not self._paused)
+                    lambda: bool(failed) or (len(running) < self._window and not self._paused and not self._short)
                 )
                 if failed:
                     break
@@ -142,7 +146,13 @@ class PartitionWorkflow:
         )
         floor = _HANDED_BACK
         while True:
-            result = await call("enrich_batch", request, BatchResult, whole=True)
+            self._short.at_work += 1
+            try:
+                result = await call("enrich_batch", request, BatchResult, whole=True)
+                if result.state == "short":
+                    self._short.note(result.needed)
+            finally:
+                self._short.at_work -= 1
             if result.state == "done":
                 receipts[number] = result.receipt
                 self._done += result.rows
@@ -150,6 +160,10 @@ class PartitionWorkflow:
                 self._waiting = ""
                 self._say(f"{self._done:,} of {self._rows:,} rows")
                 return
+            if result.state == "short":
+                self._say("short of money")
+                await workflow.wait_condition(lambda: not self._paused and not self._short)
+                continue
             pause = floor
             if result.state == "waiting" and result.until is not None:
                 self._waiting = result.reason
@@ -158,7 +172,7 @@ class PartitionWorkflow:
             # Each round is some events of history, so a batch that waits again and again asks ever less often.
             floor = min(2 * floor, _LONGEST_FLOOR)
             await workflow.sleep(pause)
-            await workflow.wait_condition(lambda: not self._paused)
+            await workflow.wait_condition(lambda: not self._paused and not self._short)
 
     async def _publish(self, opened: Opened, receipts: list[str]) -> PartitionResult:
         given = self._given
@@ -213,6 +227,10 @@ class PartitionWorkflow:
     @workflow.signal
     def resume(self) -> None:
         self._paused = ""
+
+    @workflow.signal
+    def funded(self) -> None:
+        self._short.over()
 
     @workflow.query
     def progress(self) -> Progress:

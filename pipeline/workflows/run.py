@@ -8,6 +8,7 @@ execution is `Carried`.
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from temporalio.exceptions import (
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import SHORT
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.funds import Funds
     from pipeline.workflows.partition import PartitionWorkflow
     from schemas import ids
     from schemas.manifest import Counts
@@ -48,6 +50,7 @@ with workflow.unsafe.imports_passed_through():
         RunState,
         SetLimits,
         SetLimitsRequest,
+        Shortage,
         Totals,
     )
 
@@ -86,10 +89,12 @@ class RunWorkflow:
         self._rehearsed = Counts()
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
         self._note = "planning"
+        self._funds = Funds(given.ref)
 
     @workflow.run
     async def run(self, given: RunInput) -> RunResult:
         started = workflow.info().start_time
+        minding = asyncio.create_task(self._funds.mind(self._at_work, self._say, self._funded))
         try:
             if self._planned is None:
                 self._planned = self._with_window(await self._plan(), self._partitions)
@@ -111,6 +116,8 @@ class RunWorkflow:
                 self._stop = self._stop or Failure(partition="", error=error, message=message)
             else:
                 self._cancelled = True
+        finally:
+            minding.cancel()
         result = await self._finalise(started)
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
@@ -171,7 +178,8 @@ class RunWorkflow:
     def _has_room(self) -> bool:
         """May another child be started? Held partitions take no room."""
         assert self._planned is not None
-        return not self._paused and len(self._running) - len(self._held) < self._planned.windows.partitions
+        stopped = self._paused or self._funds.are_short
+        return not stopped and len(self._running) - len(self._held) < self._planned.windows.partitions
 
     async def _cancel_children(self) -> None:
         tasks = list(self._running.values())
@@ -198,6 +206,7 @@ class RunWorkflow:
             self._held.discard(planned.key)
             self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
+            self._funds.forget(planned.key)
         if rehearsal and not result.error:
             self._rehearsed += result.counts
             return
@@ -345,7 +354,8 @@ class RunWorkflow:
         totals = self._totals
         done = totals.published + totals.unchanged + totals.failed + totals.cancelled
         self._note = f"{done:,} of {totals.total:,} partitions done, {len(self._running)} running"
-        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed")
+        broke = f". Paused: {self._funds.broke.message}" if self._funds.broke else ""
+        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{broke}")
 
     # Live control ---------------------------------------------------------------------------------------------------
 
@@ -356,11 +366,13 @@ class RunWorkflow:
         self._partitions = asked.partitions or self._partitions
         if self._planned is not None:
             self._planned = self._with_window(self._planned, asked.partitions)
+        if asked.max_cost_usd is not None:
+            self._funds.go_on()
 
     @set_limits.validator
     def _check_limits(self, asked: SetLimits) -> None:
         if asked.model_dump(exclude_none=True) == {}:
-            raise _refused("Nothing was given to be set.", "Say --max-active N or --rows-in-flight N.")
+            raise _refused("Nothing was given to be set.", "Say --max-active N, --rows-in-flight N or --max-cost USD.")
         for flag, value, most in (
             ("--max-active", asked.partitions, _MOST_PARTITIONS),
             ("--rows-in-flight", asked.rows_in_flight, _MOST_ROWS),
@@ -385,8 +397,20 @@ class RunWorkflow:
         if self._paused:
             self._paused = ""
             workflow.upsert_memo({PAUSED: None})
+        self._funds.go_on()
         for child in list(self._children.values()):
             await self._tell(child, PartitionWorkflow.resume)
+
+    @workflow.signal
+    def short(self, shortage: Shortage) -> None:
+        self._funds.note(shortage)
+
+    def _at_work(self) -> set[str]:
+        return self._running.keys() - self._held
+
+    async def _funded(self, partitions: Sequence[str]) -> None:
+        for child in [self._children[key] for key in partitions if key in self._children]:
+            await self._tell(child, PartitionWorkflow.funded)
 
     async def _tell(
         self, child: "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]", what: Any, *said: str
@@ -398,9 +422,10 @@ class RunWorkflow:
 
     @workflow.query
     def progress(self) -> Progress:
+        broke = self._funds.broke
         return Progress(
-            state="paused" if self._paused else "running",
-            detail=self._paused or self._note,
+            state="paused" if self._paused or broke else "running",
+            detail=self._paused or (broke.message if broke else self._note),
             totals=self._totals,
             rows_total=self._planned.rows if self._planned else 0,
             rows_done=self._totals.counts.rows_in,
@@ -408,6 +433,7 @@ class RunWorkflow:
             running=tuple(self._running),
             finished=tuple(self._latest),
             finished_before=self._finished - len(self._latest),
+            stop=broke,
         )
 
 

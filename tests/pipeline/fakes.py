@@ -43,6 +43,8 @@ from schemas.messages import (
     PlanRef,
     PlanRequest,
     PublishRequest,
+    Reckoned,
+    Reckoning,
     RunInput,
     RunRef,
     RunResult,
@@ -141,6 +143,10 @@ class Fakes:
         return await self._do("close", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
+    async def reckon(self, request: Reckoning) -> Reckoned:
+        return await self._do("reckon", request, Reckoned(go_on=False, message="no money"))  # type: ignore[no-any-return]
+
+    @activity.defn
     async def finalise(self, request: FinaliseRequest) -> RunResult:
         usual = RunResult(state=request.state, report="report.json", totals=request.totals, stop=request.stop)
         return await self._do("finalise", request, usual)  # type: ignore[no-any-return]
@@ -156,7 +162,7 @@ class Fakes:
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
-            self.holder, self.set_limits,
+            self.holder, self.set_limits, self.reckon,
         ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import BudgetReached, RowError
+from schemas.spec import Price
 from stages.calls import Waiting
 from stages.money import DEFAULT_CAP, Amount, amount_of, cap_in, most_of
 from stages.prices import pricer
@@ -133,6 +134,13 @@ def test_the_bound_of_a_call_counts_a_token_a_byte_and_the_whole_cap() -> None:
     most = most_of(price, 1_000, 100)
     assert most.tokens == 1_024 + 100
     assert most == amount_of(price({"input": 1_024, "output": 100}), most.tokens)
+
+
+def test_dear_reasoning_is_part_of_the_bound_and_never_counted_twice() -> None:
+    price = pricer("x:y", {"x:y": Price(input=1, output=2, reasoning=10)})
+    usage = {"input": 0, "output": 1_000_000, "reasoning": 400_000}
+    assert price(usage) == pytest.approx(0.6 * 2 + 0.4 * 10)
+    assert most_of(price, 64, 1_000) == amount_of(0.000_064 + 0.01, 1_064)
 
 
 @pytest.mark.parametrize(

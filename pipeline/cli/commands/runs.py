@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pipeline.cli.console import Screen
-from pipeline.cli.options import Json, Quiet, RunArgument, Verbose, WatchTimeout, seconds
+from pipeline.cli.options import Json, MaxCost, Quiet, RunArgument, Verbose, WatchTimeout, seconds
 from pipeline.cli.process import go
 from schemas.errors import UsageError
 
@@ -73,13 +73,20 @@ def runs_pause(
 
 
 @app.command(name="resume")
-def runs_resume(run: RunArgument = None, json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
-    """Let a run go on. One that nothing works on is worked on here."""
+def runs_resume(
+    run: RunArgument = None,
+    max_cost: MaxCost = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Let a run go on, under a higher budget where one is given. One that nothing works on is worked on here."""
 
     async def work() -> int:
         from pipeline.cli.control import resume_command
 
-        return await resume_command(run, Screen(json=json, quiet=quiet))
+        return await resume_command(run, max_cost, Screen(json=json, quiet=quiet), wait=wait)
 
     go(work, verbose=verbose)
 
@@ -125,15 +132,16 @@ def runs_set(
     rows_in_flight: Annotated[
         int | None, typer.Option(metavar="N", help="Calls at once, per worker process and model.")
     ] = None,
+    max_cost: MaxCost = None,
     json: Json = False,
 ) -> None:
-    """Change how much a live run does at once."""
+    """Change how much a live run does at once, or may spend."""
 
     async def work() -> int:
         from pipeline.cli.control import set_command
         from schemas.messages import SetLimits
 
-        limits = SetLimits(partitions=max_active, rows_in_flight=rows_in_flight)
+        limits = SetLimits(partitions=max_active, rows_in_flight=rows_in_flight, max_cost_usd=max_cost)
         return await set_command(run, limits, Screen(json=json))
 
     go(work)
