@@ -61,7 +61,7 @@ def _column(wanted: Build, fields: Mapping[str, OutputField]) -> str:
     if kinds != [("list", "float")]:
         raise SpecError(
             f"{wanted.where}: uses: embed needs one output, of type list[float].",
-            hint="Write output: {vector: list[float]}.",
+            hint='Write output: {vector: "list[float]"}.',
         )
     return next(iter(fields))
 
