@@ -17,7 +17,7 @@ import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline import journals, planning
+from pipeline import dealing, planning
 from pipeline.enrich import answer_columns
 from pipeline.partitions import PlannedBatch, dealt_batches, has_journal, row_ids, wanted_of
 from pipeline.planning import PARTIALLY, Decision, RowChanges
@@ -168,7 +168,7 @@ class _Counting:
         if self.fresh or not has_journal(self.store, partition):
             return {}
         wanted = [wanted_of(self.job, self._read(batch), at) for at, batch in enumerate(self.batches)]
-        return journals.deal_known(self.store, partition, pl.concat(wanted), folder)[0] if wanted else {}
+        return dealing.deal_known(self.store, partition, pl.concat(wanted), folder)[0] if wanted else {}
 
 
 _INDEX = {"row_id": pl.String, "content": pl.String}

@@ -7,14 +7,15 @@ import datetime as dt
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from pipeline import commit as commits
-from pipeline import journals, planning
+from pipeline import planning
+from pipeline.dealing import Gathered, gather
 from pipeline.plans import Job, Plan, unchanged
 from pipeline.sources.snapshot import Entry, RowRange
 from pipeline.stores import Store
@@ -68,12 +69,19 @@ def open_partition(
     entry = job.snapshot.entry(partition)
     if not rerun and unchanged(current, entry.fingerprint, plan.stages):
         return Opening(None, None, base)
-    size = planning.batch_rows(min(limit, entry.rows), job.spec.limits.batch_rows)
-    batches = dealt_batches(entry, size, limit)
+    taken = min(limit, entry.rows)
+    size = planning.batch_rows(taken, job.spec.limits.batch_rows)
     knows = not plan.selection.fresh and has_journal(store, partition)
-    damage: list[str] = []
+    batches, damage = dealt_batches(entry, size, taken), list[str]()
     if job.spec.source.key or knows:
-        batches, damage = _joined(job, store, partition, batches, folder, knows=knows, note=note)
+        with tempfile.TemporaryDirectory(prefix="tandem-") as local:
+            join = _Join(job, store, entry, taken, note)
+            join.read()
+            batches, damage = (
+                join.dealt(size, folder, Path(local)) if knows else (dealt_batches(entry, size, taken), [])
+            )
+    else:
+        batches = dealt_batches(entry, size, taken)
     opened = OpenedPartition(
         partition=partition,
         base=base,
@@ -96,12 +104,12 @@ def load_opened(store: Store, key: str) -> OpenedPartition:
 
 def dealt_batches(entry: Entry, size: int, limit: int) -> list[PlannedBatch]:
     """Batches of `size` rows over the first `limit` rows of a partition."""
-    counts, room = [], limit
-    for found in entry.ranges:
-        counts.append(min(found.rows, room))
-        room -= counts[-1]
+    return _batches(entry, [min(size, limit - at) for at in range(0, limit, size)])
+
+
+def _batches(entry: Entry, sizes: Sequence[int]) -> list[PlannedBatch]:
     out = []
-    for dealt in planning.deal(counts, size):
+    for dealt in planning.deal([found.rows for found in entry.ranges], sizes):
         ranges = tuple(
             RowRange(file=entry.ranges[number].file, start=entry.ranges[number].start + at, rows=rows)
             for number, at, rows in dealt
@@ -119,42 +127,79 @@ def has_journal(store: Store, partition: str) -> bool:
     return next(iter(store.list(ids.journal_folder(partition))), None) is not None
 
 
+def source_stages(job: Job) -> list[GraphStage]:
+    """The graph stages that read the source's columns: what they know of a row can be told before it is run."""
+    names = set(job.snapshot.schema.names)
+    return [stage for stage in job.stages if isinstance(stage, GraphStage) and set(stage.reads) <= names]
+
+
 def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
     """What the journal is joined by for a batch: its rows' identities, and their fingerprints for the stages that read
     the source's columns."""
     keys = row_ids(rows, job.spec.source.key)
-    for stage in job.stages:
-        if isinstance(stage, GraphStage) and set(stage.reads) <= set(job.snapshot.schema.names):
-            keys = [*keys, *fingerprints(rows, stage.reads)]
+    for stage in source_stages(job):
+        keys = [*keys, *fingerprints(rows, stage.reads)]
     return pl.DataFrame({"batch": pl.Series([batch] * len(keys), dtype=pl.Int64), "key": keys})
 
 
-def _joined(
-    job: Job, store: Store, partition: str, batches: list[PlannedBatch], folder: str, *, knows: bool, note: Note
-) -> tuple[list[PlannedBatch], list[str]]:
-    """Read the rows once, a batch at a time: keys must be unique, and the journal is joined against them."""
-    key = job.spec.source.key
-    seen: set[str] = set()
-    wanted: list[pl.DataFrame] = []
-    for number, batch in enumerate(batches):
-        rows = job.snapshot.read(partition, batch.ranges)
-        if key:
-            _refuse_duplicates(rows, row_ids(rows, key), seen, key, partition)
-        if knows:
-            wanted.append(wanted_of(job, rows, number))
-        note(rows.height)
-    if not knows or not wanted:
-        return batches, []
-    with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-        files, damage = journals.deal_known(store, partition, pl.concat(wanted), Path(local))
-        for number, path in files.items():
+class _Join:
+    """A partition's rows against its journal. They are read once, some at a time: keys must be unique, and what is
+    answered already is dealt in larger batches, without the calls that led to it."""
+
+    def __init__(self, job: Job, store: Store, entry: Entry, rows: int, note: Note) -> None:
+        self._job = job
+        self._store = store
+        self._entry = entry
+        self._rows = rows
+        self._note = note
+        self._stages = source_stages(job)
+        self._ids: list[str] = []
+        self._prints: list[list[str]] = [[] for _ in self._stages]
+
+    def read(self) -> None:
+        """Raises DuplicateKeys, InputChanged."""
+        key, partition = self._job.spec.source.key, self._entry.partition
+        seen: set[str] = set()
+        for batch in dealt_batches(self._entry, planning.MOST_BATCH_ROWS, self._rows):
+            rows = self._job.snapshot.read(partition, batch.ranges)
+            identities = row_ids(rows, key)
+            if key:
+                _refuse_duplicates(rows, identities, seen, key, partition)
+            self._ids += identities
+            for column, stage in zip(self._prints, self._stages, strict=True):
+                column.extend(fingerprints(rows, stage.reads))
+            self._note(rows.height)
+
+    def dealt(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
+        """Batches, each with the object of what is known of its rows, and what of the journal cannot be read."""
+        keys = [pl.Series("key", column, dtype=pl.String) for column in (self._ids, *self._prints)]
+        gathered = gather(self._store, self._entry.partition, pl.concat(keys), local)
+        answered = self._answered(gathered, keys[1:])
+        sizes = self._sizes(answered, size)
+        batches = _batches(self._entry, sizes)
+        batch = pl.Series("batch", [at for at, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
+        wanted = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
+        for number, path in gathered.deal(wanted, local).items():
             with path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             target = ids.staged(folder, number, "known", content, "jsonl")
-            store.upload(target, path)
+            self._store.upload(target, path)
             batches[number] = batches[number].model_copy(update={"known": target})
-            note(0)
-    return batches, damage
+            self._note(0)
+        return batches, gathered.damage
+
+    def _answered(self, gathered: Gathered, prints: Sequence[pl.Series]) -> pl.Series:
+        """Which rows need no call. Of a stage that reads other stages' columns nothing can be told here."""
+        sure = len(self._stages) == sum(isinstance(stage, GraphStage) for stage in self._job.stages)
+        answered = pl.repeat(sure, len(self._ids), dtype=pl.Boolean, eager=True)
+        for stage, column in zip(self._stages, prints, strict=True):
+            answered &= gathered.answered(stage.fingerprint, column)
+        return answered
+
+    def _sizes(self, answered: pl.Series, size: int) -> list[int]:
+        if self._job.spec.limits.batch_rows is not None:
+            return [min(size, self._rows - at) for at in range(0, self._rows, size)]
+        return planning.cut((~answered).to_list(), size, max(size, planning.MOST_BATCH_ROWS))
 
 
 def _refuse_duplicates(

@@ -18,6 +18,7 @@ INPUT_CHANGED = "input changed"
 PARTIALLY = "published partially"
 Reprocess = Literal["missing", "failed", "stale", "all"]
 DEFAULT_BATCH_ROWS = 1_000
+MOST_BATCH_ROWS = 10_000  # of rows that are answered: what a batch costs in memory
 MAX_BATCHES = 500
 MAX_EVENTS = 10_000
 PAGE_PARTITIONS = 200
@@ -343,16 +344,32 @@ def sample(decided: Sequence[Decision], rows: int) -> list[Decision]:
     return [decision for decision in out if decision.rows]
 
 
-def deal(counts: Iterable[int], size: int) -> list[list[tuple[int, int, int]]]:
-    """Batches of `size` rows over ranges with these row counts: each a list of (range, first row in it, rows)."""
+def cut(work: Sequence[bool], size: int, most: int) -> list[int]:
+    """Rows a batch: a new batch begins after `size` rows that mean work, or `most` rows of any kind. What is answered
+    already is dealt in large batches, as each is an activity."""
+    sizes = [0]
+    busy = 0
+    for works in work:
+        if busy == size or sizes[-1] == most:
+            sizes.append(0)
+            busy = 0
+        sizes[-1] += 1
+        busy += works
+    return sizes if sizes[-1] else []
+
+
+def deal(counts: Iterable[int], sizes: Iterable[int]) -> list[list[tuple[int, int, int]]]:
+    """Batches of these sizes over ranges with these row counts: each a list of (range, first row in it, rows). They may
+    end before the counts do."""
     batches: list[list[tuple[int, int, int]]] = []
-    room = 0
-    for number, count in enumerate(counts):
-        at = 0
-        while at < count:
-            if room == 0:
-                batches.append([])
-                room = size
+    left = iter(enumerate(counts))
+    number, count, at = -1, 0, 0
+    for size in sizes:
+        batches.append([])
+        room = size
+        while room:
+            while at == count:
+                (number, count), at = next(left), 0
             taken = min(room, count - at)
             batches[-1].append((number, at, taken))
             at += taken

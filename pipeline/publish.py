@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import barrier, journals
+from pipeline import barrier, compaction, journals
 from pipeline import commit as commits
+from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking
 from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
 from pipeline.partitions import OpenedPartition
@@ -27,6 +28,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded, StoreError
 from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse
+from stages.contract import GraphStage
 
 TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
@@ -143,10 +145,16 @@ def _is_whole(manifest: Manifest | None) -> bool:
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
     """Compact the journal and remove what the commit superseded. Nothing depends on it having happened."""
-    journals.compact(store, manifest.partition, now)
+    compaction.compact(store, manifest.partition, now, _in_use(job, store, manifest))
     keep = job.spec.sink.keep_superseded
     if _remove_superseded(store, manifest, now - keep):
         store.put(ids.superseded(manifest.partition), orjson.dumps({"keep_s": keep.total_seconds()}))
+
+
+def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:
+    stages = frozenset(stage.fingerprint for stage in job.stages if isinstance(stage, GraphStage))
+    rows = _index_ids(store, manifest.index.key) if manifest.index is not None else pl.Series([], dtype=pl.String)
+    return InUse(rows, stages, job.spec.journal.keep)
 
 
 def sweep_superseded(store: Store, now: dt.datetime) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipeline import journals
+from pipeline import dealing
 from pipeline.cli.console import Screen, counted, money
 from pipeline.enrich import answer_columns, batch_context
 from pipeline.partitions import PlannedBatch, row_ids
@@ -86,7 +86,7 @@ def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
             keys += fingerprints(rows, stage.reads)
     wanted = pl.DataFrame({"batch": pl.Series([0] * len(keys), dtype=pl.Int64), "key": keys})
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-        dealt, _ = journals.deal_known(ready.store, partition, wanted, Path(local))
+        dealt, _ = dealing.deal_known(ready.store, partition, wanted, Path(local))
         return [record for path in dealt.values() for record in decode_segment(path.read_bytes()).records]
 
 

@@ -40,7 +40,7 @@ import orjson
 import polars as pl
 
 from pipeline import commit as commits
-from pipeline import journals
+from pipeline import compaction, dealing, journals
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, StoreError, TandemError
@@ -359,7 +359,7 @@ class World:
         )
         known: list[str | None] = [None] * len(parts)
         with tempfile.TemporaryDirectory(prefix="tandem-sim-") as folder:
-            files, damage = journals.deal_known(self.store, DAY, wanted, Path(folder))
+            files, damage = dealing.deal_known(self.store, DAY, wanted, Path(folder))
             if damage:
                 self.violated(f"{run}: a sound journal is told to be damaged: {damage}")
             for number, path in files.items():
@@ -388,7 +388,7 @@ class World:
         )  # fmt: skip
         committed = commits.commit(self.store, draft, sleep=_sleep).manifest
         try:
-            journals.compact(self.store, DAY, EPOCH + dt.timedelta(seconds=self.loop.time()))
+            compaction.compact(self.store, DAY, EPOCH + dt.timedelta(seconds=self.loop.time()))
         except (TandemError, OSError) as exc:
             self.say(f"{attempt}: not tidied up: {type(exc).__name__}")
         return committed

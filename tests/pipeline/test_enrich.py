@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import journals
+from pipeline import journals, planning
 from pipeline.enrich import batch_context, enrich_batch
 from pipeline.spool import Spools
 from pipeline.stores import MemoryStore
@@ -17,7 +17,7 @@ from schemas import ids
 from schemas.errors import DuplicateKeys, StoreError
 from schemas.manifest import Manifest, Reuse
 from stages.batch import Shared
-from stages.journal import encode_record
+from stages.journal import RowRecord, decode_segment, encode_record
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 FILE = "file=rows.parquet"
@@ -47,6 +47,25 @@ async def test_a_changed_cell_costs_its_row_and_one_that_no_stage_reads_costs_no
     bench.write(frame.with_columns(text=pl.when(pl.col("id") == 7).then(pl.lit("New")).otherwise("text")))
     changed = await bench.one()
     assert (changed.usage.calls, changed.reuse.rows_reused) == (1, 24)
+
+
+async def test_answered_rows_are_dealt_in_large_batches_without_the_calls_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch is an activity, and each record takes a while to read: what is answered must cost little of both."""
+    monkeypatch.setattr(planning, "DEFAULT_BATCH_ROWS", 10)
+    bench = Bench(tmp_path)
+    bench.write(rows(25))
+    await bench.one()
+    bench.write(rows(26))
+    job = bench.job()
+    opened = bench.open(job, bench.plan(job), FILE)
+    assert opened is not None
+    (batch,) = opened.batches
+    assert batch.known is not None
+    known = decode_segment(bench.store.get(batch.known)).records
+    assert {type(record) for record in known} == {RowRecord}
+    assert len(known) == 25
 
 
 async def test_reprocessing_all_pays_for_nothing_and_fresh_pays_for_all(bench: Bench) -> None:

@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import journals
-from pipeline.journals import compact, deal_known, load_batch, segment_writer, usage_of_run
+from pipeline.compaction import InUse, compact
+from pipeline.dealing import deal_known
+from pipeline.journals import load_batch, segment_writer, usage_of_run
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import StoreError
@@ -94,7 +96,7 @@ def test_each_batch_is_dealt_just_the_records_of_its_rows(
         if merge:
             compact(store, DAY, NOW)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journals, "_CHUNK", 3)
+        patch.setattr(journals, "CHUNK", 3)
         found, damage = dealt(store, wanted(*pairs), tmp_path)
     naive: dict[int, set[bytes]] = {}
     for batch, key in pairs:
@@ -183,9 +185,58 @@ def test_a_torn_segment_costs_only_its_torn_records(tmp_path: Path) -> None:
     lines[2] = lines[2][:-5] + b"?" * 5
     store.put(key, b"\n".join(lines)[:-4])
     found, damage = dealt(store, wanted(*((0, key) for key in "abcd")), tmp_path)
-    assert found == {0: [row("a"), row("d")]}
+    assert facts(found[0]) == facts([row("a"), row("d")])
     assert damage == [f"{key}: 2 torn record(s) dropped"]
     assert load_batch(store, DAY, "run-1", 0).count(row("a")) == 1
+
+
+def test_segments_that_are_merged_are_not_read_again_while_they_stay_for_the_grace(tmp_path: Path) -> None:
+    store = MemoryStore(uuid.uuid4().hex, now=lambda: NOW)
+    merged = put(store, [row("a")])
+    compact(store, DAY, NOW)
+    fresh = put(store, [row("b")])
+    read: list[str] = []
+    store.fault = lambda operation, key: read.append(key) if operation == "get" else None
+    found, _ = dealt(store, wanted((0, "a"), (0, "b")), tmp_path)
+    assert facts(found[0]) == facts([row("a"), row("b")])
+    assert fresh in read
+    assert merged not in read
+    assert compact(store, DAY, NOW) is not None
+    assert compact(store, DAY, NOW) is None, "both are merged, and wait for the grace only"
+
+
+KEEP = dt.timedelta(days=90)
+
+
+def days(count: int) -> dt.datetime:
+    return NOW + dt.timedelta(days=count)
+
+
+def held(store: MemoryStore) -> set[str]:
+    """The keys of the records of the youngest compacted object."""
+    (*_, key) = sorted(store.list(f"{ids.journal_folder(DAY)}compact-"), key=lambda info: info.modified)
+    return set(pl.read_parquet(store.get(key.key))["key"])
+
+
+def test_what_no_current_generation_has_rested_on_for_so_long_is_dropped() -> None:
+    """`keep` counts from the last use: an answer that was in use until yesterday is as good as new."""
+    clock = [NOW]
+    store = late(clock)
+
+    def at(day: int, record: Record, in_use: list[str], stage: str = "stage") -> set[str]:
+        clock[0] = days(day)
+        put(store, [record])
+        compact(store, DAY, days(day), InUse(pl.Series(in_use, dtype=pl.String), frozenset((stage,)), KEEP))
+        return held(store)
+
+    asked = replace(row("a", id="1", at=NOW.timestamp()), calls=(("asked", 0),))
+    put(store, [asked, call("asked", id="1"), call("lost", id="1"), row("gone", id="2", at=NOW.timestamp())])
+    assert at(0, row("n0", at=days(0).timestamp()), ["1", "2"]) == {"a", "asked", "gone", "n0"}, "of no use, and old"
+    assert at(200, row("n1", at=days(200).timestamp()), ["1"]) == {"a", "asked", "gone", "n1"}, "in use until now"
+    assert at(289, row("n2", at=days(289).timestamp()), ["1"]) == {"a", "asked", "gone", "n1", "n2"}
+    assert at(291, row("n3", at=days(291).timestamp()), ["1"]) == {"a", "asked", "n2", "n3"}, "a in use throughout"
+    assert at(300, row("n4", at=days(300).timestamp()), ["1"], "other") >= {"a", "asked"}, "its stage changed just now"
+    assert at(391, row("n5", at=days(391).timestamp()), ["1"], "other") == {"n5"}
 
 
 # Readers at work ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,7 @@ from pipeline.planning import (
     Selection,
     Shape,
     batch_rows,
+    cut,
     deal,
     decide,
     pages_of,
@@ -41,13 +43,31 @@ ORDER: tuple[Reprocess, ...] = ("missing", "failed", "stale", "all")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 25))
 def test_every_row_is_dealt_once_and_in_order_to_batches_of_one_size(counts: list[int], size: int) -> None:
-    batches = deal(counts, size)
+    total = sum(counts)
+    batches = deal(counts, [min(size, total - at) for at in range(0, total, size)])
     dealt = [(number, row) for batch in batches for number, at, rows in batch for row in range(at, at + rows)]
     assert dealt == [(number, row) for number, count in enumerate(counts) for row in range(count)]
     sizes = [sum(rows for _, _, rows in batch) for batch in batches]
     assert all(found == size for found in sizes[:-1])
     assert all(0 < found <= size for found in sizes[-1:])
     assert all(rows > 0 for batch in batches for _, _, rows in batch)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 20), st.integers(0, 30))
+def test_rows_are_cut_by_the_work_that_is_left(work: list[bool], size: int, more: int) -> None:
+    """No batch holds more work than asked, nor more rows than a batch may; none but the last could hold another row."""
+    most = size + more
+    sizes = cut(work, size, most)
+    assert sum(sizes) == len(work)
+    assert len(sizes) <= math.ceil(len(work) / size)
+    at = 0
+    for number, rows in enumerate(sizes):
+        busy = sum(work[at : at + rows])
+        assert 0 < rows <= most
+        assert busy <= size
+        assert number == len(sizes) - 1 or busy == size or rows == most
+        at += rows
 
 
 @settings(max_examples=300, deadline=None)
