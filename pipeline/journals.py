@@ -50,7 +50,8 @@ COMPACTED = pa.schema(
         pa.field("used", pa.float64()),  # see pipeline.compaction
     ]
 )
-CHUNK = 20_000
+CHUNK = 20_000  # records as Arrow
+_HELD = 4_000  # records as objects, which take several times as much
 # Of their own: a user's synchronous nodes may hold every thread of the default pool while they wait for a flush.
 _WRITERS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
 _LISTINGS = 3  # how often a reader lists again when what it listed is gone
@@ -188,11 +189,11 @@ def _chunks(
 
 
 def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
-    """Frames of about CHUNK records in the compacted form: memory stays flat however many segments there are."""
+    """Frames of some thousand records in the compacted form: memory stays flat however many segments there are."""
     held: list[Record] = []
     for records in segments:
         held.extend(records)
-        if len(held) >= CHUNK:
+        if len(held) >= _HELD:
             yield frame_of(held)
             held = []
     if held:

@@ -97,6 +97,7 @@ def test_each_batch_is_dealt_just_the_records_of_its_rows(
             compact(store, DAY, NOW)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journals, "CHUNK", 3)
+        patch.setattr(journals, "_HELD", 3)
         found, damage = dealt(store, wanted(*pairs), tmp_path)
     naive: dict[int, set[bytes]] = {}
     for batch, key in pairs:
