@@ -192,7 +192,8 @@ def test_a_torn_segment_costs_only_its_torn_records(tmp_path: Path) -> None:
 
 
 def test_segments_that_are_merged_are_not_read_again_while_they_stay_for_the_grace(tmp_path: Path) -> None:
-    store = MemoryStore(uuid.uuid4().hex, now=lambda: NOW)
+    clock = [NOW]
+    store = late(clock)
     merged = put(store, [row("a")])
     compact(store, DAY, NOW)
     fresh = put(store, [row("b")])
@@ -202,6 +203,7 @@ def test_segments_that_are_merged_are_not_read_again_while_they_stay_for_the_gra
     assert facts(found[0]) == facts([row("a"), row("b")])
     assert fresh in read
     assert merged not in read
+    clock[0] += dt.timedelta(seconds=1)
     assert compact(store, DAY, NOW) is not None
     assert compact(store, DAY, NOW) is None, "both are merged, and wait for the grace only"
 
