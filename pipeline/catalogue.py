@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import orjson
@@ -44,6 +45,19 @@ Note = Callable[[int], None]
 
 def _nothing(rows: int) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Both indexes, up to date: of a few partitions, or of all."""
+
+    published: pl.DataFrame
+    attempts: pl.DataFrame
+
+
+def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> Catalogue:
+    """What is published and how the last attempts ended. Raises StoreError."""
+    return Catalogue(published(store, wanted, note=note), attempts(store, note=note))
 
 
 # What is published --------------------------------------------------------------------------------------------------
@@ -106,14 +120,12 @@ def attempts(store: Store, *, note: Note = _nothing) -> pl.DataFrame:
     return _attempts(store, note)[0]
 
 
-def failed(store: Store) -> dict[str, str]:
+def failed(ended: pl.DataFrame) -> dict[str, str]:
     """Partition → how, of those whose last attempt failed or was cancelled."""
-    ended = (
-        attempts(store).filter(pl.col("outcome").is_in(["failed", "cancelled"])).select("partition", "outcome", "error")
-    )
+    found = ended.filter(pl.col("outcome").is_in(["failed", "cancelled"])).select("partition", "outcome", "error")
     return {
         partition: "was cancelled" if outcome == "cancelled" else f"failed ({error})"
-        for partition, outcome, error in ended.iter_rows()
+        for partition, outcome, error in found.iter_rows()
     }
 
 

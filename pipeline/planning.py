@@ -38,6 +38,7 @@ class Selection(Noun):
     reprocess: Reprocess = "stale"
     limit_rows: int | None = None
     fresh: bool = False
+    agreed: str = ""  # the object of a plan that was agreed on: what it says is done, or nothing
 
 
 class RowChanges(Noun):
@@ -63,13 +64,16 @@ class RowChanges(Noun):
 
 
 class Decision(Noun):
-    """Whether a partition runs, and why (not). `index` names the rows of its current generation; `changes` are there
-    once the rows were compared with them."""
+    """Whether a partition runs, and why (not), by which input and over which generation of which run. `index` names the
+    rows of that generation; `changes` are there once the rows were compared with them."""
 
     partition: str
     run: bool
     reason: str
     rows: int
+    fingerprint: str = ""
+    generation: int = 0
+    published_by: str = ""
     index: str | None = None
     changes: RowChanges | None = None
 
@@ -242,8 +246,12 @@ def decide(
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
         reason = "asked to reprocess"
-    index = current.index.key if current is not None and current.index is not None else None
-    return Decision(partition=partition, run=runs, reason=reason, rows=rows, index=index)
+    decision = Decision(partition=partition, run=runs, reason=reason, rows=rows, fingerprint=input_fingerprint)
+    if current is None:
+        return decision
+    index = current.index.key if current.index is not None else None
+    said = {"generation": current.generation, "published_by": current.run, "index": index}
+    return decision.model_copy(update=said)
 
 
 def _difference(

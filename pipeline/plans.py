@@ -9,12 +9,14 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from pipeline import catalogue, planning
+from pipeline import agreed, catalogue, planning
+from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset
 from pipeline.planning import Decision, Selection
 from pipeline.settings import expanded
@@ -206,9 +208,19 @@ def without_effect(spec: Spec) -> list[str]:
 
 
 def decisions(
-    job: Job, store: Store, selection: Selection, now: dt.datetime, *, note: Callable[[int], None] = lambda rows: None
+    job: Job,
+    store: Store,
+    selection: Selection,
+    now: dt.datetime,
+    *,
+    note: Callable[[int], None] = lambda rows: None,
+    known: Catalogue | None = None,
 ) -> Iterator[Decision]:
-    """One decision for each selected partition, in order of key. Raises UsageError for a selection of nothing."""
+    """One decision for each selected partition, in order of key. `known`: the catalogue of all, where it was read
+    already. Raises UsageError for a selection of nothing, PlanOutdated for an agreed plan that holds no more."""
+    if selection.agreed:
+        yield from _as_agreed(job, store, selection, note)
+        return
     partition = job.spec.partition
     chosen = planning.select(
         job.snapshot.partitions,
@@ -218,9 +230,10 @@ def decisions(
         now=now,
     )
     now_is = planning.Shape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
-    failed = catalogue.failed(store) if selection.reprocess != "missing" else {}
+    known = known or catalogue.read(store, chosen, note=note)
+    failed = catalogue.failed(known.attempts)
     rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
-    published = catalogue.published(store, chosen, note=note).select("partition", "manifest")
+    published = known.published.select("partition", "manifest")
     for key, count, fingerprint, text in rows.join(
         published, on="partition", how="left", maintain_order="left"
     ).iter_rows():
@@ -234,6 +247,18 @@ def decisions(
             reprocess=selection.reprocess,
             last_failed=failed.get(key),
         )
+
+
+def _as_agreed(job: Job, store: Store, selection: Selection, note: Callable[[int], None]) -> list[Decision]:
+    said = agreed.load(store, selection.agreed)
+    decided = list(decisions(job, store, said.selection, said.created_at, note=note))
+
+    @lru_cache
+    def own(run: str) -> bool:
+        request = load_request(store, run)
+        return request is not None and request.selection.agreed == selection.agreed
+
+    return agreed.held(said, decided, job.shapes, own)
 
 
 # Writing and reading plans -----------------------------------------------------------------------------------------

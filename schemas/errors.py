@@ -5,6 +5,7 @@
     │   ├── SpecError               the spec file is wrong
     │   ├── SourceError             the input is absent, unreadable or lacks a column
     │   ├── SinkError               the sink cannot take what it is given
+    │   ├── PlanOutdated            `--plan`: the world has moved since it was made
     │   └── NameTaken               a run's name, or its partitions, belong to another request
     ├── ConnectionFailed      (4)   Temporal, a store or a provider cannot be reached
     ├── PartitionError        (1)   this partition fails, its siblings do not
@@ -77,6 +78,10 @@ class SinkError(UsageError):
 
 class NameTaken(UsageError):
     """A run of this name has another spec or selection, or another run holds the partitions."""
+
+
+class PlanOutdated(UsageError):
+    """A plan that was written down is not what would be done now; the message says what moved."""
 
 
 class ConnectionFailed(TandemError):

@@ -12,6 +12,7 @@
     <sink>/_tandem/staging/<partition>/<temporal run>/…
     <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
     <sink>/_tandem/budget/<day>/<version>.json         what the pipeline spends on a UTC day
+    <sink>/_tandem/plans/<digest>.json                 plans that were agreed on
 
 A partition key is `<name>=<value>`, or several joined by `/` (hive). It is the safe form already: the same string
 is the folder, the workflow id's last part, and what the user types after `--partition`.
@@ -165,6 +166,11 @@ def parse_commit(key: str) -> tuple[str, int] | None:
 def catalogue(kind: str, at: dt.datetime, content: str) -> str:
     """Names sort by time: the last one is the newest."""
     return f"{CATALOGUE}{kind}-{at.astimezone(dt.UTC):%Y%m%dT%H%M%S%f}-{content[:16]}.parquet"
+
+
+def agreed(content: str) -> str:
+    """A plan that was written down, for the runs that do what it says."""
+    return f"{TANDEM}/plans/{content[:32]}.json"
 
 
 def run_folder(run: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import process
-from pipeline.cli.commands import outputs, rejects, runs
+from pipeline.cli.commands import outputs, partitions, rejects, runs
 from pipeline.cli.console import Screen
 from pipeline.cli.options import (
     DEFAULT_SPEC,
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(runs.app, name="runs")
 app.add_typer(outputs.app, name="outputs")
+app.add_typer(partitions.app, name="partitions")
 
 
 def _version(asked: bool) -> None:
@@ -66,6 +67,9 @@ def run(
     from_date: FromDate = None,
     to_date: ToDate = None,
     last: Last = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Do what `plan --out FILE` wrote down, or nothing.")
+    ] = None,
     reprocess: Reprocess = "stale",
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask for every answer anew; asks first.")] = False,
     limit_rows: Annotated[
@@ -89,10 +93,16 @@ def run(
     async def work() -> int:
         from pipeline.cli.run import RunOptions, run_command
 
+        selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh)
+        if plan is not None and selection != selection_of(None, None, None, None, "stale", None, False):
+            raise UsageError(
+                "--plan goes without selectors, --reprocess, --limit-rows and --fresh.", hint="It has its own."
+            )
         return await run_command(
             RunOptions(
                 spec=spec,
-                selection=selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh),
+                selection=selection,
+                plan=plan,
                 name=name,
                 wait=wait,
                 yes=yes,
@@ -115,6 +125,9 @@ def plan(
     to_date: ToDate = None,
     last: Last = None,
     reprocess: Reprocess = "stale",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan down, for: run --plan FILE.")
+    ] = None,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
     ] = False,
@@ -128,7 +141,7 @@ def plan(
         from pipeline.cli.plan import PlanOptions, plan_command
 
         selection = selection_of(partition, from_date, to_date, last, reprocess, None, False)
-        options = PlanOptions(spec=spec, selection=selection, detailed_exitcode=detailed_exitcode)
+        options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 
     go(work, verbose=verbose)

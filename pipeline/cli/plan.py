@@ -6,8 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pipeline import agreed
 from pipeline.cli.console import Screen, counted, lasting, money
-from pipeline.outlook import Outlook, looked_ahead
+from pipeline.cli.environment import command
+from pipeline.outlook import Outlook, looked_ahead, written_down
 from pipeline.planning import Decision, RowChanges, Selection
 from pipeline.preflight import Ready, preflight, read_spec
 
@@ -20,6 +22,7 @@ class PlanOptions:
 
     spec: Path
     selection: Selection
+    out: Path | None = None
     detailed_exitcode: bool = False
 
 
@@ -28,6 +31,9 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     spec, base = read_spec(options.spec)
     ready = await asyncio.to_thread(preflight, spec, base)
     outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
+    if options.out is not None:
+        agreed.write(options.out, written_down(ready, outlook))
+        screen.say(f"Written to {options.out}; do just that with: {command()} run {options.spec} --plan {options.out}")
     if screen.json:
         screen.document(as_json(outlook))
     else:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
@@ -17,7 +17,7 @@ from pipeline.cli.results import show_result, summary
 from pipeline.cli.watch import Broke, WatchTimeout, watch
 from pipeline.engine import Engine, engine
 from pipeline.launch import Run, check_name, find_or_start, running_report, status_of_run
-from pipeline.outlook import Outlook, looked_ahead
+from pipeline.outlook import Outlook, agreed_selection, looked_ahead
 from pipeline.planning import Selection
 from pipeline.preflight import Ready, preflight, read_spec, sink_of
 from pipeline.reports import Report
@@ -37,6 +37,7 @@ class RunOptions:
 
     spec: Path | None
     selection: Selection
+    plan: Path | None = None
     name: str | None = None
     wait: bool = False
     yes: bool = False
@@ -59,6 +60,9 @@ async def run_command(options: RunOptions, screen: Screen) -> int:
 
 async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
     """The same for a spec that was read already."""
+    if options.plan is not None:
+        selection = await asyncio.to_thread(agreed_selection, spec, sink_of(spec, base), options.plan)
+        options = replace(options, selection=selection)
     if options.name is not None:
         check_name(options.name)
     if options.detach:

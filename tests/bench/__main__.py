@@ -3,13 +3,14 @@
 import sys
 import time
 
-from tests.bench import memory, reuse, throughput, transport
+from tests.bench import catalogue, memory, reuse, throughput, transport
 
 BENCHMARKS = {
     "throughput": throughput.main,
     "transport": transport.main,
     "reuse": reuse.main,
     "memory": memory.main,
+    "catalogue": catalogue.main,
 }
 
 

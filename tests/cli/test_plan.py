@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.support import DAYS, Project, rows, write_csv
+from tests.cli.support import DAYS, Project, eventually, rows, write_csv
+from tests.cli.test_run import check_report
+from tests.harness.model_server import ModelServer
 
 pytestmark = pytest.mark.timeout(300)
 ESTIMATES = ["calls", "input_tokens", "output_tokens", "cost_usd", "seconds"]
@@ -75,3 +78,55 @@ def test_what_cannot_be_planned_is_an_error_of_its_own(tmp_path: Path) -> None:
     detailed = project.tandem("plan", "--from-date", "2027-01-01", "--detailed-exitcode")
     assert detailed.code == 1, "2 would mean that there is something to do"
     assert "No partition lies between" in detailed.err
+
+
+def test_a_plan_that_was_written_down_is_done_just_so_or_not_at_all(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    project.tandem("plan", "--to-date", "2026-11-02", "--out", "first.json").ok()
+    ran = check_report(project.tandem("run", "--plan", "first.json", "--name", "first", "--json").ok().json)
+    assert (ran["partitions"]["total"], ran["partitions"]["published"], ran["usage"]["calls"]) == (2, 2, 20)
+    assert project.tandem("run", "--plan", "first.json", "--name", "first", "--json").ok().json == ran
+
+    def refused(*args: str) -> str:
+        result = project.tandem("run", *args, "--json")
+        assert result.code == 2, result
+        error = result.json["error"]
+        return f"{error['code']}: {error['message']}"
+
+    done = check_report(project.tandem("run", "--plan", "first.json", "--json").ok().json)
+    assert (done["partitions"]["unchanged"], done["usage"]["calls"]) == (2, 0), "a plan that was done is done"
+
+    project.tandem("plan", "--out", "all.json").ok()
+    project.tandem("run", "--name", "other").ok()
+    assert refused("--plan", "all.json") == (
+        "PlanOutdated: The plan does not hold any more: day=2026-11-03: run 'other' published it."
+    )
+    project.tandem("plan", "--out", "all.json").ok()
+    table = rows(31)
+    write_csv(tmp_path / "rows.csv", table)
+    assert "day=2026-11-01: its input has changed" in refused("--plan", "all.json")
+    table.append({**table[0], "id": 99, "created_at": "2026-11-09T00:00:00"})
+    write_csv(tmp_path / "rows.csv", table)
+    assert "day=2026-11-09 is new" in refused("--plan", "all.json")
+    write_csv(tmp_path / "rows.csv", rows(30))
+    project.stage["prompt"] = "In short: {{ body }}"
+    project.write()
+    assert "the spec has changed" in refused("--plan", "all.json")
+    assert "goes without selectors" in refused("--plan", "all.json", "--last", "3d")
+    assert "not a plan" in refused("--plan", "tandem.yaml")
+    assert "No such file" in refused("--plan", "none.json")
+    assert project.tandem("plan", "--out", "no/such/folder.json").code == 2
+
+
+def test_a_killed_run_of_a_plan_is_carried_on(tmp_path: Path, model_server: ModelServer) -> None:
+    """What it published itself is no reason to refuse."""
+    project = Project.make(tmp_path, model_server.env(), model="openai:test-model")
+    model_server.script({"rules": [{"match": "message number 2 ", "action": "hang"}]})
+    project.tandem("plan", "--out", "plan.json").ok()
+    with project.start("run", "--plan", "plan.json", "--json") as first:
+        eventually(lambda: len(list(tmp_path.glob("out/_tandem/commits/*/*.json"))) == 2, "two are published")
+        first.end(signal.SIGKILL)
+    model_server.script({})
+    ran = check_report(project.tandem("run", "--plan", "plan.json", "--json").ok().json)
+    assert ran["partitions"]["published"] == ran["partitions"]["total"] == 3
+    assert ran["usage"]["calls"] == 30

@@ -70,6 +70,10 @@ def seen(store: MemoryStore) -> dict[str, int]:
     return dict(catalogue.published(store).select("partition", "generation").iter_rows())
 
 
+def failed(store: MemoryStore) -> dict[str, str]:
+    return catalogue.failed(catalogue.attempts(store))
+
+
 def test_only_newer_commits_are_read_and_a_listing_tells_which() -> None:
     store = Clocked()
     for day in range(30):
@@ -106,7 +110,7 @@ def test_a_catalogue_is_never_believed_against_the_commits(harm: str) -> None:
                 info.key, data[:100] if harm == "torn" else data.replace(b"tandem_catalogue", b"tandem_cat4logue")
             )
     assert seen(store)["day=03"] == 2
-    assert catalogue.failed(store) == {"day=03": "was cancelled"}
+    assert failed(store) == {"day=03": "was cancelled"}
     catalogue.update(store, store.clock)
     store.read()
     assert seen(store)["day=03"] == 2
@@ -130,12 +134,12 @@ def test_the_last_attempt_of_a_partition_counts_whatever_run_made_it() -> None:
     ended(store, "d", "d=1", "not_run")  # a canary's
     report(store, "a", "completed")
     report(store, "c", "cancelled")
-    assert catalogue.failed(store) == {"d=2": "was cancelled"}
+    assert failed(store) == {"d=2": "was cancelled"}
     catalogue.update(store, store.clock)
     store.read()
     ended(store, "c", "d=2", "published")
     ended(store, "c", "d=3", "failed", "ChecksFailed")
-    assert catalogue.failed(store) == {"d=3": "failed (ChecksFailed)"}
+    assert failed(store) == {"d=3": "failed (ChecksFailed)"}
     again = store.read()
     assert not [key for key in again if key.startswith(ids.outcomes("a"))], "a completed run is not read again"
     assert {ids.outcome("c", "d=2"), ids.outcome("c", "d=3")} <= set(again)
