@@ -20,11 +20,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline import budgets, catalogue, journals, plans, publish, reports
+from pipeline import budgets, catalogue, journals, plans, publish, questions, reports
 from pipeline import commit as commits
 from pipeline.controls import Controls, load_limits, save_limits
-from pipeline.enrich import batch_context, enrich_batch
-from pipeline.partitions import OpenedPartition, load_opened, open_partition
+from pipeline.enrich import batch_context, enrich_batch, waiting_rows
+from pipeline.partitions import OpenedPartition, answers_of, load_opened, open_partition
 from pipeline.plans import Job, Plan
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
 from pipeline.purse import Purses
@@ -35,6 +35,8 @@ from schemas import ids
 from schemas.errors import BudgetReached, CodeMismatch, ConnectionFailed, TandemError
 from schemas.messages import (
     MAX_PAYLOAD_BYTES,
+    Answers,
+    AnswersRequest,
     BatchRequest,
     BatchResult,
     CloseRequest,
@@ -147,8 +149,8 @@ class Activities:
 
     def all(self) -> list[Callable[..., Any]]:
         return [
-            self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
-            self.holder, self.set_limits, self.reckon,
+            self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
+            self.finalise, self.holder, self.set_limits, self.reckon,
         ]  # fmt: skip
 
     def store(self, ref: RunRef) -> Store:
@@ -221,9 +223,10 @@ class Activities:
                 return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             batch = opened.batches[request.batch]
+            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
             context = await batch_context(
                 job, store, request.ref.run, request.partition, request.batch, batch,
-                self._shared_of(request), self.drain, self.spools,
+                self._shared_of(request), self.drain, self.spools, answers,
             )  # fmt: skip
             context.on_row, beat.tally = beat.note, context.tally
             async with (
@@ -233,8 +236,9 @@ class Activities:
                 done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
         if done.receipt:
             return BatchResult(
-                state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected
-            )
+                state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected,
+                parked=done.parked,
+            )  # fmt: skip
         if isinstance(done.stopped, Waiting):
             until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=done.stopped.seconds)
             return BatchResult(state="waiting", until=until, reason=done.stopped.message)
@@ -253,6 +257,13 @@ class Activities:
 
     @activity.defn
     @translated
+    async def answers(self, request: AnswersRequest) -> Answers:
+        """Count the questions of finished batches that people have answered, and have not."""
+        async with beating():
+            return await asyncio.to_thread(_answers, self.store(request.ref), request)
+
+    @activity.defn
+    @translated
     async def publish(self, request: PublishRequest) -> PartitionResult:
         """Commit the partition's next generation."""
         store = self.store(request.ref)
@@ -265,6 +276,8 @@ class Activities:
                 rehearsal=request.rehearsal,
             )  # fmt: skip
             result = await asyncio.to_thread(_published, store, request, published, opened)
+            if any(stage.spec.pending == "wait" for stage in job.stages):
+                await asyncio.to_thread(questions.no_longer_waiting, store, request.partition)
             if published.manifest is not None:
                 await self._tidy(job, store, published.manifest)
         return result
@@ -385,8 +398,19 @@ def _published(
     return result
 
 
+def _answers(store: Store, request: AnswersRequest) -> Answers:
+    opened = load_opened(store, request.opened)
+    rows = waiting_rows(store, opened, request.receipts)
+    if request.tell:
+        questions.say_waiting(store, request.partition, rows, base=opened.base)
+    said = questions.with_answers(rows, questions.given(store, request.partition)).unique(questions.QUESTION)
+    missing = said["answer"].null_count()
+    return Answers(missing=missing, given=said.height - missing)
+
+
 def _close(store: Store, request: CloseRequest) -> PartitionResult:
     outcome = request.outcome
+    questions.no_longer_waiting(store, request.partition)
     if request.fence:
         won = commits.fence(
             store,

@@ -38,7 +38,8 @@ def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None
     """Merge segments and earlier compacted objects into one new object, and delete those merged before, after a grace.
     What cannot be read, as another version wrote it, stays. Without `in_use` nothing is dropped. Returns the key, None
     where there was nothing to merge."""
-    segments = list(store.list(ids.journal_segments(partition)))
+    answers = ids.journal_answers(partition)  # what people said is never merged nor dropped
+    segments = [info for info in store.list(ids.journal_segments(partition)) if not info.key.startswith(answers)]
     olds = sorted(store.list(f"{ids.journal_folder(partition)}compact-"), key=lambda info: info.modified, reverse=True)
     if not segments and len(olds) <= 1:
         return None

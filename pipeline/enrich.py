@@ -8,7 +8,7 @@ A receipt is named by its own digest. `publish` takes only receipts that it is t
 import asyncio
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import journals
-from pipeline.partitions import PlannedBatch, row_ids
+from pipeline.partitions import OpenedPartition, PlannedBatch, row_ids
 from pipeline.plans import Job
+from pipeline.questions import PENDING, lines_of
 from pipeline.sources.snapshot import conform
 from pipeline.spool import Spools
 from pipeline.stores import Store
@@ -31,7 +32,7 @@ from schemas.tables import arrow_type, stored_schema
 from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
-from stages.journal import Journal, Known, RowKey, RowRecord, decode_segment, encode_segment
+from stages.journal import AnswerRecord, Journal, Known, RowKey, RowRecord, decode_segment, encode_segment
 
 REJECTS = pa.schema(
     [
@@ -64,6 +65,8 @@ class Receipt(Noun):
     data: StagedFile
     index: StagedFile
     rejects: StagedFile | None
+    pending: StagedFile | None = None
+    parked: int = 0  # of the pending rows, those of stages that say pending: wait
     counts: Counts
     reuse: Reuse
     damage: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class Enriched:
 
     receipt: str = ""
     counts: Counts = field(default_factory=Counts)
+    parked: int = 0
     stopped: TandemError | None = None
     drained: bool = False
 
@@ -100,7 +104,7 @@ async def enrich_batch(
     data = receipt.model_dump_json().encode()
     content = hashlib.sha256(data).hexdigest()
     await asyncio.to_thread(store.put_absent, ids.staged(folder, number, "receipt", content, "json"), data)
-    return Enriched(receipt=content, counts=receipt.counts)
+    return Enriched(receipt=content, counts=receipt.counts, parked=receipt.parked)
 
 
 async def batch_context(
@@ -113,10 +117,11 @@ async def batch_context(
     shared: Shared,
     drain: asyncio.Event,
     spools: Spools | None = None,
+    answers: Iterable[AnswerRecord] = (),
 ) -> BatchContext:
-    """A journal for this attempt: what `open` found for the batch, and what its earlier attempts left, in the store and
-    in the spools of those that were killed on this machine."""
-    known = Known()
+    """A journal for this attempt: what `open` found for the batch, what people answered, and what its earlier attempts
+    left, in the store and in the spools of those that were killed on this machine."""
+    known = Known(answers)
     if batch.known is not None:
         for record in decode_segment(await asyncio.to_thread(store.get, batch.known)).records:
             known.add(record)
@@ -152,7 +157,9 @@ class _Work:
         self.ids = row_ids(rows, job.spec.source.key)
         self.frame = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
         self.columns = job.snapshot.schema
-        self.rejects: list[dict[str, Any]] = []
+        self.rejects: list[tuple[int, dict[str, Any]]] = []
+        self.pending: dict[int, list[dict[str, Any]]] = {}
+        self.parked: set[int] = set()
         self.rejected: set[int] = set()
         self.reused: set[int] = set()
         self.shared: set[int] = set()
@@ -163,23 +170,31 @@ class _Work:
         return [self.ids[at] for at in self.frame[ROW].to_list()]
 
     def take(self, stage: GraphStage, outcome: StageOutcome) -> None:
-        """Join answers to rows; rejected rows leave, or stay with null outputs."""
+        """Join answers to rows; pending rows leave, rejected ones too, or stay with null outputs."""
         positions = self.frame[ROW].to_list()
+        values = self.frame.select(stage.reads)
         answers: list[dict[str, Any] | None] = []
         kept: list[bool] = []
-        for at, record in zip(positions, outcome.records, strict=True):
+        for here, (at, record) in enumerate(zip(positions, outcome.records, strict=True)):
             assert record is not None
             self._count(at, record)
             if record.status == "ok":
                 answers.append(orjson.loads(record.answer or "{}"))
                 kept.append(True)
+            elif record.status == "pending":
+                self._park(at, stage, record, values.row(here, named=True) if stage.reads else {})
+                answers.append(None)
+                kept.append(False)
             else:
                 self._reject(at, stage, record)
                 answers.append(None)
                 kept.append(stage.spec.on_reject == "null")
         columns = answer_columns(answers, stage.fields)
         frame = self.frame.with_columns(pl.Series(name, values) for name, values in columns.items())
-        self._after(stage.columns_after(self.columns), frame.filter(pl.Series(kept, dtype=pl.Boolean)))
+        frame = frame.filter(pl.Series(kept, dtype=pl.Boolean))
+        if self.pending:  # all that was made of a source row waits for it
+            frame = frame.filter(~pl.col(ROW).is_in(list(self.pending)))
+        self._after(stage.columns_after(self.columns), frame)
 
     def _count(self, at: int, record: RowRecord) -> None:
         """Where an answer came from: another run's journal, an equal row of this run (which a row that
@@ -203,19 +218,25 @@ class _Work:
         self._rejected(at, stage, error.get("kind", "unknown"), said)
 
     def _rejected(self, at: int, stage: AnyStage, error: str, said: dict[str, Any]) -> None:
-        names = self.job.spec.source.key or self.source.columns
-        key = {name: self.source[name][at] for name in names}
+        shared = {
+            "row_id": self.ids[at],
+            "key": orjson.dumps(self._key(at), default=str).decode(),
+            "stage": stage.name,
+            "error": error,
+            "stage_fingerprint": stage.fingerprint,
+        }
         self.rejected.add(at)
-        self.rejects.append(
-            {
-                "row_id": self.ids[at],
-                "key": orjson.dumps(key, default=str).decode(),
-                "stage": stage.name,
-                "error": error,
-                "stage_fingerprint": stage.fingerprint,
-                **said,
-            }
-        )
+        self.rejects.append((at, {**shared, **said}))
+
+    def _park(self, at: int, stage: GraphStage, record: RowRecord, row: dict[str, Any]) -> None:
+        waits = stage.spec.pending == "wait"
+        said = lines_of(record, key=self._key(at), stage=stage.name, row=row, waits=waits)
+        self.pending.setdefault(at, []).extend({"row_id": self.ids[at], **line} for line in said)
+        if waits:
+            self.parked.add(at)
+
+    def _key(self, at: int) -> dict[str, Any]:
+        return {name: self.source[name][at] for name in self.job.spec.source.key or self.source.columns}
 
     def apply(self, stage: TableStage) -> None:
         if stage.refuse is not None:
@@ -241,17 +262,19 @@ class _Work:
     def counts(self) -> Counts:
         kept = set(self.frame[ROW].to_list())
         total = self.source.height
-        ok = len(kept - self.rejected)
+        rejected = self.rejected - self.pending.keys()  # a row may be rejected by one stage and parked by the next
+        ok = len(kept - rejected)
         return Counts(
             rows_in=total,
             ok=ok,
-            rejected=len(self.rejected),
-            filtered=total - ok - len(self.rejected),
+            rejected=len(rejected),
+            filtered=total - ok - len(rejected) - len(self.pending),
+            pending=len(self.pending),
             out=self.frame.height,
         )
 
     def stage_files(self, store: Store, folder: str, number: int, calls_reused: int) -> Receipt:
-        """Write data, index and rejects, each under its own digest."""
+        """Write data, index, rejects and questions, each under its own digest."""
         keys = set(self.job.snapshot.info.key_columns)
         table = conform(self.frame.drop(ROW).to_arrow(), self.columns)
         if self.job.barrier < len(self.job.stages):  # what counts its rows is still to come
@@ -262,13 +285,18 @@ class _Work:
             table = table.select([name for name in table.column_names if name not in keys])
         content = fingerprints(self.source, self.source.columns)
         index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
-        rejects = pa.Table.from_pylist(self.rejects, schema=REJECTS) if self.rejects else None
+        said = [line for at, line in self.rejects if at not in self.pending]
+        asked = [line for lines in self.pending.values() for line in lines]
+        rejects = pa.Table.from_pylist(said, schema=REJECTS) if said else None
+        pending = pa.Table.from_pylist(asked, schema=PENDING) if asked else None
         both = self.reused - self.asked - self.shared
         return Receipt(
             batch=number,
             data=stage_table(store, folder, number, "data", table),
             index=stage_table(store, folder, number, "index", index),
             rejects=stage_table(store, folder, number, "rejects", rejects) if rejects is not None else None,
+            pending=stage_table(store, folder, number, "pending", pending) if pending is not None else None,
+            parked=len(self.parked),
             counts=self.counts(),
             reuse=Reuse(rows_reused=len(both), calls_reused=calls_reused, rows_shared=len(self.shared - self.asked)),
         )
@@ -299,6 +327,16 @@ def load_receipt(store: Store, folder: str, number: int, content: str) -> Receip
     if hashlib.sha256(data).hexdigest() != content:
         raise TandemError(f"the receipt of batch {number} is not the one that was reported")
     return Receipt.model_validate_json(data)
+
+
+def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str]) -> pl.DataFrame:
+    """The questions that hold a partition up."""
+    found = [pl.DataFrame(PENDING.empty_table())]
+    for number, content in enumerate(receipts):
+        staged = load_receipt(store, opened.folder, number, content).pending
+        if staged is not None:
+            found.append(pl.DataFrame(pq.read_table(pa.BufferReader(store.get(staged.key)))))
+    return pl.concat(found).filter(pl.col("waits"))
 
 
 # Answers as columns ------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from stages.journal import (
     TOOL,
     CallRecord,
     Record,
+    RowRecord,
     UnknownFormat,
-    VoidRecord,
     decode_segment,
     encode_record,
     record_of,
@@ -83,7 +83,9 @@ def listed(store: Store, partition: str, run: str = "") -> tuple[list[str], list
     """The segments (of one run) and the compacted objects. In this order: segments that are merged between the two
     listings are then found gone, rather than in neither."""
     prefix = ids.journal_segments(partition) + (f"{run}/" if run else "")
-    return [info.key for info in store.list(prefix)], compacted(store, partition)
+    answers = ids.journal_answers(partition)  # pipeline.questions reads those
+    segments = [info.key for info in store.list(prefix) if not info.key.startswith(answers)]
+    return segments, compacted(store, partition)
 
 
 def read_segments(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[list[Record]]:
@@ -208,10 +210,16 @@ def frame_of(records: Iterable[Record]) -> pl.DataFrame:
         if isinstance(record, CallRecord):
             rows.append(("call", record.id, record.request, "", record.run, record.nonce, body, record.at))
         else:
-            kind = "void" if isinstance(record, VoidRecord) else "row"
-            rows.append((kind, record.id, record.row, record.stage, record.run, "", body, record.at))
+            rows.append((_kind(record), record.id, record.row, record.stage, record.run, "", body, record.at))
     schema = {field.name: pl.String for field in COMPACTED} | {"body": pl.Binary, "used": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _kind(record: Record) -> str:
+    """A pending row is no outcome: it may have to be asked, and its calls be of use."""
+    if isinstance(record, RowRecord):
+        return "pending" if record.status == "pending" else "row"
+    return "void"
 
 
 def everything(store: Store, partition: str, columns: Sequence[str], reading: Reading) -> Iterator[pl.DataFrame]:

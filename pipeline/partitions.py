@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import commit as commits
-from pipeline import planning
+from pipeline import planning, questions
 from pipeline.dealing import Gathered, gather
 from pipeline.plans import Job, Plan, unchanged
 from pipeline.sources.snapshot import Entry, RowRange
@@ -24,6 +24,7 @@ from schemas.errors import DuplicateKeys
 from schemas.manifest import Noun
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
+from stages.journal import AnswerRecord, decode_segment, encode_segment
 
 Note = Callable[[int], None]
 
@@ -46,6 +47,7 @@ class OpenedPartition(Noun):
     whole: bool
     batches: tuple[PlannedBatch, ...]
     folder: str
+    answers: str | None = None  # the object of what people answered
     damage: tuple[str, ...] = ()
     started_at: dt.datetime
 
@@ -67,11 +69,13 @@ def open_partition(
     current = commits.current(store, partition)
     base = current.generation if current else 0
     entry = job.snapshot.entry(partition)
-    if not rerun and unchanged(current, entry.fingerprint, plan.stages):
+    answered = questions.answered_rows(store, current)
+    if not rerun and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
         return Opening(None, None, base)
     taken = min(limit, entry.rows)
     size = planning.batch_rows(taken, job.spec.limits.batch_rows)
-    knows = not plan.selection.fresh and has_journal(store, partition)
+    journal = has_journal(store, partition)
+    knows = journal and not plan.selection.fresh
     batches, damage = dealt_batches(entry, size, taken), list[str]()
     if job.spec.source.key or knows:
         with tempfile.TemporaryDirectory(prefix="tandem-") as local:
@@ -90,12 +94,33 @@ def open_partition(
         whole=limit >= entry.rows,
         batches=tuple(batches),
         folder=folder,
+        answers=_answers(store, partition, folder) if journal else None,
         damage=tuple(damage),
         started_at=dt.datetime.now(dt.UTC),
     )
     key = f"{folder}open-{uuid.uuid4().hex[:12]}.json"
     store.put_absent(key, opened.model_dump_json().encode())
     return Opening(key, opened, base)
+
+
+def _answers(store: Store, partition: str, folder: str) -> str | None:
+    """What people answered so far, in one object. It holds for `--fresh` too: it asks models again, not people."""
+    said = questions.given(store, partition)
+    if not said:
+        return None
+    data = encode_segment(said)
+    key = ids.staged(folder, 0, "answers", hashlib.sha256(data).hexdigest(), "jsonl")
+    store.put_absent(key, data)
+    return key
+
+
+def answers_of(store: Store, opened: OpenedPartition, *, anew: bool) -> list[AnswerRecord]:
+    """What people had answered when the partition was opened; `anew`: by now."""
+    if anew:
+        return questions.given(store, opened.partition)
+    if opened.answers is None:
+        return []
+    return [said for said in decode_segment(store.get(opened.answers)).records if isinstance(said, AnswerRecord)]
 
 
 def load_opened(store: Store, key: str) -> OpenedPartition:

@@ -239,9 +239,11 @@ def decide(
     shape: Shape,
     reprocess: Reprocess,
     last_failed: str | None = None,
+    answered: int = 0,
 ) -> Decision:
-    """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`."""
-    reason, level = _difference(current, input_fingerprint, shape, last_failed)
+    """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`.
+    `answered`: of the rows that are pending there, those that a person has answered since."""
+    reason, level = _difference(current, input_fingerprint, shape, last_failed, answered)
     order = ("missing", "failed", "stale", "all")
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
@@ -255,7 +257,7 @@ def decide(
 
 
 def _difference(
-    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: str | None
+    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: str | None, answered: int
 ) -> tuple[str, Reprocess]:
     """What differs, and the least `--reprocess` that takes it. The input comes last: rows that moved follow it."""
     moved = [] if last_failed is None else [f"last attempt {last_failed}"]
@@ -269,6 +271,8 @@ def _difference(
         moved.append(INPUT_CHANGED + _columns_changed(current.input_columns, shape.columns))
     if moved:
         return ", ".join(moved), "stale" if last_failed is None else "failed"
+    if answered:
+        return f"{answered:,} of {current.counts.pending:,} pending rows answered", "stale"
     if current.counts.pending:
         return f"{current.counts.pending} rows pending", "all"
     return "up to date", "all"

@@ -19,6 +19,7 @@ from pipeline import agreed, catalogue, planning
 from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset
 from pipeline.planning import Decision, Selection
+from pipeline.questions import answered_rows
 from pipeline.settings import expanded
 from pipeline.shapes import aspects_of, shape_of
 from pipeline.sources.snapshot import Snapshot
@@ -238,14 +239,16 @@ def decisions(
         published, on="partition", how="left", maintain_order="left"
     ).iter_rows():
         note(0)
+        manifest = catalogue.manifest_of(text)
         yield planning.decide(
             key,
             count,
-            catalogue.manifest_of(text),
+            manifest,
             input_fingerprint=fingerprint,
             shape=now_is,
             reprocess=selection.reprocess,
             last_failed=failed.get(key),
+            answered=answered_rows(store, manifest),
         )
 
 
@@ -352,12 +355,12 @@ def planned_partitions(store: Store, run: str) -> set[str] | None:
     return {planned.key for page in found for planned in page.partitions if planned.run}
 
 
-def unchanged(manifest: Manifest | None, fingerprint: str, stages: dict[str, str]) -> bool:
-    """Does the current generation hold just what a run would publish?"""
+def unchanged(manifest: Manifest | None, fingerprint: str, stages: dict[str, str], *, answered: int) -> bool:
+    """Does the current generation hold just what a run would publish? `answered`: of its pending rows."""
     return (
         manifest is not None
         and manifest.kind == "published"
         and manifest.input_fingerprint == fingerprint
         and dict(manifest.stage_fingerprints) == stages
-        and not manifest.counts.pending
+        and not answered
     )

@@ -24,6 +24,7 @@ from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refu
 from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
+from pipeline.questions import PENDING
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded, StoreError
@@ -78,6 +79,7 @@ def publish(
         counts = passed.counts
         files, warnings = merge.data(passed.data)
         rejects = merge.plain("rejects", REJECTS, [r.rejects for r in loaded if r.rejects is not None])
+        pending = merge.plain("pending", PENDING, [r.pending for r in loaded if r.pending is not None])
         index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
     # Only what passed its checks may bind later publications.
     declare_schema(store, job.columns, _key_types(job))
@@ -92,6 +94,7 @@ def publish(
         parent=opened.base or None,
         files=tuple(files),
         rejects=tuple(rejects),
+        pending=tuple(pending),
         index=index[0] if index else None,
         schema_fingerprint=ids.digest(*(f"{f.name}:{f.type}" for f in job.columns)),
         input_fingerprint=opened.input_fingerprint,
@@ -237,10 +240,11 @@ class _Merge:
         return [self._upload(folder, at, path, time) for at, path in enumerate(paths)], warnings
 
     def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[DataFile]:
-        """Rejects or index: no file where there are no rows."""
+        """Rejects, questions or index: no file where there are no rows."""
         if not any(file.rows for file in staged):
             return []
-        folder = ids.rejects_folder(self.partition) if kind == "rejects" else ids.index_folder(self.partition)
+        folders = {"rejects": ids.rejects_folder, "pending": ids.pending_folder, "index": ids.index_folder}
+        folder = folders[kind](self.partition)
         paths = self._write(schema, self.tables(staged, None), kind)
         return [self._upload(folder, at, path, None) for at, path in enumerate(paths)]
 
@@ -389,7 +393,7 @@ def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) ->
     left to a later sweep."""
     left = 0
     partition = manifest.partition
-    kept = {file.key for file in (*manifest.files, *manifest.rejects)}
+    kept = {file.key for file in (*manifest.files, *manifest.rejects, *manifest.pending)}
     if manifest.index is not None:
         kept.add(manifest.index.key)
     committed = {
@@ -397,7 +401,8 @@ def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) ->
         for info in store.list(ids.commits_of(partition))
         if (parsed := ids.parse_commit(info.key)) is not None and parsed[0] == partition
     }
-    for folder in (ids.data_folder(partition), ids.rejects_folder(partition), ids.index_folder(partition)):
+    folders = (ids.data_folder, ids.rejects_folder, ids.pending_folder, ids.index_folder)
+    for folder in (of(partition) for of in folders):
         old = []
         for info in store.list(folder):
             generation = ids.parse_part(folder, info.key)

@@ -8,6 +8,8 @@
     <sink>/_tandem/commits/<partition>/<generation>.json
     <sink>/_tandem/catalogue/<kind>-<time>-<digest>.parquet    derived indexes: commits, attempts
     <sink>/_tandem/journal/<partition>/…               segments and compacted records
+    <sink>/_tandem/pending/<partition>/part-….parquet  rows parked for a person, and what they ask
+    <sink>/_tandem/waiting/<partition>.parquet         the same, of a partition that waits before it is published
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
     <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
@@ -123,6 +125,7 @@ STAGING = f"{TANDEM}/staging/"
 JOURNAL = f"{TANDEM}/journal/"
 SUPERSEDED = f"{TANDEM}/superseded/"
 BUDGETS = f"{TANDEM}/budget/"
+WAITING = f"{TANDEM}/waiting/"
 
 
 def data_folder(partition: str) -> str:
@@ -136,6 +139,20 @@ def rejects_folder(partition: str) -> str:
 def index_folder(partition: str) -> str:
     """Which rows a generation was made of: identities and content digests, for counting what is new or removed."""
     return f"{TANDEM}/index/{partition}/"
+
+
+def pending_folder(partition: str) -> str:
+    """What the rows ask that a generation was published without."""
+    return f"{TANDEM}/pending/{partition}/"
+
+
+def waiting(partition: str) -> str:
+    return f"{WAITING}{partition}.parquet"
+
+
+def parse_waiting(key: str) -> str:
+    """The partition of a key of `waiting`."""
+    return key.removeprefix(WAITING).removesuffix(".parquet")
 
 
 def parse_part(folder: str, key: str) -> int | None:
@@ -262,6 +279,15 @@ def journal_segment(partition: str, run: str, batch: int, nonce: str) -> str:
 
 def journal_batch(partition: str, run: str, batch: int) -> str:
     return f"{JOURNAL}{partition}/segments/{run}/b{batch:05d}/"
+
+
+def journal_answers(partition: str) -> str:
+    """What people answered. No run can have this name (RUN_NAME), so no other segments are among them."""
+    return f"{JOURNAL}{partition}/segments/_review/"
+
+
+def journal_answer(partition: str, nonce: str) -> str:
+    return f"{journal_answers(partition)}{nonce}.jsonl"
 
 
 def journal_segments(partition: str) -> str:

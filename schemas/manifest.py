@@ -104,6 +104,7 @@ class Manifest(Noun):
     parent: int | None
     files: tuple[DataFile, ...] = ()
     rejects: tuple[DataFile, ...] = ()
+    pending: tuple[DataFile, ...] = ()
     index: DataFile | None = None
     schema_fingerprint: str = ""
     input_fingerprint: str = ""

@@ -142,20 +142,47 @@ class BatchRequest(Message):
     opened: str
     batch: int
     rows: int
+    answered: bool = False  # the batch was done once, and people answered since
 
 
 class BatchResult(Message):
     """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
     drains, or `short` of money: the next call may take what is `needed`, in USD / 10^9 and in tokens, and the budget
-    has no room for it. Only `done` has counts."""
+    has no room for it. Only `done` has counts; `parked` rows hold the publication up until a person has answered."""
 
     state: Literal["done", "waiting", "handed_back", "short"]
     receipt: str = ""
     rows: int = 0
     rejected: int = 0
+    parked: int = 0
     until: dt.datetime | None = None
     reason: str = ""
     needed: tuple[int, int] = (0, 0)
+
+
+class AnswersRequest(Message):
+    """How far are people with what these batches ask? `tell`: let them know that it is asked."""
+
+    ref: RunRef
+    plan: str
+    partition: str
+    opened: str
+    receipts: tuple[str, ...]
+    tell: bool
+
+
+class Answers(Message):
+    """Questions that hold the publication up, without and with an answer."""
+
+    missing: int
+    given: int
+
+
+class ParkedPartition(Message):
+    """Told to the run by its partition: it waits for answers to this many questions, no longer where it is none."""
+
+    partition: str
+    questions: int
 
 
 class PublishRequest(Message):

@@ -2,8 +2,9 @@
 
     fingerprint rows → take known answers → run the graph once for each different row that is left → one outcome a row
 
-Every row ends as exactly one of ok, rejected (or is not finished, where the batch has to stop: a drain, a long wait, a
-fatal error). Answers are joined to rows by fingerprint, never by position, so one bad row cannot harm another.
+Every row ends as exactly one of ok, rejected, pending (or is not finished, where the batch has to stop: a drain, a long
+wait, a fatal error). A pending row waits for a person; it is run again once an answer is in the journal. Answers are
+joined to rows by fingerprint, never by position, so one bad row cannot harm another.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -24,20 +26,22 @@ from stages.failures import describe
 from stages.fingerprints import fingerprints
 from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, encode_record, now, record_of
 from stages.money import Purse
+from stages.questions import INTERRUPT, PENDING, AnyGraph, Parked, Rounds, ask, described, interrupts_of, resumed, waits
 from stages.scope import Interrupted, RowScope, Tally, current
 
 _RECENT_ROWS = 20_000
 _RECURSION_LIMIT = 100
-_INTERRUPTED = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 
 
 @dataclass(eq=False)
 class Shared:
-    """What batches of one partition share within a process: rows and calls in flight, and recent answers."""
+    """What batches of one partition share within a process: rows and calls in flight, recent answers, and the calls of
+    rows that are parked, which whoever goes on with an equal row will need."""
 
     rows: dict[RowKey, "asyncio.Future[RowRecord]"] = field(default_factory=dict)
     calls: dict[CallKey, "asyncio.Future[CallRecord]"] = field(default_factory=dict)
     recent: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
+    parked: dict[RowKey, list[CallRecord]] = field(default_factory=dict)
 
     def remember(self, record: RowRecord) -> None:
         """Keep an answer for equal rows of later batches: packed, as a run may hold many of them."""
@@ -88,11 +92,11 @@ class StageOutcome:
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:
     """An outcome for each row of the frame. `ids` are the identities of the source rows, in the frame's order."""
     prints = await asyncio.to_thread(fingerprints, rows, stage.reads)
-    known = context.journal.known.rows
+    known = context.journal.known
     first: dict[str, int] = {}
     for at, row in enumerate(prints):
         first.setdefault(row, at)
-    todo = [(row, at) for row, at in first.items() if (stage.fingerprint, row) not in known]
+    todo = [(row, at) for row, at in first.items() if not _settled(known.rows.get((stage.fingerprint, row)), known)]
     equal = Counter(prints)
     if answered := len(prints) - sum(equal[row] for row, _ in todo):
         context.on_row(answered)
@@ -102,7 +106,14 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
         _Row((stage.fingerprint, row), ids[at], values.row(at, named=True) if stage.reads else {}, equal[row])
         for row, at in todo
     )
-    return StageOutcome([known.get((stage.fingerprint, row)) for row in prints], run.stopped, context.drain.is_set())
+    found = (known.rows.get((stage.fingerprint, row)) for row in prints)
+    records = [record if _settled(record, known) else None for record in found]
+    return StageOutcome(records, run.stopped, context.drain.is_set())
+
+
+def _settled(record: RowRecord | None, known: Known) -> bool:
+    """Is there nothing to do for a row? A pending one has to be run again once it was answered."""
+    return record is not None and (record.status != PENDING or waits(record, known))
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,8 @@ class _Run:
         """The row's record, from an equal row of another batch or from the graph."""
         shared = self.context.shared
         record = shared.recalled(row.key)
+        if not _settled(record, self.context.journal.known):
+            record = None
         while record is None:
             leader = shared.rows.get(row.key)
             if leader is None:
@@ -184,7 +197,17 @@ class _Run:
                 record = await asyncio.shield(leader)
             except Interrupted:
                 continue  # the other batch was cancelled; this one asks for itself
+        if record.status == PENDING:
+            await self._keep_calls(row)
         return replace(record, id=row.id, run=self.context.run, at=now(), shared=record.shared or record.id != row.id)
+
+    async def _keep_calls(self, row: _Row) -> None:
+        """The row waits for the answer to a question of an equal row of another batch. Its graph may be the one that is
+        run again then, so what was paid for up to the question belongs to this row too."""
+        known = self.context.journal.known.calls
+        for call in self.context.shared.parked.get(row.key, ()):
+            if call.key not in known:
+                await self.context.journal.append(replace(call, id=row.id))
 
     async def _led(self, row: _Row) -> RowRecord:
         """Run the graph as the one that others with the same row wait for. What stops it stops them."""
@@ -195,6 +218,10 @@ class _Run:
         try:
             record = await self._graph(row)
             shared.remember(record)
+            shared.parked.pop(row.key, None)
+            if record.status == PENDING:
+                calls = self.context.journal.known.calls
+                shared.parked[row.key] = [calls[key] for key in record.calls if key in calls]
             future.set_result(record)
             return record
         except BaseException as exc:
@@ -205,7 +232,7 @@ class _Run:
 
     async def _graph(self, row: _Row) -> RowRecord:
         """One run of the graph. Raises what is not the row's fault: a wait, a fatal model error, a store that fails.
-        Everything else that goes wrong rejects the row, with its reason."""
+        A question parks the row; everything else that goes wrong rejects it, with its reason."""
         context = self.context
         scope = RowScope(
             id=row.id,
@@ -221,8 +248,12 @@ class _Run:
         token = current.set(scope)
         answer: str | None = None
         error: dict[str, Any] | None = None
+        status: Literal["ok", "rejected", "pending"] = "rejected"
         try:
-            answer = _json(await self._state(row.key[1], row.values))
+            answer = _json(await self._state(row, scope))
+            status = "ok"
+        except Parked as parked:
+            error, status = described(parked.questions), "pending"
         except RowError as exc:
             error = describe(exc)
         except TandemError:
@@ -241,36 +272,43 @@ class _Run:
             raise scope.stop  # whatever the graph made of it, it went on without the answer
         if error is not None:
             error["calls"] = len(scope.calls)
-        status: Literal["ok", "rejected"] = "ok" if error is None else "rejected"
         return RowRecord(*row.key, row.id, status, answer, error, tuple(scope.calls), context.run, now())
 
-    async def _invoked(self, row: str, prepared: dict[str, Any]) -> Any:
+    async def _invoked(self, row: str, graph: AnyGraph, given: Any, config: Mapping[str, Any]) -> Any:
         """The graph's last state; step by step where somebody watches."""
-        graph, context = self.stage.graph, self.stage.context
+        context: Any = self.stage.context
         told = self.context.on_step
+        merged: Any = {**self._config, **config} if config else self._config
         if told is None:
-            return await graph.ainvoke(prepared, self._config, context=context)
+            return await graph.ainvoke(given, merged, context=context)
         state: Any = None
-        async for mode, seen in graph.astream(
-            prepared, self._config, context=context, stream_mode=["updates", "values"]
-        ):
+        asked: list[Any] = []
+        async for mode, seen in graph.astream(given, merged, context=context, stream_mode=["updates", "values"]):
             if mode == "values":
                 state = seen
             elif isinstance(seen, Mapping):
+                asked += seen.get(INTERRUPT, ())
                 for node, update in seen.items():
-                    told(row, str(node), update)
-        return state
+                    if node != INTERRUPT:
+                        told(row, str(node), update)
+        return {**state, INTERRUPT: asked} if asked and isinstance(state, Mapping) else state
 
-    async def _state(self, row: str, values: dict[str, Any]) -> dict[str, Any]:
-        prepared = self.stage.prepare(values)
+    async def _state(self, row: _Row, scope: RowScope) -> dict[str, Any]:
+        prepared = self.stage.prepare(row.values)
         if isinstance(prepared, Answered):
             return prepared.answer
+        said = self.context.journal.known.answers.get(row.key)
         try:
-            state = await self._invoked(row, prepared)
+            if said is None:
+                state = await self._invoked(row.key[1], self.stage.graph, prepared, {})
+            else:
+                scope.rounds = rounds = Rounds()
+                invoke = partial(self._invoked, row.key[1])
+                state = await resumed(self.stage.graph, prepared, said, rounds, invoke)
         except GraphBubbleUp as exc:
             raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
-        if isinstance(state, Mapping) and _INTERRUPTED in state:
-            raise RowError("the graph stopped to ask a person", kind="interrupted")
+        if interrupts := interrupts_of(state):
+            raise ask(interrupts)
         return self.stage.harvest(state)
 
 

@@ -1,9 +1,11 @@
 """The journal: what has been answered, and paid for. A set of facts, appended in immutable segments.
 
-Two kinds of record (design: the journal):
+Kinds of record (design: the journal):
 
-    row    (stage fingerprint, row fingerprint)      → the row's final, validated answer, or its reject
-    call   (request digest, ordinal within its row)  → the model's raw response, saved before anything parses it
+    row     (stage fingerprint, row fingerprint)      → the row's final, validated answer, its reject, or what it asks
+    call    (request digest, ordinal within its row)  → the model's raw response, saved before anything parses it
+    answer  (a row, one of its questions)             → what a person said
+    void    (a row, some of its calls)                → a person wants other answers
 
 A segment is a text object: a header line, then one line a record, `<crc32, 8 hex> <JSON>`. A torn line fails its
 checksum and costs only itself. Compacted journals hold the same records as Parquet (`pipeline.journals`). Records are
@@ -25,18 +27,19 @@ TOOL = "tool:"  # before a tool's name, where a call's record names its model: j
 _LINE_START = re.compile(rb"[0-9a-f]{8} \{")
 RowKey = tuple[str, str]
 CallKey = tuple[str, int]
+QuestionKey = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class RowRecord:
-    """`answer` is the JSON text of the stage's output columns; `error` describes a reject; `calls` are the calls that
-    led here, so that a retry can void exactly them. `id` is the identity of the source row that asked; `shared`: it
-    took the answer of an equal row."""
+    """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or what a pending row asks
+    (`stages.questions`); `calls` are the calls that led here, so that a retry can void exactly them. `id` is the
+    identity of the source row that asked; `shared`: it took the answer of an equal row."""
 
     stage: str
     row: str
     id: str
-    status: Literal["ok", "rejected"]
+    status: Literal["ok", "rejected", "pending"]
     answer: str | None
     error: dict[str, Any] | None
     calls: tuple[CallKey, ...]
@@ -91,11 +94,31 @@ class VoidRecord:
         return self.stage, self.row
 
 
-Record = RowRecord | CallRecord | VoidRecord
-_KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord]] = {
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """A person's answer, as JSON text, to the question of this digest that the row asks for the `ordinal`-th time."""
+
+    stage: str
+    row: str
+    id: str
+    question: str
+    ordinal: int
+    answer: str
+    run: str
+    at: float
+    nonce: str
+
+    @property
+    def key(self) -> RowKey:
+        return self.stage, self.row
+
+
+Record = RowRecord | CallRecord | VoidRecord | AnswerRecord
+_KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord] | type[AnswerRecord]] = {
     "row": RowRecord,
     "call": CallRecord,
     "void": VoidRecord,
+    "answer": AnswerRecord,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -229,15 +252,23 @@ class Known:
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.rows: dict[RowKey, RowRecord] = {}
         self.calls: dict[CallKey, CallRecord] = {}
+        self.answers: dict[RowKey, dict[QuestionKey, AnswerRecord]] = {}
         self._voided: dict[RowKey | CallKey, float] = {}
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """An answer wins over rejects, a later reject over an earlier, the first answer over later ones: whatever the
-        order in which facts are read, the same are known."""
+        """An answer wins over rejects and questions, a later one of these over an earlier, the first answer over later
+        ones; of what people say, the last word counts. Whatever the order in which facts are read, the same are
+        known."""
         if isinstance(record, VoidRecord):
             self._void(record)
+            return
+        if isinstance(record, AnswerRecord):
+            said = self.answers.setdefault(record.key, {})
+            before = said.get((record.question, record.ordinal))
+            if before is None or (record.at, record.nonce) > (before.at, before.nonce):
+                said[record.question, record.ordinal] = record
             return
         answered = isinstance(record, RowRecord) and record.status == "ok"
         if not answered and record.at <= self._voided.get(record.key, 0.0):

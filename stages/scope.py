@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from schemas.errors import RowError, TandemError
 from schemas.ids import digest
@@ -30,12 +30,21 @@ class Tally:
     unknown: int = 0
 
 
+class Repeats(Protocol):
+    """Calls of a graph that is run in rounds (`stages.questions.Rounds`)."""
+
+    def again(self, request: str) -> CallKey | None: ...
+
+    def first(self, key: CallKey) -> None: ...
+
+
 @dataclass
 class RowScope:
     """One row's run of a graph. `asked` counts equal requests, so that the n-th of them has its own answer; `calls` are
     those it used; `purse`, where money is counted, is what they may cost; `cache_missed` are those of the graph's own
     models that LangChain has asked about and not yet answered. `stop` is what must end the batch, even where the graph
-    swallows the exception; `halted` says why the batch pays for nothing more."""
+    swallows the exception; `halted` says why the batch pays for nothing more. `rounds`, where tasks of the graph are
+    run again, knows what they asked before."""
 
     id: str
     run: str
@@ -52,13 +61,18 @@ class RowScope:
     cache_missed: defaultdict[str, list[CallKey]] = field(default_factory=lambda: defaultdict(list))
     from_threads: set["Future[Any]"] = field(default_factory=set)
     closed: bool = False
+    rounds: Repeats | None = None
 
     def next_key(self, request: str) -> CallKey:
         """The key of the next call with this request in this row."""
+        if self.rounds is not None and (before := self.rounds.again(request)) is not None:
+            return before
         ordinal = self.asked[request]
         self.asked[request] += 1
         key = (request, ordinal)
         self.calls.append(key)
+        if self.rounds is not None:
+            self.rounds.first(key)
         return key
 
     def took(self, record: CallRecord) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import process
-from pipeline.cli.commands import outputs, partitions, rejects, runs
+from pipeline.cli.commands import outputs, partitions, rejects, review, runs
 from pipeline.cli.console import Screen
 from pipeline.cli.options import (
     DEFAULT_SPEC,
@@ -44,6 +44,7 @@ app.add_typer(rejects.app, name="rejects")
 app.add_typer(runs.app, name="runs")
 app.add_typer(outputs.app, name="outputs")
 app.add_typer(partitions.app, name="partitions")
+app.add_typer(review.app, name="review")
 
 
 def _version(asked: bool) -> None:

@@ -152,7 +152,9 @@ async def _through(ready: Ready, rows: pl.DataFrame, context: BatchContext) -> l
             made = {"status": record.status, "output": answers[-1], "error": record.error}
             told[at]["stages"][stage.name] = {**made, "steps": _plain(steps.get(record.row, []))}
         columns = answer_columns(answers, stage.fields)
-        kept = pl.Series([a is not None or stage.spec.on_reject == "null" for a in answers], dtype=pl.Boolean)
+        nulls = stage.spec.on_reject == "null"
+        ends = [record.status if record is not None else "" for record in outcome.records]
+        kept = pl.Series([end == "ok" or (end == "rejected" and nulls) for end in ends], dtype=pl.Boolean)
         frame = frame.with_columns(pl.Series(name, values) for name, values in columns.items()).filter(kept)
     return told
 
@@ -184,6 +186,8 @@ def _show(partition: str, told: list[dict[str, Any]], before: int, only: str | N
                 screen.result(f"    {step['node']}: {_cut(step['update'], 300)}")
             if made.get("error"):
                 screen.result(f"    {made['error'].get('kind')}: {made['error'].get('message')}")
+                for question in made["error"].get("questions", ()):
+                    screen.result(f"    asks: {_cut(question['asks'], 300)}")
             for name, value in (made.get("output") or {}).items():
                 screen.result(f"    {name} = {_cut(value)}")
 

@@ -1,7 +1,8 @@
 """PartitionWorkflow: one partition, from its rows to a committed generation.
 
     open → a window of enrich_batch → publish            (lost the commit to other content: once more, from the journal)
-      │                                └ a wait is a result: sleep, schedule the batch again
+      │        │                       └ a wait is a result: sleep, schedule the batch again
+      │        └ rows wait for a person (pending: wait): wait as long as it takes, then these batches once more
       └ cancelled or failed: close, with a tombstone where it was cancelled
 
 It returns how the partition ended, also when it failed: one failed partition never fails its siblings.
@@ -9,6 +10,7 @@ It returns how the partition ended, also when it failed: one failed partition ne
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from datetime import timedelta
 
 from temporalio import workflow
@@ -18,12 +20,15 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
     from pipeline.workflows.funds import Shortages
     from schemas.messages import (
+        Answers,
+        AnswersRequest,
         BatchRequest,
         BatchResult,
         CloseRequest,
         Opened,
         OpenRequest,
         Outcome,
+        ParkedPartition,
         PartitionInput,
         PartitionResult,
         Progress,
@@ -34,14 +39,18 @@ with workflow.unsafe.imports_passed_through():
 _REOPENS = 1
 _HANDED_BACK = timedelta(seconds=0.5)
 _LONGEST_FLOOR = timedelta(minutes=1)
+# People take minutes or weeks. Looking for their answers after a tenth of the time waited so far is soon enough, and
+# some 2,000 events of history a month. `tandem review answer` says that there is news, so it is the second-best way.
+_FIRST_LOOK = timedelta(seconds=5)
+_LAST_LOOK = timedelta(hours=6)
 
 
 @workflow.defn
 class PartitionWorkflow:
     def __init__(self) -> None:
         self._rows = 0
-        self._done = 0
-        self._rejected = 0
+        self._finished: dict[int, BatchResult] = {}
+        self._news = False
         self._paused = ""
         self._window = 1
         self._waiting = ""
@@ -83,7 +92,7 @@ class PartitionWorkflow:
     async def _published(self) -> PartitionResult:
         lost_to: int | None = None
         for attempt in range(_REOPENS + 1):
-            self._done = self._rejected = 0
+            self._finished = {}
             opened = await self._open(lost_to)
             if (
                 opened.up_to_date
@@ -91,7 +100,11 @@ class PartitionWorkflow:
                 closed = await self._close("unchanged", "", "", fence=False)
                 return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows = opened.base, opened.rows
-            receipts = await self._enriched(opened)
+            await self._enriched(opened, range(opened.batches), answered=False)
+            while parked := self._parked():
+                await self._answers(opened)
+                await self._enriched(opened, parked, answered=True)
+            receipts = self._receipts(opened)
             self._say("publishing")
             try:
                 return await self._publish(opened, receipts)
@@ -108,10 +121,57 @@ class PartitionWorkflow:
         )
         return await call("open", request, Opened)
 
-    async def _enriched(self, opened: Opened) -> list[str]:
-        """The receipts of all batches, in order; a window of them at work at once. However it ends, none is at work
-        afterwards: what they flush on their way out is in the journal before anything else is done."""
-        receipts = [""] * opened.batches
+    def _parked(self) -> list[int]:
+        """The batches with rows that hold the publication up until a person has answered; a rehearsal has none."""
+        if self._given.rehearsal:
+            return []
+        return sorted(number for number, result in self._finished.items() if result.parked)
+
+    def _receipts(self, opened: Opened) -> list[str]:
+        return [self._finished[number].receipt for number in range(opened.batches)]
+
+    async def _answers(self, opened: Opened) -> None:
+        """Wait until people have answered all that holds the publication up."""
+        given = self._given
+        request = AnswersRequest(
+            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened,
+            receipts=tuple(self._receipts(opened)), tell=True,
+        )  # fmt: skip
+        since = workflow.now()
+        try:
+            while (found := await call("answers", request, Answers)).missing:
+                if request.tell:
+                    await self._tell_run(found.missing)
+                request = request.model_copy(update={"tell": False})
+                s = "" if found.missing == 1 else "s"
+                self._waiting = f"{found.missing:,} answer{s} of a person (tandem review ls)"
+                self._say(f"waiting: {self._waiting}")
+                self._news = False
+                look = min(max((workflow.now() - since) / 10, _FIRST_LOOK), _LAST_LOOK)
+                with contextlib.suppress(TimeoutError):
+                    await workflow.wait_condition(lambda: self._news, timeout=look)
+        finally:
+            self._waiting = ""
+        if not request.tell:
+            await self._tell_run(0)
+
+    async def _tell_run(self, questions: int) -> None:
+        """A partition that waits for people must keep no other from being worked on. Shielded: a signal that gets
+        through although it was to be cancelled would swallow the cancel."""
+        await asyncio.shield(asyncio.ensure_future(self._signal_run(questions)))
+
+    async def _signal_run(self, questions: int) -> None:
+        parent = workflow.info().parent
+        if parent is not None:
+            run = workflow.get_external_workflow_handle(parent.workflow_id, run_id=parent.run_id)
+            with contextlib.suppress(FailureError):  # one that has just ended needs no telling
+                await run.signal("parked", ParkedPartition(partition=self._given.partition, questions=questions))
+
+    async def _enriched(self, opened: Opened, numbers: Iterable[int], *, answered: bool) -> None:
+        """Do these batches, a window of them at work at once. However it ends, none is at work afterwards: what they
+        flush on their way out is in the journal before anything else is done."""
+        for number in numbers:
+            self._finished.pop(number, None)
         running: set[asyncio.Task[None]] = set()
         failed: list[BaseException] = []
 
@@ -121,13 +181,13 @@ class PartitionWorkflow:
                 failed.append(exc)
 
         try:
-            for number in range(opened.batches):
+            for number in numbers:
                 await workflow.wait_condition(
                     lambda: bool(failed) or (len(running) < self._window and not self._paused and not self._short)
                 )
                 if failed:
                     break
-                task = asyncio.create_task(self._batch(opened, number, receipts))
+                task = asyncio.create_task(self._batch(opened, number, answered))
                 running.add(task)
                 task.add_done_callback(ended)
             await workflow.wait_condition(lambda: bool(failed) or not running)
@@ -137,13 +197,13 @@ class PartitionWorkflow:
             for task in tuple(running):
                 task.cancel()
             await _all_ended(running)
-        return receipts
 
-    async def _batch(self, opened: Opened, number: int, receipts: list[str]) -> None:
+    async def _batch(self, opened: Opened, number: int, answered: bool) -> None:
         given = self._given
         request = BatchRequest(
-            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, batch=number, rows=0
-        )
+            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, batch=number, rows=0,
+            answered=answered,
+        )  # fmt: skip
         floor = _HANDED_BACK
         while True:
             self._short.at_work += 1
@@ -154,9 +214,7 @@ class PartitionWorkflow:
             finally:
                 self._short.at_work -= 1
             if result.state == "done":
-                receipts[number] = result.receipt
-                self._done += result.rows
-                self._rejected += result.rejected
+                self._finished[number] = result
                 self._waiting = ""
                 self._say(f"{self._done:,} of {self._rows:,} rows")
                 return
@@ -212,6 +270,10 @@ class PartitionWorkflow:
             reason = f"{message}; closing it failed too: {cause_of(exc)[1]}"
             return PartitionResult(partition=given.partition, outcome=outcome, error=error, message=reason)
 
+    @property
+    def _done(self) -> int:
+        return sum(result.rows for result in self._finished.values())
+
     def _say(self, detail: str) -> None:
         workflow.set_current_details(f"{self._given.partition}: {detail}")
 
@@ -232,6 +294,11 @@ class PartitionWorkflow:
     def funded(self) -> None:
         self._short.over()
 
+    @workflow.signal
+    def answered(self) -> None:
+        """Somebody has answered a question."""
+        self._news = True
+
     @workflow.query
     def progress(self) -> Progress:
         return Progress(
@@ -240,7 +307,7 @@ class PartitionWorkflow:
             totals=Totals(),
             rows_total=self._rows,
             rows_done=self._done,
-            rejected=self._rejected,
+            rejected=sum(result.rejected for result in self._finished.values()),
             running=(),
             waiting=self._waiting,
         )

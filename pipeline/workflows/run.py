@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
         HolderRequest,
         Page,
         PageRequest,
+        ParkedPartition,
         PartitionInput,
         PartitionResult,
         PlannedPartition,
@@ -63,6 +64,7 @@ _ENDS_WITHIN = timedelta(seconds=1)  # it tells us as the last thing that it doe
 _HELD_LONGEST = timedelta(hours=1)
 _MOST_PARTITIONS = 500
 _MOST_ROWS = 10_000
+_MAX_PARKED = 300
 STATE = SearchAttributeKey.for_keyword("TandemState")
 PAUSED = "paused"  # in the memo: why, so that whoever looks need not ask a worker
 PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
@@ -83,6 +85,7 @@ class RunWorkflow:
         self._held: set[str] = set()  # of those: waited for until another run is done with them
         self._freed: set[str] = set()
         self._partitions: int | None = None  # asked for before there was a plan
+        self._parked: dict[str, int] = {}  # of those: waiting for people, with how many questions
         self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
         self._latest: list[PartitionResult] = []
         self._finished = 0
@@ -164,7 +167,10 @@ class RunWorkflow:
                 if not planned.run:
                     continue
                 await workflow.wait_condition(
-                    lambda: (self._has_room() and len(self._held) < _MAX_HELD) or self._stop is not None
+                    lambda: (
+                        self._stop is not None
+                        or (self._has_room() and len(self._held) < _MAX_HELD and len(self._parked) < _MAX_PARKED)
+                    )
                 )
                 if self._stop is not None:
                     break
@@ -176,10 +182,10 @@ class RunWorkflow:
             raise
 
     def _has_room(self) -> bool:
-        """May another child be started? Held partitions take no room."""
+        """May another child be started? Partitions that are held, or wait for people, take no room."""
         assert self._planned is not None
-        stopped = self._paused or self._funds.are_short
-        return not stopped and len(self._running) - len(self._held) < self._planned.windows.partitions
+        taken = len(self._running) - len(self._held) - len(self._parked)
+        return not (self._paused or self._funds.are_short) and taken < self._planned.windows.partitions
 
     async def _cancel_children(self) -> None:
         tasks = list(self._running.values())
@@ -204,6 +210,7 @@ class RunWorkflow:
             )
         finally:
             self._held.discard(planned.key)
+            self._parked.pop(planned.key, None)
             self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
             self._funds.forget(planned.key)
@@ -354,6 +361,8 @@ class RunWorkflow:
         totals = self._totals
         done = totals.published + totals.unchanged + totals.failed + totals.cancelled
         self._note = f"{done:,} of {totals.total:,} partitions done, {len(self._running)} running"
+        if questions := sum(self._parked.values()):
+            self._note += f", {questions:,} answers of people missing (tandem review ls)"
         broke = f". Paused: {self._funds.broke.message}" if self._funds.broke else ""
         workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{broke}")
 
@@ -402,11 +411,20 @@ class RunWorkflow:
             await self._tell(child, PartitionWorkflow.resume)
 
     @workflow.signal
+    def parked(self, told: ParkedPartition) -> None:
+        """A partition waits for people, or goes on."""
+        if told.questions and told.partition in self._running:
+            self._parked[told.partition] = told.questions
+        else:
+            self._parked.pop(told.partition, None)
+        self._say()
+
+    @workflow.signal
     def short(self, shortage: Shortage) -> None:
         self._funds.note(shortage)
 
     def _at_work(self) -> set[str]:
-        return self._running.keys() - self._held
+        return self._running.keys() - self._held - self._parked.keys()
 
     async def _funded(self, partitions: Sequence[str]) -> None:
         for child in [self._children[key] for key in partitions if key in self._children]:

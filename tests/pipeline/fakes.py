@@ -26,6 +26,8 @@ from pipeline.workflows.run import RunWorkflow
 from schemas import ids
 from schemas.manifest import Counts, Usage
 from schemas.messages import (
+    Answers,
+    AnswersRequest,
     BatchRequest,
     BatchResult,
     CloseRequest,
@@ -127,6 +129,10 @@ class Fakes:
         return await self._do("enrich_batch", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
+    async def answers(self, request: AnswersRequest) -> Answers:
+        return await self._do("answers", request, Answers(missing=0, given=1))  # type: ignore[no-any-return]
+
+    @activity.defn
     async def publish(self, request: PublishRequest) -> PartitionResult:
         usual = PartitionResult(
             partition=request.partition, outcome="published", generation=1,
@@ -161,8 +167,8 @@ class Fakes:
 
     def all(self) -> list[Callable[..., Any]]:
         return [
-            self.plan, self.read_page, self.open, self.enrich_batch, self.publish, self.close, self.finalise,
-            self.holder, self.set_limits, self.reckon,
+            self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
+            self.finalise, self.holder, self.set_limits, self.reckon,
         ]  # fmt: skip
 
 

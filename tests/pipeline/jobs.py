@@ -94,9 +94,10 @@ class Bench:
     async def enrich(self, job: Job, plan: Plan, opened: OpenedPartition) -> list[Enriched]:
         shared, drain = Shared(), asyncio.Event()
         done = []
+        answers = partitions.answers_of(self.store, opened, anew=False)
         for number, batch in enumerate(opened.batches):
             context = await batch_context(
-                job, self.store, plan.run, opened.partition, number, batch, shared, drain, self.spools
+                job, self.store, plan.run, opened.partition, number, batch, shared, drain, self.spools, answers
             )
             done.append(await enrich_batch(job, self.store, opened.folder, opened.partition, number, batch, context))
         return done

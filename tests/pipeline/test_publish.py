@@ -382,4 +382,14 @@ async def test_a_repeated_publish_adopts_its_own_commit(bench: Bench) -> None:
 
 
 def test_a_receipt_knows_its_files(bench: Bench) -> None:
-    assert set(Receipt.model_fields) == {"batch", "data", "index", "rejects", "counts", "reuse", "damage"}
+    assert set(Receipt.model_fields) == {
+        "batch",
+        "data",
+        "index",
+        "rejects",
+        "pending",
+        "parked",
+        "counts",
+        "reuse",
+        "damage",
+    }

@@ -270,7 +270,7 @@ FAULTY = """
         ("cancel", "NodeCancelledError", "CancelledError"),
         ("nothing", "missing_output", "'draft'"),
         ("wrong type", "invalid_output", "draft"),
-        ("interrupt", "interrupted", "a person"),
+        ("interrupt", "pending", "waiting for an answer"),
         ("forever", "GraphRecursionError", "limit"),
     ],
 )
@@ -287,7 +287,7 @@ async def test_the_same_while_somebody_watches_each_step(write: Write) -> None:
     steps: list[tuple[str, str]] = []
     context = a_context(on_step=lambda row, node, update: steps.append((row, node)))
     outcome = await enrich(a_stage(f"{write(FAULTY)}:graph"), rows("a", "raise", "nothing", "interrupt"), context)
-    assert kinds(outcome) == ["ok", "Wrong", "missing_output", "interrupted"]
+    assert kinds(outcome) == ["ok", "Wrong", "missing_output", "pending"]
     assert ("act" in [node for _, node in steps]) is True
 
 
