@@ -28,6 +28,7 @@ from pipeline.partitions import OpenedPartition, answers_of, load_opened, open_p
 from pipeline.plans import Job, Plan
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
 from pipeline.purse import Purses
+from pipeline.scheduled import ask
 from pipeline.settings import purse_folder, spool_folder
 from pipeline.spool import Spools
 from pipeline.stores import Store, open_store
@@ -37,6 +38,8 @@ from schemas.messages import (
     MAX_PAYLOAD_BYTES,
     Answers,
     AnswersRequest,
+    Asked,
+    AskRequest,
     BatchRequest,
     BatchResult,
     CloseRequest,
@@ -150,7 +153,7 @@ class Activities:
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
-            self.finalise, self.holder, self.set_limits, self.reckon,
+            self.finalise, self.holder, self.set_limits, self.reckon, self.ask,
         ]  # fmt: skip
 
     def store(self, ref: RunRef) -> Store:
@@ -294,6 +297,13 @@ class Activities:
         """Write down how a partition ended without a publication, behind a fence where it was cancelled."""
         async with beating():
             return await asyncio.to_thread(_close, self.store(request.ref), request)
+
+    @activity.defn
+    @translated
+    async def ask(self, request: AskRequest) -> Asked:
+        """The request of a schedule's firing, or that nothing is to be done."""
+        async with beating() as beat:
+            return await asyncio.to_thread(ask, self.store(request.ref), request, self.services, beat.note)
 
     @activity.defn
     @translated

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from schemas.durations import parse_duration
+from schemas.durations import Duration, parse_duration
 from schemas.errors import SpecError, UsageError
 from schemas.ids import decode_value
 from schemas.manifest import Manifest, Noun
@@ -28,6 +28,16 @@ _EVENTS_PER_BATCH = 6
 _EVENTS_PER_CHILD = 9
 
 
+class Due(Noun):
+    """A firing of a schedule: it takes what is over by `at`. Of what was over at `since` already, back to `lookback`,
+    only what was never published or failed last. `open`: all that changed back to there, over or not."""
+
+    at: dt.datetime
+    since: dt.datetime
+    lookback: Duration
+    open: bool = False
+
+
 class Selection(Noun):
     """What a run is asked to take. Part of its identity. `limit_rows`: the first N rows in plan order."""
 
@@ -39,6 +49,7 @@ class Selection(Noun):
     limit_rows: int | None = None
     fresh: bool = False
     agreed: str = ""  # the object of a plan that was agreed on: what it says is done, or nothing
+    due: Due | None = None
 
 
 class RowChanges(Noun):
@@ -116,7 +127,7 @@ def select(
     if every is None:
         raise UsageError("--from-date, --to-date and --last need partition.by: time.", hint="Use --partition KEY.")
     start, end = interval_of(selection, zone=zone, now=now)
-    first, last = (_in_utc(start, zone), _in_utc(end, zone)) if every == "hour" else (start, end)
+    first, last = (in_utc(start, zone), in_utc(end, zone)) if every == "hour" else (start, end)
     chosen = []
     for key in available:
         began, over = start_of(key, every), end_of(key, every)
@@ -187,7 +198,7 @@ def _local(when: dt.datetime, zone: str) -> dt.datetime:
     return when.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
 
 
-def _in_utc(local: dt.datetime | None, zone: str) -> dt.datetime | None:
+def in_utc(local: dt.datetime | None, zone: str) -> dt.datetime | None:
     if local is None:
         return None
     try:

@@ -15,10 +15,10 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipeline import agreed, catalogue, planning
+from pipeline import agreed, catalogue, due, planning
 from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset
-from pipeline.planning import Decision, Selection
+from pipeline.planning import Decision, Reprocess, Selection
 from pipeline.questions import answered_rows
 from pipeline.settings import expanded
 from pipeline.shapes import aspects_of, shape_of
@@ -202,7 +202,6 @@ def refuse_unbuilt(spec: Spec) -> None:
 def without_effect(spec: Spec) -> list[str]:
     """What a spec may ask for and this version does not do yet, where going on does no harm."""
     said = {
-        "schedule": spec.schedule,
         "notify": spec.notify,
     }
     return [name for name, value in said.items() if value]
@@ -222,14 +221,8 @@ def decisions(
     if selection.agreed:
         yield from _as_agreed(job, store, selection, note)
         return
-    partition = job.spec.partition
-    chosen = planning.select(
-        job.snapshot.partitions,
-        selection,
-        every=partition.every if partition.by == "time" else None,
-        zone=partition.zone,
-        now=now,
-    )
+    levels = _levels(job, selection, now)
+    chosen = list(levels)
     now_is = planning.Shape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
@@ -246,10 +239,20 @@ def decisions(
             manifest,
             input_fingerprint=fingerprint,
             shape=now_is,
-            reprocess=selection.reprocess,
+            reprocess=levels[key],
             last_failed=failed.get(key),
             answered=answered_rows(store, manifest),
         )
+
+
+def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Reprocess]:
+    """The selected partitions, each with what makes it run."""
+    partition, available = job.spec.partition, job.snapshot.partitions
+    every = partition.every if partition.by == "time" else None
+    if selection.due is not None:
+        return due.levels(available, selection.due, every=every, zone=partition.zone)
+    chosen = planning.select(available, selection, every=every, zone=partition.zone, now=now)
+    return dict.fromkeys(chosen, selection.reprocess)
 
 
 def _as_agreed(job: Job, store: Store, selection: Selection, note: Callable[[int], None]) -> list[Decision]:

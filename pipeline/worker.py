@@ -16,6 +16,7 @@ from pipeline.activities import Activities
 from pipeline.policies import GRACE, HEARTBEAT_EVERY
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
+from pipeline.workflows.scheduled import ScheduledWorkflow
 from stages.own_models import journal_own_models
 from stages.transport import close_session
 
@@ -52,7 +53,7 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     worker = Worker(
         client,
         task_queue=queue,
-        workflows=[RunWorkflow, PartitionWorkflow],
+        workflows=[RunWorkflow, PartitionWorkflow, ScheduledWorkflow],
         activities=activities.all(),
         workflow_runner=sandbox(),
         max_concurrent_activities=MAX_ACTIVITIES,

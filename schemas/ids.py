@@ -12,6 +12,7 @@
     <sink>/_tandem/waiting/<partition>.parquet         the same, of a partition that waits before it is published
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
+    <sink>/_tandem/schedule/spec-<digest>.json         what a schedule was applied with
     <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
     <sink>/_tandem/budget/<day>/<version>.json         what the pipeline spends on a UTC day
     <sink>/_tandem/plans/<digest>.json                 plans that were agreed on
@@ -24,6 +25,7 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from urllib.parse import unquote
 
 TANDEM = "_tandem"
@@ -113,6 +115,21 @@ def run_of_workflow(workflow_id: str) -> str:
     return run if found and kind.startswith("tandem/") else ""
 
 
+def schedule_id(pipeline: str, sink: str) -> str:
+    """A pipeline of a sink has one schedule."""
+    return f"tandem/{pipeline}/{sink_digest(sink)}/schedule"
+
+
+def scheduled_workflow_id(pipeline: str, sink: str) -> str:
+    """Of what a schedule starts; Temporal appends the scheduled time."""
+    return f"tandem/{pipeline}/{sink_digest(sink)}/scheduled"
+
+
+def scheduled_run(at: datetime, kind: str) -> str:
+    """The name of the run of one firing: from its scheduled time, so that a firing that comes twice is one run."""
+    return f"{kind}-{at:%Y%m%dT%H%M%SZ}"
+
+
 # Object keys, relative to the sink ---------------------------------------------------------------------------------
 
 DATASET = f"{TANDEM}/dataset.json"
@@ -200,6 +217,11 @@ def request(run: str) -> str:
 
 def report(run: str) -> str:
     return f"{RUNS}{run}/report.json"
+
+
+def scheduled_spec(content: str) -> str:
+    """The spec that a schedule was applied with."""
+    return f"{TANDEM}/schedule/spec-{content[:16]}.json"
 
 
 def limits_of_run(run: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import process
-from pipeline.cli.commands import outputs, partitions, rejects, review, runs
+from pipeline.cli.commands import outputs, partitions, rejects, review, runs, schedule
 from pipeline.cli.console import Screen
 from pipeline.cli.options import (
     DEFAULT_SPEC,
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(runs.app, name="runs")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(outputs.app, name="outputs")
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(review.app, name="review")

@@ -67,7 +67,8 @@ async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> 
 
 async def _open_queues(client: Client) -> set[str]:
     found = set()
-    async for execution in client.list_workflows("ExecutionStatus = 'Running' AND WorkflowType = 'RunWorkflow'"):
+    kinds = "WorkflowType IN ('RunWorkflow', 'ScheduledWorkflow')"
+    async for execution in client.list_workflows(f"ExecutionStatus = 'Running' AND {kinds}"):
         found.add(execution.task_queue)
     return found
 

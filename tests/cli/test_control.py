@@ -39,7 +39,7 @@ def test_a_run_is_paused_changed_and_let_go_on_from_beside_it(tmp_path: Path, mo
         assert model_server.stats().answered_ok == finished < 90, "nothing new is begun"
         for flags, sentence in (
             (("--max-active", "0"), "--max-active 0: not between 1 and 500."),
-            ((), "Nothing was given to be set. Say --max-active N or --rows-in-flight N."),
+            ((), "Nothing was given to be set. Say --max-active N, --rows-in-flight N or --max-cost USD."),
         ):
             refused = project.tandem("runs", "set", *flags, "--json")
             assert (refused.code, refused.json["error"]["message"]) == (2, sentence)

@@ -23,11 +23,14 @@ from temporalio.worker import Worker
 from pipeline.worker import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
+from pipeline.workflows.scheduled import ScheduledWorkflow
 from schemas import ids
 from schemas.manifest import Counts, Usage
 from schemas.messages import (
     Answers,
     AnswersRequest,
+    Asked,
+    AskRequest,
     BatchRequest,
     BatchResult,
     CloseRequest,
@@ -165,10 +168,14 @@ class Fakes:
     async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
         return await self._do("set_limits", request, request.limits)  # type: ignore[no-any-return]
 
+    @activity.defn
+    async def ask(self, request: AskRequest) -> Asked:
+        return await self._do("ask", request, Asked())  # type: ignore[no-any-return]
+
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
-            self.finalise, self.holder, self.set_limits, self.reckon,
+            self.finalise, self.holder, self.set_limits, self.reckon, self.ask,
         ]  # fmt: skip
 
 
@@ -222,7 +229,8 @@ async def at_work(client: Client, fakes: Fakes, **options: Any) -> AsyncIterator
     options.setdefault("workflow_runner", sandbox())
     options.setdefault("max_cached_workflows", 100)
     async with Worker(
-        client, task_queue=bench.queue, workflows=[RunWorkflow, PartitionWorkflow], activities=fakes.all(),
+        client, task_queue=bench.queue, workflows=[RunWorkflow, PartitionWorkflow, ScheduledWorkflow],
+        activities=fakes.all(),
         max_heartbeat_throttle_interval=dt.timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=dt.timedelta(milliseconds=100), **options,
     ):  # fmt: skip
