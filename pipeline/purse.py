@@ -194,6 +194,7 @@ class RunPurse:
         )
         self._store, self._folder, self._day_nanos, self._today = store, folder, day_nanos, today
         self._days: dict[dt.date, Account] = {}
+        self.tight = False
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
         self._out = 0

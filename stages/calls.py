@@ -14,7 +14,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -25,14 +26,14 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
-from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
+from schemas.errors import BudgetReached, FatalModelError, RowError, TandemError, TransientModelError
 from stages.failures import classify, may_be_billed
 from stages.headers import allowed_by
 from stages.journal import CallKey, CallRecord, now
 from stages.limiter import Blocked, Limiter
-from stages.money import DEFAULT_CAP, FREE, Held, cap_in, most_of
+from stages.money import DEFAULT_CAP, FREE, Amount, Held, Seen, cap_in, most_of
 from stages.scope import Interrupted, RowScope, current, request_digest
-from stages.wire import wire
+from stages.wire import CUT_OFF, finish_of, wire
 
 # Answered, and so billed, but not with anything that could be kept.
 _BILLED = frozenset(("malformed_response", "empty_answer", "oversized_answer"))
@@ -55,22 +56,23 @@ class Waiting(TandemError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: the digest of its canonical form, the size of that in bytes, and the most tokens of an answer
-    (0: nothing bounds it)."""
+    """What is asked: the digest of its canonical form, the size of that in bytes, and the most tokens of an answer,
+    where the request says so."""
 
     digest: str
     size: int
-    cap: int
+    cap: int | None = None
 
 
-Send = Callable[[], Awaitable[ChatResult]]
+# Ask, with an answer of so many tokens at most where that is not said already.
+Send = Callable[[int | None], Awaitable[ChatResult]]
 
 
 @dataclass(frozen=True)
 class Backend:
     """What stands behind a model: its name as users write it, the identity that its answers depend on, who bounds it,
-    and what a call costs. `cap`: the most tokens of an answer, where the spec says so; `capped`: the model to ask where
-    it does not, and money is counted."""
+    and what a call costs. `cap`: the most tokens of an answer, where the spec says so; `capped`: where it does not, the
+    model with one; `seen`: what its calls were like."""
 
     name: str
     identity: bytes
@@ -79,7 +81,8 @@ class Backend:
     price: Callable[[dict[str, int]], float | None]
     timeout_s: float
     cap: int | None = None
-    capped: BaseChatModel | None = None
+    capped: Callable[[int], BaseChatModel] | None = None
+    seen: Seen = field(default_factory=Seen)
 
 
 class Journalled:
@@ -91,16 +94,15 @@ class Journalled:
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         scope, backend = current.get(), self._tandem
-        ask = super()._agenerate  # type: ignore[misc]
-        if scope is not None and scope.purse is not None and backend.capped is not None and cap_in(kwargs) is None:
-            ask = backend.capped._agenerate
+        plainly = super()._agenerate  # type: ignore[misc]
 
-        async def send() -> ChatResult:
+        async def send(cap: int | None) -> ChatResult:
+            ask = plainly if cap is None or backend.capped is None else backend.capped(cap)._agenerate
             result: ChatResult = await ask(messages, stop, run_manager, **kwargs)
             return result
 
         if scope is None:
-            return await send()
+            return await send(None)
         if asyncio.get_running_loop() is not scope.loop:  # asyncio.run() inside a synchronous node
             call = self._agenerate(messages, stop, None, **kwargs)
             return await asyncio.wrap_future(_on_loop_of(scope, call))
@@ -213,17 +215,20 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
     while True:
         if (why := scope.halted()) is not None:
             raise why
-        held = await _set_aside(scope, backend, request)
+        held, cap = await _set_aside(scope, backend, request)
         try:
             async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S) as turn:
                 sent = time.monotonic()
                 first = first or sent
                 call = unknown_call(scope, backend, key)
-                result = await _sent(scope, backend, call, send, held)
+                result = await _sent(scope, backend, call, partial(send, cap), held)
                 if isinstance(result, ChatResult):
                     record = call_answered(scope, backend, call, request, result, time.monotonic() - sent)
                     turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
                     held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
+                    if cap is not None and cap < DEFAULT_CAP and finish_of(_message(result)) in CUT_OFF:
+                        _note_unknown(scope, call, "cut off by what was left of the budget")
+                        raise BudgetReached("an answer did not fit", needed=_most(backend, request, DEFAULT_CAP))
                     return record
                 turn.failed(result.message, result.congestion, result.retry_after or 0.0)
         except Blocked as blocked:
@@ -239,19 +244,37 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
         await asyncio.sleep(wait)
 
 
-async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> Held:
-    """What the call may cost at most. Raises BudgetReached, and FatalModelError where nobody can tell."""
-    if scope.purse is None:
-        return FREE
-    if not request.cap:
+async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> tuple[Held, int | None]:
+    """What the call may cost at most, and the cap to send along. Raises BudgetReached, and FatalModelError where nobody
+    can tell."""
+    purse, said = scope.purse, request.cap or backend.cap
+    if purse is None:
+        return FREE, None
+    if said is not None:
+        return await purse.reserve(_most(backend, request, said)), None
+    if backend.capped is None:
         raise FatalModelError(
             f"{backend.name}: a budget needs to know how long an answer may get.", hint="Set params: {max_tokens: …}."
         )
-    return await scope.purse.reserve(most_of(backend.price, request.size, request.cap))
+    tight = backend.seen.tight_cap()
+    if tight is None or not purse.tight:
+        try:
+            return await purse.reserve(_most(backend, request, DEFAULT_CAP)), DEFAULT_CAP
+        except BudgetReached:
+            known = scope.journal.known.calls.values()
+            tight = backend.seen.tight_cap(call.usage["output"] for call in known if call.model == backend.name)
+            if tight is None:
+                raise
+            purse.tight = True
+    return await purse.reserve(_most(backend, request, tight)), tight
+
+
+def _most(backend: Backend, request: Request, cap: int) -> Amount:
+    return most_of(backend.price, backend.seen.most_read(request.size), cap)
 
 
 async def _sent(
-    scope: RowScope, backend: Backend, call: CallRecord, send: Send, held: Held
+    scope: RowScope, backend: Backend, call: CallRecord, send: Callable[[], Awaitable[ChatResult]], held: Held
 ) -> ChatResult | TransientModelError:
     """One request; a failure that may pass is a result. `call` is noted where it may have been billed all the same."""
     scope.journal.sending(call)
@@ -305,9 +328,9 @@ def call_answered(
     scope: RowScope, backend: Backend, call: CallRecord, request: Request, result: ChatResult, seconds: float
 ) -> CallRecord:
     """The call with what came back."""
-    message = result.generations[0].message
-    assert isinstance(message, AIMessage)
+    message = _message(result)
     usage = _usage(message, request)
+    backend.seen.note(request.size, usage)
     cost = backend.price(usage)
     scope.tally.calls += 1
     scope.tally.cost_usd += cost or 0.0
@@ -330,6 +353,12 @@ def call_answered(
         latency_ms=round(seconds * 1000),
         at=now(),
     )
+
+
+def _message(result: ChatResult) -> AIMessage:
+    message = result.generations[0].message
+    assert isinstance(message, AIMessage)
+    return message
 
 
 def _jsonable(value: Any) -> Any:
@@ -364,9 +393,7 @@ def _request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: d
     asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
     said = canonical_json([wire(message) for message in messages])
     wanted = canonical_json([stop, asked])
-    held_to = backend.cap or (DEFAULT_CAP if backend.capped is not None else 0)
-    cap = cap_in(kwargs) or held_to
-    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap)
+    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs))
 
 
 def canonical_json(value: Any) -> bytes:

@@ -15,7 +15,7 @@ from schemas.spec import ModelChoice, Spec
 from schemas.spec import Stage as StageSpec
 from stages.calls import Backend, journalled
 from stages.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
-from stages.money import DEFAULT_CAP, cap_in, capped
+from stages.money import cap_in, capper
 from stages.prices import pricer
 from stages.transport import DEFAULT_BASE_URL, OpenAICompatibleChatModel, base_url_from_environment
 
@@ -86,7 +86,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
         cap=cap,
-        capped=None if cap is not None else model if provider == "offline" else capped(model, DEFAULT_CAP),
+        capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
     )
     return journalled(model, backend)
 

@@ -98,7 +98,7 @@ class JournalCache(BaseCache):
             price=pricer(name, self._prices),
             timeout_s=0,
         )
-        request = Request(key[0], len(prompt), 0)
+        request = Request(key[0], len(prompt))
         return call_answered(
             scope, backend, unknown_call(scope, backend, key), request, ChatResult(generations=[one]), 0
         )

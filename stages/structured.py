@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from schemas.errors import RowError
 from schemas.fields import OutputField, json_schema, validator_for
 from stages.models import structured_method
+from stages.wire import CUT_OFF, finish_of
 
-_CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
 _WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
                        "recitation", "refusal", "guardrail_intervened"))  # fmt: skip
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*\n?(.*?)\n?\s*```\s*$", re.S)
@@ -79,8 +79,7 @@ class AnswerFormat:
         """The validated answer, JSON-like; `mend` sees the data before it is validated. Raises RowError for a refusal
         or a cut-off answer, and ValueError, in words that a model can act on, for an answer that does not fit."""
         refusal = message.additional_kwargs.get("refusal")
-        said = message.response_metadata
-        finish = str(said.get("finish_reason") or said.get("stop_reason") or said.get("stopReason") or "").lower()
+        finish = finish_of(message)
         text = _text(message)
         if refusal:
             raise RowError(f"the model refused: {str(refusal)[:300]}", kind="refusal", raw=str(refusal))
@@ -89,7 +88,7 @@ class AnswerFormat:
         try:
             return self.validate(mend(message.tool_calls[0]["args"] if message.tool_calls else _json(text)))
         except ValueError:
-            if finish in _CUT_OFF:
+            if finish in CUT_OFF:
                 raise RowError(
                     "the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens."
                 ) from None

@@ -19,6 +19,15 @@ _REFUSAL_WORDS = re.compile(
 )
 
 
+CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
+
+
+def finish_of(message: AIMessage) -> str:
+    """Why an answer ended, in lower case, wherever its provider says so."""
+    said = message.response_metadata
+    return str(said.get("finish_reason") or said.get("stop_reason") or said.get("stopReason") or "").lower()
+
+
 def wire(message: BaseMessage) -> dict[str, Any]:
     """A LangChain message in the API's form."""
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, "user")

@@ -10,7 +10,8 @@ import pytest
 from schemas.errors import BudgetReached, RowError
 from schemas.spec import Price
 from stages.calls import Waiting
-from stages.money import DEFAULT_CAP, Amount, amount_of, cap_in, most_of
+from stages.journal import CallRecord
+from stages.money import DEFAULT_CAP, Amount, Seen, amount_of, cap_in, most_of
 from stages.prices import pricer
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_model, a_row
@@ -18,14 +19,16 @@ from tests.stages.support import Segments, a_model, a_row
 
 @dataclass
 class Recorded:
-    """A purse that remembers. `fits`: how many calls may be made."""
+    """A purse that remembers. `fits`: how many calls may be made, and of how many tokens at most."""
 
     fits: int = 100
+    tokens: int = 10**9
     said: list[Any] = field(default_factory=list)
+    tight: bool = False
 
     async def reserve(self, most: Amount) -> Held:
-        if not self.fits:
-            raise BudgetReached("nothing is left")
+        if not self.fits or most.tokens > self.tokens:
+            raise BudgetReached("nothing is left", needed=most)
         self.fits -= 1
         self.said.append(("reserve", most))
         return Held(self.said)
@@ -120,6 +123,54 @@ async def test_each_attempt_is_set_aside_anew(server: ModelServer) -> None:
     assert [said for said in purse.said if said == "unbilled"] == ["unbilled"] * 5
 
 
+async def test_a_smaller_cap_is_sent_once_the_default_one_does_not_fit(server: ModelServer) -> None:
+    """By far longer than any answer so far; before answers were seen nobody knows what that is."""
+    purse, model, segments = Recorded(), a_model(), Segments()
+    journal = segments.journal()
+    with a_row(journal) as scope:
+        scope.purse = purse
+        for number in range(8):
+            await model.ainvoke(f"question {number}")
+        await journal.flush()
+        purse.tokens = 1_000
+        await model.ainvoke("one more")
+        assert purse.tight
+        longest = max(call.usage["completion_tokens"] for call in server.calls())
+        caps = [call.cap for call in server.calls()]
+        assert caps[:-1] == [DEFAULT_CAP] * 8
+        assert caps[-1] is not None
+        assert 4 * longest <= caps[-1] < 1_000
+        purse.tokens = 10
+        with pytest.raises(BudgetReached):
+            await model.ainvoke("the last")
+    with a_row(segments.journal(), run="run-2") as scope:  # another process, which finds those answers
+        scope.purse = Recorded(tokens=1_000)
+        await a_model().ainvoke("two more")
+    with pytest.raises(BudgetReached):
+        await asked(Recorded(tokens=1_000), text="of which nothing is known")
+
+
+async def test_an_answer_that_the_smaller_cap_cut_off_is_no_answer(server: ModelServer) -> None:
+    """It is asked again under a higher budget, rather than rejected or kept."""
+    purse, model, segments = Recorded(), a_model(), Segments()
+    journal = segments.journal()
+    with a_row(journal) as scope:
+        scope.purse = purse
+        for number in range(8):
+            await model.ainvoke(f"question {number}")
+        server.script({"rules": [{"match": "one more", "action": "length"}]})
+        purse.tokens = 1_000
+        with pytest.raises(BudgetReached) as caught:
+            await model.ainvoke("one more")
+        assert caught.value.needed[1] > DEFAULT_CAP
+        assert isinstance(scope.stop, BudgetReached)
+    await journal.close()
+    last = segments.records[-1]
+    assert isinstance(last, CallRecord)
+    assert last.raw is None
+    assert purse.said[-2][0] == "settle"
+
+
 # Arithmetic ---------------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +192,17 @@ def test_dear_reasoning_is_part_of_the_bound_and_never_counted_twice() -> None:
     usage = {"input": 0, "output": 1_000_000, "reasoning": 400_000}
     assert price(usage) == pytest.approx(0.6 * 2 + 0.4 * 10)
     assert most_of(price, 64, 1_000) == amount_of(0.000_064 + 0.01, 1_064)
+
+
+def test_what_was_seen_bounds_what_is_read() -> None:
+    seen = Seen()
+    for size in range(100, 107):
+        seen.note(size, {"input": size // 4, "output": 30})
+    assert (seen.most_read(1_000), seen.tight_cap()) == (1_000, None)
+    seen.note(100, {"input": 40, "output": 50})
+    assert (seen.most_read(1_000), seen.tight_cap()) == (801, 256)
+    seen.note(100, {"input": 90, "output": 1_000})
+    assert (seen.most_read(1_000), seen.tight_cap()) == (1_000, None)
 
 
 @pytest.mark.parametrize(
