@@ -19,12 +19,16 @@ class Dataset(Noun):
 
 
 class DeclaredSchema(Noun):
-    """`columns` is for people and other languages; `arrow_schema` is exact (IPC, base64)."""
+    """`columns` and `keys` are for people and other languages; `arrow_schema` and `arrow_keys` are exact (IPC, base64).
+    Readers of version `compatible_since` and later understand one another; `earlier` are the versions before."""
 
     version: int
     columns: dict[str, str]
     keys: dict[str, str] = {}
     arrow_schema: str
+    arrow_keys: str = ""
+    compatible_since: int = 1
+    earlier: tuple[dict[str, str], ...] = ()
 
 
 def load_dataset(store: Store, pipeline: str) -> Dataset | None:
@@ -65,41 +69,76 @@ def load_schema(store: Store) -> DeclaredSchema | None:
         return None
 
 
-def declare_schema(store: Store, schema: pa.Schema, keys: dict[str, str]) -> None:
-    """Declare the schema of what is about to be published: the first, or an additive change. Raises SchemaChanged."""
+def schema_fingerprint(schema: pa.Schema) -> str:
+    """Names and types, in order."""
+    return ids.digest(*(f"{field.name}:{field.type}" for field in schema))
+
+
+def key_schema(declared: DeclaredSchema) -> pa.Schema:
+    """The columns that only paths hold."""
+    return decode_schema(declared.arrow_keys) if declared.arrow_keys else pa.schema([])
+
+
+def declare_schema(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> int:
+    """Declare the schema of what is about to be published: the first, an additive change, or any with `new_version`.
+    Returns its version. Raises SchemaChanged."""
     known = load_schema(store)
-    wanted = DeclaredSchema(
-        version=1 if known is None else known.version + 1,
-        columns={field.name: str(field.type) for field in schema},
-        keys=keys,
-        arrow_schema=encode_schema(schema),
-    )
     if known is None:
         try:
-            store.put_new(ids.SCHEMA, wanted.model_dump_json().encode())
-            return
+            store.put_new(ids.SCHEMA, _declared(schema, keys, None).model_dump_json().encode())
+            return 1
         except ObjectExists:
             known = load_schema(store)
             assert known is not None
-    _refuse(known, schema)
+    _refuse(known, schema, keys, new_version)
+    wanted = _declared(schema, keys, known)
     if known.columns != wanted.columns:
         store.put(ids.SCHEMA, wanted.model_dump_json().encode())
+        return wanted.version
+    return known.version
 
 
-def refuse_breaking(store: Store, schema: pa.Schema) -> None:
+def _declared(schema: pa.Schema, keys: pa.Schema, known: DeclaredSchema | None) -> DeclaredSchema:
+    """The next version after the known one; readers of the two do not go together where it breaks with it."""
+    version = known.version + 1 if known else 1
+    broke = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
+    return DeclaredSchema(
+        version=version,
+        columns={field.name: str(field.type) for field in schema},
+        keys={field.name: str(field.type) for field in keys},
+        arrow_schema=encode_schema(schema),
+        arrow_keys=encode_schema(keys),
+        compatible_since=version if broke or known is None else known.compatible_since,
+        earlier=(*known.earlier, known.columns) if known else (),
+    )
+
+
+def refuse_breaking(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> None:
     """Raises SchemaChanged where `declare_schema` would; declares nothing."""
     known = load_schema(store)
     if known is not None:
-        _refuse(known, schema)
+        _refuse(known, schema, keys, new_version)
 
 
-def _refuse(known: DeclaredSchema, schema: pa.Schema) -> None:
+def _refuse(known: DeclaredSchema, schema: pa.Schema, keys: pa.Schema, new_version: bool) -> None:
+    by = {field.name: str(field.type) for field in keys}
+    if by and known.keys and by != known.keys:
+        raise SchemaChanged(
+            f"The dataset is partitioned by {_said(known.keys)} and would be by {_said(by)}: its rows would be there "
+            "twice.",
+            hint="Undo the change of partition, or publish to another sink.path.",
+        )
     difference = breaking(decode_schema(known.arrow_schema), schema)
-    if difference:
+    if difference and not new_version:
         raise SchemaChanged(
             f"The output would change the dataset's schema: {'; '.join(difference)}.",
-            hint="Only new columns may be added. Undo the change, or publish to another sink.path.",
+            hint="Only new columns may be added. Undo the change, publish to another sink.path, or break with the "
+            "readers of the present version and publish all partitions anew: tandem run --new-version.",
         )
+
+
+def _said(keys: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in keys.items())
 
 
 def breaking(before: pa.Schema, after: pa.Schema) -> list[str]:

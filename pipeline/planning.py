@@ -39,7 +39,8 @@ class Due(Noun):
 
 
 class Selection(Noun):
-    """What a run is asked to take. Part of its identity. `limit_rows`: the first N rows in plan order."""
+    """What a run is asked to take. Part of its identity. `limit_rows`: the first N rows in plan order;
+    `new_version`: the dataset's schema may change in ways that break its readers."""
 
     partitions: tuple[str, ...] = ()
     from_date: str | None = None
@@ -50,6 +51,7 @@ class Selection(Noun):
     fresh: bool = False
     agreed: str = ""  # the object of a plan that was agreed on: what it says is done, or nothing
     due: Due | None = None
+    new_version: bool = False
 
 
 class RowChanges(Noun):

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline import agreed, catalogue, due, planning
 from pipeline.catalogue import Catalogue
-from pipeline.datasets import load_dataset
+from pipeline.datasets import load_dataset, refuse_breaking
 from pipeline.planning import Decision, Reprocess, Selection
 from pipeline.questions import answered_rows
 from pipeline.settings import expanded
@@ -160,6 +160,15 @@ class Job:
         keys = set(self.snapshot.info.key_columns)
         return pa.schema([f for f in columns if f.name not in keys])
 
+    @property
+    def keys(self) -> pa.Schema:
+        """The columns that only paths hold: of the source's type where they are its own, a day as a date, else text."""
+        names = [name for key in self.snapshot.partitions[:1] for name, _ in ids.partition_texts(key)]
+        known = {name: self.snapshot.schema.field(name).type for name in self.snapshot.info.key_columns}
+        if self.spec.partition.by == "time" and self.spec.partition.every == "day":
+            known = dict.fromkeys(names, pa.date32())
+        return pa.schema([(name, known.get(name, pa.string())) for name in names])
+
 
 def make_job(
     spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Callable[[int], None] = lambda rows: None
@@ -217,7 +226,9 @@ def decisions(
     known: Catalogue | None = None,
 ) -> Iterator[Decision]:
     """One decision for each selected partition, in order of key. `known`: the catalogue of all, where it was read
-    already. Raises UsageError for a selection of nothing, PlanOutdated for an agreed plan that holds no more."""
+    already. Raises UsageError for a selection of nothing, SchemaChanged, PlanOutdated for an agreed plan that holds no
+    more."""
+    refuse_breaking(store, job.columns, job.keys, new_version=selection.new_version)
     if selection.agreed:
         yield from _as_agreed(job, store, selection, note)
         return

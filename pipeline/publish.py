@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from pipeline import barrier, compaction, journals
 from pipeline import commit as commits
 from pipeline.compaction import InUse
-from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking
+from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
 from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
+from pipeline.garbage import named
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
 from pipeline.questions import PENDING
@@ -69,10 +70,10 @@ def publish(
         _keep_rejects(store, plan.run, opened.partition, loaded)
         raise refusal
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
-    if not opened.whole and _is_whole(parent):
+    if not opened.whole and parent is not None and parent.whole:
         return Published(None, counts, reuse)
     load_dataset(store, plan.pipeline)
-    refuse_breaking(store, job.columns)
+    refuse_breaking(store, job.columns, job.keys, new_version=plan.selection.new_version)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merge = _Merge(job, plan, store, opened, Path(folder), note)
         passed = barrier.through(job, store, opened.folder, loaded, counts, Path(folder))
@@ -82,7 +83,7 @@ def publish(
         pending = merge.plain("pending", PENDING, [r.pending for r in loaded if r.pending is not None])
         index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
     # Only what passed its checks may bind later publications.
-    declare_schema(store, job.columns, _key_types(job))
+    version = declare_schema(store, job.columns, job.keys, new_version=plan.selection.new_version)
     claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
     if opened.whole:
         counts = counts.model_copy(update={"removed": _removed(store, parent, index)})
@@ -96,7 +97,8 @@ def publish(
         rejects=tuple(rejects),
         pending=tuple(pending),
         index=index[0] if index else None,
-        schema_fingerprint=ids.digest(*(f"{f.name}:{f.type}" for f in job.columns)),
+        schema_fingerprint=schema_fingerprint(job.columns),
+        schema_version=version,
         input_fingerprint=opened.input_fingerprint,
         stage_fingerprints=plan.stages,
         stage_aspects=plan.aspects,
@@ -137,13 +139,6 @@ def _rehearsed(
             pass
     checks.verdict(opened.partition)
     return replace(published, counts=passed.counts.model_copy(update={"out": 0}))
-
-
-def _is_whole(manifest: Manifest | None) -> bool:
-    """Does a generation hold a whole partition? The tombstone over a partial one inherits no input fingerprint."""
-    if manifest is None or not manifest.ever_published:
-        return False
-    return manifest.kind == "published" or (manifest.kind == "tombstone" and manifest.input_fingerprint != "")
 
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
@@ -353,11 +348,6 @@ class _Checks:
 # Around the commit -------------------------------------------------------------------------------------------------
 
 
-def _key_types(job: Job) -> dict[str, str]:
-    schema = job.snapshot.schema
-    return {name: str(schema.field(name).type) for name in job.snapshot.info.key_columns}
-
-
 def _provenance(job: Job) -> list[Provenance]:
     return [stage.provenance for stage in job.stages]
 
@@ -384,18 +374,16 @@ def _index_ids(store: Store, key: str) -> pl.Series:
 def _say_success(store: Store, manifest: Manifest) -> None:
     """A hint for tools that look for it; the commit is the truth."""
     said = {"generation": manifest.generation, "run": manifest.run, "counts": manifest.counts.model_dump()}
-    store.put(f"{ids.data_folder(manifest.partition)}_SUCCESS", orjson.dumps(said))
+    store.put(ids.success(manifest.partition), orjson.dumps(said))
 
 
 def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) -> int:
-    """Files of earlier generations that the current manifest does not name, once the generation after theirs has been
-    there since `before`: a reader of the old one has had its time, however old the file itself is. Returns how many are
-    left to a later sweep."""
+    """Files of earlier generations, and those that lost the race for this one, once the generation after theirs has
+    been there since `before`: a reader of the old one has had its time, however old the file itself is. Returns how
+    many are left to a later sweep."""
     left = 0
     partition = manifest.partition
-    kept = {file.key for file in (*manifest.files, *manifest.rejects, *manifest.pending)}
-    if manifest.index is not None:
-        kept.add(manifest.index.key)
+    kept = named(manifest)
     committed = {
         parsed[1]: info.modified
         for info in store.list(ids.commits_of(partition))
@@ -406,7 +394,7 @@ def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) ->
         old = []
         for info in store.list(folder):
             generation = ids.parse_part(folder, info.key)
-            if info.key in kept or generation is None or generation >= manifest.generation:
+            if info.key in kept or generation is None or generation > manifest.generation:
                 continue
             if max(info.modified, committed.get(generation + 1, info.modified)) <= before:
                 old.append(info.key)

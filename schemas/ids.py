@@ -92,6 +92,16 @@ def parse_partition_key(key: str) -> list[tuple[str, str | None]]:
     return levels
 
 
+def partition_texts(key: str) -> list[tuple[str, str | None]]:
+    """The levels of a partition key as a reader sees them: None only for a null; where only a digest was kept, that."""
+    levels = []
+    for part in key.split("/"):
+        name, _, value = part.partition("=")
+        text = decode_value(value)
+        levels.append((decode_value(name) or name, value if text is None and value != NULL else text))
+    return levels
+
+
 # Workflow ids ------------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +157,10 @@ WAITING = f"{TANDEM}/waiting/"
 
 def data_folder(partition: str) -> str:
     return f"data/{partition}/"
+
+
+def success(partition: str) -> str:
+    return f"{data_folder(partition)}_SUCCESS"
 
 
 def rejects_folder(partition: str) -> str:

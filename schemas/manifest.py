@@ -107,6 +107,7 @@ class Manifest(Noun):
     pending: tuple[DataFile, ...] = ()
     index: DataFile | None = None
     schema_fingerprint: str = ""
+    schema_version: int = 1
     input_fingerprint: str = ""
     stage_fingerprints: dict[str, str] = {}
     stage_aspects: dict[str, dict[str, str]] = {}  # of each stage: prompt, model, …; to say what changed
@@ -127,3 +128,10 @@ class Manifest(Noun):
     def ever_published(self) -> bool:
         """A tombstone without a published ancestor counts as never published."""
         return self.kind != "tombstone" or bool(self.stage_fingerprints)
+
+    @property
+    def whole(self) -> bool:
+        """Does it hold a whole partition? The tombstone over a partial one inherits no input fingerprint."""
+        return self.ever_published and (
+            self.kind == "published" or (self.kind == "tombstone" and self.input_fingerprint != "")
+        )

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from pipeline.cli.console import Screen, counted
+from pipeline.datasets import refuse_breaking
 from pipeline.engine import connect
 from pipeline.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
@@ -15,6 +16,7 @@ async def check_command(path: Path, screen: Screen) -> int:
     """Validates and probes; sends no completion."""
     spec, base = read_spec(path)
     ready = await asyncio.to_thread(preflight, spec, base, say=lambda done: screen.say(f"✓ {done}"))
+    await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
     if temporal_configured():
         client = await connect()
         temporal = f"{client.service_client.config.target_host}"

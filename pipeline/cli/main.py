@@ -18,6 +18,7 @@ from pipeline.cli.options import (
     Json,
     Last,
     MaxCost,
+    NewVersion,
     Partitions,
     Quiet,
     Reprocess,
@@ -77,6 +78,7 @@ def run(
     limit_rows: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")
     ] = None,
+    new_version: NewVersion = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
     ] = None,
@@ -95,7 +97,7 @@ def run(
     async def work() -> int:
         from pipeline.cli.run import RunOptions, run_command
 
-        selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh)
+        selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh, new_version)
         if plan is not None and selection != selection_of(None, None, None, None, "stale", None, False):
             raise UsageError(
                 "--plan goes without selectors, --reprocess, --limit-rows and --fresh.", hint="It has its own."
@@ -130,6 +132,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the plan down, for: run --plan FILE.")
     ] = None,
+    new_version: NewVersion = False,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
     ] = False,
@@ -142,7 +145,7 @@ def plan(
     async def work() -> int:
         from pipeline.cli.plan import PlanOptions, plan_command
 
-        selection = selection_of(partition, from_date, to_date, last, reprocess, None, False)
+        selection = selection_of(partition, from_date, to_date, last, reprocess, None, False, new_version)
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 

@@ -1,6 +1,7 @@
 """Arguments and flags that several commands share, and what they amount to."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,9 @@ FromDate = Annotated[str | None, typer.Option("--from-date", metavar="DATE", hel
 ToDate = Annotated[str | None, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")]
 Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The last days, today included.")]
 Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="What runs again.")]
+NewVersion = Annotated[
+    bool, typer.Option("--new-version", help="Let the output's schema break with what is published.")
+]
 WatchTimeout = Annotated[
     str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")
 ]
@@ -48,6 +52,7 @@ def selection_of(
     reprocess: str,
     limit_rows: int | None,
     fresh: bool,
+    new_version: bool = False,
 ) -> "Selection":
     """The selectors of a command line. Raises UsageError."""
     from pipeline.planning import Selection
@@ -64,16 +69,20 @@ def selection_of(
         reprocess=reprocess,
         limit_rows=limit_rows,
         fresh=fresh,
+        new_version=new_version,
     )
 
 
-def seconds(duration: str | None) -> float | None:
+def seconds(text: str | None) -> float | None:
     """`--watch-timeout` in seconds. Raises UsageError."""
+    return None if text is None else duration("--watch-timeout", text).total_seconds()
+
+
+def duration(flag: str, text: str) -> timedelta:
+    """The value of a flag like `30m`. Raises UsageError."""
     from schemas.durations import parse_duration
 
-    if duration is None:
-        return None
     try:
-        return parse_duration(duration).total_seconds()
+        return parse_duration(text)
     except ValueError as exc:
-        raise UsageError(f"--watch-timeout {duration}: {exc}.") from None
+        raise UsageError(f"{flag} {text}: {exc}.") from None

@@ -1,28 +1,44 @@
 """`tandem outputs …`: what is published, from the commits and nothing else."""
 
 import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import consume
-from pipeline.cli.console import Screen
+from pipeline import consume, garbage
+from pipeline.cli.console import Screen, counted
 from pipeline.cli.results import show_rows
+from pipeline.export import ENDINGS, export
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store
+from pipeline.verify import verify
 from schemas.errors import UsageError
 from schemas.loading import load_spec
+from schemas.spec import Spec
 
 _NOTHING = "Nothing is published yet. Start with: tandem run"
 
 
 def _sink(path: Path, key: str | None) -> tuple[Store, str | None]:
     """The sink of a spec, and the key that is asked for; a key alone means the spec of this folder."""
-    if key is None and "=" in path.name and not path.exists():
+    if key is None and _is_key(str(path)):
         path, key = Path("tandem.yaml"), str(path)
-    # Not by `pipeline.preflight`: looking at files must not wait until LangGraph is imported.
-    store = open_store(expanded(load_spec(path)).sink.path, base=path.absolute().parent)
+    store = _open(path)[0]
     if key is not None and key not in consume.partitions(store):
         raise UsageError(f"{key}: no such partition is published.", hint="See: tandem outputs ls")
     return store, key
+
+
+def _open(path: Path) -> tuple[Store, Spec]:
+    """Not by `pipeline.preflight`: looking at files must not wait until LangGraph is imported."""
+    spec = expanded(load_spec(path))
+    return open_store(spec.sink.path, base=path.absolute().parent), spec
+
+
+def _is_key(text: str) -> bool:
+    return re.match(r"[^/.]+=", text) is not None and not Path(text).exists()
 
 
 def ls_command(path: Path, screen: Screen) -> int:
@@ -94,4 +110,81 @@ def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
         screen.say(_NOTHING)
     elif not screen.quiet:
         show_rows(frame, new=frame.columns[-5:])
+    return 0
+
+
+def verify_command(path: Path, key: str | None, screen: Screen) -> int:
+    """A line a problem; exit code 1 where there is one."""
+    found = verify(*_sink(path, key))
+    if screen.json:
+        screen.document({**asdict(found), "ok": not found.problems})
+        return 1 if found.problems else 0
+    for problem in found.problems:
+        screen.result(f"{problem.kind}: {problem.message}")
+    for note in found.notes:
+        screen.say(note)
+    read = f"{counted(found.files, 'file')} of {counted(found.partitions, 'partition')}, {found.bytes:,} bytes"
+    screen.result(f"{read}: {counted(len(found.problems), 'problem') if found.problems else 'all is as published'}.")
+    return 1 if found.problems else 0
+
+
+def export_command(arguments: Sequence[str], screen: Screen) -> int:
+    """One file of what is published. SPEC and KEY may be left out; the file is told by its ending."""
+    ending = [at for at, text in enumerate(arguments) if text.endswith(ENDINGS)]
+    files = [at for at in ending if not _is_key(arguments[at])] or ending
+    if not files or len(arguments) > 3:
+        raise UsageError(
+            "outputs export takes [SPEC] [KEY] and one file that ends in .csv, .parquet or .ndjson.",
+            hint="For example: tandem outputs export all.csv",
+        )
+    target = Path(arguments[files[-1]])
+    rest = [text for at, text in enumerate(arguments) if at != files[-1]]
+    keys = [text for text in rest if _is_key(text)]
+    specs = [text for text in rest if text not in keys]
+    if len(keys) > 1 or len(specs) > 1:
+        raise UsageError(f"outputs export: {rest} are not a SPEC and a KEY.", hint="See: tandem outputs export --help")
+    store, key = _sink(Path(specs[0] if specs else "tandem.yaml"), keys[0] if keys else None)
+    rows = export(store, key, target)
+    if screen.json:
+        screen.document({"path": str(target.absolute()), "rows": rows, "bytes": target.stat().st_size})
+    else:
+        screen.result(f"{counted(rows, 'row')} in {target}.")
+    return 0
+
+
+_DRY = "Nothing was removed; with --yes it is."
+
+
+def gc_command(path: Path, older_than: dt.timedelta, yes: bool, screen: Screen) -> int:
+    """What may go, by kind; and with `yes` it goes."""
+    store, spec = _open(path)
+    now = dt.datetime.now(dt.UTC)
+    found = garbage.find(store, older_than=older_than, keep_superseded=spec.sink.keep_superseded, now=now)
+    litter = garbage.remove(store, found) if yes else found.litter
+    number, size = Counter(one.kind for one in litter), Counter[str]()
+    for one in litter:
+        size[one.kind] += one.size
+    runs = sorted(found.held.runs)
+    if screen.json:
+        screen.document(
+            {
+                "dry_run": not yes,
+                "objects": len(litter),
+                "bytes": size.total(),
+                "kinds": {kind: {"objects": number[kind], "bytes": size[kind]} for kind in sorted(number)},
+                "keys": [one.key for one in litter],
+                "kept": found.kept,
+                "open_runs": runs,
+            }
+        )
+        return 0
+    screen.table(("kind", "objects", "bytes"), [(kind, number[kind], size[kind]) for kind in sorted(number)])
+    did = "removed" if yes else "to remove"
+    screen.result(f"{counted(len(litter), 'object')}, {size.total():,} bytes {did}.")
+    if found.kept:
+        screen.say(
+            f"{counted(found.kept, 'object')} kept for open runs: {', '.join(runs[:5])}{' …' if len(runs) > 5 else ''}."
+        )
+    if not yes and litter:
+        screen.say(_DRY)
     return 0

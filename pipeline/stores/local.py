@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from schemas import ids
@@ -147,6 +148,9 @@ class LocalStore(Store):
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
         return str(self._path(key)), None
+
+    def arrow_path(self, key: str) -> tuple[Any, str]:
+        return pafs.LocalFileSystem(), str(self._path(key) if key else self.root)
 
     def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]:
         found = []

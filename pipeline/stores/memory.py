@@ -97,6 +97,9 @@ class MemoryStore(Store):
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
         raise NotImplementedError("Polars cannot scan objects in memory")
 
+    def arrow_path(self, key: str) -> tuple[Any, str]:
+        raise NotImplementedError("Arrow cannot find objects in memory")
+
     def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]:
         return []
 

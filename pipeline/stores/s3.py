@@ -131,6 +131,10 @@ class S3Store(Store):
         return pa.PythonFile(_Ranges(self, info), mode="r")
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
+        return f"{self.uri}/{key}", self.options(key)
+
+    def options(self, key: str = "") -> dict[str, str]:
+        """Credentials, region and endpoint as boto3 found them, by the names that Polars and delta-rs know them by."""
         meta = self._client().meta
         with self._errors(key):
             credentials = self._session.get_credentials()
@@ -143,7 +147,22 @@ class S3Store(Store):
             "aws_endpoint_url": None if self._is_aws else meta.endpoint_url,
             "aws_allow_http": "true" if meta.endpoint_url.startswith("http://") else None,
         }
-        return f"{self.uri}/{key}", {name: value for name, value in options.items() if value}
+        return {name: value for name, value in options.items() if value}
+
+    def arrow_path(self, key: str) -> tuple[Any, str]:
+        from pyarrow.fs import S3FileSystem  # which starts AWS's own SDK
+
+        options = self.options(key)
+        endpoint = options.get("aws_endpoint_url", "")
+        system = S3FileSystem(
+            access_key=options.get("aws_access_key_id"),
+            secret_key=options.get("aws_secret_access_key"),
+            session_token=options.get("aws_session_token"),
+            region=options.get("aws_region"),
+            scheme=endpoint.partition("://")[0] or "https",
+            endpoint_override=endpoint.partition("://")[2] or None,
+        )
+        return system, f"{self.bucket}/{self._prefix}{key}".rstrip("/")
 
     def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]:
         return [

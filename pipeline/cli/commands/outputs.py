@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import Screen
-from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, SpecArgument
+from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, SpecArgument, duration
 from pipeline.cli.process import go
+from schemas.errors import UsageError
 
-app = typer.Typer(help="The published dataset: ls, files, head.", no_args_is_help=True)
+app = typer.Typer(help="The published dataset: ls, files, head, verify, export, gc.", no_args_is_help=True)
 
 
 @app.command(name="ls")
@@ -49,5 +50,54 @@ def outputs_head(
         from pipeline.cli.outputs import head_command
 
         return await asyncio.to_thread(head_command, spec, key, rows, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="verify")
+def outputs_verify(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
+    """Read everything that is published again: sizes, checksums, counts, schema, and what does not belong there."""
+
+    async def work() -> int:
+        from pipeline.cli.outputs import verify_command
+
+        return await asyncio.to_thread(verify_command, spec, key, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="export")
+def outputs_export(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="[SPEC] [KEY] FILE", help="A file in .csv, .parquet or .ndjson.")
+    ],
+    json: Json = False,
+) -> None:
+    """Write what is published, or one partition of it, to one file. CSV is safe to open in a spreadsheet."""
+
+    async def work() -> int:
+        from pipeline.cli.outputs import export_command
+
+        return await asyncio.to_thread(export_command, arguments, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="gc")
+def outputs_gc(
+    spec: SpecArgument = DEFAULT_SPEC,
+    older_than: Annotated[str, typer.Option(metavar="D", help="Only what is older than 12h, 7d, …")] = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; so it does without --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove what no manifest names and no open run may want. Tells what that is, unless --yes."""
+
+    async def work() -> int:
+        from pipeline.cli.outputs import gc_command
+
+        if dry_run and yes:
+            raise UsageError("--dry-run and --yes: which of the two?", hint="Leave one out.")
+        return await asyncio.to_thread(gc_command, spec, duration("--older-than", older_than), yes, Screen(json=json))
 
     go(work)
