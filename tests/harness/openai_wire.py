@@ -17,6 +17,7 @@ from tests.harness.answers import Schema, answer_for, wrong_answer_for
 from tests.harness.script import Rule
 
 _MARKER = "[[answer:"
+_CALL = "[[call:"
 _MEGABYTE = b"x" * 1_000_000
 _CHAT_FIELDS = ("messages", "model", "response_format", "tools")
 _EMBEDDING_FIELDS = ("input", "model", "dimensions")
@@ -93,7 +94,7 @@ def reply_to(asked: Asked, rule: Rule | None) -> Reply:
     reply = _embedded(asked) if asked.embedding else _completed(asked, rule)
     if rule:
         reply.headers.update(rule.headers)
-        if action not in ("text", "tool_calls"):
+        if action not in ("text", "tool_calls", "obey"):
             reply.fault = action
         if action == "malformed":
             whole = b"".join(reply.pieces)
@@ -136,6 +137,12 @@ def _message(asked: Asked, rule: Rule | None) -> tuple[dict[str, Any], str]:
     if rule and action == "tool_calls":
         calls = [_tool_call(asked, call, index) for index, call in enumerate(rule.tool_calls)]
         return {"role": "assistant", "content": None, "tool_calls": calls}, "tool_calls"
+    if action == "obey" and asked.ends_with_user and (wish := _marked(asked.message, _CALL)) is not None:
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [_tool_call(asked, json.loads(wish), 0)],
+        }, "tool_calls"
     tool = _forced_tool(asked.data)
     content = _content(asked, rule, tool)
     if tool is not None and action != "text":
@@ -153,7 +160,7 @@ def _content(asked: Asked, rule: Rule | None, tool: dict[str, Any] | None) -> st
     schema = tool.get("parameters", {}) if tool else _response_schema(asked.data)
     if action == "wrong_schema":
         return orjson.dumps(wrong_answer_for(schema or {})).decode()
-    marked = _marked(asked)
+    marked = _answer(asked)
     if marked is not None:
         return marked
     if schema is not None:
@@ -161,15 +168,20 @@ def _content(asked: Asked, rule: Rule | None, tool: dict[str, Any] | None) -> st
     return f"Answer {asked.digest[:8]}."
 
 
-def _marked(asked: Asked) -> str | None:
-    """The JSON of the last `[[answer: …]]` in a user message, as it stands there."""
-    for text in reversed([asked.message, *_of_users(asked.data.get("messages", []))]):
-        _, found, rest = text.rpartition(_MARKER)
-        if found:
-            rest = rest.lstrip()
-            _, end = json.JSONDecoder().raw_decode(rest)
-            return rest[:end]
-    return None
+def _answer(asked: Asked) -> str | None:
+    """The JSON of the last `[[answer: …]]` in a user message."""
+    texts = reversed([asked.message, *_of_users(asked.data.get("messages", []))])
+    return next((found for text in texts if (found := _marked(text, _MARKER)) is not None), None)
+
+
+def _marked(text: str, marker: str) -> str | None:
+    """The JSON behind the last marker of a text, as it stands there."""
+    _, found, rest = text.rpartition(marker)
+    if not found:
+        return None
+    rest = rest.lstrip()
+    _, end = json.JSONDecoder().raw_decode(rest)
+    return rest[:end]
 
 
 def _response_schema(data: dict[str, Any]) -> Schema | None:

@@ -22,6 +22,7 @@ Action = Literal[
     "refusal",
     "wrong_content_type",  # HTTP 200, text/html
     "text",  # `text` as the content
+    "obey",  # calls what a `[[call: {"name": …, "arguments": …}]]` names, in a user message that ends the conversation
     "tool_calls",  # `tool_calls`, while the conversation ends with a user message, or has fewer than `turns` of them
 ]
 

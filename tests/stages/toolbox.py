@@ -48,3 +48,9 @@ def untyped():  # type: ignore[no-untyped-def]
 
 
 NOT_A_TOOL = 3
+
+
+def look_up(query: str) -> str:
+    """What is known about something."""
+    CALLS.append(("look_up", query))
+    return "nothing much"
