@@ -2,27 +2,28 @@
 
 import asyncio
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import polars as pl
 
 from pipeline import dealing
 from pipeline.cli.console import Screen, counted, money
-from pipeline.enrich import answer_columns, batch_context
+from pipeline.enrich import batch_context
 from pipeline.partitions import PlannedBatch, row_ids
 from pipeline.preflight import Ready, preflight, read_spec
-from schemas.errors import ConnectionFailed, SourceError, UsageError
-from stages.batch import BatchContext, Shared, run_graph_stage
-from stages.calls import Waiting
-from stages.contract import ROW, GraphStage
+from pipeline.trial import Trial
+from schemas.errors import SourceError, UsageError
+from stages.batch import BatchContext, Shared
+from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
-from stages.journal import Record, decode_segment
+from stages.journal import Record, decode_segment, now
 from stages.transport import close_session
 
 RUN = "try"
+_TABLE_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,43 @@ async def try_command(options: TryOptions, screen: Screen) -> int:
         return _graphs(ready, options.stage, screen)
     parts = await asyncio.to_thread(_rows, ready, options)
     told: list[dict[str, Any]] = []
-    spent = {"calls": 0, "calls_reused": 0, "cost_usd": 0.0}
+    tables: dict[str, dict[str, Any]] = {}
+    spent = Counter[str]()
+    cost = 0.0
     try:
         for partition, rows in parts:
             context = await _context(ready, partition, rows)
+            began, trial = now(), Trial(ready.job, rows, context)
             try:
-                made = await _through(ready, rows, context)
+                made = await trial.through(options.stage)
             finally:
                 await context.journal.close()
             if not screen.json:
                 _show(partition, made, len(told), options.stage, screen)
+                _show_tables(trial.tables, screen)
             told += [{"partition": partition, **row} for row in made]
-            tally = context.tally
-            spent["calls"] += tally.calls
-            spent["calls_reused"] += tally.calls_reused
-            spent["cost_usd"] += tally.cost_usd
+            tables |= {partition: trial.tables} if trial.tables else {}
+            spent.update({"calls": context.tally.calls, "calls_reused": context.tally.calls_reused})
+            spent.update(_tokens(context, began))
+            cost += context.tally.cost_usd
     finally:
         await close_session()
     if screen.json:
-        screen.document({"rows": told, "usage": spent})
-    else:
-        reused = f", {counted(int(spent['calls_reused']), 'answer')} from the journal" if spent["calls_reused"] else ""
-        screen.result(f"{counted(int(spent['calls']), 'call')}, {money(spent['cost_usd'])}{reused}; nothing published.")
+        screen.document({"rows": told, "tables": tables, "usage": {**_USAGE, **spent, "cost_usd": round(cost, 6)}})
+        return 0
+    reused = f", {counted(spent['calls_reused'], 'answer')} from the journal" if spent["calls_reused"] else ""
+    tokens = f", {spent['input_tokens']:,} + {spent['output_tokens']:,} tokens" if spent["calls"] else ""
+    screen.result(f"{counted(spent['calls'], 'call')}{tokens}, {money(cost)}{reused}; nothing published.")
     return 0
+
+
+_USAGE = {"calls": 0, "calls_reused": 0, "input_tokens": 0, "output_tokens": 0}
+
+
+def _tokens(context: BatchContext, began: float) -> dict[str, int]:
+    """Tokens of the answers that this command paid for."""
+    paid = [call.usage for call in context.journal.known.calls.values() if call.at >= began]
+    return {f"{side}_tokens": sum(usage.get(side, 0) for usage in paid) for side in ("input", "output")}
 
 
 async def _context(ready: Ready, partition: str, rows: pl.DataFrame) -> BatchContext:
@@ -126,70 +141,42 @@ def _rows(ready: Ready, options: TryOptions) -> list[tuple[str, pl.DataFrame]]:
     return parts
 
 
-async def _through(ready: Ready, rows: pl.DataFrame, context: BatchContext) -> list[dict[str, Any]]:
-    """The rows through all stages, in the foreground; what each stage made of each row."""
-    told: list[dict[str, Any]] = [{"input": row, "stages": {}} for row in rows.iter_rows(named=True)]
-    identities = row_ids(rows, ready.job.spec.source.key)
-    frame = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
-    for stage in ready.job.stages:
-        positions = frame[ROW].to_list()
-        if not isinstance(stage, GraphStage):
-            frame = stage.apply(frame)
-            for at in sorted(set(positions) - set(frame[ROW].to_list())):
-                told[at]["stages"][stage.name] = {"status": "filtered"}
-            continue
-        steps: dict[str, list[Any]] = {}
-        context.on_step = lambda row, node, update, seen=steps: seen.setdefault(row, []).append([node, update])
-        outcome = await run_graph_stage(stage, frame, [identities[at] for at in positions], context)
-        if isinstance(outcome.stopped, Waiting):
-            raise ConnectionFailed(outcome.stopped.message, hint="Answers so far are kept; try again later.")
-        if outcome.stopped is not None:
-            raise outcome.stopped
-        answers = []
-        for at, record in zip(positions, outcome.records, strict=True):
-            assert record is not None
-            answers.append(orjson.loads(record.answer) if record.answer else None)
-            made = {"status": record.status, "output": answers[-1], "error": record.error}
-            told[at]["stages"][stage.name] = {**made, "steps": _plain(steps.get(record.row, []))}
-        columns = answer_columns(answers, stage.fields)
-        nulls = stage.spec.on_reject == "null"
-        ends = [record.status if record is not None else "" for record in outcome.records]
-        kept = pl.Series([end == "ok" or (end == "rejected" and nulls) for end in ends], dtype=pl.Boolean)
-        frame = frame.with_columns(pl.Series(name, values) for name, values in columns.items()).filter(kept)
-    return told
-
-
-def _plain(steps: list[Any]) -> list[dict[str, Any]]:
-    return [{"node": node, "update": _short(update)} for node, update in steps]
-
-
-def _short(update: Any) -> Any:
-    """A node's update as text of a bearable length; messages as who said what."""
-    if isinstance(update, dict):
-        return {key: _short(value) for key, value in update.items()}
-    if isinstance(update, list):
-        return [_short(value) for value in update[-2:]]
-    text = f"{update.type}: {update.content}" if hasattr(update, "content") else update
-    return text if isinstance(text, int | float | bool | None) else str(text)[:500]
-
-
 def _show(partition: str, told: list[dict[str, Any]], before: int, only: str | None, screen: Screen) -> None:
     for number, row in enumerate(told, start=before + 1):
         screen.result(f"── row {number}, {partition} {'─' * 40}"[:72])
         for name, value in row["input"].items():
             screen.result(f"  {name}: {_cut(value)}")
         for stage, made in row["stages"].items():
-            if only not in (None, stage):
-                continue
-            screen.result(f"  {stage} → {made['status']}")
-            for step in made.get("steps", []):
-                screen.result(f"    {step['node']}: {_cut(step['update'], 300)}")
-            if made.get("error"):
-                screen.result(f"    {made['error'].get('kind')}: {made['error'].get('message')}")
-                for question in made["error"].get("questions", ()):
-                    screen.result(f"    asks: {_cut(question['asks'], 300)}")
-            for name, value in (made.get("output") or {}).items():
-                screen.result(f"    {name} = {_cut(value)}")
+            if only in (None, stage):
+                _show_stage(stage, made, screen)
+
+
+def _show_stage(stage: str, made: dict[str, Any], screen: Screen) -> None:
+    screen.result(f"  {stage} → {made['status']}{_took(made.get('usage'))}")
+    for step in made.get("steps", []):
+        screen.result(f"    {step['node']}: {_cut(step['update'], 300)}")
+    if made.get("error"):
+        screen.result(f"    {made['error'].get('kind')}: {made['error'].get('message')}")
+        for question in made["error"].get("questions", ()):
+            screen.result(f"    asks: {_cut(question['asks'], 300)}")
+    for name, value in (made.get("output") or {}).items():
+        screen.result(f"    {name} = {_cut(value)}")
+
+
+def _took(usage: dict[str, Any] | None) -> str:
+    if not usage or not usage["calls"]:
+        return ""
+    tokens = f"{usage['input_tokens']:,} + {usage['output_tokens']:,} tokens"
+    return f" ({counted(usage['calls'], 'call')}, {tokens}, {money(usage['cost_usd'])})"
+
+
+def _show_tables(tables: dict[str, list[dict[str, Any]]], screen: Screen) -> None:
+    for stage, rows in tables.items():
+        screen.result(f"── {stage}, of the rows tried {'─' * 40}"[:72])
+        for row in rows[:_TABLE_ROWS]:
+            screen.result("  " + _cut(", ".join(f"{name} = {_cut(value, 60)}" for name, value in row.items())))
+        if len(rows) > _TABLE_ROWS:
+            screen.result(f"  … and {len(rows) - _TABLE_ROWS:,} more")
 
 
 def _cut(value: Any, limit: int = 160) -> str:

@@ -102,6 +102,10 @@ def test_try_shows_each_step_and_pays_once(tmp_path: Path, model_server: ModelSe
     assert stage["status"] == "ok"
     assert set(stage["output"]) == {"mood", "summary"}
     assert stage["steps"]
+    assert stage["usage"]["calls"] == 1
+    assert stage["usage"]["models"] == ["openai:test-model"]
+    assert min(stage["usage"]["input_tokens"], stage["usage"]["output_tokens"]) > 0
+    assert tried["usage"]["input_tokens"] >= 5
     assert tried["usage"]["calls"] == model_server.stats().answered_ok == 5
     assert project.published() == []
 
