@@ -17,7 +17,7 @@ import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline import dealing, planning
+from pipeline import dealing, journals, planning
 from pipeline.enrich import answer_columns
 from pipeline.partitions import PlannedBatch, dealt_batches, has_journal, row_ids, wanted_of
 from pipeline.planning import PARTIALLY, Decision, RowChanges
@@ -131,6 +131,7 @@ class _Counting:
         self.job, self.store, self.entry, self.note = job, store, entry, note
         self.decision = decision
         self.fresh = fresh
+        self.answered: set[str] = set()
         size = planning.batch_rows(min(decision.rows, entry.rows), job.spec.limits.batch_rows)
         self.batches = dealt_batches(entry, size, decision.rows)
 
@@ -154,21 +155,44 @@ class _Counting:
     def asked(self) -> list[_Asked]:
         """What each graph stage would be asked."""
         asked = [_Asked() for stage in self.job.stages if isinstance(stage, GraphStage)]
+        if not self.fresh and has_journal(self.store, self.entry.partition):
+            self.answered = self._answered()
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             files = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
                 records = decode_segment(files[number].read_bytes()).records if number in files else []
-                _Followed(self.job, self._read(batch), Known(records)).through(asked)
+                _Followed(self.job, self._left(batch), Known(records)).through(asked)
                 self.note(batch.rows)
         return asked
 
+    def _answered(self) -> set[str]:
+        """Where a row's fingerprint alone tells that it takes no call, those that are known: read without answers."""
+        stages = [stage for stage in self.job.stages if isinstance(stage, GraphStage)]
+        if len(stages) > 1 or self.job.stages[0] is not stages[0] or stages[0].calls != (1, 1):
+            return set()
+        found: set[str] = set()
+        reading = journals.Reading()
+        for chunk in journals.everything(self.store, self.entry.partition, ["kind", "stage", "key"], reading):
+            if chunk["kind"].eq("void").any():
+                return set()
+            found.update(chunk.filter((pl.col("kind") == "row") & (pl.col("stage") == stages[0].fingerprint))["key"])
+        return found
+
+    def _left(self, batch: PlannedBatch) -> pl.DataFrame:
+        """The rows of a batch that have to be followed."""
+        rows = self._read(batch)
+        if not self.answered:
+            return rows
+        reads = next(stage.reads for stage in self.job.stages if isinstance(stage, GraphStage))
+        return rows.filter(pl.Series([row not in self.answered for row in fingerprints(rows, reads)], dtype=pl.Boolean))
+
     def _known(self, folder: Path) -> dict[int, Path]:
-        """What the journal knows of each batch's rows, joined as `open` does."""
+        """What the journal knows of the rows that are followed, joined as `open` does."""
         partition = self.entry.partition
-        if self.fresh or not has_journal(self.store, partition):
+        if self.fresh or not self.batches or not has_journal(self.store, partition):
             return {}
-        wanted = [wanted_of(self.job, self._read(batch), at) for at, batch in enumerate(self.batches)]
-        return dealing.deal_known(self.store, partition, pl.concat(wanted), folder)[0] if wanted else {}
+        wanted = pl.concat([wanted_of(self.job, self._left(batch), at) for at, batch in enumerate(self.batches)])
+        return dealing.deal_known(self.store, partition, wanted, folder)[0] if wanted.height else {}
 
 
 _INDEX = {"row_id": pl.String, "content": pl.String}

@@ -61,4 +61,4 @@ def main() -> str:
 
 
 def _said(ran: Ran) -> str:
-    return f"{ran.wall_s:.1f} s, {ran.peak_mb:.0f} MB"
+    return f"{ran.wall_s:.1f} s ({ran.cpu_s:.1f} s CPU), {ran.peak_mb:.0f} MB"
