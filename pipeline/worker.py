@@ -13,6 +13,7 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from pipeline.activities import Activities
+from pipeline.leases import Leases
 from pipeline.policies import GRACE, HEARTBEAT_EVERY
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
@@ -62,10 +63,13 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
         default_heartbeat_throttle_interval=HEARTBEAT_EVERY,
     )
     running = asyncio.create_task(worker.run())
+    leases = asyncio.create_task(Leases(client, activities.services.limiters, sandbox()).run())
     try:
         yield RunningWorker(activities)
     finally:
         activities.drain.set()
         await worker.shutdown()
         await running
+        leases.cancel()
+        await asyncio.gather(leases, return_exceptions=True)
         await close_session()

@@ -140,6 +140,18 @@ def scheduled_run(at: datetime, kind: str) -> str:
     return f"{kind}-{at:%Y%m%dT%H%M%SZ}"
 
 
+LIMITS_QUEUE = "tandem/limits"  # where any worker of a namespace serves the limits that all share
+
+
+def limit_key(model: str, address: str, credential: str) -> str:
+    """What shares one limit: a model, at an address, with a credential, of which only a digest is told."""
+    return f"{model}:{digest(address, credential)[:16]}"
+
+
+def limiter_workflow_id(limit: str) -> str:
+    return f"tandem/limit/{limit}"
+
+
 # Object keys, relative to the sink ---------------------------------------------------------------------------------
 
 DATASET = f"{TANDEM}/dataset.json"

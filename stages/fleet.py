@@ -54,6 +54,10 @@ class Fleet:
         """So much, until a moment (monotonic)."""
         self._share, self._until, self._first_until = share, until, -inf
 
+    def left(self) -> None:
+        """The share was given back; the next call asks for one."""
+        self._until, self._first_until = -inf, None
+
     def part(self, limit: Rates, now: float) -> Rates:
         """Of a limit, what is ours: the share, or without one a static part."""
         if limit.requests == inf and limit.tokens == inf:

@@ -7,11 +7,12 @@ both use it, the smaller limit holds for both.
 
 import copy
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from stages.fleet import UNLIMITED, Rates
+from stages.fleet import UNLIMITED, Fleet, Rates
 from stages.pacing import Tokens
 from stages.place import Blocked, Place, Waiter, clock
 
@@ -110,6 +111,21 @@ class Limiters:
         self._places: dict[str, Place] = {}
         self._gauges: dict[tuple[str, str], Tokens] = {}
         self._given: list[Limiter] = []
+        self._asks: list[Callable[[], None]] = []
+
+    def share(self, asks: Callable[[], None]) -> None:
+        """From now on limits are shared with other processes; `asks` is called when a share is needed."""
+        self._asks.append(asks)
+        for place in self._places.values():
+            place.fleet = Fleet(asks)
+
+    def shared(self) -> list[tuple[str, Place, Fleet]]:
+        """The places with a limit to share."""
+        return [
+            (key, place, place.fleet)
+            for key, place in self._places.items()
+            if place.fleet is not None and place.limit != UNLIMITED
+        ]
 
     def apart(self) -> "Limiters":
         """The same places, for one job: `resize` then reaches what was given to that job, and nothing else."""
@@ -131,6 +147,7 @@ class Limiters:
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = Place(ramps=ramps)
+            place.fleet = Fleet(self._asks[0]) if self._asks else None
         tokens = self._gauges.setdefault((key, gauge), Tokens(output_cap))
         limiter = Limiter(rows_in_flight, rates, place, tokens)
         self._given.append(limiter)

@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr
 
 from schemas.errors import SpecError
-from schemas.ids import digest
+from schemas.ids import limit_key
 from schemas.spec import ModelChoice, Spec
 from schemas.spec import Stage as StageSpec
 from stages.calls import Backend, journalled
@@ -132,7 +132,7 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     address = str(params.get("base_url") or (base_url_from_environment() if provider == "openai" else ""))
     limits = spec.limits
     return services.limiters.of(
-        f"{choice.name}:{digest(address, credential)}",
+        limit_key(choice.name, address, credential),
         limits.rows_in_flight,
         Rates(float(limits.requests_per_minute or inf), float(limits.tokens_per_minute or inf)),
         output_cap=cap_in({**params, **params.get("extra_body", {})}) or DEFAULT_OUTPUT,

@@ -78,9 +78,10 @@ class Place:
         self._look_at = -inf
         self._requests, self._tokens = Pace(), Pace()
         self._usual_tokens = 1.0
+        self._late = False  # was the next call held back by the pace alone, so that it may make up for a late timer?
         self._ramp = Ramp() if ramps else None
         self._learned = LearnedRate()
-        self._fleet: Fleet | None = None
+        self.fleet: Fleet | None = None
 
     # In and out -----------------------------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Place:
                 self._timer = asyncio.get_running_loop().call_later(min(wait, 1.0), self.look)
                 return
             queue.popleft()
-            self._let(call, now, late=True)
+            self._let(call, now, late=self._late)
             call.future.set_result(None)
 
     def _tell_the_impatient(self, now: float, wait: float) -> None:
@@ -159,6 +160,7 @@ class Place:
 
     def _next_in(self, now: float) -> float | None:
         """Seconds until the next call may go; None where that is when another one ends."""
+        late, self._late = self._late, False
         if self.in_flight >= max(1, int(min(*self._active, self._window))):
             return None
         healthy = self._breaker.wait(now)
@@ -168,14 +170,17 @@ class Place:
         if wait > 0:
             return wait
         self._at_rates(now)
-        wait = max(self._requests.wait(now), self._tokens.wait(now))
-        if self._fleet is not None:
-            wait = max(wait, self._fleet.wait(now))
-            self._fleet.hungry = self._fleet.hungry or wait > 0
+        paced = max(self._requests.wait(now), self._tokens.wait(now))
+        if self.fleet is None:
+            wait = paced
+        else:
+            wait = max(paced, self.fleet.wait(now))
+            self.fleet.hungry = self.fleet.hungry or wait > 0
+        self._late = wait == paced if wait > 0 else late
         return wait
 
     def _at_rates(self, now: float) -> None:
-        rates = (self._limit if self._fleet is None else self._fleet.part(self._limit, now)).smaller(self._told)
+        rates = (self._limit if self.fleet is None else self.fleet.part(self._limit, now)).smaller(self._told)
         requests = min(rates.requests / 60, self._learned.rate(now))
         if requests == inf and self._ramp is not None:
             requests = self._ramp.rate(now)
@@ -194,6 +199,15 @@ class Place:
             self._at_rates(now)
         self._limits[rates] = now
 
+    @property
+    def limit(self) -> Rates:
+        """The smallest of those in use, and a little less."""
+        return self._limit
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._queue)
+
     def _let(self, call: Waiter, now: float, *, late: bool = False) -> None:
         self.in_flight += 1
         call.sent_at = now
@@ -203,8 +217,8 @@ class Place:
         self._tokens.take(call.tokens, now, late=late)
         self._learned.sent(now)
         self._usual_tokens = call.tokens
-        if self._fleet is not None:
-            self._fleet.used(1, call.tokens)
+        if self.fleet is not None:
+            self.fleet.used(1, call.tokens)
 
     def _rows_ahead(self) -> float:
         each = max(1.0, self._usual_tokens)
@@ -222,8 +236,8 @@ class Place:
                 self._window = inf
         if tokens is not None:
             self._tokens.settle(tokens - call.tokens)
-            if self._fleet is not None:
-                self._fleet.used(0, tokens - call.tokens)
+            if self.fleet is not None:
+                self.fleet.used(0, tokens - call.tokens)
 
     def told(self, rates: Rates) -> None:
         """What the provider's headers say that it allows."""
