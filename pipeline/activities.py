@@ -24,6 +24,7 @@ from pipeline import budgets, catalogue, journals, plans, publish, questions, re
 from pipeline import commit as commits
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch, waiting_rows
+from pipeline.notify import notify
 from pipeline.partitions import OpenedPartition, answers_of, load_opened, open_partition
 from pipeline.plans import Job, Plan
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
@@ -46,6 +47,8 @@ from schemas.messages import (
     FinaliseRequest,
     Holder,
     HolderRequest,
+    Notified,
+    NotifyRequest,
     Opened,
     OpenRequest,
     Outcome,
@@ -153,7 +156,7 @@ class Activities:
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
-            self.finalise, self.holder, self.set_limits, self.reckon, self.ask,
+            self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
         ]  # fmt: skip
 
     def store(self, ref: RunRef) -> Store:
@@ -307,6 +310,13 @@ class Activities:
 
     @activity.defn
     @translated
+    async def notify(self, request: NotifyRequest) -> Notified:
+        """Tell a hook of the spec how the run fares."""
+        await notify(self.store(request.ref), request)
+        return Notified()
+
+    @activity.defn
+    @translated
     async def holder(self, request: HolderRequest) -> Holder:
         """Which run is at work on a partition: the parent of its workflow."""
         ref = request.ref
@@ -342,7 +352,7 @@ class Activities:
         """Write the run's report."""
         store = self.store(request.ref)
         async with beating():
-            result = await asyncio.to_thread(reports.finalise, store, request)
+            result = await asyncio.to_thread(_finalise, store, request)
             try:
                 await asyncio.to_thread(publish.sweep_superseded, store, dt.datetime.now(dt.UTC))
                 await asyncio.to_thread(catalogue.update, store, dt.datetime.now(dt.UTC))
@@ -367,6 +377,13 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Cal
     if partitions is None:
         return written
     return written.model_copy(update={"windows": written.windows.model_copy(update={"partitions": partitions})})
+
+
+def _finalise(store: Store, request: FinaliseRequest) -> RunResult:
+    result = reports.finalise(store, request)
+    asked = plans.load_request(store, request.ref.run)
+    hooks = plans.hooks_of(plans.load_spec_of(store, asked.spec)) if asked is not None else ()
+    return result.model_copy(update={"hooks": hooks})
 
 
 def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, Plan, ModelServices]:

@@ -208,14 +208,6 @@ def refuse_unbuilt(spec: Spec) -> None:
         )
 
 
-def without_effect(spec: Spec) -> list[str]:
-    """What a spec may ask for and this version does not do yet, where going on does no harm."""
-    said = {
-        "notify": spec.notify,
-    }
-    return [name for name, value in said.items() if value]
-
-
 def decisions(
     job: Job,
     store: Store,
@@ -329,6 +321,7 @@ def write_plan(
         windows=Windows(partitions=course.max_active or job.spec.limits.partitions_in_flight),
         canary_rows=sum(d.rows for d in canary),
         max_reject_rate=job.spec.limits.max_reject_rate,
+        hooks=hooks_of(job.spec),
     )
 
 
@@ -350,6 +343,11 @@ def limited(decided: list[Decision], limit: int | None) -> list[Decision]:
             out.append(decision.model_copy(update={"rows": taken}))
             room -= taken
     return out
+
+
+def hooks_of(spec: Spec) -> tuple[tuple[str, ...], ...]:
+    """Of each entry of `notify:`, what it wants to hear of."""
+    return tuple(tuple(hook.on) for hook in spec.notify)
 
 
 def load_plan(store: Store, key: str) -> Plan:

@@ -15,6 +15,9 @@ RETRY = RetryPolicy(
     maximum_interval=timedelta(seconds=30),
     maximum_attempts=12,
 )
+# A hook is told a few times within a minute: a run does not wait longer for who does not listen.
+HOOK_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=3.0, maximum_attempts=4)
+HOOK = timedelta(seconds=30)
 HEARTBEAT = timedelta(seconds=10)
 HEARTBEAT_EVERY = timedelta(seconds=1)
 LONG = timedelta(hours=12)

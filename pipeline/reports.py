@@ -59,7 +59,38 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         finished_at=dt.datetime.now(dt.UTC),
     )
     store.put(ids.report(request.ref.run), report.model_dump_json().encode())
-    return RunResult(state=report.state, report=ids.report(request.ref.run), totals=report.totals, stop=report.stop)
+    return RunResult(
+        state=report.state,
+        report=ids.report(request.ref.run),
+        totals=report.totals,
+        stop=report.stop,
+        recovered=_recovered(store, report),
+    )
+
+
+class LastRun(Noun):
+    """How a pipeline's last run ended that was not cancelled, and whether the one before it had failed."""
+
+    run: str
+    state: RunState
+    recovered: bool = False
+
+
+def _recovered(store: Store, report: Report) -> bool:
+    """Note how the run ended; is it the first one to succeed after a failure? Asked twice, the answer is the same."""
+    if report.state not in ("completed", "failed"):
+        return False
+    try:
+        last = LastRun.model_validate_json(store.get(ids.last_run()))
+    except ObjectMissing:
+        last = LastRun(run="", state="completed")
+    if (last.run, last.state) == (report.run, report.state):
+        return last.recovered
+    recovered = report.state == "completed" and last.state == "failed"
+    store.put(
+        ids.last_run(), LastRun(run=report.run, state=report.state, recovered=recovered).model_dump_json().encode()
+    )
+    return recovered
 
 
 def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionResult]:

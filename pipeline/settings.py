@@ -12,8 +12,9 @@ from schemas.spec import Spec
 
 TASK_QUEUE = "tandem"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# The rendered text of a prompt may hold `${x}` of its own; only settings are expanded.
-_KEPT = frozenset(("prompt", "system", "query", "sql", "description", "output"))
+# The rendered text of a prompt may hold `${x}` of its own; only settings are expanded; hooks when they
+# are called, as only the worker that calls them needs their secrets.
+_KEPT = frozenset(("prompt", "system", "query", "sql", "description", "output", "notify"))
 
 
 def home_of(base: Path) -> Path:
@@ -51,6 +52,11 @@ def expanded(spec: Spec) -> Spec:
     if "${" not in str(data):
         return spec
     return Spec.model_validate(_expand(data, "spec", os.environ))
+
+
+def expanded_text(text: str, where: str) -> str:
+    """The same for one value. Raises SpecError."""
+    return str(_expand(text, where, os.environ))
 
 
 def _expand(value: Any, where: str, environment: Mapping[str, str]) -> Any:

@@ -245,6 +245,11 @@ def report(run: str) -> str:
     return f"{RUNS}{run}/report.json"
 
 
+def last_run() -> str:
+    """How the pipeline's last run ended, to tell a recovery."""
+    return f"{TANDEM}/last-run.json"
+
+
 def scheduled_spec(content: str) -> str:
     """The spec that a schedule was applied with."""
     return f"{TANDEM}/schedule/spec-{content[:16]}.json"

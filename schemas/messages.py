@@ -78,6 +78,7 @@ class PlanRef(Message):
     to_run: int
     rows: int
     windows: Windows
+    hooks: tuple[tuple[str, ...], ...] = ()  # of each entry of `notify:`, what it wants to hear of
     canary_rows: int = 0
     max_reject_rate: float = 1.0
 
@@ -329,6 +330,23 @@ class RunResult(Message):
     report: str
     totals: Totals
     stop: Failure | None = None
+    hooks: tuple[tuple[str, ...], ...] = ()
+    recovered: bool = False  # the pipeline's run before this one failed
+
+
+class NotifyRequest(Message):
+    """Tell the entry number `hook` of the spec's `notify:` of an event."""
+
+    ref: RunRef
+    hook: int
+    event: str
+    state: RunState
+    message: str
+    totals: Totals = Totals()
+
+
+class Notified(Message):
+    """Somebody was told."""
 
 
 class Progress(Message):

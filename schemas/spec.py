@@ -254,6 +254,14 @@ class Notify(Part):
     webhook: str | None = None
     command: list[str] | None = None
 
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if not self.on:
+            raise ValueError("on: [failed, recovered, budget, review], or some of them")
+        if (self.webhook is None) == (not self.command):
+            raise ValueError("either webhook: a URL, or command: [program, argument, …]")
+        return self
+
 
 class Spec(Part):
     """A pipeline. `name`, `source`, `stages` and `sink` suffice."""

@@ -156,8 +156,6 @@ def _say_plan(ready: Ready, outlook: Outlook, max_cost_usd: float | None, screen
         screen.say(text)
     for text in budgets.notes(ready.spec, max_cost_usd):
         screen.say(text)
-    for name in plans.without_effect(ready.spec):
-        screen.say(f"Note: {name} has no effect yet in this version.")
 
 
 def _ask(outlook: Outlook, options: RunOptions, screen: Screen) -> None:

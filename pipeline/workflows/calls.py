@@ -2,6 +2,7 @@
 retry policy for infrastructure, and a heartbeat timeout wherever the activity beats."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import TypeVar
 
@@ -9,8 +10,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.policies import HEARTBEAT, LONG, RETRY
-    from schemas.messages import Message
+    from pipeline.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY
+    from schemas.messages import Message, Notified, NotifyRequest
 
 R = TypeVar("R", bound=Message)
 
@@ -40,6 +41,19 @@ async def call_to_the_end(name: str, request: Message, result: type[R]) -> R:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         return await task
+
+
+async def tell_hook(request: NotifyRequest) -> None:
+    """Tell a hook. One that cannot be told is named in the worker's log, and changes nothing."""
+    with contextlib.suppress(ActivityError):
+        await workflow.execute_activity(
+            "notify",
+            request,
+            result_type=Notified,
+            start_to_close_timeout=HOOK,
+            schedule_to_close_timeout=2 * HOOK,
+            retry_policy=HOOK_RETRY,
+        )
 
 
 def cause_of(exc: BaseException) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import SHORT
-    from pipeline.workflows.calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.calls import call, call_to_the_end, cause_of, tell_hook
     from pipeline.workflows.funds import Funds
     from pipeline.workflows.partition import PartitionWorkflow
     from schemas import ids
@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
         FinaliseRequest,
         Holder,
         HolderRequest,
+        NotifyRequest,
         Page,
         PageRequest,
         ParkedPartition,
@@ -84,6 +85,8 @@ class RunWorkflow:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()  # of those: waited for until another run is done with them
         self._freed: set[str] = set()
+        self._telling: list[asyncio.Task[None]] = []
+        self._asked_people = self._told_broke = False
         self._partitions: int | None = None  # asked for before there was a plan
         self._parked: dict[str, int] = {}  # of those: waiting for people, with how many questions
         self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
@@ -122,6 +125,8 @@ class RunWorkflow:
         finally:
             minding.cancel()
         result = await self._finalise(started)
+        self._hear(result)
+        await self._heard()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
 
@@ -350,6 +355,39 @@ class RunWorkflow:
         )
         return await call_to_the_end("finalise", request, RunResult)
 
+    # Who is told --------------------------------------------------------------------------------------------------
+
+    def _hear(self, result: RunResult) -> None:
+        """Of how it ended. A run that was cancelled is known to whoever cancelled it."""
+        if result.state == "failed":
+            first = result.stop or next(iter(self._failures), None)
+            self._tell_hooks("failed", first.message if first else "", result)
+        elif result.state == "completed" and result.recovered:
+            self._tell_hooks("recovered", "The run before this one had failed.", result)
+        if result.state == "completed" and result.totals.counts.pending and not self._asked_people:
+            self._tell_hooks("review", f"{result.totals.counts.pending:,} rows wait for a person.", result)
+
+    def _tell_hooks(self, event: str, message: str, result: RunResult | None = None) -> None:
+        """Each hook that wants to hear of it, beside whatever else is done."""
+        hooks = result.hooks if result is not None else self._planned.hooks if self._planned is not None else ()
+        state: RunState = result.state if result is not None else "paused" if event == "budget" else "running"
+        for number, wanted in enumerate(hooks):
+            if event in wanted:
+                request = NotifyRequest(
+                    ref=self._given.ref,
+                    hook=number,
+                    event=event,
+                    state=state,
+                    message=message,
+                    totals=result.totals if result is not None else self._totals,
+                )
+                self._telling.append(asyncio.create_task(tell_hook(request)))
+
+    async def _heard(self) -> None:
+        """Wait for those that are being told; each gives up soon, and none can fail the run."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._telling, return_exceptions=True)
+
     def _state(self) -> RunState:
         if self._cancelled:
             return "cancelled"
@@ -364,6 +402,9 @@ class RunWorkflow:
         if questions := sum(self._parked.values()):
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
         broke = f". Paused: {self._funds.broke.message}" if self._funds.broke else ""
+        if self._funds.broke and not self._told_broke:
+            self._tell_hooks("budget", self._funds.broke.message)
+        self._told_broke = self._funds.broke is not None
         workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{broke}")
 
     # Live control ---------------------------------------------------------------------------------------------------
@@ -415,6 +456,9 @@ class RunWorkflow:
         """A partition waits for people, or goes on."""
         if told.questions and told.partition in self._running:
             self._parked[told.partition] = told.questions
+            if not self._asked_people:
+                self._asked_people = True
+                self._tell_hooks("review", "Rows wait for a person: tandem review ls")
         else:
             self._parked.pop(told.partition, None)
         self._say()

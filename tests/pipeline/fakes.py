@@ -38,6 +38,8 @@ from schemas.messages import (
     FinaliseRequest,
     Holder,
     HolderRequest,
+    Notified,
+    NotifyRequest,
     Opened,
     OpenRequest,
     Page,
@@ -169,13 +171,17 @@ class Fakes:
         return await self._do("set_limits", request, request.limits)  # type: ignore[no-any-return]
 
     @activity.defn
+    async def notify(self, request: NotifyRequest) -> Notified:
+        return await self._do("notify", request, Notified())  # type: ignore[no-any-return]
+
+    @activity.defn
     async def ask(self, request: AskRequest) -> Asked:
         return await self._do("ask", request, Asked())  # type: ignore[no-any-return]
 
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
-            self.finalise, self.holder, self.set_limits, self.reckon, self.ask,
+            self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
         ]  # fmt: skip
 
 
