@@ -94,7 +94,7 @@ def propose(path: Path) -> Proposal:
     unique = [
         n for n in rows.columns if rows[n].null_count() == 0 and rows.height and rows[n].n_unique() == rows.height
     ]
-    ids = [n for n in unique if n.lower() == "id" or n.lower().endswith(("_id", "id", "key", "number", "nr"))]
+    ids = _keys(rows, unique)
     formats = {n: found for n in rows.columns if rows[n].dtype == pl.String and (found := _formats(rows[n]))}
     times = [n for n in rows.columns if rows[n].dtype == pl.Date or isinstance(rows[n].dtype, pl.Datetime)]
     times += [n for n, found in formats.items() if len(found) == 1]
@@ -108,6 +108,18 @@ def propose(path: Path) -> Proposal:
     text = [n for n in rows.columns if n in longest and (lengths[n] >= 8 or len(longest) == 1)] or rows.columns[:1]
     nulls = time is not None and rows[time].null_count() > 0
     return Proposal(rows.height, rows.columns, ids[0] if ids else None, time, nulls, formats, text, encoding)
+
+
+def _keys(rows: pl.DataFrame, unique: list[str]) -> list[str]:
+    """Of the columns without a repetition, those that name a row: by their own name, or by being codes (numbers, short
+    texts without blanks) in the first column."""
+    named = [n for n in unique if n.lower().endswith(("id", "key", "number", "nr", "ref", "code", "uuid", "sku"))]
+    first = rows.columns[0]
+    if named or first not in unique:
+        return named
+    values = rows[first]
+    texts = values.dtype == pl.String and not values.str.contains(r"\s|^.{40,}$").any()
+    return [first] if texts or values.dtype.is_integer() else []
 
 
 def _formats(values: pl.Series) -> list[str]:
