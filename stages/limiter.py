@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from schemas.errors import FatalModelError
 from stages.fleet import UNLIMITED, Fleet, Rates
 from stages.pacing import Tokens
 from stages.place import Blocked, Place, Waiter, clock
@@ -80,6 +81,8 @@ class Turn(Waiter):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         place = self._limiter._place
+        if isinstance(exc, FatalModelError):
+            place.turn_away(lambda: FatalModelError(exc.message, hint=exc.hint))
         if not self._told:
             if exc is None or isinstance(exc, Exception):
                 place.answered(self)

@@ -4,6 +4,7 @@ the provider's health and the fleet's share allow. One timer, no task, a few mic
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from math import inf
 
 from stages.breaker import Breaker
@@ -155,6 +156,12 @@ class Place:
             patience = min(call.patience_s, _OUTAGE_PATIENCE_S) if outage else call.patience_s
             if asked > patience and call.future is not None and not call.future.done():
                 call.future.set_exception(Blocked(asked, why))
+
+    def turn_away(self, why: Callable[[], Exception]) -> None:
+        """Those who wait now would all be told the same."""
+        for call in self._queue:
+            if call.future is not None and not call.future.done():
+                call.future.set_exception(why())
 
     # Who may go -----------------------------------------------------------------------------------------------------
 

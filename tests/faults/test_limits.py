@@ -54,7 +54,7 @@ def test_workers_of_a_fleet_together_never_meet_their_limit(make_rig: MakeRig, t
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
 def test_a_fleet_uses_its_limit_over_minutes(make_rig: MakeRig, temporal_server: TemporalServer, unit: str) -> None:
     """Three minutes; then one of three workers is killed, and the others take its share within 15 s."""
@@ -66,7 +66,7 @@ def test_a_fleet_uses_its_limit_over_minutes(make_rig: MakeRig, temporal_server:
         time.sleep(185)
         workers[0].end(signal.SIGKILL)
         killed = time.time()
-        client.wait(240).ok()
+        client.wait(360).ok()
     calls = rig.calls()
     first, last = min(call.t_start for call in calls), max(call.t_start for call in calls)
     per_minute = limit

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from schemas.errors import FatalModelError
 from stages.fleet import UNLIMITED
 from stages.headers import rates_of
 from stages.limiter import Blocked, Limiter, Limiters, Rates
@@ -253,6 +254,25 @@ def test_while_a_provider_is_out_the_caller_is_told_to_wait_elsewhere() -> None:
         return caught.value.why
 
     assert "HTTP 500: broken" in virtually(work())
+
+
+def test_what_no_call_could_change_turns_away_all_who_wait_and_nobody_after() -> None:
+    async def work() -> tuple[int, int]:
+        one, asked = limiter(rows=4), 0
+
+        async def ask() -> None:
+            nonlocal asked
+            async with one.call():
+                asked += 1
+                await asyncio.sleep(0.2)
+                raise FatalModelError("no key", hint="Check it.")
+
+        ended = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
+        async with one.call():
+            pass
+        return asked, sum(isinstance(exc, FatalModelError) and exc.hint == "Check it." for exc in ended)
+
+    assert virtually(work()) == (4, 20)
 
 
 def test_a_probe_that_is_cancelled_leaves_the_next_call_to_be_one() -> None:
