@@ -21,11 +21,13 @@ from typing import Any, TypeVar
 import polars as pl
 
 from pipeline import plans, registry, reports
+from pipeline.budgets import refuse_unpriced
 from pipeline.consume import scan
 from pipeline.engine import engine
-from pipeline.launch import find_or_start
+from pipeline.launch import Run, find_or_start, follow, running_report
 from pipeline.planning import Decision, Reprocess, Selection
 from pipeline.preflight import Ready, preflight, read_spec
+from pipeline.reports import Report
 from pipeline.settings import home_of
 from schemas.errors import TandemError, UsageError
 from schemas.loading import spec_from_mapping
@@ -61,8 +63,10 @@ def run(
     last: str | None = None,
     reprocess: Reprocess = "stale",
     limit_rows: int | None = None,
+    max_cost_usd: float | None = None,
 ) -> Result:
-    """Run a pipeline to its end. `base` is the folder that relative paths start from (default: the spec's, or the
+    """Run a pipeline to its end, or until its budget is reached (`report["state"]` is then "paused"; again with a
+    higher one it goes on). `base` is the folder that relative paths start from (default: the spec's, or the
     current one). A run that ended without publishing everything is no exception: look at the report. Raises TandemError
     for what would stop `tandem run` before it starts."""
     selection = Selection(
@@ -74,7 +78,8 @@ def run(
         limit_rows=limit_rows,
     )
     ready = _ready(spec, frame, base)
-    return _wait(_run(ready, selection, name))
+    refuse_unpriced(ready.job.spec, max_cost_usd)
+    return _wait(_run(ready, selection, name, max_cost_usd))
 
 
 def plan(
@@ -144,7 +149,7 @@ def _polars(frame: Any) -> pl.DataFrame:
     return made
 
 
-async def _run(ready: Ready, selection: Selection, name: str | None) -> Result:
+async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_usd: float | None) -> Result:
     from pipeline.worker import working
 
     decided = await asyncio.to_thread(
@@ -152,14 +157,19 @@ async def _run(ready: Ready, selection: Selection, name: str | None) -> Result:
     )
     registry.remember(ready, ready.base / registry.DEFAULT_SPEC)
     async with engine(ready.base) as found:
-        following = await find_or_start(found, ready, selection, name, {d.partition for d in decided if d.run})
+        wanted = {d.partition for d in decided if d.run}
+        following = await find_or_start(found, ready, selection, name, wanted, max_cost_usd=max_cost_usd)
+        broke = False
         if following.handle is not None:
             if found.embedded is not None:
                 async with working(found.client, found.queue(ready.spec.name)):
-                    await following.handle.result()
+                    broke = await _followed(following)
             else:
-                await following.handle.result()
-    report = await asyncio.to_thread(reports.load_report, ready.store, following.request.run)
+                broke = await _followed(following)
+    if broke:
+        report: Report | None = await asyncio.to_thread(running_report, following)
+    else:
+        report = await asyncio.to_thread(reports.load_report, ready.store, following.request.run)
     if report is None:
         raise TandemError(f"the run {following.request.run!r} left no report", hint="Run it again to carry on.")
     try:
@@ -167,6 +177,14 @@ async def _run(ready: Ready, selection: Selection, name: str | None) -> Result:
     except TandemError:
         frame = None
     return Result(reports.as_json(report), frame, ready.store.uri)
+
+
+async def _followed(run: Run) -> bool:
+    """To its end, or, True, until its budget has stopped it."""
+    async for told in follow(run):
+        if told.stop is not None:
+            return True
+    return False
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:

@@ -8,6 +8,7 @@ from pipeline import agreed, plans
 from pipeline.agreed import Agreed
 from pipeline.estimate import Estimate, estimate
 from pipeline.forecast import Forecast, forecast
+from pipeline.history import taken
 from pipeline.planning import Selection
 from pipeline.preflight import Ready
 from pipeline.stores import Store
@@ -30,7 +31,8 @@ def looked_ahead(ready: Ready, selection: Selection) -> Outlook:
     decided = list(plans.decisions(ready.job, ready.store, selection, now))
     decided = plans.limited(decided, selection.limit_rows)
     found = forecast(ready.job, ready.store, decided, fresh=selection.fresh)
-    return Outlook(selection, now, found, estimate(ready.job, found))
+    before = taken(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
+    return Outlook(selection, now, found, estimate(ready.job, found, before))
 
 
 def written_down(ready: Ready, outlook: Outlook) -> Agreed:

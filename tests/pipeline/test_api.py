@@ -66,3 +66,13 @@ def test_what_is_no_table_or_no_spec_is_said_in_a_sentence(spec: dict[str, Any])
         check(spec, frame=object())
     with pytest.raises(SpecError, match="stages is missing"):
         check({"name": "x", "source": {"path": "x.csv"}, "sink": {"path": "y"}})
+
+
+def test_a_budget_stops_a_run_without_an_exception(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-no-use")
+    frame = pl.DataFrame({"id": [1, 2, 3], "text": TEXTS})
+    stopped = run({**spec, "limits": {"max_tokens": 100}}, frame=frame)
+    assert (stopped.ok, stopped.report["state"], stopped.report["usage"]["calls"]) == (False, "paused", 0)
+    assert run(spec, frame=frame).report["usage"]["calls"] == 3
+    with pytest.raises(SpecError, match="nobody knows the price"):
+        run({**spec, "stages": [{**spec["stages"][0], "model": "openai:no-such"}]}, frame=frame, max_cost_usd=1)
