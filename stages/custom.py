@@ -106,8 +106,23 @@ def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[A
             f"{wanted.where}: {wanted.stage.uses} is compiled to stop at {stops[0]!r}, where nobody would resume it.",
             hint="Compile it without interrupt_before and interrupt_after.",
         )
+    _refuse_retries(found, wanted)
     # A checkpointer per row would keep every state of every row; what must last is in the journal.
     return found.copy({"checkpointer": None}) if found.checkpointer else found
+
+
+def _refuse_retries(graph: Pregel[Any, Any, Any, Any], wanted: Build) -> None:
+    """One layer retries: a node that is run again asks its models anew, as further calls, and each is paid for."""
+    for name, node in graph.nodes.items():
+        if node.retry_policy or graph.retry_policy:
+            raise SpecError(
+                f"{wanted.where}: {wanted.stage.uses}: the node {name!r} has a RetryPolicy, under which a node that "
+                "failed would ask its models anew and pay for each attempt.",
+                hint="Leave it out: failed model calls are retried below the graph; retry other things inside a node.",
+            )
+    for _, inner in graph.get_subgraphs():
+        if isinstance(inner, Pregel):
+            _refuse_retries(inner, wanted)
 
 
 def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from schemas.spec import ModelChoice, Sink, Source, Spec, Stage
 _SAMPLE_ROWS = 20_000
 _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
+_GRAPH = "my_graph.py"
 
 
 # How people write days, and what their clocks add; ISO needs no telling.
@@ -67,6 +68,9 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
         proposal = propose(from_file)
         folder.mkdir(parents=True, exist_ok=True)
         target.write_text(render(folder, from_file, proposal, chosen), encoding="utf-8")
+        with as_file(files("pipeline.demo")) as bundled:
+            if not (folder / _GRAPH).exists():
+                shutil.copy(bundled / _GRAPH, folder / _GRAPH)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be written: {exc.strerror}.", hint="Name another folder.") from exc
     screen.say(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
@@ -198,6 +202,12 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
         *prompt,
         "    output:              # the columns that are added",
         *(f"      {_free(name, proposal.columns)}: {kind}" for name, kind in _OUTPUTS.items()),
+        "  # - name: reply        # a LangGraph graph of yours: my_graph.py, beside this file, is a start",
+        "  #   uses: my_graph:graph",
+        f"  #   model: {_quoted(model)}",
+        f"  #   inputs: {{text: {_quoted(proposal.text[0])}}}",
+        f"  #   outputs: {{{_free('reply', proposal.columns)}: reply}}",
+        f"  #   output: {{{_free('reply', proposal.columns)}: str}}",
         "sink:",
         "  path: output           # a folder, or s3://bucket/prefix",
         "limits:",

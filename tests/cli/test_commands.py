@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_check_tells_what_it_looked_at(tmp_path: Path) -> None:
     again = project.tandem("init", ".")
     assert again.code == 2
     assert "is there already" in again.err
+
+
+def test_the_graph_that_init_writes_runs_once_its_stage_is_uncommented(tmp_path: Path) -> None:
+    tandem("init", "mine", "-q", cwd=tmp_path).ok()
+    spec = tmp_path / "mine/tandem.yaml"
+    spec.write_text(re.sub(r"^  # ( *(?:- name: reply|uses: my_graph|model|inputs|outputs?):? ?.*)$", r"  \1",
+                           spec.read_text(), flags=re.M))  # fmt: skip
+    tried = tandem("try", "mine/tandem.yaml", "--rows", "2", "--json", cwd=tmp_path).ok().json
+    replies = [row["stages"]["reply"] for row in tried["rows"]]
+    assert all(made["status"] == "ok" and made["output"]["reply"] for made in replies)
+    assert replies[0]["steps"][0]["node"] == "answer"
 
 
 def test_what_init_proposes(tmp_path: Path) -> None:

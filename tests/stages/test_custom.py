@@ -18,7 +18,7 @@ from stages.code import add_user_folder
 from stages.contract import GraphStage
 from stages.registry import code_digests
 from tests.harness.model_server import ModelServer
-from tests.stages.support import Segments, a_context, a_graph_stage, a_spec, answers, enrich, kinds, until
+from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, a_spec, answers, enrich, kinds, until
 
 _numbers = count()
 Write = Callable[[str], str]
@@ -298,6 +298,85 @@ async def test_a_synchronous_node_is_no_different(write: Write) -> None:
 def test_a_graph_compiled_to_stop_is_refused(write: Write) -> None:
     with pytest.raises(SpecError, match="compiled to stop at 'act'"):
         a_stage(f"{write(FAULTY)}:stops")
+
+
+@pytest.mark.parametrize("where", ["node", "subgraph"])
+def test_a_retry_of_a_node_is_refused_with_the_reason(write: Write, where: str) -> None:
+    module = write(
+        """
+        from langgraph.types import RetryPolicy
+
+        inner = StateGraph(State)
+        inner.add_node("think", lambda state: {"draft": "x"}, retry_policy=RetryPolicy())
+        inner.add_edge(START, "think")
+        node = inner
+        subgraph = StateGraph(State)
+        subgraph.add_node("sub", inner.compile())
+        subgraph.add_edge(START, "sub")
+        """
+    )
+    with pytest.raises(SpecError, match=r"the node 'think' has a RetryPolicy.*pay for each attempt.*Leave it out"):
+        a_stage(f"{module}:{where}", output={"draft": "str"})
+
+
+async def test_subgraphs_parallel_nodes_send_and_command_work(write: Write, server: ModelServer) -> None:
+    module = write(
+        """
+        from langgraph.types import Command, Send
+
+        @dataclasses.dataclass
+        class Context:
+            model: Any
+
+        class Wide(TypedDict, total=False):
+            text: str
+            part: int
+            seen: Annotated[list[str], operator.add]
+            draft: str
+
+        async def look(state: Wide, runtime: Runtime[Context]) -> Wide:
+            said = await runtime.context.model.ainvoke(f"part {state['part']} of {state['text']}")
+            return {"seen": [f"{state['part']}"]}
+
+        class Seen(TypedDict):
+            seen: list[str]
+
+        inner = StateGraph(Wide, context_schema=Context, output_schema=Seen)
+        inner.add_node("look", look)
+        inner.add_edge(START, "look")
+
+        def fan(state: Wide):
+            return [Send("sub", {"text": state["text"], "part": at}) for at in range(5)]
+
+        async def left(state: Wide) -> Wide:
+            return {"seen": ["left"]}
+
+        async def right(state: Wide) -> Wide:
+            return {"seen": ["right"]}
+
+        async def choose(state: Wide):
+            return Command(goto="end", update={"draft": " ".join(sorted(state["seen"]))})
+
+        graph = StateGraph(Wide, context_schema=Context)
+        graph.add_node("sub", inner.compile())
+        graph.add_node("left", left)
+        graph.add_node("right", right)
+        graph.add_node("choose", choose, destinations=("end",))
+        graph.add_node("end", lambda state: {})
+        graph.add_conditional_edges(START, fan, ["sub"])
+        graph.add_edge("sub", "left")
+        graph.add_edge("sub", "right")
+        graph.add_edge(["left", "right"], "choose")
+        """
+    )
+    segments = Segments()
+    stage = a_stage(f"{module}:graph", output={"draft": "str"}, model=MODEL)
+    outcome = await enrich(stage, ["a", "b"], a_context(segments))
+    assert answers(outcome) == [{"draft": "0 1 2 3 4 left right"}] * 2
+    assert server.stats().requests == 10
+    again = a_stage(f"{module}:graph", output={"draft": "str"}, model=MODEL, version=2)
+    assert kinds(await enrich(again, ["a", "b"], a_context(segments, run="run-2"))) == ["ok", "ok"]
+    assert server.stats().requests == 10
 
 
 async def test_a_checkpointer_is_dropped(write: Write) -> None:
