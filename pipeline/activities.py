@@ -20,7 +20,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline import budgets, catalogue, journals, plans, publish, questions, reports
+from pipeline import budgets, catalogue, journals, plans, publish, questions, reports, rows
 from pipeline import commit as commits
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch, waiting_rows
@@ -60,10 +60,12 @@ from schemas.messages import (
     PublishRequest,
     Reckoned,
     Reckoning,
+    RowInput,
     RunRef,
     RunResult,
     SetLimits,
     SetLimitsRequest,
+    StepResult,
 )
 from stages.batch import Shared
 from stages.calls import Waiting
@@ -155,8 +157,8 @@ class Activities:
 
     def all(self) -> list[Callable[..., Any]]:
         return [
-            self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
-            self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
+            self.plan, self.read_page, self.open, self.enrich_batch, self.step_row, self.answers, self.publish,
+            self.close, self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
         ]  # fmt: skip
 
     def store(self, ref: RunRef) -> Store:
@@ -245,14 +247,35 @@ class Activities:
                 state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected,
                 parked=done.parked,
             )  # fmt: skip
-        if isinstance(done.stopped, Waiting):
-            until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=done.stopped.seconds)
-            return BatchResult(state="waiting", until=until, reason=done.stopped.message)
-        if isinstance(done.stopped, BudgetReached):
-            return BatchResult(state="short", reason=done.stopped.message, needed=done.stopped.needed)
-        if done.stopped is not None:
-            raise done.stopped
-        return BatchResult(state="handed_back", reason="the worker is shutting down")
+        if done.by_row is not None:
+            return BatchResult(state="rows", by_row=done.by_row)
+        return BatchResult.model_validate(_halted(done.stopped))
+
+    @activity.defn
+    @translated
+    async def step_row(self, request: RowInput) -> StepResult:
+        """The next step of one row's graph, where nodes are activities."""
+        store = self.store(request.ref)
+        async with beating() as beat:
+            try:
+                job, _, services = await self._job(request.ref, request.plan)
+            except CodeMismatch as exc:
+                return StepResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
+            opened = await asyncio.to_thread(load_opened, store, request.opened)
+            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            batch = opened.batches[request.batch]
+            stage, row, context = await rows.row_context(job, store, request, batch, answers, self.drain)
+            beat.tally = context.tally
+            async with (
+                self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
+                self.purses.of(store, request.ref) as context.purse,
+            ):
+                outcome = await rows.step(stage, row, context)
+        if outcome.finished:
+            return StepResult(state="done")
+        if outcome.stopped is None and context.steps is not None and context.steps.more:
+            return StepResult(state="more")
+        return StepResult.model_validate(_halted(outcome.stopped))
 
     def _shared_of(self, request: BatchRequest) -> Shared:
         key = (request.ref.sink, request.ref.run, request.partition)
@@ -359,6 +382,18 @@ class Activities:
             except (TandemError, OSError) as exc:
                 log.warning("superseded files were not swept, or the catalogue is not up to date: %s", exc)
         return result
+
+
+def _halted(stopped: TandemError | None) -> dict[str, Any]:
+    """What kept a batch or a row from being finished, as a result. Raises what is a failure."""
+    if isinstance(stopped, Waiting):
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=stopped.seconds)
+        return {"state": "waiting", "until": until, "reason": stopped.message}
+    if isinstance(stopped, BudgetReached):
+        return {"state": "short", "reason": stopped.message, "needed": stopped.needed}
+    if stopped is not None:
+        raise stopped
+    return {"state": "handed_back", "reason": "the worker is shutting down"}
 
 
 # In threads --------------------------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ class Gathered:
 
     def deal(self, wanted: pl.DataFrame, folder: Path) -> dict[int, Path]:
         """A file for each batch. `wanted` has columns `batch`, `key` (an identity or row fingerprint), and `calls`:
-        whether single calls may still be of use, or only the outcome."""
-        useful = pl.col("calls") | (pl.col("kind") != "call")
+        whether single calls (and nodes) may still be of use, or only the outcome."""
+        useful = pl.col("calls") | ~pl.col("kind").is_in(["call", "node"])
         by_id = self.keys.rename({"id": "on"}).drop("key")
         by_key = self.keys.rename({"key": "on"}).drop("id")
         pairs = pl.concat([by_id, by_key.select(by_id.columns)]).join(wanted, left_on="on", right_on="key")

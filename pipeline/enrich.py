@@ -28,8 +28,9 @@ from schemas import ids
 from schemas.errors import StoreError, TandemError
 from schemas.fields import OutputField
 from schemas.manifest import Counts, Noun, Reuse
+from schemas.messages import RowsOfBatch
 from schemas.tables import arrow_type, stored_schema
-from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
+from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage, unsettled
 from stages.contract import REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
 from stages.journal import AnswerRecord, Journal, Known, RowKey, RowRecord, decode_segment, encode_segment
@@ -74,11 +75,12 @@ class Receipt(Noun):
 
 @dataclass
 class Enriched:
-    """A finished batch's receipt digest, or what stopped it."""
+    """A finished batch's receipt digest, the rows that have to be run by themselves, or what stopped it."""
 
     receipt: str = ""
     counts: Counts = field(default_factory=Counts)
     parked: int = 0
+    by_row: RowsOfBatch | None = None
     stopped: TandemError | None = None
     drained: bool = False
 
@@ -91,6 +93,11 @@ async def enrich_batch(
     try:
         for stage in job.stages[: job.barrier]:
             if isinstance(stage, GraphStage):
+                if stage.spec.placement == "node":
+                    known = context.journal.known
+                    left = await asyncio.to_thread(work.left_to_run, stage, store, folder, number, known)
+                    if left is not None:
+                        return Enriched(by_row=left)
                 outcome = await run_graph_stage(stage, work.frame, work.current_ids(), context)
                 if not outcome.finished:
                     return Enriched(stopped=outcome.stopped, drained=outcome.drained)
@@ -168,6 +175,16 @@ class _Work:
 
     def current_ids(self) -> list[str]:
         return [self.ids[at] for at in self.frame[ROW].to_list()]
+
+    def left_to_run(
+        self, stage: GraphStage, store: Store, folder: str, number: int, known: Known
+    ) -> RowsOfBatch | None:
+        """The rows that the stage has not settled, where each of them is a workflow of its own."""
+        left = unsettled(stage, self.frame, self.current_ids(), known)
+        if not left.height:
+            return None
+        staged = stage_table(store, folder, number, "rows", left.to_arrow())
+        return RowsOfBatch(stage=stage.name, rows=staged.key, ids=tuple(left[ID]))
 
     def take(self, stage: GraphStage, outcome: StageOutcome) -> None:
         """Join answers to rows; pending rows leave, rejected ones too, or stay with null outputs."""

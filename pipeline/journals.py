@@ -30,6 +30,7 @@ from stages.journal import (
     FORMAT,
     TOOL,
     CallRecord,
+    NodeRecord,
     Record,
     RowRecord,
     UnknownFormat,
@@ -219,7 +220,7 @@ def _kind(record: Record) -> str:
     """A pending row is no outcome: it may have to be asked, and its calls be of use."""
     if isinstance(record, RowRecord):
         return "pending" if record.status == "pending" else "row"
-    return "void"
+    return "node" if isinstance(record, NodeRecord) else "void"
 
 
 def everything(store: Store, partition: str, columns: Sequence[str], reading: Reading) -> Iterator[pl.DataFrame]:

@@ -21,6 +21,7 @@ DEFAULT_BATCH_ROWS = 1_000
 MOST_BATCH_ROWS = 10_000  # of rows that are answered: what a batch costs in memory
 MAX_BATCHES = 500
 MAX_EVENTS = 10_000
+MAX_ROW_WORKFLOWS = 1_000
 PAGE_PARTITIONS = 200
 _CANARY_PARTITIONS = 100
 # Measured on recorded histories: an activity is 3 events and 2–3 of workflow tasks; a child 3 and a task of 3.
@@ -337,6 +338,16 @@ def batch_rows(rows: int, asked: int | None) -> int:
             hint=f"Raise it to {math.ceil(rows / MAX_BATCHES):,}, leave it out, or make partitions smaller.",
         )
     return asked
+
+
+def refuse_many_rows(partition: str, rows: int) -> None:
+    """Raises SpecError where rows are too many to be workflows of one partition."""
+    if rows > MAX_ROW_WORKFLOWS:
+        raise SpecError(
+            f"{partition}: {rows:,} rows, and a stage says placement: node; {MAX_ROW_WORKFLOWS:,} rows a partition can "
+            "be workflows of their own.",
+            hint="Use placement: batch, which loses no more to a crash than calls in flight, or smaller partitions.",
+        )
 
 
 def pages_of(sizes: Iterable[int], room: int) -> list[list[int]]:

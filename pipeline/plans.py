@@ -32,7 +32,7 @@ from schemas.manifest import Manifest, Noun
 from schemas.messages import MAX_PAYLOAD_BYTES, Course, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
 from stages.code import add_user_folder
-from stages.contract import AnyStage, TableStage
+from stages.contract import AnyStage, GraphStage, TableStage
 from stages.models import ModelServices
 from stages.registry import build_stages, code_digests
 
@@ -192,16 +192,20 @@ def job_of_plan(store: Store, plan: Plan, services: ModelServices) -> Job:
 
 def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: ModelServices) -> list[AnyStage]:
     refuse_unbuilt(spec)
-    return build_stages(spec, columns, base=base, services=services)
+    stages = build_stages(spec, columns, base=base, services=services)
+    for stage in stages:
+        if stage.spec.placement == "node" and not isinstance(stage, GraphStage):
+            raise SpecError(
+                f"stage {stage.name}: placement: node belongs to graphs, not to uses: {stage.spec.uses}.",
+                hint="Leave it out.",
+            )
+    return stages
 
 
 def refuse_unbuilt(spec: Spec) -> None:
     """Say plainly what the spec may ask for but this version cannot do."""
     if spec.sink.format != "parquet":
         raise SpecError(f"sink.format = {spec.sink.format!r} is not built yet.", hint="Use parquet.")
-    for stage in spec.stages:
-        if stage.placement != "batch":
-            raise SpecError(f"stage {stage.name}: placement: node is not built yet.", hint="Use placement: batch.")
     if spec.sink.provenance != "none":
         raise SpecError(
             "sink.provenance = 'columns' is not built yet.", hint="Use none; footers and manifests have it."
@@ -283,6 +287,8 @@ def write_plan(
     for decision in taken:
         if decision.run:
             planning.batch_rows(decision.rows, job.spec.limits.batch_rows)
+            if any(stage.spec.placement == "node" for stage in job.stages):
+                planning.refuse_many_rows(decision.partition, decision.rows)
     plan_id = uuid.uuid4().hex[:12]
     key = ids.plan(request.run, plan_id)
     lines = [PlannedPartition(key=d.partition, run=d.run, reason=_short(d.reason), rows=d.rows) for d in taken]

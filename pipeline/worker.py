@@ -16,6 +16,7 @@ from pipeline.activities import Activities
 from pipeline.leases import Leases
 from pipeline.policies import GRACE, HEARTBEAT_EVERY
 from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.scheduled import ScheduledWorkflow
 from stages.own_models import journal_own_models
@@ -54,7 +55,7 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     worker = Worker(
         client,
         task_queue=queue,
-        workflows=[RunWorkflow, PartitionWorkflow, ScheduledWorkflow],
+        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
         activities=activities.all(),
         workflow_runner=sandbox(),
         max_concurrent_activities=MAX_ACTIVITIES,

@@ -152,6 +152,11 @@ def limiter_workflow_id(limit: str) -> str:
     return f"tandem/limit/{limit}"
 
 
+def row_workflow_id(pipeline: str, sink: str, partition: str, stage: str, batch: int, row: str) -> str:
+    """One id per row of a batch and stage whose nodes are activities."""
+    return f"tandem/{pipeline}/{sink_digest(sink)}/row/{partition}/{stage}/b{batch:05d}/{row}"
+
+
 # Object keys, relative to the sink ---------------------------------------------------------------------------------
 
 DATASET = f"{TANDEM}/dataset.json"
@@ -341,6 +346,11 @@ def journal_answers(partition: str) -> str:
 
 def journal_answer(partition: str, nonce: str) -> str:
     return f"{journal_answers(partition)}{nonce}.jsonl"
+
+
+def journal_row(partition: str, run: str, batch: int, row: str, nonce: str = "") -> str:
+    """Segments of one row whose nodes are activities, among those of its batch; their folder, without a nonce."""
+    return f"{journal_batch(partition, run, batch)}r{row[:16]}/" + (f"{nonce}.jsonl" if nonce else "")
 
 
 def journal_segments(partition: str) -> str:

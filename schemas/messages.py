@@ -146,18 +146,58 @@ class BatchRequest(Message):
     answered: bool = False  # the batch was done once, and people answered since
 
 
+class RowsOfBatch(Message):
+    """Rows of a batch that are workflows of their own in a stage: what it reads of them is the object `rows`."""
+
+    stage: str
+    rows: str
+    ids: tuple[str, ...]
+
+
 class BatchResult(Message):
     """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
-    drains, or `short` of money: the next call may take what is `needed`, in USD / 10^9 and in tokens, and the budget
-    has no room for it. Only `done` has counts; `parked` rows hold the publication up until a person has answered."""
+    drains, `rows` that have to be run one by one before (`placement: node`), or `short` of money: the next call may
+    take what is `needed`, in USD / 10^9 and in tokens, and the budget has no room for it. Only `done` has counts;
+    `parked` rows hold the publication up until a person has answered."""
 
-    state: Literal["done", "waiting", "handed_back", "short"]
+    state: Literal["done", "waiting", "handed_back", "short", "rows"]
     receipt: str = ""
     rows: int = 0
     rejected: int = 0
     parked: int = 0
     until: dt.datetime | None = None
     reason: str = ""
+    needed: tuple[int, int] = (0, 0)
+    by_row: RowsOfBatch | None = None
+
+
+class RowInput(Message):
+    ref: RunRef
+    plan: str
+    partition: str
+    opened: str
+    batch: int
+    answered: bool
+    stage: str
+    rows: str
+    row: int
+    id: str
+
+
+class StepResult(Message):
+    """`more`: the graph's next step is another activity; `done`: the row's outcome is in the journal. The others are
+    those of a batch."""
+
+    state: Literal["more", "done", "waiting", "handed_back", "short"]
+    until: dt.datetime | None = None
+    reason: str = ""
+    needed: tuple[int, int] = (0, 0)
+
+
+class RowResult(Message):
+    """The row's outcome is in the journal, or it is `short` of money."""
+
+    short: bool = False
     needed: tuple[int, int] = (0, 0)
 
 

@@ -21,16 +21,18 @@ from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import RowError, TandemError
 from stages.calls import Waiting
-from stages.contract import Answered, GraphStage
+from stages.contract import RESERVED, Answered, GraphStage
 from stages.failures import describe
 from stages.fingerprints import fingerprints
 from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, encode_record, now, record_of
 from stages.money import Purse
 from stages.questions import INTERRUPT, PENDING, AnyGraph, Parked, Rounds, ask, described, interrupts_of, resumed, waits
 from stages.scope import Interrupted, RowScope, Tally, current
+from stages.steps import StepDone, Steps
 
 _RECENT_ROWS = 20_000
 _RECURSION_LIMIT = 100
+ID = f"{RESERVED}id"
 
 
 @dataclass(eq=False)
@@ -74,6 +76,7 @@ class BatchContext:
     tally: Tally = field(default_factory=Tally)
     purse: Purse | None = None
     damage: list[str] = field(default_factory=list)
+    steps: Steps | None = None  # of the one row of this batch, where nodes are activities
 
 
 @dataclass
@@ -109,6 +112,17 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
     found = (known.rows.get((stage.fingerprint, row)) for row in prints)
     records = [record if _settled(record, known) else None for record in found]
     return StageOutcome(records, run.stopped, context.drain.is_set())
+
+
+def unsettled(stage: GraphStage, rows: pl.DataFrame, ids: list[str], known: Known) -> pl.DataFrame:
+    """What the stage reads of the rows that it would still have to run, and their identities under ID; of equal rows
+    the first."""
+    prints = fingerprints(rows, stage.reads)
+    first: dict[str, int] = {}
+    for at, row in enumerate(prints):
+        first.setdefault(row, at)
+    todo = [at for row, at in first.items() if not _settled(known.rows.get((stage.fingerprint, row)), known)]
+    return rows.select(stage.reads)[todo].with_columns(pl.Series(ID, [ids[at] for at in todo], dtype=pl.String))
 
 
 def _settled(record: RowRecord | None, known: Known) -> bool:
@@ -173,6 +187,8 @@ class _Run:
         try:
             await self.context.journal.append(await self._answer(row))
             self.context.on_row(row.equal)
+        except StepDone:
+            pass  # `steps.more` says so
         except TandemError as exc:
             self._stop(exc)
         except Exception as exc:  # noqa: BLE001  a bug, or a foreign error of the store: raised once all have ended
@@ -252,6 +268,8 @@ class _Run:
         try:
             answer = _json(await self._state(row, scope))
             status = "ok"
+        except StepDone:
+            raise
         except Parked as parked:
             error, status = described(parked.questions), "pending"
         except RowError as exc:
@@ -277,6 +295,8 @@ class _Run:
     async def _invoked(self, row: str, graph: AnyGraph, given: Any, config: Mapping[str, Any]) -> Any:
         """The graph's last state; step by step where somebody watches."""
         context: Any = self.stage.context
+        if self.context.steps is not None:
+            graph = self.context.steps.graph(graph)
         told = self.context.on_step
         merged: Any = {**self._config, **config} if config else self._config
         if told is None:
@@ -305,6 +325,8 @@ class _Run:
                 scope.rounds = rounds = Rounds()
                 invoke = partial(self._invoked, row.key[1])
                 state = await resumed(self.stage.graph, prepared, said, rounds, invoke)
+        except StepDone:
+            raise
         except GraphBubbleUp as exc:
             raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
         if interrupts := interrupts_of(state):

@@ -5,6 +5,7 @@ Kinds of record (design: the journal):
     row     (stage fingerprint, row fingerprint)      → the row's final, validated answer, its reject, or what it asks
     call    (request digest, ordinal within its row)  → the model's raw response, saved before anything parses it
     answer  (a row, one of its questions)             → what a person said
+    node    (a row, a place in its graph)             → what the node gave, where nodes are activities
     void    (a row, some of its calls)                → a person wants other answers
 
 A segment is a text object: a header line, then one line a record, `<crc32, 8 hex> <JSON>`. A torn line fails its
@@ -113,12 +114,31 @@ class AnswerRecord:
         return self.stage, self.row
 
 
-Record = RowRecord | CallRecord | VoidRecord | AnswerRecord
-_KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord] | type[AnswerRecord]] = {
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What a node of the row's graph gave, serialised (`stages.steps`); `where` is its step and its place in it."""
+
+    stage: str
+    row: str
+    id: str
+    where: str
+    output: str
+    calls: tuple[CallKey, ...]
+    run: str
+    at: float
+
+    @property
+    def key(self) -> RowKey:
+        return self.stage, self.row
+
+
+Record = RowRecord | CallRecord | VoidRecord | AnswerRecord | NodeRecord
+_KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord] | type[AnswerRecord] | type[NodeRecord]] = {
     "row": RowRecord,
     "call": CallRecord,
     "void": VoidRecord,
     "answer": AnswerRecord,
+    "node": NodeRecord,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -253,6 +273,7 @@ class Known:
         self.rows: dict[RowKey, RowRecord] = {}
         self.calls: dict[CallKey, CallRecord] = {}
         self.answers: dict[RowKey, dict[QuestionKey, AnswerRecord]] = {}
+        self.nodes: dict[RowKey, dict[str, NodeRecord]] = {}
         self._voided: dict[RowKey | CallKey, float] = {}
         for record in records:
             self.add(record)
@@ -278,6 +299,12 @@ class Known:
             if record.raw is not None and (call is None or record.at < call.at):
                 self.calls[record.key] = record
             return
+        if isinstance(record, NodeRecord):
+            nodes = self.nodes.setdefault(record.key, {})
+            first = nodes.get(record.where)
+            if first is None or record.at < first.at:
+                nodes[record.where] = record
+            return
         row = self.rows.get(record.key)
         if row is None or _precedence(record) > _precedence(row):
             self.rows[record.key] = record
@@ -289,6 +316,9 @@ class Known:
         row = self.rows.get(record.key)
         if row is not None and row.status == "rejected" and row.at <= record.at:
             del self.rows[record.key]
+        nodes = self.nodes.get(record.key, {})
+        for where in [where for where, node in nodes.items() if node.at <= record.at]:
+            del nodes[where]
         for asked in record.calls:
             call = self.calls.get(asked)
             if call is not None and call.at <= record.at:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -65,15 +65,23 @@ class RowScope:
 
     def next_key(self, request: str) -> CallKey:
         """The key of the next call with this request in this row."""
-        if self.rounds is not None and (before := self.rounds.again(request)) is not None:
-            return before
-        ordinal = self.asked[request]
-        self.asked[request] += 1
-        key = (request, ordinal)
-        self.calls.append(key)
-        if self.rounds is not None:
-            self.rounds.first(key)
+        key = self.rounds.again(request) if self.rounds is not None else None
+        if key is None:
+            key = (request, self.asked[request])
+            self.asked[request] += 1
+            self.calls.append(key)
+            if self.rounds is not None:
+                self.rounds.first(key)
+        if (made := calls_of_node.get()) is not None:
+            made.append(key)
         return key
+
+    def repeated(self, calls: Iterable[CallKey]) -> None:
+        """A node that is not run again has made these calls."""
+        for key in calls:
+            if key not in self.calls:
+                self.calls.append(key)
+            self.asked[key[0]] = max(self.asked[key[0]], key[1] + 1)
 
     def took(self, record: CallRecord) -> None:
         """Count an answer that was there already. What this row asked in this run is its own, not a reuse."""
@@ -92,6 +100,7 @@ class RowScope:
             call.cancel()
 
 
+calls_of_node: ContextVar[list[CallKey] | None] = ContextVar("tandem_node", default=None)
 current: ContextVar[RowScope | None] = ContextVar("tandem_row", default=None)
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY
@@ -58,7 +58,9 @@ async def tell_hook(request: NotifyRequest) -> None:
 
 def cause_of(exc: BaseException) -> tuple[str, str]:
     """The class name and the sentence of what went wrong."""
-    cause = exc.cause if isinstance(exc, ActivityError) and exc.cause is not None else exc
+    cause: BaseException = exc
+    while isinstance(cause, ActivityError | ChildWorkflowError) and cause.cause is not None:
+        cause = cause.cause
     if isinstance(cause, ApplicationError):
         hint = " ".join(str(detail) for detail in cause.details if detail)
         return cause.type or "Error", f"{cause.message} {hint}".strip()

@@ -14,11 +14,20 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import (
+    ActivityError,
+    ChildWorkflowError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, call_to_the_end, cause_of
     from pipeline.workflows.funds import Shortages
+    from pipeline.workflows.row import RowWorkflow
+    from schemas import ids
     from schemas.messages import (
         Answers,
         AnswersRequest,
@@ -33,6 +42,8 @@ with workflow.unsafe.imports_passed_through():
         PartitionResult,
         Progress,
         PublishRequest,
+        RowInput,
+        RowsOfBatch,
         Totals,
     )
 
@@ -41,6 +52,8 @@ _HANDED_BACK = timedelta(seconds=0.5)
 _LONGEST_FLOOR = timedelta(minutes=1)
 # People take minutes or weeks. Looking for their answers after a tenth of the time waited so far is soon enough, and
 # some 2,000 events of history a month. `tandem review answer` says that there is news, so it is the second-best way.
+_ROWS_AT_ONCE = 50
+_ROW_HELD = timedelta(seconds=5)
 _FIRST_LOOK = timedelta(seconds=5)
 _LAST_LOOK = timedelta(hours=6)
 
@@ -74,7 +87,7 @@ class PartitionWorkflow:
     async def _ended(self) -> PartitionResult:
         try:
             return await self._published()
-        except (ActivityError, asyncio.CancelledError) as exc:
+        except (ActivityError, ChildWorkflowError, asyncio.CancelledError) as exc:
             # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if is_cancelled_exception(exc):
                 return await self._close("cancelled", "Cancelled", "the run was cancelled", fence=True)
@@ -218,6 +231,9 @@ class PartitionWorkflow:
                 self._waiting = ""
                 self._say(f"{self._done:,} of {self._rows:,} rows")
                 return
+            if result.by_row is not None:
+                await self._by_row(request, result.by_row)
+                continue
             if result.state == "short":
                 self._say("short of money")
                 await workflow.wait_condition(lambda: not self._paused and not self._short)
@@ -231,6 +247,52 @@ class PartitionWorkflow:
             floor = min(2 * floor, _LONGEST_FLOOR)
             await workflow.sleep(pause)
             await workflow.wait_condition(lambda: not self._paused and not self._short)
+
+    async def _by_row(self, batch: BatchRequest, rows: RowsOfBatch) -> None:
+        """Run rows by themselves, a window of them at once. As with batches, none is at work afterwards."""
+        room = asyncio.Semaphore(_ROWS_AT_ONCE)
+
+        async def one(number: int) -> None:
+            async with room:
+                await self._row(batch, rows, number)
+
+        tasks = [asyncio.create_task(one(number)) for number in range(len(rows.ids))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await _all_ended(set(tasks))
+
+    async def _row(self, batch: BatchRequest, rows: RowsOfBatch, number: int) -> None:
+        given = self._given
+        request = RowInput(
+            ref=given.ref, plan=given.plan, partition=given.partition, opened=batch.opened, batch=batch.batch,
+            answered=batch.answered, stage=rows.stage, rows=rows.rows, row=number, id=rows.ids[number],
+        )  # fmt: skip
+        while True:
+            await workflow.wait_condition(lambda: not self._paused and not self._short)
+            self._short.at_work += 1
+            try:
+                result = await workflow.execute_child_workflow(
+                    RowWorkflow.run,
+                    request,
+                    id=ids.row_workflow_id(
+                        given.ref.pipeline, given.ref.sink, given.partition, rows.stage, batch.batch, rows.ids[number]
+                    ),
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                    parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+                    cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                )
+                if result.short:
+                    self._short.note(result.needed)
+            except WorkflowAlreadyStartedError:  # of a partition workflow that was terminated: it is being cancelled
+                await workflow.sleep(_ROW_HELD)
+                continue
+            finally:
+                self._short.at_work -= 1
+            if not result.short:
+                return
 
     async def _publish(self, opened: Opened, receipts: list[str]) -> PartitionResult:
         given = self._given
@@ -314,11 +376,11 @@ class PartitionWorkflow:
 
 
 async def _all_ended(running: set["asyncio.Task[None]"]) -> None:
-    """Wait for tasks that discard themselves, also when the workflow is cancelled meanwhile."""
+    """Wait for tasks to end, also when the workflow is cancelled meanwhile."""
     cancelled: asyncio.CancelledError | None = None
-    while running:
+    while not all(task.done() for task in tuple(running)):
         try:
-            await workflow.wait_condition(lambda: not running)
+            await workflow.wait_condition(lambda: all(task.done() for task in tuple(running)))
         except asyncio.CancelledError as exc:
             cancelled = exc
     if cancelled is not None:

@@ -22,6 +22,7 @@ from temporalio.worker import Worker
 
 from pipeline.worker import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.scheduled import ScheduledWorkflow
 from schemas import ids
@@ -52,11 +53,13 @@ from schemas.messages import (
     PublishRequest,
     Reckoned,
     Reckoning,
+    RowInput,
     RunInput,
     RunRef,
     RunResult,
     SetLimits,
     SetLimitsRequest,
+    StepResult,
     Windows,
 )
 
@@ -134,6 +137,10 @@ class Fakes:
         return await self._do("enrich_batch", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
+    async def step_row(self, request: RowInput) -> StepResult:
+        return await self._do("step_row", request, StepResult(state="done"))  # type: ignore[no-any-return]
+
+    @activity.defn
     async def answers(self, request: AnswersRequest) -> Answers:
         return await self._do("answers", request, Answers(missing=0, given=1))  # type: ignore[no-any-return]
 
@@ -180,8 +187,8 @@ class Fakes:
 
     def all(self) -> list[Callable[..., Any]]:
         return [
-            self.plan, self.read_page, self.open, self.enrich_batch, self.answers, self.publish, self.close,
-            self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
+            self.plan, self.read_page, self.open, self.enrich_batch, self.step_row, self.answers, self.publish,
+            self.close, self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
         ]  # fmt: skip
 
 
@@ -235,8 +242,8 @@ async def at_work(client: Client, fakes: Fakes, **options: Any) -> AsyncIterator
     options.setdefault("workflow_runner", sandbox())
     options.setdefault("max_cached_workflows", 100)
     async with Worker(
-        client, task_queue=bench.queue, workflows=[RunWorkflow, PartitionWorkflow, ScheduledWorkflow],
-        activities=fakes.all(),
+        client, task_queue=bench.queue, activities=fakes.all(),
+        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
         max_heartbeat_throttle_interval=dt.timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=dt.timedelta(milliseconds=100), **options,
     ):  # fmt: skip

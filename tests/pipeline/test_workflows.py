@@ -40,7 +40,7 @@ async def client(temporal_server: TemporalServer) -> Client:
 # What they may import -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["run", "partition", "limiter", "calls"])
+@pytest.mark.parametrize("module", ["run", "partition", "row", "limiter", "calls"])
 def test_workflow_modules_load_nothing_heavy(module: str) -> None:
     """The sandbox imports them anew for each worker, and data work has no place in them."""
     code = f"import sys, pipeline.workflows.{module}; print([name for name in {HEAVY!r} if name in sys.modules])"

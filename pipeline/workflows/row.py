@@ -1,0 +1,37 @@
+"""RowWorkflow: one row of a stage that says `placement: node`. Each step of its graph is an activity of its own, so
+that a worker that dies in a tool call of half an hour costs that call and nothing before it.
+
+What a step came to is in the journal; no state of the graph crosses Temporal.
+"""
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from pipeline.workflows.calls import call
+    from schemas.messages import RowInput, RowResult, StepResult
+
+_AGAIN = timedelta(seconds=0.5)
+_LONGEST = timedelta(minutes=1)
+
+
+@workflow.defn
+class RowWorkflow:
+    @workflow.run
+    async def run(self, given: RowInput) -> RowResult:
+        pause = _AGAIN
+        while True:
+            step = await call("step_row", given, StepResult, whole=True)
+            if step.state == "done":
+                return RowResult()
+            if step.state == "short":
+                return RowResult(short=True, needed=step.needed)
+            if step.state == "more":
+                pause = _AGAIN
+            else:
+                until = step.until or workflow.now()
+                await workflow.sleep(max(until - workflow.now(), pause))
+                pause = min(2 * pause, _LONGEST)
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(given)
