@@ -377,10 +377,11 @@ class Activities:
         async with beating():
             result = await asyncio.to_thread(_finalise, store, request)
             try:
+                await asyncio.to_thread(_catch_up, store, request.ref.run)
                 await asyncio.to_thread(publish.sweep_superseded, store, dt.datetime.now(dt.UTC))
                 await asyncio.to_thread(catalogue.update, store, dt.datetime.now(dt.UTC))
             except (TandemError, OSError) as exc:
-                log.warning("superseded files were not swept, or the catalogue is not up to date: %s", exc)
+                log.warning("the table, superseded files or the catalogue are not up to date: %s", exc)
         return result
 
 
@@ -397,6 +398,12 @@ def _halted(stopped: TandemError | None) -> dict[str, Any]:
 
 
 # In threads --------------------------------------------------------------------------------------------------------
+
+
+def _catch_up(store: Store, run: str) -> None:
+    asked = plans.load_request(store, run)
+    if asked is not None:
+        publish.catch_up(store, plans.load_spec_of(store, asked.spec), Path(asked.base))
 
 
 def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Callable[[int], None]) -> PlanRef:

@@ -142,6 +142,8 @@ def _parts(store: Store, before: dt.datetime, superseded: dt.datetime, uncommitt
         newest = max(since, default=0)
         manifest = commits.read_commit(store, partition, newest) if newest else None
         kept = named(manifest)
+        if store.head(ids.lagging(partition)) is not None:
+            continue  # a table still sends its readers to earlier files
         for info, generation in listed:
             if info.key in kept:
                 continue

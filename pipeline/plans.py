@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipeline import agreed, catalogue, due, planning
+from pipeline import agreed, catalogue, due, lakes, planning
 from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset, refuse_breaking
 from pipeline.planning import Decision, Reprocess, Selection
@@ -204,8 +204,7 @@ def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: Model
 
 def refuse_unbuilt(spec: Spec) -> None:
     """Say plainly what the spec may ask for but this version cannot do."""
-    if spec.sink.format != "parquet":
-        raise SpecError(f"sink.format = {spec.sink.format!r} is not built yet.", hint="Use parquet.")
+    lakes.refuse_absent(spec)
     if spec.sink.provenance != "none":
         raise SpecError(
             "sink.provenance = 'columns' is not built yet.", hint="Use none; footers and manifests have it."

@@ -3,6 +3,7 @@
 receipts → counts add up, checks hold → final files (same rows, same bytes, same key) → upload → one conditional put
 """
 
+import contextlib
 import datetime as dt
 import hashlib
 import tempfile
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import barrier, compaction, journals
+from pipeline import barrier, compaction, journals, lakes
 from pipeline import commit as commits
 from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
@@ -26,10 +27,12 @@ from pipeline.garbage import named
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
 from pipeline.questions import PENDING
+from pipeline.settings import expanded
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded, StoreError
 from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse
+from schemas.spec import Spec
 from stages.contract import GraphStage
 
 TARGET_BYTES = 256 * 1024 * 1024
@@ -115,7 +118,13 @@ def publish(
         started_at=opened.started_at,
         committed_at=dt.datetime.now(dt.UTC),
     )
+    lake = lakes.lake_of(job.spec, job.base, store)
+    if lake is not None:
+        lakes.mark(store, opened.partition)
     committed = commits.commit(store, draft).manifest
+    if lake is not None:
+        with contextlib.closing(lake):
+            lakes.follow(lake, store, opened.partition)
     _say_success(store, committed)
     return Published(committed, counts, reuse)
 
@@ -153,6 +162,16 @@ def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:
     stages = frozenset(stage.fingerprint for stage in job.stages if isinstance(stage, GraphStage))
     rows = _index_ids(store, manifest.index.key) if manifest.index is not None else pl.Series([], dtype=pl.String)
     return InUse(rows, stages, job.spec.journal.keep)
+
+
+def catch_up(store: Store, spec: Spec, base: Path) -> None:
+    """Bring the table of a sink that has one up to what is committed. Raises StoreError."""
+    if next(iter(store.list(ids.LAGGING)), None) is None:
+        return
+    lake = lakes.lake_of(expanded(spec), base, store)
+    if lake is not None:
+        with contextlib.closing(lake):
+            lakes.catch_up(lake, store)
 
 
 def sweep_superseded(store: Store, now: dt.datetime) -> None:
@@ -383,6 +402,8 @@ def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) ->
     many are left to a later sweep."""
     left = 0
     partition = manifest.partition
+    if store.head(ids.lagging(partition)) is not None:
+        return 1  # the table's readers are still sent to the old ones
     kept = named(manifest)
     committed = {
         parsed[1]: info.modified

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import commit as commits
 from pipeline import consume
 from pipeline.datasets import DeclaredSchema, load_schema, schema_fingerprint
+from pipeline.lakes import Lake
 from pipeline.sources.snapshot import decode_schema
 from pipeline.stores import Store
 from schemas import ids
@@ -32,8 +33,8 @@ _REREADS = 3
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind`: missing, size, checksum, rows, schema, counts or foreign. `path` is absolute, empty for a manifest's own
-    arithmetic."""
+    """`kind`: missing, size, checksum, rows, schema, counts, foreign or table. `path` is absolute, empty for what is
+    wrong with no object alone."""
 
     kind: str
     partition: str
@@ -53,15 +54,30 @@ class Verified:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(store: Store, partition: str | None = None) -> Verified:
-    """Read everything that is published, or one partition of it. Raises StoreError where the store is away."""
+def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
+    """Read everything that is published, or one partition of it; `lake` is its table, if it has one. Raises StoreError
+    where the store is away."""
     found = Verified()
     declared = load_schema(store)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="tandem-verify") as pool:
         for manifest in list(consume.manifests(store, partition)):
             _verify_partition(store, manifest, declared, pool, found)
     found.problems.extend(_foreign(store, partition, found.notes))
+    if lake is not None:
+        found.problems.extend(_table(store, partition, lake))
     return found
+
+
+def _table(store: Store, partition: str | None, lake: Lake) -> Iterator[Problem]:
+    """A Delta or Iceberg table names the files of the current generations, and no others."""
+    named = lake.all_files()
+    for manifest in consume.manifests(store, partition):
+        own = {file.key for file in manifest.files}
+        if own != {key for key in named if key.rpartition("/")[0] == f"data/{manifest.partition}"}:
+            said = (
+                f"{manifest.partition}: the table names other files than generation {manifest.generation}; tandem run"
+            )
+            yield Problem("table", manifest.partition, "", f"{said} brings it up to that")
 
 
 def _verify_partition(
@@ -177,6 +193,8 @@ def _foreign(store: Store, partition: str | None, notes: list[str]) -> Iterator[
         prefix = f"{kind}/{partition}/" if partition else f"{kind}/"
         for info in store.list(prefix):
             folder, _, name = info.key.rpartition("/")
+            if folder.startswith("data/_delta_log"):
+                continue
             by_partition[folder.removeprefix(kind).removeprefix("/")].append((info.key, name))
         for key, objects in by_partition.items():
             yield from _foreign_of(store, key, objects, notes)

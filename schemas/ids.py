@@ -168,6 +168,7 @@ SNAPSHOTS = f"{TANDEM}/snapshots/"
 STAGING = f"{TANDEM}/staging/"
 JOURNAL = f"{TANDEM}/journal/"
 SUPERSEDED = f"{TANDEM}/superseded/"
+LAGGING = f"{TANDEM}/lagging/"
 BUDGETS = f"{TANDEM}/budget/"
 WAITING = f"{TANDEM}/waiting/"
 
@@ -316,6 +317,11 @@ def rejects_of_run(run: str, partition: str) -> str:
 def superseded(partition: str) -> str:
     """A marker: files of earlier generations of this partition are to be removed once readers had their time."""
     return f"{SUPERSEDED}{partition}.json"
+
+
+def lagging(partition: str) -> str:
+    """A marker: the table (Delta, Iceberg) may not name this partition's current generation yet."""
+    return f"{LAGGING}{partition}.json"
 
 
 def staging_folder(partition: str, temporal_run_id: str) -> str:

@@ -189,6 +189,7 @@ def _roles(model: Any) -> Any:
 class Sink(Part):
     path: str = Field(min_length=1)
     format: Literal["parquet", "delta", "iceberg"] = "parquet"
+    table: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+$")  # iceberg: namespace.name
     keep_superseded: Duration = timedelta(minutes=15)
     provenance: Literal["none", "columns"] = "none"
 

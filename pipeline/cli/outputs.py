@@ -1,5 +1,6 @@
 """`tandem outputs …`: what is published, from the commits and nothing else."""
 
+import contextlib
 import datetime as dt
 import re
 from collections import Counter
@@ -11,6 +12,7 @@ from pipeline import consume, garbage
 from pipeline.cli.console import Screen, counted
 from pipeline.cli.results import show_rows
 from pipeline.export import ENDINGS, export
+from pipeline.lakes import lake_of
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store
 from pipeline.verify import verify
@@ -115,7 +117,11 @@ def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
 
 def verify_command(path: Path, key: str | None, screen: Screen) -> int:
     """A line a problem; exit code 1 where there is one."""
-    found = verify(*_sink(path, key))
+    store, key = _sink(path, key)
+    path = Path("tandem.yaml") if _is_key(str(path)) else path
+    lake = lake_of(expanded(load_spec(path)), path.absolute().parent, store)
+    with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
+        found = verify(store, key, lake=lake)
     if screen.json:
         screen.document({**asdict(found), "ok": not found.problems})
         return 1 if found.problems else 0
