@@ -125,9 +125,9 @@ def test_what_is_imported_is_declared() -> None:
 
 
 def test_extras_are_there() -> None:
-    """One a provider family that models name, the embedded server, and the tools."""
+    """One a provider family that models name, a table format, the embedded server, and the tools."""
     assert set(PROJECT["project"]["optional-dependencies"]) == {
-        "local", "openai", "anthropic", "google", "bedrock", "ollama", "dev",
+        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "dev",
     }  # fmt: skip
 
 
