@@ -459,6 +459,7 @@ def _published(
         generation=manifest.generation if manifest is not None else opened.base,
         counts=manifest.counts if manifest is not None else published.counts,
         reuse=published.reuse,
+        shares=manifest.shares if manifest is not None else {},
         usage=manifest.usage
         if manifest is not None
         else journals.usage_of_run(store, request.partition, request.ref.run),

@@ -8,6 +8,7 @@ A receipt is named by its own digest. `publish` takes only receipts that it is t
 import asyncio
 import datetime as dt
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +28,23 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import StoreError, TandemError
 from schemas.fields import OutputField
-from schemas.manifest import Counts, Noun, Reuse
+from schemas.manifest import Counts, Noun, Reuse, Share, Shares, shares_added
 from schemas.messages import RowsOfBatch
 from schemas.tables import arrow_type, stored_schema
 from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage, unsettled
-from stages.contract import REJECTED, ROW, AnyStage, GraphStage, TableStage
+from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
-from stages.journal import AnswerRecord, Journal, Known, RowKey, RowRecord, decode_segment, encode_segment
+from stages.journal import (
+    AnswerRecord,
+    CallKey,
+    CallRecord,
+    Journal,
+    Known,
+    RowKey,
+    RowRecord,
+    decode_segment,
+    encode_segment,
+)
 
 REJECTS = pa.schema(
     [
@@ -70,6 +81,7 @@ class Receipt(Noun):
     parked: int = 0  # of the pending rows, those of stages that say pending: wait
     counts: Counts
     reuse: Reuse
+    shares: Shares = {}
     damage: tuple[str, ...] = ()
 
 
@@ -102,6 +114,7 @@ async def enrich_batch(
                 if not outcome.finished:
                     return Enriched(stopped=outcome.stopped, drained=outcome.drained)
                 await asyncio.to_thread(work.take, stage, outcome)
+                work.share(stage, outcome, context.journal.known.calls)
             else:
                 await asyncio.to_thread(work.apply, stage)
     finally:
@@ -172,6 +185,7 @@ class _Work:
         self.shared: set[int] = set()
         self.first: dict[RowKey, int] = {}
         self.asked: set[int] = set()
+        self.shares: Shares = {}
 
     def current_ids(self) -> list[str]:
         return [self.ids[at] for at in self.frame[ROW].to_list()]
@@ -222,6 +236,23 @@ class _Work:
             self.shared.add(at)
         else:
             self.asked.add(at)
+
+    def share(self, stage: GraphStage, outcome: StageOutcome, calls: Mapping[CallKey, CallRecord]) -> None:
+        """Which model answered how many rows, where the stage's models take turns; and what each was asked for them, as
+        far as the journal has it at hand."""
+        answered = {record.key: record for record in outcome.records if record is not None and _taken(record)}
+        if not answered:
+            return
+        rows = Counter(record.key for record in outcome.records if record is not None)
+        roles = {choice.name: role for role, choice in stage.spec.model.items()}
+        for key, record in answered.items():
+            by = orjson.loads(record.answer or "{}")[BY]
+            self._shared(stage, by, Share(rows=rows[key]))
+            for call in (calls[asked] for asked in record.calls if asked in calls):
+                self._shared(stage, roles.get(call.model, by), Share(calls=1, cost_usd=call.cost_usd or 0.0))
+
+    def _shared(self, stage: GraphStage, role: str, share: Share) -> None:
+        self.shares = shares_added(self.shares, {stage.name: {role: share}})
 
     def _reject(self, at: int, stage: GraphStage, record: RowRecord) -> None:
         error = record.error or {}
@@ -315,8 +346,14 @@ class _Work:
             pending=stage_table(store, folder, number, "pending", pending) if pending is not None else None,
             parked=len(self.parked),
             counts=self.counts(),
+            shares=self.shares,
             reuse=Reuse(rows_reused=len(both), calls_reused=calls_reused, rows_shared=len(self.shared - self.asked)),
         )
+
+
+def _taken(record: RowRecord) -> bool:
+    """Whether the answer says whose turn it was."""
+    return record.answer is not None and BY in record.answer
 
 
 def stage_table(store: Store, folder: str, number: int, kind: str, table: pa.Table) -> StagedFile:

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import orjson
@@ -31,7 +32,7 @@ from pipeline.settings import expanded
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded, StoreError
-from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse
+from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse, Shares, shares_added
 from schemas.spec import Spec
 from stages.contract import GraphStage
 
@@ -66,6 +67,7 @@ def publish(
     loaded = [load_receipt(store, opened.folder, at, digest) for at, digest in enumerate(receipts)]
     counts = sum((receipt.counts for receipt in loaded), Counts())
     reuse = sum((receipt.reuse for receipt in loaded), Reuse())
+    shares: Shares = reduce(shares_added, (receipt.shares for receipt in loaded), {})
     _refuse_miscount(opened, loaded, counts)
     if rehearsal:
         return _rehearsed(job, plan, store, opened, loaded, Published(None, counts, reuse), note)
@@ -109,6 +111,7 @@ def publish(
         content_digest=ids.digest(*(file.sha256 for file in (*files, *rejects)), str(counts.rows_in)),
         counts=counts,
         reuse=reuse,
+        shares=shares,
         usage=journals.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(_provenance(job)),
         warnings=(*warnings, *dict.fromkeys((*opened.damage, *(said for r in loaded for said in r.damage)))),

@@ -9,7 +9,7 @@ import orjson
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
-from schemas.manifest import Noun
+from schemas.manifest import Noun, Share
 from schemas.messages import Failure, FinaliseRequest, Page, PartitionResult, RunResult, RunState, Totals
 
 _USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError", "PlanOutdated"))
@@ -171,7 +171,24 @@ def as_json(report: Report) -> dict[str, Any]:
         "finished_at": _iso(report.finished_at),
         "failures": [failure.model_dump() for failure in report.failures],
         **({"reason": report.reason} if report.reason else {}),
+        **({"cascades": cascades(totals)} if totals.shares else {}),
     }  # fmt: skip
+
+
+def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
+    """Per stage whose models take turns: rows by role, the share that `main` answered, and about how much less it cost
+    than to ask `main` alone: what its calls cost on average, for each row that the cheap model was asked."""
+    out = {}
+    for stage, roles in totals.shares.items():
+        main, cheap = roles.get("main", Share()), roles.get("cheap", Share())
+        rows = sum(share.rows for share in roles.values())
+        alone = cheap.calls * main.cost_usd / main.calls if main.calls else None
+        out[stage] = {
+            "rows": {role: share.rows for role, share in sorted(roles.items())},
+            "escalated": round(main.rows / rows, 4) if rows else 0.0,
+            "saving_usd": None if alone is None else round(alone - main.cost_usd - cheap.cost_usd, 6),
+        }
+    return out
 
 
 _STOPPED_BY_LIMIT = frozenset(

@@ -67,7 +67,8 @@ class Trial:
         records = [record for record in outcome.records if record is not None]
         answers = [orjson.loads(record.answer) if record.answer else None for record in records]
         for path, record, answer in zip(self.paths, records, answers, strict=True):
-            made = {"status": record.status, "output": answer, "error": record.error}
+            shown = None if answer is None else {name: answer.get(name) for name in stage.fields}
+            made = {"status": record.status, "output": shown, "error": record.error}
             path["stages"][stage.name] = {**made, "usage": self._usage(record), "steps": steps.get(record.row, [])}
         columns = answer_columns(answers, stage.fields)
         frame = self.frame.with_columns(pl.Series(name, values) for name, values in columns.items())

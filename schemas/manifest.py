@@ -70,6 +70,30 @@ def _added(one: Sum, other: Sum) -> Sum:
     return type(one)(**{name: getattr(one, name) + getattr(other, name) for name in type(one).model_fields})
 
 
+class Share(Noun):
+    """Of a stage whose models take turns: how many rows one of them answered, and what it was asked, with its cost."""
+
+    rows: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+
+
+Shares = dict[str, dict[str, Share]]  # stage → role of the model
+
+
+def shares_added(one: Shares, other: Shares) -> Shares:
+    out = {stage: dict(roles) for stage, roles in one.items()}
+    for stage, roles in other.items():
+        for role, share in roles.items():
+            before = out.setdefault(stage, {}).get(role, Share())
+            out[stage][role] = Share(
+                rows=before.rows + share.rows,
+                calls=before.calls + share.calls,
+                cost_usd=before.cost_usd + share.cost_usd,
+            )
+    return out
+
+
 class DataFile(Noun):
     """A published object; `key` is relative to the sink. `time_min`/`time_max` are of the partition's time column."""
 
@@ -115,6 +139,7 @@ class Manifest(Noun):
     content_digest: str = ""
     counts: Counts = Counts()
     reuse: Reuse = Reuse()
+    shares: Shares = {}
     usage: Usage = Usage()
     provenance: tuple[Provenance, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.manifest import Counts, Reuse, Usage
+from schemas.manifest import Counts, Reuse, Shares, Usage, shares_added
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 RunState = Literal["completed", "failed", "paused", "cancelled", "running"]
@@ -269,6 +269,7 @@ class PartitionResult(Message):
     generation: int | None = None
     counts: Counts = Counts()
     reuse: Reuse = Reuse()
+    shares: Shares = {}
     usage: Usage = Usage()
     error: str = ""
     message: str = ""
@@ -295,6 +296,7 @@ class Totals(Message):
     not_run: int = 0
     counts: Counts = Counts()
     reuse: Reuse = Reuse()
+    shares: Shares = {}
     usage: Usage = Usage()
 
     def with_result(self, result: PartitionResult) -> "Totals":
@@ -303,6 +305,7 @@ class Totals(Message):
                 result.outcome: getattr(self, result.outcome) + 1,
                 "counts": self.counts + result.counts,
                 "reuse": self.reuse + result.reuse,
+                "shares": shares_added(self.shares, result.shares),
                 "usage": self.usage + result.usage,
             }
         )

@@ -28,6 +28,8 @@ from stages.models import ModelServices
 ROW = "__tandem_row"
 # Whether the row was rejected, and stays all the same (`on_reject: null`); where a barrier has to count.
 REJECTED = "__tandem_rejected"
+# In an answer, beside its columns: the role of the model that gave it, where a stage's models take turns.
+BY = "__tandem_by"
 RESERVED = "__tandem_"
 
 

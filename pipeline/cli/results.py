@@ -6,7 +6,7 @@ from rich.text import Text
 
 from pipeline import consume
 from pipeline.cli.console import Screen, counted, failure, lasting, money, out, shown
-from pipeline.reports import Report
+from pipeline.reports import Report, cascades
 from pipeline.stores import Store
 from schemas.manifest import Usage
 from schemas.spec import Spec
@@ -58,6 +58,10 @@ def summary(report: Report) -> list[str]:
             f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "
             f"{reuse.calls_reused:,} calls replayed."
         )
+    for stage, found in cascades(totals).items():
+        saved = found["saving_usd"]
+        less = f", about {money(saved)} less than main alone" if saved is not None and saved > 0 else ""
+        lines.append(f"Cascade {stage}: {found['escalated']:.1%} of the answers are the main model's{less}.")
     faults = list(report.failures) or ([report.stop] if report.stop is not None else [])
     lines += [failure(fault.partition, fault.error, fault.message) for fault in faults[:_FAULTS]]
     if len(faults) > _FAULTS:

@@ -16,7 +16,7 @@ from pydantic import Field
 from schemas.errors import RowError, SpecError
 from schemas.fields import OutputField
 from stages.asking import Answer, Made, Prompts, Question, finished
-from stages.contract import Build, GraphStage, Options
+from stages.contract import BY, Build, GraphStage, Options
 
 VERSION = "cascade-1"
 
@@ -68,7 +68,7 @@ def build(wanted: Build) -> GraphStage:
 
     def harvest(state: Mapping[str, Any]) -> Answer:
         by = {options.answered_by: state["answered_by"]} if options.answered_by else {}
-        return {**state["answer"], **by}
+        return {**state["answer"], **by, BY: "main" if state.get("why") else "cheap"}
 
     builder = StateGraph(State)
     builder.add_node("cheap", ask_cheap)

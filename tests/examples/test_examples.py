@@ -99,6 +99,9 @@ def test_cascade(model_server: ModelServer, tmp_path: Path) -> None:
         1: "gpt-5-nano", 2: "gpt-5", 3: "gpt-5-nano", 4: "gpt-5",
     }  # fmt: skip
     assert result.report["usage"]["calls"] == 6
+    share = result.report["cascades"]["read"]
+    assert (share["rows"], share["escalated"]) == ({"cheap": 2, "main": 2}, 0.5)
+    assert share["saving_usd"] > 0
 
 
 def test_agent(model_server: ModelServer, tmp_path: Path) -> None:

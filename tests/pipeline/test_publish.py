@@ -392,4 +392,5 @@ def test_a_receipt_knows_its_files(bench: Bench) -> None:
         "counts",
         "reuse",
         "damage",
+        "shares",
     }

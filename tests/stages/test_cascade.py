@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import SpecError
-from stages.contract import GraphStage
+from stages.contract import BY, GraphStage
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, a_graph_stage, answers, enrich, kinds
 
@@ -36,14 +36,14 @@ async def test_only_unsure_answers_are_asked_for_again(server: ModelServer) -> N
 async def test_what_the_cheap_model_cannot_answer_the_other_does(server: ModelServer, action: str) -> None:
     server.script({"rules": [{"action": action, "times": 1}]})
     outcome = await enrich(a_cascade(), [said(0.9)])
-    assert answers(outcome) == [{"word": "x", "sure": 0.9, "by": MODEL}]
+    assert answers(outcome) == [{"word": "x", "sure": 0.9, "by": MODEL, BY: "main"}]
     assert server.stats().requests == 2
 
 
 async def test_the_cheap_model_may_be_given_another_try(server: ModelServer) -> None:
     server.script({"rules": [{"action": "bad_json", "times": 1}]})
     outcome = await enrich(a_cascade(repairs=1), [said(0.9)])
-    assert answers(outcome) == [{"word": "x", "sure": 0.9, "by": CHEAP}]
+    assert answers(outcome) == [{"word": "x", "sure": 0.9, "by": CHEAP, BY: "cheap"}]
 
 
 async def test_what_neither_can_answer_is_rejected(server: ModelServer) -> None:
