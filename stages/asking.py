@@ -13,7 +13,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from schemas.errors import RowError
+from schemas.errors import RowError, SpecError
 from schemas.fields import OutputField
 from schemas.ids import digest
 from schemas.manifest import Provenance
@@ -128,6 +128,37 @@ def asking_graph(question: Question, mend: Callable[[Any], Any] = lambda data: d
     builder.add_node("ask", ask)
     builder.add_edge(START, "ask")
     return builder.compile()
+
+
+# Columns that options name -------------------------------------------------------------------------------------------
+
+
+def own_column(
+    wanted: Build,
+    fields: Mapping[str, OutputField],
+    option: str,
+    name: str | None,
+    kind: Literal["str", "int", "float"],
+) -> dict[str, OutputField]:
+    """A column that Tandem writes and no model is asked for; none where the option is not given. Raises SpecError."""
+    if name is None:
+        return {}
+    if name in fields:
+        raise SpecError(
+            f"{wanted.where}: with.{option} = {name!r} is declared under output, too.",
+            hint="Tandem writes it: take it out of output.",
+        )
+    return {name: OutputField(type=kind, optional=True)}
+
+
+def check_confidence(wanted: Build, fields: Mapping[str, OutputField], name: str | None) -> None:
+    """Raises SpecError where the output that shall say how sure the model is says something else."""
+    declared = fields.get(name or "")
+    if name is not None and (declared is None or declared.type != "float"):
+        raise SpecError(
+            f"{wanted.where}: with.confidence = {name!r} is no float output.",
+            hint=f"Declare it: output: {{{name}: {{type: float, ge: 0, le: 1}}}}",
+        )
 
 
 # The stage ---------------------------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
-from schemas.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished
+from stages.asking import Answer, Made, Prompts, Question, check_confidence, finished, own_column
 from stages.contract import BY, Build, GraphStage, Options
 
 VERSION = "cascade-1"
@@ -43,7 +42,10 @@ def build(wanted: Build) -> GraphStage:
 
     options = wanted.options(CascadeOptions)
     form = answer_format(wanted)
-    _check(wanted, form.fields, options)
+    check_confidence(wanted, form.fields, options.confidence)
+    if (options.below is None) != (options.confidence is None):
+        raise SpecError(f"{wanted.where}: with.below and with.confidence belong together.")
+    added = own_column(wanted, form.fields, "answered_by", options.answered_by, "str")
     prompts = Prompts(wanted)
     cheap, main = Question(wanted, form, "cheap"), Question(wanted, form, "main")
 
@@ -76,22 +78,5 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge(START, "cheap")
     builder.add_conditional_edges("cheap", lambda state: "main" if state.get("why") else END, ["main", END])
     builder.add_edge("main", END)
-    added = {options.answered_by: OutputField(type="str", optional=True)} if options.answered_by else {}
     made = Made(VERSION, options, form, prompts, builder.compile(), first, harvest, added, calls=(1, 2))
     return finished(wanted, made)
-
-
-def _check(wanted: Build, fields: Mapping[str, OutputField], options: CascadeOptions) -> None:
-    declared = fields.get(options.confidence or "")
-    if options.confidence is not None and (declared is None or declared.type != "float"):
-        raise SpecError(
-            f"{wanted.where}: with.confidence = {options.confidence!r} is no float output.",
-            hint=f"Declare it: output: {{{options.confidence}: {{type: float, ge: 0, le: 1}}}}",
-        )
-    if (options.below is None) != (options.confidence is None):
-        raise SpecError(f"{wanted.where}: with.below and with.confidence belong together.")
-    if options.answered_by in fields:
-        raise SpecError(
-            f"{wanted.where}: with.answered_by = {options.answered_by!r} is declared under output, too.",
-            hint="The model is not asked for it: take it out of output.",
-        )

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from schemas.errors import SpecError
 from schemas.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, asking_graph, finished
+from stages.asking import Answer, Made, Prompts, Question, asking_graph, check_confidence, finished
 from stages.contract import Build, GraphStage, Options
 from stages.quoting import RULE, quoted
 
@@ -106,12 +106,7 @@ def _check(wanted: Build, fields: Mapping[str, OutputField], labels: tuple[str, 
     for label in options.labels:
         if label not in labels:
             raise SpecError(f"{wanted.where}: with.labels describes {label!r}, which is no label.")
-    declared = fields.get(options.confidence or "")
-    if options.confidence is not None and (declared is None or declared.type != "float"):
-        raise SpecError(
-            f"{wanted.where}: with.confidence = {options.confidence!r} is no float output.",
-            hint=f"Declare it: output: {{{options.confidence}: {{type: float, ge: 0, le: 1}}}}",
-        )
+    check_confidence(wanted, fields, options.confidence)
     if options.below is not None and options.confidence is None:
         raise SpecError(f"{wanted.where}: with.below needs with.confidence: the float output to compare.")
     if options.fallback is not None and options.below is None:

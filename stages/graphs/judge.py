@@ -16,9 +16,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
-from schemas.errors import RowError, SpecError
+from schemas.errors import RowError
 from schemas.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished
+from stages.asking import Answer, Made, Prompts, Question, finished, own_column
 from stages.contract import Build, GraphStage, Options
 from stages.quoting import RULE, quoted
 from stages.structured import AnswerFormat
@@ -59,14 +59,12 @@ def build(wanted: Build) -> GraphStage:
 
     options = wanted.options(JudgeOptions)
     form = answer_format(wanted)
-    if options.score in form.fields:
-        raise SpecError(
-            f"{wanted.where}: with.score = {options.score!r} is declared under output, too.",
-            hint="The judge writes it: take it out of output.",
-        )
+    added = own_column(wanted, form.fields, "score", options.score, "float")
     prompts = Prompts(wanted)
     writer = Question(wanted, form)
-    critic = Question(wanted, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if _has_judge(wanted) else "main")
+    critic = Question(
+        wanted, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in wanted.stage.model else "main"
+    )
     judging = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
 
     async def draft(state: State) -> State:
@@ -109,10 +107,5 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge("draft", "criticise")
     builder.add_conditional_edges("criticise", next_step, ["revise", END])
     builder.add_edge("revise", "draft")
-    added = {options.score: OutputField(type="float", optional=True)} if options.score else {}
     calls = (2, 2 * (options.revisions + 1))
     return finished(wanted, Made(VERSION, options, form, prompts, builder.compile(), first, harvest, added, calls))
-
-
-def _has_judge(wanted: Build) -> bool:
-    return "judge" in wanted.stage.model

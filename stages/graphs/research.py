@@ -21,7 +21,7 @@ from pydantic import Field
 from schemas.durations import Duration
 from schemas.errors import RowError, SpecError
 from schemas.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished
+from stages.asking import Answer, Made, Prompts, Question, finished, own_column
 from stages.contract import Build, GraphStage, Options
 from stages.corpus import load_corpus
 from stages.quoting import RULE, quoted
@@ -76,11 +76,7 @@ def build(wanted: Build) -> GraphStage:
 
     options = wanted.options(ResearchOptions)
     form = answer_format(wanted)
-    if options.failed in form.fields:
-        raise SpecError(
-            f"{wanted.where}: with.failed = {options.failed!r} is declared under output, too.",
-            hint="Tandem writes it: take it out of output.",
-        )
+    added = own_column(wanted, form.fields, "failed", options.failed, "int")
     prompts = Prompts(wanted)
     search, content = _search(wanted, options)
     planning = Question(wanted, AnswerFormat(_plan_fields(options.sections), None, "plan"))
@@ -140,7 +136,6 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge("section", "synthesise")
     builder.add_edge("synthesise", END)
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
-    added = {options.failed: OutputField(type="int", optional=True)} if options.failed else {}
     calls = (3, options.sections + 2)
     return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest, added, calls, code=content))
 

@@ -17,10 +17,11 @@ PAGE = "\n\n".join(f"Paragraph {at} says that item {at} costs {at * 7} euros. It
 
 def a_summarize(**changed: Any) -> GraphStage:
     options = {"chunk_tokens": 400, "parallel": 4, **changed.pop("options", {})}
+    in_flight = changed.pop("rows_in_flight", 32)
     return a_graph_stage(
         {"uses": "summarize", "model": MODEL, "prompt": "{{ text }}", "output": {"summary": "str"}, "with": options,
          **changed},
-        rows_in_flight=changed.pop("rows_in_flight", 32),
+        rows_in_flight=in_flight,
     )  # fmt: skip
 
 
@@ -54,6 +55,18 @@ async def test_a_long_text_is_read_in_chunks_at_most_so_many_at_once(server: Mod
     assert 1 < stats.max_in_flight <= 4
     assert all(tokens(call.message) <= 450 for call in server.calls())
     assert server.calls()[-1].message.startswith("<notes ")
+
+
+async def test_three_hundred_pages_are_read_within_the_limit_of_calls_in_flight(server: ModelServer) -> None:
+    """`rows_in_flight` bounds calls, also those of one row; `parallel` those of a row."""
+    server.script({"latency_ms": 20, "rules": [{"match": "<text", "action": "text", "text": '{"notes": "costs"}'}]})
+    book = "\n\n".join(f"Page {page}. {PAGE[:3000]}" for page in range(300))
+    stage = a_summarize(options={"chunk_tokens": 6000, "parallel": 50}, rows_in_flight=5)
+    assert kinds(await enrich(stage, [book])) == ["ok"]
+    stats = server.stats()
+    assert len(book) > 850_000
+    assert stats.requests == len(chunked(book, 6000)) + 1 > 35
+    assert stats.max_in_flight == 5
 
 
 async def test_notes_that_are_too_long_are_read_in_chunks_again(server: ModelServer) -> None:
