@@ -319,6 +319,8 @@ class _Followed:
             self.sure, self.columns = self.sure.clear(), stage.columns_after(self.columns)
         else:
             self.open = self.open.select(ROW)
+            if stage.refuse is not None and stage.spec.on_reject == "drop":
+                self.sure = self.sure.filter(stage.refuse(self.sure).is_null())
             self._after(stage, stage.apply(self.sure))
         self.open_may_leave = bool(self.open.height)
 

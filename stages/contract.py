@@ -140,6 +140,11 @@ def check_outputs(build: Build, fields: Mapping[str, OutputField]) -> None:
                 f"{build.where}: the output {name!r} is already a column.",
                 hint="Rename the output, or say replace: true in the stage.",
             )
+    check_drop(build)
+
+
+def check_drop(build: Build) -> None:
+    """Refuse to drop what is not there."""
     for name in build.stage.drop:
         if name not in build.columns.names:
             raise SpecError(f"{build.where}: drop names {name!r}, which is no column here.")

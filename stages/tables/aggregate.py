@@ -28,7 +28,9 @@ class AggregateOptions(Options):
 def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: aggregate`. Raises SpecError."""
     options, stage = wanted.options(AggregateOptions), wanted.stage
-    for name in (*options.by, *stage.drop):
+    if stage.drop:
+        raise SpecError(f"{wanted.where}: drop says nothing here: a group has only by and columns.")
+    for name in options.by:
         if name not in wanted.columns.names:
             raise SpecError(
                 f"{wanted.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(wanted.columns.names)}"

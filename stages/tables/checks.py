@@ -13,7 +13,7 @@ from schemas.errors import ChecksFailed, SpecError
 from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.spec import Part
-from stages.contract import Build, Options, TableStage
+from stages.contract import Build, Options, TableStage, check_drop
 from stages.tables.sql import failed, row_wise_condition
 
 VERSION = "checks-1"
@@ -32,6 +32,7 @@ class ChecksOptions(Options):
 def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: checks`. Raises SpecError."""
     options, stage = wanted.options(ChecksOptions), wanted.stage
+    check_drop(wanted)
     for rule in options.rules:
         row_wise_condition(rule.sql, f"{wanted.where}: with.rules: {rule.name}")
         try:

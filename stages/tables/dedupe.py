@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from schemas.errors import PartitionError, SpecError
 from schemas.ids import digest
 from schemas.manifest import Provenance
-from stages.contract import RESERVED, Build, Options, TableStage
+from stages.contract import RESERVED, Build, Options, TableStage, check_drop
 from stages.tables.parts import parts
 
 VERSION = "dedupe-1"
@@ -56,13 +56,14 @@ class Kinds(Protocol):
 def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: dedupe`. Raises SpecError."""
     options, stage = wanted.options(DedupeOptions), wanted.stage
+    check_drop(wanted)
     _check(wanted, options)
     read = [options.vector] if options.vector is not None else options.on
 
     def over(source: Path) -> pl.LazyFrame:
         kinds = pl.Series(_kinds(source, read, options, wanted.where), dtype=pl.Int64)
         places = pl.Series(range(kinds.len()), dtype=pl.Int64)
-        rows = pl.scan_parquet(source).drop(set(stage.drop) & set(wanted.columns.names))
+        rows = pl.scan_parquet(source).drop(stage.drop)
         marked = rows.with_columns((kinds != places).alias(options.duplicate))
         if options.group is not None:
             marked = marked.with_columns(kinds.alias(options.group))

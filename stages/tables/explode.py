@@ -16,7 +16,7 @@ from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
 from stages.chunks import chunked
-from stages.contract import RESERVED, Build, Options, TableStage
+from stages.contract import RESERVED, Build, Options, TableStage, check_drop
 
 VERSION = "explode-1"
 
@@ -32,6 +32,7 @@ class ExplodeOptions(Options):
 def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: explode`. Raises SpecError."""
     options, stage = wanted.options(ExplodeOptions), wanted.stage
+    check_drop(wanted)
     _check(wanted, options)
     into = options.into or options.column
     cut = _chunker(options.chunk_tokens) if options.chunk_tokens is not None else None

@@ -1,7 +1,7 @@
 """sample: a share of the rows, or so many of a partition, chosen by what they are and not by chance.
 
-A row is in or out by a digest of its key (of its source columns where there is no key) and `seed`: the same rows in
-every run, whatever their order, batch or machine. Rows that are left out are filtered.
+A row is in or out by a digest of `seed` and its key (all columns that reach the stage, where there is no key): the same
+rows in every run, whatever their order, batch or machine. Rows that are left out are filtered.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from schemas.errors import SpecError
 from schemas.ids import digest
 from schemas.manifest import Provenance
-from stages.contract import REJECTED, ROW, Build, Options, TableStage
+from stages.contract import REJECTED, ROW, Build, Options, TableStage, check_drop
 from stages.fingerprints import fingerprints
 from stages.tables.parts import parts
 
@@ -36,6 +36,7 @@ class SampleOptions(Options):
 def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: sample`. Raises SpecError."""
     options, stage = wanted.options(SampleOptions), wanted.stage
+    check_drop(wanted)
     if (options.rows is not None) != (stage.scope == "partition"):
         raise SpecError(
             f"{wanted.where}: with.rows and scope: partition belong together.",

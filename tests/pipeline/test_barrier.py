@@ -128,3 +128,11 @@ async def test_a_check_between_stages_keeps_bad_rows_from_the_next(bench: Bench)
     assert rejects.select("stage", "error", "message").unique().rows() == [
         ("sane", "low", "the check 'low' does not hold")
     ]
+
+
+async def test_a_partition_without_rows_passes_too(bench: Bench) -> None:
+    bench.write(rows(1).clear())
+    twins = {"name": "twins", "uses": "dedupe", "with": {"on": ["text"]}}
+    grouped = {"name": "count", "uses": "aggregate", "with": {"by": ["level"], "columns": {"n": "count(*)"}}}
+    manifest, table = await published(bench, EXTRACT, twins, sql("SELECT * FROM rows WHERE id > 1"), grouped)
+    assert (table.height, table.columns, manifest.counts.rows_in) == (0, ["level", "n"], 0)

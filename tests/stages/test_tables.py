@@ -299,6 +299,9 @@ def test_vectors_are_compared_by_their_cosine(tmp_path: Path) -> None:
         ("dedupe", {"on": ["x"]}, {}, "'x' is no column here"),
         ("dedupe", {"vector": "s"}, {}, "with.vector = 's' is string, not list"),
         ("dedupe", {"on": ["s"], "duplicate": "a"}, {}, "'a' is already a column"),
+        ("sample", {"rate": 0.5}, {"drop": ["x"]}, "drop names 'x', which is no column here"),
+        ("explode", {"column": "tags"}, {"drop": ["x"]}, "drop names 'x', which is no column here"),
+        ("aggregate", {"by": ["s"], "columns": {"n": "count(*)"}}, {"drop": ["s"]}, "drop says nothing here"),
     ],
 )
 def test_options_of_table_stages_are_checked(
