@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline import journals
 from pipeline.partitions import OpenedPartition, PlannedBatch, row_ids
 from pipeline.plans import Job
+from pipeline.provenance import RowProvenance
 from pipeline.questions import PENDING, lines_of
 from pipeline.sources.snapshot import conform
 from pipeline.spool import Spools
@@ -186,6 +187,7 @@ class _Work:
         self.first: dict[RowKey, int] = {}
         self.asked: set[int] = set()
         self.shares: Shares = {}
+        self.provenance = RowProvenance() if job.spec.sink.provenance == "columns" else None
 
     def current_ids(self) -> list[str]:
         return [self.ids[at] for at in self.frame[ROW].to_list()]
@@ -209,6 +211,8 @@ class _Work:
         for here, (at, record) in enumerate(zip(positions, outcome.records, strict=True)):
             assert record is not None
             self._count(at, record)
+            if self.provenance is not None:
+                self.provenance.add(at, self.ids[at], stage, record)
             if record.status == "ok":
                 answers.append(orjson.loads(record.answer or "{}"))
                 kept.append(True)
@@ -331,6 +335,8 @@ class _Work:
             table = table.append_column(REJECTED, pa.array([at in self.rejected for at in positions], pa.bool_()))
         else:
             table = table.select([name for name in table.column_names if name not in keys])
+            if self.provenance is not None:
+                table = self.provenance.appended(table, self.frame[ROW].to_list())
         content = fingerprints(self.source, self.source.columns)
         index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
         said = [line for at, line in self.rejects if at not in self.pending]

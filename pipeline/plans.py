@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipeline import agreed, catalogue, due, lakes, planning
+from pipeline import agreed, catalogue, due, lakes, planning, provenance
 from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset, refuse_breaking
 from pipeline.planning import Decision, Reprocess, Selection
@@ -158,7 +158,9 @@ class Job:
         for stage in self.stages:
             columns = stage.columns_after(columns)
         keys = set(self.snapshot.info.key_columns)
-        return pa.schema([f for f in columns if f.name not in keys])
+        columns = pa.schema([f for f in columns if f.name not in keys])
+        waits = self.barrier < len(self.stages)
+        return provenance.columns_of(columns, self.spec.sink.provenance, barrier=waits)
 
     @property
     def keys(self) -> pa.Schema:
@@ -205,10 +207,6 @@ def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: Model
 def refuse_unbuilt(spec: Spec) -> None:
     """Say plainly what the spec may ask for but this version cannot do."""
     lakes.refuse_absent(spec)
-    if spec.sink.provenance != "none":
-        raise SpecError(
-            "sink.provenance = 'columns' is not built yet.", hint="Use none; footers and manifests have it."
-        )
 
 
 def decisions(

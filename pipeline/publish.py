@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import barrier, compaction, journals, lakes
+from pipeline import barrier, compaction, journals, lakes, provenance
 from pipeline import commit as commits
 from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
@@ -250,7 +250,10 @@ class _Merge:
         """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
         checks = _Checks(self.job)
         schema = self.job.columns
-        paths = list(self._write(schema, self.tables(staged, checks), "data"))
+        tables = self.tables(staged, checks)
+        if self.job.spec.sink.provenance == "columns":
+            tables = (provenance.generation(table, self.generation) for table in tables)
+        paths = list(self._write(schema, tables, "data"))
         warnings = checks.verdict(self.partition)
         time = self._time_column()
         folder = ids.data_folder(self.partition)

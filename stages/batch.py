@@ -290,7 +290,10 @@ class _Run:
             raise scope.stop  # whatever the graph made of it, it went on without the answer
         if error is not None:
             error["calls"] = len(scope.calls)
-        return RowRecord(*row.key, row.id, status, answer, error, tuple(scope.calls), context.run, now())
+        costs = [call.cost_usd if (call := context.journal.known.calls.get(key)) else None for key in scope.calls]
+        cost = sum(cost for cost in costs if cost is not None) if None not in costs else None
+        calls = tuple(scope.calls)
+        return RowRecord(*row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost)
 
     async def _invoked(self, row: str, graph: AnyGraph, given: Any, config: Mapping[str, Any]) -> Any:
         """The graph's last state; step by step where somebody watches."""

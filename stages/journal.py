@@ -35,7 +35,8 @@ QuestionKey = tuple[str, int]
 class RowRecord:
     """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or what a pending row asks
     (`stages.questions`); `calls` are the calls that led here, so that a retry can void exactly them. `id` is the
-    identity of the source row that asked; `shared`: it took the answer of an equal row."""
+    identity of the source row that asked; `shared`: it took the answer of an equal row. `cost_usd` is what its calls
+    cost, whoever paid for them; None where a price is not known."""
 
     stage: str
     row: str
@@ -47,6 +48,7 @@ class RowRecord:
     run: str
     at: float
     shared: bool = False
+    cost_usd: float | None = None
 
     @property
     def key(self) -> RowKey:

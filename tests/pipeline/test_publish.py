@@ -31,10 +31,13 @@ from schemas.errors import (
     RejectRateExceeded,
     SchemaChanged,
     SinkError,
+    SpecError,
     StoreError,
     TandemError,
 )
 from schemas.manifest import Manifest
+from stages.transport import close_session
+from tests.harness.model_server import ModelServer
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 FILE = "file=rows.parquet"
@@ -394,3 +397,49 @@ def test_a_receipt_knows_its_files(bench: Bench) -> None:
         "damage",
         "shares",
     }
+
+
+# Provenance ---------------------------------------------------------------------------------------------------------
+
+SAID = ["tandem_model", "tandem_prompt_digest", "tandem_enriched_at", "tandem_cost_usd", "tandem_generation"]
+
+
+async def test_a_row_says_what_made_it(
+    bench: Bench, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without a call name no model; a reused answer keeps its time and cost; a retried publish its bytes."""
+    frame = rows(6, blank=2)
+    bench.write(pl.concat([frame, frame.tail(1)]))
+    for name, value in model_server.env().items():
+        monkeypatch.setenv(name, value)
+    sink = {"path": "out", "provenance": "columns"}
+    stage = {**EXTRACT, "model": "openai:test-model"}
+    job = bench.job(sink=sink, stages=[stage], prices={"openai:test-model": {"input": 1.0, "output": 1.0}})
+    plan = bench.plan(job)
+    opened = bench.open(job, plan, FILE)
+    assert opened is not None
+    receipts = [done.receipt for done in await bench.enrich(job, plan, opened)]
+    first = bench.publish(job, plan, opened, receipts).manifest
+    again = bench.publish(job, plan, opened, receipts).manifest
+    assert first is not None
+    assert again == first
+    assert table(bench, first).column_names[-5:] == SAID
+    made = pl.DataFrame(table(bench, first).select(SAID))
+    assert made["tandem_model"].to_list() == [None, None, *["openai:test-model"] * 5]
+    assert made["tandem_prompt_digest"].n_unique() == 2
+    assert made["tandem_cost_usd"].to_list()[:2] == [0.0, 0.0]
+    assert (made["tandem_cost_usd"] > 0).sum() == 4, "one of two equal rows was not paid for"
+    assert made["tandem_generation"].to_list() == [1] * 7
+    second = await bench.one(job, reprocess="all")
+    later = pl.DataFrame(table(bench, second).select(SAID))
+    assert later["tandem_generation"].to_list() == [2] * 7
+    answered = pl.Series([False, False, True, True, True, False, False])
+    kept = ["tandem_enriched_at", "tandem_cost_usd", "tandem_model"]
+    assert later.filter(answered).select(kept).equals(made.filter(answered).select(kept))
+    await close_session()
+
+
+async def test_provenance_takes_no_name_that_is_there(bench: Bench) -> None:
+    bench.write(rows(3).with_columns(tandem_model=pl.lit("mine")))
+    with pytest.raises(SpecError, match="adds 'tandem_model', which is a column already"):
+        await bench.run(bench.job(sink={"path": "out", "provenance": "columns"}))
