@@ -20,23 +20,24 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Uses:
-    """`needs` must be given, `takes` may be; `roles` are the models that must be named."""
+    """`needs` must be given, `takes` may be; `roles` are the models that must be named, `may` those that may be."""
 
     needs: tuple[str, ...]
     takes: frozenset[str] = _PROMPTED
     roles: tuple[str, ...] = ("main",)
+    may: tuple[str, ...] = ()
 
 
 _ASKING = Uses(("output", "prompt", "model"))
 BUILT_IN: dict[str, Uses] = {
     "extract": _ASKING,
     "classify": _ASKING,
-    "summarize": _ASKING,
+    "summarize": Uses(_ASKING.needs, may=("notes",)),
     "cascade": Uses(_ASKING.needs, roles=("main", "cheap")),
     "agent": Uses((*_ASKING.needs, "tools"), _PROMPTED | {"tools"}),
-    "judge": _ASKING,
+    "judge": Uses(_ASKING.needs, may=("judge",)),
     "translate": _ASKING,
-    "research": Uses(_ASKING.needs, _PROMPTED | {"tools"}),
+    "research": Uses(_ASKING.needs, _PROMPTED | {"tools"}, may=("sections",)),
     "embed": Uses(_ASKING.needs, _PROMPTED - {"system"}),
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
     "checks": Uses((), frozenset(), ()),
@@ -61,6 +62,9 @@ def complaint(uses: str, given: Mapping[str, Any]) -> str | None:
             return f"uses: {uses} needs model: " + (
                 "provider:name, for example openai:gpt-5-mini" if known.roles == ("main",) else f"{{{wanted}}}"
             )
+    for role in given.get("model", {}):
+        if role not in (*known.roles, *known.may):
+            return f"model has no role {role!r} in uses: {uses}; it has: {', '.join((*known.roles, *known.may))}"
     stray = sorted((_SPECIFIC & set(given)) - known.takes)
     if stray:
         name = stray[0].removesuffix("_class")

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,10 @@ VERSION = "dedupe-1"
 PERMUTATIONS = 128
 BANDS = 32  # of 4 values each: two texts that share half of their phrases meet with 87 %, at 0.8 with all but certainty
 MAX_VECTORS = 50_000
+MAX_TEXTS = 1_000_000  # 640 bytes each
 _PHRASE = 3
 _PRIME = np.uint64((1 << 31) - 1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 _WORD = re.compile(r"\w+")
 
 
@@ -46,11 +48,6 @@ class DedupeOptions(Options):
         if bool(self.on) == (self.vector is not None):
             raise ValueError("give on: [text columns], or vector: the column of an embedding")
         return self
-
-
-class Kinds(Protocol):
-    def first_like(self, at: int, value: npt.NDArray[np.float64] | str) -> int:
-        """The earlier row that this one is like, or itself, remembered for those to come."""
 
 
 def build(wanted: Build) -> TableStage:
@@ -103,44 +100,67 @@ def _check(wanted: Build, options: DedupeOptions) -> None:
 
 def _kinds(source: Path, read: list[str], options: DedupeOptions, where: str) -> list[int]:
     """For each row the place of the first that it is like."""
-    kinds: Kinds = _Vectors(options.threshold, where) if options.vector is not None else _Texts(options.threshold)
+    if options.vector is None:
+        return _like_texts(_texts(source, read), options.threshold, where)
+    vectors = _Vectors(options.threshold, where)
     found: list[int] = []
     for rows in parts(source, read):
-        for value in _values(rows, options):
-            at = len(found)
-            found.append(at if value is None else kinds.first_like(at, value))
+        for vector in rows[options.vector].to_list():
+            blank = not vector or None in vector
+            found.append(len(found) if blank else vectors.first_like(len(found), np.asarray(vector, dtype=np.float64)))
     return found
 
 
-def _values(rows: pl.DataFrame, options: DedupeOptions) -> Iterator[npt.NDArray[np.float64] | str | None]:
-    if options.vector is not None:
-        for vector in rows[options.vector].to_list():
-            yield None if not vector or None in vector else np.asarray(vector, dtype=np.float64)
-    else:
-        for texts in rows.select(options.on).iter_rows():
-            text = "\n".join(str(part) for part in texts if part is not None)
+def _texts(source: Path, read: list[str]) -> Iterator[str | None]:
+    for rows in parts(source, read):
+        for values in rows.iter_rows():
+            text = "\n".join(str(part) for part in values if part is not None)
             yield text if _WORD.search(text) else None
 
 
-@dataclass
-class _Texts:
-    """Firsts by the bands of their MinHash; a bucket holds the places of those that share it."""
+def _like_texts(texts: Iterator[str | None], threshold: float, where: str) -> list[int]:
+    """The same for texts. Most share no band with any other, so that only the few that do are looked at one by one."""
+    found: list[int] = []
+    places: list[int] = []
+    made: list[npt.NDArray[np.uint32]] = []
+    for text in texts:
+        if text is not None:
+            places.append(len(found))
+            made.append(minhash(text))
+        found.append(len(found))
+        if len(made) > MAX_TEXTS:
+            raise PartitionError(
+                f"{where}: more than {MAX_TEXTS:,} texts in a partition.", hint="Make partitions smaller."
+            )
+    if not made:
+        return found
+    signatures = np.stack(made)
+    made.clear()
+    groups = _shared_bands(signatures)
+    firsts: dict[tuple[int, int], list[int]] = {}
+    for at in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
+        bands = [(band, int(groups[at, band])) for band in np.flatnonzero(groups[at] >= 0).tolist()]
+        for other in sorted({place for band in bands for place in firsts.get(band, ())}):
+            if float(np.mean(signatures[other] == signatures[at])) >= threshold:
+                found[places[at]] = places[other]
+                break
+        else:
+            for band in bands:
+                firsts.setdefault(band, []).append(at)
+    return found
 
-    threshold: float
-    signatures: dict[int, npt.NDArray[np.uint32]] = field(default_factory=dict)
-    buckets: dict[bytes, list[int]] = field(default_factory=dict)
 
-    def first_like(self, at: int, value: npt.NDArray[np.float64] | str) -> int:
-        assert isinstance(value, str)
-        signature = minhash(value)
-        bands = [bytes([band]) + part.tobytes() for band, part in enumerate(np.split(signature, BANDS))]
-        for other in sorted({place for band in bands for place in self.buckets.get(band, ())}):
-            if float(np.mean(self.signatures[other] == signature)) >= self.threshold:
-                return other
-        self.signatures[at] = signature
-        for band in bands:
-            self.buckets.setdefault(band, []).append(at)
-        return at
+def _shared_bands(signatures: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+    """Per text and band the number of the group of texts that agree in it; -1 for one that is alone."""
+    width = PERMUTATIONS // BANDS
+    out = np.empty((len(signatures), BANDS), dtype=np.int32)
+    for band in range(BANDS):
+        mixed = np.zeros(len(signatures), dtype=np.uint64)
+        for column in range(band * width, (band + 1) * width):
+            mixed = (mixed * _MIX) ^ signatures[:, column]
+        _, group, counts = np.unique(mixed, return_inverse=True, return_counts=True)
+        out[:, band] = np.where(counts[group] > 1, group, -1)
+    return out
 
 
 @dataclass
@@ -152,8 +172,8 @@ class _Vectors:
     places: list[int] = field(default_factory=list)
     units: npt.NDArray[np.float32] | None = None
 
-    def first_like(self, at: int, value: npt.NDArray[np.float64] | str) -> int:
-        assert not isinstance(value, str)
+    def first_like(self, at: int, value: npt.NDArray[np.float64]) -> int:
+        """The earlier row that this one is like, or itself, remembered for those to come."""
         length = float(np.linalg.norm(value))
         if not length or not np.isfinite(length):
             return at

@@ -325,7 +325,8 @@ def test_a_model_is_a_name_a_choice_or_roles() -> None:
     choice = {"name": "openai:x", "params": {"temperature": 1}}
     assert load(stage__model="openai:x").stages[0].model["main"].name == "openai:x"
     assert load(stage__model=choice).stages[0].model["main"].params == {"temperature": 1}
-    assert set(load(stage__model={"main": "openai:x", "cheap": choice}).stages[0].model) == {"main", "cheap"}
+    roles = {"main": "openai:x", "cheap": choice}
+    assert set(load(stage__uses="cascade", stage__model=roles).stages[0].model) == {"main", "cheap"}
 
 
 def test_two_stages_cannot_share_a_name() -> None:

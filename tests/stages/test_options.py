@@ -69,6 +69,7 @@ def test_options_are_part_of_the_fingerprint_unless_they_are_about_speed() -> No
         ({"prompt": ""}, "uses: summarize needs prompt"),
         ({"model": None}, "uses: summarize needs model: provider:name"),
         ({"model": {"cheap": MODEL}}, "uses: summarize needs model: provider:name"),
+        ({"model": {"main": MODEL, "note": MODEL}}, "model has no role 'note' in uses: summarize; it has: main, notes"),
     ],
 )
 def test_a_key_that_would_say_nothing_is_refused(changed: dict[str, Any], sentence: str) -> None:
