@@ -318,7 +318,8 @@ class _Followed:
             self.open = pl.concat([self.open.select(ROW), self.sure.select(ROW)])
             self.sure, self.columns = self.sure.clear(), stage.columns_after(self.columns)
         else:
-            self.open = self.open.select(ROW)
+            parts = stage.spec.options.get("column") if stage.spec.uses == "explode" else None
+            self.open = stage.apply(self.open) if parts in self.open.columns else self.open.select(ROW)
             if stage.refuse is not None and stage.spec.on_reject == "drop":
                 self.sure = self.sure.filter(stage.refuse(self.sure).is_null())
             self._after(stage, stage.apply(self.sure))

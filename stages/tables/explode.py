@@ -48,8 +48,10 @@ def build(wanted: Build) -> TableStage:
             numbers = pl.int_ranges(0, pl.col(into).list.len().fill_null(0).clip(1), dtype=pl.Int64)
             frame = frame.with_columns(numbers.alias(options.position))
             emptied = pl.when(pl.col(into).list.len().fill_null(0) > 0).then(pl.col(into)).otherwise(pl.lit([None]))
-            return frame.with_columns(emptied.alias(into)).explode(into, options.position).drop(stage.drop)
-        return frame.explode(into).drop(stage.drop)
+            return (
+                frame.with_columns(emptied.alias(into)).explode(into, options.position).drop(stage.drop, strict=False)
+            )
+        return frame.explode(into).drop(stage.drop, strict=False)
 
     return TableStage(
         spec=stage,

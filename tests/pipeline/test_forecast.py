@@ -132,3 +132,14 @@ def test_rows_are_compared_by_identity_and_occurrence() -> None:
     before = index(("a", "1"), ("a", "1"), ("b", "2"), ("c", "3"))
     now = index(("a", "1"), ("b", "9"), ("d", "4"), ("a", "1"), ("a", "1"))
     assert compared(before, now) == RowChanges(new=2, changed=1, unchanged=2, removed=1)
+
+
+async def test_rows_that_are_exploded_are_counted_by_their_parts(bench: Bench) -> None:
+    """Also those of which an earlier stage's answer is not known yet."""
+    words = [f"first {at}|second {at}|third {at}".split("|") for at in range(20)]
+    bench.write(rows(20, blank=2).with_columns(pl.Series("parts", words)))
+    explode = {"name": "parts", "uses": "explode", "with": {"column": "parts"}}
+    read = {**SECOND, "prompt": "{{ parts }}"}
+    low, high = looked(bench, stages=[EXTRACT, explode, read]).calls
+    assert low <= 18 + 60 <= high
+    assert await paid(bench, stages=[EXTRACT, explode, read]) == 18 + 60
