@@ -285,7 +285,9 @@ class _Merge:
                 path = self.folder / f"{kind}-{number}.parquet"
                 writer = _writer(path, declared)
             writer.write_table(group.cast(declared), row_group_size=GROUP_ROWS)
-            if path.stat().st_size >= TARGET_BYTES:
+            del group
+            pa.default_memory_pool().release_unused()  # what a group took, the pool would keep for long
+            if path.stat().st_size >= TARGET_BYTES and kind != "index":  # a manifest names one
                 writer.close()
                 yield path
                 writer, number = None, number + 1
@@ -381,11 +383,22 @@ def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile]) -
     """Rows of the parent generation whose identity the input no longer has; of equal rows, each counts."""
     if parent is None or parent.index is None:
         return 0
-    before = _index_ids(store, parent.index.key)
-    now = pl.concat([_index_ids(store, file.key) for file in index]) if index else pl.Series("row_id", [], pl.String)
+    before = _hashed_ids(store, parent.index.key)
+    now = pl.concat([_hashed_ids(store, file.key) for file in index]) if index else pl.Series("row_id", [], pl.UInt64)
     kept = before.value_counts(name="before").join(now.value_counts(name="now"), on="row_id", how="left")
     gone = kept.select((pl.col("before").cast(pl.Int64) - pl.col("now").cast(pl.Int64).fill_null(0)).clip(0).sum())
     return int(gone.item())
+
+
+def _hashed_ids(store: Store, key: str) -> pl.Series:
+    """Eight bytes of each identity, so that millions of rows cost little memory."""
+    try:
+        with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
+            batches = parquet.iter_batches(columns=["row_id"])
+            found = [pl.Series("row_id", batch.column("row_id")).hash() for batch in batches]
+    except (StoreError, OSError):
+        found = []
+    return pl.concat([pl.Series("row_id", [], pl.UInt64), *found])
 
 
 def _index_ids(store: Store, key: str) -> pl.Series:
