@@ -27,7 +27,7 @@ from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import NameTaken, ObjectMissing, SpecError
+from schemas.errors import NameTaken, ObjectMissing, SpecError, UsageError
 from schemas.manifest import Manifest, Noun
 from schemas.messages import MAX_PAYLOAD_BYTES, Course, Page, PlannedPartition, PlanRef, RunRef, Windows
 from schemas.spec import Spec
@@ -221,6 +221,11 @@ def decisions(
     """One decision for each selected partition, in order of key. `known`: the catalogue of all, where it was read
     already. Raises UsageError for a selection of nothing, SchemaChanged, PlanOutdated for an agreed plan that holds no
     more."""
+    if selection.new_version and job.spec.sink.format != "parquet":
+        raise UsageError(
+            f"--new-version: a table of sink.format = {job.spec.sink.format!r} keeps the columns that it has.",
+            hint="Publish to another sink.path, with a table of its own.",
+        )
     refuse_breaking(store, job.columns, job.keys, new_version=selection.new_version)
     if selection.agreed:
         yield from _as_agreed(job, store, selection, note)

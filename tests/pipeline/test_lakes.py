@@ -21,7 +21,7 @@ from pipeline.plans import Job
 from pipeline.stores import LocalStore, open_store
 from pipeline.verify import verify
 from schemas import ids
-from schemas.errors import StoreError
+from schemas.errors import StoreError, UsageError
 from schemas.manifest import Manifest
 from tests.harness.servers import SeaweedS3
 from tests.pipeline.jobs import Bench
@@ -258,3 +258,10 @@ async def test_a_table_that_lags_is_told(bench: Bench) -> None:
         lake.replace(version, bench.job().keys, partition, gone, [])
         (problem,) = verify(bench.store, lake=lake).problems
         assert (problem.kind, problem.partition) == ("table", "place=us%2F1")
+
+
+async def test_a_table_takes_no_breaking_change(bench: Bench) -> None:
+    await bench.run(bench.job(stages=with_output(level="int")))
+    with pytest.raises(UsageError, match="keeps the columns that it has"):
+        await bench.run(bench.job(stages=with_output(level="str")), new_version=True)
+    assert rows(bench) == wanted(bench)
