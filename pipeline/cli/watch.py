@@ -132,8 +132,9 @@ class _Lines:
         (self._screen.fault if result.error else self._screen.say)(line(result))
 
     def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
-        news = bool(work.waiting) and work.waiting != self._waiting
-        self._waiting = work.waiting
+        waiting = told.stop.message if told.stop is not None else work.waiting
+        news = bool(waiting) and waiting != self._waiting
+        self._waiting = waiting
         if news or now() - self._said_at >= _LINE_EVERY_S:
             self._said_at = now()
             self._screen.say(status(told, work, pace))

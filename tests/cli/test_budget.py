@@ -79,11 +79,14 @@ def test_a_kill_does_not_reset_what_is_spent(project: Project, model_server: Mod
 
 
 @pytest.mark.prove
-def test_with_wait_a_paused_run_is_waited_for(project: Project, model_server: ModelServer) -> None:
+@pytest.mark.parametrize(("command", "said"), [("resume", "goes on"), ("set", "max_cost = 3")])
+def test_with_wait_a_paused_run_is_waited_for(
+    project: Project, model_server: ModelServer, command: str, said: str
+) -> None:
     with project.start("run", "--max-cost", "0.2", "--wait", "--json") as run:
         eventually(lambda: "is reached" in run.err, "the pause is told")
-        raised = project.tandem("runs", "resume", "--max-cost", "3").ok()
-        assert "goes on" in raised.out
+        raised = project.tandem("runs", command, "--max-cost", "3").ok()
+        assert said in raised.out + raised.err
         assert run.wait().ok().json["state"] == "completed"
     assert model_server.stats().requests == COUNT
 
