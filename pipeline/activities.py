@@ -20,7 +20,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline import budgets, catalogue, journals, plans, publish, questions, reports, rows
+from pipeline import budgets, catalogue, journals, plans, publish, questions, reports, rows, story, story_page
 from pipeline import commit as commits
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch, waiting_rows
@@ -425,6 +425,14 @@ def _finalise(store: Store, request: FinaliseRequest) -> RunResult:
     result = reports.finalise(store, request)
     asked = plans.load_request(store, request.ref.run)
     hooks = plans.hooks_of(plans.load_spec_of(store, asked.spec)) if asked is not None else ()
+    try:
+        report = reports.load_report(store, request.ref.run)
+        if report is not None:
+            said = story.told(store, report)
+            story.save(store, report.run, said)
+            store.put(ids.report_page(report.run), story_page.page(report, said).encode())
+    except (TandemError, OSError, ValueError) as exc:  # the report is there; its telling is for people
+        log.warning("the story of run %s is not told: %s", request.ref.run, exc)
     return result.model_copy(update={"hooks": hooks})
 
 

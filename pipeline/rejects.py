@@ -33,10 +33,10 @@ def all_rejects(store: Store, partition: str | None = None) -> Iterator[Rejects]
     unpublished = _unpublished(store)
     for key, run in sorted(unpublished.items()):
         if partition in (None, key):
-            yield Rejects(key, None, _read(store, ids.rejects_of_run(run, key)))
+            yield Rejects(key, None, read_rejects(store, ids.rejects_of_run(run, key)))
     for manifest in consume.manifests(store, partition):
         if manifest.partition not in unpublished and manifest.rejects:
-            rows = pl.concat([_read(store, file.key) for file in manifest.rejects])
+            rows = pl.concat([read_rejects(store, file.key) for file in manifest.rejects])
             yield Rejects(manifest.partition, manifest.generation, rows)
 
 
@@ -54,7 +54,8 @@ def _unpublished(store: Store) -> dict[str, str]:
     return found
 
 
-def _read(store: Store, key: str) -> pl.DataFrame:
+def read_rejects(store: Store, key: str) -> pl.DataFrame:
+    """The rejects of one object; none where it is gone."""
     try:
         with store.open_input(key) as source:
             return pl.DataFrame(pq.read_table(source))

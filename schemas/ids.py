@@ -261,6 +261,15 @@ def scheduled_spec(content: str) -> str:
     return f"{TANDEM}/schedule/spec-{content[:16]}.json"
 
 
+def report_page(run: str) -> str:
+    """The report for a browser."""
+    return f"{RUNS}{run}/report.html"
+
+
+def story(run: str) -> str:
+    return f"{RUNS}{run}/story.json"
+
+
 def limits_of_run(run: str) -> str:
     """What was set on the run while it was going on; its workers look at it."""
     return f"{RUNS}{run}/limits.json"

@@ -8,6 +8,7 @@ from pipeline import reports
 from pipeline.cli.console import Interrupted, Screen, money
 from pipeline.cli.known import IDLE, all_runs, find_run, report_of
 from pipeline.cli.results import summary
+from pipeline.cli.story import show_story, story_of
 from pipeline.cli.watch import Broke, WatchTimeout, watch
 from pipeline.engine import engine_if_running
 from pipeline.launch import Run, open_run
@@ -44,7 +45,7 @@ async def list_command(screen: Screen) -> int:
 
 
 async def show_command(wanted: str | None, screen: Screen) -> int:
-    """A run's report."""
+    """A run's report, and its story."""
     store, request = await asyncio.to_thread(find_run, wanted)
     async with engine_if_running(Path.cwd()) as engine:
         report = await report_of(engine, store, request)
@@ -53,6 +54,8 @@ async def show_command(wanted: str | None, screen: Screen) -> int:
     else:
         for text in summary(report):
             screen.result(text)
+        said = await asyncio.to_thread(story_of, store, report)
+        await asyncio.to_thread(show_story, store, report, said, screen)
         _say_idle(report, screen)
     return 0
 
