@@ -13,7 +13,8 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import orjson
 import polars as pl
@@ -24,17 +25,23 @@ from pipeline import commit as commits
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
-from schemas.manifest import Manifest
+from schemas.manifest import Counts, DataFile, Manifest
 from schemas.messages import PartitionResult
 
-FORMAT = "1"
+FORMAT = "2"
 _COMMITS = pl.Schema(
-    [("partition", pl.String()), ("generation", pl.Int64()), ("bytes", pl.Int64()), ("manifest", pl.String())]
-)
+    [
+        ("partition", pl.String()), ("generation", pl.Int64()), ("bytes", pl.Int64()), ("manifest", pl.String()),
+        ("shape", pl.Categorical()),
+    ]
+)  # fmt: skip
 _TEXTS = ("partition", "run", "outcome", "error", "message")
 _ATTEMPTS = pl.Schema([*((name, pl.String()) for name in _TEXTS), ("at", pl.Datetime("us", "UTC"))])
-# Of a manifest, what lists need not: files are counted, the rest is read with the commit itself.
-_LEFT_OUT = {"files", "rejects", "provenance", "warnings"}
+# What all partitions of a pipeline mostly share is kept once; what lists need not is read with the commit itself.
+_SHAPE = {"format", "pipeline", "schema_fingerprint", "schema_version", "stage_fingerprints", "stage_aspects",
+          "input_columns"}  # fmt: skip
+_LEFT_OUT = {"files", "rejects", "provenance", "warnings", "content_digest", "reuse", "usage", "attempt", "nonce",
+             "started_at"}  # fmt: skip
 _KEPT = dt.timedelta(minutes=15)  # a reader may still be at an older index
 _THREADS = 16
 _FEW = 20
@@ -64,8 +71,8 @@ def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _not
 
 
 def published(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> pl.DataFrame:
-    """The current generation of each partition that ever committed: `manifest` is the JSON of its manifest without its
-    files. Only commits that the index does not have are read. Raises StoreError."""
+    """The current generation of each partition that ever committed, for `manifests`. Only commits that the index does
+    not have are read. Raises StoreError."""
     few = set(wanted) if wanted is not None else None
     if few is not None and len(few) <= _FEW:
         listed = {key: last for key in few if (last := max(commits.generations(store, key), default=0))}
@@ -95,21 +102,50 @@ def _listed(store: Store) -> pl.DataFrame:
 
 
 def _read_commits(store: Store, wanted: Iterable[tuple[str, int]], note: Note) -> pl.DataFrame:
-    def read(one: tuple[str, int]) -> tuple[str, int, int, str] | None:
+    def read(one: tuple[str, int]) -> tuple[str, int, int, str, str] | None:
         manifest = commits.read_commit(store, *one)
         note(0)
         if manifest is None:
             return None
         size = sum(file.size for file in manifest.files)
-        return manifest.partition, manifest.generation, size, manifest.model_dump_json(exclude=_LEFT_OUT)
+        own = manifest.model_dump_json(exclude=_LEFT_OUT | _SHAPE, exclude_defaults=True)
+        return manifest.partition, manifest.generation, size, own, manifest.model_dump_json(include=_SHAPE)
 
     rows = [row for row in _in_threads(read, list(wanted)) if row is not None]
     return pl.DataFrame(rows, schema=_COMMITS, orient="row")
 
 
-def manifest_of(text: str | None) -> Manifest | None:
-    """A manifest without its files, from a row of the index."""
-    return None if text is None else Manifest.model_validate_json(text)
+def manifests(published: pl.DataFrame) -> Iterator[Manifest]:
+    """The manifests of an index, without what lists need not."""
+    for text, shape in published.select("manifest", "shape").iter_rows():
+        manifest = manifest_of(text, shape)
+        assert manifest is not None
+        yield manifest
+
+
+def manifest_of(text: str | None, shape: str | None) -> Manifest | None:
+    """One of them, from its row; None for an absent one. Not validated again: there may be 100,000."""
+    if text is None or shape is None:
+        return None
+    own = orjson.loads(text)
+    at = dt.datetime.fromisoformat(own.pop("committed_at"))
+    index, pending = own.pop("index", None), own.pop("pending", ())
+    counts = Counts.model_construct(**own.pop("counts", {}))
+    return Manifest.model_construct(
+        **_shape(shape),
+        index=None if index is None else DataFile.model_construct(**index),
+        pending=tuple(DataFile.model_construct(**file) for file in pending),
+        counts=counts,
+        **own,
+        nonce="",
+        started_at=at,
+        committed_at=at,
+    )
+
+
+@lru_cache(maxsize=1_000)
+def _shape(text: str) -> dict[str, Any]:
+    return {**orjson.loads(text), "input_columns": tuple(orjson.loads(text)["input_columns"])}
 
 
 # How the last attempts ended ----------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Forecast:
 
     @property
     def changes(self) -> RowChanges:
-        return sum((d.changes for d in self.running if d.changes is not None), RowChanges())
+        return sum((decision.moved for decision in self.running), RowChanges())
 
     @property
     def calls(self) -> tuple[int, int]:
@@ -89,17 +89,17 @@ def forecast(
     stages = [StageCount(stage) for stage in job.stages if isinstance(stage, GraphStage)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or _moved(d)])
 
-    def one(decision: Decision) -> tuple[Decision, list[_Asked]]:
-        if not decision.run and not _moved(decision):
-            return decision.model_copy(update={"changes": RowChanges(unchanged=decision.rows)}), []
+    def one(at: int) -> tuple[int, Decision, list[_Asked]]:
+        decision = found[at]
         counting = _Counting(job, store, decision, entries[decision.partition], fresh, note)
-        changes = counting.changes()
-        return decision.model_copy(update={"changes": changes}), counting.asked() if decision.run else []
+        changed = decision.model_copy(update={"changes": counting.changes()})
+        return at, changed, counting.asked() if decision.run else []
 
-    found: list[Decision] = []
+    found = list(decided)
+    looked_at = [at for at, decision in enumerate(found) if decision.run or _moved(decision)]
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-forecast") as threads:
-        for decision, asked in threads.map(one, decided):
-            found.append(decision)
+        for at, decision, asked in threads.map(one, looked_at):
+            found[at] = decision
             for count, more in zip(stages, asked, strict=False):
                 count.least += len(more.sure)
                 count.most += len(more.sure | more.maybe) + more.rows

@@ -79,7 +79,7 @@ class RowChanges(Noun):
 
 class Decision(Noun):
     """Whether a partition runs, and why (not), by which input and over which generation of which run. `index` names the
-    rows of that generation; `changes` are there once the rows were compared with them."""
+    rows of that generation; `changes` are there where rows may have moved, once they were compared."""
 
     partition: str
     run: bool
@@ -96,6 +96,11 @@ class Decision(Noun):
         """The reason, with the rows that moved where they are the reason."""
         moved = self.changes.said if self.changes is not None and self.input_changed else ""
         return f"{self.reason}: {moved}" if moved else self.reason
+
+    @property
+    def moved(self) -> RowChanges:
+        """Without a comparison nothing has moved: the input is the one that is published."""
+        return self.changes or RowChanges(unchanged=self.rows)
 
     @property
     def input_changed(self) -> bool:
@@ -262,12 +267,16 @@ def decide(
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
         reason = "asked to reprocess"
-    decision = Decision(partition=partition, run=runs, reason=reason, rows=rows, fingerprint=input_fingerprint)
-    if current is None:
-        return decision
-    index = current.index.key if current.index is not None else None
-    said = {"generation": current.generation, "published_by": current.run, "index": index}
-    return decision.model_copy(update=said)
+    return Decision(
+        partition=partition,
+        run=runs,
+        reason=reason,
+        rows=rows,
+        fingerprint=input_fingerprint,
+        generation=current.generation if current else 0,
+        published_by=current.run if current else "",
+        index=current.index.key if current and current.index else None,
+    )
 
 
 def _difference(

@@ -236,12 +236,12 @@ def decisions(
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
     rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
-    published = known.published.select("partition", "manifest")
-    for key, count, fingerprint, text in rows.join(
+    published = known.published.select("partition", "manifest", "shape")
+    for key, count, fingerprint, *text in rows.join(
         published, on="partition", how="left", maintain_order="left"
     ).iter_rows():
         note(0)
-        manifest = catalogue.manifest_of(text)
+        manifest = catalogue.manifest_of(*text)
         yield planning.decide(
             key,
             count,

@@ -89,7 +89,7 @@ def open_questions(store: Store, partition: str | None = None) -> list[Question]
 
 def _parked(store: Store, partition: str | None) -> Iterator[Parked]:
     found = catalogue.published(store, None if partition is None else [partition])
-    manifests = [manifest for text in found["manifest"] if (manifest := catalogue.manifest_of(text)) is not None]
+    manifests = list(catalogue.manifests(found))
     holding = questions.waiting(store, {manifest.partition: manifest.generation for manifest in manifests})
     yield from (parked for parked in holding if partition in (None, parked.partition))
     waits = {parked.partition for parked in holding}

@@ -5,6 +5,8 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import polars as pl
+
 from pipeline import catalogue, plans
 from pipeline import commit as commits
 from pipeline.planning import Selection
@@ -62,17 +64,15 @@ def standings(store: Store, job: Job | None, now: dt.datetime) -> Iterator[Stand
     if job is not None:
         for decision in plans.decisions(job, store, Selection(), now, known=known):
             decided[decision.partition] = decision.run, decision.reason
-    both = known.published.select("partition", "bytes", "manifest").join(
-        known.attempts, on="partition", how="full", coalesce=True
-    )
-    rows = {row[0]: row for row in both.iter_rows()}
-    for partition in sorted({*decided, *rows}):
-        _, size, text, run, outcome, error, message, at = rows.get(partition, (partition, *[None] * 7))
+    every = known.published.select("partition", "bytes", "manifest", "shape")
+    for other in (known.attempts, pl.DataFrame({"partition": list(decided)}, schema={"partition": pl.String})):
+        every = every.join(other, on="partition", how="full", coalesce=True)
+    for partition, size, text, shape, run, outcome, error, message, at in every.sort("partition").iter_rows():
         gone = job is not None and partition not in decided
         due, reason = decided.get(partition, (False, "gone from the source" if gone else "unknown"))
         yield Standing(
             partition=partition,
-            published=_published(store, catalogue.manifest_of(text)),
+            published=_published(store, catalogue.manifest_of(text, shape)),
             bytes=size or 0,
             attempt=None if run is None else Attempt(outcome, run, at, error, message),
             due=due,

@@ -39,10 +39,11 @@ def list_command(path: Path, status: list[str], screen: Screen) -> int:
         raise UsageError(f"--status {unknown[0]}: not one of {', '.join(STATUSES)}.")
     store, job = _opened(path, screen)
     now = dt.datetime.now(dt.UTC)
-    found = [s for s in standings(store, job, now) if not status or s.statuses.intersection(status)]
+    so = (standing for standing in standings(store, job, now) if not status or standing.statuses.intersection(status))
     if screen.json:
-        screen.document([as_json(standing) for standing in found])
+        screen.document([as_json(standing) for standing in so])
         return 0
+    found = list(so)
     screen.table(
         ("partition", "published", "rows", "rejected", "last attempt", "in run", "what a run would do"),
         [_line(standing) for standing in found[:_SHOWN]],
@@ -125,7 +126,7 @@ def show_command(path: Path, key: str | None, screen: Screen) -> int:
     if job is not None and not standing.gone:
         decided = list(plans.decisions(job, store, Selection(partitions=(key,)), now))
         (decision,) = forecast(job, store, decided).decisions
-        rows = decision.changes.model_dump() if decision.changes is not None else None
+        rows = decision.moved.model_dump()
     history = list(commits.history(store, key))
     if screen.json:
         generations = [_generation(manifest) for manifest in history]

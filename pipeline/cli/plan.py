@@ -50,7 +50,7 @@ def as_json(outlook: Outlook) -> dict[str, Any]:
                 "partition": decision.partition,
                 "decision": "run" if decision.run else "skip",
                 "reason": decision.why,
-                "rows": (decision.changes or RowChanges()).model_dump(),
+                "rows": decision.moved.model_dump(),
             }
             for decision in outlook.found.decisions
         ],
@@ -74,7 +74,7 @@ def decisions_said(ready: Ready, decided: list[Decision]) -> list[str]:
     for group in groups[:_GROUPS]:
         first, last = group[0], group[-1]
         span = first.partition if first is last else f"{first.partition} … {last.partition} ({len(group):,})"
-        changes = sum((decision.changes for decision in group if decision.changes is not None), RowChanges())
+        changes = sum((decision.moved for decision in group), RowChanges())
         said.append(f"  {'run ' if first.run else 'skip'} {span}: {first.model_copy(update={'changes': changes}).why}")
     if len(groups) > _GROUPS:
         said.append(f"  … and {len(groups) - _GROUPS} more groups; all of them: --json")

@@ -119,10 +119,18 @@ def test_a_catalogue_is_never_believed_against_the_commits(harm: str) -> None:
 
 def test_a_row_of_it_is_the_manifest_without_its_files() -> None:
     store = Clocked()
-    manifest = put(store, "day=01", 1)
-    (row,) = catalogue.published(store).iter_rows(named=True)
-    assert catalogue.manifest_of(row["manifest"]) == manifest.model_copy(update={"files": ()})
-    assert row["bytes"] == 70
+    file = DataFile(key="index/x.parquet", size=9, sha256="1", rows=7)
+    put(store, "day=01", 1, index=file, input_columns=("a", "b"), stage_aspects={"a": {"prompt": "x"}}, pending=(file,))
+    manifest = put(store, "day=01", 2, index=file, input_columns=("a", "b"), stage_aspects={"a": {"prompt": "x"}})
+    put(store, "day=02", 1, kind="partial", counts=Counts())
+    found = catalogue.published(store)
+    first, second = catalogue.manifests(found)
+    left_out = {"files": (), "content_digest": "", "nonce": "", "started_at": first.committed_at}
+    assert first == manifest.model_copy(update=left_out)
+    assert (second.kind, second.counts, second.index, second.ever_published) == ("partial", Counts(), None, True)
+    assert found["bytes"].to_list() == [70, 70]
+    catalogue.update(store, store.clock)
+    assert list(catalogue.manifests(catalogue.published(store))) == [first, second]
 
 
 def test_the_last_attempt_of_a_partition_counts_whatever_run_made_it() -> None:

@@ -45,8 +45,7 @@ async def test_the_count_is_what_a_run_then_pays(bench: Bench) -> None:
         found = looked(bench, **changed)
         (decision,) = found.decisions
         assert decision.why == reason
-        assert decision.changes is not None
-        assert tuple(decision.changes.model_dump().values()) == changes
+        assert tuple(decision.moved.model_dump().values()) == changes
         assert found.calls == (calls, calls)
         assert found.stages[0].least == calls
         assert await paid(bench, **changed) == calls
