@@ -28,7 +28,7 @@ demo: $(FIRST_DAY)
 	$(BIN)/tandem demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not prove" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not prove" $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff check .
