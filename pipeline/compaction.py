@@ -7,6 +7,7 @@ while one does, and from the compaction that finds it no longer does, that time.
 import datetime as dt
 import hashlib
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from pipeline.stores.base import ObjectInfo
 from schemas import ids
 
 GRACE = dt.timedelta(minutes=15)
+_AT_ONCE = 10_000  # records
+# One at a time in a process: partitions that end together would otherwise hold as many chunks.
+_TURN = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None
         _delete(store, [info for info in (*segments, *olds[1:]) if info.key in reading.merged], now)
         return None
     reading = Reading()
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+    with _TURN, tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merged = _Merge(Path(folder), now.timestamp(), in_use)
         merged.take(read_compacted(store, [info.key for info in olds], COMPACTED.names, reading))
         merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))
@@ -129,7 +133,7 @@ class _Merge:
             pq.ParquetFile(self._folder / "gathered.parquet") as gathered,
             pq.ParquetWriter(path, COMPACTED.with_metadata(metadata), compression="zstd") as writer,
         ):
-            for batch in gathered.iter_batches(batch_size=50_000):
+            for batch in gathered.iter_batches(batch_size=_AT_ONCE):
                 kept = self._kept(pl.DataFrame(pa.Table.from_batches([batch])))
                 writer.write_table(kept.to_arrow().cast(COMPACTED).replace_schema_metadata(metadata))
         return path
