@@ -7,7 +7,6 @@ while one does, and from the compaction that finds it no longer does, that time.
 import datetime as dt
 import hashlib
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,6 @@ from schemas import ids
 
 GRACE = dt.timedelta(minutes=15)
 _AT_ONCE = 10_000  # records
-# One at a time in a process: partitions that end together would otherwise hold as many chunks.
-_TURN = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None
         _delete(store, [info for info in (*segments, *olds[1:]) if info.key in reading.merged], now)
         return None
     reading = Reading()
-    with _TURN, tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merged = _Merge(Path(folder), now.timestamp(), in_use)
         merged.take(read_compacted(store, [info.key for info in olds], COMPACTED.names, reading))
         merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))

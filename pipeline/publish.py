@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
 GROUP_BYTES = 64 * 1024 * 1024
 Note = Callable[[int], None]
+# One at a time in a process: partitions that end together would otherwise hold as many chunks of their journals.
+_COMPACTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,9 @@ def _rehearsed(
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
     """Compact the journal and remove what the commit superseded. Nothing depends on it having happened."""
-    compaction.compact(store, manifest.partition, now, _in_use(job, store, manifest))
+    in_use = _in_use(job, store, manifest)
+    with _COMPACTING:
+        compaction.compact(store, manifest.partition, now, in_use)
     keep = job.spec.sink.keep_superseded
     if _remove_superseded(store, manifest, now - keep):
         store.put(ids.superseded(manifest.partition), orjson.dumps({"keep_s": keep.total_seconds()}))

@@ -53,6 +53,7 @@ EPOCH = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
 STAGE = "stage"
 FLUSH_S = 1.0
 _ATTEMPTS = 200
+_LONGEST = 30.0  # real seconds between two store calls of a thread
 LONG_S = 20 * 60.0  # longer than the grace of a compaction
 
 
@@ -120,7 +121,8 @@ class _Baton(threading.Thread):
     def _hand_over(self) -> None:
         """Let the thread run to its next pause, or its end."""
         self._mine.release()
-        self._theirs.acquire()
+        if not self._theirs.acquire(timeout=_LONGEST):
+            raise RuntimeError("the simulation hangs: a thread waits for another, outside of the store's calls")
         if not self._over:
             return
         self.loop.batons.discard(self)
@@ -157,7 +159,8 @@ class _Baton(threading.Thread):
         """The history is over, and so is this thread."""
         while self.is_alive() and not self._over:
             self._mine.release()
-            self._theirs.acquire()
+            if not self._theirs.acquire(timeout=_LONGEST):
+                return
         self.join()
 
 
