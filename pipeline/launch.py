@@ -19,6 +19,7 @@ from pipeline import budgets, plans, reports
 from pipeline.engine import Engine
 from pipeline.planning import Selection
 from pipeline.plans import Request
+from pipeline.policies import fair_share
 from pipeline.preflight import Ready
 from pipeline.reports import Report
 from pipeline.standing import standing_report
@@ -104,6 +105,7 @@ async def start(
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         search_attributes=_attributes(request) if engine.search_attributes else None,
+        priority=fair_share(ref),
         static_summary=f"{request.pipeline}: {request.run}",
     )
 

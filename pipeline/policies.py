@@ -3,10 +3,12 @@
 
 from datetime import timedelta
 
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ApplicationError
 
+from schemas import ids
 from schemas.errors import TandemError
+from schemas.messages import RunRef
 
 # A frozen worker may swallow one or two retries through polls it had open, so fewer than ten would be too few.
 RETRY = RetryPolicy(
@@ -23,6 +25,12 @@ HEARTBEAT_EVERY = timedelta(seconds=1)
 LONG = timedelta(hours=12)
 SHORT = timedelta(minutes=2)
 GRACE = timedelta(seconds=30)
+
+
+def fair_share(ref: RunRef) -> Priority:
+    """Runs that share a queue take turns at it: a schedule's need not wait behind all that a backfill has queued, nor
+    the other way round. What a run starts inherits it; a server without fairness ignores it."""
+    return Priority(fairness_key=ids.fairness_key(ref.pipeline, ref.sink, ref.run))
 
 
 def as_application_error(exc: TandemError) -> ApplicationError:

@@ -119,6 +119,11 @@ def partition_workflow_id(pipeline: str, sink: str, partition: str) -> str:
     return f"tandem/{pipeline}/{sink_digest(sink)}/partition/{partition}"
 
 
+def fairness_key(pipeline: str, sink: str, run: str) -> str:
+    """Of a run's tasks on a queue that others share. Temporal takes 64 bytes at most."""
+    return digest(run_workflow_id(pipeline, sink, run))
+
+
 def run_of_workflow(workflow_id: str) -> str:
     """The name of the run whose workflow this is; empty for another workflow."""
     kind, found, run = workflow_id.partition("/run/")

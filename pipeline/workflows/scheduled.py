@@ -12,6 +12,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
+    from pipeline.policies import fair_share
     from pipeline.workflows.calls import call
     from pipeline.workflows.run import STATE, RunWorkflow
     from schemas import ids
@@ -62,6 +63,7 @@ class ScheduledWorkflow:
                 parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
                 cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
                 search_attributes=_attributes(ref) if given.attributes else None,
+                priority=fair_share(ref),
                 static_summary=f"{ref.pipeline}: {run}",
             )
         except WorkflowAlreadyStartedError:

@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from pipeline.embedded.supervisor import TUNING
 from tests.harness.processes import Child, Control, HarnessError, wait_until
 
 SEARCH_ATTRIBUTES = ("TandemPipeline", "TandemPartition", "TandemRun", "TandemState")
@@ -183,6 +184,7 @@ class TemporalServer(_Server):
             [
                 *(_binary("temporal"), "server", "start-dev", "--ip=127.0.0.1", f"--port={port}"),
                 *(f"--http-port={http}", f"--metrics-port={metrics}", "--headless", "--log-level=error"),
+                *TUNING,
                 *(f"--db-filename={folder / 'temporal.db'}", *attributes),
             ],
         )

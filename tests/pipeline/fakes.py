@@ -20,6 +20,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from pipeline.policies import fair_share
 from pipeline.worker import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.row import RowWorkflow
@@ -213,6 +214,7 @@ class Bench:
             RunInput(ref=ref, request=ids.request(run), task_queue=self.queue, course=course or Course(), waits=waits),
             id=ids.run_workflow_id(ref.pipeline, ref.sink, run),
             task_queue=self.queue,
+            priority=fair_share(ref),
         )
 
     async def partition(self, key: str, windows: Windows | None = None) -> WorkflowHandle[Any, PartitionResult]:
