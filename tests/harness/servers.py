@@ -138,16 +138,20 @@ class SeaweedS3(_Server):
         )
 
     def bucket(self, name: str) -> str:
-        """Create the bucket `name` (three letters at least) and return its name."""
+        """Have the bucket `name` (three letters at least), created or there already; return its name."""
         with contextlib.closing(self.client()) as client:
-            client.create_bucket(Bucket=name)
+            self._have(client, name)
         return name
+
+    @staticmethod
+    def _have(client: Any, bucket: str) -> None:
+        with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket)
 
     def _answers(self) -> bool:
         """True once an object can be written and read, which needs all four of SeaweedFS's servers."""
         with contextlib.closing(self.client()) as client:
-            with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
-                client.create_bucket(Bucket="harness-ready")
+            self._have(client, "harness-ready")
             client.put_object(Bucket="harness-ready", Key="probe", Body=b"ready")
             ready = client.get_object(Bucket="harness-ready", Key="probe")["Body"].read() == b"ready"
             client.delete_object(Bucket="harness-ready", Key="probe")
