@@ -10,7 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 TypeName = Literal["str", "int", "float", "bool", "date", "datetime", "enum", "list", "fields"]
 SCALARS = ("str", "int", "float", "bool", "date", "datetime")
@@ -227,3 +236,12 @@ def _number(field: OutputField, bound: float | None) -> float | int | None:
 
 def _put(schema: dict[str, Any], **values: Any) -> None:
     schema.update({key: value for key, value in values.items() if value is not None})
+
+
+def problems(exc: ValidationError) -> str:
+    """What does not fit, and where, in one line."""
+    lines = []
+    for error in exc.errors(include_url=False)[:10]:
+        place = ".".join(str(part) for part in error["loc"]) or "the answer"
+        lines.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -9,9 +9,9 @@ from typing import Any, Literal, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import BaseTool
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError, SpecError
 from schemas.fields import OutputField
@@ -20,7 +20,7 @@ from schemas.manifest import Provenance
 from stages.contract import Answered, Build, GraphStage, Options, check_outputs
 from stages.models import build_model, model_identity, structured_method
 from stages.prompts import Template, is_blank
-from stages.structured import AnswerFormat, said_text
+from stages.structured import AnswerFormat, correction, said_text
 
 MAX_REPAIRS = 2
 _COMPLAINT = 1000  # characters of what is wrong with an answer: it may hold what the answer said
@@ -103,30 +103,58 @@ def complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
 
 
 class Asked(TypedDict, total=False):
-    """The conversation so far, how often it was repaired, and the answer once one fits."""
+    """The conversation so far, how often it was repaired, the answer once one fits, and why a person is asked."""
 
     messages: list[BaseMessage]
     repairs: int
     answer: Answer
+    why: str
 
 
-def asking_graph(question: Question, mend: Callable[[Any], Any] = lambda data: data) -> Pregel[Any, Any, Any, Any]:
-    """START → ask, again with what is wrong while it does not fit. `mend` sees an answer before it is validated."""
+@dataclass(frozen=True)
+class Doubt:
+    """When a person is asked: where `confidence`, a float output, is less than `below`, or null. Of several outputs the
+    person may say `column` alone."""
 
-    async def ask(state: Asked) -> Asked | Command[Literal["ask"]]:
+    confidence: str
+    below: float
+    column: str | None = None
+
+    def of(self, answer: Answer) -> str | None:
+        sure = answer[self.confidence]
+        return None if sure is not None and sure >= self.below else f"{self.confidence} {sure} is below {self.below}"
+
+
+def asking_graph(
+    question: Question, mend: Callable[[Any], Any] = lambda data: data, doubt: Doubt | None = None
+) -> Pregel[Any, Any, Any, Any]:
+    """START → ask, again with what is wrong while it does not fit, → person, where there is doubt. `mend` sees an
+    answer before it is validated."""
+
+    async def ask(state: Asked) -> Asked | Command[Literal["ask", "person"]]:
         message = await question.ask(state["messages"])
         try:
-            return {"answer": question.form.read(message, mend)}
+            answer = question.form.read(message, mend)
         except ValueError as exc:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS:
                 raise invalid(message, exc, MAX_REPAIRS) from None
             messages = [*state["messages"], message, *complaints(message, str(exc))]
             return Command(goto="ask", update={"messages": messages, "repairs": repairs + 1})
+        why = doubt.of(answer) if doubt is not None else None
+        return {"answer": answer} if why is None else Command(goto="person", update={"answer": answer, "why": why})
+
+    async def person(state: Asked) -> Asked:
+        assert doubt is not None
+        answer = state["answer"]
+        wanted = correction(question.form, answer, doubt.column)
+        return {"answer": interrupt({"why": state["why"], "answer": answer}, response_schema=wanted)}
 
     builder = StateGraph(Asked)
-    builder.add_node("ask", ask)
+    builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))
     builder.add_edge(START, "ask")
+    if doubt is not None:
+        builder.add_node("person", person)
     return builder.compile()
 
 
@@ -149,6 +177,18 @@ def own_column(
             hint="Tandem writes it: take it out of output.",
         )
     return {name: OutputField(type=kind, optional=True)}
+
+
+def doubt_of(
+    wanted: Build, fields: Mapping[str, OutputField], confidence: str | None, below: float | None, column: str | None
+) -> Doubt | None:
+    """What `confidence` and `ask_below` of a stage's options say. Raises SpecError."""
+    check_confidence(wanted, fields, confidence)
+    if below is None:
+        return None
+    if confidence is None:
+        raise SpecError(f"{wanted.where}: with.ask_below needs with.confidence: the float output to compare.")
+    return Doubt(confidence, below, column)
 
 
 def check_confidence(wanted: Build, fields: Mapping[str, OutputField], name: str | None) -> None:

@@ -14,12 +14,12 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from schemas.errors import RowError, SpecError
+from schemas.fields import problems
 from schemas.ids import digest
 from schemas.manifest import Provenance
 from stages.code import code_digest, load_attribute
 from stages.contract import Answered, Build, GraphStage, check_outputs
 from stages.models import build_model
-from stages.structured import problems
 
 VERSION = "custom-1"
 

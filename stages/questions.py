@@ -20,8 +20,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import is_invalid_resume
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from schemas.fields import problems
 from schemas.ids import digest
 from stages.journal import AnswerRecord, CallKey, Known, QuestionKey, RowRecord
 
@@ -151,7 +152,8 @@ async def resumed(
 def _refused(asked: Question, said: AnswerRecord | None, exc: Exception) -> Question:
     if said is None or asked.schema is None:
         return asked
-    return replace(asked, refused=said.nonce, why=" ".join(str(exc).split())[:300])
+    why = problems(exc) if isinstance(exc, ValidationError) else str(exc)
+    return replace(asked, refused=said.nonce, why=" ".join(why.split())[:300])
 
 
 class _Copies:

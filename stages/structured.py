@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import orjson
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.tools import BaseTool
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 
 from schemas.errors import RowError
-from schemas.fields import OutputField, json_schema, validator_for
+from schemas.fields import OutputField, json_schema, problems, validator_for
 from stages.models import structured_method
 from stages.wire import CUT_OFF, finish_of
 
@@ -102,6 +102,25 @@ class AnswerFormat:
             raise ValueError(problems(exc)) from None
 
 
+def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None = None) -> type:
+    """What a person may say to an answer: the outputs to change, `{}` for none of them, or, where it names one, only
+    the value of `column`. As a type for `interrupt(response_schema=…)`, which gives the whole answer."""
+
+    def corrected(said: Any) -> dict[str, Any]:
+        if not isinstance(said, dict):
+            if column is None:
+                raise ValueError(f"an object with outputs to change is wanted, not {said!r}")
+            said = {column: said}
+        unknown = [name for name in said if name not in form.fields]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no output; those are {', '.join(form.fields)}")
+        return form.validate({**answer, **said})
+
+    object_schema = {**form.schema, "required": []}
+    schema = {"anyOf": [object_schema, form.schema["properties"][column]]} if column else object_schema
+    return cast(type, Annotated[Any, BeforeValidator(corrected), WithJsonSchema(schema)])
+
+
 def _strict(schema: Any) -> Any:
     """A class's schema as strict modes take it: every property required, no additional ones, no defaults."""
     if isinstance(schema, list):
@@ -145,12 +164,3 @@ def _json(text: str) -> Any:
             except orjson.JSONDecodeError:
                 pass
         raise ValueError(f"the answer is not valid JSON ({exc})") from None
-
-
-def problems(exc: ValidationError) -> str:
-    """What does not fit, and where, in one line."""
-    lines = []
-    for error in exc.errors(include_url=False)[:10]:
-        place = ".".join(str(part) for part in error["loc"]) or "the answer"
-        lines.append(f"{place}: {error['msg']}")
-    return "; ".join(lines)

@@ -19,12 +19,12 @@ from langgraph.errors import GraphBubbleUp
 from pydantic import ValidationError
 
 from schemas.errors import RowError, SpecError, TandemError
+from schemas.fields import problems
 from stages.code import load_attribute
 from stages.contract import Build
 from stages.failures import redacted
 from stages.journal import TOOL, CallRecord, now
 from stages.scope import RowScope, current, request_digest
-from stages.structured import problems
 
 
 @dataclass(frozen=True)

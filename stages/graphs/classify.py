@@ -1,7 +1,7 @@
 """classify: labels out of a closed list.
 
 START → ask → check ─ a label, or labels, of the list → sure enough? ─ yes ─→ END
-          ↑      └─ another word: repair, at most twice       └─ no: the fallback label, or null → END
+          ↑      └─ another word: repair, at most twice       └─ no: the fallback label, or null, or a person → END
           └────────────────────────────────────┘
 
 The labels are the values of the output that is an enum (one label) or list[enum] (several). `" Billing."` is `billing`
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from schemas.errors import SpecError
 from schemas.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, asking_graph, check_confidence, finished
+from stages.asking import Answer, Doubt, Made, Prompts, Question, asking_graph, doubt_of, finished
 from stages.contract import Build, GraphStage, Options
 from stages.quoting import RULE, quoted
 
@@ -29,6 +29,7 @@ class ClassifyOptions(Options):
     labels: dict[str, str] = Field(default={}, description="label: what it means")
     confidence: str | None = Field(default=None, description="the float output that says how sure the model is")
     below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: the fallback")
+    ask_below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: a person is asked")
     fallback: str | None = Field(default=None, description="a label; null leaves the label empty")
 
 
@@ -39,7 +40,7 @@ def build(wanted: Build) -> GraphStage:
     options = wanted.options(ClassifyOptions)
     form = answer_format(wanted)
     column, labels, several = _labels(wanted, form.fields, options)
-    _check(wanted, form.fields, labels, options)
+    doubt = _check(wanted, form.fields, labels, options, column)
     prompts = Prompts(wanted)
     instructions = _instructions(labels, several, options)
     known = {_plain(label): label for label in labels} | {label: label for label in labels}
@@ -70,7 +71,7 @@ def build(wanted: Build) -> GraphStage:
                 answer[column] = kept if several else options.fallback
         return answer
 
-    graph = asking_graph(Question(wanted, form), mend)
+    graph = asking_graph(Question(wanted, form), mend, doubt)
     return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest))
 
 
@@ -102,11 +103,13 @@ def _closed(declared: OutputField) -> tuple[str, ...]:
     return inner.values or () if inner is not None and inner.type == "enum" else ()
 
 
-def _check(wanted: Build, fields: Mapping[str, OutputField], labels: tuple[str, ...], options: ClassifyOptions) -> None:
+def _check(
+    wanted: Build, fields: Mapping[str, OutputField], labels: tuple[str, ...], options: ClassifyOptions, column: str
+) -> Doubt | None:
     for label in options.labels:
         if label not in labels:
             raise SpecError(f"{wanted.where}: with.labels describes {label!r}, which is no label.")
-    check_confidence(wanted, fields, options.confidence)
+    doubt = doubt_of(wanted, fields, options.confidence, options.ask_below, column)
     if options.below is not None and options.confidence is None:
         raise SpecError(f"{wanted.where}: with.below needs with.confidence: the float output to compare.")
     if options.fallback is not None and options.below is None:
@@ -115,6 +118,11 @@ def _check(wanted: Build, fields: Mapping[str, OutputField], labels: tuple[str, 
         raise SpecError(
             f"{wanted.where}: with.fallback = {options.fallback!r} is no label.", hint=f"Labels: {', '.join(labels)}"
         )
+    if options.below is not None and doubt is not None:
+        raise SpecError(
+            f"{wanted.where}: with.below takes the fallback and with.ask_below asks a person: say one of them."
+        )
+    return doubt
 
 
 def _plain(label: str) -> str:

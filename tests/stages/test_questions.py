@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.errors import SpecError
 from schemas.ids import digest
 from stages.batch import Shared, StageOutcome
 from stages.contract import GraphStage
@@ -161,3 +162,81 @@ def test_the_last_word_counts_in_whatever_order_it_is_read(status: Any) -> None:
         assert not waits(known.rows["s", "r"], known)
     assert waits(row, Known([row]))
     assert not waits(None, Known())
+
+
+# Graphs of ours that ask where their model is not sure ---------------------------------------------------------------
+
+SURE = {"type": "float", "optional": True}
+DOUBT = {"confidence": "sure", "ask_below": 0.6}
+LABEL = {"category": {"type": "enum", "values": ["billing", "bug", "other"]}, "sure": SURE}
+NOTE = {"note": "str", "level": {"type": "int", "ge": 1, "le": 5}, "sure": SURE}
+
+
+def a_doubting(uses: str, output: dict[str, Any], **changed: Any) -> GraphStage:
+    stage = {"uses": uses, "model": MODEL, "prompt": "{{ text }}", "output": output, "with": DOUBT, **changed}
+    return a_graph_stage(stage)
+
+
+@pytest.mark.parametrize(
+    ("output", "replies", "person", "wanted"),
+    [
+        (LABEL, '{"category": "bug", "sure": 0.59}', "other", {"category": "other", "sure": 0.59}),
+        (LABEL, '{"category": "bug", "sure": 0.5}', {"sure": 1}, {"category": "bug", "sure": 1.0}),
+        (LABEL, '{"category": "bug", "sure": null}', {}, {"category": "bug", "sure": None}),
+        (NOTE, '{"note": "n", "level": 2, "sure": 0.1}', {"level": 5}, {"note": "n", "level": 5, "sure": 0.1}),
+    ],
+)  # fmt: skip
+async def test_less_sure_than_that_a_person_corrects_or_confirms(
+    server: ModelServer, output: dict[str, Any], replies: str, person: Any, wanted: dict[str, Any]
+) -> None:
+    store, stage = Segments(), a_doubting("classify" if output is LABEL else "extract", output)
+    first = await enrich(stage, [f"[[answer: {replies}]]"], a_context(store))
+    assert kinds(first) == ["pending"]
+    (question,) = asked(first)
+    assert question.asks == {
+        "why": f"sure {orjson.loads(replies)['sure']} is below 0.6",
+        "answer": orjson.loads(replies),
+    }
+    await answer(store, first, person)
+    done = await enrich(stage, [f"[[answer: {replies}]]"], a_context(store, run="run-2"))
+    assert answers(done) == [wanted]
+    assert server.stats().requests == 1, "a person's answer costs no call"
+
+
+async def test_sure_enough_asks_nobody(server: ModelServer) -> None:
+    outcome = await enrich(a_doubting("classify", LABEL), ['[[answer: {"category": "bug", "sure": 0.6}]]'])
+    assert answers(outcome) == [{"category": "bug", "sure": 0.6}]
+
+
+@pytest.mark.parametrize(
+    ("uses", "output", "person", "why"),
+    [
+        ("classify", LABEL, "invoices", "category: Input should be 'billing', 'bug' or 'other'"),
+        ("extract", NOTE, {"level": 9}, "level: "),
+        ("extract", NOTE, {"notes": "x"}, "'notes' is no output; those are note, level, sure"),
+        ("extract", NOTE, "fine", "an object with outputs to change is wanted, not 'fine'"),
+    ],
+)
+async def test_what_a_person_says_is_held_to_the_output_and_asked_again(
+    server: ModelServer, uses: str, output: dict[str, Any], person: Any, why: str
+) -> None:
+    store, stage = Segments(), a_doubting(uses, output)
+    rows = ['[[answer: {"category": "bug", "note": "n", "level": 2, "sure": 0.1}]]']
+    await answer(store, await enrich(stage, rows, a_context(store)), person)
+    again = await enrich(stage, rows, a_context(store, run="run-2"))
+    assert kinds(again) == ["pending"]
+    (question,) = asked(again)
+    assert why in str(question.why)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ask_below": 0.5}, "with.ask_below needs with.confidence"),
+        ({"confidence": "category", "ask_below": 0.5}, "with.confidence = 'category' is no float output"),
+        ({**DOUBT, "below": 0.3}, "with.below takes the fallback and with.ask_below asks a person"),
+    ],
+)
+def test_doubt_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        a_doubting("classify", LABEL, **{"with": options})
