@@ -164,7 +164,7 @@ def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
     keys = row_ids(rows, job.spec.source.key)
     for stage in source_stages(job):
         keys = [*keys, *fingerprints(rows, stage.reads)]
-    return pl.DataFrame({"batch": pl.Series([batch] * len(keys), dtype=pl.Int64), "key": keys})
+    return pl.DataFrame({"batch": [batch] * len(keys), "key": keys}, schema={"batch": pl.Int64, "key": pl.String})
 
 
 class _Join:

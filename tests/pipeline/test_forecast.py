@@ -89,6 +89,18 @@ async def test_equal_rows_are_asked_once(tmp_path: Path) -> None:
     assert found.calls == (0, 0)
 
 
+@pytest.mark.parametrize("changed", [1, 5])
+async def test_a_batch_whose_rows_are_all_known_stands_beside_one_whose_are_not(tmp_path: Path, changed: int) -> None:
+    bench = Bench(tmp_path, spec={"limits": {"batch_rows": 4}})
+    frame = rows(8)
+    bench.write(frame)
+    assert await paid(bench) == 8
+    frame[changed, "text"] = "Quite another text."
+    bench.write(frame)
+    assert looked(bench).calls == (1, 1)
+    assert await paid(bench) == 1
+
+
 async def test_later_stages_have_ranges_that_hold_what_is_paid(bench: Bench) -> None:
     stages = [EXTRACT, SQL, SECOND]
     found = looked(bench, stages=stages)
