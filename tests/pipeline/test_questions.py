@@ -68,7 +68,8 @@ async def test_rows_that_wait_are_left_out_and_the_next_generation_has_them_for_
     bench: Bench, tmp_path: Path, count: int, asked: int, batch: int
 ) -> None:
     bench.write(texts(count, asked))
-    job = bench.job(limits={"batch_rows": batch})
+    bench.spec = {**bench.spec, "limits": {"batch_rows": batch}}
+    job = bench.job()
     first = await bench.one(job)
     assert (first.counts.rows_in, first.counts.ok, first.counts.pending, first.counts.out) == (
         count, count - asked, asked, count - asked,
