@@ -12,6 +12,7 @@ from temporalio.service import RPCError
 
 from pipeline.cli.console import Screen, counted, err, failure, lasting, money, now, shown
 from pipeline.launch import Run, follow
+from pipeline.standing import usage_so_far
 from schemas import ids
 from schemas.errors import ConnectionFailed
 from schemas.messages import PartitionResult
@@ -43,7 +44,7 @@ async def watch(
     try:
         async with asyncio.timeout(timeout_s):
             with view.shown():
-                seen = 0
+                seen, answered = 0, False
                 async for told in follow(run):
                     for result in told.finished[max(0, seen - told.finished_before) :]:
                         view.finished(result)
@@ -53,13 +54,22 @@ async def watch(
                     work = await _at_work(client, run, told)
                     pace.note(now(), work.rows)
                     view.progress(told, work, pace)
-                    if work.waiting and not (work.rows or work.calls) and now() - began > _FIRST_ANSWER_S:
-                        raise ConnectionFailed(
-                            f"No answer for {_FIRST_ANSWER_S:.0f} s: {work.waiting}.",
-                            hint="Mend that; the run waits for it, and the same command carries it on.",
-                        )
+                    answered = answered or bool(work.rows or work.calls)
+                    if work.waiting and not answered and now() - began > _FIRST_ANSWER_S:
+                        answered = await _was_answered(run, work.waiting)
     except TimeoutError:
         raise WatchTimeout from None
+
+
+async def _was_answered(run: Run, waiting: str) -> bool:
+    """Batches that wait beat no more, and may have had answers between two beats: the journal knows. Raises
+    ConnectionFailed where there was none."""
+    if (await asyncio.to_thread(usage_so_far, run.store, run.request.run)).calls:
+        return True
+    raise ConnectionFailed(
+        f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",
+        hint="Mend that; the run waits for it, and the same command carries it on.",
+    )
 
 
 class AtWork:

@@ -50,7 +50,7 @@ def outage(folder: Path, refused_s: float, failing_s: float) -> float:
 
 
 def test_an_outage_is_waited_out_and_rejects_nothing(tmp_path: Path) -> None:
-    outage(tmp_path, 4, 6)
+    outage(tmp_path, 31, 4)  # longer than a command waits for its first answer
 
 
 @pytest.mark.prove
@@ -72,7 +72,7 @@ def refusal(folder: Path, model: ModelServer, code: str, named: str) -> None:
     told = stopped.json
     measured(code, asked=asked, seconds=round(took, 1), answered=model.stats().answered_ok)
     assert stopped.code == 3
-    assert asked <= IN_FLIGHT
+    assert asked <= 2 * IN_FLIGHT  # none of them is paid; what was about to be sent when the first came back may follow
     (said,) = {failure["message"] for failure in told["failures"] if failure["error"] == "FatalModelError"}
     assert named in said
     assert rig.running() == []
