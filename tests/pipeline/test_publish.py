@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import io
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -190,15 +191,20 @@ async def test_rejected_rows_are_left_out_or_null_and_are_in_the_rejects(bench: 
     assert [orjson.loads(key)["id"] for key in rejects.rows["key"]] == [0, 1, 2]
 
 
-async def test_a_column_key_is_in_the_path_only_and_every_reader_finds_it(tmp_path: Path) -> None:
-    sink = tmp_path / "out"
-    bench = Bench(tmp_path, LocalStore(sink))
+def by_region(folder: Path) -> tuple[Bench, list[tuple[int, str]]]:
+    """A bench with 30 rows over three regions, and what a reader has to find of them."""
+    bench = Bench(folder, LocalStore(folder / "out"), {"partition": {"by": "column", "column": "region"}})
     frame = rows(30).with_columns(region=pl.Series(["EU west", "us/1", "7"] * 10))
     bench.write(frame)
-    out = await bench.run(bench.job(partition={"by": "column", "column": "region"}))
+    return bench, sorted(zip(frame["id"], frame["region"], strict=True))
+
+
+async def test_a_column_key_is_in_the_path_only_and_every_reader_finds_it(tmp_path: Path) -> None:
+    sink = tmp_path / "out"
+    bench, wanted = by_region(tmp_path)
+    out = await bench.run()
     assert set(out) == {"region=EU%20west", "region=us%2F1", "region=7"}
     assert all("region" not in table(bench, p.manifest).column_names for p in out.values() if p.manifest)
-    wanted = sorted(zip(frame["id"], frame["region"], strict=True))
     glob = str(sink / "data" / "*" / "*.parquet")
     polars = pl.read_parquet(glob, hive_partitioning=True)
     assert sorted(polars.select("id", pl.col("region").cast(pl.String)).iter_rows()) == wanted
@@ -212,6 +218,21 @@ async def test_a_column_key_is_in_the_path_only_and_every_reader_finds_it(tmp_pa
     declared = load_schema(bench.store)
     assert declared is not None
     assert declared.keys == {"region": "string"}
+
+
+async def test_spark_finds_it_too(tmp_path: Path) -> None:
+    """PySpark is too large for the locks: `pip install pyspark` beside them, and Java, to run this."""
+    spark_sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed, which is in no lock: it is large")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    bench, wanted = by_region(tmp_path)
+    await bench.run()
+    spark = spark_sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        found = spark.read.parquet(str(tmp_path / "out" / "data")).select("id", "region").collect()
+    finally:
+        spark.stop()
+    assert sorted((row["id"], row["region"]) for row in found) == wanted
 
 
 async def test_a_manifest_tells_the_times_of_its_rows(bench: Bench) -> None:
