@@ -147,7 +147,7 @@ def asking_graph(
     async def person(state: Asked) -> Asked:
         assert doubt is not None
         answer = state["answer"]
-        wanted = correction(question.form, answer, doubt.column)
+        wanted = correction(question.form, answer, doubt.column, mend)
         return {"answer": interrupt({"why": state["why"], "answer": answer}, response_schema=wanted)}
 
     builder = StateGraph(Asked)

@@ -112,7 +112,7 @@ def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: 
         "inputs": stage.inputs,
         "outputs": stage.outputs,
         "context": stage.context,
-        # Without what nobody said: an option that is added changes no fingerprint.
+        # Without nulls: an option that is added, null by default, changes no fingerprint.
         "with": options.model_dump(mode="json", exclude=set(options.pacing), exclude_none=True) if options else {},
         "max_cell": [stage.max_cell, stage.over_max_cell],
         "code": code,

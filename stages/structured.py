@@ -102,9 +102,10 @@ class AnswerFormat:
             raise ValueError(problems(exc)) from None
 
 
-def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None = None) -> type:
+def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None, mend: Callable[[Any], Any]) -> type:
     """What a person may say to an answer: the outputs to change, `{}` for none of them, or, where it names one, only
-    the value of `column`. As a type for `interrupt(response_schema=…)`, which gives the whole answer."""
+    the value of `column`; mended as a model's answer is. As a type for `interrupt(response_schema=…)`, which gives the
+    whole answer."""
 
     def corrected(said: Any) -> dict[str, Any]:
         if not isinstance(said, dict):
@@ -114,10 +115,11 @@ def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None
         unknown = [name for name in said if name not in form.fields]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no output; those are {', '.join(form.fields)}")
-        return form.validate({**answer, **said})
+        return form.validate(mend({**answer, **said}))
 
-    object_schema = {**form.schema, "required": []}
-    schema = {"anyOf": [object_schema, form.schema["properties"][column]]} if column else object_schema
+    outputs = json_schema(form.fields)  # that of a class has $refs, which hold at its top only
+    changes = {**outputs, "required": []}
+    schema = {"anyOf": [changes, outputs["properties"][column]]} if column else changes
     return cast(type, Annotated[Any, BeforeValidator(corrected), WithJsonSchema(schema)])
 
 

@@ -56,20 +56,20 @@ async def watch(
                     view.progress(told, work, pace)
                     answered = answered or bool(work.rows or work.calls)
                     if work.waiting and not answered and now() - began > _FIRST_ANSWER_S:
-                        answered = await _was_answered(run, work.waiting)
+                        await _refuse_silence(run, work.waiting)
+                        answered = True
     except TimeoutError:
         raise WatchTimeout from None
 
 
-async def _was_answered(run: Run, waiting: str) -> bool:
+async def _refuse_silence(run: Run, waiting: str) -> None:
     """Batches that wait beat no more, and may have had answers between two beats: the journal knows. Raises
     ConnectionFailed where there was none."""
-    if (await asyncio.to_thread(usage_so_far, run.store, run.request.run)).calls:
-        return True
-    raise ConnectionFailed(
-        f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",
-        hint="Mend that; the run waits for it, and the same command carries it on.",
-    )
+    if not (await asyncio.to_thread(usage_so_far, run.store, run.request.run)).calls:
+        raise ConnectionFailed(
+            f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",
+            hint="Mend that; the run waits for it, and the same command carries it on.",
+        )
 
 
 class AtWork:

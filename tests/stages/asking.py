@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.language_models import BaseChatModel
@@ -9,6 +10,18 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
+
+
+class Kind(Enum):
+    BILLING = "billing"
+    BUG = "bug"
+
+
+class Sorted(BaseModel):
+    """Its schema refers to a definition of its own."""
+
+    category: Kind
+    sure: float | None
 
 
 class State(TypedDict, total=False):

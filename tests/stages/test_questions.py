@@ -172,7 +172,7 @@ LABEL = {"category": {"type": "enum", "values": ["billing", "bug", "other"]}, "s
 NOTE = {"note": "str", "level": {"type": "int", "ge": 1, "le": 5}, "sure": SURE}
 
 
-def a_doubting(uses: str, output: dict[str, Any], **changed: Any) -> GraphStage:
+def a_doubting(uses: str, output: dict[str, Any] | str, **changed: Any) -> GraphStage:
     stage = {"uses": uses, "model": MODEL, "prompt": "{{ text }}", "output": output, "with": DOUBT, **changed}
     return a_graph_stage(stage)
 
@@ -201,6 +201,17 @@ async def test_less_sure_than_that_a_person_corrects_or_confirms(
     done = await enrich(stage, [f"[[answer: {replies}]]"], a_context(store, run="run-2"))
     assert answers(done) == [wanted]
     assert server.stats().requests == 1, "a person's answer costs no call"
+
+
+async def test_a_person_may_write_a_label_as_a_model_may_and_outputs_may_be_a_class(server: ModelServer) -> None:
+    store, stage = Segments(), a_doubting("classify", "tests.stages.asking:Sorted")
+    rows = ['[[answer: {"category": "bug", "sure": 0.1}]]']
+    first = await enrich(stage, rows, a_context(store))
+    (question,) = asked(first)
+    assert "$ref" not in str(question.schema)
+    await answer(store, first, " Billing.")
+    done = await enrich(stage, rows, a_context(store, run="run-2"))
+    assert answers(done) == [{"category": "billing", "sure": 0.1}]
 
 
 async def test_sure_enough_asks_nobody(server: ModelServer) -> None:
