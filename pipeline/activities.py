@@ -190,7 +190,8 @@ class Activities:
     @activity.defn
     @translated
     async def read_page(self, request: PageRequest) -> Page:
-        return await asyncio.to_thread(plans.load_page, self.store(request.ref), request.plan, request.page)
+        async with beating():
+            return await asyncio.to_thread(plans.load_page, self.store(request.ref), request.plan, request.page)
 
     @activity.defn
     @translated
@@ -347,7 +348,8 @@ class Activities:
             ids.partition_workflow_id(ref.pipeline, ref.sink, request.partition)
         )
         try:
-            found = await handle.describe()
+            async with beating():
+                found = await handle.describe()
         except RPCError as exc:
             if exc.status == RPCStatusCode.NOT_FOUND:
                 return Holder()
@@ -358,16 +360,18 @@ class Activities:
     @translated
     async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
         """Write down what was set on a live run, where its workers look."""
-        max_cost_usd = request.limits.max_cost_usd
-        if max_cost_usd is not None:
-            await asyncio.to_thread(budgets.raise_to, self.store(request.ref), request.ref.run, max_cost_usd)
-        return await asyncio.to_thread(save_limits, self.store(request.ref), request.ref.run, request.limits)
+        store, max_cost_usd = self.store(request.ref), request.limits.max_cost_usd
+        async with beating():
+            if max_cost_usd is not None:
+                await asyncio.to_thread(budgets.raise_to, store, request.ref.run, max_cost_usd)
+            return await asyncio.to_thread(save_limits, store, request.ref.run, request.limits)
 
     @activity.defn
     @translated
     async def reckon(self, request: Reckoning) -> Reckoned:
         """Is there room in a run's budget, now that nothing of it is in flight?"""
-        return await asyncio.to_thread(budgets.reckon, self.store(request.ref), request, self.purses.folder)
+        async with beating():
+            return await asyncio.to_thread(budgets.reckon, self.store(request.ref), request, self.purses.folder)
 
     @activity.defn
     @translated

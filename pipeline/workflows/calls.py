@@ -1,5 +1,6 @@
 """How workflows call activities: by name, because importing them would bring Polars into the sandbox; with the one
-retry policy for infrastructure, and a heartbeat timeout wherever the activity beats."""
+retry policy for infrastructure, and a heartbeat timeout: every activity beats, the briefest too, as the worker that has
+begun it may be killed in that instant, and would be waited for."""
 
 import asyncio
 import contextlib
@@ -16,9 +17,7 @@ with workflow.unsafe.imports_passed_through():
 R = TypeVar("R", bound=Message)
 
 
-async def call(
-    name: str, request: Message, result: type[R], *, within: timedelta = LONG, beats: bool = True, whole: bool = False
-) -> R:
+async def call(name: str, request: Message, result: type[R], *, within: timedelta = LONG, whole: bool = False) -> R:
     """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known."""
     kind = workflow.ActivityCancellationType
     found = await workflow.execute_activity(
@@ -26,7 +25,7 @@ async def call(
         request,
         result_type=result,
         start_to_close_timeout=within,
-        heartbeat_timeout=HEARTBEAT if beats else None,
+        heartbeat_timeout=HEARTBEAT,
         retry_policy=RETRY,
         cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if whole else kind.TRY_CANCEL,
     )

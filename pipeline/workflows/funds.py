@@ -67,7 +67,7 @@ class Funds:
         needed = min(self._short.values(), key=lambda shortage: (shortage.nanos, shortage.tokens))
         try:
             request = Reckoning(ref=self._ref, nanos=needed.nanos, tokens=needed.tokens)
-            return await call("reckon", request, Reckoned, within=SHORT, beats=False)
+            return await call("reckon", request, Reckoned, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None

@@ -143,7 +143,7 @@ class RunWorkflow:
     async def _read(self, number: int) -> Page:
         assert self._planned is not None
         request = PageRequest(ref=self._given.ref, plan=self._planned.key, page=number)
-        return await call("read_page", request, Page, within=SHORT, beats=False)
+        return await call("read_page", request, Page, within=SHORT)
 
     async def _continue(self, page: int) -> None:
         assert self._planned is not None
@@ -277,7 +277,7 @@ class RunWorkflow:
     async def _holder(self, partition: str) -> str:
         request = HolderRequest(ref=self._given.ref, partition=partition)
         try:
-            found = await call("holder", request, Holder, within=SHORT, beats=False)
+            found = await call("holder", request, Holder, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None

@@ -17,6 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from pipeline.workflows.run import RunWorkflow
+from schemas import ids
 from schemas.messages import BatchRequest, BatchResult, CloseRequest, Opened, OpenRequest, PublishRequest, Windows
 from tests.harness.processes import Child
 from tests.harness.servers import TemporalServer, free_ports
@@ -62,6 +63,23 @@ async def test_a_run_publishes_every_partition_that_its_plan_says(skipping: Work
     assert (totals.total, totals.published, totals.unchanged, totals.not_run) == (4, 3, 1, 0)
     assert (totals.counts.rows_in, totals.usage.calls) == (30, 30)
     assert not fakes.of("close")
+
+
+async def test_every_activity_has_to_beat(client: Client) -> None:
+    """A killed worker is missed by its silence: what cannot be missed so is waited for until its time is over."""
+    fakes = Fakes([planned(A)])
+    async with at_work(client, fakes) as bench:
+        await ended(await bench.start())
+        run = ids.run_workflow_id(bench.ref.pipeline, bench.ref.sink, "run-1")
+        partition = ids.partition_workflow_id(bench.ref.pipeline, bench.ref.sink, A)
+        found = {}
+        for workflow_id in (run, partition):
+            async for event in client.get_workflow_handle(workflow_id).fetch_history_events():
+                if event.HasField("activity_task_scheduled_event_attributes"):
+                    asked = event.activity_task_scheduled_event_attributes
+                    found[asked.activity_type.name] = asked.heartbeat_timeout.ToTimedelta()
+    assert found.keys() >= {"plan", "read_page", "open", "enrich_batch", "publish", "finalise"}
+    assert {name for name, beat in found.items() if not dt.timedelta(0) < beat <= dt.timedelta(seconds=10)} == set()
 
 
 async def test_one_failed_partition_never_fails_its_siblings(skipping: WorkflowEnvironment) -> None:
