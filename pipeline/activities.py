@@ -6,37 +6,33 @@ never from heartbeat details.
 
 import asyncio
 import datetime as dt
-import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline import budgets, catalogue, journals, plans, publish, questions, reports, rows, story, story_page
 from pipeline import commit as commits
+from pipeline.beats import beating, translated
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch, waiting_rows
 from pipeline.notify import notify
 from pipeline.partitions import OpenedPartition, answers_of, load_opened, open_partition
 from pipeline.plans import Job, Plan
-from pipeline.policies import HEARTBEAT_EVERY, as_application_error
 from pipeline.purse import Purses
 from pipeline.scheduled import ask
 from pipeline.settings import purse_folder, spool_folder
 from pipeline.spool import Spools
 from pipeline.stores import Store, open_store
+from pipeline.turns import Turns
 from schemas import ids
 from schemas.errors import BudgetReached, CodeMismatch, ConnectionFailed, TandemError
 from schemas.messages import (
-    MAX_PAYLOAD_BYTES,
     Answers,
     AnswersRequest,
     Asked,
@@ -71,75 +67,13 @@ from stages.batch import Shared
 from stages.calls import Waiting
 from stages.models import ModelServices
 from stages.registry import code_digests
-from stages.scope import Tally
 
 log = logging.getLogger("tandem.activities")
-P = ParamSpec("P")
-R = TypeVar("R", bound=BaseModel)
-_BUG_ATTEMPTS = 3  # an unknown exception may be the machine's; three times the same is ours
 _CODE_WAIT = dt.timedelta(seconds=10)
+# Of partitions that are published at once: a row takes some 500 bytes in the sums over the journal and its merging, and
+# a merge of data holds a few row groups.
+_PUBLISHED_ROWS = 50_000
 _STOPS_RUN = frozenset(("FatalModelError", "BudgetReached"))
-
-
-def translated(
-    work: Callable[Concatenate["Activities", P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate["Activities", P], Coroutine[Any, Any, R]]:
-    """Our errors as Temporal's, results within the cap."""
-
-    @functools.wraps(work)
-    async def run(self: "Activities", *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            result = await work(self, *args, **kwargs)
-        except TandemError as exc:
-            log.warning("%s: %s", exc.code, exc)
-            raise as_application_error(exc) from None
-        except Exception as exc:
-            # The message of a foreign exception may hold a row's text, and histories are plain: tell its class only.
-            log.exception("%s failed", activity.info().activity_type)
-            last = activity.info().attempt >= _BUG_ATTEMPTS
-            raise ApplicationError(
-                f"{type(exc).__name__} in {activity.info().activity_type}; the worker's log has the traceback",
-                type="Bug",
-                non_retryable=last,
-            ) from None
-        size = len(result.model_dump_json())
-        if size > MAX_PAYLOAD_BYTES:
-            raise ApplicationError(
-                f"a result of {size:,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed",
-                type="ResultTooLarge",
-                non_retryable=True,
-            )
-        return result
-
-    return cast(Callable[Concatenate["Activities", P], Coroutine[Any, Any, R]], run)
-
-
-@dataclass
-class Beat:
-    """What an activity has done so far, told with each heartbeat: rows, calls, USD."""
-
-    rows: int = 0
-    tally: Tally = field(default_factory=Tally)
-
-    def note(self, rows: int) -> None:
-        self.rows += rows
-
-
-@asynccontextmanager
-async def beating() -> AsyncIterator[Beat]:
-    """Beat in the background, so that a long thread or a slow model is never taken for a dead worker."""
-    beat = Beat()
-
-    async def forever() -> None:
-        while True:
-            activity.heartbeat(beat.rows, beat.tally.calls, round(beat.tally.cost_usd, 6))
-            await asyncio.sleep(HEARTBEAT_EVERY.total_seconds())
-
-    task = asyncio.create_task(forever())
-    try:
-        yield beat
-    finally:
-        task.cancel()
 
 
 @dataclass
@@ -151,6 +85,7 @@ class Activities:
     spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
     controls: Controls = field(default_factory=Controls)
     purses: Purses = field(default_factory=lambda: Purses(purse_folder()))
+    _turns: Turns = field(default_factory=lambda: Turns(_PUBLISHED_ROWS))
     _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
@@ -300,16 +235,16 @@ class Activities:
         async with beating() as beat:
             job, plan, _ = await self._job(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
-            attempt = activity.info().attempt
-            published = await asyncio.to_thread(
-                publish.publish, job, plan, store, opened, request.receipts, attempt=attempt, note=beat.note,
-                rehearsal=request.rehearsal,
-            )  # fmt: skip
-            result = await asyncio.to_thread(_published, store, request, published, opened)
-            if any(stage.spec.pending == "wait" for stage in job.stages):
-                await asyncio.to_thread(questions.no_longer_waiting, store, request.partition)
-            if published.manifest is not None:
-                await self._tidy(job, store, published.manifest)
+            async with self._turns.taken(opened.rows):
+                published = await asyncio.to_thread(
+                    publish.publish, job, plan, store, opened, request.receipts, attempt=activity.info().attempt,
+                    note=beat.note, rehearsal=request.rehearsal,
+                )  # fmt: skip
+                result = await asyncio.to_thread(_published, store, request, published, opened)
+                if any(stage.spec.pending == "wait" for stage in job.stages):
+                    await asyncio.to_thread(questions.no_longer_waiting, store, request.partition)
+                if published.manifest is not None:
+                    await self._tidy(job, store, published.manifest)
         return result
 
     async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:

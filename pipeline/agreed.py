@@ -7,6 +7,7 @@ it is refused, and says what moved. What a run of the same plan published is no 
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -97,7 +98,7 @@ def held(
         elif published and not ours:
             moved.append(f"{key}: run {decision.published_by!r} published it")
         runs = before.run and (decision.run or not ours)
-        out.append(decision.model_copy(update={"run": runs, "reason": before.reason if runs else decision.reason}))
+        out.append(replace(decision, run=runs, reason=before.reason if runs else decision.reason))
     if moved:
         raise _outdated(moved)
     return out

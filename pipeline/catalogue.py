@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 import polars as pl
@@ -124,28 +124,28 @@ def manifests(published: pl.DataFrame) -> Iterator[Manifest]:
 
 
 def manifest_of(text: str | None, shape: str | None) -> Manifest | None:
-    """One of them, from its row; None for an absent one. Not validated again: there may be 100,000."""
+    """One of them, from its row; None for an absent one. Not validated again, and copied from one that has the shape
+    and all defaults: there may be 100,000."""
     if text is None or shape is None:
         return None
     own = orjson.loads(text)
     at = dt.datetime.fromisoformat(own.pop("committed_at"))
-    index, pending = own.pop("index", None), own.pop("pending", ())
-    counts = Counts.model_construct(**own.pop("counts", {}))
-    return Manifest.model_construct(
-        **_shape(shape),
-        index=None if index is None else DataFile.model_construct(**index),
-        pending=tuple(DataFile.model_construct(**file) for file in pending),
-        counts=counts,
-        **own,
-        nonce="",
-        started_at=at,
-        committed_at=at,
-    )
+    index = own.pop("index", None)
+    own["index"] = None if index is None else DataFile.model_construct(**index)
+    own["pending"] = tuple(DataFile.model_construct(**file) for file in own.pop("pending", ()))
+    own["counts"] = _NO_COUNTS.model_copy(update=own.pop("counts", {}))
+    return _of_shape(shape).model_copy(update={**own, "started_at": at, "committed_at": at})
 
 
 @lru_cache(maxsize=1_000)
-def _shape(text: str) -> dict[str, Any]:
-    return {**orjson.loads(text), "input_columns": tuple(orjson.loads(text)["input_columns"])}
+def _of_shape(text: str) -> Manifest:
+    """The manifest of no partition, with what those of one shape share."""
+    at = dt.datetime.min.replace(tzinfo=dt.UTC)
+    own = {"kind": "published", "partition": "", "generation": 0, "parent": None, "run": "", "nonce": ""}
+    return Manifest.model_validate({**orjson.loads(text), **own, "started_at": at, "committed_at": at})
+
+
+_NO_COUNTS = Counts()
 
 
 # How the last attempts ended ----------------------------------------------------------------------------------------
@@ -233,11 +233,11 @@ def _load(store: Store, kind: str, schema: pl.Schema) -> tuple[pl.DataFrame, dic
     """The newest index of a kind; an empty one where there is none, or none that can be read."""
     for info in sorted(store.list(f"{ids.CATALOGUE}{kind}-"), key=lambda info: info.key, reverse=True):
         try:
-            with store.open_input(info.key) as source, pq.ParquetFile(source) as parquet:
-                metadata = parquet.schema_arrow.metadata or {}
-                if metadata.get(b"tandem_catalogue") == FORMAT.encode():
-                    found = pl.DataFrame(parquet.read()).cast(schema)
-                    return found, orjson.loads(metadata[b"marks"])
+            data = store.get(info.key)
+            metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+            if metadata.get(b"tandem_catalogue") == FORMAT.encode():
+                # By Polars: what pyarrow decodes with takes as much again, and stays with its pool.
+                return pl.read_parquet(io.BytesIO(data)).cast(schema), orjson.loads(metadata[b"marks"])
         except (StoreError, OSError, pa.ArrowException, pl.exceptions.PolarsError, KeyError, ValueError):
             continue  # it is derived: what it would have said is read from the truth
     return pl.DataFrame(schema=schema), {}

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import journals
+from pipeline.parquet import table_of
 from pipeline.partitions import OpenedPartition, PlannedBatch, row_ids
 from pipeline.plans import Job
 from pipeline.provenance import RowProvenance
@@ -378,7 +379,7 @@ def staged_table(store: Store, file: StagedFile) -> pa.Table:
     data = store.get(file.key)
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise StoreError(f"{store.uri}/{file.key}: its bytes are not those that were staged.")
-    return pq.read_table(pa.BufferReader(data))
+    return table_of(data)
 
 
 def load_receipt(store: Store, folder: str, number: int, content: str) -> Receipt:
@@ -395,7 +396,7 @@ def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str])
     for number, content in enumerate(receipts):
         staged = load_receipt(store, opened.folder, number, content).pending
         if staged is not None:
-            found.append(pl.DataFrame(pq.read_table(pa.BufferReader(store.get(staged.key)))))
+            found.append(pl.DataFrame(table_of(store.get(staged.key))))
     return pl.concat(found).filter(pl.col("waits"))
 
 

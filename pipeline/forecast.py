@@ -9,16 +9,16 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
-import pyarrow.parquet as pq
 
 from pipeline import dealing, journals, planning
 from pipeline.enrich import answer_columns
+from pipeline.parquet import table_of
 from pipeline.partitions import PlannedBatch, dealt_batches, has_journal, row_ids, wanted_of
 from pipeline.planning import PARTIALLY, Decision, RowChanges
 from pipeline.plans import Job
@@ -92,7 +92,7 @@ def forecast(
     def one(at: int) -> tuple[int, Decision, list[_Asked]]:
         decision = found[at]
         counting = _Counting(job, store, decision, entries[decision.partition], fresh, note)
-        changed = decision.model_copy(update={"changes": counting.changes()})
+        changed = replace(decision, changes=counting.changes())
         return at, changed, counting.asked() if decision.run else []
 
     found = list(decided)
@@ -201,7 +201,7 @@ _INDEX = {"row_id": pl.String, "content": pl.String}
 def _index(store: Store, key: str) -> pl.DataFrame:
     try:
         with store.open_input(key) as source:
-            return pl.DataFrame(pq.read_table(source, columns=list(_INDEX)))
+            return pl.DataFrame(table_of(source, columns=list(_INDEX)))
     except ObjectMissing:
         return pl.DataFrame(schema=_INDEX)
 

@@ -5,9 +5,11 @@ import datetime as dt
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from zoneinfo import ZoneInfo
+
+import pydantic.dataclasses
 
 from schemas.durations import Duration, parse_duration
 from schemas.errors import SpecError, UsageError
@@ -77,9 +79,11 @@ class RowChanges(Noun):
         return ", ".join([rows, *(f"{n:,} {name}" for n, name in more)])
 
 
-class Decision(Noun):
+@pydantic.dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
     """Whether a partition runs, and why (not), by which input and over which generation of which run. `index` names the
-    rows of that generation; `changes` are there where rows may have moved, once they were compared."""
+    rows of that generation; `changes` are there where rows may have moved, once they were compared. With slots, as
+    there is one for each of 100,000 partitions."""
 
     partition: str
     run: bool
@@ -384,7 +388,7 @@ def sample(decided: Sequence[Decision], rows: int) -> list[Decision]:
     for at in range(many):
         decision = filled[at * len(filled) // many]
         taken = min(decision.rows, math.ceil(left / (many - at)))
-        out.append(decision.model_copy(update={"rows": taken}))
+        out.append(replace(decision, rows=taken))
         left -= taken
     return [decision for decision in out if decision.rows]
 

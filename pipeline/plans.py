@@ -8,7 +8,7 @@ import datetime as dt
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -348,7 +348,7 @@ def limited(decided: list[Decision], limit: int | None) -> list[Decision]:
             out.append(decision)
         elif room > 0:
             taken = min(room, decision.rows)
-            out.append(decision.model_copy(update={"rows": taken}))
+            out.append(replace(decision, rows=taken))
             room -= taken
     return out
 

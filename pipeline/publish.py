@@ -7,7 +7,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
 from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
 from pipeline.garbage import named
+from pipeline.parquet import table_of
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
 from pipeline.questions import PENDING
@@ -41,8 +41,6 @@ TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
 GROUP_BYTES = 64 * 1024 * 1024
 Note = Callable[[int], None]
-# One at a time in a process: partitions that end together would otherwise hold as many chunks of their journals.
-_COMPACTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -159,8 +157,7 @@ def _rehearsed(
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
     """Compact the journal and remove what the commit superseded. Nothing depends on it having happened."""
     in_use = _in_use(job, store, manifest)
-    with _COMPACTING:
-        compaction.compact(store, manifest.partition, now, in_use)
+    compaction.compact(store, manifest.partition, now, in_use)
     keep = job.spec.sink.keep_superseded
     if _remove_superseded(store, manifest, now - keep):
         store.put(ids.superseded(manifest.partition), orjson.dumps({"keep_s": keep.total_seconds()}))
@@ -209,11 +206,7 @@ def _refuse_miscount(opened: OpenedPartition, receipts: Sequence[Receipt], count
 
 def _keep_rejects(store: Store, run: str, partition: str, receipts: Sequence[Receipt]) -> None:
     """The rejects of a partition that is not published, where `tandem rejects` finds them."""
-    tables = [
-        pq.read_table(pa.BufferReader(store.get(receipt.rejects.key)))
-        for receipt in receipts
-        if receipt.rejects is not None
-    ]
+    tables = [table_of(store.get(receipt.rejects.key)) for receipt in receipts if receipt.rejects is not None]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables) if tables else REJECTS.empty_table(), sink, compression="zstd")
     store.put(ids.rejects_of_run(run, partition), sink.getvalue().to_pybytes())
@@ -346,7 +339,7 @@ def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]
 
 
 def _time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
-    found = pc.min_max(pq.read_table(path, columns=[column])[column])
+    found = pc.min_max(table_of(path, columns=[column])[column])
     low, high = found["min"].as_py(), found["max"].as_py()
     return low, high
 
@@ -409,7 +402,7 @@ def _hashed_ids(store: Store, key: str) -> pl.Series:
 def _index_ids(store: Store, key: str) -> pl.Series:
     try:
         with store.open_input(key) as source:
-            return pl.DataFrame(pq.read_table(source, columns=["row_id"]))["row_id"]
+            return pl.DataFrame(table_of(source, columns=["row_id"]))["row_id"]
     except (StoreError, OSError):
         return pl.Series("row_id", [], pl.String)
 

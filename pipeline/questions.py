@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import journals
+from pipeline.parquet import table_of
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
@@ -148,7 +149,7 @@ def waiting(store: Store, current: dict[str, int]) -> list[Parked]:
     for info in store.list(ids.WAITING):
         partition = ids.parse_waiting(info.key)
         try:
-            table = pq.read_table(pa.BufferReader(store.get(info.key)))
+            table = table_of(store.get(info.key))
         except ObjectMissing:
             continue
         base = int((table.schema.metadata or {}).get(b"base", b"0"))
@@ -159,7 +160,7 @@ def waiting(store: Store, current: dict[str, int]) -> list[Parked]:
 
 def _read(store: Store, key: str) -> pl.DataFrame:
     try:
-        return pl.DataFrame(pq.read_table(pa.BufferReader(store.get(key))))
+        return pl.DataFrame(table_of(store.get(key)))
     except ObjectMissing:  # superseded meanwhile
         return _empty()
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import orjson
 import polars as pl
-import pyarrow.parquet as pq
 
 from pipeline import consume, plans, reports
+from pipeline.parquet import table_of
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
@@ -58,7 +58,7 @@ def read_rejects(store: Store, key: str) -> pl.DataFrame:
     """The rejects of one object; none where it is gone."""
     try:
         with store.open_input(key) as source:
-            return pl.DataFrame(pq.read_table(source))
+            return pl.DataFrame(table_of(source))
     except ObjectMissing:
         return pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
 

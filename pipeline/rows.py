@@ -6,10 +6,9 @@ import uuid
 from collections.abc import Iterable
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import journals
+from pipeline.parquet import table_of
 from pipeline.partitions import PlannedBatch
 from pipeline.plans import Job
 from pipeline.stores import Store
@@ -58,7 +57,7 @@ async def step(stage: GraphStage, row: pl.DataFrame, context: BatchContext) -> S
 
 
 def _row(store: Store, asked: RowInput) -> pl.DataFrame:
-    rows = pl.DataFrame(pq.read_table(pa.BufferReader(store.get(asked.rows))))
+    rows = pl.DataFrame(table_of(store.get(asked.rows)))
     row = rows.slice(asked.row, 1)
     if row[ID].to_list() != [asked.id]:
         raise PartitionError(f"row {asked.row} of {asked.rows} is not the one that was asked for: a bug of Tandem's.")

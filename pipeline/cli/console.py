@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -65,6 +65,18 @@ class Screen:
 
     def document(self, value: Any) -> None:
         print(dumps(value))
+
+    def documents(self, values: Iterable[Any]) -> None:
+        """A list as one document. Each is text before the next is taken, as there may be 100,000; nothing is printed
+        before all are there, so that an error is never behind half a document."""
+        texts = ["  " + dumps(value).replace("\n", "\n  ") for value in values]
+        if not texts:
+            print("[]")
+            return
+        print("[")
+        for text in texts[:-1]:
+            print(text, end=",\n")
+        print(texts[-1], end="\n]\n")
 
 
 def print_error(exc: TandemError, *, as_json: bool) -> None:

@@ -41,7 +41,7 @@ def list_command(path: Path, status: list[str], screen: Screen) -> int:
     now = dt.datetime.now(dt.UTC)
     so = (standing for standing in standings(store, job, now) if not status or standing.statuses.intersection(status))
     if screen.json:
-        screen.document([as_json(standing) for standing in so])
+        screen.documents(as_json(standing) for standing in so)
         return 0
     found = list(so)
     screen.table(

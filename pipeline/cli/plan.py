@@ -1,7 +1,7 @@
 """`tandem plan`: what would run and why, what it would ask and cost. `tandem run` says the same before it starts."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def decisions_said(ready: Ready, decided: list[Decision]) -> list[str]:
         first, last = group[0], group[-1]
         span = first.partition if first is last else f"{first.partition} … {last.partition} ({len(group):,})"
         changes = sum((decision.moved for decision in group), RowChanges())
-        said.append(f"  {'run ' if first.run else 'skip'} {span}: {first.model_copy(update={'changes': changes}).why}")
+        said.append(f"  {'run ' if first.run else 'skip'} {span}: {replace(first, changes=changes).why}")
     if len(groups) > _GROUPS:
         said.append(f"  … and {len(groups) - _GROUPS} more groups; all of them: --json")
     return said

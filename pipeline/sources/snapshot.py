@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.parquet import table_of
 from pipeline.sources.groups import FOOTERS, GROUPS
 from pipeline.sources.listing import SourceFile, check_unchanged, open_file
 from pipeline.stores import Store
@@ -228,7 +229,7 @@ def load(store: Store, key: str) -> Snapshot:
     if info.format != FORMAT:
         raise SourceError(f"{key}: written by another version of Tandem (format {info.format}).", hint="Upgrade.")
     with store.open_input(info.entries) as source:
-        entries = pl.DataFrame(pq.read_table(source))
+        entries = pl.DataFrame(table_of(source))
     if len(_loaded) >= 8:
         _loaded.clear()
     found = _loaded[store.uri, key] = Snapshot(info, decode_schema(info.arrow_schema), entries, store)

@@ -114,14 +114,14 @@ class LocalStore(Store):
             if inside and (key.startswith(prefix) or prefix.startswith(key)):
                 yield from self._walk(key, prefix, start_after)
             elif not inside and key.startswith(prefix):
-                with _refusals(Path(entry.path)), contextlib.suppress(FileNotFoundError):
+                with _refusals(entry.path), contextlib.suppress(FileNotFoundError):
                     yield _info(key, entry.stat())
 
     def folders(self, prefix: str) -> Sequence[str]:
         return sorted(key[len(prefix) : -1] for key, _ in self._entries(prefix) if key.endswith("/"))
 
     def _entries(self, folder: str) -> Sequence[tuple[str, "os.DirEntry[str]"]]:
-        path = self.root / folder
+        path = f"{self.uri}/{folder}"  # no Path: there may be 100,000 folders
         with _refusals(path), contextlib.suppress(*_ABSENT), os.scandir(path) as entries:
             keyed = [(f"{folder}{entry.name}{'/' if _is_folder(entry) else ''}", entry) for entry in entries]
             return sorted((pair for pair in keyed if pair[0] != _TEMPORARY), key=lambda pair: pair[0])
@@ -213,7 +213,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def _refusals(path: Path | str) -> Iterator[None]:
     """The one place where an OSError becomes ours."""
     try:
         yield
