@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline import budgets, catalogue, journals, plans, publish, questions, reports, rows, story, story_page
+from pipeline import budgets, catalogue, heap, journals, plans, publish, questions, reports, rows, story, story_page
 from pipeline import commit as commits
 from pipeline.beats import beating, translated
 from pipeline.controls import Controls, load_limits, save_limits
@@ -385,6 +385,7 @@ def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, P
         raise CodeMismatch(
             f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it"
         )
+    heap.settle()
     return job, plan, services
 
 
