@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import Any
 
 import pytest
 
+from pipeline.stores import open_store
 from tests.cli.support import Result
 from tests.faults.conftest import MakeRig
 from tests.faults.rig import IN_FLIGHT, Rig, measured, table
 from tests.harness.model_server import ModelServer
-from tests.harness.servers import TemporalServer
+from tests.harness.servers import SeaweedS3, TemporalServer
 
 MODEL = "openai:test-model"
 
@@ -59,6 +61,31 @@ def test_three_workers_spend_a_third_and_then_the_rest(
     assert (stats.requests, stats.max_ok_per_content) == (rows, 1)
     assert last.json["usage"]["calls"] == rows
     measured("budget of a fleet", rows=rows, paused_at=round(paused, 4), total=round(spent(rig.model, price), 4))
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(400)
+def test_they_share_it_by_a_book_in_s3_too(
+    make_rig: MakeRig, temporal_server: TemporalServer, seaweed: SeaweedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each entry of the book is a conditional put that rivals lose."""
+    for name, value in seaweed.env().items():
+        monkeypatch.setenv(name, value)
+    bucket = seaweed.bucket("budgets")
+    rig, price = dear_rig(make_rig, 1200, 3.0, limits={"batch_rows": 50}, sink=f"s3://{bucket}/out")
+    rig.env |= seaweed.env()
+    with contextlib.closing(open_store(f"s3://{bucket}/out")) as rig.store, rig.workers(temporal_server, 3):
+        first = run(rig, "run", "--name", "dear", "--max-cost", "1", "--json")
+        assert first.code == 3, first
+        paused = spent(rig.model, price)
+        assert 0.75 < paused <= 1.0
+        assert first.json["usage"]["cost_usd"] == pytest.approx(paused, rel=1e-4)
+        last = run(rig, "run", "--name", "dear", "--max-cost", "4", "--json")
+        assert last.code == 0, last
+        assert not rig.running()
+    stats = rig.model.stats()
+    assert (stats.requests, stats.max_ok_per_content) == (1200, 1)
+    measured("budget in S3", paused_at=round(paused, 4), total=round(spent(rig.model, price), 4))
 
 
 @pytest.mark.prove
