@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.enrich import Receipt, StagedFile, stage_table, staged_table
+from pipeline.parquet import batches_of
 from pipeline.plans import Job
 from pipeline.sources.snapshot import conform
 from pipeline.stores import Store
@@ -110,7 +111,7 @@ def _staged_again(job: Job, store: Store, staging: str, rows: Path) -> list[Stag
     schema = job.columns
     out: list[StagedFile] = []
     with pq.ParquetFile(rows) as file:
-        for batch in file.iter_batches(OUT_ROWS):
+        for batch in batches_of(file, OUT_ROWS):
             table = pa.Table.from_batches([batch])
             if missing := [name for name in schema.names if name not in table.column_names]:
                 raise PartitionError(f"the column {missing[0]!r} is gone behind the barrier: a bug of Tandem's.")

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.journals import COMPACTED, Footer, Reading, chunked, read_compacted, read_segments
+from pipeline.parquet import batches_of
 from pipeline.stores import Store
 from pipeline.stores.base import ObjectInfo
 from schemas import ids
@@ -130,7 +131,7 @@ class _Merge:
             pq.ParquetFile(self._folder / "gathered.parquet") as gathered,
             pq.ParquetWriter(path, COMPACTED.with_metadata(metadata), compression="zstd") as writer,
         ):
-            for batch in gathered.iter_batches(batch_size=_AT_ONCE):
+            for batch in batches_of(gathered, _AT_ONCE):
                 kept = self._kept(pl.DataFrame(pa.Table.from_batches([batch])))
                 writer.write_table(kept.to_arrow().cast(COMPACTED).replace_schema_metadata(metadata))
         return path

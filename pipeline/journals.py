@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.parquet import batches_of
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
@@ -187,7 +188,7 @@ def _chunks(
         footers.append(Footer.of(key, parquet.schema_arrow))
         if not wanted(footers[-1]):
             return
-        for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(columns)):
+        for batch in batches_of(parquet, CHUNK, columns):
             yield pl.DataFrame(pa.Table.from_batches([batch]))
 
 

@@ -25,7 +25,7 @@ from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
 from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
 from pipeline.garbage import named
-from pipeline.parquet import table_of
+from pipeline.parquet import batches_of, table_of
 from pipeline.partitions import OpenedPartition
 from pipeline.plans import Job, Plan
 from pipeline.questions import PENDING
@@ -392,7 +392,7 @@ def _hashed_ids(store: Store, key: str) -> pl.Series:
     """Eight bytes of each identity, so that millions of rows cost little memory."""
     try:
         with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
-            batches = parquet.iter_batches(columns=["row_id"])
+            batches = batches_of(parquet, 65_536, ["row_id"])
             found = [pl.Series("row_id", batch.column("row_id")).hash() for batch in batches]
     except (StoreError, OSError):
         found = []

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.datasets import DeclaredSchema, key_schema, load_schema
+from pipeline.parquet import batches_of
 from pipeline.sources.snapshot import decode_schema
 from pipeline.stores import Store
 from schemas import ids
@@ -121,7 +122,7 @@ def batches(part: Part, shape: Shape, rows: int = 65_536) -> Iterator[pa.RecordB
     """A file, some rows at a time, in the shape."""
     values = dict(key_values(part.partition, shape.keys))
     with superseded(part), part.store.open_input(part.key) as source, pq.ParquetFile(source) as parquet:
-        for batch in parquet.iter_batches(batch_size=rows):
+        for batch in batches_of(parquet, rows):
             yield _shaped(batch, shape, values)
 
 

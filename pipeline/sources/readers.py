@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.parquet import batches_of
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
 from pipeline.sources.snapshot import conform
 from pipeline.sources.text import text_chunks
@@ -107,7 +108,7 @@ class ParquetReader(Reader):
             try:
                 with open_file(file) as source, pq.ParquetFile(source) as parquet:
                     there = [name for name in names if name in parquet.schema_arrow.names]
-                    for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=there):
+                    for batch in batches_of(parquet, _READ_ROWS, there):
                         yield at, start, conform(pa.Table.from_batches([batch]), wanted)
                         start += batch.num_rows
             except (pa.ArrowException, OSError) as exc:
