@@ -59,7 +59,8 @@ REJECTS = pa.schema(
         pa.field("raw_answer", pa.string()),
         pa.field("row_fingerprint", pa.string()),
         pa.field("stage_fingerprint", pa.string()),
-        pa.field("calls", pa.string()),  # JSON: [request digest, ordinal] of each, in order
+        pa.field("calls", pa.string()),  # JSON: [request digest, ordinal] of those that a retry asks again
+        pa.field("answered", pa.bool_()),  # the row had an answer: `stage` rejects what an earlier one made of it
     ]
 )
 INDEX = pa.schema([pa.field("row_id", pa.string()), pa.field("content", pa.string())])
@@ -180,6 +181,7 @@ class _Work:
         self.frame = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
         self.columns = job.snapshot.schema
         self.rejects: list[tuple[int, dict[str, Any]]] = []
+        self.answered: dict[int, list[tuple[GraphStage, RowRecord]]] = {}
         self.pending: dict[int, list[dict[str, Any]]] = {}
         self.parked: set[int] = set()
         self.rejected: set[int] = set()
@@ -217,6 +219,7 @@ class _Work:
             if record.status == "ok":
                 answers.append(orjson.loads(record.answer or "{}"))
                 kept.append(True)
+                self.answered.setdefault(at, []).append((stage, record))
             elif record.status == "pending":
                 self._park(at, stage, record, values.row(here, named=True) if stage.reads else {})
                 answers.append(None)
@@ -265,8 +268,10 @@ class _Work:
             "attempts": int(error.get("calls", 0)),
             "message": error.get("message", ""),
             "raw_answer": error.get("raw"),
+            "stage_fingerprint": stage.fingerprint,
             "row_fingerprint": record.row,
-            "calls": orjson.dumps(record.calls).decode(),
+            "calls": orjson.dumps(record.calls[-1:]).decode(),  # those before it did their part
+            "answered": False,
         }
         self._rejected(at, stage, error.get("kind", "unknown"), said)
 
@@ -276,7 +281,6 @@ class _Work:
             "key": orjson.dumps(self._key(at), default=str).decode(),
             "stage": stage.name,
             "error": error,
-            "stage_fingerprint": stage.fingerprint,
         }
         self.rejected.add(at)
         self.rejects.append((at, {**shared, **said}))
@@ -298,12 +302,32 @@ class _Work:
 
     def _refuse(self, stage: TableStage, why: pl.Series) -> None:
         """Reject the rows that a table stage has a reason against."""
-        nothing = {"attempts": 0, "raw_answer": None, "row_fingerprint": "", "calls": "[]"}
         for at, reason in zip(self.frame[ROW].to_list(), why.to_list(), strict=True):
             if reason is not None:
-                self._rejected(at, stage, reason, {**nothing, "message": f"the check {reason!r} does not hold"})
+                said = self._answer_behind(at, stage.judged[reason])
+                self._rejected(at, stage, reason, {**said, "message": f"the check {reason!r} does not hold"})
         if stage.spec.on_reject == "drop":
             self.frame = self.frame.filter(why.is_null())
+
+    def _answer_behind(self, at: int, judged: frozenset[str]) -> dict[str, Any]:
+        """Of the answers of a source row the last that wrote one of these columns, or that they may be made from. None
+        where the source says what they say, nor of a row that was exploded: which of its parts is not known."""
+        answered = self.answered.get(at, [])
+        wrote = [(stage, record) for stage, record in answered if stage.fields.keys() & judged]
+        if not wrote and not judged <= set(self.source.columns):
+            wrote = answered
+        if not wrote or [stage for stage, _ in wrote].count(wrote[-1][0]) > 1:
+            nobody = {"stage_fingerprint": "", "row_fingerprint": "", "calls": "[]", "answered": False}
+            return {"attempts": 0, "raw_answer": None, **nobody}
+        stage, record = wrote[-1]
+        return {
+            "attempts": len(record.calls),
+            "raw_answer": record.answer,
+            "stage_fingerprint": stage.fingerprint,
+            "row_fingerprint": record.row,
+            "calls": orjson.dumps(record.calls).decode(),
+            "answered": True,
+        }
 
     def _after(self, columns: pa.Schema, frame: pl.DataFrame) -> None:
         """The declared columns, in the declared order and types."""

@@ -208,7 +208,7 @@ def _keep_rejects(store: Store, run: str, partition: str, receipts: Sequence[Rec
     """The rejects of a partition that is not published, where `tandem rejects` finds them."""
     tables = [table_of(store.get(receipt.rejects.key)) for receipt in receipts if receipt.rejects is not None]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables) if tables else REJECTS.empty_table(), sink, compression="zstd")
+    pq.write_table(_of_any_version(REJECTS, *tables), sink, compression="zstd")
     store.put(ids.rejects_of_run(run, partition), sink.getvalue().to_pybytes())
 
 
@@ -263,7 +263,8 @@ class _Merge:
             return []
         folders = {"rejects": ids.rejects_folder, "pending": ids.pending_folder, "index": ids.index_folder}
         folder = folders[kind](self.partition)
-        paths = self._write(schema, self.tables(staged, None), kind)
+        tables = (_of_any_version(schema, table) for table in self.tables(staged, None))
+        paths = self._write(schema, tables, kind)
         return [self._upload(folder, at, path, None) for at, path in enumerate(paths)]
 
     def tables(self, staged: Sequence[StagedFile], checks: "_Checks | None") -> Iterator[pa.Table]:
@@ -317,6 +318,11 @@ class _Merge:
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True, write_statistics=True)
+
+
+def _of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
+    """What batches staged, some of them before an upgrade: a column that was not known then is null."""
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
 def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -36,7 +36,7 @@ def all_rejects(store: Store, partition: str | None = None) -> Iterator[Rejects]
             yield Rejects(key, None, read_rejects(store, ids.rejects_of_run(run, key)))
     for manifest in consume.manifests(store, partition):
         if manifest.partition not in unpublished and manifest.rejects:
-            rows = pl.concat([read_rejects(store, file.key) for file in manifest.rejects])
+            rows = pl.concat([read_rejects(store, file.key) for file in manifest.rejects], how="diagonal")
             yield Rejects(manifest.partition, manifest.generation, rows)
 
 
@@ -72,23 +72,24 @@ def classes(rejects: Rejects) -> list[dict[str, object]]:
 
 
 def void(store: Store, rejects: Rejects) -> int:
-    """Void what caused these rejects: the rejects themselves and the last call of each, keeping the calls before it,
-    which did their part. Returns the number of rows that will be asked for again."""
+    """Void what caused these rejects: outcomes of rows, and the calls that they name. Returns the number of rows that
+    will be asked for again; what no model said is not."""
     records = []
-    for row in rejects.rows.iter_rows(named=True):
-        calls = orjson.loads(row["calls"] or "[]")
+    for row in rejects.rows.filter(pl.col("row_fingerprint") != "").iter_rows(named=True):
         records.append(
             VoidRecord(
                 stage=row["stage_fingerprint"],
                 row=row["row_fingerprint"],
                 id=row["row_id"],
-                calls=tuple((request, ordinal) for request, ordinal in calls[-1:]),
+                calls=tuple((request, ordinal) for request, ordinal in orjson.loads(row["calls"] or "[]")),
                 run="rejects-retry",
                 at=time.time(),
+                answer=bool(row.get("answered")),  # not in what earlier versions wrote
             )
         )
-    key = ids.journal_segment(rejects.partition, "rejects-retry", 0, uuid.uuid4().hex)
-    store.put_absent(key, encode_segment(records))
+    if records:
+        key = ids.journal_segment(rejects.partition, "rejects-retry", 0, uuid.uuid4().hex)
+        store.put_absent(key, encode_segment(records))
     return len({(record.stage, record.row) for record in records})
 
 

@@ -24,7 +24,7 @@ from stages.journal import CallRecord, Record, RowRecord, record_of
 
 MOST_LINES = 2_000
 _MOST_RECORDS = 500_000
-_MOST_ROWS = 100_000  # looked at for the slowest and dearest, of one partition
+_MOST_ROWS = 10_000  # held at a time, to find the slowest and dearest
 _TOP = 10
 _MOMENTS = 60
 _STEP = math.log(1.05)  # latencies are kept to five per cent
@@ -177,7 +177,7 @@ def _records(store: Store, partition: str, run: str) -> Iterator[Record]:
         yield from (record for record in records if getattr(record, "run", None) == run)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Row:
     model: str = ""
     calls: int = 0
@@ -202,16 +202,14 @@ class Seen:
         return self.read >= _MOST_RECORDS
 
     def partition(self, partition: str, records: Iterable[Record]) -> None:
-        nonces: set[str] = set()
-        answered: set[tuple[str, str]] = set()
+        nonces: set[int] = set()
+        answered: set[int] = set()  # hashes, as the keys of a large partition take tens of MB
         rows: dict[str, _Row] = {}
         for record in records:
             self.read += 1
-            if isinstance(record, RowRecord) and record.key not in answered:
-                answered.add(record.key)
+            if isinstance(record, RowRecord) and _is_new(hash(record.key), answered):
                 self.rows[int(record.at)] += 1
-            elif isinstance(record, CallRecord) and record.raw is not None and record.nonce not in nonces:
-                nonces.add(record.nonce)
+            elif isinstance(record, CallRecord) and record.raw is not None and _is_new(hash(record.nonce), nonces):
                 self._call(record, rows.setdefault(record.id, _Row()))
             if len(rows) > _MOST_ROWS:
                 rows = dict(_top(rows))
@@ -268,6 +266,13 @@ class Seen:
             if wanted <= 0:
                 return round(math.exp(step * _STEP), 1)
         return 0.0
+
+
+def _is_new(identity: int, known: set[int]) -> bool:
+    if identity in known:
+        return False
+    known.add(identity)
+    return True
 
 
 def _top(rows: dict[str, _Row]) -> list[tuple[str, _Row]]:

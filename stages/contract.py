@@ -104,7 +104,7 @@ class GraphStage:
 @dataclass(frozen=True)
 class TableStage:
     """`apply` maps the rows of a batch to rows and keeps the column ROW of those it keeps; one row may become several.
-    `refuse` says why rows are rejected, null for the others.
+    `refuse` says why rows are rejected, null for the others; `judged` tells the columns that each reason looks at.
 
     With `over` the stage is a barrier: it waits for the whole partition, which lies in a local Parquet file, and its
     result is written as it comes. Where it keeps no ROW (`identity` false), every row that reached it counts as ok.
@@ -116,6 +116,7 @@ class TableStage:
     apply: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows
     provenance: Provenance = field(default_factory=lambda: Provenance(stage="", uses=""))
     refuse: Callable[[pl.DataFrame], pl.Series] | None = None
+    judged: Mapping[str, frozenset[str]] = field(default_factory=dict)
     over: Callable[[Path], pl.LazyFrame] | None = None
     identity: bool = True
 

@@ -83,7 +83,8 @@ class CallRecord:
 @dataclass(frozen=True, slots=True)
 class VoidRecord:
     """A person asked for another answer: rejects of this row, and these calls' answers, from before `at` count no more.
-    What led to the reject but did not cause it stays."""
+    What led to the reject but did not cause it stays. `answer`: what the row was answered counts no more either, as a
+    later stage rejected it."""
 
     stage: str
     row: str
@@ -91,6 +92,7 @@ class VoidRecord:
     calls: tuple[CallKey, ...]
     run: str
     at: float
+    answer: bool = False
 
     @property
     def key(self) -> RowKey:
@@ -277,6 +279,8 @@ class Known:
         self.answers: dict[RowKey, dict[QuestionKey, AnswerRecord]] = {}
         self.nodes: dict[RowKey, dict[str, NodeRecord]] = {}
         self._voided: dict[RowKey | CallKey, float] = {}
+        self._answers_voided: dict[RowKey, float] = {}
+        self._others: dict[RowKey | CallKey, list[RowRecord | CallRecord]] = {}  # which count where the known is voided
         for record in records:
             self.add(record)
 
@@ -293,13 +297,19 @@ class Known:
             if before is None or (record.at, record.nonce) > (before.at, before.nonce):
                 said[record.question, record.ordinal] = record
             return
-        answered = isinstance(record, RowRecord) and record.status == "ok"
-        if not answered and record.at <= self._voided.get(record.key, 0.0):
+        if isinstance(record, RowRecord) and record.status == "ok":
+            voided = self._answers_voided.get(record.key, 0.0)
+        else:
+            voided = self._voided.get(record.key, 0.0)
+        if record.at <= voided:
             return
         if isinstance(record, CallRecord):
             call = self.calls.get(record.key)
             if record.raw is not None and (call is None or record.at < call.at):
                 self.calls[record.key] = record
+                self._keep_other(call)
+            elif record.raw is not None and record != call:
+                self._keep_other(record)
             return
         if isinstance(record, NodeRecord):
             nodes = self.nodes.setdefault(record.key, {})
@@ -310,21 +320,30 @@ class Known:
         row = self.rows.get(record.key)
         if row is None or _precedence(record) > _precedence(row):
             self.rows[record.key] = record
+            self._keep_other(row)
+        elif record != row:
+            self._keep_other(record)
+
+    def _keep_other(self, record: RowRecord | CallRecord | None) -> None:
+        if record is not None:
+            self._others.setdefault(record.key, []).append(record)
 
     def _void(self, record: VoidRecord) -> None:
         keys: tuple[RowKey | CallKey, ...] = (record.key, *record.calls)
         for key in keys:
             self._voided[key] = max(record.at, self._voided.get(key, 0.0))
-        row = self.rows.get(record.key)
-        if row is not None and row.status == "rejected" and row.at <= record.at:
-            del self.rows[record.key]
+        if record.answer:
+            self._answers_voided[record.key] = max(record.at, self._answers_voided.get(record.key, 0.0))
+        known: list[RowRecord | CallRecord | None] = [self.rows.pop(record.key, None)]
+        known += [self.calls.pop(asked, None) for asked in record.calls]
+        for key in keys:
+            known += self._others.pop(key, ())
+        for other in known:
+            if other is not None:
+                self.add(other)
         nodes = self.nodes.get(record.key, {})
         for where in [where for where, node in nodes.items() if node.at <= record.at]:
             del nodes[where]
-        for asked in record.calls:
-            call = self.calls.get(asked)
-            if call is not None and call.at <= record.at:
-                del self.calls[asked]
 
 
 def _precedence(record: RowRecord) -> tuple[bool, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.cli.console import Screen
+from pipeline.cli.console import Screen, counted
 from pipeline.cli.environment import command
 from pipeline.cli.run import RunOptions, run_command
 from pipeline.planning import Selection
@@ -84,6 +84,12 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
         screen.say("No rows are rejected" + (f" with {options.error}." if options.error else "."))
         return 0
     rows = await void_all(store, chosen)
-    screen.say(f"Asking again for {rows:,} rows in {len(chosen):,} partitions.")
+    if not rows:
+        few = counted(sum(rejects.rows.height for rejects in chosen), "row")
+        screen.say(
+            f"Rejected: {few}, and no model was asked for what they are rejected for: mend the source or the spec."
+        )
+        return 0
+    screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
     return await run_command(RunOptions(spec=options.spec, selection=selection, yes=options.yes), screen)

@@ -9,7 +9,7 @@ execution is `Carried`.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
@@ -25,8 +25,10 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import SHORT
-    from pipeline.workflows.calls import call, call_to_the_end, cause_of, tell_hook
+    from pipeline.workflows.calls import call, call_to_the_end, cause_of
     from pipeline.workflows.funds import Funds
+    from pipeline.workflows.held import Held
+    from pipeline.workflows.hooks import Hooks
     from pipeline.workflows.partition import PartitionWorkflow
     from schemas import ids
     from schemas.manifest import Counts
@@ -35,9 +37,6 @@ with workflow.unsafe.imports_passed_through():
         CloseRequest,
         Failure,
         FinaliseRequest,
-        Holder,
-        HolderRequest,
-        NotifyRequest,
         Page,
         PageRequest,
         ParkedPartition,
@@ -59,10 +58,6 @@ with workflow.unsafe.imports_passed_through():
 _MAX_FAILURES = 50
 _LATEST = 50
 _MAX_HELD = 50
-# The holder tells us when it is done; asking again is for one that was terminated and tells nobody.
-_HELD = timedelta(minutes=1)
-_ENDS_WITHIN = timedelta(seconds=1)  # it tells us as the last thing that it does
-_HELD_LONGEST = timedelta(hours=1)
 _MOST_PARTITIONS = 500
 _MOST_ROWS = 10_000
 _MAX_PARKED = 300
@@ -83,10 +78,7 @@ class RunWorkflow:
         self._paused = ""
         self._cancelled = False
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._held: set[str] = set()  # of those: waited for until another run is done with them
-        self._freed: set[str] = set()
-        self._telling: list[asyncio.Task[None]] = []
-        self._asked_people = self._told_broke = False
+        self._held = Held(given.ref)  # of those: waited for until another run is done with them
         self._partitions: int | None = None  # asked for before there was a plan
         self._parked: dict[str, int] = {}  # of those: waiting for people, with how many questions
         self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
@@ -94,6 +86,7 @@ class RunWorkflow:
         self._finished = 0
         self._rehearsed = Counts()
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
+        self._hooks = Hooks(given.ref, self._planned.hooks if self._planned else ())
         self._note = "planning"
         self._funds = Funds(given.ref)
 
@@ -104,6 +97,7 @@ class RunWorkflow:
         try:
             if self._planned is None:
                 self._planned = self._with_window(await self._plan(), self._partitions)
+                self._hooks.wanted = self._planned.hooks
                 total, to_run = self._planned.partitions, self._planned.to_run
                 self._totals = Totals(total=total, unchanged=total - to_run)
                 if self._planned.canary_rows:
@@ -125,8 +119,8 @@ class RunWorkflow:
         finally:
             minding.cancel()
         result = await self._finalise(started)
-        self._hear(result)
-        await self._heard()
+        self._hooks.ended(result, result.stop or next(iter(self._failures), None))
+        await self._hooks.heard()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
 
@@ -171,12 +165,7 @@ class RunWorkflow:
             for planned in page.partitions:
                 if not planned.run:
                     continue
-                await workflow.wait_condition(
-                    lambda: (
-                        self._stop is not None
-                        or (self._has_room() and len(self._held) < _MAX_HELD and len(self._parked) < _MAX_PARKED)
-                    )
-                )
+                await workflow.wait_condition(lambda: self._stop is not None or (self._has_room() and self._few_wait()))
                 if self._stop is not None:
                     break
                 self._running[planned.key] = asyncio.create_task(self._child(planned, rehearsal))
@@ -189,8 +178,11 @@ class RunWorkflow:
     def _has_room(self) -> bool:
         """May another child be started? Partitions that are held, or wait for people, take no room."""
         assert self._planned is not None
-        taken = len(self._running) - len(self._held) - len(self._parked)
+        taken = len(self._running) - len(self._held.partitions) - len(self._parked)
         return not (self._paused or self._funds.are_short) and taken < self._planned.windows.partitions
+
+    def _few_wait(self) -> bool:
+        return len(self._held.partitions) < _MAX_HELD and len(self._parked) < _MAX_PARKED
 
     async def _cancel_children(self) -> None:
         tasks = list(self._running.values())
@@ -214,7 +206,7 @@ class RunWorkflow:
                 message=str(cause),
             )
         finally:
-            self._held.discard(planned.key)
+            self._held.forget(planned.key)
             self._parked.pop(planned.key, None)
             self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
@@ -250,7 +242,6 @@ class RunWorkflow:
     async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
         """Run the child. A partition that another run holds is waited for, outside of the window: then its `open`
         decides again whether anything is left to do."""
-        patience = _HELD
         while True:
             starting = asyncio.ensure_future(self._start(planned, rehearsal))
             try:
@@ -258,46 +249,19 @@ class RunWorkflow:
             except asyncio.CancelledError as cancelled:
                 return await _cancelled_child(starting, cancelled)
             except WorkflowAlreadyStartedError:
-                holder = await self._holder(planned.key)
+                holder = await self._held.holder(planned.key)
                 if not self._given.waits:
                     return await self._not_run(planned.key, f"held by {holder}")
-                self._held.add(planned.key)
                 self._note = f"{planned.key} is held by {holder}"
-                await self._until_freed(planned.key, patience)
-                patience = min(2 * patience, _HELD_LONGEST)
+                await self._held.wait(planned.key)
                 while not self._has_room():
                     await workflow.wait_condition(self._has_room)
-                self._held.discard(planned.key)
+                self._held.release(planned.key)
                 continue
             self._children[planned.key] = child
             if self._paused:
                 await self._tell(child, PartitionWorkflow.pause, self._paused)
             return await child
-
-    async def _holder(self, partition: str) -> str:
-        request = HolderRequest(ref=self._given.ref, partition=partition)
-        try:
-            found = await call("holder", request, Holder, within=SHORT)
-        except ActivityError as exc:
-            if is_cancelled_exception(exc):
-                raise asyncio.CancelledError from None
-            return "another run"
-        return found.run or "another run"
-
-    async def _until_freed(self, partition: str, patience: timedelta) -> None:
-        """Ask the holder to tell us when it is done, and wait for that, though not for ever."""
-        self._freed.discard(partition)
-        ref = self._given.ref
-        holder = workflow.get_external_workflow_handle(ids.partition_workflow_id(ref.pipeline, ref.sink, partition))
-        try:
-            await holder.signal("wanted_by", workflow.info().workflow_id)
-        except FailureError as exc:
-            if is_cancelled_exception(exc):
-                raise asyncio.CancelledError from None
-            return  # it has ended meanwhile
-        with contextlib.suppress(asyncio.TimeoutError):
-            await workflow.wait_condition(lambda: partition in self._freed, timeout=patience)
-            await workflow.sleep(_ENDS_WITHIN)
 
     async def _not_run(self, partition: str, why: str) -> PartitionResult:
         request = CloseRequest(
@@ -355,39 +319,6 @@ class RunWorkflow:
         )
         return await call_to_the_end("finalise", request, RunResult)
 
-    # Who is told --------------------------------------------------------------------------------------------------
-
-    def _hear(self, result: RunResult) -> None:
-        """Of how it ended. A run that was cancelled is known to whoever cancelled it."""
-        if result.state == "failed":
-            first = result.stop or next(iter(self._failures), None)
-            self._tell_hooks("failed", first.message if first else "", result)
-        elif result.state == "completed" and result.recovered:
-            self._tell_hooks("recovered", "The run before this one had failed.", result)
-        if result.state == "completed" and result.totals.counts.pending and not self._asked_people:
-            self._tell_hooks("review", f"{result.totals.counts.pending:,} rows wait for a person.", result)
-
-    def _tell_hooks(self, event: str, message: str, result: RunResult | None = None) -> None:
-        """Each hook that wants to hear of it, beside whatever else is done."""
-        hooks = result.hooks if result is not None else self._planned.hooks if self._planned is not None else ()
-        state: RunState = result.state if result is not None else "paused" if event == "budget" else "running"
-        for number, wanted in enumerate(hooks):
-            if event in wanted:
-                request = NotifyRequest(
-                    ref=self._given.ref,
-                    hook=number,
-                    event=event,
-                    state=state,
-                    message=message,
-                    totals=result.totals if result is not None else self._totals,
-                )
-                self._telling.append(asyncio.create_task(tell_hook(request)))
-
-    async def _heard(self) -> None:
-        """Wait for those that are being told; each gives up soon, and none can fail the run."""
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._telling, return_exceptions=True)
-
     def _state(self) -> RunState:
         if self._cancelled:
             return "cancelled"
@@ -402,9 +333,7 @@ class RunWorkflow:
         if questions := sum(self._parked.values()):
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
         broke = f". Paused: {self._funds.broke.message}" if self._funds.broke else ""
-        if self._funds.broke and not self._told_broke:
-            self._tell_hooks("budget", self._funds.broke.message)
-        self._told_broke = self._funds.broke is not None
+        self._hooks.broke(self._funds.broke, self._totals)
         workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{broke}")
 
     # Live control ---------------------------------------------------------------------------------------------------
@@ -433,7 +362,7 @@ class RunWorkflow:
     @workflow.signal
     def freed(self, partition: str) -> None:
         """Another run is done with a partition that we wait for."""
-        self._freed.add(partition)
+        self._held.freed(partition)
 
     @workflow.signal
     async def pause(self, reason: str) -> None:
@@ -456,9 +385,7 @@ class RunWorkflow:
         """A partition waits for people, or goes on."""
         if told.questions and told.partition in self._running:
             self._parked[told.partition] = told.questions
-            if not self._asked_people:
-                self._asked_people = True
-                self._tell_hooks("review", "Rows wait for a person: tandem review ls")
+            self._hooks.people_asked(self._totals)
         else:
             self._parked.pop(told.partition, None)
         self._say()
@@ -468,7 +395,7 @@ class RunWorkflow:
         self._funds.note(shortage)
 
     def _at_work(self) -> set[str]:
-        return self._running.keys() - self._held - self._parked.keys()
+        return self._running.keys() - self._held.partitions - self._parked.keys()
 
     async def _funded(self, partitions: Sequence[str]) -> None:
         for child in [self._children[key] for key in partitions if key in self._children]:

@@ -33,8 +33,9 @@ def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: checks`. Raises SpecError."""
     options, stage = wanted.options(ChecksOptions), wanted.stage
     check_drop(wanted)
+    judged = {}
     for rule in options.rules:
-        row_wise_condition(rule.sql, f"{wanted.where}: with.rules: {rule.name}")
+        judged[rule.name] = row_wise_condition(rule.sql, f"{wanted.where}: with.rules: {rule.name}")
         try:
             _holds(pl.DataFrame(wanted.columns.empty_table()), rule)
         except pl.exceptions.PolarsError as exc:
@@ -76,6 +77,7 @@ def build(wanted: Build) -> TableStage:
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="checks"),
         refuse=refuse if rejecting else None,
+        judged=judged,
     )
 
 

@@ -107,9 +107,10 @@ def failed(where: str, exc: Exception) -> PartitionError:
     )
 
 
-def row_wise_condition(condition: str, where: str) -> None:
-    """Refuse a condition that is no expression of one row. Raises SpecError."""
-    _row_wise(f"SELECT ({condition}) AS held FROM rows", where)
+def row_wise_condition(condition: str, where: str) -> frozenset[str]:
+    """The columns that a condition looks at. Raises SpecError where it is no expression of one row."""
+    tree = _row_wise(f"SELECT ({condition}) AS held FROM rows", where)
+    return frozenset(column.name for column in tree.find_all(exp.Column))
 
 
 def _of_partition(query: str, where: str) -> exp.Query:

@@ -17,6 +17,7 @@ from stages.journal import (
     Record,
     RowRecord,
     UnknownFormat,
+    VoidRecord,
     decode_segment,
     decode_spool,
     encode_segment,
@@ -143,6 +144,35 @@ def test_the_same_facts_are_known_whatever_their_order(order: int) -> None:
     known = Known(facts[::order])
     assert {key[1]: row.answer for key, row in known.rows.items()} == {"a": "first", "b": "new"}
     assert {key[0]: call.raw for key, call in known.calls.items()} == {"q": "early"}
+
+
+def a_void(row: str, *calls: str, at: float, answer: bool = False) -> VoidRecord:
+    return VoidRecord("s", row, "id", tuple((call, 0) for call in calls), "run", at, answer)
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_what_is_voided_counts_no_more_and_what_came_after_does_whatever_the_order(draw: random.Random) -> None:
+    facts: list[Record] = [
+        a_row("rejected", status="rejected", at=1.0),
+        a_row("healed", status="rejected", at=1.0),
+        a_row("healed", at=3.0, answer="new"),
+        a_row("kept", at=1.0, answer="old"),
+        a_row("asked again", at=1.0, answer="old"),
+        a_row("asked again", at=3.0, answer="new"),
+        a_row("asked again", at=4.0, answer="newer"),
+        *(a_call(request, at=at, raw=str(at)) for request in ("q", "p") for at in (1.0, 3.0, 4.0)),
+        a_void("rejected", at=2.0),
+        a_void("healed", at=2.0),
+        a_void("kept", at=2.0),
+        a_void("asked again", "q", at=2.0, answer=True),
+    ]
+    draw.shuffle(facts)
+    known = Known(facts)
+    assert {key[1]: row.answer for key, row in known.rows.items()} == {
+        "healed": "new", "kept": "old", "asked again": "new",
+    }  # fmt: skip
+    assert {key[0]: call.raw for key, call in known.calls.items()} == {"q": "3.0", "p": "1.0"}
 
 
 # Flushing ----------------------------------------------------------------------------------------------------------
