@@ -61,12 +61,14 @@ from schemas.messages import (
     RunResult,
     SetLimits,
     SetLimitsRequest,
+    Spent,
     StepResult,
 )
 from stages.batch import Shared
 from stages.calls import Waiting
 from stages.models import ModelServices
 from stages.registry import code_digests
+from stages.scope import Tally
 
 log = logging.getLogger("tandem.activities")
 _CODE_WAIT = dt.timedelta(seconds=10)
@@ -178,14 +180,15 @@ class Activities:
                 self.purses.of(store, request.ref) as context.purse,
             ):
                 done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
+        spent = _spent(beat.tally)
         if done.receipt:
             return BatchResult(
                 state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected,
-                parked=done.parked,
+                parked=done.parked, spent=spent,
             )  # fmt: skip
         if done.by_row is not None:
-            return BatchResult(state="rows", by_row=done.by_row)
-        return BatchResult.model_validate(_halted(done.stopped))
+            return BatchResult(state="rows", by_row=done.by_row, spent=spent)
+        return BatchResult.model_validate({**_halted(done.stopped), "spent": spent})
 
     @activity.defn
     @translated
@@ -207,11 +210,12 @@ class Activities:
                 self.purses.of(store, request.ref) as context.purse,
             ):
                 outcome = await rows.step(stage, row, context)
+        spent = _spent(beat.tally)
         if outcome.finished:
-            return StepResult(state="done")
+            return StepResult(state="done", spent=spent)
         if outcome.stopped is None and context.steps is not None and context.steps.more:
-            return StepResult(state="more")
-        return StepResult.model_validate(_halted(outcome.stopped))
+            return StepResult(state="more", spent=spent)
+        return StepResult.model_validate({**_halted(outcome.stopped), "spent": spent})
 
     def _shared_of(self, request: BatchRequest) -> Shared:
         key = (request.ref.sink, request.ref.run, request.partition)
@@ -322,6 +326,10 @@ class Activities:
             except (TandemError, OSError) as exc:
                 log.warning("the table, superseded files or the catalogue are not up to date: %s", exc)
         return result
+
+
+def _spent(tally: Tally) -> Spent:
+    return Spent(calls=tally.calls, cost_usd=round(tally.cost_usd, 6))
 
 
 def _halted(stopped: TandemError | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ while one does, and from the compaction that finds it no longer does, that time.
 import datetime as dt
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.journals import COMPACTED, Footer, Reading, chunked, read_compacted, read_segments
+from pipeline.journals import CHUNK, COMPACTED, Footer, Reading, chunked, read_compacted, read_segments
 from pipeline.parquet import batches_of
 from pipeline.stores import Store
 from pipeline.stores.base import ObjectInfo
 from schemas import ids
 
 GRACE = dt.timedelta(minutes=15)
-_AT_ONCE = 10_000  # records
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,10 @@ class _Merge:
         self._folder = folder
         self._now = now
         self._in_use = in_use
+        # By hashes, which take a third of the memory: what one record would be kept for may keep another, at worst.
+        self._ids = set(map(hash, in_use.ids)) if in_use is not None else set()
+        self._calls: set[int] = set()
         self._seen: set[bytes] = set()
-        self._calls: set[str] = set()
         self._runs: set[str] = set()
         self._gathered = pq.ParquetWriter(folder / "gathered.parquet", COMPACTED, compression="lz4")
 
@@ -102,8 +103,8 @@ class _Merge:
             fresh = chunk.filter([self._is_new(body) for body in chunk["body"].to_list()])
             if not fresh.height:
                 continue
-            for body in fresh.filter(self._is_rested_on())["body"].to_list():
-                self._calls.update(request for request, _ in orjson.loads(body)["calls"])
+            for body in fresh.filter(self._are_rested_on(fresh))["body"].to_list():
+                self._calls.update(hash(request) for request, _ in orjson.loads(body)["calls"])
             self._runs.update(fresh.filter(pl.col("kind") == "call")["run"].unique())
             self._gathered.write_table(fresh.to_arrow().cast(COMPACTED))
 
@@ -114,12 +115,18 @@ class _Merge:
         self._seen.add(content)
         return True
 
-    def _is_rested_on(self) -> pl.Expr:
+    def _are_rested_on(self, records: pl.DataFrame) -> pl.Series:
         """Rows (and voids) of the current generation."""
-        if self._in_use is None:
-            return pl.lit(value=False)
-        current = pl.col("id").is_in(self._in_use.ids.implode()) & pl.col("stage").is_in(list(self._in_use.stages))
-        return (pl.col("kind") != "call") & current
+        stages = self._in_use.stages if self._in_use is not None else ()
+        return _each(
+            kind != "call" and stage in stages and hash(id) in self._ids
+            for kind, stage, id in records.select("kind", "stage", "id").iter_rows()
+        )
+
+    def _are_asked_by_those(self, records: pl.DataFrame) -> pl.Series:
+        """Calls that rows of the current generation name."""
+        named = records.select("kind", "key").iter_rows()
+        return _each(kind == "call" and hash(key) in self._calls for kind, key in named)
 
     def written(self, segments: tuple[str, ...]) -> Path:
         """The merged object, without what has not been in use for too long."""
@@ -131,7 +138,7 @@ class _Merge:
             pq.ParquetFile(self._folder / "gathered.parquet") as gathered,
             pq.ParquetWriter(path, COMPACTED.with_metadata(metadata), compression="zstd") as writer,
         ):
-            for batch in batches_of(gathered, _AT_ONCE):
+            for batch in batches_of(gathered, CHUNK):
                 kept = self._kept(pl.DataFrame(pa.Table.from_batches([batch])))
                 writer.write_table(kept.to_arrow().cast(COMPACTED).replace_schema_metadata(metadata))
         return path
@@ -139,8 +146,12 @@ class _Merge:
     def _kept(self, records: pl.DataFrame) -> pl.DataFrame:
         if self._in_use is None:
             return records
-        current = self._is_rested_on() | ((pl.col("kind") == "call") & pl.col("key").is_in(list(self._calls)))
+        current = self._are_rested_on(records) | self._are_asked_by_those(records)
         used = pl.when(current).then(None).otherwise(pl.col("used").fill_null(self._now))
         oldest = self._now - self._in_use.keep.total_seconds()
         stamped = records.with_columns(used=used)
         return stamped.filter(pl.col("used").is_null() | (pl.col("used") >= oldest))
+
+
+def _each(held: Iterable[bool]) -> pl.Series:
+    return pl.Series(held, dtype=pl.Boolean)

@@ -52,7 +52,7 @@ COMPACTED = pa.schema(
         pa.field("used", pa.float64()),  # see pipeline.compaction
     ]
 )
-CHUNK = 10_000  # records as Arrow
+CHUNK = 4_000  # records as Arrow
 _HELD = 2_000  # records as objects, which take several times as much
 # Of their own: a user's synchronous nodes may hold every thread of the default pool while they wait for a flush.
 _WRITERS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")

@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -77,15 +78,13 @@ def open_partition(
     journal = has_journal(store, partition)
     knows = journal and not plan.selection.fresh
     batches, damage = dealt_batches(entry, size, taken), list[str]()
-    if job.spec.source.key or knows:
+    join = _Join(job, store, entry, taken, note)
+    if knows:
         with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-            join = _Join(job, store, entry, taken, note)
             join.read()
-            batches, damage = (
-                join.dealt(size, folder, Path(local)) if knows else (dealt_batches(entry, size, taken), [])
-            )
-    else:
-        batches = dealt_batches(entry, size, taken)
+            batches, damage = join.dealt(size, folder, Path(local))
+    elif job.spec.source.key:
+        join.refuse_duplicates()
     opened = OpenedPartition(
         partition=partition,
         base=base,
@@ -178,26 +177,52 @@ class _Join:
         self._rows = rows
         self._note = note
         self._stages = source_stages(job)
-        self._ids: list[str] = []
-        self._prints: list[list[str]] = [[] for _ in self._stages]
+        self._keys: list[pl.Series] = []
+
+    def refuse_duplicates(self) -> None:
+        """Read the rows' identities alone. Raises DuplicateKeys, InputChanged."""
+        self._refuse_duplicates(self._columns([lambda rows: row_ids(rows, self._job.spec.source.key)])[0])
 
     def read(self) -> None:
         """Raises DuplicateKeys, InputChanged."""
-        key, partition = self._job.spec.source.key, self._entry.partition
-        seen: set[str] = set()
-        for batch in dealt_batches(self._entry, planning.MOST_BATCH_ROWS, self._rows):
-            rows = self._job.snapshot.read(partition, batch.ranges)
-            identities = row_ids(rows, key)
-            if key:
-                _refuse_duplicates(rows, identities, seen, key, partition)
-            self._ids += identities
-            for column, stage in zip(self._prints, self._stages, strict=True):
-                column.extend(fingerprints(rows, stage.reads))
+        key = self._job.spec.source.key
+        prints = [partial(fingerprints, columns=stage.reads) for stage in self._stages]
+        self._keys = self._columns([lambda rows: row_ids(rows, key), *prints])
+        if key:
+            self._refuse_duplicates(self._keys[0])
+
+    def _columns(self, made: Sequence[Callable[[pl.DataFrame], list[str]]]) -> list[pl.Series]:
+        """What is made of each row, in Polars' memory: as Python's strings it would take twice that."""
+        parts: list[list[pl.Series]] = [[pl.Series("key", dtype=pl.String)] for _ in made]
+        for batch in self._read_batches():
+            rows = self._job.snapshot.read(self._entry.partition, batch.ranges)
+            for column, make in zip(parts, made, strict=True):
+                column.append(pl.Series("key", make(rows), dtype=pl.String))
             self._note(rows.height)
+        return [pl.concat(column) for column in parts]
+
+    def _read_batches(self) -> list[PlannedBatch]:
+        return dealt_batches(self._entry, planning.MOST_BATCH_ROWS, self._rows)
+
+    def _refuse_duplicates(self, identities: pl.Series) -> None:
+        first = identities.is_first_distinct()
+        if first.all():
+            return
+        twice = int((~first).arg_true()[0])
+        for batch in self._read_batches():
+            if twice < batch.rows:
+                row = self._job.snapshot.read(self._entry.partition, batch.ranges)[twice]
+                break
+            twice -= batch.rows
+        shown = ", ".join(f"{name}={row[name].item()!r}" for name in self._job.spec.source.key)
+        raise DuplicateKeys(
+            f"{self._entry.partition}: two rows have the key {shown}.",
+            hint="Mend the source, name more columns in source.key, or leave source.key out.",
+        )
 
     def dealt(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
         """Batches, each with the object of what is known of its rows, and what of the journal cannot be read."""
-        keys = [pl.Series("key", column, dtype=pl.String) for column in (self._ids, *self._prints)]
+        keys = self._keys
         gathered = gather(self._store, self._entry.partition, pl.concat(keys), local)
         answered = self._answered(gathered, keys[1:])
         sizes = self._sizes(answered, size)
@@ -216,7 +241,7 @@ class _Join:
     def _answered(self, gathered: Gathered, prints: Sequence[pl.Series]) -> pl.Series:
         """Which rows need no call. Of a stage that reads other stages' columns nothing can be told here."""
         sure = len(self._stages) == sum(isinstance(stage, GraphStage) for stage in self._job.stages)
-        answered = pl.repeat(sure, len(self._ids), dtype=pl.Boolean, eager=True)
+        answered = pl.repeat(sure, len(self._keys[0]), dtype=pl.Boolean, eager=True)
         for stage, column in zip(self._stages, prints, strict=True):
             answered &= gathered.answered(stage.fingerprint, column)
         return answered
@@ -225,16 +250,3 @@ class _Join:
         if self._job.spec.limits.batch_rows is not None:
             return [min(size, self._rows - at) for at in range(0, self._rows, size)]
         return planning.cut((~answered).to_list(), size, max(size, planning.MOST_BATCH_ROWS))
-
-
-def _refuse_duplicates(
-    rows: pl.DataFrame, identities: list[str], seen: set[str], key: list[str], partition: str
-) -> None:
-    for at, identity in enumerate(identities):
-        if identity in seen:
-            shown = ", ".join(f"{name}={rows[name][at]!r}" for name in key)
-            raise DuplicateKeys(
-                f"{partition}: two rows have the key {shown}.",
-                hint="Mend the source, name more columns in source.key, or leave source.key out.",
-            )
-        seen.add(identity)

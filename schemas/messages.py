@@ -154,6 +154,16 @@ class RowsOfBatch(Message):
     ids: tuple[str, ...]
 
 
+class Spent(Message):
+    """What an activity paid for, as it counted: who watches a run adds it up. The journal is what a report counts."""
+
+    calls: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(calls=self.calls + other.calls, cost_usd=self.cost_usd + other.cost_usd)
+
+
 class BatchResult(Message):
     """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
     drains, `rows` that have to be run one by one before (`placement: node`), or `short` of money: the next call may
@@ -169,6 +179,7 @@ class BatchResult(Message):
     reason: str = ""
     needed: tuple[int, int] = (0, 0)
     by_row: RowsOfBatch | None = None
+    spent: Spent = Spent()
 
 
 class RowInput(Message):
@@ -192,6 +203,7 @@ class StepResult(Message):
     until: dt.datetime | None = None
     reason: str = ""
     needed: tuple[int, int] = (0, 0)
+    spent: Spent = Spent()
 
 
 class RowResult(Message):
@@ -199,6 +211,7 @@ class RowResult(Message):
 
     short: bool = False
     needed: tuple[int, int] = (0, 0)
+    spent: Spent = Spent()
 
 
 class AnswersRequest(Message):
@@ -393,7 +406,8 @@ class Notified(Message):
 
 
 class Progress(Message):
-    """The answer to the query `progress`. `rows_done` counts rows of finished batches of running partitions too."""
+    """The answer to the query `progress`. `rows_done` counts rows of finished batches of running partitions too;
+    `spent`, of a partition that answers, what those of its batches spent that are over."""
 
     state: RunState
     detail: str
@@ -405,6 +419,7 @@ class Progress(Message):
     finished: tuple[PartitionResult, ...] = ()
     finished_before: int = 0  # finished ones that are not in `finished`, which holds the latest
     waiting: str = ""
+    spent: Spent = Spent()
     stop: Failure | None = None  # what a paused run has run into
 
 

@@ -8,8 +8,9 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 """
 
 import asyncio
+import itertools
 import zlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,13 +25,14 @@ from stages.calls import Waiting
 from stages.contract import RESERVED, Answered, GraphStage
 from stages.failures import describe
 from stages.fingerprints import fingerprints
-from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, encode_record, now, record_of
+from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, now
 from stages.money import Purse
 from stages.questions import INTERRUPT, PENDING, AnyGraph, Parked, Rounds, ask, described, interrupts_of, resumed, waits
 from stages.scope import Interrupted, RowScope, Tally, current
 from stages.steps import StepDone, Steps
 
 _RECENT_ROWS = 20_000
+_FORGOTTEN_AT_ONCE = 1_000  # one by one, each would pass over the gaps that those before it left
 _RECURSION_LIMIT = 100
 ID = f"{RESERVED}id"
 
@@ -42,19 +44,26 @@ class Shared:
 
     rows: dict[RowKey, "asyncio.Future[RowRecord]"] = field(default_factory=dict)
     calls: dict[CallKey, "asyncio.Future[CallRecord]"] = field(default_factory=dict)
-    recent: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
+    recent: dict[bytes, bytes] = field(default_factory=dict)
     parked: dict[RowKey, list[CallRecord]] = field(default_factory=dict)
 
     def remember(self, record: RowRecord) -> None:
-        """Keep an answer for equal rows of later batches: packed, as a run may hold many of them."""
-        self.recent[_short(record.key)] = zlib.compress(encode_record(record), 1)
-        if len(self.recent) > _RECENT_ROWS:
-            self.recent.popitem(last=False)
+        """Keep an answer for equal rows of later batches: packed, as a run may hold many of them, and without what its
+        key and whoever takes it say."""
+        said = (record.id, record.status, record.answer, record.error, record.calls, record.shared, record.cost_usd)
+        self.recent[_short(record.key)] = zlib.compress(orjson.dumps(said), 1)
+        if len(self.recent) >= _RECENT_ROWS + _FORGOTTEN_AT_ONCE:
+            for key in list(itertools.islice(self.recent, _FORGOTTEN_AT_ONCE)):
+                del self.recent[key]
 
     def recalled(self, key: RowKey) -> RowRecord | None:
+        """The answer of an equal row, as nobody's yet: `run` and `at` are its taker's."""
         found = self.recent.get(_short(key))
-        record = record_of(zlib.decompress(found)) if found is not None else None
-        return record if isinstance(record, RowRecord) else None
+        if found is None:
+            return None
+        id, status, answer, error, calls, shared, cost_usd = orjson.loads(zlib.decompress(found))
+        asked = tuple((request, ordinal) for request, ordinal in calls)
+        return RowRecord(*key, id, status, answer, error, asked, "", 0.0, shared, cost_usd)
 
 
 def _short(key: RowKey) -> bytes:

@@ -10,11 +10,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
+from pipeline import ledger
 from pipeline.cli.console import Screen, counted, err, failure, lasting, money, now, shown
 from pipeline.launch import Run, follow
 from pipeline.standing import usage_so_far
 from schemas import ids
-from schemas.errors import ConnectionFailed
+from schemas.errors import ConnectionFailed, StoreError
 from schemas.messages import PartitionResult
 from schemas.messages import Progress as Told
 
@@ -22,6 +23,7 @@ _LINE_EVERY_S = 30.0
 _PACE_OVER_S = 30.0
 _FIRST_ANSWER_S = 30.0
 _LOOKED_AT = 16
+_BUDGET_EVERY_S = 10.0
 _ANSWER_WITHIN = dt.timedelta(seconds=5)
 
 
@@ -39,7 +41,7 @@ async def watch(
     """Follow a run to its end. Raises WatchTimeout, ConnectionFailed where no provider gave a first answer, and, unless
     it is to `wait`, Broke."""
     view = _Live() if screen.live else _Lines(screen)
-    pace = Pace()
+    pace, budget = Pace(), _Budget(run)
     began = now()
     try:
         async with asyncio.timeout(timeout_s):
@@ -52,6 +54,7 @@ async def watch(
                     if told.stop is not None and not wait:
                         raise Broke
                     work = await _at_work(client, run, told)
+                    work.budget_usd = await budget.usd()
                     pace.note(now(), work.rows)
                     view.progress(told, work, pace)
                     answered = answered or bool(work.rows or work.calls)
@@ -73,13 +76,14 @@ async def _refuse_silence(run: Run, waiting: str) -> None:
 
 
 class AtWork:
-    """Where a run stands: what partitions report, and beyond it the last heartbeats of their batches."""
+    """Where a run stands: what partitions report, and beyond it the last heartbeats of batches and rows at work."""
 
     def __init__(self, told: Told) -> None:
         self.rows = told.rows_done
         self.rejected = told.rejected
         self.calls = told.totals.usage.calls
         self.cost_usd = told.totals.usage.cost_usd
+        self.budget_usd: float | None = None
         self.waiting = ""
 
     async def add(self, handle: WorkflowHandle[object, object]) -> None:
@@ -87,6 +91,8 @@ class AtWork:
         said = await handle.query("progress", result_type=Told, rpc_timeout=_ANSWER_WITHIN)
         self.rows += said.rows_done
         self.rejected += said.rejected
+        self.calls += said.spent.calls
+        self.cost_usd += said.spent.cost_usd
         self.waiting = self.waiting or said.waiting
         for pending in described.raw_description.pending_activities:
             if pending.activity_type.name == "enrich_batch" and pending.HasField("heartbeat_details"):
@@ -105,6 +111,24 @@ async def _at_work(client: Client, run: Run, told: Told) -> AtWork:
         with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
             await found.add(handle)
     return found
+
+
+class _Budget:
+    """What a run may spend, looked up now and then, as it may be raised while the run goes on."""
+
+    def __init__(self, run: Run) -> None:
+        self._book = ledger.of_run(run.store, run.request.run)
+        self._looked_at = -_BUDGET_EVERY_S
+        self._usd: float | None = None
+
+    async def usd(self) -> float | None:
+        if now() - self._looked_at >= _BUDGET_EVERY_S:
+            self._looked_at = now()
+            with contextlib.suppress(StoreError):
+                found = await asyncio.to_thread(self._book.read)
+                nanos = found.limits.nanos if found is not None else None
+                self._usd = None if nanos is None else ledger.usd(nanos)
+        return self._usd
 
 
 class Pace:
@@ -181,7 +205,8 @@ def status(told: Told, work: AtWork, pace: Pace) -> str:
     parts = [f"{work.rows:,} of {told.rows_total:,} rows", f"{paused}{told.detail}"]
     if told.state == "running":
         parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
-    parts.append(f"{counted(work.calls, 'call')}, {money(work.cost_usd)}, {work.rejected:,} rejected")
+    spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
+    parts.append(f"{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")
     if work.waiting:
         parts.append(f"waiting: {work.waiting}")
     return "; ".join(parts)

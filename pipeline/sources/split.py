@@ -27,6 +27,7 @@ _STAGED_GROUP_ROWS = 2_000
 _STAGED_LEAST_ROWS = 256  # partitions of fewer rows share a row group: a group a row would be slow and large
 _BUFFER_ROWS = 50_000
 _BUFFER_BYTES = 16 * 1024 * 1024
+_TEXT_ROWS = 4_000  # as Python's strings, which take several times as much
 
 
 def snapshot_of(
@@ -207,23 +208,26 @@ class _Splitter:
         types = "\0".join(f"{f.name}:{f.type}" for f in self.reader.schema)
         return _Growing(hashlib.blake2b(types.encode(), digest_size=16))
 
-    def _take(self, grown: dict[str, _Growing], key: str, texts: list[str]) -> _Growing:
-        found = grown.get(key)
-        if found is None:
-            found = grown[key] = self._grow()
-        if texts:
-            found.state.update("\n".join(texts).encode() + b"\n")
-        return found
+    def _digest(self, grown: dict[str, _Growing], keys: pl.Series, rows: pl.DataFrame) -> None:
+        """Add rows to what their partitions' digests have seen; some partitions begin with them."""
+        for at in range(0, rows.height, _TEXT_ROWS):
+            texts = row_texts(rows[at : at + _TEXT_ROWS], self.names)
+            offset = 0
+            for length, key in keys[at : at + _TEXT_ROWS].rle().struct.unnest().iter_rows():
+                if key not in grown:
+                    grown[key] = self._grow()
+                grown[key].state.update("\n".join(texts[offset : offset + length]).encode() + b"\n")
+                offset += length
 
     def _referenced(self) -> tuple[list[InputFile], dict[str, _Growing]]:
         """Ranges of the source itself. Raises _Fragmented where there would be many small ones."""
         grown = self._empty_partitions()
         seen = cost = 0
         for at, start, frame, keys in self._keyed():
-            texts = row_texts(frame, self.names)
+            self._digest(grown, keys, frame)
             offset = 0
             for length, key in keys.rle().struct.unnest().iter_rows():
-                if self._take(grown, key, texts[offset : offset + length]).add(at, start + offset, length):
+                if grown[key].add(at, start + offset, length):
                     cost += self.reader.group_rows[at]
                 offset += length
             seen += frame.height
@@ -256,11 +260,11 @@ class _Splitter:
             order = frame.select(pl.arg_sort_by(_KEY, maintain_order=True)).to_series()
             keys, rows = keys[order], rows[order]
         table = conform(rows.to_arrow(), self.reader.schema)
-        texts = row_texts(rows, self.names)
+        self._digest(grown, keys, rows)
         at = group = 0
         with pq.ParquetWriter(path, self.reader.schema, compression="zstd", compression_level=1) as writer:
             for length, key in keys.rle().struct.unnest().iter_rows():
-                self._take(grown, key, texts[at : at + length]).add(number, at, length)
+                grown[key].add(number, at, length)
                 at += length
                 if at - group >= _STAGED_LEAST_ROWS or at == frame.height:
                     writer.write_table(table.slice(group, at - group), row_group_size=_STAGED_GROUP_ROWS)

@@ -44,6 +44,7 @@ with workflow.unsafe.imports_passed_through():
         PublishRequest,
         RowInput,
         RowsOfBatch,
+        Spent,
         Totals,
     )
 
@@ -67,6 +68,7 @@ class PartitionWorkflow:
         self._paused = ""
         self._window = 1
         self._waiting = ""
+        self._spent = Spent()
         self._base = 0
         self._wanted_by: set[str] = set()
         self._short = Shortages()
@@ -222,6 +224,7 @@ class PartitionWorkflow:
             self._short.at_work += 1
             try:
                 result = await call("enrich_batch", request, BatchResult, whole=True)
+                self._spent += result.spent
                 if result.state == "short":
                     self._short.note(result.needed)
             finally:
@@ -284,6 +287,7 @@ class PartitionWorkflow:
                     parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
                     cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
                 )
+                self._spent += result.spent
                 if result.short:
                     self._short.note(result.needed)
             except WorkflowAlreadyStartedError:  # of a partition workflow that was terminated: it is being cancelled
@@ -372,6 +376,7 @@ class PartitionWorkflow:
             rejected=sum(result.rejected for result in self._finished.values()),
             running=(),
             waiting=self._waiting,
+            spent=self._spent,
         )
 
 

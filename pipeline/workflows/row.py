@@ -10,7 +10,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call
-    from schemas.messages import RowInput, RowResult, StepResult
+    from schemas.messages import RowInput, RowResult, Spent, StepResult
 
 _AGAIN = timedelta(seconds=0.5)
 _LONGEST = timedelta(minutes=1)
@@ -21,12 +21,14 @@ class RowWorkflow:
     @workflow.run
     async def run(self, given: RowInput) -> RowResult:
         pause = _AGAIN
+        spent = Spent()
         while True:
             step = await call("step_row", given, StepResult, whole=True)
+            spent += step.spent
             if step.state == "done":
-                return RowResult()
+                return RowResult(spent=spent)
             if step.state == "short":
-                return RowResult(short=True, needed=step.needed)
+                return RowResult(short=True, needed=step.needed, spent=spent)
             if step.state == "more":
                 pause = _AGAIN
             else:

@@ -16,9 +16,19 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
+from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages import BatchRequest, BatchResult, CloseRequest, Opened, OpenRequest, PublishRequest, Windows
+from schemas.messages import (
+    BatchRequest,
+    BatchResult,
+    CloseRequest,
+    Opened,
+    OpenRequest,
+    PublishRequest,
+    Spent,
+    Windows,
+)
 from tests.harness.processes import Child
 from tests.harness.servers import TemporalServer, free_ports
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until
@@ -560,3 +570,26 @@ async def test_progress_is_told_while_a_run_is_at_work(client: Client) -> None:
         assert (said.totals.total, said.totals.published, said.totals.unchanged) == (3, 1, 1)
         go.set()
         await ended(run)
+
+
+async def test_what_batches_of_a_partition_have_spent_is_told_though_they_are_over(client: Client) -> None:
+    """A batch that has ended no longer beats, and one that waits will beat anew."""
+    go = asyncio.Event()
+
+    async def spending(request: BatchRequest, nth: int) -> BatchResult | None:
+        spent = Spent(calls=5, cost_usd=0.25)
+        if request.batch == 0:
+            return BatchResult(state="done", receipt="receipt-0", rows=5, spent=spent)
+        if nth == 1:
+            return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC), reason="429", spent=spent)
+        await beat_until(go)
+        return None
+
+    fakes = Fakes(on={"enrich_batch": spending})
+    async with at_work(client, fakes) as bench:
+        partition = await bench.partition(A)
+        await until(lambda: len(fakes.of("enrich_batch")) == 3)
+        said = await partition.query(PartitionWorkflow.progress)
+        assert said.spent == Spent(calls=10, cost_usd=0.5)
+        go.set()
+        await ended(partition)

@@ -1,0 +1,36 @@
+"""How a run that is at work is told in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.cli.watch import AtWork, Pace, status
+from schemas.manifest import Usage
+from schemas.messages import Progress, Totals
+
+
+def told(**changed: Any) -> Progress:
+    totals = Totals(total=3, usage=Usage(calls=10, cost_usd=0.4))
+    said = {"state": "running", "detail": "1 of 3 done", "totals": totals, "rows_total": 30, "rows_done": 10}
+    return Progress.model_validate({**said, "rejected": 1, "running": (), **changed})
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"), [(None, "10 calls, 0.4000 USD, 1 rejected"), (1.0, "10 calls, 0.4000 USD of 1.00 USD, 1")]
+)
+def test_money_is_told_against_the_budget(budget: float | None, spent: str) -> None:
+    work = AtWork(told())
+    work.budget_usd = budget
+    pace = Pace()
+    for at, rows in ((0.0, 0), (5.0, 10)):
+        pace.note(at, rows)
+    said = status(told(), work, pace)
+    assert said.startswith("10 of 30 rows; 1 of 3 done; 2 rows/s, about 10 s left; ")
+    assert spent in said
+
+
+def test_before_there_is_a_plan_only_that_is_told() -> None:
+    planning = told(rows_total=0, detail="planning")
+    assert status(planning, AtWork(planning), Pace()) == "planning"
