@@ -75,6 +75,7 @@ _CODE_WAIT = dt.timedelta(seconds=10)
 # Of partitions that are published at once: a row takes some 500 bytes in the sums over the journal and its merging, and
 # a merge of data holds a few row groups.
 _PUBLISHED_ROWS = 50_000
+_OPENED_ROWS = 200_000  # of partitions that are opened at once: joining a row to its journal takes some 300 bytes
 _STOPS_RUN = frozenset(("FatalModelError", "BudgetReached"))
 
 
@@ -87,7 +88,8 @@ class Activities:
     spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
     controls: Controls = field(default_factory=Controls)
     purses: Purses = field(default_factory=lambda: Purses(purse_folder()))
-    _turns: Turns = field(default_factory=lambda: Turns(_PUBLISHED_ROWS))
+    _publishing: Turns = field(default_factory=lambda: Turns(_PUBLISHED_ROWS))
+    _opening: Turns = field(default_factory=lambda: Turns(_OPENED_ROWS))
     _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
@@ -140,17 +142,11 @@ class Activities:
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
-            opening = await asyncio.to_thread(
-                open_partition,
-                job,
-                plan,
-                store,
-                request.partition,
-                limit=request.limit,
-                folder=folder,
-                rerun=plan.selection.reprocess == "all",
-                note=beat.note,
-            )
+            async with self._opening.taken(request.limit):
+                opening = await asyncio.to_thread(
+                    open_partition, job, plan, store, request.partition, limit=request.limit, folder=folder,
+                    rerun=plan.selection.reprocess == "all", note=beat.note,
+                )  # fmt: skip
         if opening.opened is None or opening.key is None:
             return Opened(opened="", base=opening.base, batches=0, rows=0, up_to_date=True)
         return Opened(
@@ -239,7 +235,7 @@ class Activities:
         async with beating() as beat:
             job, plan, _ = await self._job(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
-            async with self._turns.taken(opened.rows):
+            async with self._publishing.taken(opened.rows):
                 published = await asyncio.to_thread(
                     publish.publish, job, plan, store, opened, request.receipts, attempt=activity.info().attempt,
                     note=beat.note, rehearsal=request.rehearsal,

@@ -4,11 +4,12 @@
     answered which rows need no call any more, so that batches can be dealt by the work that is left
     deal     a local file of segment form for each batch
 
-Memory holds keys, never answers, however large the journal is.
+Memory holds hashes of keys, never answers, however large the journal is. Two keys of one hash cost no more than a
+record that is dealt to a batch without use for it, or a row that is dealt as if it were answered.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,20 @@ from pipeline.journals import Reading
 from pipeline.stores import Store
 from stages.journal import FORMAT
 
-_COLUMNS = ("kind", "id", "key", "stage", "body")
+_HASHED = ("id", "key", "stage")
+_COLUMNS = ("kind", *_HASHED, "body")
 _LISTINGS = 3  # how often a reader lists again when what it listed is gone
 _SPILL = pa.schema([pa.field("at", pa.uint32()), pa.field("body", pa.binary())])
+
+
+def hashed(keys: Sequence[str]) -> pl.Series:
+    """Eight bytes of each, in the order given."""
+    return pl.Series("key", keys, dtype=pl.String).hash()
+
+
+def wanted_by(batch: int, keys: Sequence[str]) -> pl.DataFrame:
+    """What a batch wants: records of these identities or row fingerprints."""
+    return pl.DataFrame({"batch": pl.Series([batch], dtype=pl.Int64).new_from_index(0, len(keys)), "key": hashed(keys)})
 
 
 @dataclass
@@ -35,15 +47,16 @@ class Gathered:
     damage: list[str] = field(default_factory=list)
 
     def answered(self, stage: str, rows: pl.Series) -> pl.Series:
-        """Whether each of these row fingerprints has an outcome under a stage's fingerprint that nobody voided."""
-        mine = self.keys.filter(pl.col("stage") == stage)
+        """Whether each of these row fingerprints (hashed) has an outcome under a stage's fingerprint that nobody
+        voided."""
+        mine = self.keys.filter(pl.col("stage") == hashed([stage]).item())
         voided = mine.filter(pl.col("kind") == "void")["key"]
         known = mine.filter((pl.col("kind") == "row") & ~pl.col("key").is_in(voided.implode()))["key"]
         return rows.is_in(known.implode())
 
     def deal(self, wanted: pl.DataFrame, folder: Path) -> dict[int, Path]:
-        """A file for each batch. `wanted` has columns `batch`, `key` (an identity or row fingerprint), and `calls`:
-        whether single calls (and nodes) may still be of use, or only the outcome."""
+        """A file for each batch. `wanted` has columns `batch`, `key` (an identity or row fingerprint, hashed), and
+        `calls`: whether single calls (and nodes) may still be of use, or only the outcome."""
         useful = pl.col("calls") | ~pl.col("kind").is_in(["call", "node"])
         by_id = self.keys.rename({"id": "on"}).drop("key")
         by_key = self.keys.rename({"key": "on"}).drop("id")
@@ -69,7 +82,7 @@ class Gathered:
 
 
 def gather(store: Store, partition: str, keys: pl.Series, folder: Path) -> Gathered:
-    """The partition's records that are of these identities or row fingerprints. Raises StoreError."""
+    """The partition's records that are of these identities or row fingerprints, hashed. Raises StoreError."""
     wanted = keys.unique().alias("key").to_frame()
     for number in range(_LISTINGS):
         reading = Reading()
@@ -86,7 +99,7 @@ def _spilled(chunks: Iterable[pl.DataFrame], wanted: pl.DataFrame, path: Path) -
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
         for chunk in chunks:
-            numbered = chunk.with_row_index("at", offset=count)
+            numbered = chunk.with_row_index("at", offset=count).with_columns(pl.col(_HASHED).hash())
             count += chunk.height
             by_id = numbered.join(wanted, left_on="id", right_on="key", how="semi")["at"]
             by_key = numbered.join(wanted, on="key", how="semi")["at"]
@@ -94,12 +107,12 @@ def _spilled(chunks: Iterable[pl.DataFrame], wanted: pl.DataFrame, path: Path) -
             kept.append(relevant.drop("body"))
             for batch in relevant.select("at", "body").to_arrow().cast(_SPILL).to_batches():
                 writer.write_batch(batch)
-    empty = pl.DataFrame(schema={"at": pl.UInt32} | dict.fromkeys(_COLUMNS[:-1], pl.String))
+    empty = pl.DataFrame(schema={"at": pl.UInt32, "kind": pl.String} | dict.fromkeys(_HASHED, pl.UInt64))
     return Gathered(pl.concat([empty, *kept]), path)
 
 
 def deal_known(store: Store, partition: str, wanted: pl.DataFrame, folder: Path) -> tuple[dict[int, Path], list[str]]:
-    """The partition's records, dealt to the batches of `wanted` (columns `batch` and `key`): all that its rows may use.
+    """The partition's records, dealt to the batches of `wanted` (as `wanted_by` makes it): all that its rows may use.
     Returns the files and what could not be read."""
     gathered = gather(store, partition, wanted["key"], folder)
     return gathered.deal(wanted.with_columns(calls=pl.lit(value=True)), folder), gathered.damage

@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import polars as pl
 
 from pipeline import commit as commits
 from pipeline import planning, questions
-from pipeline.dealing import Gathered, gather
+from pipeline.dealing import Gathered, gather, hashed, wanted_by
 from pipeline.plans import Job, Plan, unchanged
 from pipeline.sources.snapshot import Entry, RowRange
 from pipeline.stores import Store
@@ -163,7 +163,7 @@ def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
     keys = row_ids(rows, job.spec.source.key)
     for stage in source_stages(job):
         keys = [*keys, *fingerprints(rows, stage.reads)]
-    return pl.DataFrame({"batch": [batch] * len(keys), "key": keys}, schema={"batch": pl.Int64, "key": pl.String})
+    return wanted_by(batch, keys)
 
 
 class _Join:
@@ -181,44 +181,47 @@ class _Join:
 
     def refuse_duplicates(self) -> None:
         """Read the rows' identities alone. Raises DuplicateKeys, InputChanged."""
-        self._refuse_duplicates(self._columns([lambda rows: row_ids(rows, self._job.spec.source.key)])[0])
+        self._refuse_twice(self._columns([self._identities])[0])
 
     def read(self) -> None:
         """Raises DuplicateKeys, InputChanged."""
-        key = self._job.spec.source.key
         prints = [partial(fingerprints, columns=stage.reads) for stage in self._stages]
-        self._keys = self._columns([lambda rows: row_ids(rows, key), *prints])
-        if key:
-            self._refuse_duplicates(self._keys[0])
+        self._keys = self._columns([self._identities, *prints])
+        if self._job.spec.source.key:
+            self._refuse_twice(self._keys[0])
+
+    def _identities(self, rows: pl.DataFrame) -> list[str]:
+        return row_ids(rows, self._job.spec.source.key)
+
+    def _frames(self) -> Iterator[pl.DataFrame]:
+        for batch in dealt_batches(self._entry, planning.MOST_BATCH_ROWS, self._rows):
+            yield self._job.snapshot.read(self._entry.partition, batch.ranges)
 
     def _columns(self, made: Sequence[Callable[[pl.DataFrame], list[str]]]) -> list[pl.Series]:
-        """What is made of each row, in Polars' memory: as Python's strings it would take twice that."""
-        parts: list[list[pl.Series]] = [[pl.Series("key", dtype=pl.String)] for _ in made]
-        for batch in self._read_batches():
-            rows = self._job.snapshot.read(self._entry.partition, batch.ranges)
+        """Hashes of what is made of each row."""
+        parts = [[hashed([])] for _ in made]
+        for rows in self._frames():
             for column, make in zip(parts, made, strict=True):
-                column.append(pl.Series("key", make(rows), dtype=pl.String))
+                column.append(hashed(make(rows)))
             self._note(rows.height)
         return [pl.concat(column) for column in parts]
 
-    def _read_batches(self) -> list[PlannedBatch]:
-        return dealt_batches(self._entry, planning.MOST_BATCH_ROWS, self._rows)
-
-    def _refuse_duplicates(self, identities: pl.Series) -> None:
-        first = identities.is_first_distinct()
-        if first.all():
-            return
-        twice = int((~first).arg_true()[0])
-        for batch in self._read_batches():
-            if twice < batch.rows:
-                row = self._job.snapshot.read(self._entry.partition, batch.ranges)[twice]
-                break
-            twice -= batch.rows
-        shown = ", ".join(f"{name}={row[name].item()!r}" for name in self._job.spec.source.key)
-        raise DuplicateKeys(
-            f"{self._entry.partition}: two rows have the key {shown}.",
-            hint="Mend the source, name more columns in source.key, or leave source.key out.",
-        )
+    def _refuse_twice(self, identities: pl.Series) -> None:
+        """Raises DuplicateKeys where two that share a hash are the same."""
+        doubtful = set(identities.filter(identities.is_duplicated()).to_list())
+        seen: set[str] = set()
+        for rows in self._frames() if doubtful else ():
+            found = self._identities(rows)
+            for at, (identity, key) in enumerate(zip(found, hashed(found), strict=True)):
+                if key not in doubtful:
+                    continue
+                if identity in seen:
+                    shown = ", ".join(f"{name}={rows[name][at]!r}" for name in self._job.spec.source.key)
+                    raise DuplicateKeys(
+                        f"{self._entry.partition}: two rows have the key {shown}.",
+                        hint="Mend the source, name more columns in source.key, or leave source.key out.",
+                    )
+                seen.add(identity)
 
     def dealt(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
         """Batches, each with the object of what is known of its rows, and what of the journal cannot be read."""

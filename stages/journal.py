@@ -15,6 +15,7 @@ never changed; two attempts of one batch can only add equal facts, so they canno
 
 import asyncio
 import re
+import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -145,6 +146,7 @@ _KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord] | type[A
     "node": NodeRecord,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+_SAME = {"stage", "run", "status", "model"}  # of thousands of records, so that all share one string
 
 
 # Segments ----------------------------------------------------------------------------------------------------------
@@ -196,6 +198,8 @@ def record_of(body: bytes) -> Record | None:
     try:
         data = orjson.loads(body)
         kind = _KINDS[data.pop("k")]
+        for name in _SAME & data.keys():
+            data[name] = sys.intern(data[name])
         if "calls" in data:
             data["calls"] = tuple((request, ordinal) for request, ordinal in data["calls"])
         return kind(**data)

@@ -99,9 +99,8 @@ def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
     for stage in ready.job.stages:
         if isinstance(stage, GraphStage) and set(stage.reads) <= set(rows.columns):
             keys += fingerprints(rows, stage.reads)
-    wanted = pl.DataFrame({"batch": pl.Series([0] * len(keys), dtype=pl.Int64), "key": keys})
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-        dealt, _ = dealing.deal_known(ready.store, partition, wanted, Path(local))
+        dealt, _ = dealing.deal_known(ready.store, partition, dealing.wanted_by(0, keys), Path(local))
         return [record for path in dealt.values() for record in decode_segment(path.read_bytes()).records]
 
 

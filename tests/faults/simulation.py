@@ -356,10 +356,7 @@ class World:
 
     def _open(self, run: str, parts: list[list[str]]) -> tuple[int, list[str | None]]:
         current = commits.current(self.store, DAY)
-        wanted = pl.DataFrame(
-            {"batch": [at for at, part in enumerate(parts) for _ in part], "key": [r for part in parts for r in part]},
-            schema={"batch": pl.Int64, "key": pl.String},
-        )
+        wanted = pl.concat(dealing.wanted_by(at, part) for at, part in enumerate(parts))
         known: list[str | None] = [None] * len(parts)
         with tempfile.TemporaryDirectory(prefix="tandem-sim-") as folder:
             files, damage = dealing.deal_known(self.store, DAY, wanted, Path(folder))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline import journals
 from pipeline.compaction import InUse, compact
-from pipeline.dealing import deal_known
+from pipeline.dealing import deal_known, wanted_by
 from pipeline.journals import load_batch, segment_writer, usage_of_run
 from pipeline.stores import MemoryStore
 from schemas import ids
@@ -58,7 +58,7 @@ def facts(records: Iterable[Record]) -> set[bytes]:
 
 
 def wanted(*pairs: tuple[int, str]) -> pl.DataFrame:
-    return pl.DataFrame(pairs, schema={"batch": pl.Int64, "key": pl.String}, orient="row")
+    return pl.concat([wanted_by(0, []), *(wanted_by(batch, [key]) for batch, key in pairs)])
 
 
 def dealt(store: MemoryStore, pairs: pl.DataFrame, folder: Path) -> tuple[dict[int, list[Record]], list[str]]:
