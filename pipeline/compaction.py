@@ -116,10 +116,11 @@ class _Merge:
         return True
 
     def _are_rested_on(self, records: pl.DataFrame) -> pl.Series:
-        """Rows (and voids) of the current generation."""
+        """Rows of the current generation; and voids of its stages, whoever they were for: a row of another identity may
+        share the answer, which must not come back."""
         stages = self._in_use.stages if self._in_use is not None else ()
         return _each(
-            kind != "call" and stage in stages and hash(id) in self._ids
+            stage in stages and (kind == "void" or (kind != "call" and hash(id) in self._ids))
             for kind, stage, id in records.select("kind", "stage", "id").iter_rows()
         )
 

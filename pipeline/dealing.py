@@ -4,8 +4,9 @@
     answered which rows need no call any more, so that batches can be dealt by the work that is left
     deal     a local file of segment form for each batch
 
-Memory holds hashes of keys, never answers, however large the journal is. Two keys of one hash cost no more than a
-record that is dealt to a batch without use for it, or a row that is dealt as if it were answered.
+Memory holds hashes of keys, never answers, however large the journal is. Two keys of one hash, which of
+partitions of ten million rows one in 300,000 has, are no error: a record is dealt that a batch has no use for, or a row
+without its calls.
 """
 
 import zlib

@@ -59,7 +59,7 @@ REJECTS = pa.schema(
         pa.field("raw_answer", pa.string()),
         pa.field("row_fingerprint", pa.string()),
         pa.field("stage_fingerprint", pa.string()),
-        pa.field("calls", pa.string()),  # JSON: [request digest, ordinal] of those that a retry asks again
+        pa.field("calls", pa.string()),  # JSON: [request digest, ordinal] of each, in order
         pa.field("answered", pa.bool_()),  # the row had an answer: `stage` rejects what an earlier one made of it
     ]
 )
@@ -270,7 +270,7 @@ class _Work:
             "raw_answer": error.get("raw"),
             "stage_fingerprint": stage.fingerprint,
             "row_fingerprint": record.row,
-            "calls": orjson.dumps(record.calls[-1:]).decode(),  # those before it did their part
+            "calls": orjson.dumps(record.calls).decode(),
             "answered": False,
         }
         self._rejected(at, stage, error.get("kind", "unknown"), said)
@@ -310,11 +310,13 @@ class _Work:
             self.frame = self.frame.filter(why.is_null())
 
     def _answer_behind(self, at: int, judged: frozenset[str]) -> dict[str, Any]:
-        """Of the answers of a source row the last that wrote one of these columns, or that they may be made from. None
-        where the source says what they say, nor of a row that was exploded: which of its parts is not known."""
+        """Of the answers of a source row the last that wrote one of these columns, or that a column may be made from
+        which no model wrote. None where the source says what they say, nor of a row that was exploded: which of its
+        parts is not known."""
         answered = self.answered.get(at, [])
         wrote = [(stage, record) for stage, record in answered if stage.fields.keys() & judged]
-        if not wrote and not judged <= set(self.source.columns):
+        written = {name for stage in self.job.stages if isinstance(stage, GraphStage) for name in stage.fields}
+        if not wrote and judged - written - set(self.source.columns):
             wrote = answered
         if not wrote or [stage for stage, _ in wrote].count(wrote[-1][0]) > 1:
             nobody = {"stage_fingerprint": "", "row_fingerprint": "", "calls": "[]", "answered": False}

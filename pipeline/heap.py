@@ -32,5 +32,6 @@ def give_back() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    wanted = {"MALLOC_ARENA_MAX": (_M_ARENA_MAX, 1), "MALLOC_TRIM_THRESHOLD_": (_M_TRIM_THRESHOLD, _TRIMMED_ABOVE)}
-    return all(libc.mallopt(*asked) for name, asked in wanted.items() if name not in os.environ)
+    said = f"{' '.join(os.environ)} {os.environ.get('GLIBC_TUNABLES', '')}".lower()
+    wanted = {"arena_max": (_M_ARENA_MAX, 1), "trim_threshold": (_M_TRIM_THRESHOLD, _TRIMMED_ABOVE)}
+    return all(libc.mallopt(*asked) for name, asked in wanted.items() if name not in said)

@@ -338,10 +338,17 @@ def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]
             rows += taken.num_rows
             size += taken.nbytes
             if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                yield pa.concat_tables(held).combine_chunks()
-                held, rows, size = [], 0, 0
+                yield _emptied(held)
+                rows = size = 0
     if held:
-        yield pa.concat_tables(held).combine_chunks()
+        yield _emptied(held)
+
+
+def _emptied(held: list[pa.Table]) -> pa.Table:
+    """The tables as one, and none of them held any more while it is written."""
+    whole = pa.concat_tables(held).combine_chunks()
+    held.clear()
+    return whole
 
 
 def _time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:

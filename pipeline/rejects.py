@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import orjson
 import polars as pl
@@ -71,25 +71,36 @@ def classes(rejects: Rejects) -> list[dict[str, object]]:
     return [{"partition": rejects.partition, **row} for row in grouped.sort("rows", descending=True).to_dicts()]
 
 
+def to_ask_again(found: Iterable[Rejects], error: str | None = None) -> list[Rejects]:
+    """Those (of one class) that a model's answer, or that there was none, is the cause of: the others would be rejected
+    for the same thing again."""
+    wanted = pl.col("row_fingerprint") != ""
+    if error is not None:
+        wanted &= pl.col("error") == error
+    chosen = [replace(rejects, rows=rejects.rows.filter(wanted)) for rejects in found if rejects.rows.height]
+    return [rejects for rejects in chosen if rejects.rows.height]
+
+
 def void(store: Store, rejects: Rejects) -> int:
-    """Void what caused these rejects: outcomes of rows, and the calls that they name. Returns the number of rows that
-    will be asked for again; what no model said is not."""
+    """Void what caused these rejects: outcomes of rows and the last call of each, not the calls before it, which did
+    their part; of an answer that a later stage rejected, all. Returns the number of rows that will be asked again."""
     records = []
-    for row in rejects.rows.filter(pl.col("row_fingerprint") != "").iter_rows(named=True):
+    for row in rejects.rows.iter_rows(named=True):
+        calls = orjson.loads(row["calls"] or "[]")
+        answered = bool(row.get("answered"))  # not in what earlier versions wrote
         records.append(
             VoidRecord(
                 stage=row["stage_fingerprint"],
                 row=row["row_fingerprint"],
                 id=row["row_id"],
-                calls=tuple((request, ordinal) for request, ordinal in orjson.loads(row["calls"] or "[]")),
+                calls=tuple((request, ordinal) for request, ordinal in (calls if answered else calls[-1:])),
                 run="rejects-retry",
                 at=time.time(),
-                answer=bool(row.get("answered")),  # not in what earlier versions wrote
+                answer=answered,
             )
         )
-    if records:
-        key = ids.journal_segment(rejects.partition, "rejects-retry", 0, uuid.uuid4().hex)
-        store.put_absent(key, encode_segment(records))
+    key = ids.journal_segment(rejects.partition, "rejects-retry", 0, uuid.uuid4().hex)
+    store.put_absent(key, encode_segment(records))
     return len({(record.stage, record.row) for record in records})
 
 

@@ -14,12 +14,13 @@ never changed; two attempts of one batch can only add equal facts, so they canno
 """
 
 import asyncio
+import math
 import re
 import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -284,7 +285,8 @@ class Known:
         self.nodes: dict[RowKey, dict[str, NodeRecord]] = {}
         self._voided: dict[RowKey | CallKey, float] = {}
         self._answers_voided: dict[RowKey, float] = {}
-        self._others: dict[RowKey | CallKey, list[RowRecord | CallRecord]] = {}  # which count where the known is voided
+        # Those that others of their key won over: they count where those are voided.
+        self._others: dict[RowKey | CallKey, list[RowRecord | CallRecord | NodeRecord]] = {}
         for record in records:
             self.add(record)
 
@@ -301,11 +303,7 @@ class Known:
             if before is None or (record.at, record.nonce) > (before.at, before.nonce):
                 said[record.question, record.ordinal] = record
             return
-        if isinstance(record, RowRecord) and record.status == "ok":
-            voided = self._answers_voided.get(record.key, 0.0)
-        else:
-            voided = self._voided.get(record.key, 0.0)
-        if record.at <= voided:
+        if record.at <= self.voided(record):
             return
         if isinstance(record, CallRecord):
             call = self.calls.get(record.key)
@@ -320,6 +318,9 @@ class Known:
             first = nodes.get(record.where)
             if first is None or record.at < first.at:
                 nodes[record.where] = record
+                self._keep_other(first)
+            elif record != first:
+                self._keep_other(record)
             return
         row = self.rows.get(record.key)
         if row is None or _precedence(record) > _precedence(row):
@@ -328,7 +329,15 @@ class Known:
         elif record != row:
             self._keep_other(record)
 
-    def _keep_other(self, record: RowRecord | CallRecord | None) -> None:
+    def voided(self, record: Record) -> float:
+        """Until when what is of this record's kind and key counts no more."""
+        if isinstance(record, AnswerRecord | VoidRecord):
+            return 0.0
+        if isinstance(record, RowRecord) and record.status == "ok":
+            return self._answers_voided.get(record.key, 0.0)
+        return self._voided.get(record.key, 0.0)
+
+    def _keep_other(self, record: RowRecord | CallRecord | NodeRecord | None) -> None:
         if record is not None:
             self._others.setdefault(record.key, []).append(record)
 
@@ -338,16 +347,14 @@ class Known:
             self._voided[key] = max(record.at, self._voided.get(key, 0.0))
         if record.answer:
             self._answers_voided[record.key] = max(record.at, self._answers_voided.get(record.key, 0.0))
-        known: list[RowRecord | CallRecord | None] = [self.rows.pop(record.key, None)]
+        known: list[RowRecord | CallRecord | NodeRecord | None] = [self.rows.pop(record.key, None)]
+        known += self.nodes.pop(record.key, {}).values()
         known += [self.calls.pop(asked, None) for asked in record.calls]
         for key in keys:
             known += self._others.pop(key, ())
         for other in known:
             if other is not None:
                 self.add(other)
-        nodes = self.nodes.get(record.key, {})
-        for where in [where for where, node in nodes.items() if node.at <= record.at]:
-            del nodes[where]
 
 
 def _precedence(record: RowRecord) -> tuple[bool, float]:
@@ -411,7 +418,11 @@ class Journal:
             self._start_timer()
 
     def note(self, record: Record) -> None:
-        """Take a record without waiting for anything; the next flush stores it."""
+        """Take a record without waiting for anything; the next flush stores it. It comes after what is known to be
+        voided, whatever the clock of who voided it said: it would be paid for again and again."""
+        voided = self.known.voided(record)
+        if record.at <= voided:
+            record = replace(record, at=math.nextafter(voided, math.inf))
         self.known.add(record)
         self._unflushed.append(record)
         if isinstance(record, CallRecord):

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import typer
 
 from pipeline.cli.console import Screen, counted
 from pipeline.cli.environment import command
 from pipeline.cli.run import RunOptions, run_command
 from pipeline.planning import Selection
-from pipeline.preflight import read_spec, sink_of
-from pipeline.rejects import Rejects, all_rejects, classes, void_all
+from pipeline.preflight import preflight, read_spec, sink_of
+from pipeline.rejects import Rejects, all_rejects, classes, to_ask_again, void_all
 from pipeline.stores import Store
 from schemas.errors import UsageError
 
@@ -77,19 +78,28 @@ class RetryOptions:
 async def retry_command(options: RetryOptions, screen: Screen) -> int:
     """Void what caused the rejects, run their partitions again: only those rows cost anything."""
     store, found = await asyncio.to_thread(_found, options.spec, options.key)
-    if options.error is not None:
-        found = [Rejects(r.partition, r.generation, r.rows.filter(pl.col("error") == options.error)) for r in found]
-    chosen = [rejects for rejects in found if rejects.rows.height]
-    if not chosen:
-        screen.say("No rows are rejected" + (f" with {options.error}." if options.error else "."))
+    of = f" with {options.error}" if options.error else ""
+    rejected = sum(rejects.rows.filter(_is_of(options.error)).height for rejects in found)
+    if not rejected:
+        screen.say(f"No rows are rejected{of}.")
         return 0
-    rows = await void_all(store, chosen)
-    if not rows:
-        few = counted(sum(rejects.rows.height for rejects in chosen), "row")
+    chosen = to_ask_again(found, options.error)
+    if not chosen:
         screen.say(
-            f"Rejected: {few}, and no model was asked for what they are rejected for: mend the source or the spec."
+            f"Rejected{of}: {counted(rejected, 'row')}, none for what a model answered: mend the source or the spec."
         )
         return 0
+    spec, base = read_spec(options.spec)
+    await asyncio.to_thread(preflight, spec, base)  # before anything is voided
+    rows = await void_all(store, chosen)
     screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
-    return await run_command(RunOptions(spec=options.spec, selection=selection, yes=options.yes), screen)
+    try:
+        return await run_command(RunOptions(spec=options.spec, selection=selection, yes=options.yes), screen)
+    except typer.Abort:
+        screen.say("They are asked for by the next run of their partitions.")
+        raise
+
+
+def _is_of(error: str | None) -> pl.Expr:
+    return pl.lit(value=True) if error is None else pl.col("error") == error

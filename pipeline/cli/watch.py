@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 from pipeline import ledger
 from pipeline.cli.console import Screen, counted, err, failure, lasting, money, now, shown
 from pipeline.launch import Run, follow
+from pipeline.ledger import Ledger
 from pipeline.standing import usage_so_far
 from schemas import ids
 from schemas.errors import ConnectionFailed, StoreError
@@ -54,7 +55,7 @@ async def watch(
                     if told.stop is not None and not wait:
                         raise Broke
                     work = await _at_work(client, run, told)
-                    work.budget_usd = await budget.usd()
+                    await budget.look(work)
                     pace.note(now(), work.rows)
                     view.progress(told, work, pace)
                     answered = answered or bool(work.rows or work.calls)
@@ -76,13 +77,15 @@ async def _refuse_silence(run: Run, waiting: str) -> None:
 
 
 class AtWork:
-    """Where a run stands: what partitions report, and beyond it the last heartbeats of batches and rows at work."""
+    """Where a run stands: what partitions report, and beyond it the last heartbeats of their batches; of rows that are
+    run by themselves (`placement: node`) what they spent once they have ended."""
 
     def __init__(self, told: Told) -> None:
         self.rows = told.rows_done
         self.rejected = told.rejected
         self.calls = told.totals.usage.calls
         self.cost_usd = told.totals.usage.cost_usd
+        self.whole = len(told.running) <= _LOOKED_AT
         self.budget_usd: float | None = None
         self.waiting = ""
 
@@ -119,16 +122,17 @@ class _Budget:
     def __init__(self, run: Run) -> None:
         self._book = ledger.of_run(run.store, run.request.run)
         self._looked_at = -_BUDGET_EVERY_S
-        self._usd: float | None = None
+        self._found: Ledger | None = None
 
-    async def usd(self) -> float | None:
+    async def look(self, work: AtWork) -> None:
+        """Before a run was carried on it had spent what partitions no longer tell, and the ledger still does."""
         if now() - self._looked_at >= _BUDGET_EVERY_S:
             self._looked_at = now()
             with contextlib.suppress(StoreError):
-                found = await asyncio.to_thread(self._book.read)
-                nanos = found.limits.nanos if found is not None else None
-                self._usd = None if nanos is None else ledger.usd(nanos)
-        return self._usd
+                self._found = await asyncio.to_thread(self._book.read)
+        if self._found is not None and self._found.limits.nanos is not None:
+            work.budget_usd = ledger.usd(self._found.limits.nanos)
+            work.cost_usd = max(work.cost_usd, ledger.usd(self._found.spent.nanos))
 
 
 class Pace:
@@ -206,7 +210,8 @@ def status(told: Told, work: AtWork, pace: Pace) -> str:
     if told.state == "running":
         parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
     spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
-    parts.append(f"{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")
+    least = "" if work.whole else "at least "
+    parts.append(f"{least}{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")
     if work.waiting:
         parts.append(f"waiting: {work.waiting}")
     return "; ".join(parts)

@@ -419,7 +419,7 @@ class RunWorkflow:
             rows_total=self._planned.rows if self._planned else 0,
             rows_done=self._totals.counts.rows_in,
             rejected=self._totals.counts.rejected,
-            running=tuple(self._running),
+            running=tuple(key for key in self._running if key in self._children),
             finished=tuple(self._latest),
             finished_before=self._finished - len(self._latest),
             stop=broke,

@@ -33,9 +33,10 @@ def build(wanted: Build) -> TableStage:
     """The stage of a spec that `uses: checks`. Raises SpecError."""
     options, stage = wanted.options(ChecksOptions), wanted.stage
     check_drop(wanted)
-    judged = {}
+    judged: dict[str, frozenset[str]] = {}
     for rule in options.rules:
-        judged[rule.name] = row_wise_condition(rule.sql, f"{wanted.where}: with.rules: {rule.name}")
+        looked_at = row_wise_condition(rule.sql, f"{wanted.where}: with.rules: {rule.name}")
+        judged[rule.name] = judged.get(rule.name, frozenset()) | looked_at
         try:
             _holds(pl.DataFrame(wanted.columns.empty_table()), rule)
         except pl.exceptions.PolarsError as exc:

@@ -110,7 +110,13 @@ def failed(where: str, exc: Exception) -> PartitionError:
 def row_wise_condition(condition: str, where: str) -> frozenset[str]:
     """The columns that a condition looks at. Raises SpecError where it is no expression of one row."""
     tree = _row_wise(f"SELECT ({condition}) AS held FROM rows", where)
-    return frozenset(column.name for column in tree.find_all(exp.Column))
+    return frozenset(_outermost(column) for column in tree.find_all(exp.Column))
+
+
+def _outermost(column: exp.Column) -> str:
+    """The column of the rows: `who` of `who.name`, and of `rows.who.name`."""
+    names = [str(part.name) for part in column.parts]
+    return names[1] if names[0] == "rows" and len(names) > 1 else names[0]
 
 
 def _of_partition(query: str, where: str) -> exp.Query:

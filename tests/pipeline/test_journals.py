@@ -25,7 +25,17 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import StoreError
 from schemas.manifest import Usage
-from stages.journal import CallRecord, Record, RowRecord, VoidRecord, decode_segment, encode_record, encode_segment
+from stages.journal import (
+    CallRecord,
+    Known,
+    Record,
+    RowRecord,
+    VoidRecord,
+    decode_segment,
+    encode_record,
+    encode_segment,
+    record_of,
+)
 
 DAY = "day=2026-11-01"
 NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -240,6 +250,21 @@ def test_what_no_current_generation_has_rested_on_for_so_long_is_dropped() -> No
     assert at(291, row("n3", at=days(291).timestamp()), ["1"]) == {"a", "asked", "n2", "n3"}, "a in use throughout"
     assert at(300, row("n4", at=days(300).timestamp()), ["1"], "other") >= {"a", "asked"}, "its stage changed just now"
     assert at(391, row("n5", at=days(391).timestamp()), ["1"], "other") == {"n5"}
+
+
+def test_an_answer_that_was_voided_does_not_come_back_when_the_row_it_was_voided_for_is_gone() -> None:
+    store = MemoryStore(uuid.uuid4().hex, now=lambda: NOW)
+    now = NOW.timestamp()
+    void = VoidRecord("stage", "shared", "id-b", (), "rejects-retry", now + 1, answer=True)
+    old, new = (row("shared", id="id-a", at=at) for at in (now, now + 2))
+    put(store, [old, void, replace(new, answer='{"new": 1}')])
+    in_use = InUse(pl.Series(["id-a"], dtype=pl.String), frozenset(("stage",)), KEEP)
+    for day in (1, 200):
+        compact(store, DAY, days(day), in_use)
+        put(store, [row(f"n{day}", at=days(day).timestamp())])
+    (*_, newest) = sorted(store.list(f"{ids.journal_folder(DAY)}compact-"), key=lambda info: info.modified)
+    known = Known(record for body in pl.read_parquet(store.get(newest.key))["body"] if (record := record_of(body)))
+    assert known.rows["stage", "shared"].answer == '{"new": 1}'
 
 
 # Readers at work ----------------------------------------------------------------------------------------------------

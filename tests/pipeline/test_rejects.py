@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.enrich import REJECTS
 from pipeline.journals import Reading, read_segments
-from pipeline.rejects import Rejects, all_rejects, classes, void
+from pipeline.rejects import Rejects, all_rejects, classes, to_ask_again, void
 from pipeline.reports import write_outcome
 from pipeline.stores import MemoryStore
 from schemas import ids
@@ -32,10 +32,9 @@ def reject(at: int, *calls: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_retry_voids_the_reject_and_the_call_that_it_names_and_keeps_all_others() -> None:
+def test_a_retry_voids_the_reject_and_its_last_call_and_keeps_all_others() -> None:
     store = MemoryStore(uuid.uuid4().hex)
-    nobody = {**reject(2), "row_fingerprint": ""}
-    found = Rejects(FILE, 1, pl.DataFrame([reject(0, "q3"), reject(1), nobody], schema=pl.Schema(REJECTS)))
+    found = Rejects(FILE, 1, pl.DataFrame([reject(0, "q1", "q2", "q3"), reject(1)], schema=pl.Schema(REJECTS)))
     assert void(store, found) == 2
     keys = [info.key for info in store.list(ids.journal_segments(FILE))]
     records = [record for records in read_segments(store, keys, Reading()) for record in records]
@@ -45,6 +44,26 @@ def test_a_retry_voids_the_reject_and_the_call_that_it_names_and_keeps_all_other
     known = Known([call("q1"), call("q2"), call("q3"), rejected, row("other"), *records])
     assert set(known.calls) == {("q1", 0), ("q2", 0)}
     assert set(known.rows) == {("stage", "other")}
+
+
+def test_of_an_answer_that_a_later_stage_rejected_all_calls_are_voided() -> None:
+    store = MemoryStore(uuid.uuid4().hex)
+    found = Rejects(FILE, 1, pl.DataFrame([{**reject(0, "q1", "q2"), "answered": True}], schema=pl.Schema(REJECTS)))
+    assert void(store, found) == 1
+    keys = [info.key for info in store.list(ids.journal_segments(FILE))]
+    records = [record for records in read_segments(store, keys, Reading()) for record in records]
+    known = Known([call("q1"), call("q2"), row("r0"), *records])
+    assert (known.rows, known.calls) == ({}, {})
+
+
+def test_only_what_a_model_caused_is_asked_again() -> None:
+    nobody = {**reject(1, "q"), "row_fingerprint": ""}
+    other = {**reject(2), "error": "other"}
+    frame = pl.DataFrame([reject(0), nobody, other], schema=pl.Schema(REJECTS))
+    found = [Rejects(FILE, 1, frame), Rejects("file=b", 1, frame[1:2]), Rejects("file=c", 1, frame[:0])]
+    assert [list(chosen.rows["row_id"]) for chosen in to_ask_again(found)] == [["id-0", "id-2"]]
+    assert [list(chosen.rows["row_id"]) for chosen in to_ask_again(found, "other")] == [["id-2"]]
+    assert to_ask_again(found, "none such") == []
 
 
 async def test_rejects_are_told_by_class_and_healed_rows_take_their_place(tmp_path: Path) -> None:
@@ -58,6 +77,20 @@ async def test_rejects_are_told_by_class_and_healed_rows_take_their_place(tmp_pa
     assert void(bench.store, found) == 1, "two rows that are equal are asked for once"
     again = await bench.one(job, reprocess="all")
     assert (again.counts.rejected, again.reuse.rows_reused) == (2, 8), "asked again, and refused again"
+
+
+async def test_a_check_of_what_a_stage_could_not_write_asks_no_other_stage_again(tmp_path: Path) -> None:
+    """Of a row that `mood` rejected and a check rejects for it, `mood` is the cause, and not what came before."""
+    bench = Bench(tmp_path)
+    bench.write(rows(4).with_columns(note=pl.Series(["a", "b", None, "c"])))
+    mood = {**EXTRACT, "name": "mood", "prompt": "{{ note }}", "output": {"mood": "str"}, "when_empty": "reject"}
+    rule = {"name": "known", "sql": "mood IS NOT NULL"}
+    checks = {"name": "sane", "uses": "checks", "with": {"rules": [rule]}}
+    await bench.one(bench.job(stages=[EXTRACT, {**mood, "on_reject": "null"}, checks]))
+    (found,) = all_rejects(bench.store)
+    assert sorted(found.rows["stage"]) == ["mood", "sane"]
+    (again,) = to_ask_again([found])
+    assert list(again.rows["stage"]) == ["mood"]
 
 
 async def test_rejects_of_what_was_not_published_hide_those_of_the_generation_before(tmp_path: Path) -> None:

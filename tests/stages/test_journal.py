@@ -14,6 +14,7 @@ from stages.journal import (
     CallRecord,
     Journal,
     Known,
+    NodeRecord,
     Record,
     RowRecord,
     UnknownFormat,
@@ -166,6 +167,7 @@ def test_what_is_voided_counts_no_more_and_what_came_after_does_whatever_the_ord
         a_void("healed", at=2.0),
         a_void("kept", at=2.0),
         a_void("asked again", "q", at=2.0, answer=True),
+        *(NodeRecord("s", "rejected", "id", "0", f"node {at}", (), "run", at) for at in (1.0, 3.0, 4.0)),
     ]
     draw.shuffle(facts)
     known = Known(facts)
@@ -173,6 +175,21 @@ def test_what_is_voided_counts_no_more_and_what_came_after_does_whatever_the_ord
         "healed": "new", "kept": "old", "asked again": "new",
     }  # fmt: skip
     assert {key[0]: call.raw for key, call in known.calls.items()} == {"q": "3.0", "p": "1.0"}
+    assert {node.output for nodes in known.nodes.values() for node in nodes.values()} == {"node 3.0"}
+
+
+async def test_what_is_noted_after_a_void_counts_though_this_clock_is_behind_the_one_of_who_voided() -> None:
+    store = Segments()
+    journal = store.journal()
+    for record in (a_row("r", at=1.0), a_call("q", at=1.0), a_void("r", "q", at=100.0, answer=True)):
+        journal.known.add(record)
+    await journal.append(a_call("q", raw="new", at=50.0))
+    await journal.append(a_row("r", at=51.0, answer="new"))
+    await journal.close()
+    again = Known([a_void("r", "q", at=100.0, answer=True), a_row("r", at=1.0), a_call("q", at=1.0), *store.records])
+    for known in (journal.known, again):
+        assert known.rows["s", "r"].answer == "new"
+        assert known.calls["q", 0].raw == "new"
 
 
 # Flushing ----------------------------------------------------------------------------------------------------------

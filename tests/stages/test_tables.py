@@ -244,6 +244,18 @@ def test_checks_name_what_a_row_breaks() -> None:
         failing.apply(ROWS)
 
 
+def test_checks_tell_which_columns_each_looks_at() -> None:
+    columns = pa.schema([("a", pa.int64()), ("who", pa.struct([("a", pa.int64())])), ("s", pa.string())])
+    rules = [
+        {"name": "nested", "sql": "who.a > 1"},
+        {"name": "told", "sql": "rows.who.a > 1 AND rows.s <> 'x'"},
+        {"name": "twice", "sql": "a > 1"},
+        {"name": "twice", "sql": "s IS NOT NULL"},
+    ]
+    judged = a_stage("checks", {"rules": rules}, columns).judged
+    assert judged == {"nested": {"who"}, "told": {"who", "s"}, "twice": {"a", "s"}}
+
+
 TEXTS = [
     "The quick brown fox jumps over the lazy dog near the river bank today",
     "A wholly different sentence about invoices, refunds and late parcels in the mail",
