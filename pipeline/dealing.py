@@ -58,11 +58,10 @@ class Gathered:
     def deal(self, wanted: pl.DataFrame, folder: Path) -> dict[int, Path]:
         """A file for each batch. `wanted` has columns `batch`, `key` (an identity or row fingerprint, hashed), and
         `calls`: whether single calls (and nodes) may still be of use, or only the outcome."""
-        useful = pl.col("calls") | ~pl.col("kind").is_in(["call", "node"])
-        by_id = self.keys.rename({"id": "on"}).drop("key")
-        by_key = self.keys.rename({"key": "on"}).drop("id")
-        pairs = pl.concat([by_id, by_key.select(by_id.columns)]).join(wanted, left_on="on", right_on="key")
-        matched = pairs.filter(useful).select("at", "batch").unique()
+        single = pl.col("kind").is_in(["call", "node"]).alias("single")
+        pairs = pl.concat(self.keys.select("at", single, pl.col(name).alias("key")) for name in ("id", "key"))
+        useful = pairs.join(wanted, on="key").filter(pl.col("calls") | ~pl.col("single"))
+        matched = useful.select("at", "batch").unique()
         files: dict[int, Path] = {}
         for bodies in self._bodies():
             found = matched.join(bodies, on="at").sort("at")

@@ -6,6 +6,7 @@ ranges.
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from stages.fingerprints import fingerprints
 from stages.journal import Known, decode_segment
 
 Note = Callable[[int], None]
-_THREADS = 4
+_THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition
 _GUESSED_CALLS = 3  # of each node, where a graph does not say how often it asks
 
 

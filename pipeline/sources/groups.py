@@ -14,10 +14,11 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """Values by key, the least recently used dropped once their sizes add up to more than `limit`."""
+    """Values by key, the least recently used dropped once there are more than `most`, or their sizes add up to more
+    than `limit`."""
 
-    def __init__(self, limit: int, size: Callable[[T], int]) -> None:
-        self._limit, self._size = limit, size
+    def __init__(self, limit: int, size: Callable[[T], int], most: int) -> None:
+        self._limit, self._size, self._most = limit, size, most
         self._held: OrderedDict[Hashable, Future[T]] = OrderedDict()
         self._sizes: dict[Hashable, int] = {}
         self._lock = threading.Lock()
@@ -47,7 +48,7 @@ class Recent(Generic[T]):
         with self._lock:
             if key in self._held:
                 self._sizes[key] = size
-            while sum(self._sizes.values()) > self._limit:
+            while len(self._sizes) > self._most or sum(self._sizes.values()) > self._limit:
                 oldest = next(held for held in self._held if held in self._sizes)
                 del self._held[oldest], self._sizes[oldest]
 
@@ -65,5 +66,6 @@ def _footer_bytes(metadata: Any) -> int:
     return int(metadata.serialized_size)
 
 
-GROUPS: Recent[pa.Table] = Recent(48 * 1024 * 1024, _table_bytes)
-FOOTERS: Recent[pq.FileMetaData] = Recent(16 * 1024 * 1024, _footer_bytes)
+# The batches at work are at most some tens, each in one group; large groups are fewer, and read again where they must.
+GROUPS: Recent[pa.Table] = Recent(48 * 1024 * 1024, _table_bytes, most=24)
+FOOTERS: Recent[pq.FileMetaData] = Recent(16 * 1024 * 1024, _footer_bytes, most=1_000)
