@@ -412,6 +412,7 @@ def _published(
         counts=manifest.counts if manifest is not None else published.counts,
         reuse=published.reuse,
         shares=manifest.shares if manifest is not None else {},
+        warnings=len(manifest.warnings) if manifest is not None else 0,
         usage=manifest.usage
         if manifest is not None
         else journals.usage_of_run(store, request.partition, request.ref.run),

@@ -62,10 +62,13 @@ class Garbage:
     kept: int = 0
 
 
-def find(store: Store, *, older_than: dt.timedelta, keep_superseded: dt.timedelta, now: dt.datetime) -> Garbage:
-    """Everything that may go. Reads only."""
+def find(
+    store: Store, partition: str | None = None, *, older_than: dt.timedelta, keep_superseded: dt.timedelta,
+    now: dt.datetime,
+) -> Garbage:  # fmt: skip
+    """Everything that may go, or what is one partition's. Reads only."""
     before = now - older_than
-    uploads = list(store.stale_uploads(before))
+    uploads = list(store.stale_uploads(before)) if partition is None else []
     litter = [
         *_parts(store, before, min(before, now - keep_superseded), min(before, now - UNCOMMITTED)),
         *_staging(store, min(before, now - UNCOMMITTED)),
@@ -77,6 +80,8 @@ def find(store: Store, *, older_than: dt.timedelta, keep_superseded: dt.timedelt
         ),
         *(Litter("uploads", upload.key, 0) for upload in uploads),
     ]
+    if partition is not None:
+        litter = [one for one in litter if one.partition == partition]
     held = open_runs(store)
     wanted = [one for one in litter if not held.holds(one)]
     return Garbage(wanted, uploads, held, len(litter) - len(wanted))

@@ -77,7 +77,7 @@ def publish(
         raise refusal
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     if not opened.whole and parent is not None and parent.whole:
-        return Published(None, counts, reuse)
+        return Published(None, counts.model_copy(update={"out": 0}), reuse)
     load_dataset(store, plan.pipeline)
     refuse_breaking(store, job.columns, job.keys, new_version=plan.selection.new_version)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:

@@ -12,7 +12,7 @@ from schemas.errors import ObjectMissing
 from schemas.manifest import Noun, Share
 from schemas.messages import Failure, FinaliseRequest, Page, PartitionResult, RunResult, RunState, Totals
 
-_USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError", "PlanOutdated"))
+_USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError", "PlanOutdated", "SchemaChanged"))
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
 
 

@@ -50,8 +50,12 @@ def usage_so_far(store: Store, run: str) -> Usage:
     return sum((found for _, found in _begun(store, run, list(_planned(store, run)), ended)), usage)
 
 
-def _begun(store: Store, run: str, lines: list[PlannedPartition], ended: set[str]) -> Iterator[tuple[str, Usage]]:
+def at_work(store: Store, run: str, ended: set[str]) -> dict[str, Usage]:
     """Partitions that a run has begun and not ended, and what it paid for there."""
+    return dict(_begun(store, run, list(_planned(store, run)), ended))
+
+
+def _begun(store: Store, run: str, lines: list[PlannedPartition], ended: set[str]) -> Iterator[tuple[str, Usage]]:
     untouched = 0
     for line in lines:
         partition = line.key

@@ -11,7 +11,7 @@ import orjson
 import polars as pl
 
 from pipeline import commit as commits
-from pipeline import journals, plans, reports
+from pipeline import journals, plans, reports, standing
 from pipeline.journals import Reading
 from pipeline.rejects import read_rejects
 from pipeline.reports import Report
@@ -134,6 +134,7 @@ def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -
     """All that were selected, those that were not run too, with the reason; what went wrong first."""
     ended = {result.partition: result for result in results}
     planned = {line.key: line for line in plans.planned_lines(store, report.run, report.plan)}
+    begun = standing.at_work(store, report.run, set(ended)) if report.finished_at is None else {}
     found = []
     for key in planned.keys() | ended.keys():
         plan, result = planned.get(key), ended.get(key)
@@ -148,16 +149,21 @@ def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -
             )  # fmt: skip
         elif plan is not None and not plan.run:
             found.append(Line(partition=key, outcome="unchanged", reason=plan.reason))
-        else:
+        elif report.finished_at is not None:
             found.append(Line(partition=key, outcome="not_run", reason=_not_begun(report)))
-    order = ("failed", "cancelled", "not_run", "published", "unchanged")
+        elif (usage := begun.get(key)) is not None:
+            paid = {"calls": usage.calls, "cost_usd": usage.cost_usd}
+            found.append(Line(partition=key, outcome=report.state, reason=report.reason, **paid))
+        else:
+            found.append(Line(partition=key, outcome="not_begun"))
+    order = ("failed", "cancelled", "paused", "running", "not_run", "not_begun", "published", "unchanged")
     return sorted(found, key=lambda line: (order.index(line.outcome), line.partition))
 
 
 def _not_begun(report: Report) -> str:
     if report.stop is not None:
         return f"not begun: {report.stop.message}"
-    return "not begun: the run was cancelled" if report.state == "cancelled" else "not begun yet"
+    return "not begun: the run was cancelled" if report.state == "cancelled" else "not begun"
 
 
 # Records -----------------------------------------------------------------------------------------------------------

@@ -104,6 +104,8 @@ class DuplicateKeys(PartitionError):
 class SchemaChanged(PartitionError):
     """The output's schema is not an additive change of the dataset's."""
 
+    exit_code = 2
+
 
 class ChecksFailed(PartitionError):
     """A check of severity `block` found rows that break it."""

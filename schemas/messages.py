@@ -275,7 +275,8 @@ class CloseRequest(Message):
 
 
 class PartitionResult(Message):
-    """How a partition ended. `error` and `message` only where it was not published."""
+    """How a partition ended. `error` and `message` only where it was not published; `warnings`: how many its manifest
+    has."""
 
     partition: str
     outcome: Outcome
@@ -287,6 +288,7 @@ class PartitionResult(Message):
     error: str = ""
     message: str = ""
     stops_run: bool = False
+    warnings: int = 0
 
 
 # A run -------------------------------------------------------------------------------------------------------------
@@ -416,6 +418,7 @@ class Progress(Message):
     rows_done: int
     rejected: int
     running: tuple[str, ...]
+    held: tuple[str, ...] = ()  # of those: by another run
     finished: tuple[PartitionResult, ...] = ()
     finished_before: int = 0  # finished ones that are not in `finished`, which holds the latest
     waiting: str = ""

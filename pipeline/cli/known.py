@@ -49,7 +49,8 @@ async def report_of(engine: Engine | None, store: Store, request: Request) -> Re
         return done
     so_far = await asyncio.to_thread(running_report, Run(request, store, None, "joined"))
     if standing is None:
-        return so_far.model_copy(update={"state": "paused", "reason": IDLE})
+        why = so_far.stop.message if so_far.stop is not None else IDLE
+        return so_far.model_copy(update={"state": "paused", "reason": why})
     told = await progress_of(standing.handle)
     if told is not None:
         counted = {"total": told.totals.total, "unchanged": told.totals.unchanged}

@@ -1,6 +1,7 @@
 """Arguments and flags that several commands share, and what they amount to."""
 
 import math
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +43,16 @@ MaxCost = Annotated[
     typer.Option("--max-cost", metavar="USD", callback=_usd, help="Pause before more than this is spent."),
 ]
 DEFAULT_SPEC = Path("tandem.yaml")
+
+
+def is_key(text: str) -> bool:
+    """Is it a partition's key, and no file's name?"""
+    return re.match(r"[^/.]+=", text) is not None and not Path(text).exists()
+
+
+def spec_and_key(spec: Path, key: str | None) -> tuple[Path, str | None]:
+    """SPEC and KEY may each be left out: a key alone means the spec of this folder."""
+    return (DEFAULT_SPEC, str(spec)) if key is None and is_key(str(spec)) else (spec, key)
 
 
 def selection_of(

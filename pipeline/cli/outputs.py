@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from pipeline import consume, garbage
 from pipeline.cli.console import Screen, counted
+from pipeline.cli.options import is_key
 from pipeline.cli.results import show_rows
 from pipeline.export import ENDINGS, export
 from pipeline.lakes import lake_of
@@ -24,9 +24,7 @@ _NOTHING = "Nothing is published yet. Start with: tandem run"
 
 
 def _sink(path: Path, key: str | None) -> tuple[Store, str | None]:
-    """The sink of a spec, and the key that is asked for; a key alone means the spec of this folder."""
-    if key is None and _is_key(str(path)):
-        path, key = Path("tandem.yaml"), str(path)
+    """The sink of a spec, and the key that is asked for. Raises UsageError for one that is not published."""
     store = _open(path)[0]
     if key is not None and key not in consume.partitions(store):
         raise UsageError(f"{key}: no such partition is published.", hint="See: tandem outputs ls")
@@ -39,13 +37,9 @@ def _open(path: Path) -> tuple[Store, Spec]:
     return open_store(spec.sink.path, base=path.absolute().parent), spec
 
 
-def _is_key(text: str) -> bool:
-    return re.match(r"[^/.]+=", text) is not None and not Path(text).exists()
-
-
-def ls_command(path: Path, screen: Screen) -> int:
+def ls_command(path: Path, key: str | None, screen: Screen) -> int:
     """A line a partition."""
-    found = list(consume.manifests(_sink(path, None)[0]))
+    found = list(consume.manifests(*_sink(path, key)))
     if screen.json:
         screen.document(
             [
@@ -105,20 +99,20 @@ def files_command(path: Path, key: str | None, screen: Screen) -> int:
 def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
     """A table of the first rows."""
     store, key = _sink(path, key)
+    written = [name for stage in _open(path)[1].stages for name in stage.output]
     frame = consume.head(store, rows, key)
     if screen.json:
         screen.document([] if frame is None else frame.to_dicts())
     elif frame is None:
         screen.say(_NOTHING)
     elif not screen.quiet:
-        show_rows(frame, new=frame.columns[-5:])
+        show_rows(frame, new=[name for name in frame.columns if name in written] or frame.columns[-5:])
     return 0
 
 
 def verify_command(path: Path, key: str | None, screen: Screen) -> int:
     """A line a problem; exit code 1 where there is one."""
     store, key = _sink(path, key)
-    path = Path("tandem.yaml") if _is_key(str(path)) else path
     lake = lake_of(expanded(load_spec(path)), path.absolute().parent, store)
     with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
         found = verify(store, key, lake=lake)
@@ -137,7 +131,7 @@ def verify_command(path: Path, key: str | None, screen: Screen) -> int:
 def export_command(arguments: Sequence[str], screen: Screen) -> int:
     """One file of what is published. SPEC and KEY may be left out; the file is told by its ending."""
     ending = [at for at, text in enumerate(arguments) if text.endswith(ENDINGS)]
-    files = [at for at in ending if not _is_key(arguments[at])] or ending
+    files = [at for at in ending if not is_key(arguments[at])] or ending
     if not files or len(arguments) > 3:
         raise UsageError(
             "outputs export takes [SPEC] [KEY] and one file that ends in .csv, .parquet or .ndjson.",
@@ -145,7 +139,7 @@ def export_command(arguments: Sequence[str], screen: Screen) -> int:
         )
     target = Path(arguments[files[-1]])
     rest = [text for at, text in enumerate(arguments) if at != files[-1]]
-    keys = [text for text in rest if _is_key(text)]
+    keys = [text for text in rest if is_key(text)]
     specs = [text for text in rest if text not in keys]
     if len(keys) > 1 or len(specs) > 1:
         raise UsageError(f"outputs export: {rest} are not a SPEC and a KEY.", hint="See: tandem outputs export --help")
@@ -161,11 +155,11 @@ def export_command(arguments: Sequence[str], screen: Screen) -> int:
 _DRY = "Nothing was removed; with --yes it is."
 
 
-def gc_command(path: Path, older_than: dt.timedelta, yes: bool, screen: Screen) -> int:
-    """What may go, by kind; and with `yes` it goes."""
+def gc_command(path: Path, key: str | None, older_than: dt.timedelta, yes: bool, screen: Screen) -> int:
+    """What may go (of one partition), by kind; and with `yes` it goes."""
     store, spec = _open(path)
     now = dt.datetime.now(dt.UTC)
-    found = garbage.find(store, older_than=older_than, keep_superseded=spec.sink.keep_superseded, now=now)
+    found = garbage.find(store, key, older_than=older_than, keep_superseded=spec.sink.keep_superseded, now=now)
     litter = garbage.remove(store, found) if yes else found.litter
     number, size = Counter(one.kind for one in litter), Counter[str]()
     for one in litter:

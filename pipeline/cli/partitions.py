@@ -113,8 +113,6 @@ def _iso(when: dt.datetime) -> str:
 
 def show_command(path: Path, key: str | None, screen: Screen) -> int:
     """All that is known of one partition: both facts, the rows that moved, and its generations."""
-    if key is None and "=" in path.name and not path.exists():
-        path, key = Path("tandem.yaml"), str(path)
     if key is None:
         raise UsageError("Which partition?", hint=f"{command()} partitions show KEY, for example day=2026-11-01")
     store, job = _opened(path, screen)
@@ -157,6 +155,8 @@ def _show(standing: Standing, rows: dict[str, int] | None, history: list[Manifes
         cost = money(manifest.usage.cost_usd)
         screen.result(f"  generation {said['generation']}: {said['kind']} by {said['run']} at {said['at']}, "
                       f"{said['rows']:,} rows, {counted(said['calls'], 'call')}, {cost}")  # fmt: skip
+        for warning in manifest.warnings:
+            screen.result(f"    {warning}")
 
 
 def _generation(manifest: Manifest) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import typer
 
+from pipeline import consume
 from pipeline.cli.console import Screen, counted
 from pipeline.cli.environment import command
 from pipeline.cli.run import RunOptions, run_command
@@ -20,7 +21,10 @@ from schemas.errors import UsageError
 def _found(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:
     spec, base = read_spec(path)
     store = sink_of(spec, base)
-    return store, list(all_rejects(store, key))
+    found = list(all_rejects(store, key))
+    if key is not None and not found and key not in consume.partitions(store):
+        raise UsageError(f"{key}: no such partition is published.", hint=f"See: {command()} rejects ls {path}")
+    return store, found
 
 
 def ls_command(path: Path, key: str | None, screen: Screen) -> int:

@@ -91,6 +91,8 @@ def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
     for row in rows.select(columns).iter_rows():
         table.add_row(*(_cell(value) for value in row))
     out.print(table)
+    if left := [name for name in rows.columns if name not in columns]:
+        out.print(f"Not shown: {shown(', '.join(left))}", markup=False, soft_wrap=True)
 
 
 def _cell(value: object) -> Text:

@@ -85,7 +85,7 @@ class AtWork:
         self.rejected = told.rejected
         self.calls = told.totals.usage.calls
         self.cost_usd = told.totals.usage.cost_usd
-        self.whole = len(told.running) <= _LOOKED_AT
+        self.whole = len(_at_work_of(told)) <= _LOOKED_AT
         self.budget_usd: float | None = None
         self.waiting = ""
 
@@ -109,11 +109,16 @@ class AtWork:
 
 async def _at_work(client: Client, run: Run, told: Told) -> AtWork:
     found = AtWork(told)
-    for partition in told.running[:_LOOKED_AT]:
+    for partition in _at_work_of(told)[:_LOOKED_AT]:
         handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
         with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
             await found.add(handle)
     return found
+
+
+def _at_work_of(told: Told) -> list[str]:
+    """Its own partitions: of one that is held, the workflow of that id is another run's."""
+    return [partition for partition in told.running if partition not in told.held]
 
 
 class _Budget:
@@ -227,6 +232,8 @@ def line(result: PartitionResult) -> str:
         reused = result.reuse.rows_reused + result.reuse.rows_shared
         if reused:
             extra.append(f"{reused:,} without a call")
+        if result.warnings:
+            extra.append(f"{counted(result.warnings, 'warning')}: tandem partitions show {result.partition}")
         more = f" ({', '.join(extra)})" if extra else ""
         made = f"{counted(counts.out, 'row')}{more}, {counted(result.usage.calls, 'call')}"
         return f"✓ {result.partition}: {made}, generation {result.generation}"

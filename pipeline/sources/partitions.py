@@ -65,13 +65,14 @@ def _said(kind: pa.DataType) -> str:
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
 
 
-def keys_of(values: pl.Series, partition: Partition, name: str) -> pl.Series:
-    """The partition key of each value (by time or column). Raises SourceError for a null unless `nulls: own`."""
+def keys_of(values: pl.Series, partition: Partition, name: str, *, start: int = 0, file: str = "") -> pl.Series:
+    """The partition key of each value (by time or column), which are those of a file from row `start`. Raises
+    SourceError for a null unless `nulls: own`."""
     if values.null_count() and partition.nulls == "error":
-        row = values.is_null().arg_max()
+        row = start + int(values.is_null().arg_max() or 0) + 1
         raise SourceError(
-            f"partition.column = {values.name!r} is null in {values.null_count():,} row(s), the first is row {row} "
-            "of its part of the source.",
+            f"partition.column = {values.name!r} is null in {values.null_count():,} row(s), first in row {row:,} of "
+            f"{file or 'the source'}, a header not counted.",
             hint="Mend the rows, or say partition.nulls: own to give them a partition of their own.",
         )
     try:

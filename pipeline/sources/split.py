@@ -173,14 +173,15 @@ class _Splitter:
         for at, start, frame in self.reader.frames():
             if not frame.height:  # a header alone
                 continue
-            yield at, start, frame, self._keys(at, seen, frame)
+            yield at, start, frame, self._keys(at, start, seen, frame)
             seen += frame.height
             self.note(frame.height)
 
-    def _keys(self, file: int, seen: int, frame: pl.DataFrame) -> pl.Series:
+    def _keys(self, file: int, start: int, seen: int, frame: pl.DataFrame) -> pl.Series:
         by = self.partition.by
         if by in ("time", "column"):
-            return keys_of(frame[self.partition.column or ""], self.partition, self.name)
+            column, relative = frame[self.partition.column or ""], self.listing.files[file].relative
+            return keys_of(column, self.partition, self.name, start=start, file=relative)
         if by == "rows":
             blocks = pl.int_range(seen, seen + frame.height, eager=True) // self.partition.rows
             keys = {block: self._block(block) for block in blocks.unique().to_list()}

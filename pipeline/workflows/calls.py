@@ -18,7 +18,8 @@ R = TypeVar("R", bound=Message)
 
 
 async def call(name: str, request: Message, result: type[R], *, within: timedelta = LONG, whole: bool = False) -> R:
-    """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known."""
+    """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known;
+    see `stop_if_cancelled`."""
     kind = workflow.ActivityCancellationType
     found = await workflow.execute_activity(
         name,
@@ -40,6 +41,14 @@ async def call_to_the_end(name: str, request: Message, result: type[R]) -> R:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         return await task
+
+
+def stop_if_cancelled() -> None:
+    """Raise the cancel that came while something was waited for to its end, and which that swallowed: it may have ended
+    as if nothing had happened, as a batch does that was handed back at that moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def tell_hook(request: NotifyRequest) -> None:

@@ -24,7 +24,7 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.calls import call, call_to_the_end, cause_of, stop_if_cancelled
     from pipeline.workflows.funds import Shortages
     from pipeline.workflows.row import RowWorkflow
     from schemas import ids
@@ -234,6 +234,7 @@ class PartitionWorkflow:
                 self._waiting = ""
                 self._say(f"{self._done:,} of {self._rows:,} rows")
                 return
+            stop_if_cancelled()
             if result.by_row is not None:
                 await self._by_row(request, result.by_row)
                 continue
@@ -297,6 +298,7 @@ class PartitionWorkflow:
                 self._short.at_work -= 1
             if not result.short:
                 return
+            stop_if_cancelled()
 
     async def _publish(self, opened: Opened, receipts: list[str]) -> PartitionResult:
         given = self._given

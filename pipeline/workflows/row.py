@@ -9,7 +9,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.calls import call
+    from pipeline.workflows.calls import call, stop_if_cancelled
     from schemas.messages import RowInput, RowResult, Spent, StepResult
 
 _AGAIN = timedelta(seconds=0.5)
@@ -29,6 +29,7 @@ class RowWorkflow:
                 return RowResult(spent=spent)
             if step.state == "short":
                 return RowResult(short=True, needed=step.needed, spent=spent)
+            stop_if_cancelled()
             if step.state == "more":
                 pause = _AGAIN
             else:

@@ -57,6 +57,25 @@ def test_what_is_sound_is_said_to_be(published: Project) -> None:
     assert "all is as published" in published.tandem("outputs", "verify", DAYS[0]).ok().out
 
 
+def test_a_key_may_be_named_with_and_without_the_spec(published: Project) -> None:
+    for named in ((DAYS[1],), ("tandem.yaml", DAYS[1])):
+        (line,) = published.tandem("outputs", "ls", *named, "--json").ok().json
+        assert (line["partition"], line["rows"]) == (DAYS[1], 10)
+        assert DAYS[0] not in published.tandem("outputs", "head", *named).ok().out
+        assert published.tandem("outputs", "gc", *named, "--json").ok().json["objects"] == 0
+        for command in (("rejects", "ls"), ("rejects", "show"), ("rejects", "retry"), ("partitions", "show")):
+            assert published.tandem(*command, *named).code == 0
+    for command in (("outputs", "ls"), ("rejects", "ls"), ("partitions", "show")):
+        wrong = published.tandem(*command, "day=2020-01-01")
+        assert (wrong.code, "day=2020-01-01: no such partition" in wrong.err) == (2, True)
+
+
+def test_columns_that_do_not_fit_are_named(published: Project) -> None:
+    shown = published.tandem("outputs", "head").ok().out
+    assert "Not shown: day" in shown
+    assert "summary" in shown
+
+
 def test_each_damage_is_found_and_named(published: Project) -> None:
     """A flipped byte, a truncated file, a deleted one, a foreign one: a line each, and exit code 1."""
     flipped, cut, gone = (part(published, day) for day in DAYS)

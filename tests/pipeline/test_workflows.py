@@ -6,8 +6,9 @@ import asyncio
 import datetime as dt
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -570,6 +571,25 @@ async def test_progress_is_told_while_a_run_is_at_work(client: Client) -> None:
         assert (said.totals.total, said.totals.published, said.totals.unchanged) == (3, 1, 1)
         go.set()
         await ended(run)
+
+
+async def test_a_batch_that_is_handed_back_just_when_the_run_is_cancelled_is_not_begun_again(client: Client) -> None:
+    async def handing_back(request: BatchRequest, nth: int) -> BatchResult:
+        with suppress(asyncio.CancelledError):
+            await beat_until(asyncio.Event())
+        return BatchResult(state="handed_back", reason="the worker is shutting down")
+
+    fakes = Fakes([planned(A)], on={"enrich_batch": handing_back})
+    async with at_work(client, fakes) as bench:
+        run = await bench.start()
+        await until(lambda: bool(fakes.of("enrich_batch")))
+        await run.cancel()
+        async with asyncio.timeout(20):
+            result = await ended(run)
+    assert result.state == "cancelled"
+    assert max(Counter(said.batch for said in fakes.of("enrich_batch")).values()) == 1
+    (close,) = fakes.of("close", A)
+    assert (close.outcome, bool(close.fence)) == ("cancelled", True)
 
 
 async def test_what_batches_of_a_partition_have_spent_is_told_though_they_are_over(client: Client) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import Screen
-from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, SpecArgument, duration
+from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, SpecArgument, duration, spec_and_key
 from pipeline.cli.process import go
 from schemas.errors import UsageError
 
@@ -14,13 +14,13 @@ app = typer.Typer(help="The published dataset: ls, files, head, verify, export, 
 
 
 @app.command(name="ls")
-def outputs_ls(spec: SpecArgument = DEFAULT_SPEC, json: Json = False) -> None:
+def outputs_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
     """What is published: a line a partition."""
 
     async def work() -> int:
         from pipeline.cli.outputs import ls_command
 
-        return await asyncio.to_thread(ls_command, spec, Screen(json=json))
+        return await asyncio.to_thread(ls_command, *spec_and_key(spec, key), Screen(json=json))
 
     go(work)
 
@@ -32,7 +32,7 @@ def outputs_files(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, js
     async def work() -> int:
         from pipeline.cli.outputs import files_command
 
-        return await asyncio.to_thread(files_command, spec, key, Screen(json=json))
+        return await asyncio.to_thread(files_command, *spec_and_key(spec, key), Screen(json=json))
 
     go(work)
 
@@ -49,7 +49,7 @@ def outputs_head(
     async def work() -> int:
         from pipeline.cli.outputs import head_command
 
-        return await asyncio.to_thread(head_command, spec, key, rows, Screen(json=json))
+        return await asyncio.to_thread(head_command, *spec_and_key(spec, key), rows, Screen(json=json))
 
     go(work)
 
@@ -61,7 +61,7 @@ def outputs_verify(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, j
     async def work() -> int:
         from pipeline.cli.outputs import verify_command
 
-        return await asyncio.to_thread(verify_command, spec, key, Screen(json=json))
+        return await asyncio.to_thread(verify_command, *spec_and_key(spec, key), Screen(json=json))
 
     go(work)
 
@@ -86,6 +86,7 @@ def outputs_export(
 @app.command(name="gc")
 def outputs_gc(
     spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
     older_than: Annotated[str, typer.Option(metavar="D", help="Only what is older than 12h, 7d, …")] = "1d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; so it does without --yes.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it.")] = False,
@@ -98,6 +99,7 @@ def outputs_gc(
 
         if dry_run and yes:
             raise UsageError("--dry-run and --yes: which of the two?", hint="Leave one out.")
-        return await asyncio.to_thread(gc_command, spec, duration("--older-than", older_than), yes, Screen(json=json))
+        age = duration("--older-than", older_than)
+        return await asyncio.to_thread(gc_command, *spec_and_key(spec, key), age, yes, Screen(json=json))
 
     go(work)

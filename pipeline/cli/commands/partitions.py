@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import Screen
-from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, SpecArgument
+from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, SpecArgument, spec_and_key
 from pipeline.cli.process import go
 
 app = typer.Typer(help="Partitions: what is published, how the last attempt ended.", no_args_is_help=True)
@@ -38,6 +38,6 @@ def partitions_show(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, 
     async def work() -> int:
         from pipeline.cli.partitions import show_command
 
-        return await asyncio.to_thread(show_command, spec, key, Screen(json=json))
+        return await asyncio.to_thread(show_command, *spec_and_key(spec, key), Screen(json=json))
 
     go(work)

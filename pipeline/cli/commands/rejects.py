@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import Screen
-from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, Quiet, SpecArgument, Verbose, Yes
+from pipeline.cli.options import DEFAULT_SPEC, Json, KeyArgument, Quiet, SpecArgument, Verbose, Yes, spec_and_key
 from pipeline.cli.process import go
 
 app = typer.Typer(help="Rejected rows: ls, show, retry.", no_args_is_help=True)
@@ -19,7 +19,7 @@ def rejects_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json:
     async def work() -> int:
         from pipeline.cli.rejects import ls_command
 
-        return await asyncio.to_thread(ls_command, spec, key, Screen(json=json))
+        return await asyncio.to_thread(ls_command, *spec_and_key(spec, key), Screen(json=json))
 
     go(work)
 
@@ -36,7 +36,7 @@ def rejects_show(
     async def work() -> int:
         from pipeline.cli.rejects import show_command
 
-        return await asyncio.to_thread(show_command, spec, key, row, Screen(json=json))
+        return await asyncio.to_thread(show_command, *spec_and_key(spec, key), row, Screen(json=json))
 
     go(work)
 
@@ -56,7 +56,8 @@ def rejects_retry(
     async def work() -> int:
         from pipeline.cli.rejects import RetryOptions, retry_command
 
-        options = RetryOptions(spec=spec, key=key, error=error, yes=yes)
+        path, partition = spec_and_key(spec, key)
+        options = RetryOptions(spec=path, key=partition, error=error, yes=yes)
         return await retry_command(options, Screen(json=json, quiet=quiet))
 
     go(work, verbose=verbose)
