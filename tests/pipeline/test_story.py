@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.story import Seen, Story
+from pipeline.plans import load_request
+from pipeline.standing import standing_report
+from pipeline.story import Seen, Story, lines_of
 from schemas import ids
 from stages.journal import CallRecord, RowRecord
 from tests.cli.support import Project
 from tests.harness.model_server import ModelServer
+from tests.pipeline.jobs import Bench, rows
 
 _MEASURE = """<script>addEventListener("load", () => {
   const plots = [...document.querySelectorAll("svg")].map(svg => [
@@ -58,6 +61,24 @@ def test_calls_are_counted_once_by_when_how_long_and_how_dear() -> None:
 def test_a_run_without_calls_has_a_story() -> None:
     seen = Seen()
     assert (list(seen.moments()), list(seen.bars()), Story().lines) == ([], [], ())
+
+
+async def test_of_a_run_that_has_not_ended_it_is_told_which_partitions_are_at_work(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(rows(4), "a.parquet")
+    bench.write(rows(2, day="2026-11-02"), "b.parquet")
+    job = bench.job(source={"path": "*.parquet"}, partition={"by": "files"})
+    plan = bench.plan(job)
+    opened = bench.open(job, plan, "file=a.parquet")
+    assert opened is not None
+    await bench.enrich(job, plan, opened)
+    request = load_request(bench.store, plan.run)
+    assert request is not None
+    report = standing_report(bench.store, request)
+    told = {line.partition: (line.outcome, line.calls) for line in lines_of(bench.store, report, [])}
+    assert told == {"file=a.parquet": ("running", 4), "file=b.parquet": ("not_begun", 0)}
+    paused = report.model_copy(update={"state": "paused"})
+    assert [line.outcome for line in lines_of(bench.store, paused, [])] == ["paused", "not_begun"]
 
 
 @pytest.fixture
