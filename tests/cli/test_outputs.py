@@ -63,9 +63,9 @@ def test_a_key_may_be_named_with_and_without_the_spec(published: Project) -> Non
         assert (line["partition"], line["rows"]) == (DAYS[1], 10)
         assert DAYS[0] not in published.tandem("outputs", "head", *named).ok().out
         assert published.tandem("outputs", "gc", *named, "--json").ok().json["objects"] == 0
-        for command in (("rejects", "ls"), ("rejects", "show"), ("rejects", "retry"), ("partitions", "show")):
+        for command in (("rejects", "ls"), ("rejects", "show"), ("rejects", "retry")):
             assert published.tandem(*command, *named).code == 0
-    for command in (("outputs", "ls"), ("rejects", "ls"), ("partitions", "show")):
+    for command in (("outputs", "ls"), ("rejects", "ls")):
         wrong = published.tandem(*command, "day=2020-01-01")
         assert (wrong.code, "day=2020-01-01: no such partition" in wrong.err) == (2, True)
 
