@@ -19,7 +19,7 @@ from pipeline.engine import Engine, engine, engine_if_running
 from pipeline.launch import Standing, open_run, progress_of
 from pipeline.planning import Selection
 from pipeline.plans import Request
-from pipeline.rejects import all_rejects, to_ask_again, void_all
+from pipeline.rejects import Rejects, all_rejects, to_ask_again, void_all
 from pipeline.retries import Only, to_retry
 from pipeline.settings import expanded, home_of, temporal_configured
 from pipeline.stores import Store
@@ -151,7 +151,7 @@ async def retry_command(wanted: str | None, only: Only, screen: Screen) -> int:
             )
     keys = await asyncio.to_thread(to_retry, store, request, only)
     if only == "rejects":
-        chosen = to_ask_again(found for key in keys for found in all_rejects(store, key))
+        chosen = await asyncio.to_thread(_rejected, store, keys)
         await void_all(store, chosen)
         keys = [rejects.partition for rejects in chosen]
     if not keys:
@@ -165,6 +165,10 @@ async def retry_command(wanted: str | None, only: Only, screen: Screen) -> int:
     selection = Selection(partitions=tuple(keys), reprocess="all" if again else "stale")
     spec = await asyncio.to_thread(plans.load_spec_of, store, request.spec)
     return await run_spec(spec, Path(request.base), RunOptions(spec=None, selection=selection, yes=True), screen)
+
+
+def _rejected(store: Store, partitions: list[str]) -> list[Rejects]:
+    return to_ask_again(found for key in partitions for found in all_rejects(store, key))
 
 
 async def _told(
