@@ -36,17 +36,10 @@ from schemas.tables import arrow_type, stored_schema
 from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage, unsettled
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
-from stages.journal import (
-    AnswerRecord,
-    CallKey,
-    CallRecord,
-    Journal,
-    Known,
-    RowKey,
-    RowRecord,
-    decode_segment,
-    encode_segment,
-)
+from stages.journal import Journal
+from stages.known import Known
+from stages.records import AnswerRecord, CallKey, CallRecord, RowKey, RowRecord
+from stages.segments import decode_segment, encode_segment
 
 REJECTS = pa.schema(
     [
@@ -153,20 +146,17 @@ async def batch_context(
         known.add(record)
     options = job.spec.journal
     put = journals.segment_writer(store, partition, run, number)
+    spool = None
     if spools is not None:
-        for path, records in spools.left_by_the_dead(store.uri, run, partition, number):
+        attempt = store.uri, run, partition, number
+        for path, records in await asyncio.to_thread(spools.left_by_the_dead, *attempt):
             if records:
                 await put(encode_segment(records))
             for record in records:
                 known.add(record)
-            path.unlink(missing_ok=True)
-    journal = Journal(
-        put,
-        known=known,
-        flush_s=options.flush.total_seconds(),
-        strict=options.strict,
-        spool=spools.open(store.uri, run, partition, number) if spools is not None else None,
-    )
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        spool = await asyncio.to_thread(spools.open, *attempt)
+    journal = Journal(put, known=known, flush_s=options.flush.total_seconds(), strict=options.strict, spool=spool)
     return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain, damage=damage)
 
 

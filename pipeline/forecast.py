@@ -30,7 +30,8 @@ from schemas.tables import stored_schema
 from stages.batch import replay
 from stages.contract import ROW, Answered, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
-from stages.journal import Known, decode_segment
+from stages.known import Known
+from stages.segments import decode_segment
 
 Note = Callable[[int], None]
 _THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition

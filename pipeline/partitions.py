@@ -25,7 +25,8 @@ from schemas.errors import DuplicateKeys
 from schemas.manifest import Noun
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
-from stages.journal import AnswerRecord, decode_segment, encode_segment
+from stages.records import AnswerRecord
+from stages.segments import decode_segment, encode_segment
 
 Note = Callable[[int], None]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from schemas.errors import SpecError
 from stages.contract import GraphStage
-from stages.journal import RowKey, RowRecord
+from stages.records import RowKey, RowRecord
 
 GENERATION = "tandem_generation"
 STAGED = pa.schema(

@@ -327,28 +327,31 @@ def _of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
 
 def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
     """Tables gathered to the size of a row group, which does not depend on how many rows a batch had."""
-    held: list[pa.Table] = []
+    held: list[list[pa.Array]] = [[] for _ in schema]
     rows = size = 0
     for whole in tables:
         table = whole.select(schema.names).cast(schema)
         while table.num_rows:
             taken = table.slice(0, GROUP_ROWS - rows)
             table = table.slice(taken.num_rows)
-            held.append(taken)
+            for chunks, column in zip(held, taken.columns, strict=True):
+                chunks.extend(column.chunks)
             rows += taken.num_rows
             size += taken.nbytes
             if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                yield _emptied(held)
+                yield _emptied(held, schema)
                 rows = size = 0
-    if held:
-        yield _emptied(held)
+    if rows:
+        yield _emptied(held, schema)
 
 
-def _emptied(held: list[pa.Table]) -> pa.Table:
-    """The tables as one, and none of them held any more while it is written."""
-    whole = pa.concat_tables(held).combine_chunks()
-    held.clear()
-    return whole
+def _emptied(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
+    """What is held, each column in one piece. Pieces are let go of column by column: a group is never there twice."""
+    columns = []
+    for chunks in held:
+        columns.append(pa.concat_arrays(chunks))
+        chunks.clear()
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:

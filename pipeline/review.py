@@ -18,7 +18,7 @@ from pipeline.questions import Parked
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import UsageError
-from stages.journal import AnswerRecord
+from stages.records import AnswerRecord
 
 RUN = "review"
 _SHOWN = 3

@@ -18,7 +18,10 @@ from schemas.messages import RowInput
 from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
-from stages.journal import AnswerRecord, Journal, Known, Record, decode_segment
+from stages.journal import Journal
+from stages.known import Known
+from stages.records import AnswerRecord, Record
+from stages.segments import decode_segment
 from stages.steps import Steps
 
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import ids
-from stages.journal import Record, decode_spool
+from stages.records import Record
+from stages.segments import decode_spool
 
 
 class FileSpool:

@@ -19,7 +19,7 @@ from schemas.errors import ConnectionFailed
 from stages.batch import BatchContext, run_graph_stage
 from stages.calls import Waiting
 from stages.contract import REJECTED, ROW, GraphStage, TableStage
-from stages.journal import RowRecord
+from stages.records import RowRecord
 
 
 @dataclass

@@ -25,9 +25,11 @@ from stages.calls import Waiting
 from stages.contract import RESERVED, Answered, GraphStage
 from stages.failures import describe
 from stages.fingerprints import fingerprints
-from stages.journal import CallKey, CallRecord, Journal, Known, RowKey, RowRecord, now
+from stages.journal import Journal
+from stages.known import Known
 from stages.money import Purse
 from stages.questions import INTERRUPT, PENDING, AnyGraph, Parked, Rounds, ask, described, interrupts_of, resumed, waits
+from stages.records import CallKey, CallRecord, RowKey, RowRecord, now
 from stages.scope import Interrupted, RowScope, Tally, current
 from stages.steps import StepDone, Steps
 

@@ -29,9 +29,9 @@ from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 from schemas.errors import BudgetReached, FatalModelError, RowError, TandemError, TransientModelError
 from stages.failures import classify, may_be_billed
 from stages.headers import allowed_by
-from stages.journal import CallKey, CallRecord, now
 from stages.limiter import Blocked, Limiter
 from stages.money import DEFAULT_CAP, FREE, Amount, Held, Seen, cap_in, most_of
+from stages.records import CallKey, CallRecord, now
 from stages.scope import Interrupted, RowScope, current, request_digest
 from stages.wire import CUT_OFF, finish_of, wire
 

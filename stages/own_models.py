@@ -25,9 +25,9 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from schemas.spec import Price
 from stages.calls import Backend, Request, append, as_result, call_answered, canonical_json, unknown_call
-from stages.journal import CallKey, CallRecord
 from stages.limiter import Limiter
 from stages.prices import pricer
+from stages.records import CallKey, CallRecord
 from stages.scope import RowScope, current, request_digest
 
 # Of a model's serialised form, what changes nothing of what is answered.

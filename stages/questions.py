@@ -24,7 +24,8 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.fields import problems
 from schemas.ids import digest
-from stages.journal import AnswerRecord, CallKey, Known, QuestionKey, RowRecord
+from stages.known import Known
+from stages.records import AnswerRecord, CallKey, QuestionKey, RowRecord
 
 INTERRUPT = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 PENDING = "pending"

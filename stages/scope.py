@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from schemas.errors import RowError, TandemError
 from schemas.ids import digest
-from stages.journal import CallKey, CallRecord, Journal
+from stages.journal import Journal
 from stages.money import Purse
+from stages.records import CallKey, CallRecord
 
 
 class Interrupted(TandemError):

@@ -20,7 +20,8 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import Pregel
 
 from schemas.errors import RowError
-from stages.journal import CallKey, Journal, NodeRecord, RowKey, now
+from stages.journal import Journal
+from stages.records import CallKey, NodeRecord, RowKey, now
 from stages.scope import calls_of_node, current
 
 _serialiser = JsonPlusSerializer(allowed_msgpack_modules=True)  # of the user's own classes, from the user's own sink

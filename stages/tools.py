@@ -23,7 +23,7 @@ from schemas.fields import problems
 from stages.code import load_attribute
 from stages.contract import Build
 from stages.failures import redacted
-from stages.journal import TOOL, CallRecord, now
+from stages.records import TOOL, CallRecord, now
 from stages.scope import RowScope, current, request_digest
 
 

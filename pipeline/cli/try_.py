@@ -19,7 +19,8 @@ from schemas.errors import SourceError, UsageError
 from stages.batch import BatchContext, Shared
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
-from stages.journal import Record, decode_segment, now
+from stages.records import Record, now
+from stages.segments import decode_segment
 from stages.transport import close_session
 
 RUN = "try"

@@ -45,7 +45,10 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, StoreError, TandemError
 from schemas.manifest import Counts, DataFile, Manifest, Usage
-from stages.journal import CallRecord, Journal, Known, RowRecord, decode_segment
+from stages.journal import Journal
+from stages.known import Known
+from stages.records import CallRecord, RowRecord
+from stages.segments import decode_segment
 
 T = TypeVar("T")
 DAY = "day=2026-11-01"
@@ -193,7 +196,7 @@ def _ruled_by(seed: int, loop: VirtualLoop) -> Iterator[None]:
             mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128), version=4))
         )
         stack.enter_context(mock.patch("pipeline.stores.base.time", clock))
-        stack.enter_context(mock.patch("stages.journal.time", clock))
+        stack.enter_context(mock.patch("stages.records.time", clock))
         random.seed(seed)
         yield
 

@@ -17,7 +17,8 @@ from schemas import ids
 from schemas.errors import DuplicateKeys, StoreError
 from schemas.manifest import Manifest, Reuse
 from stages.batch import Shared
-from stages.journal import RowRecord, decode_segment, encode_record
+from stages.records import RowRecord, encode_record
+from stages.segments import decode_segment
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 FILE = "file=rows.parquet"

@@ -25,17 +25,9 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import StoreError
 from schemas.manifest import Usage
-from stages.journal import (
-    CallRecord,
-    Known,
-    Record,
-    RowRecord,
-    VoidRecord,
-    decode_segment,
-    encode_record,
-    encode_segment,
-    record_of,
-)
+from stages.known import Known
+from stages.records import CallRecord, Record, RowRecord, VoidRecord, encode_record, record_of
+from stages.segments import decode_segment, encode_segment
 
 DAY = "day=2026-11-01"
 NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)

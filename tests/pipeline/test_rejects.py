@@ -17,7 +17,8 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import RejectRateExceeded
 from schemas.messages import PartitionResult
-from stages.journal import Known, RowRecord, VoidRecord
+from stages.known import Known
+from stages.records import RowRecord, VoidRecord
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 from tests.pipeline.test_journals import call, row
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.spool import Spools
-from stages.journal import CallRecord
+from stages.records import CallRecord
 from tests.harness.processes import ROOT
 
 KEY = ("memory://sink", "run-1", "day=2026-11-01", 3)
@@ -17,7 +17,8 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from pipeline.spool import Spools
-from stages.journal import Journal, Known
+from stages.journal import Journal
+from stages.known import Known
 from tests.pipeline.test_journals import call, row
 
 async def main():

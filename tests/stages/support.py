@@ -15,10 +15,13 @@ from langchain_core.language_models import BaseChatModel
 from schemas.spec import ModelChoice, Spec
 from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import AnyStage, GraphStage
-from stages.journal import Journal, Known, Record, decode_segment
+from stages.journal import Journal
+from stages.known import Known
 from stages.models import ModelServices, build_model
+from stages.records import Record
 from stages.registry import build_stages
 from stages.scope import RowScope, Tally, current
+from stages.segments import decode_segment
 
 TEXT = pa.schema([pa.field("text", pa.string())])
 MODEL = "openai:test-model"

@@ -13,8 +13,8 @@ from schemas.errors import RowError, StoreError
 from stages import batch
 from stages.batch import Shared, run_graph_stage
 from stages.contract import Answered, GraphStage
-from stages.journal import CallRecord, RowRecord
 from stages.models import ModelServices
+from stages.records import CallRecord, RowRecord
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds, until
 

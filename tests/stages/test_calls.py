@@ -18,9 +18,9 @@ from pydantic import BaseModel, SecretStr, create_model
 from schemas.errors import FatalModelError, RowError
 from stages.batch import BatchContext, Shared
 from stages.calls import Backend, Waiting, journalled
-from stages.journal import CallRecord
 from stages.limiter import Limiter
 from stages.models import ModelServices
+from stages.records import CallRecord
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds, until
 

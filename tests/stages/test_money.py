@@ -10,9 +10,9 @@ import pytest
 from schemas.errors import BudgetReached, RowError
 from schemas.spec import Price
 from stages.calls import Waiting
-from stages.journal import CallRecord
 from stages.money import DEFAULT_CAP, Amount, Seen, amount_of, cap_in, most_of
 from stages.prices import pricer
+from stages.records import CallRecord
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_model, a_row
 

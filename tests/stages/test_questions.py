@@ -9,9 +9,11 @@ from schemas.errors import SpecError
 from schemas.ids import digest
 from stages.batch import Shared, StageOutcome
 from stages.contract import GraphStage
-from stages.journal import AnswerRecord, Known, Record, RowRecord, VoidRecord, decode_segment, encode_segment, now
+from stages.known import Known
 from stages.models import ModelServices
 from stages.questions import Question, questions_of, waits
+from stages.records import AnswerRecord, Record, RowRecord, VoidRecord, now
+from stages.segments import decode_segment, encode_segment
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds
 

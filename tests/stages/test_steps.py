@@ -8,8 +8,9 @@ import pytest
 from stages.batch import StageOutcome, run_graph_stage
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
-from stages.journal import AnswerRecord, NodeRecord, VoidRecord, encode_segment, now
 from stages.questions import questions_of
+from stages.records import AnswerRecord, NodeRecord, VoidRecord, now
+from stages.segments import encode_segment
 from stages.steps import Steps
 from tests.harness.model_server import ModelServer
 from tests.stages import stepping
