@@ -155,7 +155,7 @@ async def batch_context(
             for record in records:
                 known.add(record)
             await asyncio.to_thread(path.unlink, missing_ok=True)
-        spool = await asyncio.to_thread(spools.open, *attempt)
+        spool = spools.open(*attempt)
     journal = Journal(put, known=known, flush_s=options.flush.total_seconds(), strict=options.strict, spool=spool)
     return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain, damage=damage)
 

@@ -348,9 +348,11 @@ def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]
 def _emptied(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
     """What is held, each column in one piece. Pieces are let go of column by column: a group is never there twice."""
     columns = []
-    for chunks in held:
-        columns.append(pa.concat_arrays(chunks))
+    for chunks, field in zip(held, schema, strict=True):
+        column = pa.table([pa.chunked_array(chunks, field.type)], names=[field.name])
         chunks.clear()
+        column = column.combine_chunks()  # a table's: a column of more than 2 GB stays in several
+        columns.append(column.column(0))
     return pa.Table.from_arrays(columns, schema=schema)
 
 

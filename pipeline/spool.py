@@ -20,31 +20,46 @@ from stages.segments import decode_spool
 
 
 class FileSpool:
-    """The spool of one batch attempt."""
+    """The spool of one batch attempt: there from its first line on, so that one without a line leaves nothing. A disk
+    that refuses costs the help, not the row."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file: int | None = None
 
     def write(self, line: bytes) -> None:
-        self._write(line + b"\n")
+        with contextlib.suppress(OSError):
+            os.write(self._opened(), line + b"\n")
 
     def replace(self, lines: Sequence[bytes]) -> None:
         """These lines and no others."""
-        os.ftruncate(self._file, 0)
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
         if lines:
-            self._write(b"\n".join(lines) + b"\n")
-
-    def _write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full disk costs the help, not the row
-            os.write(self._file, data)
+            self.write(b"\n".join(lines))
 
     def close(self, *, whole: bool) -> None:
         """Drop it where everything is in the store, else leave it to a later attempt."""
+        if self._file is None:
+            return
         if whole:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
+        self._file = None
+
+    def _opened(self) -> int:
+        """Its file, open and locked. Raises OSError."""
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(file)
+                raise
+            self._file = file
+        return self._file
 
 
 class Spools:
@@ -53,13 +68,9 @@ class Spools:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def open(self, sink: str, run: str, partition: str, batch: int) -> FileSpool | None:
-        """A new spool for an attempt; None where the disk refuses: it is a help, not a condition."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return FileSpool(self.folder / f"{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl")
-        except OSError:
-            return None
+    def open(self, sink: str, run: str, partition: str, batch: int) -> FileSpool:
+        """A new spool for an attempt."""
+        return FileSpool(self.folder / f"{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl")
 
     def left_by_the_dead(self, sink: str, run: str, partition: str, batch: int) -> list[tuple[Path, list[Record]]]:
         """What killed attempts of a batch had noted. The caller stores the records, then unlinks the files."""

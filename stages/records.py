@@ -22,8 +22,20 @@ CallKey = tuple[str, int]
 QuestionKey = tuple[str, int]
 
 
+class _OfRow:
+    """What is known of a row, in a stage."""
+
+    __slots__ = ()
+    stage: str
+    row: str
+
+    @property
+    def key(self) -> RowKey:
+        return self.stage, self.row
+
+
 @dataclass(frozen=True, slots=True)
-class RowRecord:
+class RowRecord(_OfRow):
     """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or what a pending row asks
     (`stages.questions`); `calls` are the calls that led here, so that a retry can void exactly them. `id` is the
     identity of the source row that asked; `shared`: it took the answer of an equal row. `cost_usd` is what its calls
@@ -40,10 +52,6 @@ class RowRecord:
     at: float
     shared: bool = False
     cost_usd: float | None = None
-
-    @property
-    def key(self) -> RowKey:
-        return self.stage, self.row
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class VoidRecord:
+class VoidRecord(_OfRow):
     """A person asked for another answer: rejects of this row, and these calls' answers, from before `at` count no more.
     What led to the reject but did not cause it stays. `answer`: what the row was answered counts no more either, as a
     later stage rejected it."""
@@ -85,13 +93,9 @@ class VoidRecord:
     at: float
     answer: bool = False
 
-    @property
-    def key(self) -> RowKey:
-        return self.stage, self.row
-
 
 @dataclass(frozen=True, slots=True)
-class AnswerRecord:
+class AnswerRecord(_OfRow):
     """A person's answer, as JSON text, to the question of this digest that the row asks for the `ordinal`-th time."""
 
     stage: str
@@ -104,13 +108,9 @@ class AnswerRecord:
     at: float
     nonce: str
 
-    @property
-    def key(self) -> RowKey:
-        return self.stage, self.row
-
 
 @dataclass(frozen=True, slots=True)
-class NodeRecord:
+class NodeRecord(_OfRow):
     """What a node of the row's graph gave, serialised (`stages.steps`); `where` is its step and its place in it."""
 
     stage: str
@@ -121,10 +121,6 @@ class NodeRecord:
     calls: tuple[CallKey, ...]
     run: str
     at: float
-
-    @property
-    def key(self) -> RowKey:
-        return self.stage, self.row
 
 
 Record = RowRecord | CallRecord | VoidRecord | AnswerRecord | NodeRecord

@@ -82,8 +82,8 @@ def _decode_line(line: bytes, segment: Segment) -> None:
 
 
 def _whole(line: bytes) -> Record | None:
-    body = line[9:]
-    return record_of(body) if _checked(line) is not None else None
+    body = _checked(line)
+    return record_of(body) if body is not None else None
 
 
 def _checked(line: bytes) -> bytes | None:

@@ -68,7 +68,6 @@ def test_a_killed_process_leaves_its_records_and_a_live_one_is_not_touched(tmp_p
 def test_a_live_spool_of_the_same_process_is_not_touched(tmp_path: Path) -> None:
     spools = Spools(tmp_path)
     spool = spools.open(*KEY)
-    assert spool is not None
     spool.write(b"x")
     assert spools.left_by_the_dead(*KEY) == []
     spool.close(whole=False)
@@ -77,14 +76,35 @@ def test_a_live_spool_of_the_same_process_is_not_touched(tmp_path: Path) -> None
 
 def test_a_spool_whose_records_are_in_the_store_leaves_nothing(tmp_path: Path) -> None:
     spool = Spools(tmp_path).open(*KEY)
-    assert spool is not None
+    spool.write(b"x")
+    assert len(list(tmp_path.iterdir())) == 1
     spool.close(whole=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spool_without_a_line_is_no_file(tmp_path: Path) -> None:
+    spool = Spools(tmp_path).open(*KEY)
+    spool.replace([])
+    spool.close(whole=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_replaced_is_gone(tmp_path: Path) -> None:
+    spools = Spools(tmp_path)
+    spool = spools.open(*KEY)
+    spool.write(b"before")
+    spool.replace([b"one", b"two"])
+    spool.close(whole=False)
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() == b"one\ntwo\n"
 
 
 def test_a_disk_that_refuses_is_no_reason_not_to_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    assert Spools(tmp_path / "file" / "folder").open(*KEY) is None
+    spool = Spools(tmp_path / "file" / "folder").open(*KEY)
+    spool.write(b"x")
+    spool.replace([b"y"])
+    spool.close(whole=False)
     assert Spools(tmp_path / "absent").left_by_the_dead(*KEY) == []
     assert not before or len(os.listdir("/proc/self/fd")) == before
