@@ -74,7 +74,7 @@ log = logging.getLogger("tandem.activities")
 _CODE_WAIT = dt.timedelta(seconds=10)
 # Of partitions that are published at once: a row takes some 500 bytes in the sums over the journal and its merging, and
 # a merge of data holds a few row groups.
-_PUBLISHED_ROWS = 50_000
+_PUBLISHED_ROWS = 20_000
 _OPENED_ROWS = 100_000  # of partitions that are opened at once: joining a row to its journal takes some 300 bytes
 _STOPS_RUN = frozenset(("FatalModelError", "BudgetReached"))
 

@@ -23,11 +23,12 @@ def settle() -> None:
 
 
 def give_back() -> bool:
-    """Have glibc keep little of what is freed; where malloc is another, nothing is done. Call it before threads begin.
+    """Have glibc keep little of what is freed, and Arrow take its memory there; where malloc is another, nothing is
+    done. Call it before threads begin, and before pyarrow is imported.
 
     It would let each of a hundred threads fill an arena of its own, and hold there what it frees: of eight that make
-    and free 20 MB, one after the other, 140 MB stayed (`tests/pipeline/test_heap.py`). What the environment says of
-    malloc holds.
+    and free 20 MB, one after the other, 140 MB stayed (`tests/pipeline/test_heap.py`). Arrow's own allocator
+    kept some 100 MB that batches had freed (`python -m tests.bench memory`). What the environment says of either holds.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -36,4 +37,5 @@ def give_back() -> bool:
         return False
     said = f"{' '.join(os.environ)} {os.environ.get('GLIBC_TUNABLES', '')}".lower()
     wanted = {"arena_max": (_M_ARENA_MAX, 1), "trim_threshold": (_M_TRIM_THRESHOLD, _TRIMMED_ABOVE)}
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     return all(libc.mallopt(*asked) for name, asked in wanted.items() if name not in said)

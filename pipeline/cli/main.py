@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import process
 from pipeline.cli.commands import outputs, partitions, rejects, review, runs, schedule
 from pipeline.cli.console import Screen
 from pipeline.cli.options import (
@@ -326,12 +325,3 @@ def worker(
         return await worker_command(processes, task_queue, Screen())
 
     go(work, verbose=verbose)
-
-
-def entry() -> None:
-    """The console script."""
-    process.end(app)
-
-
-if __name__ == "__main__":
-    entry()

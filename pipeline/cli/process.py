@@ -11,14 +11,12 @@ from typing import Any
 
 import typer
 
-from pipeline import heap
 from pipeline.cli.console import Interrupted, print_error
 from schemas.errors import ConnectionFailed, TandemError, UsageError
 
 
 def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False) -> None:
     """Run a command to its exit code."""
-    heap.give_back()
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
     raise typer.Exit(asyncio.Runner(loop_factory=_new_loop).run(_stopped_by_sigterm(work())))

@@ -95,7 +95,7 @@ async def worker_command(processes: int, queue: str | None, screen: Screen) -> i
 async def _several(processes: int, queue: str, screen: Screen) -> int:
     """Children of this process; a signal to it reaches them, and one that dies is named."""
     stop = _stop_on_signals()
-    command = [sys.executable, "-m", "pipeline.cli.main", "worker", "--task-queue", queue]
+    command = [sys.executable, "-m", "pipeline.cli", "worker", "--task-queue", queue]
     children = [await asyncio.to_thread(subprocess.Popen, command, start_new_session=True) for _ in range(processes)]
     screen.say(f"{processes} workers on the task queue {queue!r}.")
     code = 0

@@ -59,7 +59,7 @@ def run(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Ran
 
 
 def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Ran:
-    command = [sys.executable, "-m", "pipeline.cli.main", *arguments]
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
     began = time.monotonic()
     process = psutil.Popen(command, cwd=folder, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True)
     peak, cpu = [0.0], [0.0]

@@ -75,3 +75,25 @@ def test_what_threads_have_freed_is_given_back() -> None:
         return int(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
 
     assert resident_mb("given back") < resident_mb() - 80
+
+
+COMMAND = """
+import os, sys
+from pipeline.cli.__main__ import entry
+
+os._exit = lambda code: None
+sys.argv = ["tandem", "--help"]
+entry()
+import pyarrow
+
+print(pyarrow.default_memory_pool().backend_name)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+@pytest.mark.parametrize(("said", "pool"), [({}, "system"), ({"ARROW_DEFAULT_MEMORY_POOL": "mimalloc"}, "mimalloc")])
+def test_a_command_takes_memory_for_arrow_where_it_is_given_back(said: dict[str, str], pool: str) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ARROW_")}
+    command = [sys.executable, "-c", COMMAND]
+    ran = subprocess.run(command, env={**env, **said}, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == pool
