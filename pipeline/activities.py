@@ -22,8 +22,8 @@ from pipeline.beats import beating, translated
 from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.enrich import batch_context, enrich_batch, waiting_rows
 from pipeline.notify import notify
-from pipeline.partitions import OpenedPartition, answers_of, load_opened, open_partition
-from pipeline.plans import Job, Plan
+from pipeline.partitions import answers_of, load_opened, open_partition
+from pipeline.plans import Job
 from pipeline.purse import Purses
 from pipeline.scheduled import ask
 from pipeline.settings import purse_folder, spool_folder
@@ -32,38 +32,36 @@ from pipeline.stores import Store, open_store
 from pipeline.turns import Turns
 from schemas import ids
 from schemas.errors import BudgetReached, CodeMismatch, ConnectionFailed, TandemError
-from schemas.messages import (
+from schemas.messages.base import Outcome, RunRef
+from schemas.messages.batch import BatchRequest, BatchResult, RowInput, Spent, StepResult
+from schemas.messages.partition import (
     Answers,
     AnswersRequest,
-    Asked,
-    AskRequest,
-    BatchRequest,
-    BatchResult,
     CloseRequest,
-    FinaliseRequest,
     Holder,
     HolderRequest,
-    Notified,
-    NotifyRequest,
     Opened,
     OpenRequest,
-    Outcome,
+    PartitionResult,
+    PublishRequest,
+)
+from schemas.messages.run import (
+    FinaliseRequest,
+    Notified,
+    NotifyRequest,
     Page,
     PageRequest,
-    PartitionResult,
     PlanRef,
     PlanRequest,
-    PublishRequest,
     Reckoned,
     Reckoning,
-    RowInput,
-    RunRef,
     RunResult,
     SetLimits,
     SetLimitsRequest,
-    Spent,
-    StepResult,
 )
+from schemas.messages.schedule import Asked, AskRequest
+from schemas.plan import Plan
+from schemas.staging import OpenedPartition
 from stages.batch import Shared
 from stages.calls import Waiting
 from stages.models import ModelServices

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.planning import Decision, Selection
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import PlanOutdated, UsageError
 from schemas.manifest import Noun
+from schemas.plan import Decision, Selection
 
 FORMAT = 1
 _NAMED = 3

@@ -25,13 +25,13 @@ from pipeline.budgets import refuse_unpriced
 from pipeline.consume import scan
 from pipeline.engine import engine
 from pipeline.launch import Run, find_or_start, follow, running_report
-from pipeline.planning import Decision, Reprocess, Selection
 from pipeline.preflight import Ready, preflight, read_spec
 from pipeline.reports import Report
 from pipeline.settings import home_of
 from schemas.errors import TandemError, UsageError
-from schemas.loading import spec_from_mapping
-from schemas.spec import Spec
+from schemas.plan import Decision, Reprocess, Selection
+from schemas.spec.loading import spec_from_mapping
+from schemas.spec.sections import Spec
 
 __all__ = ["Decision", "Result", "check", "plan", "run", "scan"]
 AnySpec = str | Path | Mapping[str, Any] | Spec

@@ -15,14 +15,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.enrich import Receipt, StagedFile, stage_table, staged_table
+from pipeline.enrich import stage_table, staged_table
 from pipeline.parquet import batches_of
 from pipeline.plans import Job
-from pipeline.sources.snapshot import conform
 from pipeline.stores import Store
 from schemas.errors import PartitionError
 from schemas.manifest import Counts
-from schemas.tables import stored_schema
+from schemas.staging import Receipt, StagedFile
+from schemas.tables import conform, stored_schema
 from stages.contract import REJECTED, ROW, TableStage
 from stages.tables.parts import parts
 from stages.tables.sql import failed

@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
 from schemas.errors import TandemError
-from schemas.messages import MAX_PAYLOAD_BYTES
+from schemas.messages.base import MAX_PAYLOAD_BYTES
 from stages.scope import Tally
 
 log = logging.getLogger("tandem.activities")

@@ -10,9 +10,9 @@ from pipeline.purse import left_of, reconcile, utc_today
 from pipeline.standing import usage_so_far
 from pipeline.stores import Store
 from schemas.errors import SpecError, UsageError
-from schemas.messages import Reckoned, Reckoning
-from schemas.spec import Limits as SpecLimits
-from schemas.spec import Spec
+from schemas.messages.run import Reckoned, Reckoning
+from schemas.spec.sections import Limits as SpecLimits
+from schemas.spec.sections import Spec
 from stages.money import DEFAULT_CAP, NANOS, Amount, amount_of, cap_in
 from stages.prices import pricer
 

@@ -26,7 +26,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
 from schemas.manifest import Counts, DataFile, Manifest
-from schemas.messages import PartitionResult
+from schemas.messages.partition import PartitionResult
 
 FORMAT = "2"
 _COMMITS = pl.Schema(

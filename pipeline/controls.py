@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
-from schemas.messages import SetLimits
+from schemas.messages.run import SetLimits
 
 log = logging.getLogger("tandem.controls")
 LOOK_EVERY_S = 2.0

@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-from pipeline.sources.snapshot import decode_schema, encode_schema
 from pipeline.stores import Store
-from schemas import ids
+from schemas import digests, ids
 from schemas.errors import ObjectExists, ObjectMissing, SchemaChanged, SinkError
 from schemas.manifest import Noun
+from schemas.tables import decode_schema, encode_schema
 
 
 class Dataset(Noun):
@@ -71,7 +71,7 @@ def load_schema(store: Store) -> DeclaredSchema | None:
 
 def schema_fingerprint(schema: pa.Schema) -> str:
     """Names and types, in order."""
-    return ids.digest(*(f"{field.name}:{field.type}" for field in schema))
+    return digests.digest(*(f"{field.name}:{field.type}" for field in schema))
 
 
 def key_schema(declared: DeclaredSchema) -> pa.Schema:

@@ -8,7 +8,8 @@ is over at `at` to this one. Days have 23 to 25 hours where their zone says so.
 import datetime as dt
 from collections.abc import Sequence
 
-from pipeline.planning import Due, Reprocess, end_of, in_utc
+from pipeline.planning import end_of, in_utc
+from schemas.plan import Due, Reprocess
 
 
 def levels(available: Sequence[str], due: Due, *, every: str | None, zone: str) -> dict[str, Reprocess]:

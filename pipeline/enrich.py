@@ -6,7 +6,6 @@ A receipt is named by its own digest. `publish` takes only receipts that it is t
 """
 
 import asyncio
-import datetime as dt
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,19 +19,18 @@ import pyarrow.parquet as pq
 
 from pipeline import journals
 from pipeline.parquet import table_of
-from pipeline.partitions import OpenedPartition, PlannedBatch, row_ids
+from pipeline.partitions import row_ids
 from pipeline.plans import Job
 from pipeline.provenance import RowProvenance
 from pipeline.questions import PENDING, lines_of
-from pipeline.sources.snapshot import conform
 from pipeline.spool import Spools
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import StoreError, TandemError
-from schemas.fields import OutputField
-from schemas.manifest import Counts, Noun, Reuse, Share, Shares, shares_added
-from schemas.messages import RowsOfBatch
-from schemas.tables import arrow_type, stored_schema
+from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
+from schemas.messages.batch import RowsOfBatch
+from schemas.staging import OpenedPartition, PlannedBatch, Receipt, StagedFile
+from schemas.tables import answer_columns, conform, stored_schema
 from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage, unsettled
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints
@@ -57,28 +55,6 @@ REJECTS = pa.schema(
     ]
 )
 INDEX = pa.schema([pa.field("row_id", pa.string()), pa.field("content", pa.string())])
-
-
-class StagedFile(Noun):
-    key: str
-    sha256: str
-    size: int
-    rows: int
-
-
-class Receipt(Noun):
-    """What a batch came to."""
-
-    batch: int
-    data: StagedFile
-    index: StagedFile
-    rejects: StagedFile | None
-    pending: StagedFile | None = None
-    parked: int = 0  # of the pending rows, those of stages that say pending: wait
-    counts: Counts
-    reuse: Reuse
-    shares: Shares = {}
-    damage: tuple[str, ...] = ()
 
 
 @dataclass
@@ -417,35 +393,3 @@ def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str])
 
 
 # Answers as columns ------------------------------------------------------------------------------------------------
-
-
-def answer_columns(answers: list[dict[str, Any] | None], fields: Mapping[str, OutputField]) -> dict[str, pa.Array]:
-    """JSON-like answers as Arrow arrays of the declared types; a row without an answer is null throughout."""
-    out = {}
-    for name, declared in fields.items():
-        values = [None if answer is None else answer.get(name) for answer in answers]
-        if _temporal(declared):
-            values = [_parsed(value, declared) for value in values]
-        out[name] = pa.array(values, type=arrow_type(declared))
-    return out
-
-
-def _temporal(declared: OutputField) -> bool:
-    inner = [*(declared.fields or {}).values(), *([declared.items] if declared.items else [])]
-    return declared.type in ("date", "datetime") or any(_temporal(field) for field in inner)
-
-
-def _parsed(value: Any, declared: OutputField) -> Any:
-    if value is None:
-        return None
-    if declared.type == "date":
-        return dt.date.fromisoformat(value)
-    if declared.type == "datetime":
-        when = dt.datetime.fromisoformat(value)
-        return when.astimezone(dt.UTC) if when.tzinfo else when.replace(tzinfo=dt.UTC)
-    if declared.type == "list":
-        assert declared.items is not None
-        return [_parsed(item, declared.items) for item in value]
-    if declared.type == "fields":
-        return {name: _parsed(value.get(name), inner) for name, inner in (declared.fields or {}).items()}
-    return value

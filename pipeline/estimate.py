@@ -11,8 +11,8 @@ import orjson
 from pipeline.forecast import Forecast, StageCount
 from pipeline.history import Range, Taken, around
 from pipeline.plans import Job
-from schemas.fields import OutputField, json_schema
-from schemas.spec import Limits
+from schemas.spec.fields import OutputField, json_schema
+from schemas.spec.sections import Limits
 from stages.money import DEFAULT_CAP, cap_in
 from stages.prices import pricer
 

@@ -18,15 +18,15 @@ import orjson
 import polars as pl
 
 from pipeline import dealing, journals, planning
-from pipeline.enrich import answer_columns
 from pipeline.parquet import table_of
-from pipeline.partitions import PlannedBatch, dealt_batches, has_journal, row_ids, wanted_of
-from pipeline.planning import PARTIALLY, Decision, RowChanges
+from pipeline.partitions import dealt_batches, has_journal, row_ids, wanted_of
 from pipeline.plans import Job
-from pipeline.sources.snapshot import Entry, conform
+from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from schemas.errors import ObjectMissing, RowError
-from schemas.tables import stored_schema
+from schemas.plan import PARTIALLY, Decision, RowChanges
+from schemas.staging import PlannedBatch
+from schemas.tables import answer_columns, conform, stored_schema
 from stages.batch import replay
 from stages.contract import ROW, Answered, AnyStage, GraphStage, TableStage
 from stages.fingerprints import fingerprints

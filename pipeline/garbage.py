@@ -18,7 +18,8 @@ from pipeline import commit as commits
 from pipeline import plans
 from pipeline.stores import Store, Upload
 from schemas import ids
-from schemas.manifest import Manifest
+from schemas.manifest import named
+from schemas.plan import Plan
 
 # A publication that was given up is told from one under way by the runs; this is for one whose run was just closed.
 UNCOMMITTED = dt.timedelta(hours=1)
@@ -116,7 +117,7 @@ def open_runs(store: Store) -> Held:
     return held
 
 
-def _last_plan(store: Store, run: str) -> plans.Plan | None:
+def _last_plan(store: Store, run: str) -> Plan | None:
     found = [
         plans.load_plan(store, info.key)
         for info in store.list(f"{ids.run_folder(run)}plan-")
@@ -158,16 +159,6 @@ def _parts(store: Store, before: dt.datetime, superseded: dt.datetime, uncommitt
             elif max(info.modified, since.get(generation + 1, info.modified)) <= superseded:
                 kind = "superseded" if generation < newest else "orphaned"
                 yield Litter(kind, info.key, info.size, partition)
-
-
-def named(manifest: Manifest | None) -> set[str]:
-    """The objects that a generation consists of."""
-    if manifest is None:
-        return set()
-    return {
-        *(file.key for file in (*manifest.files, *manifest.rejects, *manifest.pending)),
-        *([manifest.index.key] if manifest.index else []),
-    }
 
 
 def _staging(store: Store, before: dt.datetime) -> Iterator[Litter]:

@@ -17,8 +17,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline import budgets, plans, reports
 from pipeline.engine import Engine
-from pipeline.planning import Selection
-from pipeline.plans import Request
 from pipeline.policies import fair_share
 from pipeline.preflight import Ready
 from pipeline.reports import Report
@@ -27,7 +25,9 @@ from pipeline.stores import Store
 from pipeline.workflows.run import PAUSED, RunWorkflow
 from schemas import ids
 from schemas.errors import ConnectionFailed, NameTaken, UsageError
-from schemas.messages import Course, Progress, RunInput, RunRef, RunResult, RunState
+from schemas.messages.base import RunRef, RunState
+from schemas.messages.run import Course, Progress, RunInput, RunResult
+from schemas.plan import Request, Selection
 
 _SERVER_AWAY_S = 60.0
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)

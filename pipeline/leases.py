@@ -19,7 +19,7 @@ from temporalio.worker import Worker, WorkflowRunner
 
 from pipeline.workflows.limiter import LimiterWorkflow
 from schemas import ids
-from schemas.messages import Lease, LeaseRequest, LimiterInput, PerMinute
+from schemas.messages.limits import Lease, LeaseRequest, LimiterInput, PerMinute
 from stages.fleet import Fleet, Rates
 from stages.limiter import Limiters
 from stages.place import Place, clock

@@ -12,8 +12,8 @@ from pipeline import plans
 from pipeline.settings import expanded_text
 from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, UsageError
-from schemas.messages import NotifyRequest
-from schemas.spec import Notify
+from schemas.messages.run import NotifyRequest
+from schemas.spec.sections import Notify
 
 _WITHIN_S = 15.0
 _SIGNS = {"failed": "✗", "recovered": "✓", "budget": "⏸", "review": "?"}

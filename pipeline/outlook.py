@@ -9,10 +9,10 @@ from pipeline.agreed import Agreed
 from pipeline.estimate import Estimate, estimate
 from pipeline.forecast import Forecast, forecast
 from pipeline.history import taken
-from pipeline.planning import Selection
 from pipeline.preflight import Ready
 from pipeline.stores import Store
-from schemas.spec import Spec
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
 
 
 @dataclass(frozen=True)

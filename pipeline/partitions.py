@@ -17,41 +17,19 @@ import polars as pl
 from pipeline import commit as commits
 from pipeline import planning, questions
 from pipeline.dealing import Gathered, gather, hashed, wanted_by
-from pipeline.plans import Job, Plan, unchanged
-from pipeline.sources.snapshot import Entry, RowRange
+from pipeline.plans import Job, unchanged
+from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import DuplicateKeys
-from schemas.manifest import Noun
+from schemas.plan import Plan
+from schemas.staging import OpenedPartition, PlannedBatch, RowRange
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints
 from stages.records import AnswerRecord
 from stages.segments import decode_segment, encode_segment
 
 Note = Callable[[int], None]
-
-
-class PlannedBatch(Noun):
-    """The rows of one batch, and the object of what the journal knows of them (None: nothing)."""
-
-    rows: int
-    ranges: tuple[RowRange, ...]
-    known: str | None = None
-
-
-class OpenedPartition(Noun):
-    """Written by `open`, read by every batch and by `publish`. `whole` false: `--limit-rows` cut it."""
-
-    partition: str
-    base: int
-    input_fingerprint: str
-    rows: int
-    whole: bool
-    batches: tuple[PlannedBatch, ...]
-    folder: str
-    answers: str | None = None  # the object of what people answered
-    damage: tuple[str, ...] = ()
-    started_at: dt.datetime
 
 
 @dataclass(frozen=True)

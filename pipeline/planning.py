@@ -6,19 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 from zoneinfo import ZoneInfo
 
-import pydantic.dataclasses
-
-from schemas.durations import Duration, parse_duration
 from schemas.errors import SpecError, UsageError
-from schemas.ids import decode_value
-from schemas.manifest import Manifest, Noun
+from schemas.manifest import Manifest
+from schemas.partition_keys import decode_value
+from schemas.plan import INPUT_CHANGED, PARTIALLY, Decision, Reprocess, Selection
+from schemas.spec.durations import parse_duration
 
-INPUT_CHANGED = "input changed"
-PARTIALLY = "published partially"
-Reprocess = Literal["missing", "failed", "stale", "all"]
 DEFAULT_BATCH_ROWS = 1_000
 MOST_BATCH_ROWS = 4_000  # of rows that are answered: what a batch costs in memory
 MAX_BATCHES = 500
@@ -29,86 +24,6 @@ _CANARY_PARTITIONS = 100
 # Measured on recorded histories: an activity is 3 events and 2–3 of workflow tasks; a child 3 and a task of 3.
 _EVENTS_PER_BATCH = 6
 _EVENTS_PER_CHILD = 9
-
-
-class Due(Noun):
-    """A firing of a schedule: it takes what is over by `at`. Of what was over at `since` already, back to `lookback`,
-    only what was never published or failed last. `open`: all that changed back to there, over or not."""
-
-    at: dt.datetime
-    since: dt.datetime
-    lookback: Duration
-    open: bool = False
-
-
-class Selection(Noun):
-    """What a run is asked to take. Part of its identity. `limit_rows`: the first N rows in plan order;
-    `new_version`: the dataset's schema may change in ways that break its readers."""
-
-    partitions: tuple[str, ...] = ()
-    from_date: str | None = None
-    to_date: str | None = None
-    last: str | None = None
-    reprocess: Reprocess = "stale"
-    limit_rows: int | None = None
-    fresh: bool = False
-    agreed: str = ""  # the object of a plan that was agreed on: what it says is done, or nothing
-    due: Due | None = None
-    new_version: bool = False
-
-
-class RowChanges(Noun):
-    """A partition's rows against those of its current generation, by identity and content."""
-
-    new: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    removed: int = 0
-
-    def __add__(self, other: "RowChanges") -> "RowChanges":
-        return RowChanges(**{name: getattr(self, name) + getattr(other, name) for name in RowChanges.model_fields})
-
-    @property
-    def said(self) -> str:
-        """`12 rows new, 3 changed`; nothing where nothing moved."""
-        moved = [(n, name) for name in ("new", "changed", "removed") if (n := getattr(self, name))]
-        if not moved:
-            return ""
-        (first, name), *more = moved
-        rows = f"{first:,} row{'' if first == 1 else 's'} {name}"
-        return ", ".join([rows, *(f"{n:,} {name}" for n, name in more)])
-
-
-@pydantic.dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
-    """Whether a partition runs, and why (not), by which input and over which generation of which run. `index` names the
-    rows of that generation; `changes` are there where rows may have moved, once they were compared. With slots, as
-    there is one for each of 100,000 partitions."""
-
-    partition: str
-    run: bool
-    reason: str
-    rows: int
-    fingerprint: str = ""
-    generation: int = 0
-    published_by: str = ""
-    index: str | None = None
-    changes: RowChanges | None = None
-
-    @property
-    def why(self) -> str:
-        """The reason, with the rows that moved where they are the reason."""
-        moved = self.changes.said if self.changes is not None and self.input_changed else ""
-        return f"{self.reason}: {moved}" if moved else self.reason
-
-    @property
-    def moved(self) -> RowChanges:
-        """Without a comparison nothing has moved: the input is the one that is published."""
-        return self.changes or RowChanges(unchanged=self.rows)
-
-    @property
-    def input_changed(self) -> bool:
-        return INPUT_CHANGED in self.reason
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import pyarrow as pa
 from pipeline import agreed, catalogue, due, lakes, planning, provenance
 from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset, refuse_breaking
-from pipeline.planning import Decision, Reprocess, Selection
 from pipeline.questions import answered_rows
 from pipeline.settings import expanded
 from pipeline.shapes import aspects_of, shape_of
@@ -26,11 +25,13 @@ from pipeline.sources.snapshot import Snapshot
 from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import Store
-from schemas import ids
+from schemas import digests, ids, partition_keys
 from schemas.errors import NameTaken, ObjectMissing, SpecError, UsageError
-from schemas.manifest import Manifest, Noun
-from schemas.messages import MAX_PAYLOAD_BYTES, Course, Page, PlannedPartition, PlanRef, RunRef, Windows
-from schemas.spec import Spec
+from schemas.manifest import Manifest
+from schemas.messages.base import MAX_PAYLOAD_BYTES, RunRef, Windows
+from schemas.messages.run import Course, Page, PlannedPartition, PlanRef
+from schemas.plan import Decision, Plan, Reprocess, Request, Selection
+from schemas.spec.sections import Spec
 from stages.code import add_user_folder
 from stages.contract import AnyStage, GraphStage, TableStage
 from stages.models import ModelServices
@@ -45,41 +46,9 @@ _NOT_IDENTITY = {
 _AS_SPECIFIED = Course()
 
 
-class Request(Noun):
-    """`digest` is of spec and selection; `base` is the spec's folder, for prompts, user code and relative paths."""
-
-    run: str
-    pipeline: str
-    digest: str
-    spec: str
-    base: str
-    selection: Selection
-    created_at: dt.datetime
-
-
-class Plan(Noun):
-    """`stages` are the shapes that manifests are compared with, `aspects` say what of them changed; `code` holds the
-    digests of user code."""
-
-    plan_id: str
-    request: str
-    run: str
-    pipeline: str
-    spec: str
-    base: str
-    snapshot: str
-    stages: dict[str, str]
-    aspects: dict[str, dict[str, str]] = {}
-    code: dict[str, str]
-    selection: Selection
-    pages: int
-    partitions: int
-    created_at: dt.datetime
-
-
 def request_digest(spec: Spec, selection: Selection) -> str:
     said = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
-    return ids.digest(said, selection.model_dump_json())
+    return digests.digest(said, selection.model_dump_json())
 
 
 def new_run_name(now: dt.datetime) -> str:
@@ -165,7 +134,7 @@ class Job:
     @property
     def keys(self) -> pa.Schema:
         """The columns that only paths hold: of the source's type where they are its own, a day as a date, else text."""
-        names = [name for key in self.snapshot.partitions[:1] for name, _ in ids.partition_texts(key)]
+        names = [name for key in self.snapshot.partitions[:1] for name, _ in partition_keys.partition_texts(key)]
         known = {name: self.snapshot.schema.field(name).type for name in self.snapshot.info.key_columns}
         if self.spec.partition.by == "time" and self.spec.partition.every == "day":
             known = dict.fromkeys(names, pa.date32())

@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError
 
 from schemas import ids
 from schemas.errors import TandemError
-from schemas.messages import RunRef
+from schemas.messages.base import RunRef
 
 # A frozen worker may swallow one or two retries through polls it had open, so fewer than ten would be too few.
 RETRY = RetryPolicy(

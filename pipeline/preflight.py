@@ -11,8 +11,8 @@ from pipeline.plans import Job
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store, probe
 from schemas.errors import StoreError, UsageError
-from schemas.loading import load_spec
-from schemas.spec import Spec
+from schemas.spec.loading import load_spec
+from schemas.spec.sections import Spec
 from stages.models import ModelServices, missing_key
 
 Say = Callable[[str], None]

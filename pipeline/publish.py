@@ -23,18 +23,18 @@ from pipeline import barrier, compaction, journals, lakes, provenance
 from pipeline import commit as commits
 from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
-from pipeline.enrich import INDEX, REJECTS, Receipt, StagedFile, load_receipt, staged_table
-from pipeline.garbage import named
+from pipeline.enrich import INDEX, REJECTS, load_receipt, staged_table
 from pipeline.parquet import batches_of, table_of
-from pipeline.partitions import OpenedPartition
-from pipeline.plans import Job, Plan
+from pipeline.plans import Job
 from pipeline.questions import PENDING
 from pipeline.settings import expanded
 from pipeline.stores import Store
-from schemas import ids
+from schemas import digests, ids
 from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded, StoreError
-from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse, Shares, shares_added
-from schemas.spec import Spec
+from schemas.manifest import Counts, DataFile, Manifest, Provenance, Reuse, Shares, named, shares_added
+from schemas.plan import Plan
+from schemas.spec.sections import Spec
+from schemas.staging import OpenedPartition, Receipt, StagedFile
 from stages.contract import GraphStage
 
 TARGET_BYTES = 256 * 1024 * 1024
@@ -109,7 +109,7 @@ def publish(
         stage_fingerprints=plan.stages,
         stage_aspects=plan.aspects,
         input_columns=tuple(job.snapshot.schema.names),
-        content_digest=ids.digest(*(file.sha256 for file in (*files, *rejects)), str(counts.rows_in)),
+        content_digest=digests.digest(*(file.sha256 for file in (*files, *rejects)), str(counts.rows_in)),
         counts=counts,
         reuse=reuse,
         shares=shares,

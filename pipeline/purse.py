@@ -20,9 +20,9 @@ from pathlib import Path
 from pipeline import ledger
 from pipeline.ledger import Book, Ledger, share
 from pipeline.stores import Store
-from schemas import ids
+from schemas import digests
 from schemas.errors import BudgetReached, StoreError
-from schemas.messages import RunRef
+from schemas.messages.base import RunRef
 from stages.money import NOTHING, Amount, amount_of
 
 _COUNTS = struct.Struct("<4q")
@@ -64,7 +64,7 @@ def machine(folder: Path) -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = ""
-    return ids.digest(os.uname().nodename, boot, str(folder.absolute()))[:16]
+    return digests.digest(os.uname().nodename, boot, str(folder.absolute()))[:16]
 
 
 def left_by_the_dead(book: Ledger, folder: Path) -> dict[str, Amount]:

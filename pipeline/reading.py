@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from pipeline.datasets import DeclaredSchema, key_schema, load_schema
 from pipeline.parquet import batches_of
-from pipeline.sources.snapshot import decode_schema
 from pipeline.stores import Store
-from schemas import ids
+from schemas import partition_keys
 from schemas.errors import ObjectMissing, TandemError
 from schemas.manifest import Manifest
+from schemas.tables import decode_schema
 
 _SLICE = 1_000_000
 
@@ -78,7 +78,7 @@ def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: Decl
 def key_values(partition: str, keys: pa.Schema) -> list[tuple[str, pa.Scalar]]:
     """The partition's keys and values, typed as declared; text where nothing is."""
     out = []
-    for name, text in ids.partition_texts(partition):
+    for name, text in partition_keys.partition_texts(partition):
         kind = keys.field(name).type if name in keys.names else pa.string()
         out.append((name, _typed(text, kind)))
     return out

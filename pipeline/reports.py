@@ -10,7 +10,9 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Noun, Share
-from schemas.messages import Failure, FinaliseRequest, Page, PartitionResult, RunResult, RunState, Totals
+from schemas.messages.base import RunState
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
 
 _USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError", "PlanOutdated", "SchemaChanged"))
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pipeline import commit as commits
 from pipeline import plans, reports
-from pipeline.plans import Request
 from pipeline.stores import Store
 from schemas import ids
+from schemas.plan import Request
 
 Only = Literal["failed", "cancelled", "rejects"]
 

@@ -16,7 +16,7 @@ import polars as pl
 from pipeline import catalogue, questions
 from pipeline.questions import Parked
 from pipeline.stores import Store
-from schemas import ids
+from schemas import digests
 from schemas.errors import UsageError
 from stages.records import AnswerRecord
 
@@ -105,7 +105,7 @@ def _grouped(parked: Parked, rows: pl.DataFrame) -> Iterator[Question]:
         yield Question(
             partition=parked.partition,
             generation=parked.generation,
-            id=ids.digest(parked.partition, stage, row, question, str(ordinal))[:12],
+            id=digests.digest(parked.partition, stage, row, question, str(ordinal))[:12],
             asked=(stage, row, question, ordinal),
             rows=tuple((row_id, orjson.loads(key)) for row_id, key in part.select("row_id", "key").iter_rows()),
             stage=first["stage"],

@@ -9,12 +9,12 @@ import polars as pl
 
 from pipeline import journals
 from pipeline.parquet import table_of
-from pipeline.partitions import PlannedBatch
 from pipeline.plans import Job
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import PartitionError
-from schemas.messages import RowInput
+from schemas.messages.batch import RowInput
+from schemas.staging import PlannedBatch
 from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints

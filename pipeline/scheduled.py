@@ -5,16 +5,16 @@ import datetime as dt
 from pathlib import Path
 
 from pipeline import plans
-from pipeline.planning import Due, Selection
 from pipeline.settings import expanded
 from pipeline.sources.listing import list_source
 from pipeline.sources.readers import Note
 from pipeline.stores import Store
-from schemas import ids
-from schemas.durations import parse_duration
+from schemas import digests, ids
 from schemas.errors import UsageError
-from schemas.messages import Asked, AskRequest
-from schemas.spec import Spec
+from schemas.messages.schedule import Asked, AskRequest
+from schemas.plan import Due, Selection
+from schemas.spec.durations import parse_duration
+from schemas.spec.sections import Spec
 from stages.models import ModelServices
 
 
@@ -24,7 +24,9 @@ def ask(store: Store, request: AskRequest, services: ModelServices, note: Note) 
     spec, base = plans.load_spec_of(store, request.spec), Path(request.base)
     polls = request.when == "new-files"
     listing, absent = _listing(spec, base)
-    listing = ids.digest(request.spec, listing) if polls and listing else ""  # another spec sees the same files anew
+    listing = (
+        digests.digest(request.spec, listing) if polls and listing else ""
+    )  # another spec sees the same files anew
     if polls and not listing:
         return Asked(note=absent)
     if polls and listing == request.seen:

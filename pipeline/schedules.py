@@ -33,11 +33,12 @@ from pipeline.plans import load_request
 from pipeline.stores import Store, open_store
 from pipeline.workflows.scheduled import ScheduledWorkflow
 from schemas import ids
-from schemas.durations import format_duration, parse_duration
 from schemas.errors import ObjectMissing, UsageError
-from schemas.messages import RunRef, ScheduledInput, Terms
-from schemas.spec import Schedule as Wanted
-from schemas.spec import Spec
+from schemas.messages.base import RunRef
+from schemas.messages.schedule import ScheduledInput, Terms
+from schemas.spec.durations import format_duration, parse_duration
+from schemas.spec.sections import Schedule as Wanted
+from schemas.spec.sections import Spec
 
 EVERY_MINUTE = "* * * * *"  # how often files are looked for, unless it is said
 _FARTHEST = dt.timedelta(days=366 * 5)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import SpecError
-from schemas.spec import Spec
+from schemas.spec.sections import Spec
 
 TASK_QUEUE = "tandem"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -3,7 +3,7 @@ so that a plan can name what changed."""
 
 import orjson
 
-from schemas import ids
+from schemas import digests
 from stages.contract import AnyStage, GraphStage
 from stages.models import model_identity
 
@@ -16,7 +16,7 @@ def shape_of(stage: AnyStage) -> str:
         if isinstance(stage, GraphStage)
         else ""
     )
-    return ids.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
+    return digests.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
 
 
 def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
@@ -34,4 +34,6 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
         "query": spec.query,
         "options": spec.model_dump(exclude=named),
     }
-    return {name: ids.digest(orjson.dumps(said[name], option=orjson.OPT_SORT_KEYS, default=str))[:16] for name in said}
+    return {
+        name: digests.digest(orjson.dumps(said[name], option=orjson.OPT_SORT_KEYS, default=str))[:16] for name in said
+    }

@@ -7,7 +7,7 @@ lease, and a dead one's until it is over.
 
 from collections.abc import Callable, Iterable
 
-from schemas.messages import Lease, Leaseholder, LeaseRequest, LimiterInput, PerMinute
+from schemas.messages.limits import Lease, Leaseholder, LeaseRequest, LimiterInput, PerMinute
 
 LEASE_S = 10.0
 _HEADROOM = 1.25  # over what a worker used that was not held back …

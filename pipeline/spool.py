@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from schemas import ids
+from schemas import digests
 from stages.records import Record
 from stages.segments import decode_spool
 
@@ -91,4 +91,4 @@ class Spools:
 
 
 def _name(sink: str, run: str, partition: str, batch: int) -> str:
-    return f"{ids.digest(sink, run, partition)}-b{batch:05d}"
+    return f"{digests.digest(sink, run, partition)}-b{batch:05d}"

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 from pipeline import journals, ledger, reports
-from pipeline.plans import Request
 from pipeline.reports import Report
 from pipeline.stores import Store
 from schemas import ids
 from schemas.manifest import Usage
-from schemas.messages import Failure, Page, PlannedPartition, RunState, Totals
+from schemas.messages.base import RunState
+from schemas.messages.run import Failure, Page, PlannedPartition, Totals
+from schemas.plan import Request
 
 _UNTOUCHED = 32  # partitions begin in the order of the plan: after so many without a record there are no more
 

@@ -9,10 +9,10 @@ import polars as pl
 
 from pipeline import catalogue, plans
 from pipeline import commit as commits
-from pipeline.planning import Selection
 from pipeline.plans import Job
 from pipeline.stores import Store
 from schemas.manifest import Manifest
+from schemas.plan import Selection
 
 STATUSES = ("published", "partial", "missing", "stale", "gone", "failed", "cancelled", "rejected", "pending")
 

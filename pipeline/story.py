@@ -19,7 +19,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Noun
-from schemas.messages import PartitionResult
+from schemas.messages.partition import PartitionResult
 from stages.records import CallRecord, Record, RowRecord, record_of
 
 MOST_LINES = 2_000

@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipeline.enrich import answer_columns
 from pipeline.partitions import row_ids
 from pipeline.plans import Job
 from schemas.errors import ConnectionFailed
+from schemas.tables import answer_columns
 from stages.batch import BatchContext, run_graph_stage
 from stages.calls import Waiting
 from stages.contract import REJECTED, ROW, GraphStage, TableStage

@@ -19,12 +19,11 @@ from pipeline import commit as commits
 from pipeline import consume
 from pipeline.datasets import DeclaredSchema, load_schema, schema_fingerprint
 from pipeline.lakes import Lake
-from pipeline.sources.snapshot import decode_schema
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import DataFile, Manifest
-from schemas.tables import stored_schema
+from schemas.tables import decode_schema, stored_schema
 
 _CHUNK = 8 << 20
 _READERS = 4

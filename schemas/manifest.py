@@ -160,3 +160,13 @@ class Manifest(Noun):
         return self.ever_published and (
             self.kind == "published" or (self.kind == "tombstone" and self.input_fingerprint != "")
         )
+
+
+def named(manifest: Manifest | None) -> set[str]:
+    """The objects that a generation consists of."""
+    if manifest is None:
+        return set()
+    return {
+        *(file.key for file in (*manifest.files, *manifest.rejects, *manifest.pending)),
+        *([manifest.index.key] if manifest.index else []),
+    }

@@ -1,5 +1,6 @@
 """Declared types as Arrow types: the schema of every file is written from here, never inferred from values."""
 
+import base64
 import datetime as dt
 import enum
 import types
@@ -7,10 +8,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from schemas.errors import SpecError
-from schemas.fields import OutputField
+from schemas.spec.fields import OutputField
 
 _ARROW = {
     "str": pa.string(),
@@ -139,3 +141,58 @@ def _no_column(annotation: Any, where: str) -> SpecError:
         f"{where}: {annotation!r} has no column type.",
         hint="Use str, int, float, bool, date, datetime, Literal, Enum, list[…], Optional, or a nested pydantic class.",
     )
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly these columns and types; absent columns are null. Raises ArrowInvalid where a value does
+    not fit; only fractions of a microsecond are cut off."""
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+        elif (column := table.column(field.name)).type == field.type:
+            columns.append(column)
+        else:
+            columns.append(pc.cast(column, options=pc.CastOptions(field.type, allow_time_truncate=True)))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """An Arrow schema as text (IPC, base64)."""
+    return base64.b64encode(stored_schema(schema).serialize().to_pybytes()).decode()
+
+
+def decode_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def answer_columns(answers: list[dict[str, Any] | None], fields: Mapping[str, OutputField]) -> dict[str, pa.Array]:
+    """JSON-like answers as Arrow arrays of the declared types; a row without an answer is null throughout."""
+    out = {}
+    for name, declared in fields.items():
+        values = [None if answer is None else answer.get(name) for answer in answers]
+        if _temporal(declared):
+            values = [_parsed(value, declared) for value in values]
+        out[name] = pa.array(values, type=arrow_type(declared))
+    return out
+
+
+def _temporal(declared: OutputField) -> bool:
+    inner = [*(declared.fields or {}).values(), *([declared.items] if declared.items else [])]
+    return declared.type in ("date", "datetime") or any(_temporal(field) for field in inner)
+
+
+def _parsed(value: Any, declared: OutputField) -> Any:
+    if value is None:
+        return None
+    if declared.type == "date":
+        return dt.date.fromisoformat(value)
+    if declared.type == "datetime":
+        when = dt.datetime.fromisoformat(value)
+        return when.astimezone(dt.UTC) if when.tzinfo else when.replace(tzinfo=dt.UTC)
+    if declared.type == "list":
+        assert declared.items is not None
+        return [_parsed(item, declared.items) for item in value]
+    if declared.type == "fields":
+        return {name: _parsed(value.get(name), inner) for name, inner in (declared.fields or {}).items()}
+    return value

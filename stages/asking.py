@@ -13,10 +13,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command, interrupt
 
+from schemas.digests import digest
 from schemas.errors import RowError, SpecError
-from schemas.fields import OutputField
-from schemas.ids import digest
 from schemas.manifest import Provenance
+from schemas.spec.fields import OutputField
 from stages.contract import Answered, Build, GraphStage, Options, check_outputs
 from stages.models import build_model, model_identity, structured_method
 from stages.prompts import Template, is_blank

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.ids import digest
 
 _OURS = ("pipeline", "stages", "schemas")
 

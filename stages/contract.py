@@ -15,11 +15,11 @@ from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
 from schemas.errors import SpecError
-from schemas.fields import OutputField
-from schemas.loading import option_sentences
 from schemas.manifest import Provenance
-from schemas.spec import Part, Spec
-from schemas.spec import Stage as StageSpec
+from schemas.spec.fields import OutputField
+from schemas.spec.loading import option_sentences
+from schemas.spec.sections import Part, Spec
+from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limiter import Limiter
 from stages.models import ModelServices

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.ids import digest
 from stages.chunks import chunked
 from stages.words import ANY_STOP, WORD, stem
 

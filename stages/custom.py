@@ -13,10 +13,10 @@ from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
+from schemas.digests import digest
 from schemas.errors import RowError, SpecError
-from schemas.fields import problems
-from schemas.ids import digest
 from schemas.manifest import Provenance
+from schemas.spec.fields import problems
 from stages.code import code_digest, load_attribute
 from stages.contract import Answered, Build, GraphStage, check_outputs
 from stages.models import build_model

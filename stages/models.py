@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from schemas.errors import SpecError
 from schemas.ids import limit_key
-from schemas.spec import ModelChoice, Spec
-from schemas.spec import Stage as StageSpec
+from schemas.spec.sections import ModelChoice, Spec
+from schemas.spec.sections import Stage as StageSpec
 from stages.calls import Backend, journalled
 from stages.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.money import cap_in, capper

@@ -23,7 +23,7 @@ from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from schemas.spec import Price
+from schemas.spec.sections import Price
 from stages.calls import Backend, Request, append, as_result, call_answered, canonical_json, unknown_call
 from stages.limiter import Limiter
 from stages.prices import pricer

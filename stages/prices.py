@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from schemas.spec import Price
+from schemas.spec.sections import Price
 
 Pricer = Callable[[dict[str, int]], float | None]
 

@@ -22,8 +22,8 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt
 from pydantic import BaseModel, ValidationError
 
-from schemas.fields import problems
-from schemas.ids import digest
+from schemas.digests import digest
+from schemas.spec.fields import problems
 from stages.known import Known
 from stages.records import AnswerRecord, CallKey, QuestionKey, RowRecord
 

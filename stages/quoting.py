@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from schemas.digests import digest
 from schemas.errors import RowError
-from schemas.ids import digest
-from schemas.spec import Stage
+from schemas.spec.sections import Stage
 from stages.contract import Answered
 
 RULE = (

@@ -8,10 +8,10 @@ import orjson
 import pyarrow as pa
 from pydantic import BaseModel
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.fields import OutputField
-from schemas.ids import digest
-from schemas.spec import Spec
+from schemas.spec.fields import OutputField
+from schemas.spec.sections import Spec
 from schemas.tables import fields_of_class
 from stages import custom, models
 from stages.code import code_digest, load_attribute

@@ -8,8 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from schemas.digests import digest
 from schemas.errors import RowError, TandemError
-from schemas.ids import digest
 from stages.journal import Journal
 from stages.money import Purse
 from stages.records import CallKey, CallRecord

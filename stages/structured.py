@@ -12,7 +12,7 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 
 from schemas.errors import RowError
-from schemas.fields import OutputField, json_schema, problems, validator_for
+from schemas.spec.fields import OutputField, json_schema, problems, validator_for
 from stages.models import structured_method
 from stages.wire import CUT_OFF, finish_of
 

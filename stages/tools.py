@@ -19,7 +19,7 @@ from langgraph.errors import GraphBubbleUp
 from pydantic import ValidationError
 
 from schemas.errors import RowError, SpecError, TandemError
-from schemas.fields import problems
+from schemas.spec.fields import problems
 from stages.code import load_attribute
 from stages.contract import Build
 from stages.failures import redacted

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.consume import files
-from schemas.loading import load_spec
+from schemas.spec.loading import load_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pipeline.datasets import refuse_breaking
 from pipeline.engine import connect
 from pipeline.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
-from schemas.spec import Spec
+from schemas.spec.sections import Spec
 from stages.contract import GraphStage
 
 

@@ -17,8 +17,6 @@ from pipeline.cli.run import RunOptions, run_spec
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.engine import Engine, engine, engine_if_running
 from pipeline.launch import Standing, open_run, progress_of
-from pipeline.planning import Selection
-from pipeline.plans import Request
 from pipeline.rejects import Rejects, all_rejects, to_ask_again, void_all
 from pipeline.retries import Only, to_retry
 from pipeline.settings import expanded, home_of, temporal_configured
@@ -26,7 +24,8 @@ from pipeline.stores import Store
 from pipeline.workflows.calls import cause_of
 from pipeline.workflows.run import RunWorkflow
 from schemas.errors import ConnectionFailed, UsageError
-from schemas.messages import SetLimits
+from schemas.messages.run import SetLimits
+from schemas.plan import Request, Selection
 
 _ANSWER_WITHIN = dt.timedelta(seconds=15)
 _LOOKS = 50

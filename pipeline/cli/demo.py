@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.cli.console import Screen
 from pipeline.cli.run import RunOptions, run_command
-from pipeline.planning import Selection
 from schemas.errors import UsageError
+from schemas.plan import Selection
 
 
 async def demo_command(rows: int, folder: Path, screen: Screen) -> int:

@@ -18,7 +18,7 @@ from pipeline.sources.split import snapshot_of
 from pipeline.stores import MemoryStore
 from schemas.errors import SourceError, UsageError
 from schemas.ids import PIPELINE_NAME
-from schemas.spec import ModelChoice, Sink, Source, Spec, Stage
+from schemas.spec.sections import ModelChoice, Sink, Source, Spec, Stage
 
 _SAMPLE_ROWS = 20_000
 _OPENAI = "openai:gpt-5-mini"

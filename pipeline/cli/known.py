@@ -6,12 +6,12 @@ from pathlib import Path
 from pipeline import plans, reports
 from pipeline.engine import Engine
 from pipeline.launch import Run, open_run, progress_of, running_report
-from pipeline.plans import Request
 from pipeline.registry import sinks
 from pipeline.reports import Report
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import UsageError
+from schemas.plan import Request
 
 IDLE = "nothing works on it just now"
 

@@ -182,7 +182,7 @@ def backfill(
     async def work() -> int:
         from pipeline.cli.plan import PlanOptions, plan_command
         from pipeline.cli.run import RunOptions, run_command
-        from schemas.messages import Course
+        from schemas.messages.run import Course
 
         if fail_fast and max_failures is not None:
             raise UsageError("--fail-fast goes without --max-failures.", hint="It is --max-failures 1.")

@@ -11,7 +11,7 @@ import typer
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.planning import Selection
+    from schemas.plan import Selection
 
 
 def _usd(value: float | None) -> float | None:
@@ -66,7 +66,7 @@ def selection_of(
     new_version: bool = False,
 ) -> "Selection":
     """The selectors of a command line. Raises UsageError."""
-    from pipeline.planning import Selection
+    from schemas.plan import Selection
 
     if reprocess not in ("missing", "failed", "stale", "all"):
         raise UsageError(f"--reprocess {reprocess}: not one of missing, failed, stale, all.")
@@ -91,7 +91,7 @@ def seconds(text: str | None) -> float | None:
 
 def duration(flag: str, text: str) -> timedelta:
     """The value of a flag like `30m`. Raises UsageError."""
-    from schemas.durations import parse_duration
+    from schemas.spec.durations import parse_duration
 
     try:
         return parse_duration(text)

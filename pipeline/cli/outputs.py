@@ -17,8 +17,8 @@ from pipeline.settings import expanded
 from pipeline.stores import Store, open_store
 from pipeline.verify import verify
 from schemas.errors import UsageError
-from schemas.loading import load_spec
-from schemas.spec import Spec
+from schemas.spec.loading import load_spec
+from schemas.spec.sections import Spec
 
 _NOTHING = "Nothing is published yet. Start with: tandem run"
 

@@ -9,13 +9,13 @@ from pipeline import plans
 from pipeline.cli.console import Screen, counted, money
 from pipeline.cli.environment import command
 from pipeline.forecast import forecast
-from pipeline.planning import Selection
 from pipeline.plans import Job
 from pipeline.preflight import read_spec, sink_of
 from pipeline.standings import STATUSES, Standing, standings
 from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
 from schemas.manifest import Manifest
+from schemas.plan import Selection
 from stages.models import ModelServices
 
 _SHOWN = 200

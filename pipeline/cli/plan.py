@@ -10,8 +10,8 @@ from pipeline import agreed
 from pipeline.cli.console import Screen, counted, lasting, money
 from pipeline.cli.environment import command
 from pipeline.outlook import Outlook, looked_ahead, written_down
-from pipeline.planning import Decision, RowChanges, Selection
 from pipeline.preflight import Ready, preflight, read_spec
+from schemas.plan import Decision, RowChanges, Selection
 
 _GROUPS = 20
 

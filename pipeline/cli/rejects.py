@@ -11,11 +11,11 @@ from pipeline import consume
 from pipeline.cli.console import Screen, counted
 from pipeline.cli.environment import command
 from pipeline.cli.run import RunOptions, run_command
-from pipeline.planning import Selection
 from pipeline.preflight import preflight, read_spec, sink_of
 from pipeline.rejects import Rejects, all_rejects, classes, to_ask_again, void_all
 from pipeline.stores import Store
 from schemas.errors import UsageError
+from schemas.plan import Selection
 
 
 def _found(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:

@@ -9,7 +9,7 @@ from pipeline.cli.console import Screen, counted, failure, lasting, money, out, 
 from pipeline.reports import Report, cascades
 from pipeline.stores import Store
 from schemas.manifest import Usage
-from schemas.spec import Spec
+from schemas.spec.sections import Spec
 
 _SAMPLE_ROWS = 3
 _CELL = 60

@@ -18,15 +18,15 @@ from pipeline.cli.watch import Broke, WatchTimeout, watch
 from pipeline.engine import Engine, engine
 from pipeline.launch import Run, check_name, find_or_start, running_report, status_of_run
 from pipeline.outlook import Outlook, agreed_selection, looked_ahead
-from pipeline.planning import Selection
 from pipeline.preflight import Ready, preflight, read_spec, sink_of
 from pipeline.reports import Report
 from pipeline.settings import temporal_configured
 from pipeline.standing import standing_report
 from pipeline.stores import Store
 from schemas.errors import TandemError, UsageError
-from schemas.messages import Course
-from schemas.spec import Spec
+from schemas.messages.run import Course
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
 
 _ASK_ABOVE_USD = 1.0
 

@@ -18,8 +18,8 @@ from pipeline.schedules import Found
 from pipeline.settings import temporal_configured
 from schemas import ids
 from schemas.errors import UsageError
-from schemas.messages import Terms
-from schemas.spec import Spec
+from schemas.messages.schedule import Terms
+from schemas.spec.sections import Spec
 
 
 async def apply_command(path: Path, wanted: dict[str, Any], screen: Screen) -> int:

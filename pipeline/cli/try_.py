@@ -12,10 +12,11 @@ import polars as pl
 from pipeline import dealing
 from pipeline.cli.console import Screen, counted, money
 from pipeline.enrich import batch_context
-from pipeline.partitions import PlannedBatch, row_ids
+from pipeline.partitions import row_ids
 from pipeline.preflight import Ready, preflight, read_spec
 from pipeline.trial import Trial
 from schemas.errors import SourceError, UsageError
+from schemas.staging import PlannedBatch
 from stages.batch import BatchContext, Shared
 from stages.contract import GraphStage
 from stages.fingerprints import fingerprints

@@ -17,8 +17,8 @@ from pipeline.ledger import Ledger
 from pipeline.standing import usage_so_far
 from schemas import ids
 from schemas.errors import ConnectionFailed, StoreError
-from schemas.messages import PartitionResult
-from schemas.messages import Progress as Told
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import Progress as Told
 
 _LINE_EVERY_S = 30.0
 _PACE_OVER_S = 30.0

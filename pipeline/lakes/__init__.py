@@ -22,12 +22,12 @@ import pyarrow as pa
 from pipeline import commit as commits
 from pipeline.datasets import key_schema, load_schema
 from pipeline.reading import key_values
-from pipeline.sources.snapshot import decode_schema
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import SpecError, StoreError
 from schemas.manifest import DataFile, Manifest
-from schemas.spec import Spec
+from schemas.spec.sections import Spec
+from schemas.tables import decode_schema
 
 _TRIES = 60
 _NEEDS = {"delta": "deltalake", "iceberg": "pyiceberg"}

@@ -30,7 +30,7 @@ from pipeline.stores.s3 import S3Store
 from schemas import ids
 from schemas.errors import SinkError, StoreError
 from schemas.manifest import DataFile, Manifest
-from schemas.spec import Spec
+from schemas.spec.sections import Spec
 
 CATALOG = "tandem"
 _NAMES = "schema.name-mapping.default"  # our files have no field ids, and none of the columns of their paths

@@ -12,9 +12,9 @@ from typing import Any, Literal, NoReturn
 import pyarrow as pa
 
 from pipeline.stores import ObjectInfo, Store, open_store
+from schemas.digests import digest
 from schemas.errors import InputChanged, ObjectMissing, SourceError
-from schemas.ids import digest
-from schemas.spec import Source
+from schemas.spec.sections import Source
 
 Format = Literal["parquet", "csv", "ndjson"]
 _ENDINGS: dict[str, Format] = {

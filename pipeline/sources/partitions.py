@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from schemas.errors import SourceError
-from schemas.ids import NULL, decode_value, encode_value, partition_key
-from schemas.spec import Partition
+from schemas.partition_keys import NULL, decode_value, encode_value, partition_key
+from schemas.spec.sections import Partition
 
 _FORMATS = {"hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 

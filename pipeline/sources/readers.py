@@ -9,12 +9,11 @@ import pyarrow.parquet as pq
 
 from pipeline.parquet import batches_of
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
-from pipeline.sources.snapshot import conform
 from pipeline.sources.text import text_chunks
 from pipeline.sources.types import Inference, Typing
 from schemas.errors import SourceError
-from schemas.spec import ColumnType, Spec
-from schemas.tables import common_type, stored_schema
+from schemas.spec.sections import ColumnType, Spec
+from schemas.tables import common_type, conform, stored_schema
 
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
 _MAX_GROUP_ROWS = 20_000

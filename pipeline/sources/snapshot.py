@@ -7,7 +7,6 @@ small row groups in partition order. Either way the input is read once here and 
 number.
 """
 
-import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,30 +15,22 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.parquet import table_of
 from pipeline.sources.groups import FOOTERS, GROUPS
 from pipeline.sources.listing import SourceFile, check_unchanged, open_file
 from pipeline.stores import Store
-from schemas import ids
+from schemas import partition_keys
 from schemas.errors import ObjectMissing, SourceError
 from schemas.manifest import Noun
-from schemas.tables import stored_schema
+from schemas.staging import RowRange
+from schemas.tables import conform, decode_schema
 
 FORMAT = 1
 
 
 _loaded: dict[tuple[str, str], "Snapshot"] = {}  # immutable, so a process loads each once
-
-
-class RowRange(Noun):
-    """`rows` rows of file number `file`, from row `start`."""
-
-    file: int
-    start: int
-    rows: int
 
 
 class Entry(Noun):
@@ -106,7 +97,7 @@ class Snapshot:
         table = pa.concat_tables(tables) if tables else self._file_schema().empty_table()
         frame = pl.DataFrame(table)
         if self.info.constants:
-            values = dict(ids.parse_partition_key(partition))
+            values = dict(partition_keys.parse_partition_key(partition))
             frame = frame.with_columns(pl.lit(values.get(name), pl.String).alias(name) for name in self.info.constants)
         return frame.select(self.schema.names)
 
@@ -177,20 +168,6 @@ def _groups(metadata: pq.FileMetaData, wanted: RowRange) -> tuple[list[int], int
     return groups, skip
 
 
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly these columns and types; absent columns are null. Raises ArrowInvalid where a value does
-    not fit; only fractions of a microsecond are cut off."""
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-        elif (column := table.column(field.name)).type == field.type:
-            columns.append(column)
-        else:
-            columns.append(pc.cast(column, options=pc.CastOptions(field.type, allow_time_truncate=True)))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
 # Writing and loading -----------------------------------------------------------------------------------------------
 
 
@@ -241,12 +218,3 @@ def exists(store: Store, key: str) -> bool:
         return store.head(key) is not None
     except ObjectMissing:
         return False
-
-
-def encode_schema(schema: pa.Schema) -> str:
-    """An Arrow schema as text (IPC, base64)."""
-    return base64.b64encode(stored_schema(schema).serialize().to_pybytes()).decode()
-
-
-def decode_schema(text: str) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -14,12 +14,14 @@ from pipeline.sources import snapshot as snapshots
 from pipeline.sources.listing import Listing, list_source
 from pipeline.sources.partitions import check_partition_column, hive_levels, key_name, keys_of
 from pipeline.sources.readers import Note, ParquetReader, Reader, TextReader
-from pipeline.sources.snapshot import Entry, InputFile, RowRange, Snapshot, SnapshotInfo, conform
+from pipeline.sources.snapshot import Entry, InputFile, Snapshot, SnapshotInfo
 from pipeline.stores import Store
-from schemas import ids
+from schemas import digests, ids, partition_keys, tables
 from schemas.errors import SourceError
-from schemas.ids import NULL
-from schemas.spec import Spec
+from schemas.partition_keys import NULL
+from schemas.spec.sections import Spec
+from schemas.staging import RowRange
+from schemas.tables import conform
 from stages.fingerprints import row_texts
 
 _CHEAP_ROWS = 200_000  # to be read again rather than written
@@ -51,7 +53,7 @@ def snapshot_of(
 
 
 def _identity(spec: Spec, listing: Listing, pinned: dict[str, str]) -> str:
-    return ids.digest(
+    return digests.digest(
         str(snapshots.FORMAT),
         listing.fingerprint,
         spec.source.model_dump_json(exclude={"path", "key"}),
@@ -126,7 +128,7 @@ class _Splitter:
             files, grown = self._staged()
         info = SnapshotInfo(
             key=self.key,
-            arrow_schema=snapshots.encode_schema(self._schema()),
+            arrow_schema=tables.encode_schema(self._schema()),
             types=self.reader.types,
             key_columns=(self.partition.column or "",) if self.partition.by == "column" else self.levels,
             constants=self._constants(),
@@ -189,13 +191,13 @@ class _Splitter:
         return pl.Series([self._file_key(file)], dtype=pl.String).new_from_index(0, frame.height)
 
     def _block(self, block: int) -> str:
-        return ids.partition_key([(self.name, f"{block:06d}")])
+        return partition_keys.partition_key([(self.name, f"{block:06d}")])
 
     def _file_key(self, file: int) -> str:
         if self.partition.by == "hive":
-            return ids.partition_key(hive_levels(self.listing.files[file].relative))
+            return partition_keys.partition_key(hive_levels(self.listing.files[file].relative))
         first = file - file % self.partition.files
-        return ids.partition_key([(self.name, self.listing.files[first].relative)])
+        return partition_keys.partition_key([(self.name, self.listing.files[first].relative)])
 
     def _empty_partitions(self) -> dict[str, _Growing]:
         """With files (and hive) a file without rows is a partition all the same, and the first block always is one."""

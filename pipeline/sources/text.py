@@ -17,7 +17,7 @@ import pyarrow.csv
 
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, compression_of, open_file
 from schemas.errors import SourceError
-from schemas.spec import Source
+from schemas.spec.sections import Source
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 _SNIFF_BYTES = 1024 * 1024

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from schemas.errors import SourceError
-from schemas.spec import ColumnType
+from schemas.spec.sections import ColumnType
 
 _CLOCK = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
 _PATTERNS = {

@@ -12,7 +12,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY
-    from schemas.messages import Message, Notified, NotifyRequest
+    from schemas.messages.base import Message
+    from schemas.messages.run import Notified, NotifyRequest
 
 R = TypeVar("R", bound=Message)
 

@@ -16,7 +16,8 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from pipeline.policies import SHORT
     from pipeline.workflows.calls import call, cause_of
-    from schemas.messages import Failure, Reckoned, Reckoning, RunRef, Shortage
+    from schemas.messages.base import RunRef
+    from schemas.messages.run import Failure, Reckoned, Reckoning, Shortage
 
 
 class Funds:

@@ -11,7 +11,8 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.policies import SHORT
     from pipeline.workflows.calls import call
     from schemas import ids
-    from schemas.messages import Holder, HolderRequest, RunRef
+    from schemas.messages.base import RunRef
+    from schemas.messages.partition import Holder, HolderRequest
 
 # The holder tells us when it is done; asking again is for one that was terminated and tells nobody.
 _PATIENCE = timedelta(minutes=1)

@@ -8,7 +8,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import tell_hook
-    from schemas.messages import Failure, NotifyRequest, RunRef, RunResult, RunState, Totals
+    from schemas.messages.base import RunRef, RunState
+    from schemas.messages.run import Failure, NotifyRequest, RunResult, Totals
 
 
 class Hooks:

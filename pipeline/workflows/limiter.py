@@ -10,7 +10,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.sharing import LEASE_S, Shares
-    from schemas.messages import Lease, LeaseRequest, LimiterInput
+    from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
 
 _UPDATES = 500  # Temporal refuses more than 2,000 an execution
 _AGE = timedelta(minutes=5)  # well within the execution's timeout, which ends one that no worker serves any more

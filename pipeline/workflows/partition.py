@@ -28,25 +28,20 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.funds import Shortages
     from pipeline.workflows.row import RowWorkflow
     from schemas import ids
-    from schemas.messages import (
+    from schemas.messages.base import Outcome
+    from schemas.messages.batch import BatchRequest, BatchResult, RowInput, RowsOfBatch, Spent
+    from schemas.messages.partition import (
         Answers,
         AnswersRequest,
-        BatchRequest,
-        BatchResult,
         CloseRequest,
         Opened,
         OpenRequest,
-        Outcome,
         ParkedPartition,
         PartitionInput,
         PartitionResult,
-        Progress,
         PublishRequest,
-        RowInput,
-        RowsOfBatch,
-        Spent,
-        Totals,
     )
+    from schemas.messages.run import Progress, Totals
 
 _REOPENS = 1
 _HANDED_BACK = timedelta(seconds=0.5)

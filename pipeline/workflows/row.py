@@ -10,7 +10,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call, stop_if_cancelled
-    from schemas.messages import RowInput, RowResult, Spent, StepResult
+    from schemas.messages.batch import RowInput, RowResult, Spent, StepResult
 
 _AGAIN = timedelta(seconds=0.5)
 _LONGEST = timedelta(minutes=1)

@@ -32,23 +32,20 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.partition import PartitionWorkflow
     from schemas import ids
     from schemas.manifest import Counts
-    from schemas.messages import (
+    from schemas.messages.base import RunState
+    from schemas.messages.partition import CloseRequest, ParkedPartition, PartitionInput, PartitionResult
+    from schemas.messages.run import (
         Carried,
-        CloseRequest,
         Failure,
         FinaliseRequest,
         Page,
         PageRequest,
-        ParkedPartition,
-        PartitionInput,
-        PartitionResult,
         PlannedPartition,
         PlanRef,
         PlanRequest,
         Progress,
         RunInput,
         RunResult,
-        RunState,
         SetLimits,
         SetLimitsRequest,
         Shortage,

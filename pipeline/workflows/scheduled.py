@@ -16,7 +16,9 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.calls import call
     from pipeline.workflows.run import STATE, RunWorkflow
     from schemas import ids
-    from schemas.messages import Asked, AskRequest, RunInput, RunRef, RunResult, ScheduledInput, ScheduledResult
+    from schemas.messages.base import RunRef
+    from schemas.messages.run import RunInput, RunResult
+    from schemas.messages.schedule import Asked, AskRequest, ScheduledInput, ScheduledResult
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
 _AGAIN = timedelta(hours=1)  # what failed is tried again so often though no new file came

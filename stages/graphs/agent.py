@@ -17,8 +17,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 from pydantic import Field
 
-from schemas.durations import Duration
 from schemas.errors import RowError
+from schemas.spec.durations import Duration
 from stages.asking import MAX_REPAIRS, Answer, Made, Prompts, Question, complaints, finished, invalid
 from stages.chunks import tokens
 from stages.contract import Build, GraphStage, Options

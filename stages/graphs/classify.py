@@ -16,7 +16,7 @@ from langchain_core.messages import HumanMessage
 from pydantic import Field
 
 from schemas.errors import SpecError
-from schemas.fields import OutputField
+from schemas.spec.fields import OutputField
 from stages.asking import Answer, Doubt, Made, Prompts, Question, asking_graph, doubt_of, finished
 from stages.contract import Build, GraphStage, Options
 from stages.quoting import RULE, quoted

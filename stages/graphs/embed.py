@@ -13,7 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
-from schemas.fields import OutputField
+from schemas.spec.fields import OutputField
 from stages.asking import Answer, Made, Prompts, finished
 from stages.contract import Build, GraphStage, Options
 from stages.embedding import unpacked

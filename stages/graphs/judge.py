@@ -17,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
 from schemas.errors import RowError
-from schemas.fields import OutputField
+from schemas.spec.fields import OutputField
 from stages.asking import Answer, Made, Prompts, Question, finished, own_column
 from stages.contract import Build, GraphStage, Options
 from stages.quoting import RULE, quoted

@@ -18,9 +18,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 from pydantic import Field
 
-from schemas.durations import Duration
 from schemas.errors import RowError, SpecError
-from schemas.fields import OutputField
+from schemas.spec.durations import Duration
+from schemas.spec.fields import OutputField
 from stages.asking import Answer, Made, Prompts, Question, finished, own_column
 from stages.contract import Build, GraphStage, Options
 from stages.corpus import load_corpus

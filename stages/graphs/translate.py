@@ -19,7 +19,7 @@ from langgraph.types import Send
 from pydantic import Field, field_validator
 
 from schemas.errors import SpecError
-from schemas.fields import OutputField
+from schemas.spec.fields import OutputField
 from stages.asking import Answer, Made, Prompts, Question, finished
 from stages.chunks import chunked
 from stages.contract import Build, GraphStage, Options

@@ -10,8 +10,8 @@ import sqlglot
 from pydantic import Field
 from sqlglot import exp
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
 from stages.contract import RESERVED, ROW, Build, Options, TableStage

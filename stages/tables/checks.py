@@ -9,10 +9,10 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
+from schemas.digests import digest
 from schemas.errors import ChecksFailed, SpecError
-from schemas.ids import digest
 from schemas.manifest import Provenance
-from schemas.spec import Part
+from schemas.spec.sections import Part
 from stages.contract import Build, Options, TableStage, check_drop
 from stages.tables.sql import failed, row_wise_condition
 

@@ -18,8 +18,8 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from schemas.digests import digest
 from schemas.errors import PartitionError, SpecError
-from schemas.ids import digest
 from schemas.manifest import Provenance
 from stages.contract import RESERVED, Build, Options, TableStage, check_drop
 from stages.tables.parts import parts

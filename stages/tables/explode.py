@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
 from stages.chunks import chunked

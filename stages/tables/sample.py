@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.ids import digest
 from schemas.manifest import Provenance
 from stages.contract import REJECTED, ROW, Build, Options, TableStage, check_drop
 from stages.fingerprints import fingerprints

@@ -15,8 +15,8 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # its home in every version
 
+from schemas.digests import digest
 from schemas.errors import PartitionError, SpecError
-from schemas.ids import digest
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
 from stages.contract import REJECTED, ROW, Build, Options, TableStage

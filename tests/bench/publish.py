@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import publish
-from pipeline.enrich import INDEX, Receipt, stage_table
-from pipeline.partitions import OpenedPartition, PlannedBatch
+from pipeline.enrich import INDEX, stage_table
 from pipeline.stores import LocalStore
 from schemas import ids
 from schemas.manifest import Counts, Reuse
+from schemas.staging import OpenedPartition, PlannedBatch, Receipt
 from tests.pipeline.jobs import Bench, nothing
 
 BATCH = 10_000

@@ -12,8 +12,9 @@ import yaml
 from pipeline import reports
 from pipeline.cli.init import propose
 from pipeline.reports import Report
-from schemas.loading import load_spec
-from schemas.messages import Failure, RunState, Totals
+from schemas.messages.base import RunState
+from schemas.messages.run import Failure, Totals
+from schemas.spec.loading import load_spec
 from tests.cli.support import Project, tandem
 from tests.harness.model_server import ModelServer
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cli.watch import AtWork, Pace, status
 from schemas.manifest import Usage
-from schemas.messages import Progress, Totals
+from schemas.messages.run import Progress, Totals
 
 
 def told(**changed: Any) -> Progress:

@@ -22,7 +22,7 @@ from temporalio.client import Client
 
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.stores import LocalStore, Store
-from schemas import ids
+from schemas import digests, ids
 from tests.cli.support import Result, Started, eventually
 from tests.faults.checker import Allowed, Observed, Twin, billed, check, twin_of
 from tests.faults.reader import Polling
@@ -117,7 +117,7 @@ class Rig:
     def workers(self, temporal: TemporalServer, count: int) -> Iterator[list[Started]]:
         """A configured Temporal, and workers as processes of their own."""
         self.temporal = temporal
-        self.env |= {**temporal.env(), "TANDEM_TASK_QUEUE": f"queue-{ids.digest(self.store.uri)[:12]}"}
+        self.env |= {**temporal.env(), "TANDEM_TASK_QUEUE": f"queue-{digests.digest(self.store.uri)[:12]}"}
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(self.start("worker")) for _ in range(count)]
 
@@ -208,7 +208,7 @@ class Twins:
             "sink": {"path": "out"},
         }
         graphs = [path.read_text() for path in sorted(rig.folder.glob("*.py"))]
-        name = ids.digest(json.dumps([spec, graphs, rules, rig.rows.to_dicts()]))
+        name = digests.digest(json.dumps([spec, graphs, rules, rig.rows.to_dicts()]))
         if name not in self._found:
             self._model.reset()
             self._model.script({"rules": list(rules)})

@@ -21,13 +21,14 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline import plans
-from pipeline.planning import Selection
 from pipeline.stores import open_store
 from pipeline.worker import working
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages import RunInput, RunRef, RunResult
-from schemas.spec import Spec
+from schemas.messages.base import RunRef
+from schemas.messages.run import RunInput, RunResult
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
 from tests.harness.servers import TemporalServer
 from tests.pipeline.jobs import rows
 

@@ -28,41 +28,38 @@ from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.scheduled import ScheduledWorkflow
 from schemas import ids
 from schemas.manifest import Counts, Usage
-from schemas.messages import (
+from schemas.messages.base import RunRef, Windows
+from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
+from schemas.messages.partition import (
     Answers,
     AnswersRequest,
-    Asked,
-    AskRequest,
-    BatchRequest,
-    BatchResult,
     CloseRequest,
-    Course,
-    FinaliseRequest,
     Holder,
     HolderRequest,
-    Notified,
-    NotifyRequest,
     Opened,
     OpenRequest,
-    Page,
-    PageRequest,
     PartitionInput,
     PartitionResult,
+    PublishRequest,
+)
+from schemas.messages.run import (
+    Course,
+    FinaliseRequest,
+    Notified,
+    NotifyRequest,
+    Page,
+    PageRequest,
     PlannedPartition,
     PlanRef,
     PlanRequest,
-    PublishRequest,
     Reckoned,
     Reckoning,
-    RowInput,
     RunInput,
-    RunRef,
     RunResult,
     SetLimits,
     SetLimitsRequest,
-    StepResult,
-    Windows,
 )
+from schemas.messages.schedule import Asked, AskRequest
 
 ROWS = 10
 T = TypeVar("T")

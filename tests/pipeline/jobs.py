@@ -14,16 +14,16 @@ import polars as pl
 
 from pipeline import partitions, plans, publish
 from pipeline.enrich import Enriched, batch_context, enrich_batch
-from pipeline.partitions import OpenedPartition
-from pipeline.planning import Selection
-from pipeline.plans import Job, Plan
+from pipeline.plans import Job
 from pipeline.publish import Published
 from pipeline.spool import Spools
 from pipeline.stores import MemoryStore, Store
 from schemas import ids
 from schemas.manifest import Manifest
-from schemas.messages import RunRef
-from schemas.spec import Spec
+from schemas.messages.base import RunRef
+from schemas.plan import Plan, Selection
+from schemas.spec.sections import Spec
+from schemas.staging import OpenedPartition
 from stages.batch import Shared
 from stages.models import ModelServices
 

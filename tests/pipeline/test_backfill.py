@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from temporalio.testing import WorkflowEnvironment
 
 from pipeline import plans
-from pipeline.planning import Decision, Selection, sample
+from pipeline.planning import sample
 from schemas import ids
 from schemas.errors import ChecksFailed
 from schemas.manifest import Counts
-from schemas.messages import Course, OpenRequest, PartitionResult, PlannedPartition, PublishRequest, RunRef, Windows
+from schemas.messages.base import RunRef, Windows
+from schemas.messages.partition import OpenRequest, PartitionResult, PublishRequest
+from schemas.messages.run import Course, PlannedPartition
+from schemas.plan import Decision, Selection
 from tests.pipeline.fakes import Fakes, at_work, ended, failed, planned, skipping_time
 from tests.pipeline.jobs import Bench, rows
 

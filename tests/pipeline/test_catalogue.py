@@ -11,13 +11,14 @@ import pytest
 
 from pipeline import catalogue
 from pipeline.commit import commit
-from pipeline.planning import Selection
 from pipeline.plans import decisions
 from pipeline.reports import write_outcome
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, DataFile, Manifest
-from schemas.messages import Outcome, PartitionResult
+from schemas.messages.base import Outcome
+from schemas.messages.partition import PartitionResult
+from schemas.plan import Selection
 from tests.pipeline.jobs import Bench, rows
 
 NOW = dt.datetime(2026, 11, 18, 12, 30, tzinfo=dt.UTC)

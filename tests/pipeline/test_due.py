@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.due import levels
-from pipeline.planning import Due
+from schemas.plan import Due
 
 ZONES = ("UTC", "Europe/Paris", "America/Sao_Paulo", "Asia/Kolkata", "America/New_York", "Australia/Lord_Howe")
 WEEK = dt.timedelta(days=7)

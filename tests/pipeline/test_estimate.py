@@ -10,9 +10,9 @@ import pytest
 from pipeline.estimate import Estimate, estimate
 from pipeline.forecast import forecast
 from pipeline.history import around, taken
-from pipeline.planning import Selection
 from pipeline.plans import decisions
 from schemas.manifest import Usage
+from schemas.plan import Selection
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 PRICES = {"openai:test-model": {"input": 1.0, "output": 2.0}}

@@ -11,7 +11,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.workflows.scheduled import ScheduledWorkflow
 from schemas import ids
-from schemas.messages import Asked, AskRequest, BatchRequest, Page, PageRequest, ScheduledInput, Terms, Windows
+from schemas.messages.base import Windows
+from schemas.messages.batch import BatchRequest
+from schemas.messages.run import Page, PageRequest
+from schemas.messages.schedule import Asked, AskRequest, ScheduledInput, Terms
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Bench, Fakes, at_work, ended, planned, until
 

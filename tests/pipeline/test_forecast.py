@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from pipeline.forecast import Forecast, compared, forecast
-from pipeline.planning import RowChanges, Selection
 from pipeline.plans import decisions
+from schemas.plan import RowChanges, Selection
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 SQL: dict[str, Any] = {"name": "some", "uses": "sql", "query": "SELECT * FROM rows WHERE level >= 2"}

@@ -13,7 +13,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from pipeline.workflows.run import RunWorkflow
-from schemas.messages import BatchRequest, BatchResult, Progress, Reckoned, Reckoning, RunResult, Windows
+from schemas.messages.base import Windows
+from schemas.messages.batch import BatchRequest, BatchResult
+from schemas.messages.run import Progress, Reckoned, Reckoning, RunResult
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, planned, skipping_time, until
 

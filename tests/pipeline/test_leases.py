@@ -15,7 +15,7 @@ from pipeline.leases import Leases
 from pipeline.worker import sandbox
 from pipeline.workflows.limiter import LimiterWorkflow
 from schemas import ids
-from schemas.messages import LeaseRequest, PerMinute
+from schemas.messages.limits import LeaseRequest, PerMinute
 from stages.limiter import Limiters, Rates
 from tests.harness.servers import TemporalServer
 

@@ -13,7 +13,9 @@ from pipeline.controls import Controls, load_limits, save_limits
 from pipeline.stores import open_store
 from pipeline.workflows.calls import cause_of
 from pipeline.workflows.run import PAUSED, RunWorkflow
-from schemas.messages import BatchRequest, SetLimits, Windows
+from schemas.messages.base import Windows
+from schemas.messages.batch import BatchRequest
+from schemas.messages.run import SetLimits
 from stages.limiter import Limiters
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, planned, until

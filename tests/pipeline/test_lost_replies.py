@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import pytest
 
-from pipeline.partitions import OpenedPartition
-from pipeline.plans import Plan
 from pipeline.publish import Published
 from pipeline.stores import Store, open_store
 from pipeline.verify import verify
 from schemas import ids
 from schemas.errors import StoreError
+from schemas.plan import Plan
+from schemas.staging import OpenedPartition
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.servers import SeaweedS3
 from tests.pipeline.jobs import Bench, rows

@@ -20,20 +20,14 @@ from temporalio.exceptions import ApplicationError
 
 from pipeline import plans, reports
 from pipeline.notify import notify
-from pipeline.planning import Selection
 from pipeline.stores import MemoryStore
 from schemas.errors import ConnectionFailed, SpecError, UsageError
 from schemas.manifest import Counts
-from schemas.messages import (
-    FinaliseRequest,
-    NotifyRequest,
-    OpenRequest,
-    RunRef,
-    RunResult,
-    RunState,
-    Totals,
-)
-from schemas.spec import Spec
+from schemas.messages.base import RunRef, RunState
+from schemas.messages.partition import OpenRequest
+from schemas.messages.run import FinaliseRequest, NotifyRequest, RunResult, Totals
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, ended, failed, planned
 from tests.pipeline.jobs import EXTRACT

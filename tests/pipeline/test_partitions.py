@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.sources.partitions import check_partition_column, hive_levels, key_name, keys_of
 from schemas.errors import SourceError
-from schemas.ids import parse_partition_key
-from schemas.spec import Partition
+from schemas.partition_keys import parse_partition_key
+from schemas.spec.sections import Partition
 
 ZONES = ["UTC", "Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Apia"]
 EVERY = ["hour", "day", "week", "month"]

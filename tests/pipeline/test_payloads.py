@@ -17,13 +17,14 @@ from temporalio.testing import ActivityEnvironment
 
 from pipeline import plans
 from pipeline.activities import Activities
-from pipeline.planning import Selection
 from pipeline.stores import open_store
 from pipeline.worker import working
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages import MAX_PAYLOAD_BYTES, Page, PageRequest, PlannedPartition, RunInput, RunRef
-from schemas.spec import Spec
+from schemas.messages.base import MAX_PAYLOAD_BYTES, RunRef
+from schemas.messages.run import Page, PageRequest, PlannedPartition, RunInput
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import ended
 from tests.pipeline.jobs import EXTRACT, rows

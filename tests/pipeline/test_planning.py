@@ -15,23 +15,12 @@ from hypothesis import strategies as st
 
 from pipeline import planning
 from pipeline.commit import commit, fence, read_commit
-from pipeline.planning import (
-    MAX_BATCHES,
-    Reprocess,
-    Selection,
-    Shape,
-    batch_rows,
-    cut,
-    deal,
-    decide,
-    pages_of,
-    select,
-    start_of,
-)
+from pipeline.planning import MAX_BATCHES, Shape, batch_rows, cut, deal, decide, pages_of, select, start_of
 from pipeline.stores import MemoryStore
 from schemas.errors import SpecError, UsageError
-from schemas.ids import encode_value
 from schemas.manifest import Counts, Manifest
+from schemas.partition_keys import encode_value
+from schemas.plan import Reprocess, Selection
 
 NOW = dt.datetime(2026, 11, 18, 12, 30, tzinfo=dt.UTC)
 ORDER: tuple[Reprocess, ...] = ("missing", "failed", "stale", "all")

@@ -22,7 +22,7 @@ import pytest
 from pipeline import commit as commits
 from pipeline import publish
 from pipeline.datasets import load_schema
-from pipeline.enrich import Receipt, load_receipt
+from pipeline.enrich import load_receipt
 from pipeline.rejects import all_rejects
 from pipeline.stores import LocalStore, MemoryStore
 from schemas import ids
@@ -37,6 +37,7 @@ from schemas.errors import (
     TandemError,
 )
 from schemas.manifest import Manifest
+from schemas.staging import Receipt
 from stages.transport import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.jobs import EXTRACT, Bench, rows

@@ -20,7 +20,7 @@ from pipeline.ledger import Ledger, Limits, share
 from pipeline.purse import Purses, RunPurse, reconcile
 from pipeline.stores import LocalStore, MemoryStore, Store
 from schemas.errors import BudgetReached, StoreError
-from schemas.messages import RunRef
+from schemas.messages.base import RunRef
 from stages.money import NANOS, Amount
 
 RUN = "run-1"

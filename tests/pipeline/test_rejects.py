@@ -16,7 +16,7 @@ from pipeline.reports import write_outcome
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import RejectRateExceeded
-from schemas.messages import PartitionResult
+from schemas.messages.partition import PartitionResult
 from stages.known import Known
 from stages.records import RowRecord, VoidRecord
 from tests.pipeline.jobs import EXTRACT, Bench, rows

@@ -14,7 +14,7 @@ from temporalio.worker import Replayer
 from pipeline.worker import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
-from schemas.messages import PartitionInput, PartitionResult
+from schemas.messages.partition import PartitionInput, PartitionResult
 
 RECORDED = sorted((Path(__file__).parent.parent / "histories").glob("*.json"))
 

@@ -9,22 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import plans, reports
-from pipeline.planning import Decision, Selection
 from pipeline.reports import finalise, load_report, summed, write_outcome
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, Usage
-from schemas.messages import (
-    MAX_PAYLOAD_BYTES,
-    FinaliseRequest,
-    Outcome,
-    Page,
-    PartitionResult,
-    PlannedPartition,
-    RunRef,
-    RunState,
-    Totals,
-)
+from schemas.messages.base import MAX_PAYLOAD_BYTES, Outcome, RunRef, RunState
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import FinaliseRequest, Page, PlannedPartition, Totals
+from schemas.plan import Decision, Selection
 from tests.pipeline.jobs import Bench, rows
 
 NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)

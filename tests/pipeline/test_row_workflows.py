@@ -11,7 +11,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline import planning
 from schemas.errors import SpecError
-from schemas.messages import BatchRequest, BatchResult, RowInput, RowsOfBatch, StepResult
+from schemas.messages.batch import BatchRequest, BatchResult, RowInput, RowsOfBatch, StepResult
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, failed, planned, until
 

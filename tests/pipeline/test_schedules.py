@@ -24,8 +24,9 @@ from pipeline.worker import working
 from pipeline.workflows.scheduled import ScheduledWorkflow
 from schemas import ids
 from schemas.errors import UsageError
-from schemas.messages import Asked, AskRequest, OpenRequest, ScheduledResult, Terms
-from schemas.spec import Spec
+from schemas.messages.partition import OpenRequest
+from schemas.messages.schedule import Asked, AskRequest, ScheduledResult, Terms
+from schemas.spec.sections import Spec
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, failed, planned, until
 

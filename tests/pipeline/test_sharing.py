@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.leases import Leases
 from pipeline.sharing import LEASE_S, Shares
-from schemas.messages import Lease, LeaseRequest, LimiterInput, PerMinute
+from schemas.messages.limits import Lease, LeaseRequest, LimiterInput, PerMinute
 from stages.limiter import Limiters, Rates
 from tests.harness.script import Limits
 from tests.stages.virtual import Provider, clock, virtually

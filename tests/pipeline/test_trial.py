@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.enrich import batch_context
-from pipeline.partitions import PlannedBatch
 from pipeline.trial import Trial, short
+from schemas.staging import PlannedBatch
 from stages.batch import Shared
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 

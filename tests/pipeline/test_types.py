@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.sources.types import Inference, Typing
 from schemas.errors import SourceError
-from schemas.spec import ColumnType
+from schemas.spec.sections import ColumnType
 
 
 def inferred(*chunks: list[str | None]) -> str:

@@ -13,7 +13,9 @@ from temporalio.testing import WorkflowEnvironment
 
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages import Answers, AnswersRequest, BatchRequest, BatchResult, Windows
+from schemas.messages.base import Windows
+from schemas.messages.batch import BatchRequest, BatchResult
+from schemas.messages.partition import Answers, AnswersRequest
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import ROWS, Fakes, at_work, ended, planned, skipping_time, until
 

@@ -20,16 +20,9 @@ from temporalio.testing import WorkflowEnvironment
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages import (
-    BatchRequest,
-    BatchResult,
-    CloseRequest,
-    Opened,
-    OpenRequest,
-    PublishRequest,
-    Spent,
-    Windows,
-)
+from schemas.messages.base import Windows
+from schemas.messages.batch import BatchRequest, BatchResult, Spent
+from schemas.messages.partition import CloseRequest, Opened, OpenRequest, PublishRequest
 from tests.harness.processes import Child
 from tests.harness.servers import TemporalServer, free_ports
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until

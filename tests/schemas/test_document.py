@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.document import load_document, parse_document
 from schemas.errors import SpecError
+from schemas.spec.document import load_document, parse_document
 
 
 def bomb() -> str:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.fields import OutputField, json_schema, validator_for
+from schemas.spec.fields import OutputField, json_schema, validator_for
 from schemas.tables import arrow_fields
 
 Declared = dict[str, OutputField]

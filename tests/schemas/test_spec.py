@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from schemas.durations import format_duration, parse_duration
 from schemas.errors import SpecError
-from schemas.loading import load_spec, spec_from_mapping
-from schemas.spec import Spec
+from schemas.spec.durations import format_duration, parse_duration
+from schemas.spec.loading import load_spec, spec_from_mapping
+from schemas.spec.sections import Spec
 
 # design.md, section 9, as it stands there.
 EXAMPLE = r"""

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from schemas.errors import SpecError
-from schemas.fields import validator_for
+from schemas.spec.fields import validator_for
 from schemas.tables import arrow_fields, common_type, fields_of_class, stored_schema, stored_type
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from langchain_core.language_models import BaseChatModel
 
-from schemas.spec import ModelChoice, Spec
+from schemas.spec.sections import ModelChoice, Spec
 from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import AnyStage, GraphStage
 from stages.journal import Journal

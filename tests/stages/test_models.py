@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import SpecError
-from schemas.spec import ModelChoice, Price
+from schemas.spec.sections import ModelChoice, Price
 from stages.limiter import Blocked, Limiter, Limiters
 from stages.models import ModelServices, missing_key, model_identity
 from stages.prices import pricer

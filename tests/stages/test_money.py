@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import BudgetReached, RowError
-from schemas.spec import Price
+from schemas.spec.sections import Price
 from stages.calls import Waiting
 from stages.money import DEFAULT_CAP, Amount, Seen, amount_of, cap_in, most_of
 from stages.prices import pricer

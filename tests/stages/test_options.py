@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.errors import SpecError
-from schemas.loading import spec_from_mapping
-from schemas.spec import Spec
+from schemas.spec.loading import spec_from_mapping
+from schemas.spec.sections import Spec
 from stages.quoting import quoted, unquoted
 from tests.stages.support import MODEL, a_graph_stage, a_spec, an_extract, answers, built, enrich, kinds
 

@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.digests import digest
 from schemas.errors import SpecError
-from schemas.ids import digest
 from stages.batch import Shared, StageOutcome
 from stages.contract import GraphStage
 from stages.known import Known

@@ -139,7 +139,7 @@ def runs_set(
 
     async def work() -> int:
         from pipeline.cli.control import set_command
-        from schemas.messages import SetLimits
+        from schemas.messages.run import SetLimits
 
         limits = SetLimits(partitions=max_active, rows_in_flight=rows_in_flight, max_cost_usd=max_cost)
         return await set_command(run, limits, Screen(json=json))

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources.snapshot import RowRange, Snapshot
+from pipeline.sources.snapshot import Snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import open_store
 from schemas.errors import SourceError
-from schemas.loading import spec_from_mapping
-from schemas.spec import Spec
+from schemas.spec.loading import spec_from_mapping
+from schemas.spec.sections import Spec
+from schemas.staging import RowRange
 
 STAGES = [{"name": "s", "uses": "sql", "query": "SELECT * FROM rows"}]
 

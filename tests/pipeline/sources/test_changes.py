@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.sources import groups, listing, readers, snapshot, text
-from pipeline.sources.snapshot import RowRange
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import LocalStore
 from schemas.errors import InputChanged
+from schemas.staging import RowRange
 from tests.pipeline.sources.reading import frames, rows, save, snap, spec_of, write
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.sources.listing import list_source, translate_glob
 from schemas.errors import SourceError
-from schemas.spec import Source
+from schemas.spec.sections import Source
 from tests.pipeline.sources.reading import snap, write
 
 

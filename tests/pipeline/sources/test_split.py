@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.sources import readers
 from schemas.errors import SourceError
-from schemas.ids import parse_partition_key
+from schemas.partition_keys import parse_partition_key
 from tests.pipeline.sources.reading import frames, refusal, rows, save, snap, write
 
 MOMENTS = st.datetimes(dt.datetime(2026, 10, 20), dt.datetime(2026, 11, 5))

@@ -1,5 +1,5 @@
 """What a user writes: one file, `tandem.yaml` by default. Strict: unknown keys are refused, `"10"` is no number, and
-nothing is guessed. `schemas.loading` reads the file and turns validation errors into sentences."""
+nothing is guessed. `schemas.spec.loading` reads the file and turns validation errors into sentences."""
 
 import re
 from datetime import timedelta
@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from schemas.durations import Duration
-from schemas.fields import OutputField
 from schemas.ids import PIPELINE_NAME
-from schemas.uses import complaint
+from schemas.spec.durations import Duration
+from schemas.spec.fields import OutputField
+from schemas.spec.uses import complaint
 
 _MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")

@@ -9,9 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.document import MAX_BYTES, Document, Location, load_document
 from schemas.errors import SpecError
-from schemas.spec import Spec, Stage
+from schemas.spec.document import MAX_BYTES, Document, Location, load_document
+from schemas.spec.sections import Spec, Stage
 
 _SECRETS = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|xox[abp]-[\w-]{10,}"

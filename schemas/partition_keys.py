@@ -1,0 +1,67 @@
+"""Partition keys (`day=2026-11-01`): how a value becomes a folder's name, safely, and is read back."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from schemas.digests import digest
+
+_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_MAX_VALUE_BYTES = 128
+# Escapes are upper-case, so this lower-case one can only mean "cut here, the digest of the whole follows".
+_CUT = "%7e"
+# What Hive, Spark and pyarrow write and read for a null partition value; the text itself is encoded (leading `_`).
+NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def encode_value(value: str) -> str:
+    """One path component from any text: injective, and safe on S3, POSIX and in URLs.
+
+    Keeps `[A-Za-z0-9_-]` and inner dots, percent-encodes the rest with upper-case hex. A leading `_` is encoded too:
+    readers skip such names. Above 128 bytes the rest is replaced by a digest. An empty value becomes a lone lower-case
+    `%7e`, which no other value does.
+    """
+    if value == "":
+        return _CUT
+    last = len(value) - 1
+    out = []
+    for at, char in enumerate(value):
+        safe = (char in _SAFE and not (char == "_" and at == 0)) or (char == "." and 0 < at < last)
+        out.append(char if safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass")))
+    encoded = "".join(out)
+    if len(encoded) > _MAX_VALUE_BYTES:
+        return re.sub(r"%.?\Z", "", encoded[:60]) + _CUT + digest(value)
+    return encoded
+
+
+def decode_value(encoded: str) -> str | None:
+    """The text that was encoded, or None for a null or where only its digest was kept."""
+    if encoded == _CUT:
+        return ""
+    if encoded == NULL:
+        return None
+    return None if _CUT in encoded else unquote(encoded, errors="surrogatepass")
+
+
+def partition_key(levels: Sequence[tuple[str, str | None]]) -> str:
+    """`day=2026-11-01`, or `year=2026/month=11`. Names and values are encoded; None is a partition of nulls."""
+    return "/".join(f"{encode_value(name)}={NULL if value is None else encode_value(value)}" for name, value in levels)
+
+
+def parse_partition_key(key: str) -> list[tuple[str, str | None]]:
+    """The levels of a partition key, decoded; a value is None where only its digest was kept."""
+    levels = []
+    for part in key.split("/"):
+        name, _, value = part.partition("=")
+        levels.append((decode_value(name) or name, decode_value(value)))
+    return levels
+
+
+def partition_texts(key: str) -> list[tuple[str, str | None]]:
+    """The levels of a partition key as a reader sees them: None only for a null; where only a digest was kept, that."""
+    levels = []
+    for part in key.split("/"):
+        name, _, value = part.partition("=")
+        text = decode_value(value)
+        levels.append((decode_value(name) or name, value if text is None and value != NULL else text))
+    return levels
