@@ -62,11 +62,11 @@ from schemas.messages.run import (
 from schemas.messages.schedule import Asked, AskRequest
 from schemas.plan import Plan
 from schemas.staging import OpenedPartition
-from stages.batch import Shared
-from stages.calls import Waiting
-from stages.models import ModelServices
-from stages.registry import code_digests
-from stages.scope import Tally
+from stages.execution.single_flight import Shared
+from stages.models.errors import Waiting
+from stages.models.factory import ModelServices
+from stages.models.row_scope import Tally
+from stages.stage_digests import code_digests
 
 log = logging.getLogger("tandem.activities")
 _CODE_WAIT = dt.timedelta(seconds=10)

@@ -24,7 +24,7 @@ from schemas.manifest import Counts
 from schemas.staging import Receipt, StagedFile
 from schemas.tables import conform, stored_schema
 from stages.contract import REJECTED, ROW, TableStage
-from stages.tables.parts import parts
+from stages.tables.partition_rows import parts
 from stages.tables.sql import failed
 
 OUT_ROWS = 100_000

@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError
 from pipeline.policies import HEARTBEAT_EVERY, as_application_error
 from schemas.errors import TandemError
 from schemas.messages.base import MAX_PAYLOAD_BYTES
-from stages.scope import Tally
+from stages.models.row_scope import Tally
 
 log = logging.getLogger("tandem.activities")
 S = TypeVar("S")

@@ -13,8 +13,8 @@ from schemas.errors import SpecError, UsageError
 from schemas.messages.run import Reckoned, Reckoning
 from schemas.spec.sections import Limits as SpecLimits
 from schemas.spec.sections import Spec
-from stages.money import DEFAULT_CAP, NANOS, Amount, amount_of, cap_in
-from stages.prices import pricer
+from stages.limits.budget import DEFAULT_CAP, NANOS, Amount, amount_of, cap_in
+from stages.limits.prices import pricer
 
 _DEAR = 20  # a call that may take more than this part of a budget deserves a word on max_tokens
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline import journals
 from pipeline.journals import Reading
 from pipeline.stores import Store
-from stages.segments import FORMAT
+from stages.journal.segments import FORMAT
 
 _HASHED = ("id", "key", "stage")
 _COLUMNS = ("kind", *_HASHED, "body")

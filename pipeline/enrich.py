@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline import journals
 from pipeline.parquet import table_of
-from pipeline.partitions import row_ids
 from pipeline.plans import Job
-from pipeline.provenance import RowProvenance
 from pipeline.questions import PENDING, lines_of
 from pipeline.spool import Spools
 from pipeline.stores import Store
@@ -31,13 +29,15 @@ from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import OpenedPartition, PlannedBatch, Receipt, StagedFile
 from schemas.tables import answer_columns, conform, stored_schema
-from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage, unsettled
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
-from stages.fingerprints import fingerprints
-from stages.journal import Journal
-from stages.known import Known
-from stages.records import AnswerRecord, CallKey, CallRecord, RowKey, RowRecord
-from stages.segments import decode_segment, encode_segment
+from stages.execution.batch import ID, BatchContext, StageOutcome, run_graph_stage, unsettled
+from stages.execution.provenance import RowProvenance
+from stages.execution.single_flight import Shared
+from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.known import Known
+from stages.journal.records import AnswerRecord, CallKey, CallRecord, RowKey, RowRecord
+from stages.journal.segments import decode_segment, encode_segment
+from stages.journal.writer import Journal
 
 REJECTS = pa.schema(
     [

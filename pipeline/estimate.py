@@ -13,8 +13,8 @@ from pipeline.history import Range, Taken, around
 from pipeline.plans import Job
 from schemas.spec.fields import OutputField, json_schema
 from schemas.spec.sections import Limits
-from stages.money import DEFAULT_CAP, cap_in
-from stages.prices import pricer
+from stages.limits.budget import DEFAULT_CAP, cap_in
+from stages.limits.prices import pricer
 
 _BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
 _ENVELOPE = 50  # tokens of roles and of a schema's frame

@@ -19,7 +19,7 @@ import polars as pl
 
 from pipeline import dealing, journals, planning
 from pipeline.parquet import table_of
-from pipeline.partitions import dealt_batches, has_journal, row_ids, wanted_of
+from pipeline.partitions import dealt_batches, has_journal, wanted_of
 from pipeline.plans import Job
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
@@ -27,11 +27,11 @@ from schemas.errors import ObjectMissing, RowError
 from schemas.plan import PARTIALLY, Decision, RowChanges
 from schemas.staging import PlannedBatch
 from schemas.tables import answer_columns, conform, stored_schema
-from stages.batch import replay
 from stages.contract import ROW, Answered, AnyStage, GraphStage, TableStage
-from stages.fingerprints import fingerprints
-from stages.known import Known
-from stages.segments import decode_segment
+from stages.execution.replay import replay
+from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.known import Known
+from stages.journal.segments import decode_segment
 
 Note = Callable[[int], None]
 _THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition

@@ -10,7 +10,7 @@ import polars as pl
 from pipeline import journals
 from pipeline.stores import Store
 from stages.contract import GraphStage
-from stages.records import CallRecord, RowRecord, record_of
+from stages.journal.records import CallRecord, RowRecord, record_of
 
 _PARTITIONS = 4
 _RECORDS = 500

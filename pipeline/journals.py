@@ -27,8 +27,8 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Usage
-from stages.records import TOOL, CallRecord, NodeRecord, Record, RowRecord, encode_record, record_of
-from stages.segments import FORMAT, UnknownFormat, decode_segment
+from stages.journal.records import TOOL, CallRecord, NodeRecord, Record, RowRecord, encode_record, record_of
+from stages.journal.segments import FORMAT, UnknownFormat, decode_segment
 
 COMPACTED = pa.schema(
     [

@@ -20,9 +20,9 @@ from temporalio.worker import Worker, WorkflowRunner
 from pipeline.workflows.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput, PerMinute
-from stages.fleet import Fleet, Rates
-from stages.limiter import Limiters
-from stages.place import Place, clock
+from stages.limits.fleet_share import Fleet, Rates
+from stages.limits.limiter import Limiters
+from stages.limits.provider_queue import Place, clock
 
 log = logging.getLogger("tandem.leases")
 _AGAIN_S, _SOON_S = 2.0, 0.5

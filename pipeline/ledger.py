@@ -23,7 +23,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
 from schemas.manifest import Noun
-from stages.money import NANOS, Amount
+from stages.limits.budget import NANOS, Amount
 
 _KEPT = dt.timedelta(hours=1)
 _STALE_S = 60.0  # much less than that, so that the version that is put can't be one that was removed

@@ -25,9 +25,9 @@ from schemas.errors import DuplicateKeys
 from schemas.plan import Plan
 from schemas.staging import OpenedPartition, PlannedBatch, RowRange
 from stages.contract import GraphStage
-from stages.fingerprints import fingerprints
-from stages.records import AnswerRecord
-from stages.segments import decode_segment, encode_segment
+from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.records import AnswerRecord
+from stages.journal.segments import decode_segment, encode_segment
 
 Note = Callable[[int], None]
 
@@ -119,11 +119,6 @@ def _batches(entry: Entry, sizes: Sequence[int]) -> list[PlannedBatch]:
         )
         out.append(PlannedBatch(rows=sum(r.rows for r in ranges), ranges=ranges))
     return out
-
-
-def row_ids(rows: pl.DataFrame, key: list[str]) -> list[str]:
-    """The identity of each row: of its key columns, else of its whole content."""
-    return fingerprints(rows, key or rows.columns)
 
 
 def has_journal(store: Store, partition: str) -> bool:

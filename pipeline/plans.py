@@ -15,12 +15,11 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipeline import agreed, catalogue, due, lakes, planning, provenance
+from pipeline import agreed, catalogue, due, lakes, planning
 from pipeline.catalogue import Catalogue
 from pipeline.datasets import load_dataset, refuse_breaking
 from pipeline.questions import answered_rows
 from pipeline.settings import expanded
-from pipeline.shapes import aspects_of, shape_of
 from pipeline.sources.snapshot import Snapshot
 from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.sources.split import snapshot_of
@@ -32,10 +31,12 @@ from schemas.messages.base import MAX_PAYLOAD_BYTES, RunRef, Windows
 from schemas.messages.run import Course, Page, PlannedPartition, PlanRef
 from schemas.plan import Decision, Plan, Reprocess, Request, Selection
 from schemas.spec.sections import Spec
-from stages.code import add_user_folder
 from stages.contract import AnyStage, GraphStage, TableStage
-from stages.models import ModelServices
-from stages.registry import build_stages, code_digests
+from stages.execution import provenance
+from stages.models.factory import ModelServices
+from stages.registry import build_stages
+from stages.stage_digests import aspects_of, code_digests, shape_of
+from stages.user_code import add_user_folder
 
 # Of a spec, what does not change what a run does, only how fast, how loudly or at what cost it may.
 _NOT_IDENTITY = {

@@ -1,5 +1,5 @@
 """One retry layer per kind of failure: these are Temporal's, for infrastructure. Model calls are retried in
-`stages.calls`, waits are results, and what cannot get better by trying again is not retried."""
+`stages.models.calls`, waits are results, and what cannot get better by trying again is not retried."""
 
 from datetime import timedelta
 

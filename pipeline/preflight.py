@@ -13,7 +13,7 @@ from pipeline.stores import Store, open_store, probe
 from schemas.errors import StoreError, UsageError
 from schemas.spec.loading import load_spec
 from schemas.spec.sections import Spec
-from stages.models import ModelServices, missing_key
+from stages.models.factory import ModelServices, missing_key
 
 Say = Callable[[str], None]
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import barrier, compaction, journals, lakes, provenance
+from pipeline import barrier, compaction, journals, lakes
 from pipeline import commit as commits
 from pipeline.compaction import InUse
 from pipeline.datasets import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
@@ -36,6 +36,7 @@ from schemas.plan import Plan
 from schemas.spec.sections import Spec
 from schemas.staging import OpenedPartition, Receipt, StagedFile
 from stages.contract import GraphStage
+from stages.execution import provenance
 
 TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000

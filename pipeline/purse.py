@@ -23,7 +23,7 @@ from pipeline.stores import Store
 from schemas import digests
 from schemas.errors import BudgetReached, StoreError
 from schemas.messages.base import RunRef
-from stages.money import NOTHING, Amount, amount_of
+from stages.limits.budget import NOTHING, Amount, amount_of
 
 _COUNTS = struct.Struct("<4q")
 _UNBOUNDED = 1 << 62
@@ -200,7 +200,7 @@ class RunPurse:
         self._out = 0
 
     async def reserve(self, most: Amount) -> "Reserved":
-        """See `stages.money.Purse`."""
+        """See `stages.limits.budget.Purse`."""
         accounts = self._accounts()
         if self._turn.locked() or not all(account.fits(most) for account in accounts):
             accounts = await self._made_room(most)
@@ -248,7 +248,7 @@ class RunPurse:
 
 
 class Reserved:
-    """See `stages.money.Held`."""
+    """See `stages.limits.budget.Held`."""
 
     __slots__ = ("_accounts", "_done", "_most", "_purse", "_sent")
 

@@ -24,9 +24,9 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Manifest
-from stages.questions import questions_of
-from stages.records import AnswerRecord, RowRecord
-from stages.segments import encode_segment
+from stages.execution.interrupts import questions_of
+from stages.journal.records import AnswerRecord, RowRecord
+from stages.journal.segments import encode_segment
 
 PENDING = pa.schema(
     [

@@ -14,8 +14,8 @@ from pipeline.parquet import table_of
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
-from stages.records import VoidRecord
-from stages.segments import encode_segment
+from stages.journal.records import VoidRecord
+from stages.journal.segments import encode_segment
 
 _COLUMNS = ("row_id", "key", "stage", "error", "attempts", "message", "raw_answer")
 

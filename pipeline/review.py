@@ -18,7 +18,7 @@ from pipeline.questions import Parked
 from pipeline.stores import Store
 from schemas import digests
 from schemas.errors import UsageError
-from stages.records import AnswerRecord
+from stages.journal.records import AnswerRecord
 
 RUN = "review"
 _SHOWN = 3

@@ -15,14 +15,15 @@ from schemas import ids
 from schemas.errors import PartitionError
 from schemas.messages.batch import RowInput
 from schemas.staging import PlannedBatch
-from stages.batch import ID, BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import GraphStage
-from stages.fingerprints import fingerprints
-from stages.journal import Journal
-from stages.known import Known
-from stages.records import AnswerRecord, Record
-from stages.segments import decode_segment
-from stages.steps import Steps
+from stages.execution.batch import ID, BatchContext, StageOutcome, run_graph_stage
+from stages.execution.node_steps import Steps
+from stages.execution.single_flight import Shared
+from stages.journal.fingerprints import fingerprints
+from stages.journal.known import Known
+from stages.journal.records import AnswerRecord, Record
+from stages.journal.segments import decode_segment
+from stages.journal.writer import Journal
 
 
 async def row_context(

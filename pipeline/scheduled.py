@@ -15,7 +15,7 @@ from schemas.messages.schedule import Asked, AskRequest
 from schemas.plan import Due, Selection
 from schemas.spec.durations import parse_duration
 from schemas.spec.sections import Spec
-from stages.models import ModelServices
+from stages.models.factory import ModelServices
 
 
 def ask(store: Store, request: AskRequest, services: ModelServices, note: Note) -> Asked:

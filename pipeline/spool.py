@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import digests
-from stages.records import Record
-from stages.segments import decode_spool
+from stages.journal.records import Record
+from stages.journal.segments import decode_spool
 
 
 class FileSpool:

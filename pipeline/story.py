@@ -20,7 +20,7 @@ from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Noun
 from schemas.messages.partition import PartitionResult
-from stages.records import CallRecord, Record, RowRecord, record_of
+from stages.journal.records import CallRecord, Record, RowRecord, record_of
 
 MOST_LINES = 2_000
 _MOST_RECORDS = 500_000

@@ -12,14 +12,14 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipeline.partitions import row_ids
 from pipeline.plans import Job
 from schemas.errors import ConnectionFailed
 from schemas.tables import answer_columns
-from stages.batch import BatchContext, run_graph_stage
-from stages.calls import Waiting
 from stages.contract import REJECTED, ROW, GraphStage, TableStage
-from stages.records import RowRecord
+from stages.execution.batch import BatchContext, run_graph_stage
+from stages.journal.fingerprints import row_ids
+from stages.journal.records import RowRecord
+from stages.models.errors import Waiting
 
 
 @dataclass

@@ -19,8 +19,8 @@ from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.scheduled import ScheduledWorkflow
-from stages.own_models import journal_own_models
-from stages.transport import close_session
+from stages.models.own_models import journal_own_models
+from stages.models.wires.transport import close_session
 
 log = logging.getLogger("tandem.worker")
 # What workflow modules may take from outside the sandbox: pure values of ours, built once instead of for each workflow.

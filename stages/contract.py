@@ -21,8 +21,8 @@ from schemas.spec.loading import option_sentences
 from schemas.spec.sections import Part, Spec
 from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
-from stages.limiter import Limiter
-from stages.models import ModelServices
+from stages.limits.limiter import Limiter
+from stages.models.factory import ModelServices
 
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"

@@ -16,7 +16,7 @@ from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
 from schemas.manifest import Manifest
 from schemas.plan import Selection
-from stages.models import ModelServices
+from stages.models.factory import ModelServices
 
 _SHOWN = 200
 

@@ -12,17 +12,17 @@ import polars as pl
 from pipeline import dealing
 from pipeline.cli.console import Screen, counted, money
 from pipeline.enrich import batch_context
-from pipeline.partitions import row_ids
 from pipeline.preflight import Ready, preflight, read_spec
 from pipeline.trial import Trial
 from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
-from stages.batch import BatchContext, Shared
 from stages.contract import GraphStage
-from stages.fingerprints import fingerprints
-from stages.records import Record, now
-from stages.segments import decode_segment
-from stages.transport import close_session
+from stages.execution.batch import BatchContext
+from stages.execution.single_flight import Shared
+from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.records import Record, now
+from stages.journal.segments import decode_segment
+from stages.models.wires.transport import close_session
 
 RUN = "try"
 _TABLE_ROWS = 20

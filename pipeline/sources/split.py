@@ -22,7 +22,7 @@ from schemas.partition_keys import NULL
 from schemas.spec.sections import Spec
 from schemas.staging import RowRange
 from schemas.tables import conform
-from stages.fingerprints import row_texts
+from stages.journal.fingerprints import row_texts
 
 _CHEAP_ROWS = 200_000  # to be read again rather than written
 _STAGED_GROUP_ROWS = 2_000

@@ -19,11 +19,13 @@ from pydantic import Field
 
 from schemas.errors import RowError
 from schemas.spec.durations import Duration
-from stages.asking import MAX_REPAIRS, Answer, Made, Prompts, Question, complaints, finished, invalid
-from stages.chunks import tokens
 from stages.contract import Build, GraphStage, Options
-from stages.quoting import RULE, quoted
-from stages.tools import call, load_tools
+from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, Question, complaints, invalid
+from stages.graphs.toolkit.tools import call, load_tools
+from stages.text.chunks import tokens
+from stages.text.quoting import RULE, quoted
 
 VERSION = "agent-1"
 _NOW = "You have no step left. Answer now, from what you know."
@@ -47,8 +49,6 @@ class State(TypedDict, total=False):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: agent`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(AgentOptions)
     form = answer_format(wanted)
     tools = load_tools(wanted)

@@ -14,8 +14,10 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
-from stages.asking import Answer, Made, Prompts, Question, check_confidence, finished, own_column
 from stages.contract import BY, Build, GraphStage, Options
+from stages.graphs.toolkit.assemble import Made, answer_format, check_confidence, finished, own_column
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer, Question
 
 VERSION = "cascade-1"
 
@@ -38,8 +40,6 @@ class State(TypedDict, total=False):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: cascade`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(CascadeOptions)
     form = answer_format(wanted)
     check_confidence(wanted, form.fields, options.confidence)

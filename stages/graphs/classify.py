@@ -17,9 +17,11 @@ from pydantic import Field
 
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
-from stages.asking import Answer, Doubt, Made, Prompts, Question, asking_graph, doubt_of, finished
 from stages.contract import Build, GraphStage, Options
-from stages.quoting import RULE, quoted
+from stages.graphs.toolkit.assemble import Made, answer_format, doubt_of, finished
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer, Doubt, Question, asking_graph
+from stages.text.quoting import RULE, quoted
 
 VERSION = "classify-1"
 
@@ -35,8 +37,6 @@ class ClassifyOptions(Options):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: classify`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(ClassifyOptions)
     form = answer_format(wanted)
     column, labels, several = _labels(wanted, form.fields, options)

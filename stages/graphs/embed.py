@@ -14,10 +14,12 @@ from pydantic import Field
 
 from schemas.errors import RowError, SpecError
 from schemas.spec.fields import OutputField
-from stages.asking import Answer, Made, Prompts, finished
 from stages.contract import Build, GraphStage, Options
-from stages.embedding import unpacked
-from stages.models import build_embedder
+from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer
+from stages.models.embeddings import unpacked
+from stages.models.factory import build_embedder
 
 VERSION = "embed-1"
 
@@ -34,8 +36,6 @@ class State(TypedDict, total=False):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: embed`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options, stage = wanted.options(EmbedOptions), wanted.stage
     form = answer_format(wanted)
     column = _column(wanted, form.fields)

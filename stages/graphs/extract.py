@@ -14,8 +14,10 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 from pydantic import Field
 
-from stages.asking import Made, Prompts, Question, asking_graph, doubt_of, finished
 from stages.contract import Build, GraphStage, Options
+from stages.graphs.toolkit.assemble import Made, answer_format, doubt_of, finished
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Question, asking_graph
 
 VERSION = "extract-1"
 
@@ -27,8 +29,6 @@ class ExtractOptions(Options):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: extract`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(ExtractOptions)
     form = answer_format(wanted)
     doubt = doubt_of(wanted, form.fields, options.confidence, options.ask_below, None)

@@ -18,10 +18,12 @@ from pydantic import Field
 
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished, own_column
 from stages.contract import Build, GraphStage, Options
-from stages.quoting import RULE, quoted
-from stages.structured import AnswerFormat
+from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer, Question
+from stages.models.answer_format import AnswerFormat
+from stages.text.quoting import RULE, quoted
 
 VERSION = "judge-1"
 _CRITIQUE = {
@@ -55,8 +57,6 @@ class State(TypedDict, total=False):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: judge`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(JudgeOptions)
     form = answer_format(wanted)
     added = own_column(wanted, form.fields, "score", options.score, "float")

@@ -21,12 +21,14 @@ from pydantic import Field
 from schemas.errors import RowError, SpecError
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished, own_column
 from stages.contract import Build, GraphStage, Options
-from stages.corpus import load_corpus
-from stages.quoting import RULE, quoted
-from stages.structured import AnswerFormat
-from stages.tools import call, load_tools
+from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer, Question
+from stages.graphs.toolkit.tools import call, load_tools
+from stages.models.answer_format import AnswerFormat
+from stages.text.quoting import RULE, quoted
+from stages.text.search import load_corpus
 
 VERSION = "research-1"
 _PLAN = "Plan how to answer the question: at most {sections} sections, each with a title and a query for a search."
@@ -72,8 +74,6 @@ class Section(TypedDict):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: research`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(ResearchOptions)
     form = answer_format(wanted)
     added = own_column(wanted, form.fields, "failed", options.failed, "int")

@@ -20,11 +20,13 @@ from pydantic import Field
 
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished
-from stages.chunks import chunked, tokens
 from stages.contract import Build, GraphStage, Options
-from stages.quoting import RULE, quoted
-from stages.structured import AnswerFormat
+from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer, Question
+from stages.models.answer_format import AnswerFormat
+from stages.text.chunks import chunked, tokens
+from stages.text.quoting import RULE, quoted
 
 VERSION = "summarize-1"
 _LEVELS = 8
@@ -57,8 +59,6 @@ class Chunk(TypedDict):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: summarize`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(SummarizeOptions)
     form = answer_format(wanted)
     prompts = Prompts(wanted)

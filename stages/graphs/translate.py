@@ -20,11 +20,13 @@ from pydantic import Field, field_validator
 
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
-from stages.asking import Answer, Made, Prompts, Question, finished
-from stages.chunks import chunked
 from stages.contract import Build, GraphStage, Options
-from stages.quoting import RULE, quoted
-from stages.structured import AnswerFormat
+from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.question import Answer, Question
+from stages.models.answer_format import AnswerFormat
+from stages.text.chunks import chunked
+from stages.text.quoting import RULE, quoted
 
 VERSION = "translate-1"
 _KEEP = [r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]", r"\{\{?[\w.]+\}?\}"]
@@ -67,8 +69,6 @@ class Chunk(TypedDict):
 
 def build(wanted: Build) -> GraphStage:
     """The stage of a spec that `uses: translate`. Raises SpecError."""
-    from stages.registry import answer_format
-
     options = wanted.options(TranslateOptions)
     form = answer_format(wanted)
     column = _column(wanted, form.fields)

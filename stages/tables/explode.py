@@ -15,8 +15,8 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.chunks import chunked
 from stages.contract import RESERVED, Build, Options, TableStage, check_drop
+from stages.text.chunks import chunked
 
 VERSION = "explode-1"
 

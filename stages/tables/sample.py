@@ -14,8 +14,8 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from stages.contract import REJECTED, ROW, Build, Options, TableStage, check_drop
-from stages.fingerprints import fingerprints
-from stages.tables.parts import parts
+from stages.journal.fingerprints import fingerprints
+from stages.tables.partition_rows import parts
 
 VERSION = "sample-1"
 

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
-from stages.records import CallRecord, Record, record_of
-from stages.segments import decode_segment
+from stages.journal.records import CallRecord, Record, record_of
+from stages.journal.segments import decode_segment
 from tests.harness.ledger import Call
 
 

@@ -8,7 +8,7 @@ because its process died.
     world (what Temporal does)   runs one after another over one partition: open → two batches → publish, attempts that
                                  are retried while the one before lives on as a zombie; cancels; a pause of 20 minutes
                                  here and there, so that what is old enough to be deleted is deleted
-    real modules                 stages.journal, pipeline.journals, pipeline.commit
+    real modules                 stages.journal.writer, pipeline.journals, pipeline.commit
     fakes                        a model that counts what it is paid for, and a publish that has one file
 
 `python -m tests.faults.simulation SEED` prints a seed's history.
@@ -45,10 +45,10 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, StoreError, TandemError
 from schemas.manifest import Counts, DataFile, Manifest, Usage
-from stages.journal import Journal
-from stages.known import Known
-from stages.records import CallRecord, RowRecord
-from stages.segments import decode_segment
+from stages.journal.known import Known
+from stages.journal.records import CallRecord, RowRecord
+from stages.journal.segments import decode_segment
+from stages.journal.writer import Journal
 
 T = TypeVar("T")
 DAY = "day=2026-11-01"
@@ -196,7 +196,7 @@ def _ruled_by(seed: int, loop: VirtualLoop) -> Iterator[None]:
             mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128), version=4))
         )
         stack.enter_context(mock.patch("pipeline.stores.base.time", clock))
-        stack.enter_context(mock.patch("stages.records.time", clock))
+        stack.enter_context(mock.patch("stages.journal.records.time", clock))
         random.seed(seed)
         yield
 

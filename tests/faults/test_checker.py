@@ -19,8 +19,8 @@ from pipeline.enrich import REJECTS
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, DataFile, Manifest, Usage
-from stages.records import CallRecord
-from stages.segments import encode_segment
+from stages.journal.records import CallRecord
+from stages.journal.segments import encode_segment
 from tests.faults.checker import Allowed, Observed, Seen, Twin, Violated, check, twin_of
 from tests.faults.reader import Reader
 from tests.harness.ledger import Call

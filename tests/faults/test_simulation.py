@@ -56,7 +56,7 @@ def _puts_without_looking(store: Store, draft: Manifest, **options: Any) -> Comm
         ("pipeline.journals.load_batch", lambda *args: [], "pays for"),
         ("pipeline.commit.fence", lambda *args, **options: "fenced", "after it was fenced"),
         ("pipeline.commit.commit", _puts_without_looking, "was written 2 times"),
-        ("stages.journal.Journal._start_timer", lambda self: None, "are not stored yet"),
+        ("stages.journal.writer.Journal._start_timer", lambda self: None, "are not stored yet"),
     ],
     ids=["earlier attempts unread", "no fence", "last writer wins", "no flush in time"],
 )

@@ -24,8 +24,8 @@ from schemas.messages.base import RunRef
 from schemas.plan import Plan, Selection
 from schemas.spec.sections import Spec
 from schemas.staging import OpenedPartition
-from stages.batch import Shared
-from stages.models import ModelServices
+from stages.execution.single_flight import Shared
+from stages.models.factory import ModelServices
 
 Records = list[dict[str, Any]]
 EXTRACT: dict[str, Any] = {

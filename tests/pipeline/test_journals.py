@@ -25,9 +25,9 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import StoreError
 from schemas.manifest import Usage
-from stages.known import Known
-from stages.records import CallRecord, Record, RowRecord, VoidRecord, encode_record, record_of
-from stages.segments import decode_segment, encode_segment
+from stages.journal.known import Known
+from stages.journal.records import CallRecord, Record, RowRecord, VoidRecord, encode_record, record_of
+from stages.journal.segments import decode_segment, encode_segment
 
 DAY = "day=2026-11-01"
 NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)

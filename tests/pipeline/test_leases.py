@@ -16,7 +16,7 @@ from pipeline.worker import sandbox
 from pipeline.workflows.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import LeaseRequest, PerMinute
-from stages.limiter import Limiters, Rates
+from stages.limits.limiter import Limiters, Rates
 from tests.harness.servers import TemporalServer
 
 EVENTS = 5_000

@@ -16,7 +16,7 @@ from pipeline.workflows.run import PAUSED, RunWorkflow
 from schemas.messages.base import Windows
 from schemas.messages.batch import BatchRequest
 from schemas.messages.run import SetLimits
-from stages.limiter import Limiters
+from stages.limits.limiter import Limiters
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, planned, until
 

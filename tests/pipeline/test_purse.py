@@ -21,7 +21,7 @@ from pipeline.purse import Purses, RunPurse, reconcile
 from pipeline.stores import LocalStore, MemoryStore, Store
 from schemas.errors import BudgetReached, StoreError
 from schemas.messages.base import RunRef
-from stages.money import NANOS, Amount
+from stages.limits.budget import NANOS, Amount
 
 RUN = "run-1"
 CALL = Amount(10_000, 100)  # at most; half of it in truth

@@ -17,8 +17,8 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import RejectRateExceeded
 from schemas.messages.partition import PartitionResult
-from stages.known import Known
-from stages.records import RowRecord, VoidRecord
+from stages.journal.known import Known
+from stages.journal.records import RowRecord, VoidRecord
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 from tests.pipeline.test_journals import call, row
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.leases import Leases
 from pipeline.sharing import LEASE_S, Shares
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput, PerMinute
-from stages.limiter import Limiters, Rates
+from stages.limits.limiter import Limiters, Rates
 from tests.harness.script import Limits
 from tests.stages.virtual import Provider, clock, virtually
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.spool import Spools
-from stages.records import CallRecord
+from stages.journal.records import CallRecord
 from tests.harness.processes import ROOT
 
 KEY = ("memory://sink", "run-1", "day=2026-11-01", 3)

@@ -16,7 +16,7 @@ from pipeline.plans import load_request
 from pipeline.standing import standing_report
 from pipeline.story import Seen, Story, lines_of
 from schemas import ids
-from stages.records import CallRecord, RowRecord
+from stages.journal.records import CallRecord, RowRecord
 from tests.cli.support import Project
 from tests.harness.model_server import ModelServer
 from tests.pipeline.jobs import Bench, rows

@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.enrich import batch_context
 from pipeline.trial import Trial, short
 from schemas.staging import PlannedBatch
-from stages.batch import Shared
+from stages.execution.single_flight import Shared
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 CHECK = {"name": "sane", "uses": "checks", "with": {"rules": [{"name": "low", "sql": "id < 3"}]}}

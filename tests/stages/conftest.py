@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from stages import calls, transport
-from stages.transport import close_session
+from stages.models import calls
+from stages.models.wires import transport
+from stages.models.wires.transport import close_session
 from tests.harness.model_server import ModelServer
 
 

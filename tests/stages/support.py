@@ -13,15 +13,16 @@ import pyarrow as pa
 from langchain_core.language_models import BaseChatModel
 
 from schemas.spec.sections import ModelChoice, Spec
-from stages.batch import BatchContext, Shared, StageOutcome, run_graph_stage
 from stages.contract import AnyStage, GraphStage
-from stages.journal import Journal
-from stages.known import Known
-from stages.models import ModelServices, build_model
-from stages.records import Record
+from stages.execution.batch import BatchContext, StageOutcome, run_graph_stage
+from stages.execution.single_flight import Shared
+from stages.journal.known import Known
+from stages.journal.records import Record
+from stages.journal.segments import decode_segment
+from stages.journal.writer import Journal
+from stages.models.factory import ModelServices, build_model
+from stages.models.row_scope import RowScope, Tally, current
 from stages.registry import build_stages
-from stages.scope import RowScope, Tally, current
-from stages.segments import decode_segment
 
 TEXT = pa.schema([pa.field("text", pa.string())])
 MODEL = "openai:test-model"

@@ -147,9 +147,10 @@ async def test_an_answer_that_does_not_fit_is_repaired(server: ModelServer) -> N
 async def test_where_answers_are_a_tools_the_agent_ends_with_it(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages import asking, structured
+    from stages.graphs.toolkit import question
+    from stages.models import answer_format
 
-    for module in (structured, asking):
+    for module in (answer_format, question):
         monkeypatch.setattr(module, "structured_method", lambda name: "tool")
     rules = [calling("stock", {"item": "a"}, turns=1), calling("tests_stage0", {"answer": "by tool"}, turns=9)]
     server.script({"rules": rules})

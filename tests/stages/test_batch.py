@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import RowError, StoreError
-from stages import batch
-from stages.batch import Shared, run_graph_stage
 from stages.contract import Answered, GraphStage
-from stages.models import ModelServices
-from stages.records import CallRecord, RowRecord
+from stages.execution import batch
+from stages.execution.batch import run_graph_stage
+from stages.execution.single_flight import Shared
+from stages.journal.records import CallRecord, RowRecord
+from stages.models.factory import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds, until
 

@@ -16,11 +16,14 @@ from langgraph.types import Send
 from pydantic import BaseModel, SecretStr, create_model
 
 from schemas.errors import FatalModelError, RowError
-from stages.batch import BatchContext, Shared
-from stages.calls import Backend, Waiting, journalled
-from stages.limiter import Limiter
-from stages.models import ModelServices
-from stages.records import CallRecord
+from stages.execution.batch import BatchContext
+from stages.execution.single_flight import Shared
+from stages.journal.records import CallRecord
+from stages.limits.limiter import Limiter
+from stages.models.backend import Backend
+from stages.models.calls import journalled
+from stages.models.errors import Waiting
+from stages.models.factory import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds, until
 
@@ -171,7 +174,7 @@ async def test_outside_a_row_a_model_is_as_it_was(server: ModelServer) -> None:
 
 
 async def test_isinstance_and_the_class_of_the_model_stay() -> None:
-    from stages.transport import OpenAICompatibleChatModel
+    from stages.models.wires.transport import OpenAICompatibleChatModel
 
     assert isinstance(a_model(), OpenAICompatibleChatModel)
 

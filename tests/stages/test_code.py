@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import SpecError
-from stages.code import add_user_folder, code_digest, load_attribute
+from stages.user_code import add_user_folder, code_digest, load_attribute
 
 _numbers = count()
 Write = Callable[..., str]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from schemas.errors import SpecError
-from stages.code import add_user_folder
 from stages.contract import GraphStage
-from stages.registry import code_digests
+from stages.stage_digests import code_digests
+from stages.user_code import add_user_folder
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, a_spec, answers, enrich, kinds, until
 

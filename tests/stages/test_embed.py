@@ -7,8 +7,8 @@ import pytest
 
 from schemas.errors import SpecError
 from stages.contract import GraphStage
-from stages.embedding import packed, unpacked
-from stages.records import CallRecord
+from stages.journal.records import CallRecord
+from stages.models.embeddings import packed, unpacked
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_graph_stage, answers, enrich, kinds
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 
 from schemas.errors import RowError, SpecError
 from schemas.tables import fields_of_class
-from stages import asking, structured
-from stages.structured import AnswerFormat
+from stages.graphs.toolkit import question
+from stages.models import answer_format
+from stages.models.answer_format import AnswerFormat
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds
 
@@ -76,7 +77,7 @@ async def test_what_asking_again_cannot_mend_is_rejected_at_once(
 async def test_where_a_tool_is_forced_a_repair_answers_the_tool_call(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (structured, asking):
+    for module in (answer_format, question):
         monkeypatch.setattr(module, "structured_method", lambda name: "tool")
     server.script({"rules": [{"action": "wrong_schema", "times": 1}]})
     stage = an_extract()

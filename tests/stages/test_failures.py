@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
-from stages.failures import classify, describe, from_status, may_be_billed, retry_after
+from stages.models.errors import classify, describe, from_status, may_be_billed, retry_after
 
 KEY = "OPENAI_API_KEY"
 BILLING_AD = (

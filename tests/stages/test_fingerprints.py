@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.fingerprints import fingerprints, row_texts
+from stages.journal.fingerprints import fingerprints, row_texts
 
 DAY, LONG_AGO = (dt.datetime.fromisoformat(day) for day in ("2026-01-01", "1900-01-01"))  # without a zone
 
@@ -112,7 +112,7 @@ def test_row_texts_are_unambiguous() -> None:
 
 def test_fingerprints_are_the_same_in_another_process() -> None:
     program = (
-        "import polars as pl, datetime as dt; from stages.fingerprints import fingerprints;"
+        "import polars as pl, datetime as dt; from stages.journal.fingerprints import fingerprints;"
         "f = pl.DataFrame({'a': ['x', None], 'b': [1.5, 2.5], 'c': [dt.date(2026, 1, 1)] * 2,"
         "                  'd': [{'k': [1]}, None]});"
         "print(fingerprints(f, f.columns))"

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from stages.contract import GraphStage
-from stages.transport import OpenAICompatibleChatModel
+from stages.models.wires.transport import OpenAICompatibleChatModel
 from tests.harness.model_server import ModelServer
 from tests.stages import toolbox
 from tests.stages.support import MODEL, a_graph_stage, enrich

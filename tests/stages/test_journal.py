@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import StoreError
-from stages.journal import Journal
-from stages.known import Known
-from stages.records import CallRecord, NodeRecord, Record, RowRecord, VoidRecord
-from stages.segments import UnknownFormat, decode_segment, decode_spool, encode_segment
+from stages.journal.known import Known
+from stages.journal.records import CallRecord, NodeRecord, Record, RowRecord, VoidRecord
+from stages.journal.segments import UnknownFormat, decode_segment, decode_spool, encode_segment
+from stages.journal.writer import Journal
 from tests.stages.support import Segments
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from schemas.errors import FatalModelError
-from stages.fleet import UNLIMITED
-from stages.headers import rates_of
-from stages.limiter import Blocked, Limiter, Limiters, Rates
-from stages.pacing import Tokens
-from stages.place import Place
+from stages.limits.fleet_share import UNLIMITED
+from stages.limits.limiter import Blocked, Limiter, Limiters, Rates
+from stages.limits.pacing import Tokens
+from stages.limits.provider_queue import Place
+from stages.limits.rate_headers import rates_of
 from tests.harness.script import Limits
 from tests.stages.virtual import Provider, clock, crowd, virtually
 

@@ -7,10 +7,10 @@ import pytest
 
 from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Price
-from stages.limiter import Blocked, Limiter, Limiters
-from stages.models import ModelServices, missing_key, model_identity
-from stages.prices import pricer
-from stages.transport import OpenAICompatibleChatModel
+from stages.limits.limiter import Blocked, Limiter, Limiters
+from stages.limits.prices import pricer
+from stages.models.factory import ModelServices, missing_key, model_identity
+from stages.models.wires.transport import OpenAICompatibleChatModel
 from tests.stages.support import a_model
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from schemas.errors import BudgetReached, RowError
 from schemas.spec.sections import Price
-from stages.calls import Waiting
-from stages.money import DEFAULT_CAP, Amount, Seen, amount_of, cap_in, most_of
-from stages.prices import pricer
-from stages.records import CallRecord
+from stages.journal.records import CallRecord
+from stages.limits.budget import DEFAULT_CAP, Amount, Seen, amount_of, cap_in, most_of
+from stages.limits.prices import pricer
+from stages.models.errors import Waiting
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_model, a_row
 

@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from pydantic import BaseModel
 
 from schemas.errors import FatalModelError
-from stages.lexical import Schema, answer_text
-from stages.offline import OfflineChatModel, answer
+from stages.models.offline.model import OfflineChatModel, answer
+from stages.models.offline.rules import Schema, answer_text
 
 TRIAGE: Schema = {
     "type": "object",
@@ -231,7 +231,7 @@ def test_every_answer_is_valid_for_its_schema(text: str, schema: Schema, name: s
 def test_two_processes_with_other_hash_seeds_say_the_same() -> None:
     code = (
         "from tests.stages.test_offline import TICKETS, TRIAGE\n"
-        "from stages.lexical import answer_text\n"
+        "from stages.models.offline.rules import answer_text\n"
         "for _, text in TICKETS: print(answer_text(text, TRIAGE))"
     )
     said = [

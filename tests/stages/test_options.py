@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from schemas.errors import SpecError
 from schemas.spec.loading import spec_from_mapping
 from schemas.spec.sections import Spec
-from stages.quoting import quoted, unquoted
+from stages.text.quoting import quoted, unquoted
 from tests.stages.support import MODEL, a_graph_stage, a_spec, an_extract, answers, built, enrich, kinds
 
 SUMMARIZE: dict[str, Any] = {

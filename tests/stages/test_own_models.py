@@ -6,8 +6,8 @@ import pytest
 from langchain_core.globals import get_llm_cache, set_llm_cache
 
 from stages.contract import GraphStage
-from stages.own_models import JournalCache, journal_own_models
-from stages.records import CallRecord
+from stages.journal.records import CallRecord
+from stages.models.own_models import JournalCache, journal_own_models
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, answers, enrich
 from tests.stages.test_custom import Write, a_stage, rows, write

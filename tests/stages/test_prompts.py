@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from schemas.errors import RowError, SpecError
-from stages.prompts import Template, is_blank
+from stages.text.templates import Template, is_blank
 
 COLUMNS = frozenset(("subject", "body", "Order ID", "tags"))
 

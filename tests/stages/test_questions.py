@@ -7,13 +7,14 @@ import pytest
 
 from schemas.digests import digest
 from schemas.errors import SpecError
-from stages.batch import Shared, StageOutcome
 from stages.contract import GraphStage
-from stages.known import Known
-from stages.models import ModelServices
-from stages.questions import Question, questions_of, waits
-from stages.records import AnswerRecord, Record, RowRecord, VoidRecord, now
-from stages.segments import decode_segment, encode_segment
+from stages.execution.batch import StageOutcome
+from stages.execution.interrupts import Question, questions_of, waits
+from stages.execution.single_flight import Shared
+from stages.journal.known import Known
+from stages.journal.records import AnswerRecord, Record, RowRecord, VoidRecord, now
+from stages.journal.segments import decode_segment, encode_segment
+from stages.models.factory import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds
 

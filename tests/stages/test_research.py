@@ -9,9 +9,9 @@ import pytest
 
 from schemas.errors import SpecError
 from stages.contract import GraphStage
-from stages.corpus import Corpus
-from stages.models import ModelServices
+from stages.models.factory import ModelServices
 from stages.registry import build_stages
+from stages.text.search import Corpus
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, TEXT, Segments, a_context, a_spec, answers, enrich, kinds, until
 

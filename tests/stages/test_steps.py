@@ -5,13 +5,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.batch import StageOutcome, run_graph_stage
 from stages.contract import GraphStage
-from stages.fingerprints import fingerprints
-from stages.questions import questions_of
-from stages.records import AnswerRecord, NodeRecord, VoidRecord, now
-from stages.segments import encode_segment
-from stages.steps import Steps
+from stages.execution.batch import StageOutcome, run_graph_stage
+from stages.execution.interrupts import questions_of
+from stages.execution.node_steps import Steps
+from stages.journal.fingerprints import fingerprints
+from stages.journal.records import AnswerRecord, NodeRecord, VoidRecord, now
+from stages.journal.segments import encode_segment
 from tests.harness.model_server import ModelServer
 from tests.stages import stepping
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.chunks import chunked, tokens
 from stages.contract import GraphStage
+from stages.text.chunks import chunked, tokens
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, enrich, kinds, until
 

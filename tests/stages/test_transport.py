@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from pydantic import SecretStr
 
 from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
-from stages.transport import OpenAICompatibleChatModel, close_session
+from stages.models.wires.transport import OpenAICompatibleChatModel, close_session
 from tests.harness.model_server import ModelServer
 
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from stages.limiter import Blocked, Limiter
+from stages.limits.limiter import Blocked, Limiter
 from tests.harness.script import Gate, Limits
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Provider:
         self._gate = Gate(self.limits, self.began)
 
     async def ask(self, limiter: Limiter, size: int = 200, patience_s: float = 60.0) -> None:
-        """One call as `stages.calls` makes it, until it is answered."""
+        """One call as `stages.models.calls` makes it, until it is answered."""
         for attempt in range(1_000):
             try:
                 async with limiter.call(size, patience_s=patience_s) as turn:

@@ -1,0 +1,336 @@
+"""The second heart: one graph stage over one batch of rows.
+
+    fingerprint rows → take known answers → run the graph once for each different row that is left → one outcome a row
+
+Every row ends as exactly one of ok, rejected, pending (or is not finished, where the batch has to stop: a drain, a long
+wait, a fatal error). A pending row waits for a person; it is run again once an answer is in the journal. Answers are
+joined to rows by fingerprint, never by position, so one bad row cannot harm another.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import orjson
+import polars as pl
+from langgraph.errors import GraphBubbleUp
+
+from schemas.errors import RowError, TandemError
+from stages.contract import RESERVED, Answered, GraphStage
+from stages.execution.interrupts import (
+    INTERRUPT,
+    PENDING,
+    AnyGraph,
+    Parked,
+    Rounds,
+    ask,
+    described,
+    interrupts_of,
+    resumed,
+    waits,
+)
+from stages.execution.node_steps import StepDone, Steps
+from stages.execution.single_flight import Shared
+from stages.journal.fingerprints import fingerprints
+from stages.journal.known import Known
+from stages.journal.records import RowKey, RowRecord, now
+from stages.journal.writer import Journal
+from stages.limits.budget import Purse
+from stages.models.errors import Waiting, describe
+from stages.models.row_scope import Interrupted, RowScope, Tally, current
+
+_RECURSION_LIMIT = 100
+ID = f"{RESERVED}id"
+
+
+@dataclass
+class BatchContext:
+    """One attempt of one batch. `drain` is set when the worker is asked to stop; `on_row` is told of finished rows;
+    `on_step`, where somebody watches, of (row fingerprint, node, update)."""
+
+    run: str
+    batch: int
+    journal: Journal
+    shared: Shared
+    drain: asyncio.Event
+    on_row: Callable[[int], None] = lambda rows: None
+    on_step: Callable[[str, str, Any], None] | None = None
+    tally: Tally = field(default_factory=Tally)
+    purse: Purse | None = None
+    damage: list[str] = field(default_factory=list)
+    steps: Steps | None = None  # of the one row of this batch, where nodes are activities
+
+
+@dataclass
+class StageOutcome:
+    """Outcomes by position in the batch's frame; `stopped` is what kept the rest from being finished."""
+
+    records: list[RowRecord | None]
+    stopped: TandemError | None = None
+    drained: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return all(record is not None for record in self.records)
+
+
+async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:
+    """An outcome for each row of the frame. `ids` are the identities of the source rows, in the frame's order."""
+    prints = await asyncio.to_thread(fingerprints, rows, stage.reads)
+    known = context.journal.known
+    first: dict[str, int] = {}
+    for at, row in enumerate(prints):
+        first.setdefault(row, at)
+    todo = [(row, at) for row, at in first.items() if not _settled(known.rows.get((stage.fingerprint, row)), known)]
+    equal = Counter(prints)
+    if answered := len(prints) - sum(equal[row] for row, _ in todo):
+        context.on_row(answered)
+    run = _Run(stage, context)
+    values = rows.select(stage.reads)
+    await run.all(
+        _Row((stage.fingerprint, row), ids[at], values.row(at, named=True) if stage.reads else {}, equal[row])
+        for row, at in todo
+    )
+    found = (known.rows.get((stage.fingerprint, row)) for row in prints)
+    records = [record if _settled(record, known) else None for record in found]
+    return StageOutcome(records, run.stopped, context.drain.is_set())
+
+
+def unsettled(stage: GraphStage, rows: pl.DataFrame, ids: list[str], known: Known) -> pl.DataFrame:
+    """What the stage reads of the rows that it would still have to run, and their identities under ID; of equal rows
+    the first."""
+    prints = fingerprints(rows, stage.reads)
+    first: dict[str, int] = {}
+    for at, row in enumerate(prints):
+        first.setdefault(row, at)
+    todo = [at for row, at in first.items() if not _settled(known.rows.get((stage.fingerprint, row)), known)]
+    return rows.select(stage.reads)[todo].with_columns(pl.Series(ID, [ids[at] for at in todo], dtype=pl.String))
+
+
+def _settled(record: RowRecord | None, known: Known) -> bool:
+    """Is there nothing to do for a row? A pending one has to be run again once it was answered."""
+    return record is not None and (record.status != PENDING or waits(record, known))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The first of `equal` rows of a batch that share a fingerprint."""
+
+    key: RowKey
+    id: str
+    values: dict[str, Any]
+    equal: int
+
+
+class _Run:
+    """Runs rows with bounded concurrency; takes no new one once something stops it."""
+
+    def __init__(self, stage: GraphStage, context: BatchContext) -> None:
+        self.stage = stage
+        self.context = context
+        self.stopped: TandemError | None = None
+        self._broken: Exception | None = None
+        self._config = _config(stage)
+
+    def _over(self) -> bool:
+        return self.stopped is not None or self._broken is not None or self.context.drain.is_set()
+
+    async def all(self, rows: Iterable[_Row]) -> None:
+        """Run rows until they end or something stops us; what is in flight then is paid for, so it may finish."""
+        limiter = self.stage.limiter
+        tasks: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            limiter.leave_row()
+
+        try:
+            for row in rows:
+                if self._over():
+                    break
+                await limiter.take_row()
+                if self._over():
+                    limiter.leave_row()
+                    break
+                task = asyncio.create_task(self._one(row))
+                tasks.add(task)
+                task.add_done_callback(ended)
+            if tasks:
+                await asyncio.wait(tasks)
+        finally:
+            left = list(tasks)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        if self._broken is not None:
+            raise self._broken
+
+    async def _one(self, row: _Row) -> None:
+        try:
+            await self.context.journal.append(await self._answer(row))
+            self.context.on_row(row.equal)
+        except StepDone:
+            pass  # `steps.more` says so
+        except TandemError as exc:
+            self._stop(exc)
+        except Exception as exc:  # noqa: BLE001  a bug, or a foreign error of the store: raised once all have ended
+            self._broken = self._broken or exc
+
+    def _stop(self, exc: TandemError) -> None:
+        """Remember the worst: what trying again cannot help, else the longest wait."""
+        if self.stopped is None or _gravity(exc) > _gravity(self.stopped):
+            self.stopped = exc
+
+    async def _answer(self, row: _Row) -> RowRecord:
+        """The row's record, from an equal row of another batch or from the graph."""
+        shared = self.context.shared
+        record = shared.recalled(row.key)
+        if not _settled(record, self.context.journal.known):
+            record = None
+        while record is None:
+            leader = shared.rows.get(row.key)
+            if leader is None:
+                return await self._led(row)
+            try:
+                record = await asyncio.shield(leader)
+            except Interrupted:
+                continue  # the other batch was cancelled; this one asks for itself
+        if record.status == PENDING:
+            await self._keep_calls(row)
+        return replace(record, id=row.id, run=self.context.run, at=now(), shared=record.shared or record.id != row.id)
+
+    async def _keep_calls(self, row: _Row) -> None:
+        """The row waits for the answer to a question of an equal row of another batch. Its graph may be the one that is
+        run again then, so what was paid for up to the question belongs to this row too."""
+        known = self.context.journal.known.calls
+        for call in self.context.shared.parked.get(row.key, ()):
+            if call.key not in known:
+                await self.context.journal.append(replace(call, id=row.id))
+
+    async def _led(self, row: _Row) -> RowRecord:
+        """Run the graph as the one that others with the same row wait for. What stops it stops them."""
+        shared = self.context.shared
+        future: asyncio.Future[RowRecord] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+        shared.rows[row.key] = future
+        try:
+            record = await self._graph(row)
+            shared.remember(record)
+            shared.parked.pop(row.key, None)
+            if record.status == PENDING:
+                calls = self.context.journal.known.calls
+                shared.parked[row.key] = [calls[key] for key in record.calls if key in calls]
+            future.set_result(record)
+            return record
+        except BaseException as exc:
+            future.set_exception(exc if isinstance(exc, TandemError) else Interrupted("the row was interrupted"))
+            raise
+        finally:
+            del shared.rows[row.key]
+
+    async def _graph(self, row: _Row) -> RowRecord:
+        """One run of the graph. Raises what is not the row's fault: a wait, a fatal model error, a store that fails.
+        A question parks the row; everything else that goes wrong rejects it, with its reason."""
+        context = self.context
+        scope = RowScope(
+            id=row.id,
+            run=context.run,
+            batch=context.batch,
+            journal=context.journal,
+            tally=context.tally,
+            in_flight=context.shared.calls,
+            loop=asyncio.get_running_loop(),
+            halted=lambda: self.stopped,
+            purse=context.purse,
+        )
+        token = current.set(scope)
+        answer: str | None = None
+        error: dict[str, Any] | None = None
+        status: Literal["ok", "rejected", "pending"] = "rejected"
+        try:
+            answer = _json(await self._state(row, scope))
+            status = "ok"
+        except StepDone:
+            raise
+        except Parked as parked:
+            error, status = described(parked.questions), "pending"
+        except RowError as exc:
+            error = describe(exc)
+        except TandemError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            error = describe(RowError("the graph cancelled itself", kind="interrupted"))
+        except Exception as exc:  # noqa: BLE001  a user's graph may raise anything
+            error = describe(exc)
+        finally:
+            current.reset(token)
+            scope.close()
+        if scope.stop is not None:
+            raise scope.stop  # whatever the graph made of it, it went on without the answer
+        if error is not None:
+            error["calls"] = len(scope.calls)
+        costs = [call.cost_usd if (call := context.journal.known.calls.get(key)) else None for key in scope.calls]
+        cost = sum(cost for cost in costs if cost is not None) if None not in costs else None
+        calls = tuple(scope.calls)
+        return RowRecord(*row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost)
+
+    async def _invoked(self, row: str, graph: AnyGraph, given: Any, config: Mapping[str, Any]) -> Any:
+        """The graph's last state; step by step where somebody watches."""
+        context: Any = self.stage.context
+        if self.context.steps is not None:
+            graph = self.context.steps.graph(graph)
+        told = self.context.on_step
+        merged: Any = {**self._config, **config} if config else self._config
+        if told is None:
+            return await graph.ainvoke(given, merged, context=context)
+        state: Any = None
+        asked: list[Any] = []
+        async for mode, seen in graph.astream(given, merged, context=context, stream_mode=["updates", "values"]):
+            if mode == "values":
+                state = seen
+            elif isinstance(seen, Mapping):
+                asked += seen.get(INTERRUPT, ())
+                for node, update in seen.items():
+                    if node != INTERRUPT:
+                        told(row, str(node), update)
+        return {**state, INTERRUPT: asked} if asked and isinstance(state, Mapping) else state
+
+    async def _state(self, row: _Row, scope: RowScope) -> dict[str, Any]:
+        prepared = self.stage.prepare(row.values)
+        if isinstance(prepared, Answered):
+            return prepared.answer
+        said = self.context.journal.known.answers.get(row.key)
+        try:
+            if said is None:
+                state = await self._invoked(row.key[1], self.stage.graph, prepared, {})
+            else:
+                scope.rounds = rounds = Rounds()
+                invoke = partial(self._invoked, row.key[1])
+                state = await resumed(self.stage.graph, prepared, said, rounds, invoke)
+        except StepDone:
+            raise
+        except GraphBubbleUp as exc:
+            raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
+        if interrupts := interrupts_of(state):
+            raise ask(interrupts)
+        return self.stage.harvest(state)
+
+
+def _config(stage: GraphStage) -> Any:
+    """How graphs are run; a graph's own limit of steps holds."""
+    own = (stage.graph.config or {}).get("recursion_limit")
+    return {"recursion_limit": own or _RECURSION_LIMIT, "callbacks": []}
+
+
+def _gravity(exc: TandemError) -> tuple[bool, float]:
+    return not exc.retryable, exc.seconds if isinstance(exc, Waiting) else 0.0
+
+
+def _json(answer: dict[str, Any]) -> str:
+    return orjson.dumps(answer).decode()

@@ -1,0 +1,106 @@
+"""`placement: node`: a row's graph, one step at a time. What a node gave is kept, as what a model answered is.
+
+Each time the graph is run from its start; nodes that are known give again what they gave, those of the first step that
+is not known are run, and the graph is left before the step after it. So whoever dies in a node repeats that node alone,
+and of its model calls only those that were in flight.
+
+A node is known by where it stands: the step, and its place in it. That is the same each time, because everything
+before it is.
+"""
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.constants import START
+from langgraph.errors import GraphBubbleUp
+from langgraph.pregel import Pregel
+
+from schemas.errors import RowError
+from stages.journal.records import CallKey, NodeRecord, RowKey, now
+from stages.journal.writer import Journal
+from stages.models.row_scope import calls_of_node, current
+
+_serialiser = JsonPlusSerializer(allowed_msgpack_modules=True)  # of the user's own classes, from the user's own sink
+
+
+class StepDone(GraphBubbleUp):
+    """The graph goes on with another step, which is another activity's."""
+
+
+class Steps:
+    """One row's share of one activity. `more`: the graph was left before its end."""
+
+    def __init__(self, key: RowKey, id: str, run: str, journal: Journal) -> None:
+        self.key = key
+        self.id = id
+        self.run = run
+        self.journal = journal
+        self.more = False
+        self._step: int | None = None
+
+    def graph(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+        """The same graph, its nodes kept."""
+        nodes = {
+            name: node if name == START else node.copy({"bound": _Kept(name, node.bound, self)})
+            for name, node in graph.nodes.items()
+        }
+        return graph.copy({"nodes": nodes})
+
+    def begin(self, step: int) -> None:
+        """Raises StepDone where a node of an earlier step was run already."""
+        if self._step not in (None, step):
+            self.more = True
+            raise StepDone
+        self._step = step
+
+
+class _Kept(Runnable[Any, Any]):
+    def __init__(self, name: str, node: Runnable[Any, Any], steps: Steps) -> None:
+        self.name = name
+        self._node = node
+        self._steps = steps
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        raise NotImplementedError("rows are run asynchronously")
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        said = (config or {}).get("metadata", {})
+        step = int(said["langgraph_step"])
+        where = orjson.dumps([step, said["langgraph_path"]], default=str).decode()
+        known = self._steps.journal.known.nodes.get(self._steps.key, {}).get(where)
+        if known is not None:
+            scope = current.get()
+            assert scope is not None
+            scope.repeated(known.calls)
+            return _output(known)
+        self._steps.begin(step)
+        calls: list[CallKey] = []
+        token = calls_of_node.set(calls)
+        try:
+            output = await self._node.ainvoke(input, config, **kwargs)
+        finally:
+            calls_of_node.reset(token)
+        record = self._record(where, output, calls)
+        await self._steps.journal.append(record)
+        return _output(record)  # as it will be each time
+
+    def _record(self, where: str, output: Any, calls: Iterable[CallKey]) -> NodeRecord:
+        try:
+            kind, data = _serialiser.dumps_typed(output)
+        except Exception as exc:
+            raise RowError(
+                f"node {self.name!r} gave a {type(output).__name__} that cannot be kept: {type(exc).__name__}",
+                kind="cannot_be_kept",
+            ) from exc
+        text = f"{kind}:{base64.b64encode(data).decode()}"
+        steps = self._steps
+        return NodeRecord(*steps.key, steps.id, where, text, tuple(calls), steps.run, now())
+
+
+def _output(record: NodeRecord) -> Any:
+    kind, _, data = record.output.partition(":")
+    return _serialiser.loads_typed((kind, base64.b64decode(data)))

@@ -1,0 +1,219 @@
+"""Any LangGraph graph of the user's, as `module:attribute`: compiled, a builder, or a factory. It runs unchanged.
+
+Columns are mapped to state keys by `inputs` and back by `outputs`; models by role, tools and settings reach the graph
+through LangGraph's runtime context, or a factory's parameters of those names.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from pydantic import BaseModel, PydanticUserError, ValidationError
+
+from schemas.digests import digest
+from schemas.errors import RowError, SpecError
+from schemas.manifest import Provenance
+from schemas.spec.fields import problems
+from stages.contract import Answered, Build, GraphStage, check_outputs
+from stages.graphs.toolkit.assemble import answer_format, limiter_of
+from stages.models.factory import build_model
+from stages.stage_digests import stage_fingerprint
+from stages.user_code import code_digest, load_attribute
+
+VERSION = "custom-1"
+
+
+def build(wanted: Build) -> GraphStage:
+    """The stage of a spec that uses a graph of the user's. Raises SpecError."""
+    stage = wanted.stage
+    if stage.options:
+        raise SpecError(f"{wanted.where}: with is for built-in graphs.", hint="Give a graph of yours its context.")
+    models = {role: build_model(c, stage, wanted.spec, wanted.services) for role, c in stage.model.items()}
+    tools = [load_attribute(tool, where=f"{wanted.where}: tools") for tool in stage.tools]
+    context = {**stage.context, "models": models, "tools": tools}
+    if "main" in models:
+        context["model"] = models["main"]
+    graph = _compiled(load_attribute(stage.uses, where=wanted.where), wanted, context)
+    if not stage.output and not stage.output_class:
+        raise SpecError(f"{wanted.where}: output is missing.", hint="Declare the columns that the graph writes.")
+    form = answer_format(wanted)
+    check_outputs(wanted, form.fields)
+    inputs = _inputs(wanted, graph)
+    outputs = _outputs(wanted, graph, form.fields)
+
+    def prepare(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
+        return {key: row[column] for key, column in inputs.items()}
+
+    def harvest(state: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(state, Mapping):
+            raise RowError(f"the graph ended with {type(state).__name__}, not with a state", kind="missing_output")
+        absent = [key for column, key in outputs.items() if key not in state and not form.fields[column].optional]
+        if absent:
+            raise RowError(f"the graph ended without {absent[0]!r} in its state", kind="missing_output")
+        try:
+            return form.validate({column: _plain(state.get(key)) for column, key in outputs.items()})
+        except ValueError as exc:
+            raise RowError(f"the graph's output does not fit: {exc}", kind="invalid_output") from None
+
+    return GraphStage(
+        spec=stage,
+        reads=tuple(sorted(set(inputs.values()))),
+        fields=form.fields,
+        fingerprint=stage_fingerprint(wanted, VERSION, form),
+        graph=graph,
+        prepare=prepare,
+        harvest=harvest,
+        provenance=Provenance(
+            stage=stage.name,
+            uses=stage.uses,
+            models={role: choice.name for role, choice in stage.model.items()},
+            code_digest=digest(code_digest(stage.uses), *(code_digest(tool) for tool in stage.tools)),
+        ),
+        limiter=limiter_of(wanted),
+        context=_runtime_context(wanted, graph, context),
+    )
+
+
+def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
+    if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
+        accepted = inspect.signature(found).parameters
+        given = {name: value for name, value in context.items() if name in accepted}
+        try:
+            found = found(**given)
+        except Exception as exc:
+            raise SpecError(
+                f"{wanted.where}: calling {wanted.stage.uses} raised {type(exc).__name__}: {exc}",
+                hint=f"A factory may take: {', '.join(context)}",
+            ) from exc
+    if inspect.iscoroutine(found):
+        found.close()
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses} is an async function.", hint="Make the factory a plain def."
+        )
+    if isinstance(found, StateGraph):
+        found = found.compile()
+    if not isinstance(found, Pregel):
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses} is a {type(found).__name__}, not a LangGraph graph.",
+            hint="Name a compiled graph, a StateGraph, or a function that returns one.",
+        )
+    stops = [*found.interrupt_before_nodes, *found.interrupt_after_nodes]
+    if stops:
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses} is compiled to stop at {stops[0]!r}, where nobody would resume it.",
+            hint="Compile it without interrupt_before and interrupt_after.",
+        )
+    _refuse_retries(found, wanted)
+    # A checkpointer per row would keep every state of every row; what must last is in the journal.
+    return found.copy({"checkpointer": None}) if found.checkpointer else found
+
+
+def _refuse_retries(graph: Pregel[Any, Any, Any, Any], wanted: Build) -> None:
+    """One layer retries: a node that is run again asks its models anew, as further calls, and each is paid for."""
+    for name, node in graph.nodes.items():
+        if node.retry_policy or graph.retry_policy:
+            raise SpecError(
+                f"{wanted.where}: {wanted.stage.uses}: the node {name!r} has a RetryPolicy, under which a node that "
+                "failed would ask its models anew and pay for each attempt.",
+                hint="Leave it out: failed model calls are retried below the graph; retry other things inside a node.",
+            )
+    for _, inner in graph.get_subgraphs():
+        if isinstance(inner, Pregel):
+            _refuse_retries(inner, wanted)
+
+
+def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
+    """State key → column."""
+    columns = wanted.columns.names
+    for key, column in wanted.stage.inputs.items():
+        if column not in columns:
+            raise SpecError(
+                f"{wanted.where}: inputs.{key} names {column!r}, which is no column here.",
+                hint=f"Columns: {', '.join(columns)}",
+            )
+    keys = _keys(graph, "input")
+    if wanted.stage.inputs:
+        unknown = [key for key in wanted.stage.inputs if keys and key not in keys]
+        if unknown:
+            raise SpecError(
+                f"{wanted.where}: inputs.{unknown[0]} is no key of the graph's input.",
+                hint=f"It has: {', '.join(keys)}",
+            )
+        return dict(wanted.stage.inputs)
+    same = {key: key for key in keys if key in columns}
+    if not same:
+        raise SpecError(
+            f"{wanted.where}: no column has the name of a key of the graph's input ({', '.join(keys) or 'unknown'}).",
+            hint="Map them with inputs: {state_key: column}.",
+        )
+    return same
+
+
+def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[str, Any]) -> dict[str, str]:
+    """Column → state key."""
+    outputs = {column: wanted.stage.outputs.get(column, column) for column in fields}
+    stray = sorted(set(wanted.stage.outputs) - set(fields))
+    if stray:
+        raise SpecError(f"{wanted.where}: outputs.{stray[0]} is not declared under output.")
+    keys = _keys(graph, "output")
+    for column, key in outputs.items():
+        if keys and key not in keys:
+            raise SpecError(
+                f"{wanted.where}: the graph's output has no {key!r}, which output.{column} declares.",
+                hint=f"It has: {', '.join(keys)}. Map others with outputs: {{{column}: state_key}}.",
+            )
+    return outputs
+
+
+def _keys(graph: Pregel[Any, Any, Any, Any], side: Literal["input", "output"]) -> list[str]:
+    """The keys of a graph's input or output; none where the graph does not say.
+
+    A state graph is asked for its channels, not for its JSON schema: pydantic makes none of `typing.TypedDict` before
+    Python 3.12, nor of arbitrary classes.
+    """
+    builder = getattr(graph, "builder", None)
+    if isinstance(builder, StateGraph):
+        channels = builder.schemas.get(getattr(builder, f"{side}_schema"), {})
+        return [key for key in channels if not key.startswith("__")]
+    try:
+        schema = graph.get_input_jsonschema() if side == "input" else graph.get_output_jsonschema()
+    except PydanticUserError:
+        return []
+    return list(schema.get("properties", {}))
+
+
+def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
+    """The graph's context schema, filled with the values that it has a place for."""
+    schema: Any = graph.context_schema
+    if schema is None:
+        return None
+    if dataclasses.is_dataclass(schema):
+        names = {f.name for f in dataclasses.fields(schema) if f.init}
+    elif isinstance(schema, type) and issubclass(schema, BaseModel):
+        names = set(schema.model_fields)
+    else:
+        return {name: values[name] for name in getattr(schema, "__annotations__", {}) if name in values}
+    try:
+        return schema(**{name: value for name, value in values.items() if name in names})
+    except (TypeError, ValueError) as exc:
+        why = problems(exc) if isinstance(exc, ValidationError) else str(exc)
+        raise SpecError(
+            f"{wanted.where}: the graph's context {schema.__name__} does not take what there is: {why}.",
+            hint=f"It is given: {', '.join(values)}; add what is missing under context.",
+        ) from exc
+
+
+def _plain(value: Any) -> Any:
+    """JSON-like, through and through: graphs keep pydantic objects and dataclasses in their state."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return value

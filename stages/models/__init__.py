@@ -1,0 +1,1 @@
+"""Model calls: from `provider:name` to a chat model whose calls are journalled, limited and paid for once."""

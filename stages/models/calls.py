@@ -1,0 +1,345 @@
+"""Model calls, journalled below the graph.
+
+`journalled(model)` gives any LangChain chat model a class of its own that overrides the one method under every way of
+calling it (`invoke`, `ainvoke`, structured output, bound tools, streaming falls back to it): each call is looked up in
+the journal first, takes its place in the limiter, is retried when the failure is transient, and its raw response is
+saved before anything parses it. Where this differs from LangChain's `cache=` hook: the request is digested here from
+what would really be sent, schemas expanded, timeouts and keys left out.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import orjson
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import BaseModel
+
+from schemas.errors import BudgetReached, FatalModelError, RowError, TandemError, TransientModelError
+from stages.journal.records import CallKey, CallRecord, now
+from stages.limits.budget import DEFAULT_CAP, FREE, Amount, Held, most_of
+from stages.limits.limiter import Blocked
+from stages.limits.rate_headers import allowed_by
+from stages.models.backend import Backend, Send
+from stages.models.errors import Waiting, classify, may_be_billed
+from stages.models.request import Request, canonical_request
+from stages.models.row_scope import Interrupted, RowScope, current
+from stages.models.wires.openai_chat import CUT_OFF, finish_of
+
+# Answered, and so billed, but not with anything that could be kept.
+_BILLED = frozenset(("malformed_response", "empty_answer", "oversized_answer"))
+MAX_ATTEMPTS = 5
+MAX_WAIT_S = 60.0
+BACKOFF_S = 0.5  # doubled with each attempt, to 40 times that
+
+
+class Journalled:
+    """Mixed in before a chat model's own class by `journalled`."""
+
+    _tandem: Backend  # in the instance's own dictionary: pydantic knows nothing of it
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        scope, backend = current.get(), self._tandem
+        plainly = super()._agenerate  # type: ignore[misc]
+
+        async def send(cap: int | None) -> ChatResult:
+            ask = plainly if cap is None or backend.capped is None else backend.capped(cap)._agenerate
+            result: ChatResult = await ask(messages, stop, run_manager, **kwargs)
+            return result
+
+        if scope is None:
+            return await send(None)
+        if asyncio.get_running_loop() is not scope.loop:  # asyncio.run() inside a synchronous node
+            call = self._agenerate(messages, stop, None, **kwargs)
+            return await asyncio.wrap_future(_on_loop_of(scope, call))
+        try:
+            return as_result(await _answered(scope, backend, canonical_request(backend, messages, stop, kwargs), send))
+        except TandemError as exc:
+            scope.failed(exc)
+            raise
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        """A synchronous node runs in a thread of LangGraph's; the call itself stays on the batch's loop."""
+        scope = current.get()
+        if scope is None:
+            result: ChatResult = super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[misc]
+            return result
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is scope.loop:
+            raise RuntimeError("model.invoke() inside an async node would block the worker; use: await model.ainvoke()")
+        return _on_loop_of(scope, self._agenerate(messages, stop, None, **kwargs)).result()
+
+
+def _on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Future[ChatResult]":
+    """Run a call from another thread on the batch's loop; it ends with the row at the latest."""
+    future = asyncio.run_coroutine_threadsafe(call, scope.loop)
+    scope.from_threads.add(future)
+    future.add_done_callback(scope.from_threads.discard)
+    return future
+
+
+_classes: dict[type, type] = {}
+
+
+def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
+    """The same model, its calls journalled. `isinstance` and every method of its class stay as they were."""
+    cls = type(model)
+    if cls not in _classes:
+        _classes[cls] = type(f"Journalled{cls.__name__}", (Journalled, cls), {"__module__": cls.__module__})
+    # Not twice: `stages.models.own_models` journals what goes through LangChain's cache.
+    copy = model.model_copy(update={"disable_streaming": True, "cache": False})
+    copy.__class__ = _classes[cls]
+    object.__setattr__(copy, "_tandem", backend)
+    return copy
+
+
+async def _answered(scope: RowScope, backend: Backend, request: Request, send: Send) -> CallRecord:
+    """The answer from the journal, from an equal call in flight, or from the provider."""
+    if scope.closed:
+        raise Interrupted("the row that asks is over")
+    key = scope.next_key(request.digest)
+    while True:
+        known = scope.journal.known.calls.get(key)
+        if known is not None:
+            scope.took(known)
+            return known
+        shared = scope.in_flight.get(key)
+        if shared is None:
+            return await _led(scope, backend, key, request, send)
+        try:
+            record = await asyncio.shield(shared)
+        except Interrupted:
+            continue  # who asked for us too was cancelled
+        if key not in scope.journal.known.calls:  # it is in another batch's journal: ours must not depend on that
+            await append(scope, record)
+
+
+async def _led(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
+    """Ask the provider, as the one that others with the same request wait for. Its failures are theirs too."""
+    future: asyncio.Future[CallRecord] = scope.loop.create_future()
+    future.add_done_callback(_retrieved)
+    scope.in_flight[key] = future
+    try:
+        record = await _paid(scope, backend, key, request, send)
+        await append(scope, record)
+        future.set_result(record)
+        return record
+    except BaseException as exc:
+        future.set_exception(exc if isinstance(exc, TandemError) else Interrupted("the call was interrupted"))
+        raise
+    finally:
+        del scope.in_flight[key]
+
+
+def _retrieved(future: "asyncio.Future[CallRecord]") -> None:
+    """Nobody may be waiting for it; its exception counts as seen."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def append(scope: RowScope, record: CallRecord) -> None:
+    """Into the journal. That it cannot be written is never the row's fault, nor the graph's to handle."""
+    try:
+        await scope.journal.append(record)
+    except Exception as exc:
+        scope.failed(exc)
+        raise
+
+
+async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
+    """Ask the provider, waiting out transient failures for a minute. Raises Waiting, RowError, FatalModelError.
+
+    Being asked to slow down is no attempt: the limiter lets nobody call before the time, and this call takes its turn.
+    """
+    first: float | None = None
+    attempt = 0
+    while True:
+        if (why := scope.halted()) is not None:
+            raise why
+        held, cap = await _set_aside(scope, backend, request)
+        try:
+            async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S) as turn:
+                sent = time.monotonic()
+                first = first or sent
+                call = unknown_call(scope, backend, key)
+                result = await _sent(scope, backend, call, partial(send, cap), held)
+                if isinstance(result, ChatResult):
+                    record = call_answered(scope, backend, call, request, result, time.monotonic() - sent)
+                    turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
+                    held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
+                    if cap is not None and cap < DEFAULT_CAP and finish_of(_message(result)) in CUT_OFF:
+                        _note_unknown(scope, call, "cut off by what was left of the budget")
+                        raise BudgetReached("an answer did not fit", needed=_most(backend, request, DEFAULT_CAP))
+                    return record
+                turn.failed(result.message, result.congestion, result.retry_after or 0.0)
+        except Blocked as blocked:
+            raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
+        finally:
+            held.close()
+        limited = result.congestion == "rate"
+        attempt += not limited
+        wait = 0.0 if limited else min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
+        told = max(wait, result.retry_after or 0.0)
+        if attempt == MAX_ATTEMPTS or time.monotonic() - first + told > MAX_WAIT_S:
+            raise Waiting(result.message, max(told, 1.0))
+        await asyncio.sleep(wait)
+
+
+async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> tuple[Held, int | None]:
+    """What the call may cost at most, and the cap to send along. Raises BudgetReached, and FatalModelError where nobody
+    can tell."""
+    purse, said = scope.purse, request.cap or backend.cap
+    if purse is None:
+        return FREE, None
+    if said is not None:
+        return await purse.reserve(_most(backend, request, said)), None
+    if backend.capped is None:
+        raise FatalModelError(
+            f"{backend.name}: a budget needs to know how long an answer may get.", hint="Set params: {max_tokens: …}."
+        )
+    tight = backend.seen.tight_cap()
+    if tight is None or not purse.tight:
+        try:
+            return await purse.reserve(_most(backend, request, DEFAULT_CAP)), DEFAULT_CAP
+        except BudgetReached:
+            known = scope.journal.known.calls.values()
+            tight = backend.seen.tight_cap(call.usage["output"] for call in known if call.model == backend.name)
+            if tight is None:
+                raise
+            purse.tight = True
+    return await purse.reserve(_most(backend, request, tight)), tight
+
+
+def _most(backend: Backend, request: Request, cap: int) -> Amount:
+    return most_of(backend.price, backend.seen.most_read(request.size), cap)
+
+
+async def _sent(
+    scope: RowScope, backend: Backend, call: CallRecord, send: Callable[[], Awaitable[ChatResult]], held: Held
+) -> ChatResult | TransientModelError:
+    """One request; a failure that may pass is a result. `call` is noted where it may have been billed all the same."""
+    scope.journal.sending(call)
+    held.sending()
+    try:
+        async with asyncio.timeout(backend.timeout_s + 1):
+            return await send()
+    except asyncio.CancelledError:
+        _note_unknown(scope, call, "cancelled")
+        raise
+    except Exception as exc:
+        failure = classify(exc, model=backend.name, setting=backend.setting)
+        if may_be_billed(exc) or (isinstance(failure, RowError) and failure.kind in _BILLED):
+            _note_unknown(scope, call, failure.code if failure else type(exc).__name__)
+        else:
+            scope.journal.unbilled(call.nonce)
+            held.unbilled()
+        if failure is None:
+            raise
+        if isinstance(failure, TransientModelError):
+            return failure
+        raise failure from (exc.__cause__ if failure is exc else exc)
+
+
+def _note_unknown(scope: RowScope, call: CallRecord, why: str) -> None:
+    scope.tally.unknown += 1
+    scope.journal.note(replace(call, error={"kind": "unknown", "message": why}, at=now()))
+
+
+def unknown_call(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
+    """A request that is about to go out, as it is known until it is answered."""
+    return CallRecord(
+        request=key[0],
+        ordinal=key[1],
+        id=scope.id,
+        model=backend.name,
+        raw=None,
+        error={"kind": "unknown", "message": "the process ended"},
+        usage={},
+        cost_usd=None,
+        request_id=None,
+        latency_ms=0,
+        run=scope.run,
+        batch=scope.batch,
+        at=now(),
+        nonce=uuid.uuid4().hex,
+    )
+
+
+def call_answered(
+    scope: RowScope, backend: Backend, call: CallRecord, request: Request, result: ChatResult, seconds: float
+) -> CallRecord:
+    """The call with what came back."""
+    message = _message(result)
+    usage = _usage(message, request)
+    backend.seen.note(request.size, usage)
+    cost = backend.price(usage)
+    scope.tally.calls += 1
+    scope.tally.cost_usd += cost or 0.0
+    raw = {
+        "content": message.content,
+        "additional_kwargs": message.additional_kwargs,
+        "response_metadata": message.response_metadata,
+        "tool_calls": message.tool_calls,
+        "invalid_tool_calls": message.invalid_tool_calls,
+        "usage_metadata": message.usage_metadata,
+    }
+    said = message.response_metadata
+    return replace(
+        call,
+        raw=orjson.dumps(raw, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode(),
+        error=None,
+        usage=usage,
+        cost_usd=cost,
+        request_id=said.get("request_id") or said.get("id"),
+        latency_ms=round(seconds * 1000),
+        at=now(),
+    )
+
+
+def _message(result: ChatResult) -> AIMessage:
+    message = result.generations[0].message
+    assert isinstance(message, AIMessage)
+    return message
+
+
+def _jsonable(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _usage(message: AIMessage, request: Request) -> dict[str, int]:
+    """Input, output, cached input and reasoning tokens; estimated at four bytes a token where nothing is said."""
+    told = message.usage_metadata
+    if told is None:
+        output = str(message.content) + "".join(str(call["args"]) for call in message.tool_calls)
+        return {"input": request.size // 4, "output": len(output.encode("utf-8", "replace")) // 4, "estimated": 1}
+    usage = {"input": told["input_tokens"], "output": told["output_tokens"]}
+    cached = (told.get("input_token_details") or {}).get("cache_read")
+    reasoning = (told.get("output_token_details") or {}).get("reasoning")
+    if cached:
+        usage["cached_input"] = cached
+    if reasoning:
+        usage["reasoning"] = reasoning
+    return usage
+
+
+def as_result(record: CallRecord) -> ChatResult:
+    assert record.raw is not None
+    return ChatResult(generations=[ChatGeneration(message=AIMessage(**orjson.loads(record.raw)))])
+
+
+# The canonical request ---------------------------------------------------------------------------------------------

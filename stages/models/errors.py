@@ -1,0 +1,246 @@
+"""The one table that sorts a failed model call: transient (wait), row (reject the row), fatal (stop the run).
+
+Foreign exceptions are sorted here and nowhere else. Our own transport asks `from_status`; SDKs' exceptions are read by
+the attributes that they share (`status_code`, `response`, `body`), whatever their class.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+
+from schemas.errors import FatalModelError, ModelError, RowError, TandemError, TransientModelError
+
+TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
+_CONGESTION = {429: "rate", 503: "overload", 529: "overload"}
+_MAX_RETRY_AFTER_S = 86_400.0
+# Read in the error's code and message. Rate limits speak of billing pages and payment methods too, so those words alone
+# are no sign of an empty account; a quota that says when to come back is a rate limit.
+_QUOTA = re.compile(
+    r"insufficient_quota|insufficient (balance|funds|credit)|credit balance is too low|billing_(hard_limit|not_active)"
+    r"|quota_exceeded|exceeded your current quota|payment required",
+    re.I,
+)
+_RATE = re.compile(r"rate_limit_exceeded|per ?minute|retryDelay|retry in \d", re.I)
+_CONTEXT = re.compile(
+    r"context_length|maximum context|context window|too many tokens|prompt is too long|string_above_max_length", re.I
+)
+_CONTENT = re.compile(r"content_?filter|content_policy|content management policy|moderation|flagged|safety", re.I)
+_MODEL = re.compile(
+    r"model_not_found|(unknown|invalid|no such) model|\bmodel\b[^.]{0,80}(does not exist|not found|is not available)",
+    re.I,
+)
+_CONCURRENCY = re.compile(r"concurren|simultaneous|parallel requests", re.I)
+_THROTTLED = re.compile(r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout", re.I)
+_CONNECTION = re.compile(
+    r"connection|connect(or)?error|timeout|disconnected|unavailable|transporterror|protocolerror|networkerror"
+    r"|payloaderror|incompleteread",
+    re.I,
+)
+_UNSENT = re.compile(
+    r"Connector|ConnectError|ConnectTimeout|ConnectionTimeout|PoolTimeout|EndpointConnection|ProxyConn"
+)
+_LOST = re.compile(r"Timeout|Disconnected|Reset|Payload|ClientOSError|ReadError|RemoteProtocol|ConnectionClosed")
+_SECRETS = re.compile(
+    r"(?:sk|pk|rk|gsk|xai|key|hf|r8)[-_][\w*-]{6,}|AIza[\w-]{10,}|AKIA\w{12,}|(?<=key=)[^&\s\"']+|(?<=Bearer )\S+", re.I
+)
+
+
+def from_status(
+    status: int, text: str, *, headers: Mapping[str, str], model: str, setting: str
+) -> ModelError | FatalModelError:
+    """An HTTP error answer as one of ours. `setting` names the variable that holds the credential."""
+    said = _said(text, setting)
+    if status in (401, 407):
+        return FatalModelError(f"{model}: the provider refuses the key ({status}: {said})", hint=f"Check {setting}.")
+    no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
+    if status == 402 or (status in (400, 403, 429) and no_money):
+        return FatalModelError(
+            f"{model}: the quota or balance is used up ({status}: {said})", hint=f"Check the account behind {setting}."
+        )
+    if status == 403 and not _CONTENT.search(text):
+        return FatalModelError(f"{model}: no access ({status}: {said})", hint=f"Check the account behind {setting}.")
+    if status == 404 or (status == 400 and _MODEL.search(said)):
+        return FatalModelError(
+            f"{model}: not found at the provider ({status}: {said})", hint="Check model: in the spec, and its base URL."
+        )
+    if 300 <= status < 400 or status == 405:
+        return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint="Check the base URL.")
+    if status in TRANSIENT_STATUS or status >= 500:
+        congestion = _CONGESTION.get(status, "")
+        if congestion == "rate" and _CONCURRENCY.search(text):
+            congestion = "overload"
+        return TransientModelError(
+            f"{model}: HTTP {status}: {said}", retry_after=retry_after(headers), congestion=congestion
+        )
+    kind = "bad_request"
+    if _CONTEXT.search(text) or status == 413:
+        kind = "context_length"
+    elif _CONTENT.search(text):
+        kind = "content_filter"
+    return RowError(f"HTTP {status}: {said}", kind=kind)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date) or OpenAI's `retry-after-ms`; a day at most."""
+    given = {name.lower(): value for name, value in headers.items()}
+    millis, value = given.get("retry-after-ms", ""), given.get("retry-after", "")
+    if _is_number(millis):
+        seconds = float(millis) / 1000
+    elif _is_number(value):
+        seconds = float(value)
+    else:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\s*\d+(\.\d+)?\s*", text, re.ASCII) is not None
+
+
+def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | None:
+    """Any exception of a model call as one of ours; None where it is no failure of a call (a bug in a graph)."""
+    if isinstance(exc, TandemError):
+        return exc
+    name = type(exc).__name__
+    if "LengthFinishReason" in name:
+        return RowError("the answer was cut off at max_tokens", kind="truncated", hint="Raise params.max_tokens.")
+    if "ContentFilterFinishReason" in name:
+        return RowError("the provider's content filter withheld the answer", kind="content_filter")
+    status, text = _status(exc), _body(exc)
+    throttled = _THROTTLED.search(name) or _THROTTLED.search(_aws_code(exc))
+    if throttled or isinstance(exc, TimeoutError | ConnectionError):
+        said = _said(text, setting)
+        return TransientModelError(
+            f"{model}: {name}" + (f": {said}" if said else ""),
+            retry_after=_told_wait(exc),
+            congestion=_congestion_of(throttled[0]) if throttled else "",
+        )
+    if status is not None and 200 <= status < 300:
+        return RowError("the provider's answer is not a completion", kind="malformed_response")
+    if status is not None:
+        return from_status(status, text, headers=_headers(exc), model=model, setting=setting)
+    if any(_CONNECTION.search(cls.__name__) for cls in type(exc).__mro__):
+        return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
+    return _unnumbered(exc, name, text, model, setting)
+
+
+def _congestion_of(word: str) -> str:
+    """What a throttling exception's name says, where no status does."""
+    if word.lower() in ("throttl", "toomanyrequests"):
+        return "rate"
+    return "overload" if word.lower() in ("serviceunavailable", "slowdown") else ""
+
+
+def _unnumbered(exc: BaseException, name: str, text: str, model: str, setting: str) -> TandemError | None:
+    """An SDK's own errors without a status: told apart by code, or by its place in their tree."""
+    said = f"{getattr(exc, 'code', '') or ''} {text}"
+    if any(cls.__name__ in ("APIError", "ClientError", "APIException") for cls in type(exc).__mro__):
+        if _QUOTA.search(said) and not _RATE.search(said):
+            return from_status(429, said, headers={}, model=model, setting=setting)
+        return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
+    sdk = any(cls.__name__ in ("OpenAIError", "AnthropicError") for cls in type(exc).__mro__)
+    if sdk or re.search(r"credential|authentication", name, re.I):  # it refuses to call at all
+        return FatalModelError(f"{model}: {_said(text, setting) or name}", hint=f"Check {setting}.")
+    return None
+
+
+def _status(exc: BaseException) -> int | None:
+    """The HTTP status that an SDK's exception carries, wherever it keeps it."""
+    response = getattr(exc, "response", None)
+    places: list[Any] = [getattr(exc, "status_code", None), getattr(response, "status_code", None)]
+    if isinstance(response, Mapping):  # botocore
+        places.append((response.get("ResponseMetadata") or {}).get("HTTPStatusCode"))
+    places += [getattr(exc, "status", None), getattr(exc, "code", None)]
+    return next((int(p) for p in places if isinstance(p, int) and 100 <= p < 600), None)
+
+
+def _aws_code(exc: BaseException) -> str:
+    response = getattr(exc, "response", None)
+    return str((response.get("Error") or {}).get("Code", "")) if isinstance(response, Mapping) else ""
+
+
+def _headers(exc: BaseException) -> Mapping[str, str]:
+    response = getattr(exc, "response", None)
+    if isinstance(response, Mapping):
+        found = (response.get("ResponseMetadata") or {}).get("HTTPHeaders")
+    else:
+        found = getattr(response, "headers", None) or getattr(exc, "headers", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _told_wait(exc: BaseException) -> float | None:
+    return retry_after(_headers(exc))
+
+
+def _body(exc: BaseException) -> str:
+    """The JSON of the provider's error where the SDK kept it, else what the exception says."""
+    body = getattr(exc, "body", None)
+    if isinstance(body, Mapping):
+        try:
+            return orjson.dumps(body).decode()
+        except TypeError:
+            pass
+    return str(exc)
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = exc
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def may_be_billed(exc: BaseException) -> bool:
+    """Whether the provider may have answered a call of which we know nothing: sent, then a timeout or a cut."""
+    if _status(exc) is not None:
+        return False
+    names = [type(cause).__name__ for cause in _chain(exc)]
+    return any(map(_LOST.search, names)) and not any(map(_UNSENT.search, names))
+
+
+def _said(text: str, setting: str, limit: int = 200) -> str:
+    """The provider's own words, short and without keys: `error.message` of a JSON body where there is one."""
+    match = re.search(r'"message"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+    if match is not None:
+        try:
+            text = orjson.loads(match[1])
+        except orjson.JSONDecodeError:
+            text = match[1]
+    said = redacted(" ".join(text.split()), setting)
+    return said[:limit] + ("…" if len(said) > limit else "")
+
+
+def redacted(text: str, setting: str = "") -> str:
+    """The text without credentials: providers echo refused keys, and some put them into URLs."""
+    secret = os.environ.get(setting, "") if setting else ""
+    if len(secret) >= 8:
+        text = text.replace(secret, "…")
+    return _SECRETS.sub("…", text)
+
+
+def describe(exc: BaseException) -> dict[str, Any]:
+    """What a reject says of its cause."""
+    if isinstance(exc, RowError):
+        said = {"kind": exc.kind, "message": exc.message, "raw": exc.raw}
+    else:
+        said = {"kind": type(exc).__name__, "message": redacted(str(exc)[:500]), "raw": None}
+    # Text from anywhere; what is no Unicode could never be written to the journal.
+    return {key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in said.items()}
+
+
+class Waiting(TandemError):
+    """The provider asks for, or an outage needs, a longer wait than a worker should hold a slot for."""
+
+    retryable = True
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds

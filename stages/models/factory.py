@@ -1,0 +1,204 @@
+"""From `provider:name` to a chat model whose calls are journalled and limited. Provider SDKs' own retries are off."""
+
+import os
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any
+
+import orjson
+from langchain_core.language_models import BaseChatModel
+from pydantic import SecretStr
+
+from schemas.errors import SpecError
+from schemas.ids import limit_key
+from schemas.spec.sections import ModelChoice, Spec
+from schemas.spec.sections import Stage as StageSpec
+from stages.limits.budget import cap_in, capper
+from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
+from stages.limits.prices import pricer
+from stages.models.backend import Backend
+from stages.models.calls import journalled
+from stages.models.wires.transport import DEFAULT_BASE_URL, OpenAICompatibleChatModel, base_url_from_environment
+
+# provider → (variables of which one must be set, the extra that installs it)
+_PROVIDERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "openai": (("OPENAI_API_KEY",), "openai"),
+    "anthropic": (("ANTHROPIC_API_KEY",), "anthropic"),
+    "google_genai": (("GOOGLE_API_KEY", "GEMINI_API_KEY"), "google"),
+    "bedrock": ((), "bedrock"),
+    "bedrock_converse": ((), "bedrock"),
+    "ollama": ((), "ollama"),
+}
+_OURS = frozenset(("openai", "offline"))
+# Parameters of the connection, which change nothing of what is answered.
+_CONNECTION = frozenset(
+    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
+)
+
+
+@dataclass
+class ModelServices:
+    """What the models of a process share."""
+
+    limiters: Limiters = field(default_factory=Limiters)
+
+    def apart(self) -> "ModelServices":
+        """For one job, so that its limits can be changed while it is at work."""
+        return replace(self, limiters=self.limiters.apart())
+
+
+def missing_key(name: str) -> str | None:
+    """The variable that must be set before `name` can be called, or None."""
+    provider = name.partition(":")[0]
+    variables = _PROVIDERS.get(provider, ((), ""))[0]
+    if not variables or any(os.environ.get(variable) for variable in variables):
+        return None
+    if provider == "openai" and base_url_from_environment() != DEFAULT_BASE_URL:
+        return None  # a local server of the same protocol needs none
+    return variables[0]
+
+
+def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
+    """What the answers of a model depend on, canonically: provider, name, base URL, parameters."""
+    params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
+    if choice.name.startswith("openai:"):
+        params.setdefault("base_url", base_url_from_environment())
+    return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)
+
+
+def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+    """The model of a role. Raises SpecError where a provider's package is absent or refuses the parameters."""
+    params, timeout_s = _params(choice, stage, spec)
+    provider, _, name = choice.name.partition(":")
+    if provider == "offline":
+        from stages.models.offline.model import OfflineChatModel
+
+        model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
+    elif provider == "openai":
+        model = OpenAICompatibleChatModel(**_openai(name, params, timeout_s))
+    else:
+        model = _foreign(choice.name, stage.name, params, timeout_s)
+    cap = cap_in({**params, **params.get("extra_body", {})})
+    backend = Backend(
+        name=choice.name,
+        identity=model_identity(choice, stage.params),
+        setting=_credential(provider, params)[0],
+        limiter=limiter_of(choice, stage, spec, services),
+        price=pricer(choice.name, spec.prices),
+        timeout_s=timeout_s,
+        cap=cap,
+        capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
+    )
+    return journalled(model, backend)
+
+
+def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+    """The embedding model of a role, asked as a chat model is, so that its vectors are journalled, limited and paid for
+    in the same way. Raises SpecError."""
+    from stages.models.embeddings import ForeignEmbeddings, OfflineEmbeddings, OpenAICompatibleEmbeddings
+
+    params, timeout_s = _params(choice, stage, spec)
+    provider, _, name = choice.name.partition(":")
+    if provider == "offline":
+        model: BaseChatModel = OfflineEmbeddings(model=name, dimensions=int(params.get("dimensions", 64)))
+    elif provider == "openai":
+        model = OpenAICompatibleEmbeddings(**_openai(name, params, timeout_s))
+    else:
+        model = ForeignEmbeddings(embeddings=_foreign_embeddings(choice.name, stage.name, params))
+    backend = Backend(
+        name=choice.name,
+        identity=b"embeddings " + model_identity(choice, stage.params),
+        setting=_credential(provider, params)[0],
+        limiter=limiter_of(choice, stage, spec, services),
+        price=pricer(choice.name, spec.prices),
+        timeout_s=timeout_s,
+        cap=1,  # a vector is no text: nothing of it is paid for
+    )
+    return journalled(model, backend)
+
+
+def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str, Any], float]:
+    """The parameters of a model's calls, and how long one may take."""
+    params = {**stage.params, **choice.params}
+    given = params.pop("timeout", params.pop("request_timeout", None))
+    params.pop("max_retries", None)  # one layer retries: stages.models.calls
+    return params, float(given if given is not None else spec.limits.call_timeout.total_seconds())
+
+
+def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
+    """The limiter of a model: one place for all that call it with one credential at one address."""
+    params = {**stage.params, **choice.params}
+    provider = choice.name.partition(":")[0]
+    _, credential = _credential(provider, params)
+    address = str(params.get("base_url") or (base_url_from_environment() if provider == "openai" else ""))
+    limits = spec.limits
+    return services.limiters.of(
+        limit_key(choice.name, address, credential),
+        limits.rows_in_flight,
+        Rates(float(limits.requests_per_minute or inf), float(limits.tokens_per_minute or inf)),
+        output_cap=cap_in({**params, **params.get("extra_body", {})}) or DEFAULT_OUTPUT,
+        gauge=f"{spec.name}/{stage.name}",
+        ramps=provider != "offline",
+    )
+
+
+def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
+    """The setting that holds the provider's credential, and the credential."""
+    if "api_key" in params:
+        return "params.api_key", str(params["api_key"])
+    variables = _PROVIDERS.get(provider, ((), ""))[0]
+    held = next((variable for variable in variables if os.environ.get(variable)), None)
+    if held is not None:
+        return held, os.environ[held]
+    return (variables[0] if variables else "the provider's credentials"), ""
+
+
+def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """What a client of an OpenAI-compatible endpoint is made of."""
+    sent = dict(params)
+    base_url = str(sent.pop("base_url", None) or base_url_from_environment())
+    headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
+    extra = sent.pop("extra_body", {})
+    if base_url == DEFAULT_BASE_URL and "max_tokens" in sent:
+        sent["max_completion_tokens"] = sent.pop("max_tokens")  # see OpenAICompatibleChatModel.cap_name
+    key = sent.pop("api_key", None) or os.environ.get("OPENAI_API_KEY")
+    return {
+        "model": name,
+        "base_url": base_url,
+        "api_key": SecretStr(key) if key else None,
+        "timeout_s": timeout_s,
+        "headers": headers,
+        "params": {**sent, **extra},
+    }
+
+
+def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
+    from langchain.chat_models import init_chat_model
+
+    try:
+        model: BaseChatModel = init_chat_model(name, **params, max_retries=0, timeout=timeout_s)
+    except (ImportError, ValueError) as exc:
+        raise _not_built(name, stage, exc) from exc
+    return model
+
+
+def _foreign_embeddings(name: str, stage: str, params: dict[str, Any]) -> Any:
+    from langchain.embeddings import init_embeddings
+
+    try:
+        return init_embeddings(name, **params)
+    except (ImportError, ValueError) as exc:
+        raise _not_built(name, stage, exc) from exc
+
+
+def _not_built(name: str, stage: str, exc: Exception) -> SpecError:
+    if isinstance(exc, ImportError):
+        extra = _PROVIDERS.get(name.partition(":")[0], ((), ""))[1]
+        hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."
+        return SpecError(f"stage {stage}: model {name!r} needs a package that is not installed.", hint=hint)
+    return SpecError(f"stage {stage}: model {name!r}: {exc}", hint="Write provider:name.")
+
+
+def structured_method(name: str) -> str:
+    """How a provider is asked for a schema: `json_schema` (response_format) or `tool` (a forced tool call)."""
+    return "json_schema" if name.partition(":")[0] in _OURS else "tool"

@@ -1,0 +1,119 @@
+"""The `offline:` model: a chat model for demos and tests that needs no key and no network.
+
+It counts words (see `stages.models.offline.rules`) in the last human message; system messages are instructions, not
+data. The same messages and schema give the same answer in every process. It neither streams nor honours sampling
+parameters."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from stages.models.offline.reading import Text
+from stages.models.offline.rules import Schema, answer_text
+from stages.text.quoting import unquoted
+
+_ANY_OBJECT: Schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
+
+
+def answer(messages: Sequence[BaseMessage], schema: Schema | None) -> str:
+    """JSON for `schema`, or without one the text's first sentences."""
+    asked = next((_text(message) for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+    asked = unquoted(asked)
+    if schema is None:
+        return Text(asked).summary()
+    return json.dumps(answer_text(asked, schema), ensure_ascii=False)
+
+
+class OfflineChatModel(BaseChatModel):
+    """`offline:lexical`. `latency_ms` makes a call last as long as a provider's, for benchmarks."""
+
+    model: str = "lexical"
+    latency_ms: int = 0
+
+    @property
+    def _llm_type(self) -> str:
+        return "offline"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self.model, "latency_ms": self.latency_ms}
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        if self.latency_ms:
+            time.sleep(self.latency_ms / 1000)
+        return self._result(messages, **kwargs)
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        if self.latency_ms:
+            await asyncio.sleep(self.latency_ms / 1000)
+        return self._result(messages, **kwargs)
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A forced tool is called; an optional one never is."""
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
+
+    def _result(self, messages: list[BaseMessage], **kwargs: Any) -> ChatResult:
+        tool = _forced(kwargs.get("tools") or [], kwargs.get("tool_choice"))
+        calls = []
+        if tool:
+            content, said = "", answer(messages, tool.get("parameters") or {"type": "object"})
+            number = blake2b(said.encode(), digest_size=8).hexdigest()
+            calls = [{"name": tool["name"], "args": json.loads(said), "id": f"call_{number}", "type": "tool_call"}]
+        else:
+            content = said = answer(messages, _asked_schema(kwargs.get("response_format")))
+        read, written = _tokens(*map(_text, messages)), _tokens(said)
+        message = AIMessage(
+            content=content,
+            tool_calls=calls,
+            usage_metadata={"input_tokens": read, "output_tokens": written, "total_tokens": read + written},
+            response_metadata={"finish_reason": "stop", "model_name": f"offline:{self.model}"},
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _text(message: BaseMessage) -> str:
+    return message.content if isinstance(message.content, str) else str(message.text)
+
+
+def _tokens(*texts: str) -> int:
+    """Bytes / 4, rounded up."""
+    return -(-sum(len(text.encode("utf-8", "replace")) for text in texts) // 4)
+
+
+def _asked_schema(response_format: dict[str, Any] | None) -> Schema | None:
+    kind = (response_format or {}).get("type", "text")
+    if response_format and kind == "json_schema":
+        schema: Schema = response_format["json_schema"]["schema"]
+        return schema
+    return _ANY_OBJECT if kind == "json_object" else None
+
+
+def _forced(tools: Sequence[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
+    """The function that `tool_choice`, in OpenAI's or LangChain's spelling, obliges to call."""
+    if isinstance(choice, dict):
+        choice = choice.get("function", choice).get("name")
+    if not tools or choice in (None, False, "auto", "none"):
+        return None
+    functions: list[dict[str, Any]] = [tool["function"] for tool in tools]
+    return next((function for function in functions if function["name"] == choice), functions[0])

@@ -1,0 +1,155 @@
+"""Models that a graph builds for itself, journalled through LangChain's process-wide cache hook.
+
+They were not handed out by us, so nothing below them is ours: no limiter, no budget, no retry. But LangChain asks its
+cache before each call and tells it after, also in `with_structured_output` and `bind_tools`, so an answer that was paid
+for is kept and replayed. Not seen are calls that stream, and models with a cache of their own (or `cache=False`).
+
+Two things of the hook's key are mended here: it holds how a call is made (timeouts, retries), which must not make an
+answer be paid for again, and it shows a bound class by its name only, so that the class has to be asked what it says.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import orjson
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+from langchain_core.globals import get_llm_cache, set_llm_cache
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from schemas.spec.sections import Price
+from stages.journal.records import CallKey, CallRecord
+from stages.limits.limiter import Limiter
+from stages.limits.prices import pricer
+from stages.models.backend import Backend
+from stages.models.calls import append, as_result, call_answered, unknown_call
+from stages.models.request import Request, canonical_json
+from stages.models.row_scope import RowScope, current, request_digest
+
+# Of a model's serialised form, what changes nothing of what is answered.
+_CONNECTION = frozenset(
+    ("timeout", "request_timeout", "max_retries", "cache", "callbacks", "rate_limiter", "verbose", "tags", "metadata",
+     "http_client", "http_async_client", "disable_streaming", "default_headers")
+)  # fmt: skip
+_NAMED_CLASS = re.compile(r"<class '([^']+)'>")
+
+
+class JournalCache(BaseCache):
+    """LangChain's cache hook as a view of the running row's journal; outside of a row it knows nothing."""
+
+    def __init__(self, prices: dict[str, Price] | None = None) -> None:
+        self._prices = prices or {}
+
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        scope = current.get()
+        if scope is None:
+            return None
+        key = scope.next_key(_digest(prompt, llm_string))
+        known = scope.journal.known.calls.get(key)
+        if known is None:
+            scope.cache_missed[key[0]].append(key)
+            return None
+        scope.took(known)
+        return as_result(known).generations
+
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        return self.lookup(prompt, llm_string)
+
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """From a synchronous node: in a thread, which may wait for the batch's loop."""
+        scope = current.get()
+        record = self._record(scope, prompt, llm_string, return_val)
+        if scope is None or record is None:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run_coroutine_threadsafe(append(scope, record), scope.loop).result()
+        else:  # `model.invoke` within an async node: waiting here would be waiting for ourselves
+            scope.journal.note(record)
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        scope = current.get()
+        record = self._record(scope, prompt, llm_string, return_val)
+        if scope is not None and record is not None:
+            await append(scope, record)
+
+    def clear(self, **kwargs: Any) -> None:
+        """A journal is no cache: nothing drops it."""
+
+    def _record(
+        self, scope: RowScope | None, prompt: str, llm_string: str, generations: Sequence[Any]
+    ) -> CallRecord | None:
+        missed = scope.cache_missed[_digest(prompt, llm_string)] if scope is not None else None
+        one = generations[0] if len(generations) == 1 else None  # `n=2` is not ours to replay
+        if scope is None or not missed or not isinstance(one, ChatGeneration) or not isinstance(one.message, AIMessage):
+            return None
+        key: CallKey = missed.pop(0)
+        name = _name(one.message)
+        backend = Backend(
+            name=name,
+            identity=b"",
+            setting="",
+            limiter=Limiter(1),
+            price=pricer(name, self._prices),
+            timeout_s=0,
+        )
+        request = Request(key[0], len(prompt))
+        return call_answered(
+            scope, backend, unknown_call(scope, backend, key), request, ChatResult(generations=[one]), 0
+        )
+
+
+def journal_own_models() -> None:
+    """Install the hook for this process. A cache that the user's own code sets takes its place."""
+    if get_llm_cache() is None:
+        set_llm_cache(JournalCache())
+
+
+def _name(message: AIMessage) -> str:
+    said = message.response_metadata
+    model = said.get("model_name") or said.get("model") or "unknown"
+    return f"{said.get('model_provider') or 'own'}:{model}"
+
+
+def _digest(prompt: str, llm_string: str) -> str:
+    model, _, bound = llm_string.partition("---")
+    classes = [_asked_by(name) for name in _NAMED_CLASS.findall(bound)]
+    return request_digest(b"own", _plain(prompt), _plain(model), _NAMED_CLASS.sub("", bound).encode(), *classes)
+
+
+def _plain(text: str) -> bytes:
+    """Serialised JSON without what concerns only the connection; other text as it is."""
+    try:
+        return orjson.dumps(_without(orjson.loads(text)), option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONDecodeError:
+        return text.encode()
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(inner) for key, inner in value.items() if key not in _CONNECTION}
+    if isinstance(value, list):
+        return [_without(inner) for inner in value]
+    return value
+
+
+def _asked_by(name: str) -> bytes:
+    """What a class of this name asks for: its schema; of one that only its function knows, the module's source."""
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:end]))
+        if module is None:
+            continue
+        try:
+            return canonical_json(attrgetter(".".join(parts[end:]))(module))
+        except AttributeError:
+            with contextlib.suppress(OSError, TypeError):
+                return inspect.getsource(module).encode()
+    return name.encode()

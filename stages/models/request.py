@@ -1,0 +1,60 @@
+"""The canonical request: what is asked, as bytes and as a digest; never how it is asked."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from langchain_core.messages import BaseMessage
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
+
+from stages.limits.budget import cap_in
+from stages.models.backend import Backend
+from stages.models.row_scope import request_digest
+from stages.models.wires.openai_chat import wire
+
+# What changes how a call is made, not what is answered: left out of the request digest.
+_NOT_ASKED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structured_output_format", "run_manager"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: the digest of its canonical form, the size of that in bytes, and the most tokens of an answer,
+    where the request says so."""
+
+    digest: str
+    size: int
+    cap: int | None = None
+
+
+def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Request:
+    asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
+    said = canonical_json([wire(message) for message in messages])
+    wanted = canonical_json([stop, asked])
+    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs))
+
+
+def canonical_json(value: Any) -> bytes:
+    return orjson.dumps(value, default=_canonical, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def _canonical(value: Any) -> Any:
+    """Schemas expanded: a class or a tool is what it asks for, not its name, nor where it lies in memory."""
+    if isinstance(value, BaseTool) or inspect.isroutine(value):
+        return convert_to_openai_tool(value)
+    if isinstance(value, type):
+        try:
+            return [value.__name__, TypeAdapter(value).json_schema()]
+        except PydanticUserError:
+            return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, SecretStr):
+        return None  # who asks changes nothing of the answer
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, bytes):
+        return value.hex()
+    return repr(value)

@@ -1,0 +1,79 @@
+"""Digests of a stage: its fingerprint (what could change its answers), its shape (what shapes its part of the output),
+its aspects (what of it a user changed) and the code of the user's that it runs.
+"""
+
+import orjson
+
+from schemas import digests
+from schemas.digests import digest
+from schemas.spec.sections import Spec
+from stages.contract import AnyStage, Build, GraphStage, Options
+from stages.models.answer_format import AnswerFormat
+from stages.models.factory import model_identity
+from stages.user_code import code_digest
+
+
+def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: Options | None = None) -> str:
+    """Digest of everything that could change the stage's answers; not of what happens to them afterwards."""
+    stage = wanted.stage
+    code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *stage.tools)]
+    if stage.output_class:
+        code.append(code_digest(stage.output_class))
+    said = {
+        "kind": version,
+        "version": stage.version,
+        "models": {role: model_identity(choice, stage.params).decode() for role, choice in stage.model.items()},
+        "prompt": stage.prompt,
+        "system": stage.system,
+        "when_empty": stage.when_empty,
+        "schema": form.schema,
+        "inputs": stage.inputs,
+        "outputs": stage.outputs,
+        "context": stage.context,
+        # Without nulls: an option that is added, null by default, changes no fingerprint.
+        "with": options.model_dump(mode="json", exclude=set(options.pacing), exclude_none=True) if options else {},
+        "max_cell": [stage.max_cell, stage.over_max_cell],
+        "code": code,
+    }
+    return digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str))
+
+
+def code_digests(spec: Spec) -> dict[str, str]:
+    """Digest of each stage's user code, frozen into a plan, so that no worker runs a batch with other code."""
+    out = {}
+    for stage in spec.stages:
+        references = [ref for ref in (stage.uses, stage.output_class or "", *stage.tools) if ":" in ref]
+        if references:
+            out[stage.name] = digest(*(code_digest(ref) for ref in references))
+    return out
+
+
+def shape_of(stage: AnyStage) -> str:
+    """A digest of all that shapes its part of the output: its answers, and what is done with them."""
+    spec = stage.spec
+    limits = (
+        "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
+        if isinstance(stage, GraphStage)
+        else ""
+    )
+    return digests.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
+
+
+def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
+    """Digests of what a user may change about a stage; `options` is all that has no name of its own. They explain a
+    difference, and decide nothing."""
+    spec = stage.spec
+    fields = stage.fields if isinstance(stage, GraphStage) else {}
+    named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query"}
+    said: dict[str, object] = {
+        "version": spec.version,
+        "prompt": [spec.system, spec.prompt],
+        "model": {role: model_identity(choice, spec.params).decode() for role, choice in spec.model.items()},
+        "output": {name: field.model_dump() for name, field in fields.items()},
+        "code": code,
+        "query": spec.query,
+        "options": spec.model_dump(exclude=named),
+    }
+    return {
+        name: digests.digest(orjson.dumps(said[name], option=orjson.OPT_SORT_KEYS, default=str))[:16] for name in said
+    }

@@ -1,0 +1,81 @@
+"""Near-duplicates among texts, by MinHash and bands."""
+
+import re
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.digests import digest
+from schemas.errors import PartitionError
+
+PERMUTATIONS = 128
+BANDS = 32  # of 4 values each: two texts that share half of their phrases meet with 87 %, at 0.8 with all but certainty
+MAX_TEXTS = 1_000_000  # 640 bytes each
+_PHRASE = 3
+_PRIME = np.uint64((1 << 31) - 1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+WORD = re.compile(r"\w+")
+
+
+def like_texts(texts: Iterator[str | None], threshold: float, where: str) -> list[int]:
+    """The same for texts. Most share no band with any other, so that only the few that do are looked at one by one."""
+    found: list[int] = []
+    places: list[int] = []
+    made: list[npt.NDArray[np.uint32]] = []
+    for text in texts:
+        if text is not None:
+            places.append(len(found))
+            made.append(minhash(text))
+        found.append(len(found))
+        if len(made) > MAX_TEXTS:
+            raise PartitionError(
+                f"{where}: more than {MAX_TEXTS:,} texts in a partition.", hint="Make partitions smaller."
+            )
+    if not made:
+        return found
+    signatures = np.stack(made)
+    made.clear()
+    groups = _shared_bands(signatures)
+    firsts: dict[tuple[int, int], list[int]] = {}
+    for at in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
+        bands = [(band, int(groups[at, band])) for band in np.flatnonzero(groups[at] >= 0).tolist()]
+        for other in sorted({place for band in bands for place in firsts.get(band, ())}):
+            if float(np.mean(signatures[other] == signatures[at])) >= threshold:
+                found[places[at]] = places[other]
+                break
+        else:
+            for band in bands:
+                firsts.setdefault(band, []).append(at)
+    return found
+
+
+def _shared_bands(signatures: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+    """Per text and band the number of the group of texts that agree in it; -1 for one that is alone."""
+    width = PERMUTATIONS // BANDS
+    out = np.empty((len(signatures), BANDS), dtype=np.int32)
+    for band in range(BANDS):
+        mixed = np.zeros(len(signatures), dtype=np.uint64)
+        for column in range(band * width, (band + 1) * width):
+            mixed = (mixed * _MIX) ^ signatures[:, column]
+        _, group, counts = np.unique(mixed, return_inverse=True, return_counts=True)
+        out[:, band] = np.where(counts[group] > 1, group, -1)
+    return out
+
+
+def minhash(text: str) -> npt.NDArray[np.uint32]:
+    """The least of each of `PERMUTATIONS` hashes over the text's phrases; the same in every process."""
+    words = [word.casefold() for word in WORD.findall(text)]
+    phrases = {" ".join(words[at : at + _PHRASE]) for at in range(max(1, len(words) - _PHRASE + 1))}
+    hashes = np.array([zlib.crc32(phrase.encode("utf-8", "replace")) for phrase in phrases], dtype=np.uint64)
+    mixed = (hashes[:, None] % _PRIME * _FACTORS + _OFFSETS) % _PRIME
+    least: npt.NDArray[np.uint32] = mixed.min(axis=0).astype(np.uint32)
+    return least
+
+
+def _constants(name: str) -> npt.NDArray[np.uint64]:
+    return np.array([int(digest(name, str(at))[:7], 16) + 1 for at in range(PERMUTATIONS)], dtype=np.uint64)
+
+
+_FACTORS, _OFFSETS = _constants("factor"), _constants("offset")

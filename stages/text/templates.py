@@ -1,0 +1,109 @@
+"""Prompt templates: Jinja2, sandboxed and strict. The columns that a template reads are known before any row is."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from schemas.errors import RowError, SpecError
+from stages.text.quoting import quoted
+
+# `row` holds every column, for names that are no identifiers: {{ row["Order ID"] }}.
+ROW = "row"
+
+
+class _Null(str):
+    """A null column: renders as '', through filters too (`None | trim` would be the word None), and is still none."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or other == ""
+
+
+_NULL = _Null()
+
+
+def _blank_null(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or value is _NULL
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, finalize=_blank_null, autoescape=False, keep_trailing_newline=False
+    )
+    environment.tests["none"] = _is_none
+    environment.filters["quoted"] = lambda value, name="text": quoted(str(name), str(value))
+    environment.globals.clear()  # no range(), lipsum(), cycler(): a prompt needs none, and `lipsum` may be a column
+    return environment
+
+
+class Template:
+    """One prompt. `columns` are the input columns that it reads; `row_keys` those it reads as row["…"], or None when
+    it uses `row` in another way and so reads every column."""
+
+    def __init__(self, text: str, *, where: str) -> None:
+        self.text = text
+        self._where = where
+        try:
+            tree = _environment().parse(text)
+            self._template = _environment().from_string(text)
+        except TemplateSyntaxError as exc:
+            raise SpecError(f"{where}: line {exc.lineno} of the template: {exc.message}.") from None
+        if any(tree.find(kind) for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+            raise SpecError(f"{where}: a template cannot include or import another.", hint="Write it out here.")
+        names = meta.find_undeclared_variables(tree)
+        self.uses_row = ROW in names
+        self.row_keys = _row_keys(tree) if self.uses_row else frozenset()
+        self.columns = frozenset(names - {ROW})
+
+    def reads(self, available: frozenset[str]) -> frozenset[str]:
+        """The columns read, out of those there are. Raises SpecError for one that is absent."""
+        if ROW in available:  # a real column called `row` wins over our variable
+            wanted = self.columns | ({ROW} if self.uses_row else set())
+        elif self.row_keys is None:
+            wanted = self.columns | available
+        else:
+            wanted = self.columns | self.row_keys
+        absent = sorted(wanted - available)
+        if absent:
+            raise SpecError(
+                f"{self._where}: the template reads {absent[0]!r}, which is no column here.",
+                hint=f"Columns: {', '.join(sorted(available))}",
+            )
+        return frozenset(wanted)
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """The text for a row. Raises RowError where an expression fails on its values."""
+        given = {name: _NULL if value is None else value for name, value in row.items()}
+        try:
+            return self._template.render(given if ROW in given else {**given, ROW: given})
+        except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as exc:
+            raise RowError(f"the template failed on this row: {exc}", kind="template") from exc
+
+
+def _row_keys(tree: nodes.Template) -> frozenset[str] | None:
+    keyed: set[str] = set()
+    uses = sum(1 for name in tree.find_all(nodes.Name) if name.name == ROW)
+    found: list[nodes.Getitem | nodes.Getattr] = [*tree.find_all(nodes.Getitem), *tree.find_all(nodes.Getattr)]
+    for item in found:
+        if isinstance(item.node, nodes.Name) and item.node.name == ROW:
+            key = item.attr if isinstance(item, nodes.Getattr) else getattr(item.arg, "value", None)
+            method = isinstance(item, nodes.Getattr) and hasattr(dict, item.attr)  # row.items(), row.get(…)
+            if isinstance(key, str) and not method:
+                keyed.add(key)
+                uses -= 1
+    return frozenset(keyed) if uses == 0 else None
+
+
+def is_blank(value: Any) -> bool:
+    """Null, or text of white space only."""
+    return value is None or (isinstance(value, str) and not value.strip()) or isinstance(value, Undefined)
