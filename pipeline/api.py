@@ -20,13 +20,16 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from pipeline import plans, registry, reports
-from pipeline.budgets import refuse_unpriced
-from pipeline.consume import scan
-from pipeline.engine import engine
-from pipeline.launch import Run, find_or_start, follow, running_report
-from pipeline.preflight import Ready, preflight, read_spec
-from pipeline.reports import Report
+from pipeline.client import known_pipelines
+from pipeline.client.connection import engine
+from pipeline.client.follow import follow, running_report
+from pipeline.client.preflight import preflight, read_spec
+from pipeline.client.start import Run, find_or_start
+from pipeline.limits.budget import refuse_unpriced
+from pipeline.outputs.scan import scan
+from pipeline.planning import builder
+from pipeline.planning.job import Ready
+from pipeline.runs.report import Report, as_json, load_report
 from pipeline.settings import home_of
 from schemas.errors import TandemError, UsageError
 from schemas.plan import Decision, Reprocess, Selection
@@ -87,7 +90,7 @@ def plan(
 ) -> list[Decision]:
     """What `run` would do: a decision with its reason for each partition. Spends nothing."""
     ready = _ready(spec, frame, base)
-    return list(plans.decisions(ready.job, ready.store, Selection(reprocess=reprocess), dt.datetime.now(dt.UTC)))
+    return list(builder.decisions(ready.job, ready.store, Selection(reprocess=reprocess), dt.datetime.now(dt.UTC)))
 
 
 def check(spec: AnySpec, *, frame: Any = None, base: str | Path | None = None) -> dict[str, str]:
@@ -153,9 +156,9 @@ async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_us
     from pipeline.worker import working
 
     decided = await asyncio.to_thread(
-        lambda: list(plans.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
+        lambda: list(builder.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
     )
-    registry.remember(ready, ready.base / registry.DEFAULT_SPEC)
+    known_pipelines.remember(ready, ready.base / known_pipelines.DEFAULT_SPEC)
     async with engine(ready.base) as found:
         wanted = {d.partition for d in decided if d.run}
         following = await find_or_start(found, ready, selection, name, wanted, max_cost_usd=max_cost_usd)
@@ -169,14 +172,14 @@ async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_us
     if broke:
         report: Report | None = await asyncio.to_thread(running_report, following)
     else:
-        report = await asyncio.to_thread(reports.load_report, ready.store, following.request.run)
+        report = await asyncio.to_thread(load_report, ready.store, following.request.run)
     if report is None:
         raise TandemError(f"the run {following.request.run!r} left no report", hint="Run it again to carry on.")
     try:
         frame = await asyncio.to_thread(scan, ready.store)
     except TandemError:
         frame = None
-    return Result(reports.as_json(report), frame, ready.store.uri)
+    return Result(as_json(report), frame, ready.store.uri)
 
 
 async def _followed(run: Run) -> bool:

@@ -12,13 +12,13 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from pipeline.activities import Activities
-from pipeline.leases import Leases
-from pipeline.policies import GRACE, HEARTBEAT_EVERY
+from pipeline.activities.registered import Activities
+from pipeline.limits.leases import Leases
 from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
-from pipeline.workflows.scheduled import ScheduledWorkflow
+from pipeline.workflows.schedule import ScheduledWorkflow
 from stages.models.own_models import journal_own_models
 from stages.models.wires.transport import close_session
 
@@ -64,7 +64,7 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
         default_heartbeat_throttle_interval=HEARTBEAT_EVERY,
     )
     running = asyncio.create_task(worker.run())
-    leases = asyncio.create_task(Leases(client, activities.services.limiters, sandbox()).run())
+    leases = asyncio.create_task(Leases(client, activities.jobs.services.limiters, sandbox()).run())
     try:
         yield RunningWorker(activities)
     finally:

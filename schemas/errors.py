@@ -31,8 +31,8 @@
         ├── ObjectExists            put-if-absent found an object
         └── ObjectMissing           get found none
 
-A class says whether trying again can help (`retryable`); `pipeline.policies` turns that into Temporal's terms.
-"""
+A class says whether trying again can help (`retryable`); `pipeline.activities.boundary` turns that into Temporal's
+terms."""
 
 from typing import TYPE_CHECKING, ClassVar
 

@@ -1,14 +1,15 @@
 """The console script, and `python -m pipeline.cli`: memory is seen to before anything is imported that takes it."""
 
-from pipeline import heap
+from pipeline import memory
 
 
 def entry() -> None:
     """Run the command line of this process."""
-    heap.give_back()
-    from pipeline.cli import main, process
+    memory.give_back()
+    from pipeline.cli import process
+    from pipeline.cli.flags import app
 
-    process.end(main.app)
+    process.end(app.app)
 
 
 if __name__ == "__main__":

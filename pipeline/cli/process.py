@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli.console import Interrupted, print_error
+from pipeline.cli.screen.console import Interrupted, print_error
 from schemas.errors import ConnectionFailed, TandemError, UsageError
 
 

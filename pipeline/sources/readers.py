@@ -7,13 +7,28 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.parquet import batches_of
+from pipeline.sources.csv import csv_frames
+from pipeline.sources.encoding import Chunk
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
-from pipeline.sources.text import text_chunks
-from pipeline.sources.types import Inference, Typing
+from pipeline.sources.ndjson import ndjson_chunks
+from pipeline.sources.type_inference import Inference, Typing
+from pipeline.stores.parquet import batches_of
 from schemas.errors import SourceError
-from schemas.spec.sections import ColumnType, Spec
+from schemas.spec.sections import ColumnType, Source, Spec
 from schemas.tables import common_type, conform, stored_schema
+
+
+def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
+    """The source's rows in order, some megabytes at a time. Raises SourceError, InputChanged."""
+    for at, file in enumerate(listing.files):
+        if file.size == 0:
+            continue
+        if listing.format == "csv":
+            yield from (Chunk(at, rows) for rows in csv_frames(file, source))
+        else:
+            yield from ndjson_chunks(at, file)
+        check_unchanged(file)
+
 
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
 _MAX_GROUP_ROWS = 20_000

@@ -17,10 +17,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.parquet import table_of
-from pipeline.sources.groups import FOOTERS, GROUPS
 from pipeline.sources.listing import SourceFile, check_unchanged, open_file
+from pipeline.sources.row_group_cache import FOOTERS, GROUPS
 from pipeline.stores import Store
+from pipeline.stores.parquet import table_of
 from schemas import partition_keys
 from schemas.errors import ObjectMissing, SourceError
 from schemas.manifest import Noun

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.sources import snapshot as snapshots
 from pipeline.sources.listing import Listing, list_source
-from pipeline.sources.partitions import check_partition_column, hive_levels, key_name, keys_of
+from pipeline.sources.partitioning import check_partition_column, hive_levels, key_name, keys_of
 from pipeline.sources.readers import Note, ParquetReader, Reader, TextReader
 from pipeline.sources.snapshot import Entry, InputFile, Snapshot, SnapshotInfo
 from pipeline.stores import Store

@@ -24,8 +24,8 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.calls import call, call_to_the_end, cause_of, stop_if_cancelled
-    from pipeline.workflows.funds import Shortages
+    from pipeline.workflows.activity_calls import call, call_to_the_end, cause_of, stop_if_cancelled
+    from pipeline.workflows.budget_pause import Shortages
     from pipeline.workflows.row import RowWorkflow
     from schemas import ids
     from schemas.messages.base import Outcome

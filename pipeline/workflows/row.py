@@ -9,7 +9,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.calls import call, stop_if_cancelled
+    from pipeline.workflows.activity_calls import call, stop_if_cancelled
     from schemas.messages.batch import RowInput, RowResult, Spent, StepResult
 
 _AGAIN = timedelta(seconds=0.5)

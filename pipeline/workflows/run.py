@@ -24,12 +24,12 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.policies import SHORT
-    from pipeline.workflows.calls import call, call_to_the_end, cause_of
-    from pipeline.workflows.funds import Funds
-    from pipeline.workflows.held import Held
-    from pipeline.workflows.hooks import Hooks
+    from pipeline.workflows.activity_calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.budget_pause import Funds
+    from pipeline.workflows.held_partitions import Held
+    from pipeline.workflows.notifications import Hooks
     from pipeline.workflows.partition import PartitionWorkflow
+    from pipeline.workflows.policies import SHORT
     from schemas import ids
     from schemas.manifest import Counts
     from schemas.messages.base import RunState

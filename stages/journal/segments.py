@@ -1,7 +1,7 @@
 """Segments: the immutable objects that records are appended in, and the lines they are made of.
 
 A header line, then one line a record, `<crc32, 8 hex> <JSON>`. A torn line fails its checksum and costs only itself.
-Compacted journals hold the same records as Parquet (`pipeline.journals`).
+Compacted journals hold the same records as Parquet (`pipeline.journal.compacted`).
 """
 
 import re

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import catalogue
-from pipeline.plans import Job
-from pipeline.preflight import preflight, read_spec
+from pipeline.client.preflight import preflight, read_spec
+from pipeline.planning.job import Job
+from pipeline.sinks import catalogue
 from pipeline.stores import Store
 from schemas import ids
 from schemas.manifest import Counts, DataFile, Manifest

@@ -18,8 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import publish
-from pipeline.enrich import INDEX, stage_table
+from pipeline.enrichment.staging import stage_table
+from pipeline.publishing import publish
+from pipeline.sinks.row_files import INDEX
 from pipeline.stores import LocalStore
 from schemas import ids
 from schemas.manifest import Counts, Reuse

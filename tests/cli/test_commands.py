@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import reports
-from pipeline.cli.init import propose
-from pipeline.reports import Report
+from pipeline.runs.report import Report, exit_code
+from pipeline.sources.profile import propose
 from schemas.messages.base import RunState
 from schemas.messages.run import Failure, Totals
 from schemas.spec.loading import load_spec
@@ -176,4 +175,4 @@ def test_the_exit_code_of_a_report(state: RunState, failures: list[str], stop: s
         failures=tuple(Failure(partition="x", error=error, message="") for error in failures),
         stop=Failure(partition="", error=stop, message="") if stop else None, started_at=now, finished_at=now,
     )  # fmt: skip
-    assert reports.exit_code(report) == code
+    assert exit_code(report) == code

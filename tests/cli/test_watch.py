@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.watch import AtWork, Pace, status
+from pipeline.cli.screen.live import AtWork, Pace, status
 from schemas.manifest import Usage
 from schemas.messages.run import Progress, Totals
 

@@ -32,7 +32,7 @@ from tests.harness.servers import TemporalServer
 
 KEY, PART = "id", "part"
 IN_FLIGHT = 64
-HEARTBEAT_S = 10.0  # pipeline.policies.HEARTBEAT: how long a dead worker is waited for
+HEARTBEAT_S = 10.0  # pipeline.workflows.policies.HEARTBEAT: how long a dead worker is waited for
 FLUSH_S = 1.0
 NAME = "faults"
 

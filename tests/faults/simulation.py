@@ -8,7 +8,7 @@ because its process died.
     world (what Temporal does)   runs one after another over one partition: open → two batches → publish, attempts that
                                  are retried while the one before lives on as a zombie; cancels; a pause of 20 minutes
                                  here and there, so that what is old enough to be deleted is deleted
-    real modules                 stages.journal.writer, pipeline.journals, pipeline.commit
+    real modules                 stages.journal.writer, pipeline.journal.compacted, pipeline.sinks.commits
     fakes                        a model that counts what it is paid for, and a publish that has one file
 
 `python -m tests.faults.simulation SEED` prints a seed's history.
@@ -39,8 +39,9 @@ from unittest import mock
 import orjson
 import polars as pl
 
-from pipeline import commit as commits
-from pipeline import compaction, dealing, journals
+from pipeline.journal import compaction, join, segments
+from pipeline.journal.usage import usage_of_run
+from pipeline.sinks import commits
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, StoreError, TandemError
@@ -302,9 +303,9 @@ class World:
         if known_key is not None:
             for record in decode_segment(await self.blocking(self.store.get, known_key)).records:
                 known.add(record)
-        for record in await self.blocking(journals.load_batch, self.store, DAY, run, number):
+        for record in await self.blocking(segments.load_batch, self.store, DAY, run, number):
             known.add(record)
-        put = journals.segment_writer(self.store, DAY, run, number)
+        put = segments.segment_writer(self.store, DAY, run, number)
         journal = attempt.journal = Journal(put, known=known, flush_s=FLUSH_S, flush_records=self.flush_records)
         try:
             answers = await asyncio.gather(*(self._row(run, number, row, journal, attempt) for row in rows))
@@ -355,14 +356,15 @@ class World:
     def _stamp(self) -> float:
         return EPOCH.timestamp() + self.loop.time()
 
-    # Open and publish, as pipeline.partitions and pipeline.publish do it ----------------------------------------------
+    # Open and publish, as pipeline.enrichment.open and pipeline.publishing.publish do it
+    # -------------------------------
 
     def _open(self, run: str, parts: list[list[str]]) -> tuple[int, list[str | None]]:
         current = commits.current(self.store, DAY)
-        wanted = pl.concat(dealing.wanted_by(at, part) for at, part in enumerate(parts))
+        wanted = pl.concat(join.wanted_by(at, part) for at, part in enumerate(parts))
         known: list[str | None] = [None] * len(parts)
         with tempfile.TemporaryDirectory(prefix="tandem-sim-") as folder:
-            files, damage = dealing.deal_known(self.store, DAY, wanted, Path(folder))
+            files, damage = join.deal_known(self.store, DAY, wanted, Path(folder))
             if damage:
                 self.violated(f"{run}: a sound journal is told to be damaged: {damage}")
             for number, path in files.items():
@@ -380,7 +382,7 @@ class World:
         key = ids.part_file(ids.data_folder(DAY), 0, base + 1, content)
         self.store.put_absent(key, data)
         stored_before = set(self.stored)
-        usage = journals.usage_of_run(self.store, DAY, run)
+        usage = usage_of_run(self.store, DAY, run)
         self._check_usage(run, usage, stored_before)
         now = EPOCH + dt.timedelta(seconds=self.loop.time())
         draft = Manifest(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.enrich import REJECTS
+from pipeline.sinks.row_files import REJECTS
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, DataFile, Manifest, Usage

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from pipeline.commit import Committed
+from pipeline.sinks.commits import Committed
 from pipeline.stores import Store
 from schemas.manifest import Manifest
 from tests.faults.simulation import simulate
@@ -53,9 +53,9 @@ def _puts_without_looking(store: Store, draft: Manifest, **options: Any) -> Comm
 @pytest.mark.parametrize(
     ("target", "planted", "found"),
     [
-        ("pipeline.journals.load_batch", lambda *args: [], "pays for"),
-        ("pipeline.commit.fence", lambda *args, **options: "fenced", "after it was fenced"),
-        ("pipeline.commit.commit", _puts_without_looking, "was written 2 times"),
+        ("pipeline.journal.segments.load_batch", lambda *args: [], "pays for"),
+        ("pipeline.sinks.commits.fence", lambda *args, **options: "fenced", "after it was fenced"),
+        ("pipeline.sinks.commits.commit", _puts_without_looking, "was written 2 times"),
         ("stages.journal.writer.Journal._start_timer", lambda self: None, "are not stored yet"),
     ],
     ids=["earlier attempts unread", "no fence", "last writer wins", "no flush in time"],

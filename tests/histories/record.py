@@ -20,7 +20,7 @@ import polars as pl
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from pipeline import plans
+from pipeline.runs import requests
 from pipeline.stores import open_store
 from pipeline.worker import working
 from pipeline.workflows.run import RunWorkflow
@@ -61,7 +61,7 @@ def spec(**changed: Any) -> Spec:
 async def run(client: Client, spec: Spec, base: Path, *, cancel_when: str = "") -> tuple[str, RunResult]:
     """A run to its end, on a queue of its own; cancelled once an object appears under `cancel_when`."""
     store = open_store(str(base / "out"))
-    request = plans.write_request(store, spec, base, Selection(), "recorded")
+    request = requests.write_request(store, spec, base, Selection(), "recorded")
     ref = RunRef(pipeline=spec.name, run=request.run, sink=store.uri)
     queue = f"histories-{uuid.uuid4().hex[:6]}"
     async with working(client, queue):

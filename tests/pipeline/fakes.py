@@ -20,12 +20,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from pipeline.policies import fair_share
 from pipeline.worker import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.policies import fair_share
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
-from pipeline.workflows.scheduled import ScheduledWorkflow
+from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
 from schemas.manifest import Counts, Usage
 from schemas.messages.base import RunRef, Windows

@@ -12,11 +12,16 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import partitions, plans, publish
-from pipeline.enrich import Enriched, batch_context, enrich_batch
-from pipeline.plans import Job
-from pipeline.publish import Published
-from pipeline.spool import Spools
+from pipeline.enrichment.batch import Enriched, enrich_batch
+from pipeline.enrichment.context import batch_context
+from pipeline.enrichment.open import answers_of, open_partition
+from pipeline.journal.spool import Spools
+from pipeline.planning import builder
+from pipeline.planning.job import Job, make_job
+from pipeline.publishing import cleanup
+from pipeline.publishing import publish as publish_module
+from pipeline.publishing.publish import Published
+from pipeline.runs import plan_pages, requests
 from pipeline.stores import MemoryStore, Store
 from schemas import ids
 from schemas.manifest import Manifest
@@ -69,32 +74,32 @@ class Bench:
             "name": "tests", "source": {"path": "rows.parquet"}, "stages": [EXTRACT], "sink": {"path": "out"},
             **self.spec, **changed,
         }  # fmt: skip
-        return plans.make_job(Spec.model_validate(said), self.base, self.store, ModelServices())
+        return make_job(Spec.model_validate(said), self.base, self.store, ModelServices())
 
     def plan(self, job: Job, run: str = "run-1", **selected: Any) -> Plan:
         selection = Selection(**selected)
-        request = plans.write_request(self.store, job.spec, self.base, selection, run)
+        request = requests.write_request(self.store, job.spec, self.base, selection, run)
         ref = RunRef(pipeline=job.spec.name, run=run, sink=self.store.uri)
-        decided = plans.decisions(job, self.store, selection, dt.datetime.now(dt.UTC))
-        return plans.load_plan(self.store, plans.write_plan(self.store, ref, request, job, decided).key)
+        decided = builder.decisions(job, self.store, selection, dt.datetime.now(dt.UTC))
+        return plan_pages.load_plan(self.store, builder.write_plan(self.store, ref, request, job, decided).key)
 
     def planned(self, plan: Plan) -> dict[str, int]:
         key = ids.plan(plan.run, plan.plan_id)
-        pages = [plans.load_page(self.store, key, number) for number in range(plan.pages)]
+        pages = [plan_pages.load_page(self.store, key, number) for number in range(plan.pages)]
         return {line.key: line.rows for page in pages for line in page.partitions if line.run}
 
     def open(self, job: Job, plan: Plan, partition: str, limit: int | None = None) -> OpenedPartition | None:
         folder = ids.staging_folder(partition, uuid.uuid4().hex)
         limit = self.planned(plan).get(partition, 10**9) if limit is None else limit
         rerun = plan.selection.reprocess == "all"
-        return partitions.open_partition(
+        return open_partition(
             job, plan, self.store, partition, limit=limit, folder=folder, rerun=rerun, note=nothing
         ).opened
 
     async def enrich(self, job: Job, plan: Plan, opened: OpenedPartition) -> list[Enriched]:
         shared, drain = Shared(), asyncio.Event()
         done = []
-        answers = partitions.answers_of(self.store, opened, anew=False)
+        answers = answers_of(self.store, opened, anew=False)
         for number, batch in enumerate(opened.batches):
             context = await batch_context(
                 job, self.store, plan.run, opened.partition, number, batch, shared, drain, self.spools, answers
@@ -103,10 +108,10 @@ class Bench:
         return done
 
     def publish(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
-        return publish.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing)
+        return publish_module.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing)
 
     def rehearse(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
-        return publish.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing, rehearsal=True)
+        return publish_module.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing, rehearsal=True)
 
     async def run(
         self,
@@ -129,7 +134,7 @@ class Bench:
             out[partition] = self.publish(job, plan, opened, receipts)
             manifest = out[partition].manifest
             if manifest is not None:
-                publish.after_commit(job, self.store, manifest, self.now())
+                cleanup.after_commit(job, self.store, manifest, self.now())
         return out
 
     async def one(self, job: Job | None = None, run: str | None = None, **selected: Any) -> Manifest:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipeline.sources import groups, listing, readers, snapshot, text
+from pipeline.sources import csv, listing, readers, row_group_cache, snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import LocalStore
 from schemas.errors import InputChanged
@@ -26,10 +26,10 @@ class Counted:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.bytes = 0
         self.real = listing.open_file
-        for module in (readers, snapshot, text):
+        for module in (readers, snapshot, csv):
             patch.setattr(module, "open_file", self.open)
-        groups.GROUPS.clear()
-        groups.FOOTERS.clear()
+        row_group_cache.GROUPS.clear()
+        row_group_cache.FOOTERS.clear()
 
     def open(self, file: Any) -> Any:
         real = self.real(file)
@@ -117,7 +117,7 @@ def test_a_staged_snapshot_does_not_need_its_source_any_more(tmp_path: Path) -> 
     (tmp_path / "in.csv").write_text("a\n1\n2\n")
     found = snap(tmp_path, "in.csv")
     (tmp_path / "in.csv").write_text("a\n9\n")
-    groups.GROUPS.clear()
+    row_group_cache.GROUPS.clear()
     assert rows(found) == [{"a": 1}, {"a": 2}]
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources import text
+from pipeline.sources import csv as text
 from tests.pipeline.sources.reading import csv_rows, frames, refusal, rows, snap
 
 

@@ -1,0 +1,140 @@
+"""Activities of rows: a batch through the stages, or one step of one row.
+
+A drain or a long wait is a result, not a failure: it takes no attempt.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+from temporalio import activity
+
+from pipeline.activities.boundary import beating, translated
+from pipeline.activities.jobs import Jobs
+from pipeline.enrichment import row_step
+from pipeline.enrichment.batch import enrich_batch
+from pipeline.enrichment.context import batch_context, row_context
+from pipeline.enrichment.open import answers_of, load_opened
+from pipeline.journal.spool import Spools
+from pipeline.limits.live_limits import Controls
+from pipeline.limits.run_budget import Purses
+from pipeline.planning.job import Job
+from schemas.errors import BudgetReached, CodeMismatch, TandemError
+from schemas.messages.batch import BatchRequest, BatchResult, RowInput, Spent, StepResult
+from schemas.messages.run import (
+    SetLimits,
+)
+from stages.execution.single_flight import Shared
+from stages.models.errors import Waiting
+from stages.models.factory import ModelServices
+from stages.models.row_scope import Tally
+
+_CODE_WAIT = dt.timedelta(seconds=10)
+
+
+@dataclass
+class BatchActivities:
+    """What batches of a process share: rows in flight, spools, budgets, limits that were set on their run."""
+
+    jobs: Jobs
+    purses: Purses
+    drain: asyncio.Event
+    spools: Spools
+    controls: Controls = field(default_factory=Controls)
+    _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.enrich_batch, self.step_row]
+
+    @activity.defn
+    @translated
+    async def enrich_batch(self, request: BatchRequest) -> BatchResult:
+        """The rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
+        store = self.jobs.store(request.ref)
+        async with beating() as beat:
+            try:
+                job, _, services = await self.jobs.of(request.ref, request.plan)
+            except CodeMismatch as exc:
+                return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
+            opened = await asyncio.to_thread(load_opened, store, request.opened)
+            batch = opened.batches[request.batch]
+            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            context = await batch_context(
+                job, store, request.ref.run, request.partition, request.batch, batch,
+                self._shared_of(request), self.drain, self.spools, answers,
+            )  # fmt: skip
+            context.on_row, beat.tally = beat.note, context.tally
+            async with (
+                self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
+                self.purses.of(store, request.ref) as context.purse,
+            ):
+                done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
+        spent = _spent(beat.tally)
+        if done.receipt:
+            return BatchResult(
+                state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected,
+                parked=done.parked, spent=spent,
+            )  # fmt: skip
+        if done.by_row is not None:
+            return BatchResult(state="rows", by_row=done.by_row, spent=spent)
+        return BatchResult.model_validate({**_halted(done.stopped), "spent": spent})
+
+    @activity.defn
+    @translated
+    async def step_row(self, request: RowInput) -> StepResult:
+        """The next step of one row's graph, where nodes are activities."""
+        store = self.jobs.store(request.ref)
+        async with beating() as beat:
+            try:
+                job, _, services = await self.jobs.of(request.ref, request.plan)
+            except CodeMismatch as exc:
+                return StepResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
+            opened = await asyncio.to_thread(load_opened, store, request.opened)
+            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            batch = opened.batches[request.batch]
+            stage, row, context = await row_context(job, store, request, batch, answers, self.drain)
+            beat.tally = context.tally
+            async with (
+                self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
+                self.purses.of(store, request.ref) as context.purse,
+            ):
+                outcome = await row_step.step(stage, row, context)
+        spent = _spent(beat.tally)
+        if outcome.finished:
+            return StepResult(state="done", spent=spent)
+        if outcome.stopped is None and context.steps is not None and context.steps.more:
+            return StepResult(state="more", spent=spent)
+        return StepResult.model_validate({**_halted(outcome.stopped), "spent": spent})
+
+    def _shared_of(self, request: BatchRequest) -> Shared:
+        key = (request.ref.sink, request.ref.run, request.partition)
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = Shared()
+        return found
+
+
+def _spent(tally: Tally) -> Spent:
+    return Spent(calls=tally.calls, cost_usd=round(tally.cost_usd, 6))
+
+
+def _halted(stopped: TandemError | None) -> dict[str, Any]:
+    """What kept a batch or a row from being finished, as a result. Raises what is a failure."""
+    if isinstance(stopped, Waiting):
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=stopped.seconds)
+        return {"state": "waiting", "until": until, "reason": stopped.message}
+    if isinstance(stopped, BudgetReached):
+        return {"state": "short", "reason": stopped.message, "needed": stopped.needed}
+    if stopped is not None:
+        raise stopped
+    return {"state": "handed_back", "reason": "the worker is shutting down"}
+
+
+def _applied_to(job: Job, services: ModelServices) -> Callable[[SetLimits], None]:
+    def apply(limits: SetLimits) -> None:
+        services.limiters.resize(limits.rows_in_flight or job.spec.limits.rows_in_flight)
+
+    return apply

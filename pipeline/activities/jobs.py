@@ -1,0 +1,58 @@
+"""A plan's job, prepared once a process: its spec expanded, its user code imported, its stages built."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from pipeline import memory
+from pipeline.planning.job import Job, job_of_plan
+from pipeline.runs import plan_pages
+from pipeline.stores import Store, open_store
+from schemas.errors import CodeMismatch
+from schemas.messages.base import RunRef
+from schemas.plan import Plan
+from stages.models.factory import ModelServices
+from stages.stage_digests import code_digests
+
+_KEPT = 8
+
+
+@dataclass
+class Jobs:
+    """Stores and prepared jobs of a process, with the models' limiters that all of them share."""
+
+    services: ModelServices = field(default_factory=ModelServices)
+    _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
+    _stores: dict[str, Store] = field(default_factory=dict)
+
+    def store(self, ref: RunRef) -> Store:
+        if ref.sink not in self._stores:
+            self._stores[ref.sink] = open_store(ref.sink)
+        return self._stores[ref.sink]
+
+    async def of(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan, ModelServices]:
+        """The plan's job, and the services that its models use: prepared once a process. Raises CodeMismatch where the
+        code here is not what was planned."""
+        key = (ref.sink, plan_key)
+        if key not in self._jobs:
+            if len(self._jobs) > _KEPT:
+                self._jobs.pop(next(iter(self._jobs)))
+            self._jobs[key] = asyncio.create_task(asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services))
+        try:
+            return await asyncio.shield(self._jobs[key])
+        except Exception:  # a failed preparation is not kept; a cancel, which is no Exception, leaves it to the others
+            self._jobs.pop(key, None)
+            raise
+
+
+def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, Plan, ModelServices]:
+    plan = plan_pages.load_plan(store, plan_key)
+    services = shared.apart()
+    job = job_of_plan(store, plan, services)
+    here = code_digests(job.spec)
+    if here != plan.code:
+        changed = sorted(name for name in {*here, *plan.code} if here.get(name) != plan.code.get(name))
+        raise CodeMismatch(
+            f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it"
+        )
+    memory.settle()
+    return job, plan, services

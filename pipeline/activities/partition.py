@@ -1,0 +1,191 @@
+"""Activities of a partition: open, ask who holds it, count answers, publish, close."""
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from temporalio import activity
+from temporalio.service import RPCError, RPCStatusCode
+
+from pipeline.activities.admission import Turns
+from pipeline.activities.boundary import beating, translated
+from pipeline.activities.jobs import Jobs
+from pipeline.enrichment.open import load_opened, open_partition
+from pipeline.enrichment.staging import waiting_rows
+from pipeline.journal import usage
+from pipeline.planning.job import Job
+from pipeline.publishing import cleanup
+from pipeline.publishing.publish import Published
+from pipeline.publishing.publish import publish as publish_partition
+from pipeline.review import questions
+from pipeline.runs import outcomes
+from pipeline.sinks import commits
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ConnectionFailed
+from schemas.messages.base import Outcome
+from schemas.messages.partition import (
+    Answers,
+    AnswersRequest,
+    CloseRequest,
+    Holder,
+    HolderRequest,
+    Opened,
+    OpenRequest,
+    PartitionResult,
+    PublishRequest,
+)
+from schemas.staging import OpenedPartition
+
+log = logging.getLogger("tandem.activities")
+# Of partitions that are published at once: a row takes some 500 bytes in the sums over the journal and its merging, and
+# a merge of data holds a few row groups.
+_PUBLISHED_ROWS = 20_000
+_OPENED_ROWS = 100_000  # of partitions that are opened at once: joining a row to its journal takes some 300 bytes
+_STOPS_RUN = frozenset(("FatalModelError", "BudgetReached"))
+
+
+@dataclass
+class PartitionActivities:
+    """Openings take turns at memory, and so do publications."""
+
+    jobs: Jobs
+    _publishing: Turns = field(default_factory=lambda: Turns(_PUBLISHED_ROWS))
+    _opening: Turns = field(default_factory=lambda: Turns(_OPENED_ROWS))
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.open, self.holder, self.answers, self.publish, self.close]
+
+    @activity.defn
+    @translated
+    async def open(self, request: OpenRequest) -> Opened:
+        """Fix base and batches of a partition, join its journal."""
+        store = self.jobs.store(request.ref)
+        async with beating() as beat:
+            job, plan, _ = await self.jobs.of(request.ref, request.plan)
+            folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
+            if request.lost_to is not None:
+                await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
+            async with self._opening.taken(request.limit):
+                opening = await asyncio.to_thread(
+                    open_partition, job, plan, store, request.partition, limit=request.limit, folder=folder,
+                    rerun=plan.selection.reprocess == "all", note=beat.note,
+                )  # fmt: skip
+        if opening.opened is None or opening.key is None:
+            return Opened(opened="", base=opening.base, batches=0, rows=0, up_to_date=True)
+        return Opened(
+            opened=opening.key, base=opening.base, batches=len(opening.opened.batches), rows=opening.opened.rows
+        )
+
+    @activity.defn
+    @translated
+    async def holder(self, request: HolderRequest) -> Holder:
+        """Which run is at work on a partition: the parent of its workflow."""
+        ref = request.ref
+        handle = activity.client().get_workflow_handle(
+            ids.partition_workflow_id(ref.pipeline, ref.sink, request.partition)
+        )
+        try:
+            async with beating():
+                found = await handle.describe()
+        except RPCError as exc:
+            if exc.status == RPCStatusCode.NOT_FOUND:
+                return Holder()
+            raise ConnectionFailed(f"Temporal does not say who holds {request.partition}.") from exc
+        return Holder(run=ids.run_of_workflow(found.parent_id or ""))
+
+    @activity.defn
+    @translated
+    async def answers(self, request: AnswersRequest) -> Answers:
+        """Count the questions of finished batches that people have answered, and have not."""
+        async with beating():
+            return await asyncio.to_thread(_answers, self.jobs.store(request.ref), request)
+
+    @activity.defn
+    @translated
+    async def publish(self, request: PublishRequest) -> PartitionResult:
+        """Commit the partition's next generation."""
+        store = self.jobs.store(request.ref)
+        async with beating() as beat:
+            job, plan, _ = await self.jobs.of(request.ref, request.plan)
+            opened = await asyncio.to_thread(load_opened, store, request.opened)
+            async with self._publishing.taken(opened.rows):
+                published = await asyncio.to_thread(
+                    publish_partition, job, plan, store, opened, request.receipts, attempt=activity.info().attempt,
+                    note=beat.note, rehearsal=request.rehearsal,
+                )  # fmt: skip
+                result = await asyncio.to_thread(_published, store, request, published, opened)
+                if any(stage.spec.pending == "wait" for stage in job.stages):
+                    await asyncio.to_thread(questions.no_longer_waiting, store, request.partition)
+                if published.manifest is not None:
+                    await self._tidy(job, store, published.manifest)
+        return result
+
+    @activity.defn
+    @translated
+    async def close(self, request: CloseRequest) -> PartitionResult:
+        """Write down how a partition ended without a publication, behind a fence where it was cancelled."""
+        async with beating():
+            return await asyncio.to_thread(_close, self.jobs.store(request.ref), request)
+
+    async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:
+        try:
+            await asyncio.to_thread(cleanup.after_commit, job, store, manifest, dt.datetime.now(dt.UTC))
+        except Exception as exc:  # noqa: BLE001  it is published; whatever keeps it from being tidied must not undo that
+            log.warning("%s: published, but not tidied up: %s", manifest.partition, exc)
+
+
+def _published(store: Store, request: PublishRequest, published: Published, opened: OpenedPartition) -> PartitionResult:
+    manifest = published.manifest
+    kept: Outcome = "not_run" if request.rehearsal else "unchanged"
+    result = PartitionResult(
+        partition=request.partition,
+        outcome="published" if manifest is not None else kept,
+        generation=manifest.generation if manifest is not None else opened.base,
+        counts=manifest.counts if manifest is not None else published.counts,
+        reuse=published.reuse,
+        shares=manifest.shares if manifest is not None else {},
+        warnings=len(manifest.warnings) if manifest is not None else 0,
+        usage=manifest.usage if manifest is not None else usage.usage_of_run(store, request.partition, request.ref.run),
+    )
+    outcomes.write_outcome(store, request.ref.run, result)
+    return result
+
+
+def _answers(store: Store, request: AnswersRequest) -> Answers:
+    opened = load_opened(store, request.opened)
+    rows = waiting_rows(store, opened, request.receipts)
+    if request.tell:
+        questions.say_waiting(store, request.partition, rows, base=opened.base)
+    said = questions.with_answers(rows, questions.given(store, request.partition)).unique(questions.QUESTION)
+    missing = said["answer"].null_count()
+    return Answers(missing=missing, given=said.height - missing)
+
+
+def _close(store: Store, request: CloseRequest) -> PartitionResult:
+    outcome = request.outcome
+    questions.no_longer_waiting(store, request.partition)
+    if request.fence:
+        won = commits.fence(
+            store,
+            request.partition,
+            run=request.ref.run,
+            pipeline=request.ref.pipeline,
+            nonce=request.fence,
+            base=request.base,
+        )
+        if won == "committed_first":
+            outcome = "published"
+    result = PartitionResult(
+        partition=request.partition,
+        outcome=outcome,
+        usage=usage.usage_of_run(store, request.partition, request.ref.run),
+        error=request.error,
+        message=request.message,
+        stops_run=request.error in _STOPS_RUN,
+    )
+    outcomes.write_outcome(store, request.ref.run, result)
+    return result

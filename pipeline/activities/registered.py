@@ -1,0 +1,34 @@
+"""All activities of a worker, with what they share."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.activities.batch import BatchActivities
+from pipeline.activities.jobs import Jobs
+from pipeline.activities.partition import PartitionActivities
+from pipeline.activities.run import RunActivities
+from pipeline.activities.schedule import ScheduleActivities
+from pipeline.journal.spool import Spools
+from pipeline.limits.run_budget import Purses
+from pipeline.settings import purse_folder, spool_folder
+
+
+@dataclass
+class Activities:
+    """One a worker. `drain` set: batches are handed back."""
+
+    jobs: Jobs = field(default_factory=Jobs)
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+    spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
+    purses: Purses = field(default_factory=lambda: Purses(purse_folder()))
+
+    def __post_init__(self) -> None:
+        self.run = RunActivities(self.jobs, self.purses)
+        self.partition = PartitionActivities(self.jobs)
+        self.batch = BatchActivities(self.jobs, self.purses, self.drain, self.spools)
+        self.schedule = ScheduleActivities(self.jobs)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [*self.run.all(), *self.partition.all(), *self.batch.all(), *self.schedule.all()]

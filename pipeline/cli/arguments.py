@@ -1,0 +1,64 @@
+"""What arguments that several commands share amount to."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+from schemas.errors import UsageError
+from schemas.plan import Selection
+
+DEFAULT_SPEC = Path("tandem.yaml")
+
+
+def is_key(text: str) -> bool:
+    """Is it a partition's key, and no file's name?"""
+    return re.match(r"[^/.]+=", text) is not None and not Path(text).exists()
+
+
+def spec_and_key(spec: Path, key: str | None) -> tuple[Path, str | None]:
+    """SPEC and KEY may each be left out: a key alone means the spec of this folder."""
+    return (DEFAULT_SPEC, str(spec)) if key is None and is_key(str(spec)) else (spec, key)
+
+
+def selection_of(
+    partition: list[str] | None,
+    from_date: str | None,
+    to_date: str | None,
+    last: str | None,
+    reprocess: str,
+    limit_rows: int | None,
+    fresh: bool,
+    new_version: bool = False,
+) -> "Selection":
+    """The selectors of a command line. Raises UsageError."""
+    from schemas.plan import Selection
+
+    if reprocess not in ("missing", "failed", "stale", "all"):
+        raise UsageError(f"--reprocess {reprocess}: not one of missing, failed, stale, all.")
+    if partition and (from_date or to_date or last):
+        raise UsageError("--partition goes without --from-date, --to-date and --last.", hint="Use one or the other.")
+    return Selection(
+        partitions=tuple(partition or ()),
+        from_date=from_date,
+        to_date=to_date,
+        last=last,
+        reprocess=reprocess,
+        limit_rows=limit_rows,
+        fresh=fresh,
+        new_version=new_version,
+    )
+
+
+def seconds(text: str | None) -> float | None:
+    """`--watch-timeout` in seconds. Raises UsageError."""
+    return None if text is None else duration("--watch-timeout", text).total_seconds()
+
+
+def duration(flag: str, text: str) -> timedelta:
+    """The value of a flag like `30m`. Raises UsageError."""
+    from schemas.spec.durations import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(f"{flag} {text}: {exc}.") from None

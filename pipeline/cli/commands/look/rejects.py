@@ -1,0 +1,108 @@
+"""`tandem rejects …`: which rows were not enriched, why, and asking again for them."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import typer
+
+from pipeline.cli.commands.work.run import RunOptions, run_command
+from pipeline.cli.environment import command
+from pipeline.cli.screen.console import Screen, counted
+from pipeline.client.preflight import preflight, read_spec, sink_of
+from pipeline.outputs import scan
+from pipeline.outputs.rejects import Rejects, all_rejects, classes, to_ask_again, void_all
+from pipeline.stores import Store
+from schemas.errors import UsageError
+from schemas.plan import Selection
+
+
+def _found(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:
+    spec, base = read_spec(path)
+    store = sink_of(spec, base)
+    found = list(all_rejects(store, key))
+    if key is not None and not found and key not in scan.partitions(store):
+        raise UsageError(f"{key}: no such partition is published.", hint=f"See: {command()} rejects ls {path}")
+    return store, found
+
+
+def ls_command(path: Path, key: str | None, screen: Screen) -> int:
+    """Grouped by class, with a sample and the next command."""
+    _, found = _found(path, key)
+    grouped = [line for rejects in found for line in classes(rejects)]
+    if screen.json:
+        screen.document(grouped)
+        return 0
+    for line in grouped:
+        screen.result(f"{line['partition']}  {line['rows']:,} × {line['stage']}: {line['error']}: {line['message']}")
+        screen.result(f"    for example {line['key']}")
+    if not grouped:
+        screen.say("No rows are rejected.")
+    else:
+        screen.say(
+            f"See one: {command()} rejects show {path} --row VALUE   Ask again: {command()} rejects retry {path}"
+        )
+    return 0
+
+
+def show_command(path: Path, key: str | None, row: str | None, screen: Screen) -> int:
+    """The rejected rows themselves; `row` is a value of the key, or a row id."""
+    _, found = _found(path, key)
+    rows: list[dict[str, object]] = []
+    for rejects in found:
+        chosen = rejects.rows
+        if row is not None:
+            quoted = pl.col("key").str.contains(f'"{row}"', literal=True) | pl.col("key").str.contains(
+                f":{row}[,}}]", literal=False
+            )
+            chosen = chosen.filter(quoted | (pl.col("row_id") == row))
+        rows += [{"partition": rejects.partition, **line} for line in chosen.to_dicts()]
+    if row is not None and not rows:
+        raise UsageError(f"--row {row}: no rejected row has that key.", hint=f"See: {command()} rejects ls {path}")
+    if screen.json:
+        screen.document(rows)
+        return 0
+    for line in rows[:100]:
+        screen.result(f"{line['partition']}  {line['key']}")
+        screen.result(f"    {line['stage']}: {line['error']} after {line['attempts']} call(s): {line['message']}")
+        if line["raw_answer"]:
+            screen.result(f"    answered: {str(line['raw_answer'])[:500]}")
+    return 0
+
+
+@dataclass(frozen=True)
+class RetryOptions:
+    spec: Path
+    key: str | None
+    error: str | None
+    yes: bool
+
+
+async def retry_command(options: RetryOptions, screen: Screen) -> int:
+    """Void what caused the rejects, run their partitions again: only those rows cost anything."""
+    store, found = await asyncio.to_thread(_found, options.spec, options.key)
+    of = f" with {options.error}" if options.error else ""
+    rejected = sum(rejects.rows.filter(_is_of(options.error)).height for rejects in found)
+    if not rejected:
+        screen.say(f"No rows are rejected{of}.")
+        return 0
+    chosen = to_ask_again(found, options.error)
+    if not chosen:
+        screen.say(
+            f"Rejected{of}: {counted(rejected, 'row')}, none for what a model answered: mend the source or the spec."
+        )
+        return 0
+    await asyncio.to_thread(lambda: preflight(*read_spec(options.spec)))  # before anything is voided
+    rows = await void_all(store, chosen)
+    screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
+    selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
+    try:
+        return await run_command(RunOptions(spec=options.spec, selection=selection, yes=options.yes), screen)
+    except typer.Abort:
+        screen.say("They are asked for by the next run of their partitions.")
+        raise
+
+
+def _is_of(error: str | None) -> pl.Expr:
+    return pl.lit(value=True) if error is None else pl.col("error") == error

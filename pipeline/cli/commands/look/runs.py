@@ -1,0 +1,96 @@
+"""`tandem runs list|show|watch`: what has run. Never starts a server or a worker: looking must not spend."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.commands.find_run import IDLE, all_runs, find_run, report_of
+from pipeline.cli.screen.console import Interrupted, Screen, money
+from pipeline.cli.screen.live import Broke, WatchTimeout, watch
+from pipeline.cli.screen.results import summary
+from pipeline.cli.screen.run_report import show_story, story_of
+from pipeline.client.connection import engine_if_running
+from pipeline.client.open_runs import open_run
+from pipeline.client.start import Run
+from pipeline.runs.report import Report, as_json, exit_code
+
+
+async def list_command(screen: Screen) -> int:
+    """A line a run."""
+    found = await asyncio.to_thread(all_runs)
+    listed: list[dict[str, Any]] = []
+    async with engine_if_running(Path.cwd()) as engine:
+        for store, request in found:
+            listed.append(as_json(await report_of(engine, store, request)))
+    if screen.json:
+        screen.document(listed)
+        return 0
+    screen.table(
+        ("run", "state", "started (UTC)", "published", "unchanged", "failed", "rows", "cost"),
+        [
+            (
+                f"{item['pipeline']}/{item['run']}",
+                item["state"],
+                item["started_at"].replace("T", " ").removesuffix("Z"),
+                *(item["partitions"][name] for name in ("published", "unchanged", "failed")),
+                item["rows"]["out"],
+                money(item["usage"]["cost_usd"]),
+            )
+            for item in listed
+        ],
+    )
+    if not listed:
+        screen.say("Nothing has run here yet. Start with: tandem run")
+    return 0
+
+
+async def show_command(wanted: str | None, screen: Screen) -> int:
+    """A run's report, and its story."""
+    store, request = await asyncio.to_thread(find_run, wanted)
+    async with engine_if_running(Path.cwd()) as engine:
+        report = await report_of(engine, store, request)
+    if screen.json:
+        screen.document(as_json(report))
+    else:
+        for text in summary(report):
+            screen.result(text)
+        said = await asyncio.to_thread(story_of, store, report)
+        await asyncio.to_thread(show_story, store, report, said, screen)
+        _say_idle(report, screen)
+    return 0
+
+
+def _say_idle(report: Report, screen: Screen) -> None:
+    if report.state != "paused" or report.stop is not None:  # which says what to do
+        return
+    if report.reason == IDLE:
+        screen.say(f"Nothing works on it just now; carry it on with: tandem runs resume {report.run}")
+    else:
+        screen.say(f"Paused: {report.reason}. Let it go on with: tandem runs resume {report.run}")
+
+
+async def watch_command(wanted: str | None, timeout_s: float | None, screen: Screen) -> int:
+    """Follow a run that something works on; the exit code is the run's."""
+    store, request = await asyncio.to_thread(find_run, wanted)
+    async with engine_if_running(Path.cwd()) as engine:
+        standing = await open_run(engine.client, store, request) if engine else None
+        if engine is not None and standing is not None:
+            try:
+                await watch(Run(request, store, standing.handle, "joined"), engine.client, screen, timeout_s=timeout_s)
+            except Broke:
+                pass  # its report says so
+            except WatchTimeout:
+                screen.say(f"Still at work after {timeout_s:g} s: tandem runs watch {request.run}")
+                if screen.json:
+                    screen.document(as_json(await report_of(engine, store, request)))
+                return 5
+            except asyncio.CancelledError:
+                raise Interrupted(f"Interrupted; the run {request.run} goes on.") from None
+        report = await report_of(engine, store, request)
+    if screen.json:
+        screen.document(as_json(report))
+    else:
+        for text in summary(report):
+            screen.result(text)
+        _say_idle(report, screen)
+    return exit_code(report)

@@ -1,0 +1,67 @@
+"""`tandem check`: each thing looked at, in order, with what was found."""
+
+import asyncio
+from pathlib import Path
+
+from pipeline.cli.screen.console import Screen, counted
+from pipeline.client.connection import connect
+from pipeline.client.preflight import preflight, read_spec
+from pipeline.settings import temporal_configured
+from pipeline.sinks.schema import refuse_breaking
+from schemas.spec.sections import Spec
+from stages.contract import GraphStage
+
+
+async def check_command(path: Path, screen: Screen) -> int:
+    """Validates and probes; sends no completion."""
+    spec, base = read_spec(path)
+    ready = await asyncio.to_thread(preflight, spec, base, say=lambda done: screen.say(f"✓ {done}"))
+    await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
+    if temporal_configured():
+        client = await connect()
+        temporal = f"{client.service_client.config.target_host}"
+    else:
+        from pipeline.embedded.launch import find_binary
+
+        temporal = f"embedded ({await asyncio.to_thread(find_binary)})"
+    screen.say(f"✓ Temporal: {temporal}")
+    job = ready.job
+    said = {
+        "pipeline": spec.name,
+        "partitions": len(job.snapshot.partitions),
+        "rows": job.snapshot.info.rows,
+        "columns": {f.name: str(f.type) for f in job.columns},
+        "stages": [
+            {
+                "stage": stage.name,
+                "uses": stage.spec.uses,
+                "reads": list(stage.reads) if isinstance(stage, GraphStage) else [],
+                "models": stage.provenance.models,
+                "structured_output": stage.provenance.structured_output,
+            }
+            for stage in job.stages
+        ],
+        "sink": ready.store.uri,
+        "temporal": temporal,
+    }
+    if screen.json:
+        screen.document({"ok": True, **said})
+        return 0
+    rows, parts = counted(job.snapshot.info.rows, "row"), counted(len(job.snapshot.partitions), "partition")
+    screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")
+    for name in own_models(spec):
+        screen.say(
+            f"Note: stage {name} names no model. Those that its graph builds for itself are journalled by LangChain's "
+            "cache hook, except where they stream; limits, budget and retries do not reach them."
+        )
+    for stage in job.stages:
+        reads = ", ".join(stage.reads) if isinstance(stage, GraphStage) else "rows"
+        fields = ", ".join(stage.fields) if isinstance(stage, GraphStage) else "rows"
+        models = ", ".join(stage.provenance.models.values())
+        screen.result(f"  {stage.name} ({stage.spec.uses}{': ' + models if models else ''}): {reads} → {fields}")
+    return 0
+
+
+def own_models(spec: Spec) -> list[str]:
+    """Stages with a graph of the user's that is handed no model."""
+    return [stage.name for stage in spec.stages if ":" in stage.uses and not stage.model]

@@ -1,0 +1,253 @@
+"""`tandem run`: preflight, what it would cost, start or join, follow, and what came out."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import typer
+
+from pipeline.cli.commands.work.plan import decisions_said, estimate_said
+from pipeline.cli.environment import command_in, dev_is_up
+from pipeline.cli.screen.console import Interrupted, Screen
+from pipeline.cli.screen.live import Broke, WatchTimeout, watch
+from pipeline.cli.screen.results import show_result, summary
+from pipeline.client import known_pipelines
+from pipeline.client.connection import Engine, engine
+from pipeline.client.follow import running_report, status_of_run
+from pipeline.client.preflight import preflight, read_spec, sink_of
+from pipeline.client.start import Run, check_name, find_or_start
+from pipeline.estimates.preview import Outlook, agreed_selection, looked_ahead
+from pipeline.limits import budget
+from pipeline.planning.job import Ready
+from pipeline.runs import requests
+from pipeline.runs.progress import standing_report
+from pipeline.runs.report import Report, as_json, exit_code, load_report
+from pipeline.settings import temporal_configured
+from pipeline.stores import Store
+from schemas.errors import TandemError, UsageError
+from schemas.messages.run import Course
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
+
+_ASK_ABOVE_USD = 1.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The arguments of one `tandem run` or `tandem backfill`. Without `spec`, it is another run's, frozen."""
+
+    spec: Path | None
+    selection: Selection
+    plan: Path | None = None
+    name: str | None = None
+    wait: bool = False
+    yes: bool = False
+    detach: bool = False
+    watch_timeout_s: float | None = None
+    with_worker: bool = False
+    max_cost_usd: float | None = None
+    course: Course = field(default_factory=Course)
+
+
+class RunEnded(TandemError):
+    """A run's workflow was ended from outside, by Temporal's own means."""
+
+
+async def run_command(options: RunOptions, screen: Screen) -> int:
+    """Run a spec; the exit code."""
+    assert options.spec is not None
+    return await run_spec(*read_spec(options.spec), options, screen)
+
+
+async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
+    """The same for a spec that was read already."""
+    if options.plan is not None:
+        selection = await asyncio.to_thread(agreed_selection, spec, sink_of(spec, base), options.plan)
+        options = replace(options, selection=selection)
+    if options.name is not None:
+        check_name(options.name)
+    if options.detach:
+        _refuse_detached(base)
+    _refuse_unasked(options, screen)
+    done = await asyncio.to_thread(_completed, spec, base, options)
+    if done is not None:
+        store, report = done
+        screen.say(f"Run {report.run} is completed; this is its report.")
+        return await shown(report, store, spec, screen)
+    ready = await asyncio.to_thread(preflight, spec, base)
+    budget.refuse_unpriced(ready.job.spec, options.max_cost_usd)
+    outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
+    _say_plan(ready, outlook, options.max_cost_usd, screen)
+    _ask(outlook, options, screen)
+    if options.spec is not None:
+        known_pipelines.remember(ready, options.spec)
+    async with engine(base) as found:
+        wanted = {decision.partition for decision in outlook.found.running}
+        run = await find_or_start(
+            found, ready, options.selection, options.name, wanted, options.course, options.max_cost_usd
+        )
+        say_run(run, found, base, screen)
+        if options.detach:
+            return _detached(run, base, screen)
+        return await followed(run, found, ready.spec, base, options, screen)
+
+
+async def followed(run: Run, found: Engine, spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
+    """Work on a run where nobody else does, follow it to its end, show what came of it."""
+    async with _worker(found, spec.name, options):
+        code = await _watched(run, found, base, options, screen)
+    return await _ended(run, spec, screen) if code is None else code
+
+
+def _refuse_detached(base: Path) -> None:
+    """Somebody else must do the work."""
+    if not temporal_configured() and not dev_is_up(base):
+        raise UsageError(
+            "--detach needs a worker elsewhere, and the embedded server has only the one in this command.",
+            hint=f"Start one with: {command_in(base, 'dev')}, or set TEMPORAL_ADDRESS and run: tandem worker",
+        )
+
+
+def _refuse_unasked(options: RunOptions, screen: Screen) -> None:
+    if options.selection.fresh and not options.yes and not _can_ask(screen):
+        raise UsageError("--fresh pays for every answer again, and nobody can be asked here.", hint="Add --yes.")
+
+
+def _can_ask(screen: Screen) -> bool:
+    return sys.stdin.isatty() and screen.live
+
+
+def _completed(spec: Spec, base: Path, options: RunOptions) -> tuple[Store, Report] | None:
+    """The report of a named run that is completed already. Raises NameTaken where that was another request."""
+    if options.name is None:
+        return None
+    store = sink_of(spec, base)
+    request = requests.load_request(store, options.name)
+    report = load_report(store, options.name) if request is not None else None
+    if request is None or report is None or report.state != "completed":
+        return None
+    requests.write_request(store, spec, base, options.selection, options.name)
+    return store, report
+
+
+async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, screen: Screen) -> int | None:
+    """Follow a run to its end; the exit code where this command ends first."""
+    if run.handle is None:
+        return None
+    alone = found.embedded is not None and not dev_is_up(base)
+    follow = "the same command carries it on" if alone else f"follow it with: {watch_command(run, base)}"
+    try:
+        await watch(run, found.client, screen, timeout_s=options.watch_timeout_s, wait=options.wait)
+    except Broke:
+        return await broke(run, screen)
+    except WatchTimeout:
+        screen.say(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
+        if screen.json:
+            screen.document(as_json(await asyncio.to_thread(running_report, run)))
+        return 5
+    except asyncio.CancelledError:
+        if alone or options.with_worker:
+            screen.say("Stopping: calls in flight are waited for and kept. Ctrl-C again stops at once.")
+        raise Interrupted(f"Interrupted. Nothing that was answered is lost; {follow}") from None
+    return None
+
+
+def _say_plan(ready: Ready, outlook: Outlook, max_cost_usd: float | None, screen: Screen) -> None:
+    for text in [*decisions_said(ready, outlook.found.decisions), *estimate_said(outlook)]:
+        screen.say(text)
+    for text in budget.notes(ready.spec, max_cost_usd):
+        screen.say(text)
+
+
+def _ask(outlook: Outlook, options: RunOptions, screen: Screen) -> None:
+    """In a terminal, before real money. Raises Abort."""
+    if not outlook.found.running or not outlook.estimate.calls[1]:
+        return
+    cost = outlook.estimate.cost_usd
+    dear = cost is not None and cost[1] > _ASK_ABOVE_USD
+    if (dear or options.selection.fresh) and not options.yes and _can_ask(screen):
+        question = "Ask for every answer anew, and pay again?" if options.selection.fresh else "Go on?"
+        if not typer.confirm(question, err=True):
+            raise typer.Abort
+
+
+def say_run(run: Run, found: Engine, base: Path, screen: Screen) -> None:
+    said = {
+        "started": "Run {0} started.",
+        "joined": "Run {0} is at work already; following it.",
+        "resumed": "Run {0} had not finished; carrying it on.",
+        "completed": "Run {0} is completed; this is its report.",
+    }[run.began]
+    screen.say(said.format(run.request.run))
+    if run.handle is None:
+        return
+    if found.ui:
+        screen.say(f"Temporal UI: {found.ui}/namespaces/{found.client.namespace}/workflows/{_quoted(run.handle.id)}")
+    again = "; interrupted, the same command carries it on" if found.embedded else ""
+    screen.say(f"Follow it elsewhere: {watch_command(run, base)}{again}")
+
+
+def watch_command(run: Run, base: Path) -> str:
+    return command_in(base, f"runs watch {run.request.run}")
+
+
+def _quoted(workflow_id: str) -> str:
+    from urllib.parse import quote
+
+    return quote(workflow_id, safe="")
+
+
+def _detached(run: Run, base: Path, screen: Screen) -> int:
+    if screen.json:
+        screen.document(as_json(running_report(run)))
+    else:
+        screen.result(f"{run.request.run}: accepted. Follow it with: {watch_command(run, base)}")
+    return 0
+
+
+async def broke(run: Run, screen: Screen) -> int:
+    """The end of a command whose run has used up its budget; the run is paused, not over."""
+    report = await asyncio.to_thread(standing_report, run.store, run.request, "paused")
+    if screen.json:
+        screen.fault(report.stop.message if report.stop is not None else "The run is paused.")
+        screen.document(as_json(report))
+    else:
+        for text in summary(report):
+            screen.result(text)
+        if screen.quiet and report.stop is not None:
+            screen.fault(report.stop.message)
+    return exit_code(report)
+
+
+@contextlib.asynccontextmanager
+async def _worker(found: Engine, pipeline: str, options: RunOptions) -> AsyncIterator[None]:
+    """A worker in this process where the embedded server is used, or `--with-worker` asks for one."""
+    if found.embedded is None and not options.with_worker:
+        yield
+        return
+    from pipeline.worker import working
+
+    async with working(found.client, found.queue(pipeline)):
+        yield
+
+
+async def _ended(run: Run, spec: Spec, screen: Screen) -> int:
+    report = await asyncio.to_thread(load_report, run.store, run.request.run)
+    if report is None:
+        status = await status_of_run(run)
+        said = status.name.lower() if status else "gone"
+        raise RunEnded(
+            f"The run {run.request.run!r} was ended from outside ({said}).", hint="Run it again to carry on."
+        )
+    return await shown(report, run.store, spec, screen)
+
+
+async def shown(report: Report, store: Store, spec: Spec, screen: Screen) -> int:
+    if screen.json:
+        screen.document(as_json(report))
+    else:
+        await asyncio.to_thread(show_result, report, store, spec, screen)
+    return exit_code(report)

@@ -1,0 +1,115 @@
+"""`tandem dev` and `tandem worker`: processes that work until they are told to stop. SIGTERM drains."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from pipeline.cli.environment import DEV_LOCK
+from pipeline.cli.screen.console import Screen
+from pipeline.client.connection import connect, log_to_python
+from pipeline.embedded import notes
+from pipeline.embedded.server import EmbeddedServer
+from pipeline.settings import home_of, task_queue, temporal_configured
+from pipeline.worker import working
+from schemas.errors import UsageError
+
+_LOOK_EVERY_S = 1.0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT; the SDK itself installs no handler."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> int:
+    """The embedded server of this folder, and a worker for every pipeline that has an open run in it."""
+    if temporal_configured():
+        raise UsageError(
+            "A Temporal is configured, and `tandem dev` is for the embedded one.",
+            hint="Start a worker for it with: tandem worker, or unset TEMPORAL_ADDRESS.",
+        )
+    stop = _stop_on_signals()
+    log_to_python()
+    server = await EmbeddedServer.join(home_of(Path.cwd()), port=port, ui_port=ui_port)
+    lock = notes.take(server.info.home / DEV_LOCK, patience_s=1.0)
+    if lock is None:
+        raise UsageError(f"`tandem dev` runs here already: {server.info.address} (UI: {server.info.ui_url}).")
+    screen.result(f"Temporal: {server.info.address}")
+    screen.result(f"UI: {server.info.ui_url}")
+    screen.say("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
+    try:
+        client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
+        async with contextlib.AsyncExitStack() as workers:
+            at_work: set[str] = set()
+            while not stop.is_set():
+                for queue in await _open_queues(client) - at_work:
+                    await workers.enter_async_context(working(client, queue))
+                    at_work.add(queue)
+                    screen.say(f"At work on {queue.removeprefix('tandem/')}.")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+            screen.say("Draining: rows in flight finish, the journal is flushed.")
+    finally:
+        os.close(lock)
+        server.leave()
+    return 0
+
+
+async def _open_queues(client: Client) -> set[str]:
+    found = set()
+    kinds = "WorkflowType IN ('RunWorkflow', 'ScheduledWorkflow')"
+    async for execution in client.list_workflows(f"ExecutionStatus = 'Running' AND {kinds}"):
+        found.add(execution.task_queue)
+    return found
+
+
+async def worker_command(processes: int, queue: str | None, screen: Screen) -> int:
+    """One worker here, or several as processes of their own."""
+    if not temporal_configured():
+        raise UsageError(
+            "`tandem worker` works for a configured Temporal, and none is.",
+            hint="Set TEMPORAL_ADDRESS; on a laptop use `tandem dev`, or just `tandem run`.",
+        )
+    queue = queue or task_queue()
+    if processes > 1:
+        return await _several(processes, queue, screen)
+    stop = _stop_on_signals()
+    client = await connect()
+    async with working(client, queue):
+        screen.say(f"Working on the task queue {queue!r}. SIGTERM drains.")
+        await stop.wait()
+        screen.say("Draining: rows in flight finish, the journal is flushed.")
+    return 0
+
+
+async def _several(processes: int, queue: str, screen: Screen) -> int:
+    """Children of this process; a signal to it reaches them, and one that dies is named."""
+    stop = _stop_on_signals()
+    command = [sys.executable, "-m", "pipeline.cli", "worker", "--task-queue", queue]
+    children = [await asyncio.to_thread(subprocess.Popen, command, start_new_session=True) for _ in range(processes)]
+    screen.say(f"{processes} workers on the task queue {queue!r}.")
+    code = 0
+    while not stop.is_set():
+        for child in children:
+            if child.poll() is not None:
+                screen.say(f"Worker {child.pid} ended with {child.returncode}; stopping the others.")
+                code = 1
+                stop.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+    for child in children:
+        await asyncio.to_thread(child.wait)
+    return code

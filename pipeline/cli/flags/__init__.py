@@ -1,0 +1,1 @@
+"""Names and flags of every command: Typer only, one file a group."""

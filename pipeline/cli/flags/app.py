@@ -1,0 +1,325 @@
+"""`tandem`: the commands' names and flags (`../shared/cli.md` is the promise). Groups are in `commands/`.
+
+Commands import what they need when they run: `tandem --help` must not wait for Polars.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.arguments import DEFAULT_SPEC, seconds, selection_of
+from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule
+from pipeline.cli.flags.options import (
+    FromDate,
+    Json,
+    Last,
+    MaxCost,
+    NewVersion,
+    Partitions,
+    Quiet,
+    Reprocess,
+    SpecArgument,
+    ToDate,
+    Verbose,
+    WatchTimeout,
+    Yes,
+)
+from pipeline.cli.process import go
+from pipeline.cli.screen.console import Screen
+from schemas.errors import UsageError
+
+app = typer.Typer(
+    name="tandem",
+    help="Durable LLM enrichment for data pipelines: nothing is paid twice, every row is accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(rejects.app, name="rejects")
+app.add_typer(runs.app, name="runs")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(outputs.app, name="outputs")
+app.add_typer(partitions.app, name="partitions")
+app.add_typer(review.app, name="review")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"tandem {version('tandem-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tandem(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it, exit.")] = False,
+) -> None: ...
+
+
+@app.command()
+def run(
+    spec: SpecArgument = DEFAULT_SPEC,
+    partition: Partitions = None,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    last: Last = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Do what `plan --out FILE` wrote down, or nothing.")
+    ] = None,
+    reprocess: Reprocess = "stale",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask for every answer anew; asks first.")] = False,
+    limit_rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")
+    ] = None,
+    new_version: NewVersion = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
+    ] = None,
+    max_cost: MaxCost = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
+    yes: Yes = False,
+    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
+    watch_timeout: WatchTimeout = None,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="Work on it in this process too.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Enrich what is new or changed, and publish it."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.run import RunOptions, run_command
+
+        selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh, new_version)
+        if plan is not None and selection != selection_of(None, None, None, None, "stale", None, False):
+            raise UsageError(
+                "--plan goes without selectors, --reprocess, --limit-rows and --fresh.", hint="It has its own."
+            )
+        return await run_command(
+            RunOptions(
+                spec=spec,
+                selection=selection,
+                plan=plan,
+                name=name,
+                wait=wait,
+                yes=yes,
+                detach=not watch,
+                watch_timeout_s=seconds(watch_timeout),
+                with_worker=with_worker,
+                max_cost_usd=max_cost,
+            ),
+            Screen(json=json, quiet=quiet),
+        )
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def plan(
+    spec: SpecArgument = DEFAULT_SPEC,
+    partition: Partitions = None,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    last: Last = None,
+    reprocess: Reprocess = "stale",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan down, for: run --plan FILE.")
+    ] = None,
+    new_version: NewVersion = False,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """What a run would do and why, and what it would cost. Spends nothing."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.plan import PlanOptions, plan_command
+
+        selection = selection_of(partition, from_date, to_date, last, reprocess, None, False, new_version)
+        options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
+        return await plan_command(options, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def backfill(
+    spec: SpecArgument = DEFAULT_SPEC,
+    from_date: Annotated[str, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")] = ...,  # type: ignore[assignment]
+    to_date: Annotated[str, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")] = ...,  # type: ignore[assignment]
+    reprocess: Reprocess = "missing",
+    max_active: Annotated[int | None, typer.Option(min=1, max=500, metavar="N", help="Partitions at once.")] = None,
+    run_backwards: Annotated[bool, typer.Option("--run-backwards", help="The newest partition first.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new once a partition failed.")] = False,
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Begin nothing new once N partitions failed.")
+    ] = None,
+    canary: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="N rows over the whole range first; the rest if they pass.")
+    ] = None,
+    max_cost: MaxCost = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run and what it would cost.")] = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
+    ] = None,
+    yes: Yes = False,
+    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run past partitions: those never published, unless told otherwise."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.plan import PlanOptions, plan_command
+        from pipeline.cli.commands.work.run import RunOptions, run_command
+        from schemas.messages.run import Course
+
+        if fail_fast and max_failures is not None:
+            raise UsageError("--fail-fast goes without --max-failures.", hint="It is --max-failures 1.")
+        selection = selection_of(None, from_date, to_date, None, reprocess, None, False)
+        screen = Screen(json=json, quiet=quiet)
+        if dry_run:
+            return await plan_command(PlanOptions(spec=spec, selection=selection), screen)
+        course = Course(
+            max_active=max_active,
+            backwards=run_backwards,
+            max_failures=1 if fail_fast else max_failures,
+            canary_rows=canary or 0,
+        )
+        return await run_command(
+            RunOptions(
+                spec=spec,
+                selection=selection,
+                name=name,
+                yes=yes,
+                detach=not watch,
+                max_cost_usd=max_cost,
+                course=course,
+            ),
+            screen,
+        )
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def check(
+    spec: SpecArgument = DEFAULT_SPEC, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+) -> None:
+    """Look for what could go wrong in a run. Costs nothing.
+
+    In this order: spec, graphs, source, sink, keys, Temporal.
+    """
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.check import check_command
+
+        return await check_command(spec, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command(name="try")
+def try_(
+    spec: SpecArgument = DEFAULT_SPEC,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows.")] = 5,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this stage.")] = None,
+    partition: Annotated[str | None, typer.Option(metavar="KEY", help="Rows of this partition.")] = None,
+    graph: Annotated[bool, typer.Option("--graph", help="Print the stage's graph as Mermaid.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a few rows and show each step. Publishes nothing.
+
+    Answers go to the journal, so that a run does not pay for them again.
+    """
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.try_ import TryOptions, try_command
+
+        options = TryOptions(spec=spec, rows=rows, stage=stage, partition=partition, graph=graph)
+        return await try_command(options, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def demo(
+    rows: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="How many of the bundled rows.")] = 2000,
+    dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the example and its output.")] = Path(
+        "tandem-demo"
+    ),
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the bundled example. Needs no key and no set-up."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.demo import demo_command
+
+        return await demo_command(rows, dir, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def init(
+    dir: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the pipeline.")],
+    from_file: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Your table: CSV, NDJSON or Parquet.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="M", help="provider:name; by default OpenAI where its key is set.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a small commented pipeline that runs as it is."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.init import init_command
+
+        return await asyncio.to_thread(init_command, dir, from_file, model, Screen(quiet=quiet))
+
+    go(work)
+
+
+@app.command()
+def dev(
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
+    ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Embedded Temporal, its UI and a worker, until Ctrl-C."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.serve import dev_command
+
+        return await dev_command(port, ui_port, Screen())
+
+    go(work, verbose=verbose)
+
+
+@app.command()
+def worker(
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="How many worker processes.")] = 1,
+    task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """A worker for the configured Temporal. SIGTERM drains it."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.serve import worker_command
+
+        return await worker_command(processes, task_queue, Screen())
+
+    go(work, verbose=verbose)

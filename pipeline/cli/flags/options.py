@@ -1,0 +1,42 @@
+"""Arguments and flags that several commands share, and what they amount to."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+
+
+def _usd(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"--max-cost {value:g}: not an amount above zero.", hint="Write USD, for example --max-cost 5")
+    return value
+
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The pipeline's YAML file.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name, or pipeline/name.")]
+KeyArgument = Annotated[str | None, typer.Argument(metavar="KEY", help="A partition key: day=2026-11-01.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, errors too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; errors are told all the same.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Partitions = Annotated[list[str] | None, typer.Option("--partition", metavar="KEY", help="Only this one (repeatable).")]
+FromDate = Annotated[str | None, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")]
+ToDate = Annotated[str | None, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")]
+Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The last days, today included.")]
+Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="What runs again.")]
+NewVersion = Annotated[
+    bool, typer.Option("--new-version", help="Let the output's schema break with what is published.")
+]
+WatchTimeout = Annotated[
+    str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", metavar="USD", callback=_usd, help="Pause before more than this is spent."),
+]

@@ -1,0 +1,64 @@
+"""`tandem rejects …`: names and flags."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.arguments import DEFAULT_SPEC, spec_and_key
+from pipeline.cli.flags.options import Json, KeyArgument, Quiet, SpecArgument, Verbose, Yes
+from pipeline.cli.process import go
+from pipeline.cli.screen.console import Screen
+
+app = typer.Typer(help="Rejected rows: ls, show, retry.", no_args_is_help=True)
+
+
+@app.command(name="ls")
+def rejects_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
+    """Rejected rows by class, each with a sample."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.look.rejects import ls_command
+
+        return await asyncio.to_thread(ls_command, *spec_and_key(spec, key), Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="show")
+def rejects_show(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    row: Annotated[str | None, typer.Option(metavar="VALUE", help="Only the row with this key.")] = None,
+    json: Json = False,
+) -> None:
+    """The rejected rows, why, and what the model answered."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.look.rejects import show_command
+
+        return await asyncio.to_thread(show_command, *spec_and_key(spec, key), row, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="retry")
+def rejects_retry(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    error: Annotated[str | None, typer.Option(metavar="CLASS", help="Only rejects of this class.")] = None,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Ask again for rejected rows, and only for them; publishes a new generation with those that are healed."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.look.rejects import RetryOptions, retry_command
+
+        path, partition = spec_and_key(spec, key)
+        options = RetryOptions(spec=path, key=partition, error=error, yes=yes)
+        return await retry_command(options, Screen(json=json, quiet=quiet))
+
+    go(work, verbose=verbose)

@@ -1,0 +1,113 @@
+"""What a screen sees: results on stdout, everything else on stderr; with --json one document and nothing but it."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.runs.report import dumps
+from schemas.errors import TandemError
+
+# A pipe has no width: tables there are as wide as they need to be to keep a cell in one line.
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+_UNSEEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class Interrupted(TandemError):
+    """By Ctrl-C or SIGTERM. The message says what becomes of the work."""
+
+    exit_code = 130
+
+
+def shown(text: str) -> str:
+    """Text of unknown origin without what a terminal would take for a command."""
+    return text.translate(_UNSEEN)
+
+
+class Screen:
+    """How loud a command is. `live`: a person watches in a terminal. `quiet`: only errors, and JSON if asked for."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+
+    @property
+    def live(self) -> bool:
+        return sys.stderr.isatty() and not self.quiet and not self.json
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """Progress and notes."""
+        if not self.quiet:
+            err.print(shown(text), style=style, markup=False)
+
+    def fault(self, text: str) -> None:
+        """What went wrong in work that goes on: told even to those who want silence."""
+        err.print(shown(text), markup=False)
+
+    def result(self, text: str) -> None:
+        """A line of the result; left out where a JSON document is the result."""
+        if not self.json and not self.quiet:
+            out.print(shown(text), markup=False)
+
+    def table(self, heads: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+        """Aligned columns, numbers to the right; nothing where there are no lines."""
+        if not lines:
+            return
+        texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
+        widths = [max(len(head), *(len(text[at]) for text in texts)) for at, head in enumerate(heads)]
+        right = [isinstance(cell, int) for cell in lines[0]]
+        for cells in [list(heads), *texts]:
+            padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
+            self.result("  ".join(padded).rstrip())
+
+    def document(self, value: Any) -> None:
+        print(dumps(value))
+
+    def documents(self, values: Iterable[Any]) -> None:
+        """A list as one document. Each is text before the next is taken, as there may be 100,000; nothing is printed
+        before all are there, so that an error is never behind half a document."""
+        texts = ["  " + dumps(value).replace("\n", "\n  ") for value in values]
+        if not texts:
+            print("[]")
+            return
+        print("[")
+        for text in texts[:-1]:
+            print(text, end=",\n")
+        print(texts[-1], end="\n]\n")
+
+
+def print_error(exc: TandemError, *, as_json: bool) -> None:
+    """The fact and the next step."""
+    if as_json:
+        print(dumps({"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}))
+        return
+    err.print(shown(f"Error: {exc.message}"), style="red", markup=False)
+    if exc.hint:
+        err.print(shown(f"  → {exc.hint}"), markup=False)
+
+
+def failure(partition: str, error: str, message: str) -> str:
+    """What failed and why; messages often begin with the partition themselves."""
+    where = partition or "run"
+    return f"✗ {where}: {error}: {message.removeprefix(f'{where}: ') or 'no reason was given'}"
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def money(usd: float) -> str:
+    return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd else "0 USD"
+
+
+def lasting(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def now() -> float:
+    return time.monotonic()

@@ -1,0 +1,245 @@
+"""A run as it goes: a live view in a terminal; in a pipe a line for each finished partition, and one every 30 s."""
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections import deque
+from collections.abc import Iterator
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.service import RPCError
+
+from pipeline.cli.screen.console import Screen, counted, err, failure, lasting, money, now, shown
+from pipeline.client.follow import follow
+from pipeline.client.start import Run
+from pipeline.limits import ledger
+from pipeline.limits.ledger import Ledger
+from pipeline.runs.progress import usage_so_far
+from schemas import ids
+from schemas.errors import ConnectionFailed, StoreError
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import Progress as Told
+
+_LINE_EVERY_S = 30.0
+_PACE_OVER_S = 30.0
+_FIRST_ANSWER_S = 30.0
+_LOOKED_AT = 16
+_BUDGET_EVERY_S = 10.0
+_ANSWER_WITHIN = dt.timedelta(seconds=5)
+
+
+class WatchTimeout(Exception):
+    """`--watch-timeout` passed; the work goes on."""
+
+
+class Broke(Exception):
+    """The budget has stopped the run; it waits for another one."""
+
+
+async def watch(
+    run: Run, client: Client, screen: Screen, *, timeout_s: float | None = None, wait: bool = False
+) -> None:
+    """Follow a run to its end. Raises WatchTimeout, ConnectionFailed where no provider gave a first answer, and, unless
+    it is to `wait`, Broke."""
+    view = _Live() if screen.live else _Lines(screen)
+    pace, budget = Pace(), _Budget(run)
+    began = now()
+    try:
+        async with asyncio.timeout(timeout_s):
+            with view.shown():
+                seen, answered = 0, False
+                async for told in follow(run):
+                    for result in told.finished[max(0, seen - told.finished_before) :]:
+                        view.finished(result)
+                    seen = told.finished_before + len(told.finished)
+                    if told.stop is not None and not wait:
+                        raise Broke
+                    work = await _at_work(client, run, told)
+                    await budget.look(work)
+                    pace.note(now(), work.rows)
+                    view.progress(told, work, pace)
+                    answered = answered or bool(work.rows or work.calls)
+                    if work.waiting and not answered and now() - began > _FIRST_ANSWER_S:
+                        await _refuse_silence(run, work.waiting)
+                        answered = True
+    except TimeoutError:
+        raise WatchTimeout from None
+
+
+async def _refuse_silence(run: Run, waiting: str) -> None:
+    """Batches that wait beat no more, and may have had answers between two beats: the journal knows. Raises
+    ConnectionFailed where there was none."""
+    if not (await asyncio.to_thread(usage_so_far, run.store, run.request.run)).calls:
+        raise ConnectionFailed(
+            f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",
+            hint="Mend that; the run waits for it, and the same command carries it on.",
+        )
+
+
+class AtWork:
+    """Where a run stands: what partitions report, and beyond it the last heartbeats of their batches; of rows that are
+    run by themselves (`placement: node`) what they spent once they have ended."""
+
+    def __init__(self, told: Told) -> None:
+        self.rows = told.rows_done
+        self.rejected = told.rejected
+        self.calls = told.totals.usage.calls
+        self.cost_usd = told.totals.usage.cost_usd
+        self.whole = len(_at_work_of(told)) <= _LOOKED_AT
+        self.budget_usd: float | None = None
+        self.waiting = ""
+
+    async def add(self, handle: WorkflowHandle[object, object]) -> None:
+        described = await handle.describe()
+        said = await handle.query("progress", result_type=Told, rpc_timeout=_ANSWER_WITHIN)
+        self.rows += said.rows_done
+        self.rejected += said.rejected
+        self.calls += said.spent.calls
+        self.cost_usd += said.spent.cost_usd
+        self.waiting = self.waiting or said.waiting
+        for pending in described.raw_description.pending_activities:
+            if pending.activity_type.name == "enrich_batch" and pending.HasField("heartbeat_details"):
+                beat = await described.data_converter.decode(pending.heartbeat_details.payloads, [int, int, float])
+                self.rows, self.calls, self.cost_usd = (
+                    self.rows + beat[0],
+                    self.calls + beat[1],
+                    self.cost_usd + beat[2],
+                )
+
+
+async def _at_work(client: Client, run: Run, told: Told) -> AtWork:
+    found = AtWork(told)
+    for partition in _at_work_of(told)[:_LOOKED_AT]:
+        handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
+        with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
+            await found.add(handle)
+    return found
+
+
+def _at_work_of(told: Told) -> list[str]:
+    """Its own partitions: of one that is held, the workflow of that id is another run's."""
+    return [partition for partition in told.running if partition not in told.held]
+
+
+class _Budget:
+    """What a run may spend, looked up now and then, as it may be raised while the run goes on."""
+
+    def __init__(self, run: Run) -> None:
+        self._book = ledger.of_run(run.store, run.request.run)
+        self._looked_at = -_BUDGET_EVERY_S
+        self._found: Ledger | None = None
+
+    async def look(self, work: AtWork) -> None:
+        """Before a run was carried on it had spent what partitions no longer tell, and the ledger still does."""
+        if now() - self._looked_at >= _BUDGET_EVERY_S:
+            self._looked_at = now()
+            with contextlib.suppress(StoreError):
+                self._found = await asyncio.to_thread(self._book.read)
+        if self._found is not None and self._found.limits.nanos is not None:
+            work.budget_usd = ledger.usd(self._found.limits.nanos)
+            work.cost_usd = max(work.cost_usd, ledger.usd(self._found.spent.nanos))
+
+
+class Pace:
+    """Rows a second over the last half minute, whatever was done before this process looked."""
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[float, int]] = deque()
+
+    def note(self, at: float, rows: int) -> None:
+        if self._noted and rows < self._noted[-1][1]:
+            self._noted.clear()  # a batch began anew; its rows come back from the journal
+        self._noted.append((at, rows))
+        while len(self._noted) > 2 and at - self._noted[0][0] > _PACE_OVER_S:
+            self._noted.popleft()
+
+    @property
+    def rows_per_s(self) -> float:
+        if len(self._noted) < 2 or self._noted[-1][0] == self._noted[0][0]:
+            return 0.0
+        (began, first), (ended, last) = self._noted[0], self._noted[-1]
+        return (last - first) / (ended - began)
+
+
+class _Lines:
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._said_at = now()
+        self._waiting = ""
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        yield
+
+    def finished(self, result: PartitionResult) -> None:
+        (self._screen.fault if result.error else self._screen.say)(line(result))
+
+    def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
+        waiting = told.stop.message if told.stop is not None else work.waiting
+        news = bool(waiting) and waiting != self._waiting
+        self._waiting = waiting
+        if news or now() - self._said_at >= _LINE_EVERY_S:
+            self._said_at = now()
+            self._screen.say(status(told, work, pace))
+
+
+class _Live:
+    def __init__(self) -> None:
+        self._bar = Progress(
+            BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), console=err, transient=True
+        )
+        self._task: TaskID | None = None
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        with self._bar:
+            yield
+
+    def finished(self, result: PartitionResult) -> None:
+        self._bar.console.print(shown(line(result)), markup=False)
+
+    def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task("planning", total=None)
+        said = shown(status(told, work, pace))
+        self._bar.update(self._task, description=said, total=told.rows_total or None, completed=work.rows)
+
+
+def status(told: Told, work: AtWork, pace: Pace) -> str:
+    """Where a run stands, in one line."""
+    if not told.rows_total:
+        return told.detail
+    rate, left = pace.rows_per_s, told.rows_total - work.rows
+    paused = "paused: " if told.state == "paused" else ""
+    parts = [f"{work.rows:,} of {told.rows_total:,} rows", f"{paused}{told.detail}"]
+    if told.state == "running":
+        parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
+    spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
+    least = "" if work.whole else "at least "
+    parts.append(f"{least}{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")
+    if work.waiting:
+        parts.append(f"waiting: {work.waiting}")
+    return "; ".join(parts)
+
+
+def line(result: PartitionResult) -> str:
+    """One finished partition."""
+    counts = result.counts
+    if result.outcome == "published":
+        extra = [
+            f"{getattr(counts, name):,} {name}" for name in ("rejected", "filtered", "pending") if getattr(counts, name)
+        ]
+        reused = result.reuse.rows_reused + result.reuse.rows_shared
+        if reused:
+            extra.append(f"{reused:,} without a call")
+        if result.warnings:
+            extra.append(f"{counted(result.warnings, 'warning')}: tandem partitions show {result.partition}")
+        more = f" ({', '.join(extra)})" if extra else ""
+        made = f"{counted(counts.out, 'row')}{more}, {counted(result.usage.calls, 'call')}"
+        return f"✓ {result.partition}: {made}, generation {result.generation}"
+    if result.outcome == "unchanged":
+        return f"= {result.partition}: unchanged"
+    if result.outcome == "not_run":
+        return f"- {result.partition}: not run: {result.message}"
+    return failure(result.partition, result.error or result.outcome, result.message)

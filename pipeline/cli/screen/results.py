@@ -1,0 +1,104 @@
+"""The end of a run for a reader: what happened, three rows of it, where it lies, how to read it."""
+
+import polars as pl
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.screen.console import Screen, counted, failure, lasting, money, out, shown
+from pipeline.outputs import scan
+from pipeline.runs.report import Report, cascades
+from pipeline.stores import Store
+from schemas.manifest import Usage
+from schemas.spec.sections import Spec
+
+_SAMPLE_ROWS = 3
+_CELL = 60
+_FAULTS = 10
+
+
+def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> None:
+    """Summary, sample, path and code."""
+    for text in summary(report):
+        screen.result(text)
+    if screen.quiet:
+        return
+    sample = scan.head(store, _SAMPLE_ROWS) if report.totals.published or report.totals.unchanged else None
+    if sample is None:
+        return
+    if sample.height:
+        show_rows(sample, new=[name for stage in spec.stages for name in stage.output])
+    screen.result(f"Output: {report.sink}/data")
+    screen.result(f"Read it: {scan.how_to_read(report.sink, republished=_republished(report.sink))}")
+
+
+def summary(report: Report) -> list[str]:
+    """A few lines, failures with their reasons."""
+    totals = report.totals
+    counts, usage, reuse = totals.counts, totals.usage, totals.reuse
+    took = f" in {lasting((report.finished_at - report.started_at).total_seconds())}" if report.finished_at else ""
+    parts = [f"{totals.published:,} published", f"{totals.unchanged:,} unchanged"]
+    parts += [
+        f"{getattr(totals, name):,} {name.replace('_', ' ')}"
+        for name in ("failed", "cancelled", "not_run")
+        if getattr(totals, name)
+    ]
+    lines = [f"Run {report.run} {report.state}{took}: {', '.join(parts)} of {counted(totals.total, 'partition')}."]
+    if counts.rows_in:
+        became = [
+            f"{getattr(counts, name):,} {name}"
+            for name in ("ok", "rejected", "filtered", "pending")
+            if name == "ok" or getattr(counts, name)
+        ]
+        gone = f", {counts.removed:,} gone since the last generation" if counts.removed else ""
+        lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(became)}; {counts.out:,} published{gone}.")
+    if counts.rows_in or usage.calls:
+        lines.append(_paid(usage))
+    if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:
+        lines.append(
+            f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "
+            f"{reuse.calls_reused:,} calls replayed."
+        )
+    for stage, found in cascades(totals).items():
+        saved = found["saving_usd"]
+        less = f", about {money(saved)} less than main alone" if saved is not None and saved > 0 else ""
+        lines.append(f"Cascade {stage}: {found['escalated']:.1%} of the answers are the main model's{less}.")
+    faults = list(report.failures) or ([report.stop] if report.stop is not None else [])
+    lines += [failure(fault.partition, fault.error, fault.message) for fault in faults[:_FAULTS]]
+    if len(faults) > _FAULTS:
+        lines.append(f"  … and {len(faults) - _FAULTS:,} more")
+    if totals.failed or totals.cancelled or totals.not_run:
+        lines.append("Run it again to take up what is missing; what is answered is not paid for again.")
+    return lines
+
+
+def _paid(usage: Usage) -> str:
+    unpriced = f" ({usage.unpriced_calls:,} calls of unknown price)" if usage.unpriced_calls else ""
+    twice = f"; {usage.repaid:,} calls were paid again" if usage.repaid else ""
+    unknown = f"; {usage.unknown:,} calls ended without an answer and may be billed" if usage.unknown else ""
+    return (
+        f"Paid: {counted(usage.calls, 'call')}, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
+        f"{money(usage.cost_usd)}{unpriced}{twice}{unknown}."
+    )
+
+
+def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
+    """A table; columns that stages wrote come last and are always shown."""
+    names = [name for name in rows.columns if name not in new]
+    columns = [*names[: max(2, 6 - len(new))], *[name for name in rows.columns if name in new]]
+    table = Table(show_lines=False)
+    for name in columns:
+        table.add_column(name, style="bold" if name in new else None, overflow="fold")
+    for row in rows.select(columns).iter_rows():
+        table.add_row(*(_cell(value) for value in row))
+    out.print(table)
+    if left := [name for name in rows.columns if name not in columns]:
+        out.print(f"Not shown: {shown(', '.join(left))}", markup=False, soft_wrap=True)
+
+
+def _cell(value: object) -> Text:
+    text = "" if value is None else shown(str(value))
+    return Text(text if len(text) <= _CELL else text[: _CELL - 1] + "…")
+
+
+def _republished(sink: str) -> bool:
+    return any(generation > 1 for generation in scan.partitions(sink).values())

@@ -1,0 +1,1 @@
+"""A process that asks Temporal for something: connect, look before money, start, follow, find."""

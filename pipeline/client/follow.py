@@ -1,0 +1,74 @@
+"""A run as it goes, until its end."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from pipeline.client.start import Run
+from pipeline.runs.progress import standing_report
+from pipeline.runs.report import Report
+from pipeline.workflows.run import RunWorkflow
+from schemas.errors import ConnectionFailed
+from schemas.messages.base import RunState
+from schemas.messages.run import Progress, RunResult
+
+_SERVER_AWAY_S = 60.0
+_AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+
+
+def running_report(run: Run) -> Report:
+    """What is known of a run that has not ended."""
+    return standing_report(run.store, run.request)
+
+
+async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
+    """Progress as it changes, until the run has ended. Rows of batches at work are counted by their heartbeats."""
+    assert run.handle is not None
+    while True:
+        ended = await _ended(run.handle)
+        progress = await progress_of(run.handle)
+        if progress is not None:
+            yield progress
+        if ended:
+            return
+        await asyncio.sleep(every_s)
+
+
+async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:
+    """A server that is away for a minute is waited for. Raises ConnectionFailed."""
+    until = asyncio.get_running_loop().time() + _SERVER_AWAY_S
+    while True:
+        try:
+            return (await handle.describe()).status != WorkflowExecutionStatus.RUNNING
+        except RPCError as exc:
+            if exc.status not in _AWAY:
+                raise
+            if asyncio.get_running_loop().time() > until:
+                raise ConnectionFailed(
+                    "Temporal does not answer any more.", hint="The run is safe; the same command carries it on."
+                ) from exc
+        await asyncio.sleep(1)
+
+
+async def progress_of(handle: WorkflowHandle[RunWorkflow, RunResult]) -> Progress | None:
+    try:
+        return await handle.query(RunWorkflow.progress, rpc_timeout=dt.timedelta(seconds=5))
+    except (RPCError, WorkflowQueryFailedError):
+        return None  # no worker answers just now; the run goes on when one does
+
+
+async def final_state(run: Run) -> RunState:
+    """The state in which a run's workflow ended, where it left no report (terminated, timed out)."""
+    status = await status_of_run(run)
+    return "cancelled" if status in _CANCELLED else "failed"
+
+
+_CANCELLED = (WorkflowExecutionStatus.CANCELED, WorkflowExecutionStatus.TERMINATED)
+
+
+async def status_of_run(run: Run) -> WorkflowExecutionStatus | None:
+    assert run.handle is not None
+    return (await run.handle.describe()).status

@@ -1,0 +1,48 @@
+"""Which pipelines this folder has run: so that `tandem runs` and `tandem outputs` find their sinks without a spec."""
+
+from pathlib import Path
+
+import orjson
+
+from pipeline.client.preflight import read_spec, sink_of
+from pipeline.planning.job import Ready
+from pipeline.settings import home_of
+from pipeline.stores import Store, open_store
+from schemas.errors import UsageError
+from schemas.manifest import Noun
+
+DEFAULT_SPEC = Path("tandem.yaml")
+
+
+class Known(Noun):
+    pipeline: str
+    sink: str
+    spec: str
+
+
+def remember(ready: Ready, spec: Path) -> None:
+    """Note where a pipeline's sink is. Best effort: a folder that cannot be written to is no reason not to run."""
+    folder = home_of(ready.base) / "pipelines"
+    known = Known(pipeline=ready.spec.name, sink=ready.store.uri, spec=str(spec.absolute()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{known.pipeline}.json").write_text(known.model_dump_json())
+    except OSError:
+        return
+
+
+def sinks(folder: Path) -> dict[str, Store]:
+    """Pipeline → sink: of `./tandem.yaml` where there is one, and of those that ran from here."""
+    found: dict[str, Store] = {}
+    for path in sorted((home_of(folder) / "pipelines").glob("*.json")):
+        known = Known.model_validate(orjson.loads(path.read_bytes()))
+        found[known.pipeline] = open_store(known.sink)
+    if (folder / DEFAULT_SPEC).exists():
+        spec, base = read_spec(folder / DEFAULT_SPEC)
+        found[spec.name] = sink_of(spec, base)
+    if not found:
+        raise UsageError(
+            f"No pipeline has run from {folder}, and there is no tandem.yaml.",
+            hint="Go to the folder of the spec, or write one with: tandem init DIR",
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Opening a partition and enriching its batches."""

@@ -1,0 +1,66 @@
+"""One batch from its rows to its staged files: the rows pass through the stages, every source row is accounted for.
+
+    read rows → stage, stage, … → data, rejects and index as staged Parquet → a receipt that names them
+
+A receipt is named by its own digest. `publish` takes only receipts that it is told of, and files whose SHA-256 agrees.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+from pipeline.enrichment.batch_table import BatchTable
+from pipeline.planning.job import Job
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import TandemError
+from schemas.manifest import Counts
+from schemas.messages.batch import RowsOfBatch
+from schemas.staging import PlannedBatch
+from stages.contract import GraphStage
+from stages.execution.batch import BatchContext, run_graph_stage
+
+
+@dataclass
+class Enriched:
+    """A finished batch's receipt digest, the rows that have to be run by themselves, or what stopped it."""
+
+    receipt: str = ""
+    counts: Counts = field(default_factory=Counts)
+    parked: int = 0
+    by_row: RowsOfBatch | None = None
+    stopped: TandemError | None = None
+    drained: bool = False
+
+
+async def enrich_batch(
+    job: Job, store: Store, folder: str, partition: str, number: int, batch: PlannedBatch, context: BatchContext
+) -> Enriched:
+    """Run the stages over one batch. The journal is flushed however it ends."""
+    work = BatchTable(job, await asyncio.to_thread(job.snapshot.read, partition, batch.ranges), context.run)
+    try:
+        for stage in job.stages[: job.barrier]:
+            if isinstance(stage, GraphStage):
+                if stage.spec.placement == "node":
+                    known = context.journal.known
+                    left = await asyncio.to_thread(work.left_to_run, stage, store, folder, number, known)
+                    if left is not None:
+                        return Enriched(by_row=left)
+                outcome = await run_graph_stage(stage, work.frame, work.current_ids(), context)
+                if not outcome.finished:
+                    return Enriched(stopped=outcome.stopped, drained=outcome.drained)
+                await asyncio.to_thread(work.take, stage, outcome)
+                work.share(stage, outcome, context.journal.known.calls)
+            else:
+                await asyncio.to_thread(work.apply, stage)
+    finally:
+        await context.journal.close()
+    receipt = await asyncio.to_thread(work.stage_files, store, folder, number, context.tally.calls_reused)
+    receipt = receipt.model_copy(update={"damage": tuple(context.damage)})
+    data = receipt.model_dump_json().encode()
+    content = hashlib.sha256(data).hexdigest()
+    await asyncio.to_thread(store.put_absent, ids.staged(folder, number, "receipt", content, "json"), data)
+    return Enriched(receipt=content, counts=receipt.counts, parked=receipt.parked)
+
+
+# Answers as columns ------------------------------------------------------------------------------------------------

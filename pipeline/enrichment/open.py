@@ -1,0 +1,98 @@
+"""Opening a partition: what is published, what its rows are, what the journal knows of them, and its batches.
+
+No Temporal here: `pipeline.activities.partition` calls this in threads.
+"""
+
+import datetime as dt
+import hashlib
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.enrichment.join_rows import Note, RowJoin
+from pipeline.journal.join import has_journal
+from pipeline.planning.batches import batch_rows, dealt_batches
+from pipeline.planning.decide import unchanged
+from pipeline.planning.job import Job
+from pipeline.review import questions
+from pipeline.sinks import commits
+from pipeline.stores import Store
+from schemas import ids
+from schemas.plan import Plan
+from schemas.staging import OpenedPartition
+from stages.journal.records import AnswerRecord
+from stages.journal.segments import decode_segment, encode_segment
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The opened partition and its key; None where it is published already just as it would be."""
+
+    key: str | None
+    opened: OpenedPartition | None
+    base: int
+
+
+def open_partition(
+    job: Job, plan: Plan, store: Store, partition: str, *, limit: int, folder: str, rerun: bool, note: Note
+) -> Opening:
+    """Fix the base generation and the batches. `limit` rows at most; `rerun`: even if nothing changed. Raises
+    DuplicateKeys, InputChanged, StoreError."""
+    current = commits.current(store, partition)
+    base = current.generation if current else 0
+    entry = job.snapshot.entry(partition)
+    answered = questions.answered_rows(store, current)
+    if not rerun and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
+        return Opening(None, None, base)
+    taken = min(limit, entry.rows)
+    size = batch_rows(taken, job.spec.limits.batch_rows)
+    journal = has_journal(store, partition)
+    knows = journal and not plan.selection.fresh
+    batches, damage = dealt_batches(entry, size, taken), list[str]()
+    join = RowJoin(job, store, entry, taken, note)
+    if knows:
+        with tempfile.TemporaryDirectory(prefix="tandem-") as local:
+            join.read()
+            batches, damage = join.dealt(size, folder, Path(local))
+    elif job.spec.source.key:
+        join.refuse_duplicates()
+    opened = OpenedPartition(
+        partition=partition,
+        base=base,
+        input_fingerprint=entry.fingerprint,
+        rows=sum(batch.rows for batch in batches),
+        whole=limit >= entry.rows,
+        batches=tuple(batches),
+        folder=folder,
+        answers=_answers(store, partition, folder) if journal else None,
+        damage=tuple(damage),
+        started_at=dt.datetime.now(dt.UTC),
+    )
+    key = f"{folder}open-{uuid.uuid4().hex[:12]}.json"
+    store.put_absent(key, opened.model_dump_json().encode())
+    return Opening(key, opened, base)
+
+
+def _answers(store: Store, partition: str, folder: str) -> str | None:
+    """What people answered so far, in one object. It holds for `--fresh` too: it asks models again, not people."""
+    said = questions.given(store, partition)
+    if not said:
+        return None
+    data = encode_segment(said)
+    key = ids.staged(folder, 0, "answers", hashlib.sha256(data).hexdigest(), "jsonl")
+    store.put_absent(key, data)
+    return key
+
+
+def answers_of(store: Store, opened: OpenedPartition, *, anew: bool) -> list[AnswerRecord]:
+    """What people had answered when the partition was opened; `anew`: by now."""
+    if anew:
+        return questions.given(store, opened.partition)
+    if opened.answers is None:
+        return []
+    return [said for said in decode_segment(store.get(opened.answers)).records if isinstance(said, AnswerRecord)]
+
+
+def load_opened(store: Store, key: str) -> OpenedPartition:
+    return OpenedPartition.model_validate_json(store.get(key))

@@ -1,0 +1,166 @@
+"""What a run would take, before it takes anything: calls as counted; tokens, money and time per call from calls that
+were made before, else from the rendered prompts and the declared output. Ranges are to hold what then happens."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+import orjson
+
+from pipeline.estimates.call_count import Forecast, StageCount
+from pipeline.journal.call_stats import Range, Taken, around
+from pipeline.planning.job import Job
+from schemas.spec.fields import OutputField, json_schema
+from schemas.spec.sections import Limits
+from stages.limits.budget import DEFAULT_CAP, cap_in
+from stages.limits.prices import pricer
+
+_BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
+_ENVELOPE = 50  # tokens of roles and of a schema's frame
+_UNSEEN_INPUT = (20.0, 2_000.0)  # a prompt of which nothing is known yet
+_CALL_S = Range(0.2, 20.0)
+_START_S = Range(1.0, 10.0)
+_WORDS = (2, 150)  # tokens of a text
+_SHORT = (1, 15)  # of a number, a date, a label
+_ITEMS = (0, 10)
+_UNTYPED = (1, 500)
+_THINKS = re.compile(r"(?:^|[:/])(?:o\d|gpt-5|deepseek-r)|reason|think", re.I)
+_THOUGHT = 4_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """[low, high] of each. Money is None where a model's price is not known."""
+
+    rows: int
+    calls: tuple[int, int]
+    input_tokens: tuple[int, int]
+    output_tokens: tuple[int, int]
+    cost_usd: tuple[float, float] | None
+    seconds: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PerCall:
+    """Of the mean call of a stage."""
+
+    input: Range
+    output: Range
+    seconds: Range
+
+
+def estimate(job: Job, found: Forecast, history: Mapping[str, Taken] | None = None) -> Estimate:
+    """For the partitions that would run. `history`: by stage, what `pipeline.journal.call_stats` knows."""
+    stages = [(count, per_call(count, (history or {}).get(count.stage.name))) for count in found.stages]
+    given = _summed([(count.calls, each.input) for count, each in stages])
+    got = _summed([(count.calls, each.output) for count, each in stages])
+    return Estimate(
+        found.rows,
+        found.calls,
+        (int(given.low), ceil(given.high)),
+        (int(got.low), ceil(got.high)),
+        _cost(job, stages),
+        _seconds(job.spec.limits, found, stages, given.low + got.low, given.high + got.high),
+    )
+
+
+def _summed(parts: list[tuple[tuple[int, int], Range]]) -> Range:
+    return Range(sum(n[0] * each.low for n, each in parts), sum(n[1] * each.high for n, each in parts))
+
+
+# One call ----------------------------------------------------------------------------------------------------------
+
+
+def per_call(count: StageCount, before: Taken | None) -> PerCall:
+    """Like calls of this stage before; of an altered stage, answers and time like its model's before; else by size."""
+    calls = max(1, count.calls[1])
+    if before is None:
+        return PerCall(_read(count), _written(count), _CALL_S)
+    seconds = around(before.seconds, calls)
+    if before.alike:
+        return PerCall(around(before.input, calls), around(before.output, calls), Range(seconds.low, 2 * seconds.high))
+    output, declared = around(before.output, calls), _written(count)
+    written = Range(min(output.low / 2, declared.high), min(2 * output.high, _most(count)))
+    return PerCall(_read(count), written, Range(seconds.low / 2, 2 * seconds.high))
+
+
+def _read(count: StageCount) -> Range:
+    """Around the mean of the rendered prompts, with the schema that goes along."""
+    if not count.measured:
+        return Range(*_UNSEEN_INPUT)
+    mean = count.prompt_bytes / count.measured
+    schema = len(orjson.dumps(json_schema(count.stage.fields))) if count.stage.fields else 0
+    dense, sparse = _BYTES_A_TOKEN
+    return Range(mean / sparse, (mean + schema) / dense + _ENVELOPE)
+
+
+def _written(count: StageCount) -> Range:
+    """By the declared output; a model that thinks may think first."""
+    spec = count.stage.spec
+    low, high = _fields(count.stage.fields) if count.stage.fields else _UNTYPED
+    if any(_THINKS.search(choice.name) or "reasoning_effort" in choice.params for choice in spec.model.values()):
+        high += _THOUGHT
+    most = _most(count)
+    return Range(min(low, most), min(high, most))
+
+
+def _most(count: StageCount) -> float:
+    spec = count.stage.spec
+    caps = [cap_in({**spec.params, **choice.params}) for choice in spec.model.values()]
+    return float(max((cap or DEFAULT_CAP for cap in caps), default=DEFAULT_CAP))
+
+
+def _fields(fields: Mapping[str, OutputField]) -> tuple[int, int]:
+    sizes = [_size(field) for field in fields.values()]
+    named = [len(name) // 3 + 6 for name in fields]
+    return sum(low for low, _ in sizes) + len(sizes), sum(high for _, high in sizes) + sum(named) + 4
+
+
+def _size(field: OutputField) -> tuple[int, int]:
+    if field.type == "fields":
+        return _fields(field.fields or {})
+    if field.type == "list" and field.items is not None:
+        low, high = _size(field.items)
+        return low * _ITEMS[0] + 1, (high + 2) * _ITEMS[1]
+    if field.type == "str":
+        return 1, max(_WORDS[1], (field.max_length or 0) // 2)
+    return _SHORT
+
+
+# Money and time ----------------------------------------------------------------------------------------------------
+
+
+def _cost(job: Job, stages: list[tuple[StageCount, PerCall]]) -> tuple[float, float] | None:
+    low = high = 0.0
+    for count, each in stages:
+        if not count.calls[1]:
+            continue
+        prices = [pricer(choice.name, job.spec.prices) for choice in count.stage.spec.model.values()]
+        least = [price({"input": int(each.input.low), "output": int(each.output.low)}) for price in prices]
+        most = [price({"input": ceil(each.input.high), "output": ceil(each.output.high)}) for price in prices]
+        if None in least or None in most:
+            return None
+        low += count.calls[0] * min(usd for usd in least if usd is not None)
+        high += count.calls[1] * max(usd for usd in most if usd is not None)
+    return round(low, 6), round(high, 6)
+
+
+def _seconds(
+    limits: Limits, found: Forecast, stages: list[tuple[StageCount, PerCall]], least: float, most: float
+) -> tuple[float, float]:
+    """With one worker: by calls in flight, or by requests and tokens a minute where those are slower."""
+    if not found.rows:
+        return 0.0, 0.0
+    low = sum(count.calls[0] * each.seconds.low for count, each in stages)
+    high = sum(count.calls[1] * each.seconds.high for count, each in stages)
+    calls = found.calls
+    low /= min(limits.rows_in_flight, max(1, calls[0]))
+    high /= min(limits.rows_in_flight, max(1, calls[1]))
+    for rate, fewest, many in (
+        (limits.requests_per_minute, float(calls[0]), float(calls[1])),
+        (limits.tokens_per_minute, least, most),
+    ):
+        if rate is not None:
+            low, high = max(low, 60 * fewest / rate), max(high, 60 * many / rate)
+    return round(_START_S.low + low, 1), round(_START_S.high + high, 1)

@@ -1,0 +1,90 @@
+"""What calls of a pipeline's stages took before: tokens and seconds, read from the journals of some partitions."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from pipeline.journal import compacted, segments
+from pipeline.stores import Store
+from stages.contract import GraphStage
+from stages.journal.records import CallRecord, RowRecord, record_of
+
+_PARTITIONS = 4
+_RECORDS = 500
+_COLUMNS = ("kind", "key", "stage", "body")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Of the mean of some calls."""
+
+    low: float
+    high: float
+
+
+@dataclass
+class Taken:
+    """Numbers of calls that were made. `alike`: by this very stage, rather than by its model for another prompt."""
+
+    alike: bool
+    input: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, call: CallRecord) -> None:
+        self.input.append(call.usage.get("input", 0))
+        self.output.append(call.usage.get("output", 0))
+        self.seconds.append(call.latency_ms / 1000)
+
+
+def around(numbers: Sequence[float], calls: int) -> Range:
+    """Where the mean of so many further calls will lie, if they are like these."""
+    mean = sum(numbers) / len(numbers)
+    variance = sum((number - mean) ** 2 for number in numbers) / len(numbers)
+    spread = 0.15 * mean + 2 * math.sqrt(variance / max(1, min(calls, len(numbers))))
+    return Range(max(min(numbers), mean - spread), mean + spread)
+
+
+def taken(store: Store, stages: Iterable[GraphStage], partitions: Sequence[str]) -> dict[str, Taken]:
+    """By stage, from a few partitions over the whole list. A stage of which nothing is known is left out."""
+    asking = [stage for stage in stages if stage.spec.model]
+    found: dict[str, Taken] = {}
+    step = max(1, len(partitions) // _PARTITIONS)
+    for partition in partitions[::step][:_PARTITIONS] if asking else ():
+        reading = segments.Reading()
+        for chunk in itertools.islice(compacted.everything(store, partition, _COLUMNS, reading), 1):
+            for stage in asking:
+                _add(found, stage, chunk)
+    return found
+
+
+def _add(found: dict[str, Taken], stage: GraphStage, chunk: pl.DataFrame) -> None:
+    calls = chunk.filter(pl.col("kind") == "call")
+    rows = chunk.filter((pl.col("kind") == "row") & (pl.col("stage") == stage.fingerprint))["body"].head(_RECORDS)
+    asked = {call for body in rows for call in _calls_of(body)}
+    if asked:
+        mine = calls.filter(pl.col("key").is_in({request for request, _ in asked}))["body"].head(2 * _RECORDS)
+        records = [record for record in map(record_of, mine) if isinstance(record, CallRecord) and record.key in asked]
+    else:
+        names = {choice.name for choice in stage.spec.model.values()}
+        records = [
+            record
+            for record in map(record_of, calls["body"].head(_RECORDS))
+            if isinstance(record, CallRecord) and record.model in names
+        ]
+    answered = [record for record in records if record.raw is not None]
+    known = found.get(stage.name)
+    if not answered or (known is not None and known.alike and not asked):
+        return
+    if known is None or known.alike != bool(asked):
+        known = found[stage.name] = Taken(alike=bool(asked))
+    for record in answered:
+        known.add(record)
+
+
+def _calls_of(body: bytes) -> tuple[tuple[str, int], ...]:
+    record = record_of(body)
+    return record.calls if isinstance(record, RowRecord) else ()

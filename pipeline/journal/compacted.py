@@ -1,0 +1,166 @@
+"""The journal on a store: segments that batches append, and the compacted Parquet that later runs read.
+
+    _tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable, written by whichever attempt lives
+    _tandem/journal/<partition>/compact-<digest>.parquet                   the same records, merged after a commit
+
+Deleting is safe at any time after a merge: a journal is a set of facts, so a record that is read twice counts once, and
+a reader that finds an object gone lists again. A compacted object names the segments that it holds: those that stay for
+a grace are not read again. Who reads: `pipeline.journal.join`, `pipeline.journal.compaction`, and the sum of usage
+here."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.journal.segments import Reading, read_segments
+from pipeline.stores import Store
+from pipeline.stores.parquet import batches_of
+from schemas import ids
+from schemas.errors import ObjectMissing
+from stages.journal.records import CallRecord, NodeRecord, Record, RowRecord, encode_record
+from stages.journal.segments import FORMAT, UnknownFormat
+
+COMPACTED = pa.schema(
+    [
+        pa.field("kind", pa.string()),  # row, call, void
+        pa.field("id", pa.string()),
+        pa.field("key", pa.string()),  # row fingerprint, or request digest
+        pa.field("stage", pa.string()),  # stage fingerprint; none of a call
+        pa.field("run", pa.string()),
+        pa.field("nonce", pa.string()),
+        pa.field("body", pa.binary()),
+        pa.field("used", pa.float64()),  # see pipeline.journal.compaction
+    ]
+)
+CHUNK = 4_000  # records as Arrow
+_HELD = 2_000  # records as objects, which take several times as much
+
+
+def listed(store: Store, partition: str, run: str = "") -> tuple[list[str], list[str]]:
+    """The segments (of one run) and the compacted objects. In this order: segments that are merged between the two
+    listings are then found gone, rather than in neither."""
+    prefix = ids.journal_segments(partition) + (f"{run}/" if run else "")
+    answers = ids.journal_answers(partition)  # pipeline.review.questions reads those
+    segments = [info.key for info in store.list(prefix) if not info.key.startswith(answers)]
+    return segments, compacted(store, partition)
+
+
+# Compacted objects -------------------------------------------------------------------------------------------------
+
+
+def compacted(store: Store, partition: str) -> list[str]:
+    """The compacted objects of a partition: one, or for a while two."""
+    prefix = ids.journal_folder(partition)
+    return [info.key for info in store.list(f"{prefix}compact-") if info.key.endswith(".parquet")]
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a compacted object says of itself: the objects that were merged into it, the runs that paid for its calls,
+    and the stages whose answers the generation then rested on."""
+
+    merged: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+
+    def metadata(self) -> dict[bytes, bytes]:
+        said = {"merged": self.merged, "runs": self.runs, "stages": self.stages}
+        return {b"tandem_journal": str(FORMAT).encode(), b"tandem": orjson.dumps(said)}
+
+    @classmethod
+    def of(cls, key: str, schema: pa.Schema) -> "Footer":
+        """Raises UnknownFormat for another version's."""
+        metadata = schema.metadata or {}
+        version = metadata.get(b"tandem_journal")
+        if version != str(FORMAT).encode():
+            raise UnknownFormat(f"{key}: journal format {version!r}, this Tandem reads {FORMAT}")
+        said = orjson.loads(metadata.get(b"tandem", b"{}"))
+        return cls(**{name: tuple(said.get(name, ())) for name in ("merged", "runs", "stages")})
+
+
+def read_compacted(
+    store: Store,
+    keys: Iterable[str],
+    columns: Sequence[str],
+    reading: Reading,
+    *,
+    wanted: Callable[[Footer], bool] = lambda footer: True,
+) -> Iterator[pl.DataFrame]:
+    """The records of compacted objects whose footer is `wanted`, a chunk at a time; some may come twice. Raises
+    StoreError where the store is away: that is no damage, and to go on without its records would be to pay for them
+    again."""
+    for key in keys:
+        footers: list[Footer] = []
+        try:
+            try:
+                yield from _chunks(store.open_input(key), key, columns, footers, wanted)
+            except (OSError, pa.ArrowException):
+                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, wanted)
+        except ObjectMissing:
+            reading.gone.add(key)
+        except UnknownFormat as exc:
+            reading.damage.append(f"{exc}; its records are not used")
+        except (OSError, pa.ArrowException) as exc:
+            reading.damage.append(f"{key}: cannot be read ({type(exc).__name__}); its records are not used")
+        else:
+            reading.read.add(key)
+            reading.merged.update(footers[-1].merged)
+
+
+def _chunks(
+    opened: Any, key: str, columns: Sequence[str], footers: list[Footer], wanted: Callable[[Footer], bool]
+) -> Iterator[pl.DataFrame]:
+    with opened as source, pq.ParquetFile(source) as parquet:
+        footers.append(Footer.of(key, parquet.schema_arrow))
+        if not wanted(footers[-1]):
+            return
+        for batch in batches_of(parquet, CHUNK, columns):
+            yield pl.DataFrame(pa.Table.from_batches([batch]))
+
+
+def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
+    """Frames of some thousand records in the compacted form: memory stays flat however many segments there are."""
+    held: list[Record] = []
+    for records in segments:
+        held.extend(records)
+        if len(held) >= _HELD:
+            yield frame_of(held)
+            held = []
+    if held:
+        yield frame_of(held)
+
+
+def frame_of(records: Iterable[Record]) -> pl.DataFrame:
+    """Records in the compacted form, not yet used."""
+    rows = []
+    for record in records:
+        body = encode_record(record)
+        if isinstance(record, CallRecord):
+            rows.append(("call", record.id, record.request, "", record.run, record.nonce, body, record.at))
+        else:
+            rows.append((_kind(record), record.id, record.row, record.stage, record.run, "", body, record.at))
+    schema = {field.name: pl.String for field in COMPACTED} | {"body": pl.Binary, "used": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _kind(record: Record) -> str:
+    """A pending row is no outcome: it may have to be asked, and its calls be of use."""
+    if isinstance(record, RowRecord):
+        return "pending" if record.status == "pending" else "row"
+    return "node" if isinstance(record, NodeRecord) else "void"
+
+
+def everything(store: Store, partition: str, columns: Sequence[str], reading: Reading) -> Iterator[pl.DataFrame]:
+    """All records of a partition, a chunk at a time; some may come twice."""
+    segments, merged = listed(store, partition)
+    yield from read_compacted(store, merged, columns, reading)
+    for chunk in chunked(read_segments(store, segments, reading)):
+        yield chunk.select(columns)
+
+
+# Usage -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""Segments: written by whichever attempt is alive, read one at a time.
+
+_tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable
+"""
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing
+from stages.journal.records import Record
+from stages.journal.segments import UnknownFormat, decode_segment
+
+# Of their own: a user's synchronous nodes may hold every thread of the default pool while they wait for a flush.
+_WRITERS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
+Put = Callable[[bytes], Awaitable[None]]
+
+
+def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
+    """Where one batch attempt puts its segments: new names each time, so that attempts never meet."""
+
+    async def put(data: bytes) -> None:
+        key = ids.journal_segment(partition, run, batch, uuid.uuid4().hex)
+        await asyncio.get_running_loop().run_in_executor(_WRITERS, store.put_absent, key, data)
+
+    return put
+
+
+@dataclass
+class Reading:
+    """What came of reading objects: `read` whole, `damage` named, never guessed, `gone` since they were listed, and the
+    segments that are `merged`: compacted objects hold them."""
+
+    read: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    damage: list[str] = field(default_factory=list)
+    merged: set[str] = field(default_factory=set)
+
+
+def read_segments(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[list[Record]]:
+    """The records of segments that no compacted object was seen to hold, one segment at a time."""
+    for key in keys:
+        if key in reading.merged:
+            continue
+        try:
+            segment = decode_segment(store.get(key))
+        except ObjectMissing:
+            reading.gone.add(key)
+            continue
+        except UnknownFormat as exc:
+            reading.damage.append(f"{key}: {exc}; its records are not used")
+            continue
+        if segment.torn:
+            reading.damage.append(f"{key}: {segment.torn} torn record(s) dropped")
+        reading.read.add(key)
+        yield segment.records
+
+
+def load_batch(store: Store, partition: str, run: str, batch: int, damage: list[str] | None = None) -> list[Record]:
+    """What earlier attempts of a batch left; what of it cannot be read is named in `damage`."""
+    keys = [info.key for info in store.list(ids.journal_batch(partition, run, batch))]
+    reading = Reading()
+    records = list(itertools.chain.from_iterable(read_segments(store, keys, reading)))
+    if damage is not None:
+        damage.extend(reading.damage)
+    return records

@@ -1,0 +1,75 @@
+"""What a run paid for, summed from its call records."""
+
+from collections import Counter
+
+import polars as pl
+
+from pipeline.journal.compacted import listed, read_compacted
+from pipeline.journal.segments import Reading, read_segments
+from pipeline.stores import Store
+from schemas.manifest import Usage
+from stages.journal.records import TOOL, CallRecord, Record, record_of
+
+LISTINGS = 3  # how often a reader lists again when what it listed is gone
+
+
+def usage_of_run(store: Store, partition: str, run: str) -> Usage:
+    """What a run paid for in a partition, summed from its call records: all attempts and zombies, each once."""
+    total = _Sum()  # what cannot be read was named by `pipeline.journal.join`
+    for _ in range(LISTINGS):
+        reading = Reading()
+        segments, merged = listed(store, partition, run)
+        for chunk in read_compacted(
+            store, merged, ["kind", "run", "body"], reading, wanted=lambda footer: run in footer.runs
+        ):
+            mine = chunk.filter((pl.col("kind") == "call") & (pl.col("run") == run))
+            for body in mine["body"].to_list():
+                total.add(record_of(body))
+        for records in read_segments(store, segments, reading):
+            for record in records:
+                if record.run == run:
+                    total.add(record)
+        if not reading.gone:
+            break
+    return total.usage()
+
+
+class _Sum:
+    """A running sum over calls; of each it keeps two digests, not the answer."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._unknown: set[int] = set()
+        self._asked: set[int] = set()
+        self._numbers: Counter[str] = Counter()
+        self._cost = 0.0
+
+    def add(self, record: Record | None) -> None:
+        if not isinstance(record, CallRecord) or record.model.startswith(TOOL):
+            return
+        nonce = int(record.nonce[:16], 16)
+        if record.raw is None:
+            self._unknown.add(nonce)  # an answer that comes to light after all takes its place
+            return
+        if nonce in self._seen:
+            return
+        self._seen.add(nonce)
+        asked = hash((*record.key, record.id))
+        self._numbers["repaid"] += asked in self._asked
+        self._asked.add(asked)
+        self._numbers["calls"] += 1
+        self._numbers["unpriced_calls"] += record.cost_usd is None
+        self._cost += record.cost_usd or 0.0
+        for ours, theirs in _TOKENS.items():
+            self._numbers[ours] += record.usage.get(theirs, 0)
+
+    def usage(self) -> Usage:
+        return Usage(**self._numbers, cost_usd=self._cost, unknown=len(self._unknown - self._seen))
+
+
+_TOKENS = {
+    "input_tokens": "input",
+    "output_tokens": "output",
+    "cached_input_tokens": "cached_input",
+    "reasoning_tokens": "reasoning",
+}

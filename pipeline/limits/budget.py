@@ -1,0 +1,121 @@
+"""A run's budget from the outside: declaring it, raising it, refusing what cannot be counted, and the reckoning when
+the next call does not fit."""
+
+from collections.abc import Callable
+
+from pipeline.limits import ledger
+from pipeline.limits.ledger import Ledger, Limits, usd
+from pipeline.stores import Store
+from schemas.errors import SpecError, UsageError
+from schemas.manifest import Usage
+from schemas.spec.sections import Limits as SpecLimits
+from schemas.spec.sections import Spec
+from stages.limits.budget import DEFAULT_CAP, NANOS, amount_of, cap_in
+from stages.limits.prices import pricer
+
+
+def declare(
+    store: Store, run: str, limits: SpecLimits, paid: Callable[[], Usage], max_cost_usd: float | None = None
+) -> bool:
+    """Write down what a run may spend: of its command, else of its spec; what it may spend already stays unless one of
+    them says something new. What it `paid` without a budget counts. Is there a budget?"""
+    book = ledger.of_run(store, run)
+    found = book.read()
+    if found is None:
+        wanted = _limits(limits, max_cost_usd or limits.max_cost_usd)
+        if not wanted.any:
+            return False
+        before = paid()
+        spent = amount_of(before.cost_usd, before.input_tokens + before.output_tokens)
+        fresh = Ledger(limits=wanted, nanos=spent.nanos, tokens=spent.tokens)
+        book.change(lambda seen: fresh if seen == Ledger() else seen)
+        return True
+    said_anew = limits.max_cost_usd if limits.max_cost_usd != found.limits.asked_usd else None
+    kept = None if found.limits.nanos is None else usd(found.limits.nanos)
+    wanted = _limits(limits, max_cost_usd or said_anew or kept)
+    return book.change(lambda seen: _with_limits(seen, wanted)).limits.any
+
+
+def ensure(store: Store, run: str, limits: SpecLimits, paid: Callable[[], Usage]) -> None:
+    """The same where nobody has declared it: a run that a schedule has started."""
+    if ledger.of_run(store, run).read() is None:
+        declare(store, run, limits, paid)
+
+
+def raise_to(store: Store, run: str, max_cost_usd: float) -> Ledger:
+    """A new budget for a run that has one. Raises UsageError."""
+    book = ledger.of_run(store, run)
+    found = book.read()
+    if found is None or found.limits.nanos is None:
+        raise UsageError(
+            f"The run {run!r} was started without a budget in USD.",
+            hint="Give the command that started it again, with --max-cost.",
+        )
+    nanos = round(max_cost_usd * NANOS)
+    if found.spent.nanos > nanos:
+        raise UsageError(
+            f"--max-cost {max_cost_usd:g}: {in_usd(found.spent.nanos)} are spent already.", hint="Name a higher budget."
+        )
+    return book.change(lambda seen: _with_limits(seen, seen.limits.model_copy(update={"nanos": nanos})))
+
+
+def _with_limits(seen: Ledger, limits: Limits) -> Ledger:
+    """Other limits than those that it was paused by."""
+    return seen if limits == seen.limits else seen.model_copy(update={"limits": limits, "paused": ""})
+
+
+def _limits(limits: SpecLimits, max_cost_usd: float | None) -> Limits:
+    day = limits.max_cost_usd_per_day
+    return Limits(
+        nanos=None if max_cost_usd is None else round(max_cost_usd * NANOS),
+        tokens=limits.max_tokens,
+        day_nanos=None if day is None else round(day * NANOS),
+        asked_usd=limits.max_cost_usd,
+    )
+
+
+def refuse_unpriced(spec: Spec, max_cost_usd: float | None = None) -> None:
+    """With a budget in USD, the price of every model has to be known before anything is asked. Raises SpecError."""
+    limits = spec.limits
+    named = [
+        name
+        for name, value in (
+            ("--max-cost", max_cost_usd),
+            ("limits.max_cost_usd", limits.max_cost_usd),
+            ("limits.max_cost_usd_per_day", limits.max_cost_usd_per_day),
+        )
+        if value is not None
+    ]
+    for stage in spec.stages:
+        for choice in stage.model.values():
+            if named and pricer(choice.name, spec.prices)({"input": 1, "output": 1}) is None:
+                raise SpecError(
+                    f"{named[0]} is set, and nobody knows the price of {choice.name!r} (stage {stage.name}).",
+                    hint=f"Add USD per million tokens to the spec: prices: {{{choice.name}: {{input: …, output: …}}}}",
+                )
+
+
+def notes(spec: Spec, max_cost_usd: float | None = None) -> list[str]:
+    """What a budget changes about calls, for who did not say it himself."""
+    limits = spec.limits
+    if not (max_cost_usd or limits.max_cost_usd or limits.max_cost_usd_per_day or limits.max_tokens):
+        return []
+    without = sorted(
+        stage.name
+        for stage in spec.stages
+        if any(
+            cap_in({**stage.params, **choice.params}) is None and not choice.name.startswith("offline:")
+            for choice in stage.model.values()
+        )
+    )
+    if not without:
+        return []
+    said = f"answers of {', '.join(without)} are cut off at {DEFAULT_CAP:,} tokens, so that the budget holds"
+    return [f"Note: {said}; set params: {{max_tokens: …}} to choose."]
+
+
+# The reckoning ------------------------------------------------------------------------------------------------------
+
+
+def in_usd(nanos: int) -> str:
+    return f"{usd(nanos):,.4f} USD"

@@ -1,0 +1,176 @@
+"""What may be spent, what is spent, and what worker processes hold of it, as objects in the sink.
+
+    _tandem/runs/<run>/budget/<version, 12 digits>.json       of a run
+    _tandem/budget/<UTC day>/<version, 12 digits>.json        of a pipeline on a day
+
+A version is created once, by a conditional put of the one after the highest: so of two processes that take a slice at
+once one loses, reads what the other wrote, and tries again. Nothing here needs a workflow, an expiry or a clock: a
+ledger outlives the processes, the server and its retention.
+
+A slice is charged in full from the moment it is taken until its holder gives it back, having counted what it spent. A
+holder that is killed leaves its count in a file on its machine (`pipeline.limits.run_budget`); elsewhere nobody can
+know, and the slice stays charged."""
+
+import datetime as dt
+import itertools
+import random
+import time
+import uuid
+from collections.abc import Callable
+
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing, StoreError
+from schemas.manifest import Noun
+from stages.limits.budget import NANOS, Amount
+
+_KEPT = dt.timedelta(hours=1)
+_STALE_S = 60.0  # much less than that, so that the version that is put can't be one that was removed
+
+
+class Slice(Noun):
+    """All that a holder was given so far, what it spent of it included. `machine`: where its count lies."""
+
+    nanos: int
+    tokens: int
+    machine: str = ""
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.nanos, self.tokens)
+
+
+class Limits(Noun):
+    """None: no limit. `day_nanos` is the pipeline's, a UTC day, as this run was told it. `asked_usd` is what the spec
+    said when it was last looked at: a spec that says something else by now is obeyed, one that does not leaves a
+    budget that was raised as it is."""
+
+    nanos: int | None = None
+    tokens: int | None = None
+    day_nanos: int | None = None
+    asked_usd: float | None = None
+
+    @property
+    def any(self) -> bool:
+        return (self.nanos, self.tokens, self.day_nanos) != (None, None, None)
+
+
+class Ledger(Noun):
+    """One version. `paused` is the sentence of a run that had to stop; taking a slice clears it."""
+
+    limits: Limits = Limits()
+    nanos: int = 0
+    tokens: int = 0
+    slices: dict[str, Slice] = {}
+    paused: str = ""
+    writer: str = ""
+
+    @property
+    def spent(self) -> Amount:
+        """Of holders that have closed their account."""
+        return Amount(self.nanos, self.tokens)
+
+    @property
+    def charged(self) -> Amount:
+        return sum((held.amount for held in self.slices.values()), self.spent)
+
+    def with_slice(self, holder: str, given: Amount, machine: str) -> "Ledger":
+        slices = {**self.slices, holder: Slice(nanos=given.nanos, tokens=given.tokens, machine=machine)}
+        return self.model_copy(update={"slices": slices, "paused": ""})
+
+    def closed(self, holder: str, spent: Amount) -> "Ledger":
+        """Without a holder's slice, what it spent of it charged for good. Once only."""
+        if holder not in self.slices:
+            return self
+        slices = {name: held for name, held in self.slices.items() if name != holder}
+        total = self.spent + spent
+        return self.model_copy(update={"slices": slices, "nanos": total.nanos, "tokens": total.tokens})
+
+
+def share(need: Amount, left: Amount) -> Amount | None:
+    """A slice for calls of this size: enough for some hundred of them, a sixty-fourth of what is left where that is
+    more, and never above an eighth, so that slices shrink towards the end and all of a budget gets used. None where
+    not even one call fits."""
+    if need.nanos > left.nanos or need.tokens > left.tokens:
+        return None
+    return Amount(_share(need.nanos, left.nanos), _share(need.tokens, left.tokens))
+
+
+def _share(need: int, left: int) -> int:
+    return max(need, min(left // 8, max(256 * need, left // 64)))
+
+
+def usd(nanos: int) -> float:
+    return nanos / NANOS
+
+
+# Versions ----------------------------------------------------------------------------------------------------------
+
+
+class Book:
+    """A ledger in a store. Calls block."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store = store
+        self.folder = folder
+        self._seen = 0
+
+    def read(self) -> Ledger | None:
+        """The latest version; None where there is none yet."""
+        return self._latest()[1]
+
+    def change(self, change: Callable[[Ledger], Ledger]) -> Ledger:
+        """Apply a change to the latest version, again wherever somebody else was first. Returns what came of it; a
+        change of nothing writes nothing. Raises StoreError."""
+        for attempt in itertools.count(1):
+            began = time.monotonic()
+            version, found = self._latest()
+            before = found or Ledger()
+            after = change(before)
+            if after == before and found is not None:
+                return before
+            if self._put(version + 1, after.model_copy(update={"writer": uuid.uuid4().hex}), began):
+                return after
+            time.sleep(random.uniform(0.002, 0.02) * min(attempt, 20))
+        raise AssertionError("unreachable")
+
+    def _latest(self) -> tuple[int, Ledger | None]:
+        for _ in range(5):
+            after = ids.budget_version(self.folder, self._seen - 1) if self._seen > 1 else ""
+            keys = [info.key for info in self.store.list(self.folder, start_after=after)]
+            if not keys:
+                return 0, None
+            try:
+                found = Ledger.model_validate_json(self.store.get(keys[-1]))
+            except ObjectMissing:  # removed since it was listed, being old
+                continue
+            self._seen = ids.parse_budget_version(keys[-1])
+            return self._seen, found
+        raise StoreError(f"{self.store.uri}/{self.folder}: what is listed there cannot be read.")
+
+    def _put(self, version: int, ledger: Ledger, began: float) -> bool:
+        """Create a version. A put whose reply was lost is known by its writer."""
+        if time.monotonic() - began > _STALE_S:
+            return False
+        key = ids.budget_version(self.folder, version)
+        if not self.store.put_absent(key, ledger.model_dump_json().encode()):
+            there = Ledger.model_validate_json(self.store.get(key))
+            if there.writer != ledger.writer:
+                return False
+        self._seen = version
+        if version % 50 == 0:
+            self._remove_old()
+        return True
+
+    def _remove_old(self) -> None:
+        infos = list(self.store.list(self.folder))
+        before = dt.datetime.now(dt.UTC) - _KEPT
+        self.store.delete([info.key for info in infos[:-1] if info.modified < before])
+
+
+def of_run(store: Store, run: str) -> Book:
+    return Book(store, ids.budget_of_run(run))
+
+
+def of_day(store: Store, day: dt.date) -> Book:
+    return Book(store, ids.budget_of_day(day.isoformat()))

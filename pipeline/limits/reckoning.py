@@ -1,0 +1,58 @@
+"""Is there room after all? Asked when the next call does not fit and nothing is in flight."""
+
+import datetime as dt
+from pathlib import Path
+
+from pipeline.limits import ledger
+from pipeline.limits.account import left_of
+from pipeline.limits.budget import in_usd
+from pipeline.limits.ledger import Ledger, usd
+from pipeline.limits.run_budget import utc_today
+from pipeline.limits.spend_file import reconcile
+from pipeline.stores import Store
+from schemas.messages.run import Reckoned, Reckoning
+from stages.limits.budget import Amount
+
+_DEAR = 20  # a call that may take more than this part of a budget deserves a word on max_tokens
+
+
+def reckon(store: Store, request: Reckoning, folder: Path) -> Reckoned:
+    """Nothing of the run is in flight, so what is left is what is left. Accounts of those who died here are closed."""
+    need = Amount(request.nanos, request.tokens)
+    book = ledger.of_run(store, request.ref.run)
+    found = reconcile(book, folder)
+    limits = found.limits
+    left = left_of(found, (limits.nanos, limits.tokens))
+    message, until = "", None
+    if limits.nanos is not None and left.nanos < need.nanos:
+        message = _too_dear(found, limits.nanos, need, request.ref.run)
+    elif limits.tokens is not None and left.tokens < need.tokens:
+        message = (
+            f"limits.max_tokens is {limits.tokens:,}: {found.charged.tokens:,} tokens are used, and the next call may "
+            f"take {need.tokens:,}. Raise it in the spec and give the same command again."
+        )
+    elif limits.day_nanos is not None:
+        today = utc_today()
+        day = reconcile(ledger.of_day(store, today), folder)
+        if left_of(day, (limits.day_nanos, None)).nanos < need.nanos:
+            message = (
+                f"limits.max_cost_usd_per_day is {usd(limits.day_nanos):g} USD: {in_usd(day.charged.nanos)} are spent "
+                f"today, and the next call may take {in_usd(need.nanos)}. The run goes on after midnight UTC, or once "
+                "that is raised in the spec and the same command given again."
+            )
+            until = dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), dt.UTC)
+    if message:
+        book.change(lambda seen: seen.model_copy(update={"paused": message}))
+    return Reckoned(go_on=not message, message=message, until=until)
+
+
+def _too_dear(found: Ledger, limit: int, need: Amount, run: str) -> str:
+    lost = sum(held.nanos for held in found.slices.values())
+    of_those = f", {in_usd(lost)} of them held for workers that ended without a word" if lost else ""
+    said = (
+        f"The budget of {usd(limit):g} USD is reached: {in_usd(found.charged.nanos)} are spent{of_those}, and the next "
+        f"call may take up to {in_usd(need.nanos)}."
+    )
+    if need.nanos * _DEAR > limit:
+        said += " A lower params.max_tokens lets more calls fit."
+    return f"{said} Go on with: tandem runs resume {run} --max-cost {2 * usd(limit):g}"

@@ -1,0 +1,159 @@
+"""What one process may spend of a run's budget, and of the pipeline's for today.
+
+A call takes from the process's own slice, at a microsecond or two; a slice that is too small for the next call is
+enlarged from the ledger, for some hundred calls at once. Where the ledger has no more, calls wait for those in flight
+to be settled; when none is, the process gives back what it has left and says that the budget is reached.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pipeline.limits import ledger
+from pipeline.limits.account import Account
+from pipeline.stores import Store
+from schemas.errors import BudgetReached, StoreError
+from schemas.messages.base import RunRef
+from stages.limits.budget import NOTHING, Amount, amount_of
+
+
+class RunPurse:
+    """The purse of a run in this process, shared by its batches."""
+
+    def __init__(
+        self, store: Store, run: str, folder: Path, day_nanos: int | None, today: Callable[[], dt.date]
+    ) -> None:
+        self._of_run = Account(
+            ledger.of_run(store, run), folder, lambda found: (found.limits.nanos, found.limits.tokens)
+        )
+        self._store, self._folder, self._day_nanos, self._today = store, folder, day_nanos, today
+        self._days: dict[dt.date, Account] = {}
+        self.tight = False
+        self._turn = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._out = 0
+
+    async def reserve(self, most: Amount) -> "Reserved":
+        """See `stages.limits.budget.Purse`."""
+        accounts = self._accounts()
+        if self._turn.locked() or not all(account.fits(most) for account in accounts):
+            accounts = await self._made_room(most)
+        self._out += 1
+        return Reserved(self, accounts, most)
+
+    def _accounts(self) -> tuple[Account, ...]:
+        if self._day_nanos is None:
+            return (self._of_run,)
+        day, limit = self._today(), self._day_nanos
+        if day not in self._days:
+            book = ledger.of_day(self._store, day)
+            self._days[day] = Account(book, self._folder, lambda found: (limit, None))
+        return self._of_run, self._days[day]
+
+    async def _made_room(self, most: Amount) -> tuple[Account, ...]:
+        """The accounts once the call fits, first come first served. Raises BudgetReached when nothing that is in
+        flight could make room for it."""
+        async with self._turn:
+            while True:
+                accounts = self._accounts()
+                short = next((account for account in accounts if not account.fits(most)), None)
+                if short is None:
+                    return accounts
+                self._settled.clear()
+                if await short.enlarge(most):
+                    continue
+                if self._out:
+                    await self._settled.wait()
+                elif not self._settled.is_set():
+                    for account in accounts:
+                        await account.give_back()
+                    raise BudgetReached("the next call does not fit in what is left of the budget", needed=most)
+
+    def settled(self) -> None:
+        """A call is over."""
+        self._out -= 1
+        self._settled.set()
+
+    async def close(self) -> None:
+        """Give back what is left. What the store does not take stays charged."""
+        for account in (self._of_run, *self._days.values()):
+            with contextlib.suppress(StoreError):
+                await account.close()
+
+
+class Reserved:
+    """See `stages.limits.budget.Held`."""
+
+    __slots__ = ("_accounts", "_done", "_most", "_purse", "_sent")
+
+    def __init__(self, purse: RunPurse, accounts: tuple[Account, ...], most: Amount) -> None:
+        self._purse, self._accounts, self._most = purse, accounts, most
+        self._sent = self._done = False
+        for account in accounts:
+            account.move(most, NOTHING)
+
+    def sending(self) -> None:
+        self._sent = True
+
+    def unbilled(self) -> None:
+        self._end(NOTHING)
+
+    def settle(self, usd: float | None, tokens: int) -> None:
+        self._end(Amount(self._most.nanos, tokens) if usd is None else amount_of(usd, tokens))
+
+    def close(self) -> None:
+        self._end(self._most if self._sent else NOTHING)
+
+    def _end(self, spent: Amount) -> None:
+        if self._done:
+            return
+        self._done = True
+        for account in self._accounts:
+            account.move(NOTHING - self._most, spent)
+        self._purse.settled()
+
+
+def utc_today() -> dt.date:
+    return dt.datetime.now(dt.UTC).date()
+
+
+class Purses:
+    """The purses of a process, a run each, for as long as a batch of that run is at work."""
+
+    def __init__(self, folder: Path, today: Callable[[], dt.date] = utc_today) -> None:
+        self.folder = folder
+        self._today = today
+        self._open: dict[tuple[str, str], asyncio.Task[RunPurse | None]] = {}
+        self._users: dict[asyncio.Task[RunPurse | None], int] = {}
+
+    @asynccontextmanager
+    async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunPurse | None]:
+        """None where the run has no budget. With the last batch, what is left goes back to the ledger."""
+        key = (ref.sink, ref.run)
+        task = self._open.get(key)
+        if task is None:
+            task = self._open[key] = asyncio.create_task(self._opened(store, ref.run))
+        self._users[task] = self._users.get(task, 0) + 1
+        try:
+            yield await asyncio.shield(task)
+        finally:
+            self._users[task] -= 1
+            if not self._users[task]:
+                del self._users[task], self._open[key]
+                await asyncio.shield(_closed(task))  # also for an activity that is cancelled
+
+    async def _opened(self, store: Store, run: str) -> RunPurse | None:
+        found = await asyncio.to_thread(ledger.of_run(store, run).read)
+        if found is None or not found.limits.any:
+            return None
+        return RunPurse(store, run, self.folder, found.limits.day_nanos, self._today)
+
+
+async def _closed(task: "asyncio.Task[RunPurse | None]") -> None:
+    with contextlib.suppress(Exception):  # it could not be opened, and whoever asked for it was told
+        purse = await task
+        if purse is not None:
+            await purse.close()

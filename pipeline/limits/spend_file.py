@@ -1,0 +1,89 @@
+"""What a process has spent of its slice, in a file that outlives it."""
+
+import contextlib
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from pipeline.limits.ledger import Book, Ledger
+from schemas import digests
+from stages.limits.budget import Amount
+
+_COUNTS = struct.Struct("<4q")
+
+
+class Count:
+    """What a slice was spent on, in a file: after a kill somebody else on this machine closes the account by it. Locked
+    by its owner; the kernel releases the lock however the owner dies."""
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        self.machine = ""
+        self._path = folder / holder
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(self._file, _COUNTS.pack(0, 0, 0, 0), 0)
+            self.machine = machine(folder)
+
+    def note(self, settled: Amount, reserved: Amount) -> None:
+        """One small write, which a kill finds done or not begun."""
+        if self.machine:
+            try:
+                os.pwrite(self._file, _COUNTS.pack(*settled, *reserved), 0)
+            except OSError:  # a full disk: better no count than an old one
+                self.drop()
+
+    def drop(self) -> None:
+        if self.machine:
+            self.machine = ""
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+
+
+def machine(folder: Path) -> str:
+    """Where a count can be read: this folder, since this machine was started."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return digests.digest(os.uname().nodename, boot, str(folder.absolute()))[:16]
+
+
+def left_by_the_dead(book: Ledger, folder: Path) -> dict[str, Amount]:
+    """What holders that died on this machine had spent, calls in flight in full."""
+    found = {}
+    here = machine(folder)
+    for holder, held in book.slices.items():
+        if held.machine != here:
+            continue
+        with contextlib.suppress(OSError):
+            file = os.open(folder / holder, os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its owner lives
+                settled, tokens, reserved, more = _COUNTS.unpack(os.pread(file, _COUNTS.size, 0))
+                found[holder] = Amount(settled + reserved, tokens + more)
+            except struct.error:
+                pass
+            finally:
+                os.close(file)
+    return found
+
+
+def reconcile(book: Book, folder: Path) -> Ledger:
+    """Close the accounts of those who died here. Blocks."""
+    found = book.read() or Ledger()
+    dead = left_by_the_dead(found, folder)
+    if not dead:
+        return found
+
+    def closed(before: Ledger) -> Ledger:
+        for holder, spent in dead.items():
+            before = before.closed(holder, spent)
+        return before
+
+    found = book.change(closed)
+    for holder in dead:
+        (folder / holder).unlink(missing_ok=True)
+    return found

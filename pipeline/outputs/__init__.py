@@ -1,0 +1,1 @@
+"""For readers and operators of a dataset: scan, export, verify, rejects, garbage."""

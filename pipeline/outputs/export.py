@@ -1,0 +1,142 @@
+"""The committed dataset as one file: CSV for spreadsheets, Parquet, or NDJSON. Streaming: a piece at a time.
+
+Spreadsheets take a cell that begins like a formula for one, so CSV cells of text that do get a single quote in front
+(OWASP's rule; also after leading blanks, and after a line break inside the cell). Parquet and NDJSON are left alone.
+"""
+
+import base64
+import contextlib
+import datetime as dt
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.outputs.reader import batches
+from pipeline.outputs.scan import parts
+from pipeline.stores import Store
+from schemas.errors import UsageError
+
+ENDINGS = (".csv", ".parquet", ".ndjson")
+# = + - @ tab CR, the wide forms of the first four, and the minus sign proper.
+_FORMULA = "(^|[\n\r])([\\p{Zs}\\p{Cf}\x0b\x0c]*)([=+\\-@\t\r\uff1d\uff0b\uff0d\uff20\u2212])"
+_QUOTED = "${1}'${2}${3}"
+_GROUP_ROWS = 250_000
+Write = Callable[[pa.RecordBatch], None]
+
+
+def export(store: Store, partition: str | None, target: Path) -> int:
+    """Write what is published, or one partition of it, and return the number of rows. The target appears whole or not
+    at all. Raises UsageError, GenerationSuperseded, StoreError."""
+    writer = {".csv": _csv, ".parquet": _parquet, ".ndjson": _ndjson}.get(target.suffix)
+    if writer is None:
+        raise UsageError(f"{str(target)!r} ends in none of {', '.join(ENDINGS)}.", hint="Name the file by its format.")
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{str(target)!r}: there is no folder {str(folder)!r}.", hint="Make it first.")
+    listed, shape = parts(store, partition)
+    unfinished = folder / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    rows = 0
+    try:
+        with writer(unfinished, shape.schema) as write:
+            for part in listed:
+                for batch in batches(part, shape):
+                    write(batch)
+                    rows += batch.num_rows
+        os.replace(unfinished, target)
+    except OSError as exc:
+        said = f"{str(target)!r} cannot be written: {exc.strerror or exc}."
+        raise UsageError(said, hint="Make room, or name another file.") from exc
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return rows
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    held: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+
+        def flush() -> None:
+            if held:
+                writer.write_table(pa.Table.from_batches(held, schema))
+                held.clear()
+
+        def write(batch: pa.RecordBatch) -> None:
+            held.append(batch)
+            if sum(one.num_rows for one in held) >= _GROUP_ROWS:
+                flush()
+
+        yield write
+        flush()
+
+
+@contextlib.contextmanager
+def _ndjson(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    with path.open("wb") as out:
+
+        def write(batch: pa.RecordBatch) -> None:
+            out.writelines(_json(row) + b"\n" for row in batch.to_pylist())
+
+        yield write
+
+
+@contextlib.contextmanager
+def _csv(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    with path.open("wb") as out:
+        heads = pl.DataFrame({"name": schema.names}).select(safe(pl.col("name")))["name"].to_list()
+        pl.DataFrame(schema=dict.fromkeys(_distinct(heads), pl.String)).write_csv(out)
+
+        def write(batch: pa.RecordBatch) -> None:
+            columns = [_cells(name, batch.column(name)) for name in batch.schema.names]
+            pl.DataFrame(columns).write_csv(out, include_header=False)
+
+        yield write
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """A head that got a quote may now be another's."""
+    return [name if names.index(name) == at else f"{name}_{at}" for at, name in enumerate(names)]
+
+
+def _cells(name: str, values: pa.Array) -> pl.Series:
+    """A column as CSV shows it: numbers and truths as they are, times in ISO 8601, lists and structs as JSON."""
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
+        return pl.Series(name, values)
+    if pa.types.is_string(kind):
+        return pl.Series(name, values).to_frame().select(safe(pl.col(name))).to_series()
+    if pa.types.is_timestamp(kind):
+        ending = "Z" if kind.tz else ""
+        return pl.Series(name, values).dt.strftime(f"%Y-%m-%dT%H:%M:%S%.f{ending}")
+    texts = [None if value is None else _text(value) for value in values.to_pylist()]
+    return pl.Series(name, texts, dtype=pl.String).to_frame().select(safe(pl.col(name))).to_series()
+
+
+def safe(text: pl.Expr) -> pl.Expr:
+    """Text that no spreadsheet takes for a formula. Twice, as one match may hide where the next begins."""
+    return text.str.replace_all(_FORMULA, _QUOTED).str.replace_all(_FORMULA, _QUOTED)
+
+
+def _text(value: Any) -> str:
+    return _json(value).decode() if isinstance(value, list | dict | tuple) else str(_plain(value))
+
+
+def _json(value: Any) -> bytes:
+    options = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(value, default=_plain, option=options)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: bytes as base64, decimals and durations as text."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    return str(value)

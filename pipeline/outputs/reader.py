@@ -1,0 +1,150 @@
+"""One committed file as a reader sees it: the dataset's declared columns, and the partition's keys with their types.
+
+A column that a file does not have, as it was published before the column was added, is null throughout. A file that is
+gone was superseded and removed: that is said by its name, GenerationSuperseded.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sinks.schema import DeclaredSchema, key_schema, key_values, load_schema
+from pipeline.stores import Store
+from pipeline.stores.parquet import batches_of
+from schemas.errors import ObjectMissing, TandemError
+from schemas.manifest import Manifest
+from schemas.tables import decode_schema
+
+_SLICE = 1_000_000
+
+
+class GenerationSuperseded(TandemError):
+    """Files of this generation were removed while it was being read; read the current one."""
+
+
+class VersionsDiffer(TandemError):
+    """Partitions were published under versions of the schema that do not go together."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every file is read as: `columns` of the files, then `keys` of the paths."""
+
+    columns: pa.Schema
+    keys: pa.Schema
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([*self.columns, *self.keys])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One committed file."""
+
+    store: Store
+    partition: str
+    key: str
+    rows: int
+
+
+def shape_of(store: Store, manifests: Sequence[Manifest]) -> Shape:
+    """The declared schema; columns alone where a manifest's files have fewer. Raises VersionsDiffer."""
+    declared = load_schema(store)
+    if declared is None:
+        raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
+    _refuse_versions(store, manifests, declared)
+    return Shape(decode_schema(declared.arrow_schema), key_schema(declared))
+
+
+def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: DeclaredSchema) -> None:
+    """After `--new-version`, what was published before it has columns that no longer exist or have other types."""
+    first = declared.compatible_since
+    old = [manifest.partition for manifest in manifests if manifest.schema_version < first]
+    if old:
+        raise VersionsDiffer(
+            f"{store.uri}: {len(old)} of {len(manifests)} partition(s), {old[0]} first, are of a schema before version "
+            f"{first}, which broke with it.",
+            hint="Publish them anew with tandem run, or read partition by partition from their files.",
+        )
+
+
+@contextlib.contextmanager
+def superseded(part: Part) -> Iterator[None]:
+    """Whatever a library says of a file that is gone, as GenerationSuperseded."""
+    try:
+        yield
+    except TandemError as exc:
+        if isinstance(exc, ObjectMissing):
+            raise _gone(part) from exc
+        raise
+    except Exception as exc:
+        if part.store.head(part.key) is None:
+            raise _gone(part) from exc
+        if isinstance(exc, pa.ArrowException | OSError | pl.exceptions.ComputeError):
+            raise TandemError(
+                f"{part.store.uri}/{part.key} cannot be read ({type(exc).__name__}).", hint="See: tandem outputs verify"
+            ) from exc
+        raise
+
+
+def _gone(part: Part) -> GenerationSuperseded:
+    return GenerationSuperseded(f"{part.store.uri}/{part.key} was superseded and removed.", hint="Read again.")
+
+
+# Arrow -------------------------------------------------------------------------------------------------------------
+
+
+def batches(part: Part, shape: Shape, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    """A file, some rows at a time, in the shape."""
+    values = dict(key_values(part.partition, shape.keys))
+    with superseded(part), part.store.open_input(part.key) as source, pq.ParquetFile(source) as parquet:
+        for batch in batches_of(parquet, rows):
+            yield _shaped(batch, shape, values)
+
+
+def _shaped(batch: pa.RecordBatch, shape: Shape, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
+    columns = []
+    for field in shape.schema:
+        if field.name in batch.schema.names:
+            columns.append(batch.column(field.name))
+        elif field.name in values:
+            columns.append(pa.repeat(values[field.name], batch.num_rows))
+        else:
+            columns.append(pa.nulls(batch.num_rows, field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=shape.schema)
+
+
+# Polars ------------------------------------------------------------------------------------------------------------
+
+
+def frames(
+    part: Part, shape: Shape, columns: list[str] | None, predicate: pl.Expr | None, rows: int | None
+) -> Iterator[pl.DataFrame]:
+    """A file for Polars' scan. Projection and predicate are pushed into it; a long one comes in slices."""
+    path, options = part.store.polars_path(part.key)
+    with superseded(part):
+        scanned = pl.scan_parquet(path, storage_options=options, glob=False, hive_partitioning=False)
+        there = scanned.collect_schema().names()
+        absent = [(field.name, field.type) for field in shape.columns if field.name not in there]
+        values = [
+            *((name, pa.scalar(None, kind)) for name, kind in absent),
+            *key_values(part.partition, shape.keys),
+        ]
+        literals = [
+            pl.lit(pl.Series(name, pa.array([value], value.type))).first().alias(name) for name, value in values
+        ]
+        for start in range(0, max(1, part.rows), _SLICE):
+            piece = scanned if part.rows <= _SLICE else scanned.slice(start, _SLICE)
+            piece = piece.with_columns(literals).select(shape.schema.names)
+            if predicate is not None:
+                piece = piece.filter(predicate)
+            if columns is not None:
+                piece = piece.select(columns)
+            if rows is not None:
+                piece = piece.head(rows)
+            yield piece.collect()

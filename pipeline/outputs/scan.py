@@ -1,0 +1,197 @@
+"""For readers of a dataset: only committed files, exactly; `pipeline.consume` is their public face.
+
+What a reader holds stays there for `sink.keep_superseded` after a newer generation was published; who takes longer is
+told so by GenerationSuperseded, and reads again.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from polars.io.plugins import register_io_source
+
+from pipeline.outputs.reader import GenerationSuperseded, Part, Shape, VersionsDiffer, batches, frames, shape_of
+from pipeline.sinks import commits
+from pipeline.sinks.schema import key_values
+from pipeline.stores import Store, open_store
+from schemas import ids
+from schemas.errors import TandemError, UsageError
+from schemas.manifest import Manifest
+
+__all__ = [
+    "CommittedFile", "GenerationSuperseded", "VersionsDiffer", "dataset", "files", "head", "manifests", "partitions",
+    "scan", "wait_for",
+]  # fmt: skip
+Sink = str | Path | Store
+
+
+@dataclass(frozen=True)
+class CommittedFile:
+    """One object of the committed dataset. `path` is absolute, or `s3://…`."""
+
+    partition: str
+    generation: int
+    path: str
+    rows: int
+    bytes: int
+
+
+def _store(sink: Sink) -> Store:
+    return open_store(str(sink)) if isinstance(sink, str | Path) else sink
+
+
+def partitions(sink: Sink) -> dict[str, int]:
+    """The current generation of each partition that ever committed."""
+    found: dict[str, int] = {}
+    for info in _store(sink).list(ids.COMMITS):
+        parsed = ids.parse_commit(info.key)
+        if parsed:
+            found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
+    return dict(sorted(found.items()))
+
+
+def manifests(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> Iterator[Manifest]:
+    """The current manifests, of published partitions only; or that of one generation of one partition."""
+    store = _store(sink)
+    if generation is not None:
+        yield _at(store, partition, generation)
+        return
+    if partition is not None:
+        manifest = commits.current(store, partition)
+        if manifest is not None and manifest.ever_published:
+            yield manifest
+        return
+    for key, current in partitions(store).items():
+        manifest = commits.read_commit(store, key, current)
+        if manifest is not None and manifest.ever_published:
+            yield manifest
+
+
+def _at(store: Store, partition: str | None, generation: int) -> Manifest:
+    if partition is None:
+        raise UsageError("A generation is one of a partition: name that too.")
+    manifest = commits.read_commit(store, partition, generation)
+    if manifest is None or not manifest.ever_published:
+        raise UsageError(f"{partition} has no generation {generation}.", hint="See: tandem outputs ls")
+    gone = next((file.key for file in manifest.files if store.head(file.key) is None), None)
+    if gone is not None:
+        raise GenerationSuperseded(
+            f"Generation {generation} of {partition} was superseded, and {gone} removed.",
+            hint="Read the current one; sink.keep_superseded says how long earlier ones stay.",
+        )
+    return manifest
+
+
+def files(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> list[CommittedFile]:
+    """The exact objects of the committed dataset, in order of partition."""
+    store = _store(sink)
+    return [
+        CommittedFile(m.partition, m.generation, f"{store.uri}/{file.key}", file.rows, file.size)
+        for m in manifests(store, partition, generation=generation)
+        for file in m.files
+    ]
+
+
+def parts(store: Store, partition: str | None = None, generation: int | None = None) -> tuple[list[Part], Shape]:
+    """The committed files and the shape in which they are read. Raises TandemError where nothing is published."""
+    found = list(manifests(store, partition, generation=generation))
+    if not found:
+        raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
+    listed = [Part(store, m.partition, file.key, file.rows) for m in found for file in m.files]
+    return listed, shape_of(store, found)
+
+
+def scan(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> pl.LazyFrame:
+    """A LazyFrame over the committed files, in the declared schema; the partition's keys are columns, typed. What is
+    committed after the call is not in it. Raises TandemError where nothing is published."""
+    listed, shape = parts(_store(sink), partition, generation)
+    schema = pl.DataFrame(shape.schema.empty_table()).schema
+    return register_io_source(partial(_frames, listed, shape), schema=schema)
+
+
+def _frames(
+    listed: list[Part],
+    shape: Shape,
+    columns: list[str] | None,
+    predicate: pl.Expr | None,
+    rows: int | None,
+    batch_size: int | None,
+) -> Iterator[pl.DataFrame]:
+    for part in listed:
+        for frame in frames(part, shape, columns, predicate, rows):
+            yield frame
+            if rows is not None:
+                rows -= frame.height
+                if rows <= 0:
+                    return
+
+
+def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> ds.Dataset:
+    """The same as an Arrow dataset: for pyarrow, DuckDB, pandas, or whatever takes one."""
+    listed, shape = parts(_store(sink), partition, generation)
+    form = ds.ParquetFileFormat()
+    fragments = []
+    for part in listed:
+        system, path = part.store.arrow_path(part.key)
+        fragments.append(form.make_fragment(path, system, partition_expression=_expression(part, shape)))
+    system = listed[0].store.arrow_path("")[0] if listed else None
+    return ds.FileSystemDataset(fragments, shape.schema, form, system)
+
+
+def _expression(part: Part, shape: Shape) -> pc.Expression:
+    """What is true of all rows of a file, from which Arrow fills in the keys and knows what it need not read."""
+    found = None
+    for name, value in key_values(part.partition, shape.keys):
+        holds = pc.field(name) == value if value.is_valid else pc.field(name).is_null()
+        found = holds if found is None else found & holds
+    return found if found is not None else pc.scalar(True)
+
+
+def head(sink: Sink, rows: int, partition: str | None = None) -> pl.DataFrame | None:
+    """The first rows of the dataset, read from as few objects as they take; None where nothing is published."""
+    store = _store(sink)
+    found: list[pa.RecordBatch] = []
+    shape = None
+    for manifest in manifests(store, partition):
+        shape = shape or shape_of(store, [manifest])
+        for file in manifest.files:
+            part = Part(store, manifest.partition, file.key, file.rows)
+            left = rows - sum(batch.num_rows for batch in found)
+            found += itertools.islice(batches(part, shape, max(1, left)), 1)
+            if sum(batch.num_rows for batch in found) >= rows:
+                break
+        else:
+            continue
+        break
+    return pl.DataFrame(pa.Table.from_batches(found, shape.schema)) if shape else None
+
+
+def wait_for(
+    sink: Sink, partition: str, *, generation: int = 1, timeout_s: float = 3600, every_s: float = 5
+) -> Manifest:
+    """The manifest of a partition, once it is published whole, of this generation or a later one. Raises
+    TimeoutError."""
+    store = _store(sink)
+    until = time.monotonic() + timeout_s
+    while True:
+        manifest = commits.current(store, partition)
+        if manifest is not None and manifest.whole and manifest.generation >= generation:
+            return manifest
+        if time.monotonic() >= until:
+            raise TimeoutError(f"{partition} was not published within {timeout_s:g} s")
+        time.sleep(every_s)
+
+
+def how_to_read(sink: str, *, republished: bool) -> str:
+    """A line of Python that reads the dataset: with any Parquet reader, and exactly where earlier generations may still
+    lie beside the current one."""
+    if republished:
+        return f'from pipeline.consume import scan; scan("{sink}").collect()'
+    return f'import polars as pl; pl.read_parquet("{sink}/data/**/*.parquet", hive_partitioning=True)'

@@ -1,0 +1,226 @@
+"""Is what is published still what was published? Every byte that the current manifests name is read again.
+
+Readers by manifest are hurt by what is gone or changed; readers by glob also by what lies in `data/` and belongs to no
+generation. What is ours and only waits to be removed, or to be committed, is a note and no problem.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.outputs import scan
+from pipeline.sinks import commits
+from pipeline.sinks.schema import DeclaredSchema, load_schema, schema_fingerprint
+from pipeline.sinks.table_formats.base import Lake
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing
+from schemas.manifest import DataFile, Manifest
+from schemas.tables import decode_schema, stored_schema
+
+_CHUNK = 8 << 20
+_READERS = 4
+_REREADS = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`kind`: missing, size, checksum, rows, schema, counts, foreign or table. `path` is absolute, empty for what is
+    wrong with no object alone."""
+
+    kind: str
+    partition: str
+    path: str
+    message: str
+
+
+@dataclass
+class Verified:
+    """What was looked at, and what came of it."""
+
+    partitions: int = 0
+    files: int = 0
+    bytes: int = 0
+    rows: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
+    """Read everything that is published, or one partition of it; `lake` is its table, if it has one. Raises StoreError
+    where the store is away."""
+    found = Verified()
+    declared = load_schema(store)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="tandem-verify") as pool:
+        for manifest in list(scan.manifests(store, partition)):
+            _verify_partition(store, manifest, declared, pool, found)
+    found.problems.extend(_foreign(store, partition, found.notes))
+    if lake is not None:
+        found.problems.extend(_table(store, partition, lake))
+    return found
+
+
+def _table(store: Store, partition: str | None, lake: Lake) -> Iterator[Problem]:
+    """A Delta or Iceberg table names the files of the current generations, and no others."""
+    named = lake.all_files()
+    for manifest in scan.manifests(store, partition):
+        own = {file.key for file in manifest.files}
+        if own != {key for key in named if key.rpartition("/")[0] == f"data/{manifest.partition}"}:
+            said = (
+                f"{manifest.partition}: the table names other files than generation {manifest.generation}; tandem run"
+            )
+            yield Problem("table", manifest.partition, "", f"{said} brings it up to that")
+
+
+def _verify_partition(
+    store: Store, manifest: Manifest, declared: DeclaredSchema | None, pool: ThreadPoolExecutor, found: Verified
+) -> None:
+    """A generation that is replaced while it is read may lose its files: then the next one is looked at instead."""
+    for _ in range(_REREADS):
+        also = [manifest.index] if manifest.index else []
+        named = [*manifest.files, *manifest.rejects, *manifest.pending, *also]
+        problems = [problem for said in pool.map(partial(_file, store, manifest), named) for problem in said]
+        newest = commits.current(store, manifest.partition, known=manifest.generation)
+        if not problems or newest is None or newest.generation == manifest.generation:
+            break
+        manifest = newest
+    found.partitions += 1
+    found.files += len(named)
+    found.bytes += sum(file.size for file in named)
+    found.rows += sum(file.rows for file in manifest.files)
+    found.problems += [*problems, *_counts(manifest), *_declared(store, manifest, declared)]
+    if (note := _success(store, manifest)) is not None:
+        found.notes.append(note)
+
+
+def _file(store: Store, manifest: Manifest, file: DataFile) -> list[Problem]:
+    """The first thing that is wrong with an object: whatever else would follow from it."""
+
+    def problem(kind: str, message: str) -> list[Problem]:
+        path = f"{store.uri}/{file.key}"
+        return [Problem(kind, manifest.partition, path, f"{path} {message}")]
+
+    try:
+        info = store.head(file.key)
+        if info is None:
+            return problem("missing", f"is not there; generation {manifest.generation} names it")
+        if info.size != file.size:
+            return problem("size", f"has {info.size:,} bytes, {file.size:,} were published")
+        if _sha256(store, file) != file.sha256:
+            return problem("checksum", "has other bytes than were published")
+        with store.open_input(file.key) as source, pq.ParquetFile(source) as parquet:
+            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+    except (ObjectMissing, FileNotFoundError):
+        return problem("missing", f"is not there; generation {manifest.generation} names it")
+    except pa.ArrowException as exc:
+        return problem("schema", f"is no Parquet file ({type(exc).__name__})")
+    if rows != file.rows:
+        return problem("rows", f"has {rows:,} rows, its manifest says {file.rows:,}")
+    if file in manifest.files and schema_fingerprint(stored_schema(schema)) != manifest.schema_fingerprint:
+        return problem("schema", "has other columns or types than its manifest says")
+    return []
+
+
+def _sha256(store: Store, file: DataFile) -> str:
+    state = hashlib.sha256()
+    for start in range(0, file.size, _CHUNK):
+        state.update(store.get_range(file.key, start, min(_CHUNK, file.size - start)))
+    return state.hexdigest()
+
+
+def _counts(manifest: Manifest) -> Iterator[Problem]:
+    counts, where = manifest.counts, f"{manifest.partition}, generation {manifest.generation}"
+    wrong = []
+    if not counts.add_up:
+        wrong.append(f"{counts.rows_in:,} rows in are not ok + rejected + filtered + pending")
+    if counts.out != (held := sum(file.rows for file in manifest.files)):
+        wrong.append(f"{counts.out:,} rows were published, its files hold {held:,}")
+    if counts.rejected > (held := sum(file.rows for file in manifest.rejects)):
+        wrong.append(f"{counts.rejected:,} rows were rejected, its rejects hold {held:,}")
+    for said in wrong:
+        yield Problem("counts", manifest.partition, "", f"{where}: {said}")
+
+
+def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None) -> Iterator[Problem]:
+    """A generation's columns are those of the dataset, or, published earlier, some of them."""
+    if declared is None:
+        yield Problem("schema", manifest.partition, f"{store.uri}/{ids.SCHEMA}", f"{store.uri}/{ids.SCHEMA} is gone")
+        return
+    columns = decode_schema(declared.arrow_schema)
+    for file in manifest.files[:1]:
+        try:
+            with store.open_input(file.key) as source:
+                own = pq.read_schema(source)
+        except (ObjectMissing, FileNotFoundError, pa.ArrowException):
+            return  # told already
+        strange = [f.name for f in own if f.name not in columns.names or columns.field(f.name).type != f.type]
+        if strange:
+            path = f"{store.uri}/{file.key}"
+            yield Problem(
+                "schema", manifest.partition, path, f"{path} has columns that {ids.SCHEMA} does not declare: {strange}"
+            )
+
+
+def _success(store: Store, manifest: Manifest) -> str | None:
+    """`_SUCCESS` is a hint that is written after the commit, so it may lag; a note is enough."""
+    if manifest.kind == "tombstone":
+        return None
+    try:
+        said = orjson.loads(store.get(ids.success(manifest.partition)))
+        if said.get("generation") == manifest.generation:
+            return None
+    except (ObjectMissing, ValueError):
+        pass
+    return f"{manifest.partition}: _SUCCESS does not tell of generation {manifest.generation}"
+
+
+# What lies there and belongs to nobody -----------------------------------------------------------------------------
+
+
+def _foreign(store: Store, partition: str | None, notes: list[str]) -> Iterator[Problem]:
+    """Objects in `data/` and `rejects/` that no generation names. The listing comes first: what is committed after it
+    is then found named."""
+    for kind in ("data", "rejects"):
+        by_partition = defaultdict(list)
+        prefix = f"{kind}/{partition}/" if partition else f"{kind}/"
+        for info in store.list(prefix):
+            folder, _, name = info.key.rpartition("/")
+            if folder.startswith("data/_delta_log"):
+                continue
+            by_partition[folder.removeprefix(kind).removeprefix("/")].append((info.key, name))
+        for key, objects in by_partition.items():
+            yield from _foreign_of(store, key, objects, notes)
+
+
+def _foreign_of(store: Store, partition: str, objects: list[tuple[str, str]], notes: list[str]) -> Iterator[Problem]:
+    manifest = commits.current(store, partition) if "=" in partition else None
+    current = {file.key for file in (*manifest.files, *manifest.rejects)} if manifest else set()
+    strange = [key for key, name in objects if key not in current and name != "_SUCCESS"]
+    if not strange:
+        return
+    earlier: set[str] = set()
+    if manifest is not None:
+        history = list(commits.history(store, partition))
+        earlier = {file.key for m in history for file in (*m.files, *m.rejects)}
+    newest = manifest.generation if manifest else 0
+    superseded = uncommitted = 0
+    for key in strange:
+        generation = ids.parse_part(f"{key.rpartition('/')[0]}/", key)
+        if key in earlier:
+            superseded += 1
+        elif generation is not None and generation > newest and "=" in partition:
+            uncommitted += 1
+        else:
+            path = f"{store.uri}/{key}"
+            yield Problem("foreign", partition, path, f"{path} belongs to no generation; readers by glob would read it")
+    if superseded:
+        notes.append(f"{partition}: {superseded} file(s) of earlier generations, kept for readers that still use them")
+    if uncommitted:
+        notes.append(f"{partition}: {uncommitted} file(s) of a publication that is under way or was given up")

@@ -1,0 +1,1 @@
+"""What a run will do: which partitions, whether and why, and in which batches."""

@@ -1,0 +1,184 @@
+"""Gather what is published and what is now, decide for each partition, and write the plan.
+
+A plan freezes the spec (prompts inlined), the snapshot of the input and the digests of user code, so that later edits
+of files don't touch a running run.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+import polars as pl
+
+from pipeline.planning import batches, decide, due_partitions, saved_plan
+from pipeline.planning.job import Job
+from pipeline.planning.selection import select
+from pipeline.review.questions import answered_rows
+from pipeline.runs.requests import load_request
+from pipeline.sinks import catalogue
+from pipeline.sinks.catalogue import Catalogue
+from pipeline.sinks.schema import refuse_breaking
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import UsageError
+from schemas.messages.base import MAX_PAYLOAD_BYTES, RunRef, Windows
+from schemas.messages.run import Course, Page, PlannedPartition, PlanRef
+from schemas.plan import Decision, Plan, Reprocess, Request, Selection
+from schemas.spec.sections import Spec
+from stages.stage_digests import code_digests
+
+_AS_SPECIFIED = Course()
+
+
+# What a run works with ---------------------------------------------------------------------------------------------
+
+
+def decisions(
+    job: Job,
+    store: Store,
+    selection: Selection,
+    now: dt.datetime,
+    *,
+    note: Callable[[int], None] = lambda rows: None,
+    known: Catalogue | None = None,
+) -> Iterator[Decision]:
+    """One decision for each selected partition, in order of key. `known`: the catalogue of all, where it was read
+    already. Raises UsageError for a selection of nothing, SchemaChanged, PlanOutdated for an agreed plan that holds no
+    more."""
+    if selection.new_version and job.spec.sink.format != "parquet":
+        raise UsageError(
+            f"--new-version: a table of sink.format = {job.spec.sink.format!r} keeps the columns that it has.",
+            hint="Publish to another sink.path, with a table of its own.",
+        )
+    refuse_breaking(store, job.columns, job.keys, new_version=selection.new_version)
+    if selection.agreed:
+        yield from _as_agreed(job, store, selection, note)
+        return
+    levels = _levels(job, selection, now)
+    chosen = list(levels)
+    now_is = decide.Shape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
+    known = known or catalogue.read(store, chosen, note=note)
+    failed = catalogue.failed(known.attempts)
+    rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
+    published = known.published.select("partition", "manifest", "shape")
+    for key, count, fingerprint, *text in rows.join(
+        published, on="partition", how="left", maintain_order="left"
+    ).iter_rows():
+        note(0)
+        manifest = catalogue.manifest_of(*text)
+        yield decide.decide(
+            key,
+            count,
+            manifest,
+            input_fingerprint=fingerprint,
+            shape=now_is,
+            reprocess=levels[key],
+            last_failed=failed.get(key),
+            answered=answered_rows(store, manifest),
+        )
+
+
+def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Reprocess]:
+    """The selected partitions, each with what makes it run."""
+    partition, available = job.spec.partition, job.snapshot.partitions
+    every = partition.every if partition.by == "time" else None
+    if selection.due is not None:
+        return due_partitions.levels(available, selection.due, every=every, zone=partition.zone)
+    chosen = select(available, selection, every=every, zone=partition.zone, now=now)
+    return dict.fromkeys(chosen, selection.reprocess)
+
+
+def _as_agreed(job: Job, store: Store, selection: Selection, note: Callable[[int], None]) -> list[Decision]:
+    said = saved_plan.load(store, selection.agreed)
+    decided = list(decisions(job, store, said.selection, said.created_at, note=note))
+
+    @lru_cache
+    def own(run: str) -> bool:
+        request = load_request(store, run)
+        return request is not None and request.selection.agreed == selection.agreed
+
+    return saved_plan.held(said, decided, job.shapes, own)
+
+
+# Writing and reading plans -----------------------------------------------------------------------------------------
+
+
+def write_plan(
+    store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision], course: Course = _AS_SPECIFIED
+) -> PlanRef:
+    """Write the pages, and the canary's after them, then the plan."""
+    taken = limited(list(chosen), request.selection.limit_rows)
+    if course.backwards:
+        taken.reverse()
+    for decision in taken:
+        if decision.run:
+            batches.batch_rows(decision.rows, job.spec.limits.batch_rows)
+            if any(stage.spec.placement == "node" for stage in job.stages):
+                batches.refuse_many_rows(decision.partition, decision.rows)
+    plan_id = uuid.uuid4().hex[:12]
+    key = ids.plan(request.run, plan_id)
+    lines = [PlannedPartition(key=d.partition, run=d.run, reason=_short(d.reason), rows=d.rows) for d in taken]
+    pages = batches.pages_of((len(line.model_dump_json()) + 1 for line in lines), MAX_PAYLOAD_BYTES - 1024)
+    for number, page in enumerate(pages):
+        content = Page(partitions=tuple(lines[at] for at in page))
+        store.put_absent(ids.plan_page(key, number), content.model_dump_json().encode())
+    canary = batches.sample([d for d in taken if d.run], course.canary_rows)
+    if canary:
+        content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))
+        store.put_absent(ids.plan_page(key, len(pages)), content.model_dump_json().encode())
+    plan = Plan(
+        plan_id=plan_id,
+        request=ids.request(request.run),
+        run=request.run,
+        pipeline=request.pipeline,
+        spec=request.spec,
+        base=request.base,
+        snapshot=job.snapshot.info.key,
+        stages=job.shapes,
+        aspects=job.aspects,
+        code=code_digests(job.spec),
+        selection=request.selection,
+        pages=len(pages),
+        partitions=len(taken),
+        created_at=dt.datetime.now(dt.UTC),
+    )
+    store.put_absent(key, plan.model_dump_json().encode())
+    return PlanRef(
+        key=key,
+        plan_id=plan_id,
+        pages=len(pages),
+        partitions=len(taken),
+        to_run=sum(d.run for d in taken),
+        rows=sum(d.rows for d in taken if d.run),
+        windows=Windows(partitions=course.max_active or job.spec.limits.partitions_in_flight),
+        canary_rows=sum(d.rows for d in canary),
+        max_reject_rate=job.spec.limits.max_reject_rate,
+        hooks=hooks_of(job.spec),
+    )
+
+
+def _short(reason: str) -> str:
+    """A line of a page has to stay small, however many stages changed."""
+    return reason if len(reason) <= 200 else f"{reason[:199]}…"
+
+
+def limited(decided: list[Decision], limit: int | None) -> list[Decision]:
+    """With `--limit-rows`, the partitions that hold the first N rows in plan order; a cut one has fewer `rows`."""
+    if limit is None:
+        return decided
+    out, room = [], limit
+    for decision in decided:
+        if not decision.run:
+            out.append(decision)
+        elif room > 0:
+            taken = min(room, decision.rows)
+            out.append(replace(decision, rows=taken))
+            room -= taken
+    return out
+
+
+def hooks_of(spec: Spec) -> tuple[tuple[str, ...], ...]:
+    """Of each entry of `notify:`, what it wants to hear of."""
+    return tuple(tuple(hook.on) for hook in spec.notify)

@@ -1,0 +1,119 @@
+"""Run or skip a partition, and why. Pure: everything is decided from values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from schemas.manifest import Manifest
+from schemas.plan import INPUT_CHANGED, PARTIALLY, Decision, Reprocess
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a run would publish with: the stages' shapes and aspects, and the columns of the input."""
+
+    stages: Mapping[str, str]
+    aspects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+
+
+# Selecting ---------------------------------------------------------------------------------------------------------
+
+
+# Deciding ----------------------------------------------------------------------------------------------------------
+
+
+def decide(
+    partition: str,
+    rows: int,
+    current: Manifest | None,
+    *,
+    input_fingerprint: str,
+    shape: Shape,
+    reprocess: Reprocess,
+    last_failed: str | None = None,
+    answered: int = 0,
+) -> Decision:
+    """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`.
+    `answered`: of the rows that are pending there, those that a person has answered since."""
+    reason, level = _difference(current, input_fingerprint, shape, last_failed, answered)
+    order = ("missing", "failed", "stale", "all")
+    runs = order.index(reprocess) >= order.index(level)
+    if level == "all" and runs:
+        reason = "asked to reprocess"
+    return Decision(
+        partition=partition,
+        run=runs,
+        reason=reason,
+        rows=rows,
+        fingerprint=input_fingerprint,
+        generation=current.generation if current else 0,
+        published_by=current.run if current else "",
+        index=current.index.key if current and current.index else None,
+    )
+
+
+def _difference(
+    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: str | None, answered: int
+) -> tuple[str, Reprocess]:
+    """What differs, and the least `--reprocess` that takes it. The input comes last: rows that moved follow it."""
+    moved = [] if last_failed is None else [f"last attempt {last_failed}"]
+    if current is None or not current.ever_published:
+        return ", ".join(["never published", *moved]), "missing"
+    if current.kind == "partial":
+        moved.append(PARTIALLY)
+    if dict(current.stage_fingerprints) != dict(shape.stages):
+        moved.append(_stages_changed(current, shape))
+    if current.input_fingerprint != input_fingerprint:
+        moved.append(INPUT_CHANGED + _columns_changed(current.input_columns, shape.columns))
+    if moved:
+        return ", ".join(moved), "stale" if last_failed is None else "failed"
+    if answered:
+        return f"{answered:,} of {current.counts.pending:,} pending rows answered", "stale"
+    if current.counts.pending:
+        return f"{current.counts.pending} rows pending", "all"
+    return "up to date", "all"
+
+
+def _columns_changed(before: Sequence[str], now: Sequence[str]) -> str:
+    if not before or not now:
+        return ""
+    said = [f"column `{name}` is new" for name in now if name not in before]
+    said += [f"column `{name}` is gone" for name in before if name not in now]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _stages_changed(current: Manifest, shape: Shape) -> str:
+    before, now = current.stage_fingerprints, shape.stages
+    said = [
+        *(
+            _what_changed(name, current.stage_aspects.get(name, {}), shape.aspects.get(name, {}))
+            for name in now
+            if name in before and before[name] != now[name]
+        ),
+        *(f"stage `{name}` is new" for name in now if name not in before),
+        *(f"stage `{name}` is gone" for name in before if name not in now),
+    ]
+    return ", ".join(said) or "order of stages changed"
+
+
+def _what_changed(stage: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """`prompt and model of `triage` changed`; where no aspect is known to, that the stage did."""
+    named = [name for name in before if name in now and before[name] != now[name]]
+    if not named:
+        return f"stage `{stage}` changed"
+    *firsts, last = named
+    return f"{', '.join(firsts)} and {last} of `{stage}` changed" if firsts else f"{last} of `{stage}` changed"
+
+
+# Dealing rows ------------------------------------------------------------------------------------------------------
+
+
+def unchanged(manifest: Manifest | None, fingerprint: str, stages: dict[str, str], *, answered: int) -> bool:
+    """Does the current generation hold just what a run would publish? `answered`: of its pending rows."""
+    return (
+        manifest is not None
+        and manifest.kind == "published"
+        and manifest.input_fingerprint == fingerprint
+        and dict(manifest.stage_fingerprints) == stages
+        and not answered
+    )

@@ -1,0 +1,126 @@
+"""A spec made ready in this process: input listed and split, user code imported, stages built."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.runs.requests import load_spec_of
+from pipeline.settings import expanded
+from pipeline.sinks.schema import load_dataset
+from pipeline.sinks.table_formats import follow
+from pipeline.sources.snapshot import Snapshot
+from pipeline.sources.snapshot import load as load_snapshot
+from pipeline.sources.split import snapshot_of
+from pipeline.stores import Store
+from schemas import partition_keys
+from schemas.errors import SpecError
+from schemas.plan import Plan
+from schemas.spec.sections import Spec
+from stages.contract import AnyStage, GraphStage, TableStage
+from stages.execution import provenance
+from stages.models.factory import ModelServices
+from stages.registry import build_stages
+from stages.stage_digests import aspects_of, code_digests, shape_of
+from stages.user_code import add_user_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec made ready in this process: environment expanded, input listed and split, stages built."""
+
+    spec: Spec
+    base: Path
+    snapshot: Snapshot
+    stages: list[AnyStage]
+
+    @property
+    def shapes(self) -> dict[str, str]:
+        """Per stage, a digest of all that shapes its part of the output: its answers, and what is done with them."""
+        return {stage.name: shape_of(stage) for stage in self.stages}
+
+    @property
+    def aspects(self) -> dict[str, dict[str, str]]:
+        """What of each stage a user may have changed, as digests: to say why, never to decide."""
+        code = code_digests(self.spec)
+        return {stage.name: aspects_of(stage, code.get(stage.name, "")) for stage in self.stages}
+
+    @property
+    def barrier(self) -> int:
+        """The place of the first stage that waits for the whole partition; the number of stages where none does."""
+        waits = (at for at, stage in enumerate(self.stages) if isinstance(stage, TableStage) and stage.over is not None)
+        return next(waits, len(self.stages))
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The published columns: those after the last stage, without those that only the path holds."""
+        columns = self.snapshot.schema
+        for stage in self.stages:
+            columns = stage.columns_after(columns)
+        keys = set(self.snapshot.info.key_columns)
+        columns = pa.schema([f for f in columns if f.name not in keys])
+        waits = self.barrier < len(self.stages)
+        return provenance.columns_of(columns, self.spec.sink.provenance, barrier=waits)
+
+    @property
+    def keys(self) -> pa.Schema:
+        """The columns that only paths hold: of the source's type where they are its own, a day as a date, else text."""
+        names = [name for key in self.snapshot.partitions[:1] for name, _ in partition_keys.partition_texts(key)]
+        known = {name: self.snapshot.schema.field(name).type for name in self.snapshot.info.key_columns}
+        if self.spec.partition.by == "time" and self.spec.partition.every == "day":
+            known = dict.fromkeys(names, pa.date32())
+        return pa.schema([(name, known.get(name, pa.string())) for name in names])
+
+
+def make_job(
+    spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Callable[[int], None] = lambda rows: None
+) -> Job:
+    """List and split the input, import user code, build the stages. Raises UsageError of every kind."""
+    ready = expanded(spec)
+    add_user_folder(base)
+    dataset = load_dataset(store, ready.name)
+    snapshot = snapshot_of(ready, base, store, pinned=dataset.types if dataset else {}, note=note)
+    return Job(ready, base, snapshot, build_job_stages(ready, snapshot.schema, base, services))
+
+
+def job_of_plan(store: Store, plan: Plan, services: ModelServices) -> Job:
+    """The job that a plan froze: its snapshot is loaded, nothing is listed again."""
+    spec = expanded(load_spec_of(store, plan.spec))
+    base = Path(plan.base)
+    add_user_folder(base)
+    snapshot = load_snapshot(store, plan.snapshot)
+    return Job(spec, base, snapshot, build_job_stages(spec, snapshot.schema, base, services))
+
+
+def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: ModelServices) -> list[AnyStage]:
+    refuse_unbuilt(spec)
+    stages = build_stages(spec, columns, base=base, services=services)
+    for stage in stages:
+        if stage.spec.placement == "node" and not isinstance(stage, GraphStage):
+            raise SpecError(
+                f"stage {stage.name}: placement: node belongs to graphs, not to uses: {stage.spec.uses}.",
+                hint="Leave it out.",
+            )
+    return stages
+
+
+def refuse_unbuilt(spec: Spec) -> None:
+    """Say plainly what the spec may ask for but this version cannot do."""
+    follow.refuse_absent(spec)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A spec that can run here: as written (`spec`), and made ready (`job`)."""
+
+    spec: Spec
+    base: Path
+    store: Store
+    job: Job
+
+
+def source_stages(job: Job) -> list[GraphStage]:
+    """The graph stages that read the source's columns: what they know of a row can be told before it is run."""
+    names = set(job.snapshot.schema.names)
+    return [stage for stage in job.stages if isinstance(stage, GraphStage) and set(stage.reads) <= names]

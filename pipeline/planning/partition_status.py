@@ -1,0 +1,90 @@
+"""Where partitions stand: what is published, how the last attempt ended, and what a run would do. Three facts, never
+mixed: a partition may be published and up to date although its last attempt failed."""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline.planning import builder
+from pipeline.planning.job import Job
+from pipeline.sinks import catalogue, commits
+from pipeline.stores import Store
+from schemas.manifest import Manifest
+from schemas.plan import Selection
+
+STATUSES = ("published", "partial", "missing", "stale", "gone", "failed", "cancelled", "rejected", "pending")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How the last attempt ended, in whatever run."""
+
+    outcome: str
+    run: str
+    at: dt.datetime
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`published` is the manifest of what readers see (without its files), None for nothing. `due`: a run would take
+    it, and `reason` says why (not); `gone`: the source has it no more."""
+
+    partition: str
+    published: Manifest | None
+    bytes: int
+    attempt: Attempt | None
+    due: bool
+    gone: bool
+    reason: str
+
+    @property
+    def statuses(self) -> set[str]:
+        """Every word of STATUSES that is true of it."""
+        found = {self.attempt.outcome} & {"failed", "cancelled"} if self.attempt is not None else set()
+        if self.gone:
+            found.add("gone")
+        if self.published is None:
+            return found | {"missing"}
+        found.add(self.published.kind)
+        if self.due:
+            found.add("stale")
+        found |= {name for name in ("rejected", "pending") if getattr(self.published.counts, name)}
+        return found
+
+
+def standings(store: Store, job: Job | None, now: dt.datetime) -> Iterator[Standing]:
+    """Every partition that the source has, or that ever committed or was tried. Without a job (the source cannot be
+    read) nothing is known of what is due."""
+    known = catalogue.read(store)
+    decided: dict[str, tuple[bool, str]] = {}
+    if job is not None:
+        for decision in builder.decisions(job, store, Selection(), now, known=known):
+            decided[decision.partition] = decision.run, decision.reason
+    every = known.published.select("partition", "bytes", "manifest", "shape")
+    for other in (known.attempts, pl.DataFrame({"partition": list(decided)}, schema={"partition": pl.String})):
+        every = every.join(other, on="partition", how="full", coalesce=True)
+    for partition, size, text, shape, run, outcome, error, message, at in every.sort("partition").iter_rows():
+        gone = job is not None and partition not in decided
+        due, reason = decided.get(partition, (False, "gone from the source" if gone else "unknown"))
+        yield Standing(
+            partition=partition,
+            published=_published(store, catalogue.manifest_of(text, shape)),
+            bytes=size or 0,
+            attempt=None if run is None else Attempt(outcome, run, at, error, message),
+            due=due,
+            gone=gone,
+            reason=reason,
+        )
+
+
+def _published(store: Store, manifest: Manifest | None) -> Manifest | None:
+    """The generation whose files readers see: a tombstone repeats an earlier one."""
+    while manifest is not None and manifest.kind == "tombstone":
+        if not manifest.ever_published or manifest.parent is None:
+            return None
+        manifest = commits.read_commit(store, manifest.partition, manifest.parent)
+    return manifest

@@ -1,0 +1,69 @@
+"""What a firing of a schedule asks for: the request of a run, or nothing. What must exist is computed from the source
+and from manifests, not from what fired before."""
+
+import datetime as dt
+from pathlib import Path
+
+from pipeline.planning import builder
+from pipeline.planning.job import make_job
+from pipeline.runs import requests
+from pipeline.settings import expanded
+from pipeline.sources.listing import list_source
+from pipeline.sources.readers import Note
+from pipeline.stores import Store
+from schemas import digests, ids
+from schemas.errors import UsageError
+from schemas.messages.schedule import Asked, AskRequest
+from schemas.plan import Due, Selection
+from schemas.spec.durations import parse_duration
+from schemas.spec.sections import Spec
+from stages.models.factory import ModelServices
+
+
+def ask(store: Store, request: AskRequest, services: ModelServices, note: Note) -> Asked:
+    """Write the request of the firing's run, unless nothing is to be done. What is wrong with spec or source is left to
+    the run, which reports it."""
+    spec, base = requests.load_spec_of(store, request.spec), Path(request.base)
+    polls = request.when == "new-files"
+    listing, absent = _listing(spec, base)
+    listing = (
+        digests.digest(request.spec, listing) if polls and listing else ""
+    )  # another spec sees the same files anew
+    if polls and not listing:
+        return Asked(note=absent)
+    if polls and listing == request.seen:
+        return Asked(listing=listing, note="no file is new or changed")
+    lookback = parse_duration(request.lookback)
+    selection = Selection(
+        due=Due(at=request.at, since=request.since or _before(request.at, lookback), lookback=lookback, open=polls)
+    )
+    if not absent and not _anything(spec, base, store, selection, services, note):
+        return Asked(listing=listing, note="everything that is due is published")
+    name = ids.scheduled_run(request.at, "new-files" if polls else "scheduled")
+    requests.write_request(store, spec, base, selection, name)
+    return Asked(run=name, listing=listing)
+
+
+def _listing(spec: Spec, base: Path) -> tuple[str, str]:
+    """What the source's files are now, or why there are none."""
+    try:
+        return list_source(expanded(spec).source, base).fingerprint, ""
+    except UsageError as exc:
+        return "", str(exc)
+
+
+def _anything(spec: Spec, base: Path, store: Store, selection: Selection, services: ModelServices, note: Note) -> bool:
+    try:
+        job = make_job(spec, base, store, services.apart(), note=note)
+        return any(
+            decision.run for decision in builder.decisions(job, store, selection, dt.datetime.now(dt.UTC), note=note)
+        )
+    except UsageError:
+        return True
+
+
+def _before(at: dt.datetime, lookback: dt.timedelta) -> dt.datetime:
+    try:
+        return at - lookback
+    except OverflowError:
+        return dt.datetime.min.replace(tzinfo=dt.UTC)

@@ -1,0 +1,167 @@
+"""Final files from staged ones, in bounded memory: the same rows give the same bytes and the same name."""
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.enrichment.staging import staged_table
+from pipeline.planning.job import Job
+from pipeline.publishing.checks import OutputChecks
+from pipeline.stores import Store
+from pipeline.stores.parquet import table_of
+from schemas import ids
+from schemas.manifest import DataFile, Provenance
+from schemas.plan import Plan
+from schemas.staging import OpenedPartition, StagedFile
+from stages.execution import provenance
+
+TARGET_BYTES = 256 * 1024 * 1024
+GROUP_ROWS = 250_000
+GROUP_BYTES = 64 * 1024 * 1024
+Note = Callable[[int], None]
+
+
+class Merge:
+    def __init__(self, job: Job, plan: Plan, store: Store, opened: OpenedPartition, folder: Path, note: Note) -> None:
+        self.job = job
+        self.store = store
+        self.partition = opened.partition
+        self.generation = opened.base + 1
+        self.folder = folder
+        self.note = note
+        self.footer = {
+            b"tandem": orjson.dumps(
+                {
+                    "pipeline": plan.pipeline,
+                    "partition": opened.partition,
+                    "stages": [p.model_dump(exclude_none=True) for p in provenance_of(job)],
+                }
+            )
+        }
+
+    def data(self, staged: Sequence[StagedFile]) -> tuple[list[DataFile], list[str]]:
+        """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
+        checks = OutputChecks(self.job)
+        schema = self.job.columns
+        tables = self.tables(staged, checks)
+        if self.job.spec.sink.provenance == "columns":
+            tables = (provenance.generation(table, self.generation) for table in tables)
+        paths = list(self._write(schema, tables, "data"))
+        warnings = checks.verdict(self.partition)
+        time = self._time_column()
+        folder = ids.data_folder(self.partition)
+        return [self._upload(folder, at, path, time) for at, path in enumerate(paths)], warnings
+
+    def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[DataFile]:
+        """Rejects, questions or index: no file where there are no rows."""
+        if not any(file.rows for file in staged):
+            return []
+        folders = {"rejects": ids.rejects_folder, "pending": ids.pending_folder, "index": ids.index_folder}
+        folder = folders[kind](self.partition)
+        tables = (of_any_version(schema, table) for table in self.tables(staged, None))
+        paths = self._write(schema, tables, kind)
+        return [self._upload(folder, at, path, None) for at, path in enumerate(paths)]
+
+    def tables(self, staged: Sequence[StagedFile], checks: "OutputChecks | None") -> Iterator[pa.Table]:
+        for file in staged:
+            table = staged_table(self.store, file)
+            if checks is not None:
+                checks.see(table)
+            self.note(table.num_rows)
+            yield table
+
+    def _write(self, schema: pa.Schema, tables: Iterator[pa.Table], kind: str) -> Iterator[Path]:
+        """Local files of about TARGET_BYTES, row groups of GROUP_ROWS or GROUP_BYTES, whichever comes first."""
+        declared = schema.with_metadata(self.footer)
+        path, writer, number = self.folder / f"{kind}-0.parquet", None, 0
+        for group in _groups(tables, schema):
+            if writer is None:
+                path = self.folder / f"{kind}-{number}.parquet"
+                writer = _writer(path, declared)
+            writer.write_table(group.cast(declared), row_group_size=GROUP_ROWS)
+            del group
+            pa.default_memory_pool().release_unused()  # what a group took, the pool would keep for long
+            if path.stat().st_size >= TARGET_BYTES and kind != "index":  # a manifest names one
+                writer.close()
+                yield path
+                writer, number = None, number + 1
+        if writer is None and number == 0:
+            writer = _writer(path, declared)
+            writer.write_table(declared.empty_table())
+        if writer is not None:
+            writer.close()
+            yield path
+
+    def _upload(self, folder: str, part: int, path: Path, time: str | None) -> DataFile:
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        key = ids.part_file(folder, part, self.generation, content)
+        self.store.upload(key, path)
+        self.note(0)
+        metadata = pq.read_metadata(path)
+        low, high = _time_range(path, time) if time and metadata.num_rows else (None, None)
+        return DataFile(
+            key=key, size=path.stat().st_size, sha256=content, rows=metadata.num_rows, time_min=low, time_max=high
+        )
+
+    def _time_column(self) -> str | None:
+        column = self.job.spec.partition.column
+        if self.job.spec.partition.by != "time" or column not in self.job.columns.names:
+            return None
+        return column if pa.types.is_timestamp(self.job.columns.field(column).type) else None
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True, write_statistics=True)
+
+
+def of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
+    """What batches staged, some of them before an upgrade: a column that was not known then is null."""
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+
+
+def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables gathered to the size of a row group, which does not depend on how many rows a batch had."""
+    held: list[list[pa.Array]] = [[] for _ in schema]
+    rows = size = 0
+    for whole in tables:
+        table = whole.select(schema.names).cast(schema)
+        while table.num_rows:
+            taken = table.slice(0, GROUP_ROWS - rows)
+            table = table.slice(taken.num_rows)
+            for chunks, column in zip(held, taken.columns, strict=True):
+                chunks.extend(column.chunks)
+            rows += taken.num_rows
+            size += taken.nbytes
+            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                yield _emptied(held, schema)
+                rows = size = 0
+    if rows:
+        yield _emptied(held, schema)
+
+
+def _emptied(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
+    """What is held, each column in one piece. Pieces are let go of column by column: a group is never there twice."""
+    columns = []
+    for chunks, field in zip(held, schema, strict=True):
+        column = pa.table([pa.chunked_array(chunks, field.type)], names=[field.name])
+        chunks.clear()
+        column = column.combine_chunks()  # a table's: a column of more than 2 GB stays in several
+        columns.append(column.column(0))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
+    found = pc.min_max(table_of(path, columns=[column])[column])
+    low, high = found["min"].as_py(), found["max"].as_py()
+    return low, high
+
+
+def provenance_of(job: Job) -> list[Provenance]:
+    return [stage.provenance for stage in job.stages]

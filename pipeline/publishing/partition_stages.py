@@ -1,0 +1,119 @@
+"""Stages that wait for a whole partition: they run at publishing, over what its batches staged.
+
+staged batches → one local Parquet file → stage, stage, … each streamed from file to file → staged again → final files
+
+Rows keep the number of their source row (ROW) while a stage keeps rows apart, so that counts stay in source rows: a
+source row that is in the result is ok, one that a stage left out is filtered. Once a stage groups rows, every source
+row that reached it is ok.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.enrichment.staging import stage_table, staged_table
+from pipeline.planning.job import Job
+from pipeline.stores import Store
+from pipeline.stores.parquet import batches_of
+from schemas.errors import PartitionError
+from schemas.manifest import Counts
+from schemas.staging import Receipt, StagedFile
+from schemas.tables import conform, stored_schema
+from stages.contract import REJECTED, ROW, TableStage
+from stages.tables.partition_rows import parts
+from stages.tables.sql import failed
+
+OUT_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The staged data to publish, and the partition's counts."""
+
+    data: list[StagedFile]
+    counts: Counts
+
+
+def through(job: Job, store: Store, staging: str, receipts: Sequence[Receipt], counts: Counts, folder: Path) -> Passed:
+    """The batches' data through the stages behind the barrier; as it is where there are none. Raises PartitionError."""
+    staged = [receipt.data for receipt in receipts]
+    stages = job.stages[job.barrier :]
+    if not stages:
+        return Passed(staged, counts)
+    rows = folder / "barrier-rows.parquet"
+    _gather(job, store, staged, [receipt.counts.rows_in for receipt in receipts], rows)
+    ok: int | None = None
+    for number, stage in enumerate(stages):
+        assert isinstance(stage, TableStage)
+        if not stage.identity and ok is None:
+            ok = _ok(rows)
+        after = folder / f"barrier-{number}.parquet"
+        _run(stage, rows, after, keeps_rows=ok is None)
+        rows.unlink()
+        rows = after
+    ok = _ok(rows) if ok is None else ok
+    data = _staged_again(job, store, staging, rows)
+    filtered = counts.rows_in - ok - counts.rejected - counts.pending
+    out = sum(file.rows for file in data)
+    return Passed(data, counts.model_copy(update={"ok": ok, "filtered": filtered, "out": out}))
+
+
+def _gather(job: Job, store: Store, staged: Sequence[StagedFile], batches: Sequence[int], target: Path) -> None:
+    """One local file, its rows numbered over the partition."""
+    columns = job.snapshot.schema
+    for stage in job.stages[: job.barrier]:
+        columns = stage.columns_after(columns)
+    schema = pa.schema([*stored_schema(columns), pa.field(ROW, pa.int64()), pa.field(REJECTED, pa.bool_())])
+    before = 0
+    with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
+        for file, rows in zip(staged, batches, strict=True):
+            table = staged_table(store, file)
+            numbers = pa.array([at + before for at in table[ROW].to_pylist()], pa.int64())
+            table = table.set_column(table.column_names.index(ROW), ROW, numbers)
+            writer.write_table(table.select(schema.names).cast(schema))
+            before += rows
+
+
+def _ok(rows: Path) -> int:
+    """Source rows that are there and were not rejected."""
+    return int(pl.scan_parquet(rows).filter(~pl.col(REJECTED)).select(pl.col(ROW).n_unique()).collect().item())
+
+
+def _run(stage: TableStage, source: Path, target: Path, *, keeps_rows: bool) -> None:
+    try:
+        if stage.over is None:
+            _by_parts(stage, source, target)
+            return
+        result = stage.over(source)
+        if not keeps_rows:  # later stages look for the columns all the same
+            result = result.drop(ROW, REJECTED, strict=False).with_row_index(ROW)
+            result = result.with_columns(pl.col(ROW).cast(pl.Int64), pl.lit(False).alias(REJECTED))
+        result.sink_parquet(target, compression="zstd", compression_level=1)
+    except pl.exceptions.PolarsError as exc:
+        raise failed(f"stage {stage.name}", exc) from exc
+
+
+def _by_parts(stage: TableStage, source: Path, target: Path) -> None:
+    hidden = [pa.field(ROW, pa.int64()), pa.field(REJECTED, pa.bool_())]
+    schema = pa.schema([*stored_schema(stage.columns), *hidden])
+    with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
+        for rows in parts(source):
+            marks = rows.select(ROW, REJECTED).unique(ROW)
+            made = stage.apply(rows.drop(REJECTED)).join(marks, on=ROW, how="left", maintain_order="left")
+            writer.write_table(conform(made.to_arrow(), schema))
+
+
+def _staged_again(job: Job, store: Store, staging: str, rows: Path) -> list[StagedFile]:
+    schema = job.columns
+    out: list[StagedFile] = []
+    with pq.ParquetFile(rows) as file:
+        for batch in batches_of(file, OUT_ROWS):
+            table = pa.Table.from_batches([batch])
+            if missing := [name for name in schema.names if name not in table.column_names]:
+                raise PartitionError(f"the column {missing[0]!r} is gone behind the barrier: a bug of Tandem's.")
+            out.append(stage_table(store, staging, len(out), "passed", conform(table.select(schema.names), schema)))
+    return out or [stage_table(store, staging, 0, "passed", schema.empty_table())]

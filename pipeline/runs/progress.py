@@ -1,0 +1,85 @@
+"""Where a run stands that has not ended: outcomes of what is over, call records of what is not."""
+
+from collections.abc import Iterator
+
+from pipeline.journal.usage import usage_of_run
+from pipeline.limits import ledger
+from pipeline.runs import outcomes
+from pipeline.runs.report import Report
+from pipeline.stores import Store
+from schemas import ids
+from schemas.manifest import Usage
+from schemas.messages.base import RunState
+from schemas.messages.run import Failure, Page, PlannedPartition, Totals
+from schemas.plan import Request
+
+_UNTOUCHED = 32  # partitions begin in the order of the plan: after so many without a record there are no more
+
+
+def standing_report(store: Store, request: Request, state: RunState = "running") -> Report:
+    """What is known by now. A run that its budget has stopped says so, whoever asks."""
+    totals, failures, ended = Totals(), [], set()
+    for result in outcomes.outcomes(store, request.run):
+        totals = totals.with_result(result)
+        ended.add(result.partition)
+        if result.error:
+            failures.append(Failure(partition=result.partition, error=result.error, message=result.message))
+    lines = list(_planned(store, request.run))
+    usage = sum((usage for _, usage in _begun(store, request.run, lines, ended)), totals.usage)
+    up_to_date = sum(1 for line in lines if not line.run and line.key not in ended)
+    found = {"usage": usage, "total": len(lines), "unchanged": totals.unchanged + up_to_date}
+    book = ledger.of_run(store, request.run).read()
+    paused = book.paused if book is not None else ""
+    return Report(
+        run=request.run,
+        pipeline=request.pipeline,
+        state="paused" if paused else state,
+        sink=store.uri,
+        plan="",
+        totals=totals.model_copy(update=found),
+        failures=tuple(failures),
+        stop=Failure(partition="", error="BudgetReached", message=paused) if paused else None,
+        started_at=request.created_at,
+        finished_at=None,
+    )
+
+
+def usage_so_far(store: Store, run: str) -> Usage:
+    """What a run has paid for in all its partitions."""
+    usage, ended = Usage(), set()
+    for result in outcomes.outcomes(store, run):
+        usage += result.usage
+        ended.add(result.partition)
+    return sum((found for _, found in _begun(store, run, list(_planned(store, run)), ended)), usage)
+
+
+def at_work(store: Store, run: str, ended: set[str]) -> dict[str, Usage]:
+    """Partitions that a run has begun and not ended, and what it paid for there."""
+    return dict(_begun(store, run, list(_planned(store, run)), ended))
+
+
+def _begun(store: Store, run: str, lines: list[PlannedPartition], ended: set[str]) -> Iterator[tuple[str, Usage]]:
+    untouched = 0
+    for line in lines:
+        partition = line.key
+        if partition in ended or not line.run:
+            continue
+        if next(iter(store.list(f"{ids.journal_segments(partition)}{run}/")), None) is None:
+            untouched += 1
+            if untouched == _UNTOUCHED:
+                return
+            continue
+        untouched = 0
+        yield partition, usage_of_run(store, partition, run)
+
+
+def _planned(store: Store, run: str) -> Iterator[PlannedPartition]:
+    """What a run's plans name, each partition once; of several plans, as a run that is carried on makes, those that a
+    later one leaves out as published were begun by an earlier one."""
+    found: dict[str, PlannedPartition] = {}
+    for info in list(store.list(f"{ids.run_folder(run)}plan-")):
+        if "/page-" in info.key:
+            for line in Page.model_validate_json(store.get(info.key)).partitions:
+                if line.run or line.key not in found:
+                    found[line.key] = line
+    yield from found.values()

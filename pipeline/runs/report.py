@@ -1,0 +1,215 @@
+"""How partitions and runs ended, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from pipeline.runs.outcomes import outcomes
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing
+from schemas.manifest import Noun, Share
+from schemas.messages.base import RunState
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
+
+_USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError", "PlanOutdated", "SchemaChanged"))
+_PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
+
+
+class Report(Noun):
+    """A run's report. Its JSON form on the command line is `as_json`. `reason`: why it is paused."""
+
+    run: str
+    pipeline: str
+    state: RunState
+    sink: str
+    plan: str
+    totals: Totals
+    failures: tuple[Failure, ...]
+    stop: Failure | None
+    started_at: dt.datetime
+    finished_at: dt.datetime | None
+    reason: str = ""
+
+
+def finalise(store: Store, request: FinaliseRequest) -> RunResult:
+    """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
+    earlier = load_report(store, request.ref.run)
+    totals, failures = summed(request, _reconciled(store, request))
+    report = Report(
+        run=request.ref.run,
+        pipeline=request.ref.pipeline,
+        state=request.state,
+        sink=store.uri,
+        plan=request.plan,
+        totals=totals,
+        failures=tuple(failures),
+        stop=request.stop,
+        started_at=earlier.started_at if earlier else _asked_at(store, request),
+        finished_at=dt.datetime.now(dt.UTC),
+    )
+    store.put(ids.report(request.ref.run), report.model_dump_json().encode())
+    return RunResult(
+        state=report.state,
+        report=ids.report(request.ref.run),
+        totals=report.totals,
+        stop=report.stop,
+        recovered=_recovered(store, report),
+    )
+
+
+class LastRun(Noun):
+    """How a pipeline's last run ended that was not cancelled, and whether the one before it had failed."""
+
+    run: str
+    state: RunState
+    recovered: bool = False
+
+
+def _recovered(store: Store, report: Report) -> bool:
+    """Note how the run ended; is it the first one to succeed after a failure? Asked twice, the answer is the same."""
+    if report.state not in ("completed", "failed"):
+        return False
+    try:
+        last = LastRun.model_validate_json(store.get(ids.last_run()))
+    except ObjectMissing:
+        last = LastRun(run="", state="completed")
+    if (last.run, last.state) == (report.run, report.state):
+        return last.recovered
+    recovered = report.state == "completed" and last.state == "failed"
+    store.put(
+        ids.last_run(), LastRun(run=report.run, state=report.state, recovered=recovered).model_dump_json().encode()
+    )
+    return recovered
+
+
+def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionResult]:
+    """The outcomes; a failure of an earlier attempt is over where the plan finds the partition published by now."""
+    current: set[str] | None = None
+    for result in outcomes(store, request.ref.run):
+        if result.outcome in ("failed", "cancelled"):
+            if current is None:
+                current = _up_to_date(store, request.plan)
+            if result.partition in current:
+                yield result.model_copy(update={"outcome": "unchanged", "error": "", "message": ""})
+                continue
+        yield result
+
+
+def _up_to_date(store: Store, plan: str) -> set[str]:
+    """Partitions that a plan leaves out, being published already."""
+    if not plan:
+        return set()
+    folder = plan.removesuffix("plan.json")
+    pages = (Page.model_validate_json(store.get(info.key)) for info in store.list(f"{folder}page-"))
+    return {planned.key for page in pages for planned in page.partitions if not planned.run}
+
+
+def _asked_at(store: Store, request: FinaliseRequest) -> dt.datetime:
+    """When the run was first asked for: its workflow may be one of several that carried it on."""
+    try:
+        asked = orjson.loads(store.get(ids.request(request.ref.run)))["created_at"]
+        return min(dt.datetime.fromisoformat(asked), request.started_at)
+    except (ObjectMissing, KeyError, ValueError):
+        return request.started_at
+
+
+def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[Totals, list[Failure]]:
+    """The run's totals and failures. A partition without an outcome was up to date, or was never begun."""
+    totals = Totals()
+    failures = []
+    for result in ended:
+        totals = totals.with_result(result)
+        if result.error:
+            failures.append(Failure(partition=result.partition, error=result.error, message=result.message))
+    begun = totals.published + totals.unchanged + totals.failed + totals.cancelled
+    not_run = min(request.totals.not_run, max(0, request.totals.total - begun))
+    total = max(request.totals.total, begun)
+    left = {"total": total, "not_run": not_run, "unchanged": totals.unchanged + total - begun - not_run}
+    return totals.model_copy(update=left), failures
+
+
+def load_report(store: Store, run: str) -> Report | None:
+    try:
+        return Report.model_validate_json(store.get(ids.report(run)))
+    except ObjectMissing:
+        return None
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report in the shape that `run --json` promises."""
+    totals = report.totals
+    counts, usage = totals.counts, totals.usage
+    needed = usage.calls - usage.repaid
+    return {
+        "run": report.run,
+        "pipeline": report.pipeline,
+        "state": report.state,
+        "partitions": {name: getattr(totals, name) for name in _PARTITIONS},
+        "rows": {
+            "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
+            "pending": counts.pending, "removed": counts.removed, "out": counts.out,
+        },
+        "journal": totals.reuse.model_dump(),
+        "usage": {
+            "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
+            "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
+        },
+        "billed_over_needed": round(usage.calls / needed, 4) if needed else 1.0,
+        "sink": report.sink,
+        "started_at": _iso(report.started_at),
+        "finished_at": _iso(report.finished_at),
+        "failures": [failure.model_dump() for failure in report.failures],
+        **({"reason": report.reason} if report.reason else {}),
+        **({"cascades": cascades(totals)} if totals.shares else {}),
+    }  # fmt: skip
+
+
+def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
+    """Per stage whose models take turns: rows by role, the share that `main` answered, and about how much less it cost
+    than to ask `main` alone: what its calls cost on average, for each row that the cheap model was asked."""
+    out = {}
+    for stage, roles in totals.shares.items():
+        main, cheap = roles.get("main", Share()), roles.get("cheap", Share())
+        rows = sum(share.rows for share in roles.values())
+        alone = cheap.calls * main.cost_usd / main.calls if main.calls else None
+        out[stage] = {
+            "rows": {role: share.rows for role, share in sorted(roles.items())},
+            "escalated": round(main.rows / rows, 4) if rows else 0.0,
+            "saving_usd": None if alone is None else round(alone - main.cost_usd - cheap.cost_usd, 6),
+        }
+    return out
+
+
+_STOPPED_BY_LIMIT = frozenset(
+    ("FatalModelError", "RejectRateExceeded", "BudgetReached", "TooManyFailures", "CanaryFailed")
+)
+_NOT_REACHED = frozenset(("ConnectionFailed", "StoreError", "StoreRefused"))
+
+
+def exit_code(report: Report) -> int:
+    """As the command line promises: 3 outranks 1."""
+    causes = {failure.error for failure in report.failures}
+    if report.stop is not None:
+        causes.add(report.stop.error)
+    if causes & _STOPPED_BY_LIMIT:
+        return 3
+    if report.stop is not None and report.stop.error in _USAGE:
+        return 2
+    if report.stop is not None and report.stop.error == "Bug":
+        return 70
+    if report.stop is not None and causes & _NOT_REACHED:
+        return 4
+    return 0 if report.state == "completed" else 1
+
+
+def _iso(when: dt.datetime | None) -> str | None:
+    return None if when is None else when.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def dumps(value: Any) -> str:
+    """JSON as the command line prints it."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

@@ -1,0 +1,64 @@
+"""A run's request: written once under its name, it is that run's identity."""
+
+import datetime as dt
+import hashlib
+import uuid
+from pathlib import Path
+
+from pipeline.stores import Store
+from schemas import digests, ids
+from schemas.errors import NameTaken, ObjectMissing
+from schemas.plan import Request, Selection
+from schemas.spec.sections import Spec
+
+# Of a spec, what does not change what a run does, only how fast, how loudly or at what cost it may.
+_NOT_IDENTITY = {
+    "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
+               "max_cost_usd_per_day", "max_tokens", "call_timeout"},
+    "notify": True, "schedule": True, "prices": True,
+}  # fmt: skip
+
+
+def request_digest(spec: Spec, selection: Selection) -> str:
+    said = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
+    return digests.digest(said, selection.model_dump_json())
+
+
+def new_run_name(now: dt.datetime) -> str:
+    return f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+def write_request(store: Store, spec: Spec, base: Path, selection: Selection, run: str) -> Request:
+    """Write the request under its name, or find the equal one there. Raises NameTaken for another one."""
+    data = spec.model_dump_json().encode()
+    spec_key = ids.spec_of_run(run, hashlib.sha256(data).hexdigest())
+    request = Request(
+        run=run,
+        pipeline=spec.name,
+        digest=request_digest(spec, selection),
+        spec=spec_key,
+        base=str(base.absolute()),
+        selection=selection,
+        created_at=dt.datetime.now(dt.UTC),
+    )
+    store.put_absent(spec_key, data)
+    if store.put_absent(ids.request(run), request.model_dump_json().encode()):
+        return request
+    known = load_request(store, run)
+    assert known is not None
+    if known.digest != request.digest:
+        raise NameTaken(
+            f"The run {run!r} has another spec or selection.", hint="Choose another --name, or leave it out."
+        )
+    return known
+
+
+def load_request(store: Store, run: str) -> Request | None:
+    try:
+        return Request.model_validate_json(store.get(ids.request(run)))
+    except ObjectMissing:
+        return None
+
+
+def load_spec_of(store: Store, key: str) -> Spec:
+    return Spec.model_validate_json(store.get(key))

@@ -1,0 +1,36 @@
+"""Which partitions of an ended run are to be tried again."""
+
+from typing import Literal
+
+from pipeline.runs import outcomes, plan_pages, requests
+from pipeline.sinks import commits
+from pipeline.stores import Store
+from schemas import ids
+from schemas.plan import Request
+
+Only = Literal["failed", "cancelled", "rejects"]
+
+
+def to_retry(store: Store, request: Request, only: Only) -> list[str]:
+    """`failed`: what failed; `cancelled`: what was cancelled, and what was not begun; `rejects`: what was published or
+    refused with rejected rows. Never what was published since."""
+    ended = {result.partition: result for result in outcomes.outcomes(store, request.run)}
+    if only == "rejects":
+        return sorted(
+            key for key, result in ended.items() if result.counts.rejected or result.error == "RejectRateExceeded"
+        )
+    found = {key for key, result in ended.items() if result.outcome == only}
+    if only == "cancelled":
+        found |= {key for key, result in ended.items() if result.outcome == "not_run"}
+        found |= (plan_pages.planned_partitions(store, request.run) or set()) - ended.keys()
+    return sorted(key for key in found if not _published_since(store, request.run, key))
+
+
+def _published_since(store: Store, run: str, partition: str) -> bool:
+    current = commits.current(store, partition)
+    if current is None or current.kind == "tombstone":
+        return False
+    outcome = store.head(ids.outcome(run, partition))
+    began = requests.load_request(store, run)
+    since = outcome.modified if outcome is not None else began.created_at if began is not None else None
+    return since is None or current.committed_at > since

@@ -1,0 +1,329 @@
+"""What happened in a run: each partition, the calls over time, what was slow, dear or rejected. From outcomes, plans
+and the journal's records, each read once, in memory that does not grow with them."""
+
+import datetime as dt
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import orjson
+import polars as pl
+
+from pipeline.journal import compacted
+from pipeline.journal.segments import Reading, read_segments
+from pipeline.runs import outcomes, plan_pages, progress
+from pipeline.runs.report import Report
+from pipeline.sinks import commits
+from pipeline.sinks.row_files import read_rejects
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing
+from schemas.manifest import Noun
+from schemas.messages.partition import PartitionResult
+from stages.journal.records import CallRecord, Record, RowRecord, record_of
+
+MOST_LINES = 2_000
+_MOST_RECORDS = 500_000
+_MOST_ROWS = 10_000  # held at a time, to find the slowest and dearest
+_TOP = 10
+_MOMENTS = 60
+_STEP = math.log(1.05)  # latencies are kept to five per cent
+_BARS = 24
+
+
+class Line(Noun):
+    """A partition: how it ended, and why, where it was not published."""
+
+    partition: str
+    outcome: str
+    reason: str = ""
+    rows: int = 0
+    rejected: int = 0
+    out: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+
+
+class Moment(Noun):
+    """What came in from `at` on, for `seconds`."""
+
+    at: dt.datetime
+    seconds: float
+    rows: int
+    calls: int
+    cost_usd: float
+
+
+class Bar(Noun):
+    """How many calls took so long, in milliseconds."""
+
+    least_ms: float
+    most_ms: float
+    calls: int
+
+
+class Dear(Noun):
+    """A row by what its calls took and cost. `row` is its identity, as `rejects show --row` takes it."""
+
+    partition: str
+    row: str
+    model: str
+    calls: int
+    ms: int
+    cost_usd: float
+
+
+class ErrorClass(Noun):
+    """Rejected rows of one stage and kind, with the first of them."""
+
+    stage: str
+    error: str
+    rows: int
+    message: str
+    key: str
+
+
+class Story(Noun):
+    """`whole` false: only the first of many partitions, or of very many records, are told."""
+
+    lines: tuple[Line, ...] = ()
+    moments: tuple[Moment, ...] = ()
+    latency: tuple[Bar, ...] = ()
+    percentiles_ms: dict[str, float] = {}
+    slowest: tuple[Dear, ...] = ()
+    dearest: tuple[Dear, ...] = ()
+    errors: tuple[ErrorClass, ...] = ()
+    whole: bool = True
+
+
+def save(store: Store, run: str, story: Story) -> None:
+    store.put(ids.story(run), story.model_dump_json().encode())
+
+
+def load(store: Store, run: str) -> Story | None:
+    try:
+        return Story.model_validate_json(store.get(ids.story(run)))
+    except ObjectMissing:
+        return None
+
+
+def told(store: Store, report: Report) -> Story:
+    """The story of a run that has ended."""
+    results = list(outcomes.outcomes(store, report.run))
+    lines = lines_of(store, report, results)
+    seen = Seen()
+    for result in sorted(results, key=lambda result: -result.usage.calls):
+        if result.usage.calls and not seen.full:
+            seen.partition(result.partition, _records(store, result.partition, report.run))
+    return Story(
+        lines=tuple(lines[:MOST_LINES]),
+        moments=tuple(seen.moments()),
+        latency=tuple(seen.bars()),
+        percentiles_ms={f"p{share}": seen.percentile(share / 100) for share in (50, 90, 99)} if seen.latency else {},
+        slowest=tuple(sorted(seen.slowest, key=lambda row: -row.ms)[:_TOP]),
+        dearest=tuple(sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]),
+        errors=tuple(_errors(store, report.run, results)),
+        whole=len(lines) <= MOST_LINES and not seen.full,
+    )
+
+
+# Partitions --------------------------------------------------------------------------------------------------------
+
+
+def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -> list[Line]:
+    """All that were selected, those that were not run too, with the reason; what went wrong first."""
+    ended = {result.partition: result for result in results}
+    planned = {line.key: line for line in plan_pages.planned_lines(store, report.run, report.plan)}
+    begun = progress.at_work(store, report.run, set(ended)) if report.finished_at is None else {}
+    found = []
+    for key in planned.keys() | ended.keys():
+        plan, result = planned.get(key), ended.get(key)
+        if result is not None:
+            reason = f"{result.error}: {result.message}".strip(": ") if result.error or result.message else ""
+            found.append(
+                Line(
+                    partition=key, outcome=result.outcome, reason=reason or (plan.reason if plan else ""),
+                    rows=result.counts.rows_in, rejected=result.counts.rejected, out=result.counts.out,
+                    calls=result.usage.calls, cost_usd=result.usage.cost_usd,
+                )
+            )  # fmt: skip
+        elif plan is not None and not plan.run:
+            found.append(Line(partition=key, outcome="unchanged", reason=plan.reason))
+        elif report.finished_at is not None:
+            found.append(Line(partition=key, outcome="not_run", reason=_not_begun(report)))
+        elif (usage := begun.get(key)) is not None:
+            paid = {"calls": usage.calls, "cost_usd": usage.cost_usd}
+            found.append(Line(partition=key, outcome=report.state, reason=report.reason, **paid))
+        else:
+            found.append(Line(partition=key, outcome="not_begun"))
+    order = ("failed", "cancelled", "paused", "running", "not_run", "not_begun", "published", "unchanged")
+    return sorted(found, key=lambda line: (order.index(line.outcome), line.partition))
+
+
+def _not_begun(report: Report) -> str:
+    if report.stop is not None:
+        return f"not begun: {report.stop.message}"
+    return "not begun: the run was cancelled" if report.state == "cancelled" else "not begun"
+
+
+# Records -----------------------------------------------------------------------------------------------------------
+
+
+def _records(store: Store, partition: str, run: str) -> Iterator[Record]:
+    """The run's records in a partition; some may come twice, where they are being merged."""
+    reading = Reading()
+    segments, merged = compacted.listed(store, partition, run)
+    for chunk in compacted.read_compacted(
+        store, merged, ["run", "body"], reading, wanted=lambda footer: run in footer.runs
+    ):
+        for body in chunk.filter(pl.col("run") == run)["body"].to_list():
+            if (record := record_of(body)) is not None:
+                yield record
+    for records in read_segments(store, segments, reading):
+        yield from (record for record in records if getattr(record, "run", None) == run)
+
+
+@dataclass(slots=True)
+class _Row:
+    model: str = ""
+    calls: int = 0
+    ms: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass
+class Seen:
+    """What is kept of records: counts by second, latencies by class, a few rows."""
+
+    rows: Counter[int] = field(default_factory=Counter)
+    calls: Counter[int] = field(default_factory=Counter)
+    cost: dict[int, float] = field(default_factory=dict)
+    latency: Counter[int] = field(default_factory=Counter)
+    slowest: list[Dear] = field(default_factory=list)
+    dearest: list[Dear] = field(default_factory=list)
+    read: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.read >= _MOST_RECORDS
+
+    def partition(self, partition: str, records: Iterable[Record]) -> None:
+        nonces: set[int] = set()
+        answered: set[int] = set()  # hashes, as the keys of a large partition take tens of MB
+        rows: dict[str, _Row] = {}
+        for record in records:
+            self.read += 1
+            if isinstance(record, RowRecord) and _is_new(hash(record.key), answered):
+                self.rows[int(record.at)] += 1
+            elif isinstance(record, CallRecord) and record.raw is not None and _is_new(hash(record.nonce), nonces):
+                self._call(record, rows.setdefault(record.id, _Row()))
+            if len(rows) > _MOST_ROWS:
+                rows = dict(_top(rows))
+            if self.full:
+                break
+        for row, said in _top(rows):
+            self.slowest.append(_dear(partition, row, said))
+            self.dearest.append(self.slowest[-1])
+
+    def _call(self, record: CallRecord, row: _Row) -> None:
+        second = int(record.at)
+        self.calls[second] += 1
+        self.cost[second] = self.cost.get(second, 0.0) + (record.cost_usd or 0.0)
+        self.latency[round(math.log(max(record.latency_ms, 1)) / _STEP)] += 1
+        row.model = record.model
+        row.calls += 1
+        row.ms += record.latency_ms
+        row.cost_usd += record.cost_usd or 0.0
+
+    def moments(self) -> Iterator[Moment]:
+        """From the first to the last, in at most _MOMENTS equal parts."""
+        seconds = self.rows.keys() | self.calls.keys()
+        if not seconds:
+            return
+        first, last = min(seconds), max(seconds)
+        width = max(1, math.ceil((last - first + 1) / _MOMENTS))
+        for start in range(first, last + 1, width):
+            within = range(start, start + width)
+            yield Moment(
+                at=dt.datetime.fromtimestamp(start, dt.UTC),
+                seconds=width,
+                rows=sum(self.rows[second] for second in within),
+                calls=sum(self.calls[second] for second in within),
+                cost_usd=sum(self.cost.get(second, 0.0) for second in within),
+            )
+
+    def bars(self) -> Iterator[Bar]:
+        if not self.latency:
+            return
+        first, last = min(self.latency), max(self.latency)
+        width = max(1, math.ceil((last - first + 1) / _BARS))
+        for start in range(first, last + 1, width):
+            calls = sum(self.latency[step] for step in range(start, start + width))
+            yield Bar(
+                least_ms=round(math.exp((start - 0.5) * _STEP), 1),
+                most_ms=round(math.exp((start + width - 0.5) * _STEP), 1),
+                calls=calls,
+            )
+
+    def percentile(self, share: float) -> float:
+        wanted = share * self.latency.total()
+        for step in sorted(self.latency):
+            wanted -= self.latency[step]
+            if wanted <= 0:
+                return round(math.exp(step * _STEP), 1)
+        return 0.0
+
+
+def _is_new(identity: int, known: set[int]) -> bool:
+    if identity in known:
+        return False
+    known.add(identity)
+    return True
+
+
+def _top(rows: dict[str, _Row]) -> list[tuple[str, _Row]]:
+    slow = sorted(rows.items(), key=lambda item: -item[1].ms)[:_TOP]
+    dear = sorted(rows.items(), key=lambda item: -item[1].cost_usd)[:_TOP]
+    return list(dict([*slow, *dear]).items())
+
+
+def _dear(partition: str, row: str, said: _Row) -> Dear:
+    return Dear(partition=partition, row=row, model=said.model, calls=said.calls, ms=said.ms, cost_usd=said.cost_usd)
+
+
+# Rejects -----------------------------------------------------------------------------------------------------------
+
+
+def _errors(store: Store, run: str, results: Iterable[PartitionResult]) -> list[ErrorClass]:
+    """The classes of rejected rows, the largest first."""
+    rows: Counter[tuple[str, str]] = Counter()
+    sample: dict[tuple[str, str], tuple[str, str]] = {}
+    for result in results:
+        for key in _rejects_of(store, run, result):
+            frame = read_rejects(store, key)
+            for stage, error, message, of in frame.select("stage", "error", "message", "key").iter_rows():
+                rows[stage, error] += 1
+                sample.setdefault((stage, error), (message or "", _said(of)))
+    return [
+        ErrorClass(stage=stage, error=error, rows=count, message=sample[stage, error][0], key=sample[stage, error][1])
+        for (stage, error), count in rows.most_common()
+    ]
+
+
+def _rejects_of(store: Store, run: str, result: PartitionResult) -> list[str]:
+    if result.error == "RejectRateExceeded":
+        return [ids.rejects_of_run(run, result.partition)]
+    if not result.counts.rejected or result.generation is None:
+        return []
+    manifest = commits.read_commit(store, result.partition, result.generation)
+    return [file.key for file in manifest.rejects] if manifest is not None else []
+
+
+def _said(key: str | None) -> str:
+    """`id=7` of the key's JSON, cut to a line."""
+    try:
+        values = orjson.loads(key or "{}")
+    except orjson.JSONDecodeError:
+        return ""
+    return ", ".join(f"{name}={str(value)[:40]}" for name, value in values.items())[:120]

@@ -1,0 +1,263 @@
+"""The catalogue: what is published and how the last attempts ended, of all partitions, as two Parquet indexes.
+
+    _tandem/catalogue/commits-<time>-<digest>.parquet     the current manifest of each partition, without its files
+    _tandem/catalogue/attempts-<time>-<digest>.parquet    the last outcome of each partition, in whatever run
+
+Both are derived, and may be deleted or out of date. Commits and outcomes are the truth: a listing says which are newer,
+and only those are read. Every run brings the catalogue up to date at its end.
+"""
+
+import datetime as dt
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sinks import commits
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import ObjectMissing, StoreError
+from schemas.manifest import Counts, DataFile, Manifest
+from schemas.messages.partition import PartitionResult
+
+FORMAT = "2"
+_COMMITS = pl.Schema(
+    [
+        ("partition", pl.String()), ("generation", pl.Int64()), ("bytes", pl.Int64()), ("manifest", pl.String()),
+        ("shape", pl.Categorical()),
+    ]
+)  # fmt: skip
+_TEXTS = ("partition", "run", "outcome", "error", "message")
+_ATTEMPTS = pl.Schema([*((name, pl.String()) for name in _TEXTS), ("at", pl.Datetime("us", "UTC"))])
+# What all partitions of a pipeline mostly share is kept once; what lists need not is read with the commit itself.
+_SHAPE = {"format", "pipeline", "schema_fingerprint", "schema_version", "stage_fingerprints", "stage_aspects",
+          "input_columns"}  # fmt: skip
+_LEFT_OUT = {"files", "rejects", "provenance", "warnings", "content_digest", "reuse", "usage", "attempt", "nonce",
+             "started_at"}  # fmt: skip
+_KEPT = dt.timedelta(minutes=15)  # a reader may still be at an older index
+_THREADS = 16
+_FEW = 20
+T = TypeVar("T")
+U = TypeVar("U")
+Note = Callable[[int], None]
+
+
+def _nothing(rows: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Both indexes, up to date: of a few partitions, or of all."""
+
+    published: pl.DataFrame
+    attempts: pl.DataFrame
+
+
+def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> Catalogue:
+    """What is published and how the last attempts ended. Raises StoreError."""
+    return Catalogue(published(store, wanted, note=note), attempts(store, note=note))
+
+
+# What is published --------------------------------------------------------------------------------------------------
+
+
+def published(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> pl.DataFrame:
+    """The current generation of each partition that ever committed, for `manifests`. Only commits that the index does
+    not have are read. Raises StoreError."""
+    few = set(wanted) if wanted is not None else None
+    if few is not None and len(few) <= _FEW:
+        listed = {key: last for key in few if (last := max(commits.generations(store, key), default=0))}
+        return _read_commits(store, sorted(listed.items()), note)
+    known = _load(store, "commits", _COMMITS)[0]
+    return _refreshed(store, known, note)
+
+
+def _refreshed(store: Store, known: pl.DataFrame, note: Note) -> pl.DataFrame:
+    listed = _listed(store)
+    kept = known.join(listed, on=["partition", "generation"], how="semi")
+    newer = listed.join(kept, on="partition", how="anti")
+    if newer.height:
+        kept = pl.concat([kept, _read_commits(store, newer.rows(), note)])
+    return kept.sort("partition")
+
+
+def _listed(store: Store) -> pl.DataFrame:
+    """The highest generation of each partition, in one listing."""
+    found: dict[str, int] = {}
+    for info in store.list(ids.COMMITS):
+        parsed = ids.parse_commit(info.key)
+        if parsed:
+            found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
+    schema = {"partition": pl.String, "generation": pl.Int64}
+    return pl.DataFrame({"partition": list(found), "generation": list(found.values())}, schema=schema)
+
+
+def _read_commits(store: Store, wanted: Iterable[tuple[str, int]], note: Note) -> pl.DataFrame:
+    def read(one: tuple[str, int]) -> tuple[str, int, int, str, str] | None:
+        manifest = commits.read_commit(store, *one)
+        note(0)
+        if manifest is None:
+            return None
+        size = sum(file.size for file in manifest.files)
+        own = manifest.model_dump_json(exclude=_LEFT_OUT | _SHAPE, exclude_defaults=True)
+        return manifest.partition, manifest.generation, size, own, manifest.model_dump_json(include=_SHAPE)
+
+    rows = [row for row in _in_threads(read, list(wanted)) if row is not None]
+    return pl.DataFrame(rows, schema=_COMMITS, orient="row")
+
+
+def manifests(published: pl.DataFrame) -> Iterator[Manifest]:
+    """The manifests of an index, without what lists need not."""
+    for text, shape in published.select("manifest", "shape").iter_rows():
+        manifest = manifest_of(text, shape)
+        assert manifest is not None
+        yield manifest
+
+
+def manifest_of(text: str | None, shape: str | None) -> Manifest | None:
+    """One of them, from its row; None for an absent one. Not validated again, and copied from one that has the shape
+    and all defaults: there may be 100,000."""
+    if text is None or shape is None:
+        return None
+    own = orjson.loads(text)
+    at = dt.datetime.fromisoformat(own.pop("committed_at"))
+    index = own.pop("index", None)
+    own["index"] = None if index is None else DataFile.model_construct(**index)
+    own["pending"] = tuple(DataFile.model_construct(**file) for file in own.pop("pending", ()))
+    own["counts"] = _NO_COUNTS.model_copy(update=own.pop("counts", {}))
+    return _of_shape(shape).model_copy(update={**own, "started_at": at, "committed_at": at})
+
+
+@lru_cache(maxsize=1_000)
+def _of_shape(text: str) -> Manifest:
+    """The manifest of no partition, with what those of one shape share."""
+    at = dt.datetime.min.replace(tzinfo=dt.UTC)
+    own = {"kind": "published", "partition": "", "generation": 0, "parent": None, "run": "", "nonce": ""}
+    return Manifest.model_validate({**orjson.loads(text), **own, "started_at": at, "committed_at": at})
+
+
+_NO_COUNTS = Counts()
+
+
+# How the last attempts ended ----------------------------------------------------------------------------------------
+
+
+def attempts(store: Store, *, note: Note = _nothing) -> pl.DataFrame:
+    """The last outcome of each partition, in whatever run. Raises StoreError."""
+    return _attempts(store, note)[0]
+
+
+def failed(ended: pl.DataFrame) -> dict[str, str]:
+    """Partition → how, of those whose last attempt failed or was cancelled."""
+    found = ended.filter(pl.col("outcome").is_in(["failed", "cancelled"])).select("partition", "outcome", "error")
+    return {
+        partition: "was cancelled" if outcome == "cancelled" else f"failed ({error})"
+        for partition, outcome, error in found.iter_rows()
+    }
+
+
+def _attempts(store: Store, note: Note) -> tuple[pl.DataFrame, dict[str, str]]:
+    """And a mark for each run: the report that completed it, after which nothing of it changes, or else when its latest
+    outcome was written, so that only later ones are read."""
+    known, marks = _load(store, "attempts", _ATTEMPTS)
+    frames = [known]
+    now: dict[str, str] = {}
+    for run in store.folders(ids.RUNS):
+        report = _completed(store, run)
+        if report and marks.get(run) == report:
+            now[run] = report
+            continue
+        since = marks.get(run, "")
+        since = "" if since.startswith(_REPORT) else since
+        fresh = [info for info in store.list(ids.outcomes(run)) if info.modified.isoformat() >= since]
+        now[run] = report or max((info.modified.isoformat() for info in fresh), default=since)
+        frames.append(_read_outcomes(store, run, [(info.key, info.modified) for info in fresh], note))
+    ended = pl.concat(frames).sort("at")
+    return ended.unique("partition", keep="last", maintain_order=True).sort("partition"), now
+
+
+_REPORT = "report "
+
+
+def _completed(store: Store, run: str) -> str:
+    """Names the report of a run that is completed, for good."""
+    found = store.head(ids.report(run))
+    if found is None:
+        return ""
+    try:
+        state = orjson.loads(store.get(ids.report(run)))["state"]
+    except (ObjectMissing, ValueError, KeyError):
+        return ""
+    return f"{_REPORT}{found.etag}" if state == "completed" else ""
+
+
+def _read_outcomes(store: Store, run: str, wanted: list[tuple[str, dt.datetime]], note: Note) -> pl.DataFrame:
+    def read(one: tuple[str, dt.datetime]) -> tuple[str, str, str, str, str, dt.datetime] | None:
+        try:
+            result = PartitionResult.model_validate_json(store.get(one[0]))
+        except ObjectMissing:
+            return None
+        note(0)
+        if result.outcome == "not_run":  # a canary is no attempt
+            return None
+        return result.partition, run, result.outcome, result.error, result.message, one[1]
+
+    rows = [row for row in _in_threads(read, wanted) if row is not None]
+    return pl.DataFrame(rows, schema=_ATTEMPTS, orient="row")
+
+
+# Bringing it up to date ---------------------------------------------------------------------------------------------
+
+
+def update(store: Store, now: dt.datetime, *, note: Note = _nothing) -> None:
+    """Write both indexes where there is anything newer, and remove older ones after a grace. Raises StoreError."""
+    known = _load(store, "commits", _COMMITS)[0]
+    current = _refreshed(store, known, note)
+    if not current.select("partition", "generation").equals(known.select("partition", "generation")):
+        _save(store, "commits", current, {}, now)
+    ended, marks = _attempts(store, note)
+    if marks != _load(store, "attempts", _ATTEMPTS)[1]:
+        _save(store, "attempts", ended, marks, now)
+
+
+def _load(store: Store, kind: str, schema: pl.Schema) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The newest index of a kind; an empty one where there is none, or none that can be read."""
+    for info in sorted(store.list(f"{ids.CATALOGUE}{kind}-"), key=lambda info: info.key, reverse=True):
+        try:
+            data = store.get(info.key)
+            metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+            if metadata.get(b"tandem_catalogue") == FORMAT.encode():
+                # By Polars: what pyarrow decodes with takes as much again, and stays with its pool.
+                return pl.read_parquet(io.BytesIO(data)).cast(schema), orjson.loads(metadata[b"marks"])
+        except (StoreError, OSError, pa.ArrowException, pl.exceptions.PolarsError, KeyError, ValueError):
+            continue  # it is derived: what it would have said is read from the truth
+    return pl.DataFrame(schema=schema), {}
+
+
+def _save(store: Store, kind: str, frame: pl.DataFrame, marks: dict[str, str], now: dt.datetime) -> None:
+    metadata = {b"tandem_catalogue": FORMAT.encode(), b"marks": orjson.dumps(marks)}
+    sink = io.BytesIO()
+    table = frame.to_arrow()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", row_group_size=20_000)
+    data = sink.getvalue()
+    key = ids.catalogue(kind, now, hashlib.sha256(data).hexdigest())
+    store.put_absent(key, data)
+    old = [info.key for info in store.list(f"{ids.CATALOGUE}{kind}-") if info.modified < now - _KEPT and info.key < key]
+    store.delete(old)
+
+
+def _in_threads(work: Callable[[T], U], wanted: list[T]) -> Iterator[U]:
+    if len(wanted) < 2:
+        yield from map(work, wanted)
+        return
+    with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-catalogue") as threads:
+        yield from threads.map(work, wanted)

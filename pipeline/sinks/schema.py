@@ -1,0 +1,170 @@
+"""The dataset behind a sink: whose it is, the types that its source was pinned to, its declared schema."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.stores import Store
+from schemas import digests, ids, partition_keys
+from schemas.errors import ObjectExists, ObjectMissing, SchemaChanged, SinkError
+from schemas.manifest import Noun
+from schemas.tables import decode_schema, encode_schema
+
+
+class Dataset(Noun):
+    """Written at the first publish. `types` pins a text source's columns; `keys` are columns that only paths hold."""
+
+    format: int = 1
+    pipeline: str
+    types: dict[str, str] = {}
+    keys: tuple[str, ...] = ()
+
+
+class DeclaredSchema(Noun):
+    """`columns` and `keys` are for people and other languages; `arrow_schema` and `arrow_keys` are exact (IPC, base64).
+    Readers of version `compatible_since` and later understand one another; `earlier` are the versions before."""
+
+    version: int
+    columns: dict[str, str]
+    keys: dict[str, str] = {}
+    arrow_schema: str
+    arrow_keys: str = ""
+    compatible_since: int = 1
+    earlier: tuple[dict[str, str], ...] = ()
+
+
+def load_dataset(store: Store, pipeline: str) -> Dataset | None:
+    """What the sink holds, None for a new one. Raises SinkError where it is another pipeline's."""
+    try:
+        found = Dataset.model_validate_json(store.get(ids.DATASET))
+    except ObjectMissing:
+        return None
+    if found.pipeline != pipeline:
+        raise SinkError(
+            f"{store.uri} is the sink of the pipeline {found.pipeline!r}, not of {pipeline!r}.",
+            hint="Give each pipeline a sink.path of its own, or use the first one's name.",
+        )
+    return found
+
+
+def claim(store: Store, wanted: Dataset) -> Dataset:
+    """Make the sink this pipeline's, pinning the types of columns not pinned yet. Raises SinkError."""
+    known = load_dataset(store, wanted.pipeline)
+    if known is None:
+        try:
+            store.put_new(ids.DATASET, wanted.model_dump_json().encode())
+            return wanted
+        except ObjectExists:
+            known = load_dataset(store, wanted.pipeline)
+    assert known is not None
+    types = {**wanted.types, **known.types}
+    if types != known.types:
+        known = known.model_copy(update={"types": types})
+        store.put(ids.DATASET, known.model_dump_json().encode())
+    return known
+
+
+def load_schema(store: Store) -> DeclaredSchema | None:
+    try:
+        return DeclaredSchema.model_validate_json(store.get(ids.SCHEMA))
+    except ObjectMissing:
+        return None
+
+
+def schema_fingerprint(schema: pa.Schema) -> str:
+    """Names and types, in order."""
+    return digests.digest(*(f"{field.name}:{field.type}" for field in schema))
+
+
+def key_schema(declared: DeclaredSchema) -> pa.Schema:
+    """The columns that only paths hold."""
+    return decode_schema(declared.arrow_keys) if declared.arrow_keys else pa.schema([])
+
+
+def declare_schema(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> int:
+    """Declare the schema of what is about to be published: the first, an additive change, or any with `new_version`.
+    Returns its version. Raises SchemaChanged."""
+    known = load_schema(store)
+    if known is None:
+        try:
+            store.put_new(ids.SCHEMA, _declared(schema, keys, None).model_dump_json().encode())
+            return 1
+        except ObjectExists:
+            known = load_schema(store)
+            assert known is not None
+    _refuse(known, schema, keys, new_version)
+    wanted = _declared(schema, keys, known)
+    if known.columns != wanted.columns:
+        store.put(ids.SCHEMA, wanted.model_dump_json().encode())
+        return wanted.version
+    return known.version
+
+
+def _declared(schema: pa.Schema, keys: pa.Schema, known: DeclaredSchema | None) -> DeclaredSchema:
+    """The next version after the known one; readers of the two do not go together where it breaks with it."""
+    version = known.version + 1 if known else 1
+    broke = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
+    return DeclaredSchema(
+        version=version,
+        columns={field.name: str(field.type) for field in schema},
+        keys={field.name: str(field.type) for field in keys},
+        arrow_schema=encode_schema(schema),
+        arrow_keys=encode_schema(keys),
+        compatible_since=version if broke or known is None else known.compatible_since,
+        earlier=(*known.earlier, known.columns) if known else (),
+    )
+
+
+def refuse_breaking(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> None:
+    """Raises SchemaChanged where `declare_schema` would; declares nothing."""
+    known = load_schema(store)
+    if known is not None:
+        _refuse(known, schema, keys, new_version)
+
+
+def _refuse(known: DeclaredSchema, schema: pa.Schema, keys: pa.Schema, new_version: bool) -> None:
+    by = {field.name: str(field.type) for field in keys}
+    if by and known.keys and by != known.keys:
+        raise SchemaChanged(
+            f"The dataset is partitioned by {_said(known.keys)} and would be by {_said(by)}: its rows would be there "
+            "twice.",
+            hint="Undo the change of partition, or publish to another sink.path.",
+        )
+    difference = breaking(decode_schema(known.arrow_schema), schema)
+    if difference and not new_version:
+        raise SchemaChanged(
+            f"The output would change the dataset's schema: {'; '.join(difference)}.",
+            hint="Only new columns may be added. Undo the change, publish to another sink.path, or break with the "
+            "readers of the present version and publish all partitions anew: tandem run --new-version.",
+        )
+
+
+def _said(keys: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in keys.items())
+
+
+def breaking(before: pa.Schema, after: pa.Schema) -> list[str]:
+    """What readers of `before` would miss or misread in `after`."""
+    said = []
+    for field in before:
+        if field.name not in after.names:
+            said.append(f"column {field.name!r} ({field.type}) is gone")
+        elif after.field(field.name).type != field.type:
+            said.append(f"column {field.name!r} was {field.type} and is {after.field(field.name).type}")
+    return said
+
+
+def key_values(partition: str, keys: pa.Schema) -> list[tuple[str, pa.Scalar]]:
+    """The partition's keys and values, typed as declared; text where nothing is."""
+    out = []
+    for name, text in partition_keys.partition_texts(partition):
+        kind = keys.field(name).type if name in keys.names else pa.string()
+        out.append((name, _typed(text, kind)))
+    return out
+
+
+def _typed(text: str | None, kind: pa.DataType) -> pa.Scalar:
+    if text is None:
+        return pa.scalar(None, kind)
+    if pa.types.is_timestamp(kind) and kind.tz:
+        return pc.assume_timezone(pa.scalar(text).cast(pa.timestamp(kind.unit)), "UTC").cast(kind)
+    return pa.scalar(text).cast(kind)

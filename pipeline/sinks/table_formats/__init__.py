@@ -1,0 +1,1 @@
+"""Delta and Iceberg tables over the published files."""

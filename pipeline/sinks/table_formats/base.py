@@ -1,0 +1,47 @@
+"""What a table format has to do."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipeline.sinks.schema import key_values
+from schemas.manifest import DataFile, Manifest
+
+
+class Moved(Exception):
+    """Another transaction came between reading the table and writing to it."""
+
+
+class Lake(Protocol):
+    """A table of some format. `version` is whatever `files` read, and what `replace` builds on."""
+
+    def exists(self) -> bool: ...
+
+    def version(self, columns: pa.Schema, keys: pa.Schema) -> Any:
+        """The table as it is now, made or given new columns where it has to be. Raises Moved, StoreError."""
+
+    def files(self, version: Any, keys: pa.Schema, partition: str) -> dict[str, Any]:
+        """The partition's files in the table, by key in the sink."""
+        ...
+
+    def replace(
+        self,
+        version: Any,
+        keys: pa.Schema,
+        manifest: Manifest,
+        gone: dict[str, Any],
+        new: Sequence[DataFile],
+    ) -> None:
+        """One transaction. Raises Moved where the table is not at that version any more, StoreError."""
+
+    def all_files(self) -> set[str]:
+        """Keys of all files that the table names now."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def values(keys: pa.Schema, partition: str) -> dict[str, pa.Scalar]:
+    """The partition's keys, typed."""
+    return dict(key_values(partition, keys))

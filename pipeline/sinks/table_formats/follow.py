@@ -1,0 +1,104 @@
+"""Table formats over the published files: a Delta or an Iceberg table that names just what the current manifests name.
+
+The manifest stays the truth. Once a generation is committed, one transaction of the table takes the partition's former
+files out and puts the new ones in; no byte is written twice. A transaction is made from the table's version as it was
+read before the manifest, and fails if anybody else's came between. So whoever tries, late or twice, a zombie included,
+can only bring the table to what is current, or finds it there.
+
+A mark is put before the commit and taken away once the table has followed: what a process that died in between left
+behind is caught up by the partition's next attempt, or by the end of any run.
+"""
+
+import importlib.util
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.sinks import commits
+from pipeline.sinks.schema import key_schema, load_schema
+from pipeline.sinks.table_formats.base import Lake, Moved
+from pipeline.stores import Store
+from schemas import ids
+from schemas.errors import SpecError, StoreError
+from schemas.spec.sections import Spec
+from schemas.tables import decode_schema
+
+_TRIES = 60
+_NEEDS = {"delta": "deltalake", "iceberg": "pyiceberg"}
+# Transactions of one process would only meet each other.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def refuse_absent(spec: Spec) -> None:
+    """Raises SpecError where the library of the sink's format is not installed."""
+    needed = _NEEDS.get(spec.sink.format)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise SpecError(
+            f"sink.format = {spec.sink.format!r} needs the package {needed}.",
+            hint=f"pip install 'tandem-pipeline[{spec.sink.format}]'",
+        )
+
+
+def lake_of(spec: Spec, base: Path, store: Store) -> Lake | None:
+    """The table of a sink, None where it is plain Parquet."""
+    if spec.sink.format == "delta":
+        from pipeline.sinks.table_formats.delta import DeltaLake
+
+        return DeltaLake(store, spec.name)
+    if spec.sink.format == "iceberg":
+        from pipeline.sinks.table_formats.iceberg import IcebergLake
+
+        return IcebergLake(store, spec, base)
+    return None
+
+
+def mark(store: Store, partition: str) -> None:
+    """Before a commit: the table is about to lag behind."""
+    store.put(ids.lagging(partition), b"{}")
+
+
+def follow(lake: Lake, store: Store, partition: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Bring the table to the partition's current generation, and take the mark away. Raises StoreError."""
+    for attempt in range(_TRIES):
+        with _ONE_AT_A_TIME:
+            try:
+                _follow_once(lake, store, partition)
+                store.delete([ids.lagging(partition)])
+                return
+            except Moved:
+                pass
+        sleep(random.uniform(0.02, 0.1) * min(attempt + 1, 10))
+    raise StoreError(
+        f"{store.uri}: the table could not follow {partition}: others committed to it {_TRIES} times meanwhile.",
+        hint="The partition is published, and the next run brings the table up to it.",
+    )
+
+
+def _follow_once(lake: Lake, store: Store, partition: str) -> None:
+    declared = load_schema(store)
+    if declared is None:
+        return
+    keys = key_schema(declared)
+    if not lake.exists():  # the sink's first, or lost: what is published already belongs in it too
+        for info in store.list(ids.COMMITS):
+            if (parsed := ids.parse_commit(info.key)) is not None and parsed[1] == 1:
+                mark(store, parsed[0])
+    version = lake.version(decode_schema(declared.arrow_schema), keys)
+    manifest = commits.current(store, partition)  # after the table: what is newer then makes the transaction fail
+    if manifest is None or not manifest.ever_published:
+        return
+    there = lake.files(version, keys, partition)
+    wanted = {file.key: file for file in manifest.files}
+    if there.keys() != wanted.keys():
+        gone = {key: file for key, file in there.items() if key not in wanted}
+        lake.replace(version, keys, manifest, gone, [file for key, file in wanted.items() if key not in there])
+
+
+def catch_up(lake: Lake, store: Store) -> list[str]:
+    """Follow whatever is marked. Returns the partitions."""
+    lagging = [info.key.removeprefix(ids.LAGGING).removesuffix(".json") for info in store.list(ids.LAGGING)]
+    for partition in lagging:
+        follow(lake, store, partition)
+    return lagging

@@ -1,0 +1,156 @@
+"""What a plan counts is what a run then pays, whatever moved; where that cannot be known, its range holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.estimates.call_count import Forecast, compared, forecast
+from pipeline.planning.builder import decisions
+from schemas.plan import RowChanges, Selection
+from tests.pipeline.jobs import EXTRACT, Bench, rows
+
+SQL: dict[str, Any] = {"name": "some", "uses": "sql", "query": "SELECT * FROM rows WHERE level >= 2"}
+SECOND: dict[str, Any] = {
+    "name": "second", "uses": "extract", "model": "offline:lexical", "prompt": "{{ summary }}",
+    "output": {"mood": {"type": "enum", "values": ["good", "bad"]}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path, spec={"source": {"path": "rows.parquet", "key": ["id"]}})
+    bench.write(rows(20, blank=2))
+    return bench
+
+
+def looked(bench: Bench, **changed: Any) -> Forecast:
+    job = bench.job(**changed)
+    return forecast(job, bench.store, list(decisions(job, bench.store, Selection(), bench.now())))
+
+
+async def paid(bench: Bench, **changed: Any) -> int:
+    published = await bench.run(bench.job(**changed))
+    return sum(found.manifest.usage.calls for found in published.values() if found.manifest is not None)
+
+
+async def test_the_count_is_what_a_run_then_pays(bench: Bench) -> None:
+    """Each step moves one thing; the plan names it, and counts rows and calls exactly."""
+    frame = rows(20, blank=2)
+
+    async def step(reason: str, calls: int, changes: tuple[int, int, int, int], **changed: Any) -> None:
+        found = looked(bench, **changed)
+        (decision,) = found.decisions
+        assert decision.why == reason
+        assert tuple(decision.moved.model_dump().values()) == changes
+        assert found.calls == (calls, calls)
+        assert found.stages[0].least == calls
+        assert await paid(bench, **changed) == calls
+
+    await step("never published", 18, (20, 0, 0, 0))
+    await step("up to date", 0, (0, 0, 20, 0))
+
+    frame[5, "text"] = "Quite another text."
+    bench.write(frame)
+    await step("input changed: 1 row changed", 1, (0, 1, 19, 0))
+
+    frame[6, "at"] = frame[7, "at"]
+    bench.write(frame)
+    await step("input changed: 1 row changed", 0, (0, 1, 19, 0))
+
+    bench.write(pl.concat([frame[:18], rows(23)[20:]]))
+    await step("input changed: 3 rows new, 2 removed", 3, (3, 0, 18, 2))
+
+    frame = pl.concat([frame[:18], rows(23)[20:]]).with_columns(note=pl.lit("x"))
+    bench.write(frame)
+    await step("input changed (column `note` is new): 21 rows changed", 0, (0, 21, 0, 0))
+
+    other = {**EXTRACT, "prompt": "Briefly: {{ text }}"}
+    await step("prompt of `triage` changed", 19, (0, 0, 21, 0), stages=[other])
+    await step("prompt of `triage` changed", 0, (0, 0, 21, 0))
+    # The n-th equal request of a row has its answer in the journal, whatever became of the stage's fingerprint.
+    await step("version of `triage` changed", 0, (0, 0, 21, 0), stages=[{**EXTRACT, "version": 2}])
+    more = {**EXTRACT, "model": {"name": "offline:lexical", "params": {"a": 1}}, "prompt": "So: {{ text }}"}
+    await step("version, prompt and model of `triage` changed", 19, (0, 0, 21, 0), stages=[more])
+
+
+async def test_equal_rows_are_asked_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, spec={"limits": {"batch_rows": 4}})
+    frame = pl.concat([rows(5), rows(5), rows(3)])
+    bench.write(frame)
+    assert looked(bench).calls == (5, 5)
+    assert await paid(bench) == 5
+    bench.write(pl.concat([frame[1:], rows(1), rows(1)]))
+    found = looked(bench)
+    assert found.changes == RowChanges(new=1, unchanged=13)
+    assert found.calls == (0, 0)
+
+
+@pytest.mark.parametrize("changed", [1, 5])
+async def test_a_batch_whose_rows_are_all_known_stands_beside_one_whose_are_not(tmp_path: Path, changed: int) -> None:
+    bench = Bench(tmp_path, spec={"limits": {"batch_rows": 4}})
+    frame = rows(8)
+    bench.write(frame)
+    assert await paid(bench) == 8
+    frame[changed, "text"] = "Quite another text."
+    bench.write(frame)
+    assert looked(bench).calls == (1, 1)
+    assert await paid(bench) == 1
+
+
+async def test_later_stages_have_ranges_that_hold_what_is_paid(bench: Bench) -> None:
+    stages = [EXTRACT, SQL, SECOND]
+    found = looked(bench, stages=stages)
+    assert found.stages[0].calls == (18, 18)
+    low, high = found.stages[1].calls
+    assert (low, high) == (0, 18)
+    calls = await paid(bench, stages=stages)
+    assert found.calls[0] <= calls <= found.calls[1]
+    # Now the first stage's answers are known, so what the second would be asked is too.
+    again = [EXTRACT, SQL, {**SECOND, "prompt": "Well: {{ summary }}"}]
+    found = looked(bench, stages=again)
+    assert found.stages[0].calls == (0, 0)
+    assert found.calls[0] == found.calls[1] == await paid(bench, stages=again)
+
+
+async def test_a_later_stage_over_source_columns_is_counted_exactly_where_no_row_can_leave(bench: Bench) -> None:
+    second = {**SECOND, "prompt": "{{ text }}"}
+    kept = [{**EXTRACT, "on_reject": "null"}, second]
+    assert looked(bench, stages=kept).calls == (36, 36)
+    assert looked(bench, stages=[EXTRACT, second]).calls == (18, 36)
+    assert await paid(bench, stages=kept) == 36
+
+
+async def test_what_comes_after_the_last_stage_that_asks_is_not_followed(bench: Bench) -> None:
+    stages = [EXTRACT, SQL]
+    assert looked(bench, stages=stages).calls == (18, 18)
+    assert await paid(bench, stages=stages) == 18
+
+
+async def test_rows_that_reject_themselves_take_no_call(bench: Bench) -> None:
+    stages = [{**EXTRACT, "when_empty": "reject"}]
+    assert looked(bench, stages=stages).calls == (18, 18)
+    assert await paid(bench, stages=stages) == 18
+
+
+def test_rows_are_compared_by_identity_and_occurrence() -> None:
+    def index(*pairs: tuple[str, str]) -> pl.DataFrame:
+        return pl.DataFrame(pairs, schema={"row_id": pl.String, "content": pl.String}, orient="row")
+
+    before = index(("a", "1"), ("a", "1"), ("b", "2"), ("c", "3"))
+    now = index(("a", "1"), ("b", "9"), ("d", "4"), ("a", "1"), ("a", "1"))
+    assert compared(before, now) == RowChanges(new=2, changed=1, unchanged=2, removed=1)
+
+
+async def test_rows_that_are_exploded_are_counted_by_their_parts(bench: Bench) -> None:
+    """Also those of which an earlier stage's answer is not known yet."""
+    words = [f"first {at}|second {at}|third {at}".split("|") for at in range(20)]
+    bench.write(rows(20, blank=2).with_columns(pl.Series("parts", words)))
+    explode = {"name": "parts", "uses": "explode", "with": {"column": "parts"}}
+    read = {**SECOND, "prompt": "{{ parts }}"}
+    low, high = looked(bench, stages=[EXTRACT, explode, read]).calls
+    assert low <= 18 + 60 <= high
+    assert await paid(bench, stages=[EXTRACT, explode, read]) == 18 + 60

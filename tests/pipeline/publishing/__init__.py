@@ -1,0 +1,1 @@
+"""From staged batches to a generation."""

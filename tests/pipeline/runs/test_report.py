@@ -1,0 +1,111 @@
+"""The report of a run: sums over all its executions, and nothing of what was mended since."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline.planning import builder
+from pipeline.runs import plan_pages, requests
+from pipeline.runs.outcomes import write_outcome
+from pipeline.runs.report import exit_code, finalise, load_report, summed
+from pipeline.stores import MemoryStore
+from schemas import ids
+from schemas.manifest import Counts, Usage
+from schemas.messages.base import MAX_PAYLOAD_BYTES, Outcome, RunRef, RunState
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import FinaliseRequest, Page, PlannedPartition, Totals
+from schemas.plan import Decision, Selection
+from tests.pipeline.jobs import Bench, rows
+
+NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
+
+
+def result(key: str, outcome: Outcome, **given: object) -> PartitionResult:
+    error = "InputChanged" if outcome == "failed" else "Cancelled" if outcome == "cancelled" else ""
+    said = {"partition": key, "outcome": outcome, "error": error, "counts": Counts(rows_in=10), "usage": Usage(calls=4)}
+    return PartitionResult.model_validate({**said, **given})
+
+
+def asked(
+    totals: Totals, *, state: RunState = "completed", plan: str = "", store: MemoryStore | None = None
+) -> FinaliseRequest:
+    ref = RunRef(pipeline="p", run="run-1", sink=store.uri if store else "memory://x")
+    return FinaliseRequest(ref=ref, plan=plan, state=state, totals=totals, started_at=NOW)
+
+
+def test_totals_span_the_executions_of_a_resumed_run() -> None:
+    """Three published by the first, which then died; two by the second, whose plan found three up to date."""
+    ended = [result(f"d={n}", "published") for n in range(5)]
+    totals, failures = summed(asked(Totals(total=5, published=2, unchanged=3)), ended)
+    assert (totals.total, totals.published, totals.unchanged, totals.not_run) == (5, 5, 0, 0)
+    assert (totals.counts.rows_in, totals.usage.calls, failures) == (50, 20, [])
+
+
+@pytest.mark.parametrize(
+    ("said", "ended", "expected"),
+    [
+        (Totals(total=6, failed=1, unchanged=2, not_run=3), {"failed": 1}, (6, 0, 2, 1, 0, 3)),
+        (Totals(total=6, cancelled=2, unchanged=1, not_run=3), {"cancelled": 2}, (6, 0, 1, 0, 2, 3)),
+        (Totals(total=4, unchanged=1, not_run=3), {"cancelled": 1, "published": 1}, (4, 1, 0, 0, 1, 2)),
+        (Totals(), {"published": 2}, (2, 2, 0, 0, 0, 0)),
+        (Totals(total=3, unchanged=3), {"unchanged": 1}, (3, 0, 3, 0, 0, 0)),
+    ],
+)
+def test_every_partition_of_the_plan_is_in_one_place(
+    said: Totals, ended: dict[Outcome, int], expected: tuple[int, ...]
+) -> None:
+    outcomes = [result(f"{outcome}={n}", outcome) for outcome, count in ended.items() for n in range(count)]
+    t, _ = summed(asked(said), outcomes)
+    assert (t.total, t.published, t.unchanged, t.failed, t.cancelled, t.not_run) == expected
+    assert t.total == t.published + t.unchanged + t.failed + t.cancelled + t.not_run
+
+
+def test_a_failure_of_an_earlier_attempt_is_over_once_the_plan_finds_the_partition_published() -> None:
+    store = MemoryStore(uuid.uuid4().hex)
+    write_outcome(store, "run-1", result("d=1", "failed", error="RejectRateExceeded", message="many"))
+    write_outcome(store, "run-1", result("d=2", "failed"))
+    plan = ids.plan("run-1", "p")
+    lines = (PlannedPartition(key="d=1", run=False), PlannedPartition(key="d=2", run=True))
+    store.put_new(ids.plan_page(plan, 0), Page(partitions=lines).model_dump_json().encode())
+    finalise(store, asked(Totals(total=2, failed=1, unchanged=1), state="failed", plan=plan, store=store))
+    report = load_report(store, "run-1")
+    assert report is not None
+    assert [failure.partition for failure in report.failures] == ["d=2"]
+    assert (report.totals.unchanged, report.totals.failed) == (1, 1)
+    assert report.totals.usage.calls == 8, "what it cost then was paid all the same"
+    assert exit_code(report) == 1
+
+
+def test_a_run_began_when_it_was_first_asked_for(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(rows(3))
+    assert isinstance(bench.store, MemoryStore)
+    request = requests.write_request(bench.store, bench.job().spec, tmp_path, Selection(), "run-1")
+    later = asked(Totals(), store=bench.store).model_copy(update={"started_at": request.created_at + dt.timedelta(1)})
+    finalise(bench.store, later)
+    report = load_report(bench.store, "run-1")
+    assert report is not None
+    assert report.started_at == request.created_at
+
+
+def test_a_plans_pages_fit_a_payload_however_long_its_keys_and_reasons(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(rows(3))
+    job = bench.job()
+    request = requests.write_request(bench.store, job.spec, tmp_path, Selection(), "run-1")
+    ref = RunRef(pipeline="tests", run="run-1", sink=bench.store.uri)
+    decided = [
+        Decision(
+            partition=f"a={'x' * 120}/b={'y' * 120}/c={n:0120}", run=n % 3 > 0, reason="stage changed " * 80, rows=n
+        )
+        for n in range(1_000)
+    ]
+    planned = builder.write_plan(bench.store, ref, request, job, decided)
+    pages = [plan_pages.load_page(bench.store, planned.key, number) for number in range(planned.pages)]
+    assert [line.key for page in pages for line in page.partitions] == [d.partition for d in decided]
+    assert max(len(page.model_dump_json()) for page in pages) <= MAX_PAYLOAD_BYTES
+    assert (planned.partitions, planned.to_run) == (1_000, sum(d.run for d in decided))
