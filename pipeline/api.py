@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from pipeline.client import known_pipelines
-from pipeline.client.connection import engine
+from pipeline.client.connection import connected
 from pipeline.client.follow import follow, running_report
 from pipeline.client.preflight import preflight, read_spec
 from pipeline.client.start import Run, find_or_start
@@ -159,7 +159,7 @@ async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_us
         lambda: list(builder.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
     )
     known_pipelines.remember(ready, ready.base / known_pipelines.DEFAULT_SPEC)
-    async with engine(ready.base) as found:
+    async with connected(ready.base) as found:
         wanted = {d.partition for d in decided if d.run}
         following = await find_or_start(found, ready, selection, name, wanted, max_cost_usd=max_cost_usd)
         broke = False

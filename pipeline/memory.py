@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 _TRIMMED_ABOVE = 128 * 1024
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """Set apart all that is there now from garbage collections. Call it when something large and lasting was made; what
     was set apart before and is garbage by now is freed first.
 
@@ -22,7 +22,7 @@ def settle() -> None:
     gc.freeze()
 
 
-def give_back() -> bool:
+def configure_allocators() -> bool:
     """Have glibc keep little of what is freed, and Arrow take its memory there; where malloc is another, nothing is
     done. Call it before threads begin, and before pyarrow is imported.
 

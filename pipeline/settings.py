@@ -29,7 +29,7 @@ def spool_folder() -> Path:
     return Path(given) if given else Path(tempfile.gettempdir()) / f"tandem-spool-{os.getuid()}"
 
 
-def purse_folder() -> Path:
+def spend_folder() -> Path:
     """Where workers count what they spend of a budget, beside the spools."""
     return spool_folder() / "purses"
 

@@ -93,7 +93,7 @@ class Decision:
         return INPUT_CHANGED in self.reason
 
 
-class Request(Noun):
+class RunRequest(Noun):
     """`digest` is of spec and selection; `base` is the spec's folder, for prompts, user code and relative paths."""
 
     run: str

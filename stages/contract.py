@@ -18,7 +18,7 @@ from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField
 from schemas.spec.loading import option_sentences
-from schemas.spec.sections import Part, Spec
+from schemas.spec.sections import Section, Spec
 from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limits.limiter import Limiter
@@ -33,7 +33,7 @@ BY = "__tandem_by"
 RESERVED = "__tandem_"
 
 
-class Options(Part):
+class Options(Section):
     """Base of what a stage may say under `with`; as it is, for stages that have no options. `pacing` names those that
     change how fast answers come and not which."""
 

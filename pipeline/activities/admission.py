@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class MemoryAdmission:
     """Lets in as much at once as there is room for, first come first served; what needs more than all goes alone."""
 
     def __init__(self, room: int) -> None:

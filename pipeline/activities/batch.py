@@ -12,15 +12,15 @@ from weakref import WeakValueDictionary
 
 from temporalio import activity
 
-from pipeline.activities.boundary import beating, translated
+from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
 from pipeline.enrichment import row_step
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context, row_context
 from pipeline.enrichment.open import answers_of, load_opened
 from pipeline.journal.spool import Spools
-from pipeline.limits.live_limits import Controls
-from pipeline.limits.run_budget import Purses
+from pipeline.limits.live_limits import LiveLimits
+from pipeline.limits.run_budget import RunBudgets
 from pipeline.planning.job import Job
 from schemas.errors import BudgetReached, CodeMismatch, TandemError
 from schemas.messages.batch import BatchRequest, BatchResult, RowInput, Spent, StepResult
@@ -40,21 +40,21 @@ class BatchActivities:
     """What batches of a process share: rows in flight, spools, budgets, limits that were set on their run."""
 
     jobs: Jobs
-    purses: Purses
+    purses: RunBudgets
     drain: asyncio.Event
     spools: Spools
-    controls: Controls = field(default_factory=Controls)
+    controls: LiveLimits = field(default_factory=LiveLimits)
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.enrich_batch, self.step_row]
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def enrich_batch(self, request: BatchRequest) -> BatchResult:
         """The rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
         store = self.jobs.store(request.ref)
-        async with beating() as beat:
+        async with heartbeating() as beat:
             try:
                 job, _, services = await self.jobs.of(request.ref, request.plan)
             except CodeMismatch as exc:
@@ -83,11 +83,11 @@ class BatchActivities:
         return BatchResult.model_validate({**_halted(done.stopped), "spent": spent})
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def step_row(self, request: RowInput) -> StepResult:
         """The next step of one row's graph, where nodes are activities."""
         store = self.jobs.store(request.ref)
-        async with beating() as beat:
+        async with heartbeating() as beat:
             try:
                 job, _, services = await self.jobs.of(request.ref, request.plan)
             except CodeMismatch as exc:

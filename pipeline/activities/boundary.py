@@ -31,7 +31,7 @@ R = TypeVar("R", bound=BaseModel)
 _BUG_ATTEMPTS = 3  # an unknown exception may be the machine's; three times the same is ours
 
 
-def translated(
+def activity_boundary(
     work: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Our errors as Temporal's, results within the cap."""
@@ -65,7 +65,7 @@ def translated(
 
 
 @dataclass
-class Beat:
+class ActivityProgress:
     """What an activity has done so far, told with each heartbeat: rows, calls, USD."""
 
     rows: int = 0
@@ -76,9 +76,9 @@ class Beat:
 
 
 @asynccontextmanager
-async def beating() -> AsyncIterator[Beat]:
+async def heartbeating() -> AsyncIterator[ActivityProgress]:
     """Beat in the background, so that a long thread or a slow model is never taken for a dead worker."""
-    beat = Beat()
+    beat = ActivityProgress()
 
     async def forever() -> None:
         while True:

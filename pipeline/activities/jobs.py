@@ -54,5 +54,5 @@ def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, P
         raise CodeMismatch(
             f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it"
         )
-    memory.settle()
+    memory.freeze_gc()
     return job, plan, services

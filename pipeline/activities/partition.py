@@ -10,8 +10,8 @@ from typing import Any
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline.activities.admission import Turns
-from pipeline.activities.boundary import beating, translated
+from pipeline.activities.admission import MemoryAdmission
+from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
 from pipeline.enrichment.open import load_opened, open_partition
 from pipeline.enrichment.staging import waiting_rows
@@ -53,18 +53,18 @@ class PartitionActivities:
     """Openings take turns at memory, and so do publications."""
 
     jobs: Jobs
-    _publishing: Turns = field(default_factory=lambda: Turns(_PUBLISHED_ROWS))
-    _opening: Turns = field(default_factory=lambda: Turns(_OPENED_ROWS))
+    _publishing: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_PUBLISHED_ROWS))
+    _opening: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_OPENED_ROWS))
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.open, self.holder, self.answers, self.publish, self.close]
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def open(self, request: OpenRequest) -> Opened:
         """Fix base and batches of a partition, join its journal."""
         store = self.jobs.store(request.ref)
-        async with beating() as beat:
+        async with heartbeating() as beat:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
@@ -81,7 +81,7 @@ class PartitionActivities:
         )
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def holder(self, request: HolderRequest) -> Holder:
         """Which run is at work on a partition: the parent of its workflow."""
         ref = request.ref
@@ -89,7 +89,7 @@ class PartitionActivities:
             ids.partition_workflow_id(ref.pipeline, ref.sink, request.partition)
         )
         try:
-            async with beating():
+            async with heartbeating():
                 found = await handle.describe()
         except RPCError as exc:
             if exc.status == RPCStatusCode.NOT_FOUND:
@@ -98,18 +98,18 @@ class PartitionActivities:
         return Holder(run=ids.run_of_workflow(found.parent_id or ""))
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def answers(self, request: AnswersRequest) -> Answers:
         """Count the questions of finished batches that people have answered, and have not."""
-        async with beating():
+        async with heartbeating():
             return await asyncio.to_thread(_answers, self.jobs.store(request.ref), request)
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def publish(self, request: PublishRequest) -> PartitionResult:
         """Commit the partition's next generation."""
         store = self.jobs.store(request.ref)
-        async with beating() as beat:
+        async with heartbeating() as beat:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             async with self._publishing.taken(opened.rows):
@@ -125,10 +125,10 @@ class PartitionActivities:
         return result
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def close(self, request: CloseRequest) -> PartitionResult:
         """Write down how a partition ended without a publication, behind a fence where it was cancelled."""
-        async with beating():
+        async with heartbeating():
             return await asyncio.to_thread(_close, self.jobs.store(request.ref), request)
 
     async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:

@@ -11,8 +11,8 @@ from pipeline.activities.partition import PartitionActivities
 from pipeline.activities.run import RunActivities
 from pipeline.activities.schedule import ScheduleActivities
 from pipeline.journal.spool import Spools
-from pipeline.limits.run_budget import Purses
-from pipeline.settings import purse_folder, spool_folder
+from pipeline.limits.run_budget import RunBudgets
+from pipeline.settings import spend_folder, spool_folder
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Activities:
     jobs: Jobs = field(default_factory=Jobs)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
-    purses: Purses = field(default_factory=lambda: Purses(purse_folder()))
+    purses: RunBudgets = field(default_factory=lambda: RunBudgets(spend_folder()))
 
     def __post_init__(self) -> None:
         self.run = RunActivities(self.jobs, self.purses)

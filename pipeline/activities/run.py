@@ -11,11 +11,11 @@ from typing import Any
 
 from temporalio import activity
 
-from pipeline.activities.boundary import beating, translated
+from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
 from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
-from pipeline.limits.run_budget import Purses
+from pipeline.limits.run_budget import RunBudgets
 from pipeline.planning import builder
 from pipeline.planning.job import make_job
 from pipeline.publishing import cleanup
@@ -28,6 +28,8 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import TandemError
 from schemas.messages.run import (
+    BudgetCheck,
+    BudgetVerdict,
     FinaliseRequest,
     Notified,
     NotifyRequest,
@@ -35,8 +37,6 @@ from schemas.messages.run import (
     PageRequest,
     PlanRef,
     PlanRequest,
-    Reckoned,
-    Reckoning,
     RunResult,
     SetLimits,
     SetLimitsRequest,
@@ -51,56 +51,56 @@ class RunActivities:
     """The plan is made and read, limits are set, the budget is looked at, the report is written."""
 
     jobs: Jobs
-    purses: Purses
+    purses: RunBudgets
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.plan, self.read_page, self.set_limits, self.reckon, self.notify, self.finalise]
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def plan(self, request: PlanRequest) -> PlanRef:
         """List and split the input, decide for each selected partition, write the plan."""
-        async with beating() as beat:
+        async with heartbeating() as beat:
             return await asyncio.to_thread(_plan, self.jobs.store(request.ref), request, self.jobs.services, beat.note)
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def read_page(self, request: PageRequest) -> Page:
-        async with beating():
+        async with heartbeating():
             return await asyncio.to_thread(
                 plan_pages.load_page, self.jobs.store(request.ref), request.plan, request.page
             )
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
         """Write down what was set on a live run, where its workers look."""
         store, max_cost_usd = self.jobs.store(request.ref), request.limits.max_cost_usd
-        async with beating():
+        async with heartbeating():
             if max_cost_usd is not None:
                 await asyncio.to_thread(budget.raise_to, store, request.ref.run, max_cost_usd)
             return await asyncio.to_thread(save_limits, store, request.ref.run, request.limits)
 
     @activity.defn
-    @translated
-    async def reckon(self, request: Reckoning) -> Reckoned:
+    @activity_boundary
+    async def reckon(self, request: BudgetCheck) -> BudgetVerdict:
         """Is there room in a run's budget, now that nothing of it is in flight?"""
-        async with beating():
+        async with heartbeating():
             return await asyncio.to_thread(reckoning.reckon, self.jobs.store(request.ref), request, self.purses.folder)
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def notify(self, request: NotifyRequest) -> Notified:
         """Tell a hook of the spec how the run fares."""
         await notify(self.jobs.store(request.ref), request)
         return Notified()
 
     @activity.defn
-    @translated
+    @activity_boundary
     async def finalise(self, request: FinaliseRequest) -> RunResult:
         """Write the run's report."""
         store = self.jobs.store(request.ref)
-        async with beating():
+        async with heartbeating():
             result = await asyncio.to_thread(_finalise, store, request)
             try:
                 await asyncio.to_thread(_catch_up, store, request.ref.run)
@@ -139,7 +139,7 @@ def _finalise(store: Store, request: FinaliseRequest) -> RunResult:
     try:
         report = reports.load_report(store, request.ref.run)
         if report is not None:
-            said = statistics.told(store, report)
+            said = statistics.collect(store, report)
             statistics.save(store, report.run, said)
             store.put(ids.report_page(report.run), html_report.page(report, said).encode())
     except (TandemError, OSError, ValueError) as exc:  # the report is there; its telling is for people

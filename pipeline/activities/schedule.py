@@ -7,10 +7,10 @@ from typing import Any
 
 from temporalio import activity
 
-from pipeline.activities.boundary import beating, translated
+from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
-from pipeline.planning.scheduled_request import ask
-from schemas.messages.schedule import Asked, AskRequest
+from pipeline.planning.scheduled_request import request_of_firing
+from schemas.messages.schedule import FiringDecision, FiringRequest
 
 
 @dataclass
@@ -23,8 +23,10 @@ class ScheduleActivities:
         return [self.ask]
 
     @activity.defn
-    @translated
-    async def ask(self, request: AskRequest) -> Asked:
+    @activity_boundary
+    async def ask(self, request: FiringRequest) -> FiringDecision:
         """The request of a schedule's firing, or that nothing is to be done."""
-        async with beating() as beat:
-            return await asyncio.to_thread(ask, self.jobs.store(request.ref), request, self.jobs.services, beat.note)
+        async with heartbeating() as beat:
+            return await asyncio.to_thread(
+                request_of_firing, self.jobs.store(request.ref), request, self.jobs.services, beat.note
+            )

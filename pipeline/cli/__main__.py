@@ -5,7 +5,7 @@ from pipeline import memory
 
 def entry() -> None:
     """Run the command line of this process."""
-    memory.give_back()
+    memory.configure_allocators()
     from pipeline.cli import process
     from pipeline.cli.flags import app
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli.screen.console import Interrupted, print_error
+from pipeline.cli.screen.console import InterruptedByUser, print_error
 from schemas.errors import ConnectionFailed, TandemError, UsageError
 
 
@@ -56,8 +56,8 @@ def main(app: typer.Typer, arguments: list[str]) -> int:
     except typer.Exit as exc:
         return exc.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
-        print_error(Interrupted("Interrupted."), as_json=as_json)
-        return Interrupted.exit_code
+        print_error(InterruptedByUser("Interrupted."), as_json=as_json)
+        return InterruptedByUser.exit_code
     except BrokenPipeError:  # `tandem … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -28,7 +28,7 @@ _CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Engine:
+class Connection:
     """A connected client. `ui` is the address of the Temporal UI, where there is one."""
 
     client: Client
@@ -49,32 +49,32 @@ def log_to_python() -> None:
 
 
 @asynccontextmanager
-async def engine(base: Path) -> AsyncIterator[Engine]:
+async def connected(base: Path) -> AsyncIterator[Connection]:
     """Connect; start or join the embedded server where no Temporal is configured. Raises ConnectionFailed."""
     log_to_python()
     if temporal_configured():
         client = await connect()
-        yield Engine(client, None, None, await _knows_attributes(client))
+        yield Connection(client, None, None, await _knows_attributes(client))
         return
     embedded = await EmbeddedServer.join(home_of(base))
     try:
         client = await Client.connect(embedded.info.address, data_converter=pydantic_data_converter, lazy=False)
-        yield Engine(client, embedded, embedded.info.ui_url, True)
+        yield Connection(client, embedded, embedded.info.ui_url, True)
     finally:
         embedded.leave()
 
 
 @asynccontextmanager
-async def engine_if_running(base: Path) -> AsyncIterator[Engine | None]:
+async def connected_if_running(base: Path) -> AsyncIterator[Connection | None]:
     """The same for commands that only read: never starts a server; None where none runs."""
     log_to_python()
     if temporal_configured():
         client = await connect()
-        yield Engine(client, None, None, False)
+        yield Connection(client, None, None, False)
         return
     info = EmbeddedServer.running(home_of(base))
     client_or_none = await _client_of(info) if info else None
-    yield None if client_or_none is None or info is None else Engine(client_or_none, None, info.ui_url, True)
+    yield None if client_or_none is None or info is None else Connection(client_or_none, None, info.ui_url, True)
 
 
 async def _client_of(info: ServerInfo) -> Client | None:

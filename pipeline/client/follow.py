@@ -8,7 +8,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowQ
 from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline.client.start import Run
-from pipeline.runs.progress import standing_report
+from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report
 from pipeline.workflows.run import RunWorkflow
 from schemas.errors import ConnectionFailed
@@ -21,7 +21,7 @@ _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCo
 
 def running_report(run: Run) -> Report:
     """What is known of a run that has not ended."""
-    return standing_report(run.store, run.request)
+    return live_report(run.store, run.request)
 
 
 async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:

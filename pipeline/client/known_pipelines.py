@@ -14,7 +14,7 @@ from schemas.manifest import Noun
 DEFAULT_SPEC = Path("tandem.yaml")
 
 
-class Known(Noun):
+class KnownPipeline(Noun):
     pipeline: str
     sink: str
     spec: str
@@ -23,7 +23,7 @@ class Known(Noun):
 def remember(ready: Ready, spec: Path) -> None:
     """Note where a pipeline's sink is. Best effort: a folder that cannot be written to is no reason not to run."""
     folder = home_of(ready.base) / "pipelines"
-    known = Known(pipeline=ready.spec.name, sink=ready.store.uri, spec=str(spec.absolute()))
+    known = KnownPipeline(pipeline=ready.spec.name, sink=ready.store.uri, spec=str(spec.absolute()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{known.pipeline}.json").write_text(known.model_dump_json())
@@ -35,7 +35,7 @@ def sinks(folder: Path) -> dict[str, Store]:
     """Pipeline → sink: of `./tandem.yaml` where there is one, and of those that ran from here."""
     found: dict[str, Store] = {}
     for path in sorted((home_of(folder) / "pipelines").glob("*.json")):
-        known = Known.model_validate(orjson.loads(path.read_bytes()))
+        known = KnownPipeline.model_validate(orjson.loads(path.read_bytes()))
         found[known.pipeline] = open_store(known.sink)
     if (folder / DEFAULT_SPEC).exists():
         spec, base = read_spec(folder / DEFAULT_SPEC)

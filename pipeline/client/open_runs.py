@@ -15,20 +15,20 @@ from pipeline.workflows.run import PAUSED, RunWorkflow
 from schemas import ids
 from schemas.errors import NameTaken
 from schemas.messages.run import RunResult
-from schemas.plan import Request, Selection
+from schemas.plan import RunRequest, Selection
 
 _LATEST = 3
 
 
 @dataclass(frozen=True)
-class Standing:
+class OpenRun:
     """What Temporal says of a run that is open: `paused` is why, where it is."""
 
     handle: WorkflowHandle[RunWorkflow, RunResult]
     paused: str
 
 
-async def open_run(client: Client, store: Store, request: Request) -> Standing | None:
+async def open_run(client: Client, store: Store, request: RunRequest) -> OpenRun | None:
     """Where a run stands that has not ended; None for others. Asks no worker."""
     handle = client.get_workflow_handle_for(
         RunWorkflow.run, ids.run_workflow_id(request.pipeline, store.uri, request.run)
@@ -41,7 +41,7 @@ async def open_run(client: Client, store: Store, request: Request) -> Standing |
         raise
     if found.status != WorkflowExecutionStatus.RUNNING:
         return None
-    return Standing(handle, str((await found.memo()).get(PAUSED) or ""))
+    return OpenRun(handle, str((await found.memo()).get(PAUSED) or ""))
 
 
 async def status_of(client: Client, pipeline: str, sink: str, run: str) -> WorkflowExecutionStatus | None:
@@ -54,7 +54,7 @@ async def status_of(client: Client, pipeline: str, sink: str, run: str) -> Workf
         raise
 
 
-def unfinished(store: Store) -> tuple[list[Request], list[Request]]:
+def unfinished_requests(store: Store) -> tuple[list[RunRequest], list[RunRequest]]:
     """Requests without a final report, and the newest of those with one, newest first: a process may have died after
     the report was written and before its workflow had ended."""
     requests = [request for name in store.folders(ids.RUNS) if (request := load_request(store, name)) is not None]
@@ -64,12 +64,14 @@ def unfinished(store: Store) -> tuple[list[Request], list[Request]]:
     return without, [request for request in requests if request.run in reported][:_LATEST]
 
 
-async def open_twin(client: Client, ready: Ready, selection: Selection, partitions: set[str]) -> Request | None:
+async def open_run_of_same_request(
+    client: Client, ready: Ready, selection: Selection, partitions: set[str]
+) -> RunRequest | None:
     """The pipeline's open run of the same request, which is then carried on. Raises NameTaken where another open run
     holds some of the same partitions."""
     store = ready.store
     wanted = request_digest(ready.spec, selection)
-    open_ones, reported = await asyncio.to_thread(unfinished, store)
+    open_ones, reported = await asyncio.to_thread(unfinished_requests, store)
     for request in reported:
         if request.digest == wanted and await _running(client, store, request):
             return request
@@ -88,5 +90,5 @@ async def open_twin(client: Client, ready: Ready, selection: Selection, partitio
     return None
 
 
-async def _running(client: Client, store: Store, request: Request) -> bool:
+async def _running(client: Client, store: Store, request: RunRequest) -> bool:
     return await status_of(client, request.pipeline, store.uri, request.run) == WorkflowExecutionStatus.RUNNING

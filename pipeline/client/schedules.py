@@ -28,14 +28,14 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline.client.connection import Engine
+from pipeline.client.connection import Connection
 from pipeline.runs.requests import load_request
 from pipeline.stores import Store, open_store
 from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
 from schemas.errors import ObjectMissing, UsageError
 from schemas.messages.base import RunRef
-from schemas.messages.schedule import ScheduledInput, Terms
+from schemas.messages.schedule import ScheduledInput, ScheduleTerms
 from schemas.spec.durations import format_duration, parse_duration
 from schemas.spec.sections import Schedule as Wanted
 from schemas.spec.sections import Spec
@@ -88,7 +88,7 @@ def terms_of(
     jitter: str | None = None,
     pause_on_failure: bool = False,
     when: Literal["due", "new-files"] = "due",
-) -> Terms:
+) -> ScheduleTerms:
     """The spec's `schedule:`, with what the command line says instead. Raises UsageError."""
     said = spec.schedule
     given = cron or (said.cron if said is not None else None) or (EVERY_MINUTE if when == "new-files" else None)
@@ -97,7 +97,7 @@ def terms_of(
             f"The spec of {spec.name!r} has no schedule.", hint='Add schedule: {cron: "0 3 * * *"}, or say --cron.'
         )
     usual = (said or Wanted(cron=given)).model_copy(update={"cron": given})
-    return Terms(
+    return ScheduleTerms(
         cron=" ".join(given.split()),
         time_zone=_zone(zone) or usual.zone,
         overlap_policy=_policy(overlap) or usual.overlap,
@@ -224,7 +224,7 @@ def _stamp(when: dt.datetime) -> Timestamp:
 # Applying ----------------------------------------------------------------------------------------------------------
 
 
-async def apply(engine: Engine, store: Store, spec: Spec, base: str, terms: Terms) -> Applied:
+async def apply(engine: Connection, store: Store, spec: Spec, base: str, terms: ScheduleTerms) -> Applied:
     """Create the schedule, or change what differs. `base` is the spec's folder. Raises UsageError for what Temporal
     refuses."""
     client, schedule = engine.client, ids.schedule_id(spec.name, store.uri)
@@ -281,7 +281,7 @@ def _changed(made: Schedule, given: ScheduleUpdateInput) -> ScheduleUpdate:
     return ScheduleUpdate(made)
 
 
-def _refused(terms: Terms, exc: RPCError) -> str:
+def _refused(terms: ScheduleTerms, exc: RPCError) -> str:
     said = exc.message.removeprefix("Invalid schedule spec: ").rstrip(".")
     return f"schedule.cron = {terms.cron!r} ({terms.time_zone}): {said}."
 

@@ -14,8 +14,8 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 
-from pipeline.client.connection import Engine
-from pipeline.client.open_runs import open_twin, status_of
+from pipeline.client.connection import Connection
+from pipeline.client.open_runs import open_run_of_same_request, status_of
 from pipeline.limits import budget
 from pipeline.planning.job import Ready
 from pipeline.runs.progress import usage_so_far
@@ -27,10 +27,10 @@ from pipeline.workflows.run import RunWorkflow
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.messages.base import RunRef
-from schemas.messages.run import Course, RunInput, RunResult
-from schemas.plan import Request, Selection
+from schemas.messages.run import RunInput, RunOptions, RunResult
+from schemas.plan import RunRequest, Selection
 
-_AS_SPECIFIED = Course()
+_AS_SPECIFIED = RunOptions()
 _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
 
 
@@ -38,7 +38,7 @@ _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
 class Run:
     """A run that this process may follow. `began`: how it came to be followed."""
 
-    request: Request
+    request: RunRequest
     store: Store
     handle: WorkflowHandle[RunWorkflow, RunResult] | None
     began: str
@@ -57,19 +57,19 @@ def check_name(name: str) -> None:
 
 
 async def find_or_start(
-    engine: Engine,
+    engine: Connection,
     ready: Ready,
     selection: Selection,
     name: str | None,
     partitions: set[str],
-    course: Course = _AS_SPECIFIED,
+    course: RunOptions = _AS_SPECIFIED,
     max_cost_usd: float | None = None,
 ) -> Run:
     """The run that is asked for: joined where it runs, resumed where it is paused or ended unfinished, its report where
     it is completed, started where it is new. `partitions` are those it is about to work on. Raises NameTaken."""
     store, spec = ready.store, ready.spec
     if name is None:
-        request = await open_twin(engine.client, ready, selection, partitions)
+        request = await open_run_of_same_request(engine.client, ready, selection, partitions)
     else:
         check_name(name)
         request = None
@@ -92,7 +92,7 @@ async def find_or_start(
 
 
 async def start(
-    engine: Engine, store: Store, request: Request, course: Course = _AS_SPECIFIED
+    engine: Connection, store: Store, request: RunRequest, course: RunOptions = _AS_SPECIFIED
 ) -> WorkflowHandle[RunWorkflow, RunResult]:
     queue = engine.queue(request.pipeline)
     ref = RunRef(pipeline=request.pipeline, run=request.run, sink=store.uri)
@@ -109,7 +109,7 @@ async def start(
     )
 
 
-def _attributes(request: Request) -> TypedSearchAttributes:
+def _attributes(request: RunRequest) -> TypedSearchAttributes:
     values = (request.pipeline, request.run, "running")
     keys = (SearchAttributeKey.for_keyword(name) for name in _ATTRIBUTES)
     return TypedSearchAttributes([SearchAttributePair(k, v) for k, v in zip(keys, values, strict=True)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.journal.join import Gathered, gather, hashed, wanted_by
+from pipeline.journal.join import JournalJoin, collect, hashed, keys_of_batch
 from pipeline.planning.batches import MOST_BATCH_ROWS, batches_over, cut, dealt_batches
 from pipeline.planning.job import Job, source_stages
 from pipeline.sources.snapshot import Entry
@@ -27,7 +27,7 @@ def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
     keys = row_ids(rows, job.spec.source.key)
     for stage in source_stages(job):
         keys = [*keys, *fingerprints(rows, stage.reads)]
-    return wanted_by(batch, keys)
+    return keys_of_batch(batch, keys)
 
 
 class RowJoin:
@@ -90,7 +90,7 @@ class RowJoin:
     def dealt(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
         """Batches, each with the object of what is known of its rows, and what of the journal cannot be read."""
         keys = self._keys
-        gathered = gather(self._store, self._entry.partition, pl.concat(keys), local)
+        gathered = collect(self._store, self._entry.partition, pl.concat(keys), local)
         answered = self._answered(gathered, keys[1:])
         sizes = self._sizes(answered, size)
         batches = batches_over(self._entry, sizes)
@@ -105,7 +105,7 @@ class RowJoin:
             self._note(0)
         return batches, gathered.damage
 
-    def _answered(self, gathered: Gathered, prints: Sequence[pl.Series]) -> pl.Series:
+    def _answered(self, gathered: JournalJoin, prints: Sequence[pl.Series]) -> pl.Series:
         """Which rows need no call. Of a stage that reads other stages' columns nothing can be told here."""
         sure = len(self._stages) == sum(isinstance(stage, GraphStage) for stage in self._job.stages)
         answered = pl.repeat(sure, len(self._keys[0]), dtype=pl.Boolean, eager=True)

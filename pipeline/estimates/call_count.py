@@ -64,7 +64,7 @@ class StageCount:
 
 
 @dataclass
-class Forecast:
+class CallCount:
     """The decisions with the rows that moved, and per graph stage what it would be asked."""
 
     decisions: list[Decision]
@@ -87,16 +87,16 @@ class Forecast:
         return sum(count.calls[0] for count in self.stages), sum(count.calls[1] for count in self.stages)
 
 
-def forecast(
+def count_calls(
     job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = lambda rows: None
-) -> Forecast:
+) -> CallCount:
     """Count for all partitions that would run. Raises InputChanged, StoreError."""
     stages = [StageCount(stage) for stage in job.stages if isinstance(stage, GraphStage)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or _moved(d)])
 
-    def one(at: int) -> tuple[int, Decision, list[_Asked]]:
+    def one(at: int) -> tuple[int, Decision, list[_CountedRows]]:
         decision = found[at]
-        counting = _Counting(job, store, decision, entries[decision.partition], fresh, note)
+        counting = _PartitionCount(job, store, decision, entries[decision.partition], fresh, note)
         changed = replace(decision, changes=counting.changes())
         return at, changed, counting.asked() if decision.run else []
 
@@ -110,7 +110,7 @@ def forecast(
                 count.most += len(more.sure | more.maybe) + more.rows
                 count.measured += more.measured
                 count.prompt_bytes += more.prompt_bytes
-    return Forecast(found, stages)
+    return CallCount(found, stages)
 
 
 def _moved(decision: Decision) -> bool:
@@ -118,7 +118,7 @@ def _moved(decision: Decision) -> bool:
 
 
 @dataclass
-class _Asked:
+class _CountedRows:
     """Row fingerprints that a stage would be asked for: surely, or perhaps; `rows` more at most, of which nothing is
     known yet. By their hashes, which take a third of the memory: they are only counted."""
 
@@ -129,7 +129,7 @@ class _Asked:
     prompt_bytes: int = 0
 
 
-class _Counting:
+class _PartitionCount:
     """One partition."""
 
     def __init__(self, job: Job, store: Store, decision: Decision, entry: Entry, fresh: bool, note: Note) -> None:
@@ -157,16 +157,16 @@ class _Counting:
     def _read(self, batch: PlannedBatch) -> pl.DataFrame:
         return self.job.snapshot.read(self.entry.partition, batch.ranges)
 
-    def asked(self) -> list[_Asked]:
+    def asked(self) -> list[_CountedRows]:
         """What each graph stage would be asked."""
-        asked = [_Asked() for stage in self.job.stages if isinstance(stage, GraphStage)]
+        asked = [_CountedRows() for stage in self.job.stages if isinstance(stage, GraphStage)]
         if not self.fresh and has_journal(self.store, self.entry.partition):
             self.answered = self._answered()
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             files = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
                 records = decode_segment(files[number].read_bytes()).records if number in files else []
-                _Followed(self.job, self._left(batch), Known(records)).through(asked)
+                _FollowedBatch(self.job, self._left(batch), Known(records)).through(asked)
                 self.note(batch.rows)
         return asked
 
@@ -199,7 +199,7 @@ class _Counting:
         if self.fresh or not self.batches or not has_journal(self.store, partition):
             return {}
         wanted = pl.concat([wanted_of(self.job, self._left(batch), at) for at, batch in enumerate(self.batches)])
-        return join.deal_known(self.store, partition, wanted, folder)[0] if wanted.height else {}
+        return join.split_by_batch(self.store, partition, wanted, folder)[0] if wanted.height else {}
 
 
 _INDEX = {"row_id": pl.String, "content": pl.String}
@@ -228,7 +228,7 @@ def compared(before: pl.DataFrame, now: pl.DataFrame) -> RowChanges:
     )
 
 
-class _Followed:
+class _FollowedBatch:
     """One batch on its way. `sure` rows arrive, with all their columns known; of `open` ones an earlier answer is still
     to be asked: the frame has what is known of them, and some may have left by then."""
 
@@ -242,7 +242,7 @@ class _Followed:
         self.columns = job.snapshot.schema
         self.called = {record.id for record in known.calls.values()}
 
-    def through(self, asked: Sequence[_Asked]) -> None:
+    def through(self, asked: Sequence[_CountedRows]) -> None:
         """As far as the last graph stage: what follows it asks nothing."""
         last = max((at for at, stage in enumerate(self.job.stages) if isinstance(stage, GraphStage)), default=-1)
         counts = iter(asked)
@@ -252,7 +252,7 @@ class _Followed:
             else:
                 self._table(stage)
 
-    def _graph(self, stage: GraphStage, asked: _Asked, *, last: bool) -> None:
+    def _graph(self, stage: GraphStage, asked: _CountedRows, *, last: bool) -> None:
         prints, answers = self._answers(stage, self.sure, asked)
         to_ask = {row for row in prints if row not in answers}
         asked.sure.update(map(hash, to_ask))
@@ -265,7 +265,7 @@ class _Followed:
         self._take(stage, self.sure.filter(~waits), [a for a, wait in zip(found, waits, strict=True) if not wait])
 
     def _answers(
-        self, stage: GraphStage, rows: pl.DataFrame, asked: _Asked
+        self, stage: GraphStage, rows: pl.DataFrame, asked: _CountedRows
     ) -> tuple[list[str], dict[str, dict[str, Any] | None]]:
         """The rows' fingerprints, and the answers that need no call: None for a reject."""
         prints = fingerprints(rows, stage.reads)
@@ -296,7 +296,7 @@ class _Followed:
             answers |= asyncio.run(replay(stage, self.known, replays))
         return prints, answers
 
-    def _open_ones(self, stage: GraphStage, asked: _Asked) -> None:
+    def _open_ones(self, stage: GraphStage, asked: _CountedRows) -> None:
         if not self.open.height:
             return
         if not set(stage.reads) <= set(self.open.columns):

@@ -8,8 +8,8 @@ from math import ceil
 
 import orjson
 
-from pipeline.estimates.call_count import Forecast, StageCount
-from pipeline.journal.call_stats import Range, Taken, around
+from pipeline.estimates.call_count import CallCount, StageCount
+from pipeline.journal.call_stats import CallStats, Range, around
 from pipeline.planning.job import Job
 from schemas.spec.fields import OutputField, json_schema
 from schemas.spec.sections import Limits
@@ -50,7 +50,7 @@ class PerCall:
     seconds: Range
 
 
-def estimate(job: Job, found: Forecast, history: Mapping[str, Taken] | None = None) -> Estimate:
+def estimate(job: Job, found: CallCount, history: Mapping[str, CallStats] | None = None) -> Estimate:
     """For the partitions that would run. `history`: by stage, what `pipeline.journal.call_stats` knows."""
     stages = [(count, per_call(count, (history or {}).get(count.stage.name))) for count in found.stages]
     given = _summed([(count.calls, each.input) for count, each in stages])
@@ -72,7 +72,7 @@ def _summed(parts: list[tuple[tuple[int, int], Range]]) -> Range:
 # One call ----------------------------------------------------------------------------------------------------------
 
 
-def per_call(count: StageCount, before: Taken | None) -> PerCall:
+def per_call(count: StageCount, before: CallStats | None) -> PerCall:
     """Like calls of this stage before; of an altered stage, answers and time like its model's before; else by size."""
     calls = max(1, count.calls[1])
     if before is None:
@@ -147,7 +147,7 @@ def _cost(job: Job, stages: list[tuple[StageCount, PerCall]]) -> tuple[float, fl
 
 
 def _seconds(
-    limits: Limits, found: Forecast, stages: list[tuple[StageCount, PerCall]], least: float, most: float
+    limits: Limits, found: CallCount, stages: list[tuple[StageCount, PerCall]], least: float, most: float
 ) -> tuple[float, float]:
     """With one worker: by calls in flight, or by requests and tokens a minute where those are slower."""
     if not found.rows:

@@ -4,12 +4,12 @@ import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.estimates.call_count import Forecast, forecast
+from pipeline.estimates.call_count import CallCount, count_calls
 from pipeline.estimates.cost_estimate import Estimate, estimate
-from pipeline.journal.call_stats import taken
+from pipeline.journal.call_stats import call_stats
 from pipeline.planning import builder, saved_plan
 from pipeline.planning.job import Ready
-from pipeline.planning.saved_plan import Agreed
+from pipeline.planning.saved_plan import SavedPlan
 from pipeline.runs import requests
 from pipeline.stores import Store
 from schemas.plan import Selection
@@ -17,28 +17,28 @@ from schemas.spec.sections import Spec
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Preview:
     """What a run of the selection would do, and what that would take."""
 
     selection: Selection
     decided_at: dt.datetime
-    found: Forecast
+    found: CallCount
     estimate: Estimate
 
 
-def looked_ahead(ready: Ready, selection: Selection) -> Outlook:
+def preview(ready: Ready, selection: Selection) -> Preview:
     """The same decisions that a run of this selection makes. Raises UsageError, StoreError."""
     now = dt.datetime.now(dt.UTC)
     decided = list(builder.decisions(ready.job, ready.store, selection, now))
     decided = builder.limited(decided, selection.limit_rows)
-    found = forecast(ready.job, ready.store, decided, fresh=selection.fresh)
-    before = taken(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
-    return Outlook(selection, now, found, estimate(ready.job, found, before))
+    found = count_calls(ready.job, ready.store, decided, fresh=selection.fresh)
+    before = call_stats(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
+    return Preview(selection, now, found, estimate(ready.job, found, before))
 
 
-def written_down(ready: Ready, outlook: Outlook) -> Agreed:
+def to_saved_plan(ready: Ready, outlook: Preview) -> SavedPlan:
     """The plan as a thing that can be kept, looked at, and done later just so."""
-    return Agreed(
+    return SavedPlan(
         pipeline=ready.spec.name,
         sink=ready.store.uri,
         created_at=outlook.decided_at,
@@ -49,7 +49,7 @@ def written_down(ready: Ready, outlook: Outlook) -> Agreed:
     )
 
 
-def agreed_selection(spec: Spec, store: Store, plan: Path) -> Selection:
+def selection_of_saved_plan(spec: Spec, store: Store, plan: Path) -> Selection:
     """What `run --plan` selects. Raises UsageError, PlanOutdated for one of another pipeline, sink or spec."""
     found = saved_plan.read(plan)
     saved_plan.refuse_other(found, pipeline=spec.name, sink=store.uri, spec=requests.request_digest(spec, Selection()))

@@ -26,7 +26,7 @@ class Range:
 
 
 @dataclass
-class Taken:
+class CallStats:
     """Numbers of calls that were made. `alike`: by this very stage, rather than by its model for another prompt."""
 
     alike: bool
@@ -48,10 +48,10 @@ def around(numbers: Sequence[float], calls: int) -> Range:
     return Range(max(min(numbers), mean - spread), mean + spread)
 
 
-def taken(store: Store, stages: Iterable[GraphStage], partitions: Sequence[str]) -> dict[str, Taken]:
+def call_stats(store: Store, stages: Iterable[GraphStage], partitions: Sequence[str]) -> dict[str, CallStats]:
     """By stage, from a few partitions over the whole list. A stage of which nothing is known is left out."""
     asking = [stage for stage in stages if stage.spec.model]
-    found: dict[str, Taken] = {}
+    found: dict[str, CallStats] = {}
     step = max(1, len(partitions) // _PARTITIONS)
     for partition in partitions[::step][:_PARTITIONS] if asking else ():
         reading = segments.Reading()
@@ -61,7 +61,7 @@ def taken(store: Store, stages: Iterable[GraphStage], partitions: Sequence[str])
     return found
 
 
-def _add(found: dict[str, Taken], stage: GraphStage, chunk: pl.DataFrame) -> None:
+def _add(found: dict[str, CallStats], stage: GraphStage, chunk: pl.DataFrame) -> None:
     calls = chunk.filter(pl.col("kind") == "call")
     rows = chunk.filter((pl.col("kind") == "row") & (pl.col("stage") == stage.fingerprint))["body"].head(_RECORDS)
     asked = {call for body in rows for call in _calls_of(body)}
@@ -80,7 +80,7 @@ def _add(found: dict[str, Taken], stage: GraphStage, chunk: pl.DataFrame) -> Non
     if not answered or (known is not None and known.alike and not asked):
         return
     if known is None or known.alike != bool(asked):
-        known = found[stage.name] = Taken(alike=bool(asked))
+        known = found[stage.name] = CallStats(alike=bool(asked))
     for record in answered:
         known.add(record)
 

@@ -51,7 +51,7 @@ def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None
         return None
     reading = Reading()
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        merged = _Merge(Path(folder), now.timestamp(), in_use)
+        merged = _JournalMerge(Path(folder), now.timestamp(), in_use)
         merged.take(read_compacted(store, [info.key for info in olds], COMPACTED.names, reading))
         merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))
         held = reading.read | (reading.merged & {info.key for info in segments})
@@ -84,7 +84,7 @@ def _is_whole(
     return known and {info.key for info in others} <= reading.merged
 
 
-class _Merge:
+class _JournalMerge:
     """Records in the compacted form, each once: first gathered in a local file, as only all of the rows in use together
     tell which calls are."""
 

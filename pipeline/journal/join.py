@@ -35,13 +35,13 @@ def hashed(keys: Sequence[str]) -> pl.Series:
     return pl.Series("key", keys, dtype=pl.String).hash()
 
 
-def wanted_by(batch: int, keys: Sequence[str]) -> pl.DataFrame:
+def keys_of_batch(batch: int, keys: Sequence[str]) -> pl.DataFrame:
     """What a batch wants: records of these identities or row fingerprints."""
     return pl.DataFrame({"batch": pl.Series([batch], dtype=pl.Int64).new_from_index(0, len(keys)), "key": hashed(keys)})
 
 
 @dataclass
-class Gathered:
+class JournalJoin:
     """The records that some rows may use: their keys here (`at` numbers them), their bodies in a local file."""
 
     keys: pl.DataFrame
@@ -82,7 +82,7 @@ class Gathered:
                 yield pl.DataFrame(pa.Table.from_batches([batch]))
 
 
-def gather(store: Store, partition: str, keys: pl.Series, folder: Path) -> Gathered:
+def collect(store: Store, partition: str, keys: pl.Series, folder: Path) -> JournalJoin:
     """The partition's records that are of these identities or row fingerprints, hashed. Raises StoreError."""
     wanted = keys.unique().alias("key").to_frame()
     for number in range(_LISTINGS):
@@ -95,7 +95,7 @@ def gather(store: Store, partition: str, keys: pl.Series, folder: Path) -> Gathe
     return found
 
 
-def _spilled(chunks: Iterable[pl.DataFrame], wanted: pl.DataFrame, path: Path) -> Gathered:
+def _spilled(chunks: Iterable[pl.DataFrame], wanted: pl.DataFrame, path: Path) -> JournalJoin:
     kept = []
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
@@ -109,13 +109,15 @@ def _spilled(chunks: Iterable[pl.DataFrame], wanted: pl.DataFrame, path: Path) -
             for batch in relevant.select("at", "body").to_arrow().cast(_SPILL).to_batches():
                 writer.write_batch(batch)
     empty = pl.DataFrame(schema={"at": pl.UInt32, "kind": pl.String} | dict.fromkeys(_HASHED, pl.UInt64))
-    return Gathered(pl.concat([empty, *kept]), path)
+    return JournalJoin(pl.concat([empty, *kept]), path)
 
 
-def deal_known(store: Store, partition: str, wanted: pl.DataFrame, folder: Path) -> tuple[dict[int, Path], list[str]]:
+def split_by_batch(
+    store: Store, partition: str, wanted: pl.DataFrame, folder: Path
+) -> tuple[dict[int, Path], list[str]]:
     """The partition's records, dealt to the batches of `wanted` (as `wanted_by` makes it): all that its rows may use.
     Returns the files and what could not be read."""
-    gathered = gather(store, partition, wanted["key"], folder)
+    gathered = collect(store, partition, wanted["key"], folder)
     return gathered.deal(wanted.with_columns(calls=pl.lit(value=True)), folder), gathered.damage
 
 

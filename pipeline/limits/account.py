@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.limits.ledger import Book, Ledger, share
-from pipeline.limits.spend_file import Count, reconcile
+from pipeline.limits.ledger import Ledger, LedgerStore, share
+from pipeline.limits.spend_file import SpendFile, reconcile
 from stages.limits.budget import NOTHING, Amount
 
 _UNBOUNDED = 1 << 62
@@ -17,17 +17,17 @@ _UNBOUNDED = 1 << 62
 class Account:
     """This process's slice of one ledger. `limit`: of a ledger; None in it means no limit."""
 
-    book: Book
+    book: LedgerStore
     folder: Path
     limit: Callable[[Ledger], tuple[int | None, int | None]]
     holder: str = field(default_factory=lambda: uuid.uuid4().hex)
     given: Amount = NOTHING
     settled: Amount = NOTHING
     reserved: Amount = NOTHING
-    _count: Count = field(init=False)
+    _count: SpendFile = field(init=False)
 
     def __post_init__(self) -> None:
-        self._count = Count(self.folder, self.holder)
+        self._count = SpendFile(self.folder, self.holder)
 
     @property
     def free(self) -> Amount:

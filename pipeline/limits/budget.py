@@ -4,7 +4,7 @@ the next call does not fit."""
 from collections.abc import Callable
 
 from pipeline.limits import ledger
-from pipeline.limits.ledger import Ledger, Limits, usd
+from pipeline.limits.ledger import BudgetLimits, Ledger, usd
 from pipeline.stores import Store
 from schemas.errors import SpecError, UsageError
 from schemas.manifest import Usage
@@ -59,14 +59,14 @@ def raise_to(store: Store, run: str, max_cost_usd: float) -> Ledger:
     return book.change(lambda seen: _with_limits(seen, seen.limits.model_copy(update={"nanos": nanos})))
 
 
-def _with_limits(seen: Ledger, limits: Limits) -> Ledger:
+def _with_limits(seen: Ledger, limits: BudgetLimits) -> Ledger:
     """Other limits than those that it was paused by."""
     return seen if limits == seen.limits else seen.model_copy(update={"limits": limits, "paused": ""})
 
 
-def _limits(limits: SpecLimits, max_cost_usd: float | None) -> Limits:
+def _limits(limits: SpecLimits, max_cost_usd: float | None) -> BudgetLimits:
     day = limits.max_cost_usd_per_day
-    return Limits(
+    return BudgetLimits(
         nanos=None if max_cost_usd is None else round(max_cost_usd * NANOS),
         tokens=limits.max_tokens,
         day_nanos=None if day is None else round(day * NANOS),

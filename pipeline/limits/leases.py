@@ -22,7 +22,7 @@ from schemas import ids
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput, PerMinute
 from stages.limits.fleet_share import Fleet, Rates
 from stages.limits.limiter import Limiters
-from stages.limits.provider_queue import Place, clock
+from stages.limits.provider_queue import ProviderQueue, clock
 
 log = logging.getLogger("tandem.leases")
 _AGAIN_S, _SOON_S = 2.0, 0.5
@@ -76,7 +76,7 @@ class Leases:
             await worker.shutdown()
             await working
 
-    async def _keep(self, key: str, place: Place, fleet: Fleet) -> None:
+    async def _keep(self, key: str, place: ProviderQueue, fleet: Fleet) -> None:
         """Hold a share for as long as somebody calls."""
         held: Lease | None = None
         try:
@@ -101,7 +101,7 @@ class Leases:
                     request = LeaseRequest(worker=self._name, leaving=True)
                     await asyncio.wait_for(self._update(key, request), _ANSWER_S / 2)
 
-    async def _ask(self, key: str, place: Place, fleet: Fleet, held: Lease | None) -> Lease | None:
+    async def _ask(self, key: str, place: ProviderQueue, fleet: Fleet, held: Lease | None) -> Lease | None:
         demand = fleet.demand(clock())
         request = LeaseRequest(
             worker=self._name,

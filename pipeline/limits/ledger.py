@@ -40,7 +40,7 @@ class Slice(Noun):
         return Amount(self.nanos, self.tokens)
 
 
-class Limits(Noun):
+class BudgetLimits(Noun):
     """None: no limit. `day_nanos` is the pipeline's, a UTC day, as this run was told it. `asked_usd` is what the spec
     said when it was last looked at: a spec that says something else by now is obeyed, one that does not leaves a
     budget that was raised as it is."""
@@ -58,7 +58,7 @@ class Limits(Noun):
 class Ledger(Noun):
     """One version. `paused` is the sentence of a run that had to stop; taking a slice clears it."""
 
-    limits: Limits = Limits()
+    limits: BudgetLimits = BudgetLimits()
     nanos: int = 0
     tokens: int = 0
     slices: dict[str, Slice] = {}
@@ -107,7 +107,7 @@ def usd(nanos: int) -> float:
 # Versions ----------------------------------------------------------------------------------------------------------
 
 
-class Book:
+class LedgerStore:
     """A ledger in a store. Calls block."""
 
     def __init__(self, store: Store, folder: str) -> None:
@@ -168,9 +168,9 @@ class Book:
         self.store.delete([info.key for info in infos[:-1] if info.modified < before])
 
 
-def of_run(store: Store, run: str) -> Book:
-    return Book(store, ids.budget_of_run(run))
+def of_run(store: Store, run: str) -> LedgerStore:
+    return LedgerStore(store, ids.budget_of_run(run))
 
 
-def of_day(store: Store, day: dt.date) -> Book:
-    return Book(store, ids.budget_of_day(day.isoformat()))
+def of_day(store: Store, day: dt.date) -> LedgerStore:
+    return LedgerStore(store, ids.budget_of_day(day.isoformat()))

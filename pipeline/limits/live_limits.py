@@ -35,7 +35,7 @@ def save_limits(store: Store, run: str, asked: SetLimits) -> SetLimits:
 
 
 @dataclass
-class Controls:
+class LiveLimits:
     """One a worker: one look for all batches of a plan that are at work here."""
 
     _at_work: Counter[str] = field(default_factory=Counter)

@@ -10,13 +10,13 @@ from pipeline.limits.ledger import Ledger, usd
 from pipeline.limits.run_budget import utc_today
 from pipeline.limits.spend_file import reconcile
 from pipeline.stores import Store
-from schemas.messages.run import Reckoned, Reckoning
+from schemas.messages.run import BudgetCheck, BudgetVerdict
 from stages.limits.budget import Amount
 
 _DEAR = 20  # a call that may take more than this part of a budget deserves a word on max_tokens
 
 
-def reckon(store: Store, request: Reckoning, folder: Path) -> Reckoned:
+def reckon(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerdict:
     """Nothing of the run is in flight, so what is left is what is left. Accounts of those who died here are closed."""
     need = Amount(request.nanos, request.tokens)
     book = ledger.of_run(store, request.ref.run)
@@ -25,7 +25,7 @@ def reckon(store: Store, request: Reckoning, folder: Path) -> Reckoned:
     left = left_of(found, (limits.nanos, limits.tokens))
     message, until = "", None
     if limits.nanos is not None and left.nanos < need.nanos:
-        message = _too_dear(found, limits.nanos, need, request.ref.run)
+        message = _over_budget_message(found, limits.nanos, need, request.ref.run)
     elif limits.tokens is not None and left.tokens < need.tokens:
         message = (
             f"limits.max_tokens is {limits.tokens:,}: {found.charged.tokens:,} tokens are used, and the next call may "
@@ -43,10 +43,10 @@ def reckon(store: Store, request: Reckoning, folder: Path) -> Reckoned:
             until = dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), dt.UTC)
     if message:
         book.change(lambda seen: seen.model_copy(update={"paused": message}))
-    return Reckoned(go_on=not message, message=message, until=until)
+    return BudgetVerdict(go_on=not message, message=message, until=until)
 
 
-def _too_dear(found: Ledger, limit: int, need: Amount, run: str) -> str:
+def _over_budget_message(found: Ledger, limit: int, need: Amount, run: str) -> str:
     lost = sum(held.nanos for held in found.slices.values())
     of_those = f", {in_usd(lost)} of them held for workers that ended without a word" if lost else ""
     said = (

@@ -20,7 +20,7 @@ from schemas.messages.base import RunRef
 from stages.limits.budget import NOTHING, Amount, amount_of
 
 
-class RunPurse:
+class RunBudget:
     """The purse of a run in this process, shared by its batches."""
 
     def __init__(
@@ -36,13 +36,13 @@ class RunPurse:
         self._settled = asyncio.Event()
         self._out = 0
 
-    async def reserve(self, most: Amount) -> "Reserved":
+    async def reserve(self, most: Amount) -> "RunReservation":
         """See `stages.limits.budget.Purse`."""
         accounts = self._accounts()
         if self._turn.locked() or not all(account.fits(most) for account in accounts):
             accounts = await self._made_room(most)
         self._out += 1
-        return Reserved(self, accounts, most)
+        return RunReservation(self, accounts, most)
 
     def _accounts(self) -> tuple[Account, ...]:
         if self._day_nanos is None:
@@ -84,12 +84,12 @@ class RunPurse:
                 await account.close()
 
 
-class Reserved:
+class RunReservation:
     """See `stages.limits.budget.Held`."""
 
     __slots__ = ("_accounts", "_done", "_most", "_purse", "_sent")
 
-    def __init__(self, purse: RunPurse, accounts: tuple[Account, ...], most: Amount) -> None:
+    def __init__(self, purse: RunBudget, accounts: tuple[Account, ...], most: Amount) -> None:
         self._purse, self._accounts, self._most = purse, accounts, most
         self._sent = self._done = False
         for account in accounts:
@@ -120,17 +120,17 @@ def utc_today() -> dt.date:
     return dt.datetime.now(dt.UTC).date()
 
 
-class Purses:
+class RunBudgets:
     """The purses of a process, a run each, for as long as a batch of that run is at work."""
 
     def __init__(self, folder: Path, today: Callable[[], dt.date] = utc_today) -> None:
         self.folder = folder
         self._today = today
-        self._open: dict[tuple[str, str], asyncio.Task[RunPurse | None]] = {}
-        self._users: dict[asyncio.Task[RunPurse | None], int] = {}
+        self._open: dict[tuple[str, str], asyncio.Task[RunBudget | None]] = {}
+        self._users: dict[asyncio.Task[RunBudget | None], int] = {}
 
     @asynccontextmanager
-    async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunPurse | None]:
+    async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunBudget | None]:
         """None where the run has no budget. With the last batch, what is left goes back to the ledger."""
         key = (ref.sink, ref.run)
         task = self._open.get(key)
@@ -145,14 +145,14 @@ class Purses:
                 del self._users[task], self._open[key]
                 await asyncio.shield(_closed(task))  # also for an activity that is cancelled
 
-    async def _opened(self, store: Store, run: str) -> RunPurse | None:
+    async def _opened(self, store: Store, run: str) -> RunBudget | None:
         found = await asyncio.to_thread(ledger.of_run(store, run).read)
         if found is None or not found.limits.any:
             return None
-        return RunPurse(store, run, self.folder, found.limits.day_nanos, self._today)
+        return RunBudget(store, run, self.folder, found.limits.day_nanos, self._today)
 
 
-async def _closed(task: "asyncio.Task[RunPurse | None]") -> None:
+async def _closed(task: "asyncio.Task[RunBudget | None]") -> None:
     with contextlib.suppress(Exception):  # it could not be opened, and whoever asked for it was told
         purse = await task
         if purse is not None:

@@ -6,14 +6,14 @@ import os
 import struct
 from pathlib import Path
 
-from pipeline.limits.ledger import Book, Ledger
+from pipeline.limits.ledger import Ledger, LedgerStore
 from schemas import digests
 from stages.limits.budget import Amount
 
 _COUNTS = struct.Struct("<4q")
 
 
-class Count:
+class SpendFile:
     """What a slice was spent on, in a file: after a kill somebody else on this machine closes the account by it. Locked
     by its owner; the kernel releases the lock however the owner dies."""
 
@@ -51,7 +51,7 @@ def machine(folder: Path) -> str:
     return digests.digest(os.uname().nodename, boot, str(folder.absolute()))[:16]
 
 
-def left_by_the_dead(book: Ledger, folder: Path) -> dict[str, Amount]:
+def spent_by_dead_processes(book: Ledger, folder: Path) -> dict[str, Amount]:
     """What holders that died on this machine had spent, calls in flight in full."""
     found = {}
     here = machine(folder)
@@ -71,10 +71,10 @@ def left_by_the_dead(book: Ledger, folder: Path) -> dict[str, Amount]:
     return found
 
 
-def reconcile(book: Book, folder: Path) -> Ledger:
+def reconcile(book: LedgerStore, folder: Path) -> Ledger:
     """Close the accounts of those who died here. Blocks."""
     found = book.read() or Ledger()
-    dead = left_by_the_dead(found, folder)
+    dead = spent_by_dead_processes(found, folder)
     if not dead:
         return found
 

@@ -37,7 +37,7 @@ class Litter:
 
 
 @dataclass
-class Held:
+class InUse:
     """What open runs may still want."""
 
     runs: set[str] = field(default_factory=set)
@@ -59,7 +59,7 @@ class Garbage:
 
     litter: list[Litter]
     uploads: list[Upload]
-    held: Held
+    held: InUse
     kept: int = 0
 
 
@@ -99,8 +99,8 @@ def remove(store: Store, found: Garbage) -> list[Litter]:
     return going
 
 
-def open_runs(store: Store) -> Held:
-    held = Held()
+def open_runs(store: Store) -> InUse:
+    held = InUse()
     for run in store.folders(ids.RUNS):
         last = _last_plan(store, run)
         report = store.head(ids.report(run))

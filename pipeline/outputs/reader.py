@@ -31,7 +31,7 @@ class VersionsDiffer(TandemError):
 
 
 @dataclass(frozen=True)
-class Shape:
+class ReaderSchema:
     """What every file is read as: `columns` of the files, then `keys` of the paths."""
 
     columns: pa.Schema
@@ -43,7 +43,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Part:
+class CommittedPart:
     """One committed file."""
 
     store: Store
@@ -52,13 +52,13 @@ class Part:
     rows: int
 
 
-def shape_of(store: Store, manifests: Sequence[Manifest]) -> Shape:
+def reader_schema(store: Store, manifests: Sequence[Manifest]) -> ReaderSchema:
     """The declared schema; columns alone where a manifest's files have fewer. Raises VersionsDiffer."""
     declared = load_schema(store)
     if declared is None:
         raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
     _refuse_versions(store, manifests, declared)
-    return Shape(decode_schema(declared.arrow_schema), key_schema(declared))
+    return ReaderSchema(decode_schema(declared.arrow_schema), key_schema(declared))
 
 
 def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: DeclaredSchema) -> None:
@@ -74,7 +74,7 @@ def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: Decl
 
 
 @contextlib.contextmanager
-def superseded(part: Part) -> Iterator[None]:
+def superseded(part: CommittedPart) -> Iterator[None]:
     """Whatever a library says of a file that is gone, as GenerationSuperseded."""
     try:
         yield
@@ -92,14 +92,14 @@ def superseded(part: Part) -> Iterator[None]:
         raise
 
 
-def _gone(part: Part) -> GenerationSuperseded:
+def _gone(part: CommittedPart) -> GenerationSuperseded:
     return GenerationSuperseded(f"{part.store.uri}/{part.key} was superseded and removed.", hint="Read again.")
 
 
 # Arrow -------------------------------------------------------------------------------------------------------------
 
 
-def batches(part: Part, shape: Shape, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+def batches(part: CommittedPart, shape: ReaderSchema, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
     """A file, some rows at a time, in the shape."""
     values = dict(key_values(part.partition, shape.keys))
     with superseded(part), part.store.open_input(part.key) as source, pq.ParquetFile(source) as parquet:
@@ -107,7 +107,7 @@ def batches(part: Part, shape: Shape, rows: int = 65_536) -> Iterator[pa.RecordB
             yield _shaped(batch, shape, values)
 
 
-def _shaped(batch: pa.RecordBatch, shape: Shape, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
+def _shaped(batch: pa.RecordBatch, shape: ReaderSchema, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
     columns = []
     for field in shape.schema:
         if field.name in batch.schema.names:
@@ -123,7 +123,7 @@ def _shaped(batch: pa.RecordBatch, shape: Shape, values: dict[str, pa.Scalar]) -
 
 
 def frames(
-    part: Part, shape: Shape, columns: list[str] | None, predicate: pl.Expr | None, rows: int | None
+    part: CommittedPart, shape: ReaderSchema, columns: list[str] | None, predicate: pl.Expr | None, rows: int | None
 ) -> Iterator[pl.DataFrame]:
     """A file for Polars' scan. Projection and predicate are pushed into it; a long one comes in slices."""
     path, options = part.store.polars_path(part.key)

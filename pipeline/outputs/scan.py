@@ -17,7 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from polars.io.plugins import register_io_source
 
-from pipeline.outputs.reader import GenerationSuperseded, Part, Shape, VersionsDiffer, batches, frames, shape_of
+from pipeline.outputs.reader import (
+    CommittedPart,
+    GenerationSuperseded,
+    ReaderSchema,
+    VersionsDiffer,
+    batches,
+    frames,
+    reader_schema,
+)
 from pipeline.sinks import commits
 from pipeline.sinks.schema import key_values
 from pipeline.stores import Store, open_store
@@ -99,13 +107,15 @@ def files(sink: Sink, partition: str | None = None, *, generation: int | None = 
     ]
 
 
-def parts(store: Store, partition: str | None = None, generation: int | None = None) -> tuple[list[Part], Shape]:
+def parts(
+    store: Store, partition: str | None = None, generation: int | None = None
+) -> tuple[list[CommittedPart], ReaderSchema]:
     """The committed files and the shape in which they are read. Raises TandemError where nothing is published."""
     found = list(manifests(store, partition, generation=generation))
     if not found:
         raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
-    listed = [Part(store, m.partition, file.key, file.rows) for m in found for file in m.files]
-    return listed, shape_of(store, found)
+    listed = [CommittedPart(store, m.partition, file.key, file.rows) for m in found for file in m.files]
+    return listed, reader_schema(store, found)
 
 
 def scan(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> pl.LazyFrame:
@@ -117,8 +127,8 @@ def scan(sink: Sink, partition: str | None = None, *, generation: int | None = N
 
 
 def _frames(
-    listed: list[Part],
-    shape: Shape,
+    listed: list[CommittedPart],
+    shape: ReaderSchema,
     columns: list[str] | None,
     predicate: pl.Expr | None,
     rows: int | None,
@@ -145,7 +155,7 @@ def dataset(sink: Sink, partition: str | None = None, *, generation: int | None 
     return ds.FileSystemDataset(fragments, shape.schema, form, system)
 
 
-def _expression(part: Part, shape: Shape) -> pc.Expression:
+def _expression(part: CommittedPart, shape: ReaderSchema) -> pc.Expression:
     """What is true of all rows of a file, from which Arrow fills in the keys and knows what it need not read."""
     found = None
     for name, value in key_values(part.partition, shape.keys):
@@ -160,9 +170,9 @@ def head(sink: Sink, rows: int, partition: str | None = None) -> pl.DataFrame | 
     found: list[pa.RecordBatch] = []
     shape = None
     for manifest in manifests(store, partition):
-        shape = shape or shape_of(store, [manifest])
+        shape = shape or reader_schema(store, [manifest])
         for file in manifest.files:
-            part = Part(store, manifest.partition, file.key, file.rows)
+            part = CommittedPart(store, manifest.partition, file.key, file.rows)
             left = rows - sum(batch.num_rows for batch in found)
             found += itertools.islice(batches(part, shape, max(1, left)), 1)
             if sum(batch.num_rows for batch in found) >= rows:

@@ -23,13 +23,13 @@ from pipeline.sinks.schema import refuse_breaking
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import UsageError
-from schemas.messages.base import MAX_PAYLOAD_BYTES, RunRef, Windows
-from schemas.messages.run import Course, Page, PlannedPartition, PlanRef
-from schemas.plan import Decision, Plan, Reprocess, Request, Selection
+from schemas.messages.base import MAX_PAYLOAD_BYTES, Concurrency, RunRef
+from schemas.messages.run import Page, PlannedPartition, PlanRef, RunOptions
+from schemas.plan import Decision, Plan, Reprocess, RunRequest, Selection
 from schemas.spec.sections import Spec
 from stages.stage_digests import code_digests
 
-_AS_SPECIFIED = Course()
+_AS_SPECIFIED = RunOptions()
 
 
 # What a run works with ---------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def decisions(
         return
     levels = _levels(job, selection, now)
     chosen = list(levels)
-    now_is = decide.Shape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
+    now_is = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
     rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
@@ -85,7 +85,7 @@ def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Repro
     partition, available = job.spec.partition, job.snapshot.partitions
     every = partition.every if partition.by == "time" else None
     if selection.due is not None:
-        return due_partitions.levels(available, selection.due, every=every, zone=partition.zone)
+        return due_partitions.due_levels(available, selection.due, every=every, zone=partition.zone)
     chosen = select(available, selection, every=every, zone=partition.zone, now=now)
     return dict.fromkeys(chosen, selection.reprocess)
 
@@ -99,14 +99,19 @@ def _as_agreed(job: Job, store: Store, selection: Selection, note: Callable[[int
         request = load_request(store, run)
         return request is not None and request.selection.agreed == selection.agreed
 
-    return saved_plan.held(said, decided, job.shapes, own)
+    return saved_plan.verify_still_valid(said, decided, job.shapes, own)
 
 
 # Writing and reading plans -----------------------------------------------------------------------------------------
 
 
 def write_plan(
-    store: Store, ref: RunRef, request: Request, job: Job, chosen: Iterable[Decision], course: Course = _AS_SPECIFIED
+    store: Store,
+    ref: RunRef,
+    request: RunRequest,
+    job: Job,
+    chosen: Iterable[Decision],
+    course: RunOptions = _AS_SPECIFIED,
 ) -> PlanRef:
     """Write the pages, and the canary's after them, then the plan."""
     taken = limited(list(chosen), request.selection.limit_rows)
@@ -152,7 +157,7 @@ def write_plan(
         partitions=len(taken),
         to_run=sum(d.run for d in taken),
         rows=sum(d.rows for d in taken if d.run),
-        windows=Windows(partitions=course.max_active or job.spec.limits.partitions_in_flight),
+        windows=Concurrency(partitions=course.max_active or job.spec.limits.partitions_in_flight),
         canary_rows=sum(d.rows for d in canary),
         max_reject_rate=job.spec.limits.max_reject_rate,
         hooks=hooks_of(job.spec),

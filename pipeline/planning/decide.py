@@ -8,7 +8,7 @@ from schemas.plan import INPUT_CHANGED, PARTIALLY, Decision, Reprocess
 
 
 @dataclass(frozen=True)
-class Shape:
+class OutputShape:
     """What a run would publish with: the stages' shapes and aspects, and the columns of the input."""
 
     stages: Mapping[str, str]
@@ -28,7 +28,7 @@ def decide(
     current: Manifest | None,
     *,
     input_fingerprint: str,
-    shape: Shape,
+    shape: OutputShape,
     reprocess: Reprocess,
     last_failed: str | None = None,
     answered: int = 0,
@@ -53,7 +53,7 @@ def decide(
 
 
 def _difference(
-    current: Manifest | None, input_fingerprint: str, shape: Shape, last_failed: str | None, answered: int
+    current: Manifest | None, input_fingerprint: str, shape: OutputShape, last_failed: str | None, answered: int
 ) -> tuple[str, Reprocess]:
     """What differs, and the least `--reprocess` that takes it. The input comes last: rows that moved follow it."""
     moved = [] if last_failed is None else [f"last attempt {last_failed}"]
@@ -82,7 +82,7 @@ def _columns_changed(before: Sequence[str], now: Sequence[str]) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _stages_changed(current: Manifest, shape: Shape) -> str:
+def _stages_changed(current: Manifest, shape: OutputShape) -> str:
     before, now = current.stage_fingerprints, shape.stages
     said = [
         *(

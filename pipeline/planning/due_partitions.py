@@ -12,7 +12,7 @@ from pipeline.planning.calendar import end_of, in_utc
 from schemas.plan import Due, Reprocess
 
 
-def levels(available: Sequence[str], due: Due, *, every: str | None, zone: str) -> dict[str, Reprocess]:
+def due_levels(available: Sequence[str], due: Due, *, every: str | None, zone: str) -> dict[str, Reprocess]:
     """The partitions that are taken, each with what makes it run. Without time partitions (`every` None) nothing is
     ever over, and everything that changed is taken."""
     if every is None:

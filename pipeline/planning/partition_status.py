@@ -29,7 +29,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Standing:
+class PartitionStatus:
     """`published` is the manifest of what readers see (without its files), None for nothing. `due`: a run would take
     it, and `reason` says why (not); `gone`: the source has it no more."""
 
@@ -56,7 +56,7 @@ class Standing:
         return found
 
 
-def standings(store: Store, job: Job | None, now: dt.datetime) -> Iterator[Standing]:
+def partition_statuses(store: Store, job: Job | None, now: dt.datetime) -> Iterator[PartitionStatus]:
     """Every partition that the source has, or that ever committed or was tried. Without a job (the source cannot be
     read) nothing is known of what is due."""
     known = catalogue.read(store)
@@ -70,7 +70,7 @@ def standings(store: Store, job: Job | None, now: dt.datetime) -> Iterator[Stand
     for partition, size, text, shape, run, outcome, error, message, at in every.sort("partition").iter_rows():
         gone = job is not None and partition not in decided
         due, reason = decided.get(partition, (False, "gone from the source" if gone else "unknown"))
-        yield Standing(
+        yield PartitionStatus(
             partition=partition,
             published=_published(store, catalogue.manifest_of(text, shape)),
             bytes=size or 0,

@@ -22,7 +22,7 @@ FORMAT = 1
 _NAMED = 3
 
 
-class Agreed(Noun):
+class SavedPlan(Noun):
     """`spec` is the digest of what a spec makes a run do; `stages` are the shapes to publish with."""
 
     tandem_plan: int = FORMAT
@@ -35,7 +35,7 @@ class Agreed(Noun):
     partitions: tuple[Decision, ...]
 
 
-def write(path: Path, agreed: Agreed) -> None:
+def write(path: Path, agreed: SavedPlan) -> None:
     """Raises UsageError where the file cannot be written."""
     try:
         path.write_text(agreed.model_dump_json(indent=1) + "\n")
@@ -43,10 +43,10 @@ def write(path: Path, agreed: Agreed) -> None:
         raise UsageError(f"--out {path}: {exc.strerror or exc}.", hint="Name a file that can be written.") from None
 
 
-def read(path: Path) -> Agreed:
+def read(path: Path) -> SavedPlan:
     """Raises UsageError for what is no plan."""
     try:
-        found = Agreed.model_validate_json(path.read_bytes())
+        found = SavedPlan.model_validate_json(path.read_bytes())
     except OSError as exc:
         raise UsageError(f"--plan {path}: {exc.strerror or exc}.", hint="Write one: tandem plan --out FILE") from None
     except ValidationError:
@@ -56,7 +56,7 @@ def read(path: Path) -> Agreed:
     return found
 
 
-def keep(store: Store, agreed: Agreed) -> Selection:
+def keep(store: Store, agreed: SavedPlan) -> Selection:
     """The selection of a run that does what was agreed. The plan is kept in the sink, where its run finds it."""
     data = agreed.model_dump_json().encode()
     key = ids.agreed(hashlib.sha256(data).hexdigest())
@@ -64,11 +64,11 @@ def keep(store: Store, agreed: Agreed) -> Selection:
     return agreed.selection.model_copy(update={"agreed": key})
 
 
-def load(store: Store, key: str) -> Agreed:
-    return Agreed.model_validate_json(store.get(key))
+def load(store: Store, key: str) -> SavedPlan:
+    return SavedPlan.model_validate_json(store.get(key))
 
 
-def refuse_other(agreed: Agreed, *, pipeline: str, sink: str, spec: str) -> None:
+def refuse_other(agreed: SavedPlan, *, pipeline: str, sink: str, spec: str) -> None:
     """Raises PlanOutdated for a plan of another pipeline, sink or spec."""
     for what, then, now in (
         ("pipeline", agreed.pipeline, pipeline), ("sink", agreed.sink, sink), ("spec", agreed.spec, spec),
@@ -78,8 +78,8 @@ def refuse_other(agreed: Agreed, *, pipeline: str, sink: str, spec: str) -> None
             raise _outdated([said])
 
 
-def held(
-    agreed: Agreed, decided: Sequence[Decision], stages: Mapping[str, str], own: Callable[[str], bool]
+def verify_still_valid(
+    agreed: SavedPlan, decided: Sequence[Decision], stages: Mapping[str, str], own: Callable[[str], bool]
 ) -> list[Decision]:
     """What was agreed, where it still stands. `own` tells a run of this plan by its name. Raises PlanOutdated."""
     moved = [f"stage {name!r} has changed" for name in stages if agreed.stages.get(name) != stages[name]]

@@ -13,14 +13,14 @@ from pipeline.sources.readers import Note
 from pipeline.stores import Store
 from schemas import digests, ids
 from schemas.errors import UsageError
-from schemas.messages.schedule import Asked, AskRequest
+from schemas.messages.schedule import FiringDecision, FiringRequest
 from schemas.plan import Due, Selection
 from schemas.spec.durations import parse_duration
 from schemas.spec.sections import Spec
 from stages.models.factory import ModelServices
 
 
-def ask(store: Store, request: AskRequest, services: ModelServices, note: Note) -> Asked:
+def request_of_firing(store: Store, request: FiringRequest, services: ModelServices, note: Note) -> FiringDecision:
     """Write the request of the firing's run, unless nothing is to be done. What is wrong with spec or source is left to
     the run, which reports it."""
     spec, base = requests.load_spec_of(store, request.spec), Path(request.base)
@@ -30,18 +30,18 @@ def ask(store: Store, request: AskRequest, services: ModelServices, note: Note) 
         digests.digest(request.spec, listing) if polls and listing else ""
     )  # another spec sees the same files anew
     if polls and not listing:
-        return Asked(note=absent)
+        return FiringDecision(note=absent)
     if polls and listing == request.seen:
-        return Asked(listing=listing, note="no file is new or changed")
+        return FiringDecision(listing=listing, note="no file is new or changed")
     lookback = parse_duration(request.lookback)
     selection = Selection(
         due=Due(at=request.at, since=request.since or _before(request.at, lookback), lookback=lookback, open=polls)
     )
     if not absent and not _anything(spec, base, store, selection, services, note):
-        return Asked(listing=listing, note="everything that is due is published")
+        return FiringDecision(listing=listing, note="everything that is due is published")
     name = ids.scheduled_run(request.at, "new-files" if polls else "scheduled")
     requests.write_request(store, spec, base, selection, name)
-    return Asked(run=name, listing=listing)
+    return FiringDecision(run=name, listing=listing)
 
 
 def _listing(spec: Spec, base: Path) -> tuple[str, str]:

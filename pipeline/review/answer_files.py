@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.review.answering import Question, parsed, refusal
+from pipeline.review.answering import ReviewQuestion, parsed, refusal
 from schemas.errors import UsageError
 
 _ENDINGS = (".json", ".csv")
@@ -23,7 +23,7 @@ def ending_of(path: Path) -> str:
     return ending
 
 
-def export_file(path: Path, found: Sequence[Question]) -> None:
+def export_file(path: Path, found: Sequence[ReviewQuestion]) -> None:
     """Write the questions, with room for answers. Raises UsageError."""
     text = _json(found) if ending_of(path) == ".json" else _csv(found)
     try:
@@ -32,11 +32,11 @@ def export_file(path: Path, found: Sequence[Question]) -> None:
         raise UsageError(f"{path} cannot be written: {exc.strerror}.") from None
 
 
-def _json(found: Sequence[Question]) -> str:
+def _json(found: Sequence[ReviewQuestion]) -> str:
     return orjson.dumps([asked.as_json() for asked in found], option=orjson.OPT_INDENT_2, default=str).decode() + "\n"
 
 
-def _csv(found: Sequence[Question]) -> str:
+def _csv(found: Sequence[ReviewQuestion]) -> str:
     names = list(dict.fromkeys(name for asked in found for name in asked.key))
     heads = {name: f"key_{name}" if name in _COLUMNS else name for name in names}
     out = io.StringIO()
@@ -65,11 +65,11 @@ def _safe(value: Any) -> str:
 # Importing ---------------------------------------------------------------------------------------------------------
 
 
-def import_file(path: Path, found: Sequence[Question]) -> tuple[list[tuple[Question, Any]], int]:
+def import_file(path: Path, found: Sequence[ReviewQuestion]) -> tuple[list[tuple[ReviewQuestion, Any]], int]:
     """The answers of a file, and how many questions it leaves open. Raises UsageError for the first thing that is
     wrong; nothing of the file counts then."""
     lines = _read_json(path) if ending_of(path) == ".json" else _read_csv(path)
-    given: dict[str, tuple[Question, Any, str]] = {}
+    given: dict[str, tuple[ReviewQuestion, Any, str]] = {}
     blank = 0
     for where, line in lines:
         asked = _meant(where, line, found)
@@ -137,7 +137,7 @@ def _refuse_columns(where: str, line: dict[str, Any]) -> None:
         )
 
 
-def _meant(where: str, line: dict[str, Any], found: Sequence[Question]) -> Question:
+def _meant(where: str, line: dict[str, Any], found: Sequence[ReviewQuestion]) -> ReviewQuestion:
     """The question of a line: by its id, else by the row's id, and the partition where that is given."""
     asked = line.get("id") or line.get("row_id")
     by = "id" if line.get("id") else "row_id"

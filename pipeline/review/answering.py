@@ -14,7 +14,7 @@ import orjson
 import polars as pl
 
 from pipeline.review import questions
-from pipeline.review.questions import Parked
+from pipeline.review.questions import PendingRows
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
 from schemas import digests
@@ -26,7 +26,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Question:
+class ReviewQuestion:
     """What one or several equal rows of a partition ask. `generation` None: the partition waits for the answer.
     `answer` is what was said since, as JSON. `rows` are (row id, key) of the rows."""
 
@@ -79,16 +79,16 @@ class Question:
         }
 
 
-def open_questions(store: Store, partition: str | None = None) -> list[Question]:
+def open_questions(store: Store, partition: str | None = None) -> list[ReviewQuestion]:
     """All that is asked and not yet gone on with, by partition, oldest first."""
-    found: list[Question] = []
+    found: list[ReviewQuestion] = []
     for parked in _parked(store, partition):
         rows = questions.with_answers(parked.rows, questions.given(store, parked.partition))
         found += sorted(_grouped(parked, rows), key=lambda asked: (asked.asked_at, asked.id))
     return sorted(found, key=lambda asked: asked.partition)
 
 
-def _parked(store: Store, partition: str | None) -> Iterator[Parked]:
+def _parked(store: Store, partition: str | None) -> Iterator[PendingRows]:
     found = catalogue.published(store, None if partition is None else [partition])
     manifests = list(catalogue.manifests(found))
     holding = questions.waiting(store, {manifest.partition: manifest.generation for manifest in manifests})
@@ -96,14 +96,14 @@ def _parked(store: Store, partition: str | None) -> Iterator[Parked]:
     waits = {parked.partition for parked in holding}
     for manifest in manifests:
         if manifest.partition not in waits and manifest.ever_published and manifest.pending:
-            yield Parked(manifest.partition, manifest.generation, questions.of_generation(store, manifest))
+            yield PendingRows(manifest.partition, manifest.generation, questions.of_generation(store, manifest))
 
 
-def _grouped(parked: Parked, rows: pl.DataFrame) -> Iterator[Question]:
+def _grouped(parked: PendingRows, rows: pl.DataFrame) -> Iterator[ReviewQuestion]:
     for (*asked,), part in rows.group_by(*questions.QUESTION, maintain_order=True):
         first = part.row(0, named=True)
         stage, row, question, ordinal = str(asked[0]), str(asked[1]), str(asked[2]), int(str(asked[3]))
-        yield Question(
+        yield ReviewQuestion(
             partition=parked.partition,
             generation=parked.generation,
             id=digests.digest(parked.partition, stage, row, question, str(ordinal))[:12],
@@ -119,7 +119,7 @@ def _grouped(parked: Parked, rows: pl.DataFrame) -> Iterator[Question]:
         )
 
 
-def those_of(found: Sequence[Question], row: str) -> list[Question]:
+def those_of(found: Sequence[ReviewQuestion], row: str) -> list[ReviewQuestion]:
     """The questions of `--row`. Raises UsageError where there are none, or it means rows of several keys."""
     chosen = [asked for asked in found if asked.is_of(row)]
     if not chosen:
@@ -131,7 +131,7 @@ def those_of(found: Sequence[Question], row: str) -> list[Question]:
     return chosen
 
 
-def the_one(found: Sequence[Question], row: str) -> Question:
+def the_one(found: Sequence[ReviewQuestion], row: str) -> ReviewQuestion:
     """The one question that `--row` means. Raises UsageError where it is not one."""
     chosen = those_of(found, row)
     if len(chosen) > 1:
@@ -140,7 +140,7 @@ def the_one(found: Sequence[Question], row: str) -> Question:
     return chosen[0]
 
 
-def _named(asked: Question) -> str:
+def _named(asked: ReviewQuestion) -> str:
     return ", ".join(str(value) for value in asked.key.values())[:60]
 
 
@@ -163,7 +163,7 @@ def parsed(text: str, *, as_text: bool = False) -> Any:
         return text
 
 
-def refusal(asked: Question, answer: Any) -> str | None:
+def refusal(asked: ReviewQuestion, answer: Any) -> str | None:
     """Why an answer cannot be taken, in a sentence."""
     if answer is None:
         return "null is no answer"
@@ -201,7 +201,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def answer_all(store: Store, answers: Iterable[tuple[Question, Any]]) -> dict[str, int]:
+def answer_all(store: Store, answers: Iterable[tuple[ReviewQuestion, Any]]) -> dict[str, int]:
     """Write answers down, each for all rows that ask; one object a partition. Returns how many a partition got."""
     records: dict[str, list[AnswerRecord]] = {}
     counted: dict[str, int] = {}

@@ -120,7 +120,7 @@ def answered_rows(store: Store, manifest: Manifest | None) -> int:
 
 
 @dataclass(frozen=True)
-class Parked:
+class PendingRows:
     """The questions of a partition. `generation` None: it waits for their answers before it is published."""
 
     partition: str
@@ -144,7 +144,7 @@ def no_longer_waiting(store: Store, partition: str) -> None:
     store.delete([ids.waiting(partition)])
 
 
-def waiting(store: Store, current: dict[str, int]) -> list[Parked]:
+def waiting(store: Store, current: dict[str, int]) -> list[PendingRows]:
     """Partitions that wait, where nothing was published since. `current`: their generations."""
     found = []
     for info in store.list(ids.WAITING):
@@ -155,7 +155,7 @@ def waiting(store: Store, current: dict[str, int]) -> list[Parked]:
             continue
         base = int((table.schema.metadata or {}).get(b"base", b"0"))
         if base >= current.get(partition, 0):
-            found.append(Parked(partition, None, pl.DataFrame(table)))
+            found.append(PendingRows(partition, None, pl.DataFrame(table)))
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from pipeline.runs.report import Report
-from pipeline.runs.statistics import Story
+from pipeline.runs.statistics import RunStatistics
 
 _WIDTH, _HEIGHT, _BASE = 640, 160, 130
 _STYLE = """
@@ -23,7 +23,7 @@ rect{fill:#2563eb}rect.money{fill:#ca8a04}rect.bad{fill:#dc2626}
 """
 
 
-def page(report: Report, story: Story) -> str:
+def page(report: Report, story: RunStatistics) -> str:
     """The whole document."""
     title = f"{report.pipeline}: {report.run}"
     parts = [_head(report), _facts(report)]
@@ -63,7 +63,7 @@ def _facts(report: Report) -> str:
     return f"<div class=facts>{cells}</div>"
 
 
-def _over_time(story: Story) -> str:
+def _over_time(story: RunStatistics) -> str:
     if not story.moments:
         return ""
     ends = (f"{_time(story.moments[0].at)}", f"{_time(story.moments[-1].at)}")
@@ -78,7 +78,7 @@ def _over_time(story: Story) -> str:
     return plots
 
 
-def _latency(story: Story) -> str:
+def _latency(story: RunStatistics) -> str:
     if not story.latency:
         return ""
     bars = [(bar.calls, f"{bar.least_ms:,.0f} to {bar.most_ms:,.0f} ms: {bar.calls:,} calls") for bar in story.latency]
@@ -87,7 +87,7 @@ def _latency(story: Story) -> str:
     return _section("Latency of calls", _bars(bars, ends, "latency of calls"), f"{said}; the axis is logarithmic")
 
 
-def _rejects(story: Story) -> str:
+def _rejects(story: RunStatistics) -> str:
     if not story.errors:
         return ""
     bars = [(found.rows, f"{found.stage}: {found.error}: {found.rows:,} rows") for found in story.errors]
@@ -99,7 +99,7 @@ def _rejects(story: Story) -> str:
     return _section("Rejects by class", _bars(bars, names, "rejects by class", kind="bad") + table)
 
 
-def _rows(story: Story) -> str:
+def _rows(story: RunStatistics) -> str:
     heads = ("partition", "row", "model", "calls", "seconds", "USD")
     out = ""
     for title, rows in (("Slowest rows", story.slowest), ("Dearest rows", story.dearest)):
@@ -108,7 +108,7 @@ def _rows(story: Story) -> str:
     return out
 
 
-def _partitions(story: Story) -> str:
+def _partitions(story: RunStatistics) -> str:
     heads = ("partition", "outcome", "rows", "rejected", "published", "calls", "USD", "reason")
     lines = [
         (p.partition, p.outcome, p.rows, p.rejected, p.out, p.calls, f"{p.cost_usd:,.6f}", p.reason)

@@ -11,12 +11,12 @@ from schemas import ids
 from schemas.manifest import Usage
 from schemas.messages.base import RunState
 from schemas.messages.run import Failure, Page, PlannedPartition, Totals
-from schemas.plan import Request
+from schemas.plan import RunRequest
 
 _UNTOUCHED = 32  # partitions begin in the order of the plan: after so many without a record there are no more
 
 
-def standing_report(store: Store, request: Request, state: RunState = "running") -> Report:
+def live_report(store: Store, request: RunRequest, state: RunState = "running") -> Report:
     """What is known by now. A run that its budget has stopped says so, whoever asks."""
     totals, failures, ended = Totals(), [], set()
     for result in outcomes.outcomes(store, request.run):

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.stores import Store
 from schemas import digests, ids
 from schemas.errors import NameTaken, ObjectMissing
-from schemas.plan import Request, Selection
+from schemas.plan import RunRequest, Selection
 from schemas.spec.sections import Spec
 
 # Of a spec, what does not change what a run does, only how fast, how loudly or at what cost it may.
@@ -28,11 +28,11 @@ def new_run_name(now: dt.datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
 
 
-def write_request(store: Store, spec: Spec, base: Path, selection: Selection, run: str) -> Request:
+def write_request(store: Store, spec: Spec, base: Path, selection: Selection, run: str) -> RunRequest:
     """Write the request under its name, or find the equal one there. Raises NameTaken for another one."""
     data = spec.model_dump_json().encode()
     spec_key = ids.spec_of_run(run, hashlib.sha256(data).hexdigest())
-    request = Request(
+    request = RunRequest(
         run=run,
         pipeline=spec.name,
         digest=request_digest(spec, selection),
@@ -53,9 +53,9 @@ def write_request(store: Store, spec: Spec, base: Path, selection: Selection, ru
     return known
 
 
-def load_request(store: Store, run: str) -> Request | None:
+def load_request(store: Store, run: str) -> RunRequest | None:
     try:
-        return Request.model_validate_json(store.get(ids.request(run)))
+        return RunRequest.model_validate_json(store.get(ids.request(run)))
     except ObjectMissing:
         return None
 

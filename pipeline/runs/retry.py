@@ -6,12 +6,12 @@ from pipeline.runs import outcomes, plan_pages, requests
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
-from schemas.plan import Request
+from schemas.plan import RunRequest
 
 Only = Literal["failed", "cancelled", "rejects"]
 
 
-def to_retry(store: Store, request: Request, only: Only) -> list[str]:
+def to_retry(store: Store, request: RunRequest, only: Only) -> list[str]:
     """`failed`: what failed; `cancelled`: what was cancelled, and what was not begun; `rejects`: what was published or
     refused with rejected rows. Never what was published since."""
     ended = {result.partition: result for result in outcomes.outcomes(store, request.run)}

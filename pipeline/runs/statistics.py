@@ -32,7 +32,7 @@ _STEP = math.log(1.05)  # latencies are kept to five per cent
 _BARS = 24
 
 
-class Line(Noun):
+class PartitionLine(Noun):
     """A partition: how it ended, and why, where it was not published."""
 
     partition: str
@@ -45,7 +45,7 @@ class Line(Noun):
     cost_usd: float = 0.0
 
 
-class Moment(Noun):
+class TimeBucket(Noun):
     """What came in from `at` on, for `seconds`."""
 
     at: dt.datetime
@@ -55,7 +55,7 @@ class Moment(Noun):
     cost_usd: float
 
 
-class Bar(Noun):
+class LatencyBucket(Noun):
     """How many calls took so long, in milliseconds."""
 
     least_ms: float
@@ -63,7 +63,7 @@ class Bar(Noun):
     calls: int
 
 
-class Dear(Noun):
+class CostlyRow(Noun):
     """A row by what its calls took and cost. `row` is its identity, as `rejects show --row` takes it."""
 
     partition: str
@@ -84,39 +84,39 @@ class ErrorClass(Noun):
     key: str
 
 
-class Story(Noun):
+class RunStatistics(Noun):
     """`whole` false: only the first of many partitions, or of very many records, are told."""
 
-    lines: tuple[Line, ...] = ()
-    moments: tuple[Moment, ...] = ()
-    latency: tuple[Bar, ...] = ()
+    lines: tuple[PartitionLine, ...] = ()
+    moments: tuple[TimeBucket, ...] = ()
+    latency: tuple[LatencyBucket, ...] = ()
     percentiles_ms: dict[str, float] = {}
-    slowest: tuple[Dear, ...] = ()
-    dearest: tuple[Dear, ...] = ()
+    slowest: tuple[CostlyRow, ...] = ()
+    dearest: tuple[CostlyRow, ...] = ()
     errors: tuple[ErrorClass, ...] = ()
     whole: bool = True
 
 
-def save(store: Store, run: str, story: Story) -> None:
+def save(store: Store, run: str, story: RunStatistics) -> None:
     store.put(ids.story(run), story.model_dump_json().encode())
 
 
-def load(store: Store, run: str) -> Story | None:
+def load(store: Store, run: str) -> RunStatistics | None:
     try:
-        return Story.model_validate_json(store.get(ids.story(run)))
+        return RunStatistics.model_validate_json(store.get(ids.story(run)))
     except ObjectMissing:
         return None
 
 
-def told(store: Store, report: Report) -> Story:
+def collect(store: Store, report: Report) -> RunStatistics:
     """The story of a run that has ended."""
     results = list(outcomes.outcomes(store, report.run))
     lines = lines_of(store, report, results)
-    seen = Seen()
+    seen = CallSummary()
     for result in sorted(results, key=lambda result: -result.usage.calls):
         if result.usage.calls and not seen.full:
             seen.partition(result.partition, _records(store, result.partition, report.run))
-    return Story(
+    return RunStatistics(
         lines=tuple(lines[:MOST_LINES]),
         moments=tuple(seen.moments()),
         latency=tuple(seen.bars()),
@@ -131,7 +131,7 @@ def told(store: Store, report: Report) -> Story:
 # Partitions --------------------------------------------------------------------------------------------------------
 
 
-def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -> list[Line]:
+def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -> list[PartitionLine]:
     """All that were selected, those that were not run too, with the reason; what went wrong first."""
     ended = {result.partition: result for result in results}
     planned = {line.key: line for line in plan_pages.planned_lines(store, report.run, report.plan)}
@@ -142,21 +142,21 @@ def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -
         if result is not None:
             reason = f"{result.error}: {result.message}".strip(": ") if result.error or result.message else ""
             found.append(
-                Line(
+                PartitionLine(
                     partition=key, outcome=result.outcome, reason=reason or (plan.reason if plan else ""),
                     rows=result.counts.rows_in, rejected=result.counts.rejected, out=result.counts.out,
                     calls=result.usage.calls, cost_usd=result.usage.cost_usd,
                 )
             )  # fmt: skip
         elif plan is not None and not plan.run:
-            found.append(Line(partition=key, outcome="unchanged", reason=plan.reason))
+            found.append(PartitionLine(partition=key, outcome="unchanged", reason=plan.reason))
         elif report.finished_at is not None:
-            found.append(Line(partition=key, outcome="not_run", reason=_not_begun(report)))
+            found.append(PartitionLine(partition=key, outcome="not_run", reason=_not_begun(report)))
         elif (usage := begun.get(key)) is not None:
             paid = {"calls": usage.calls, "cost_usd": usage.cost_usd}
-            found.append(Line(partition=key, outcome=report.state, reason=report.reason, **paid))
+            found.append(PartitionLine(partition=key, outcome=report.state, reason=report.reason, **paid))
         else:
-            found.append(Line(partition=key, outcome="not_begun"))
+            found.append(PartitionLine(partition=key, outcome="not_begun"))
     order = ("failed", "cancelled", "paused", "running", "not_run", "not_begun", "published", "unchanged")
     return sorted(found, key=lambda line: (order.index(line.outcome), line.partition))
 
@@ -193,15 +193,15 @@ class _Row:
 
 
 @dataclass
-class Seen:
+class CallSummary:
     """What is kept of records: counts by second, latencies by class, a few rows."""
 
     rows: Counter[int] = field(default_factory=Counter)
     calls: Counter[int] = field(default_factory=Counter)
     cost: dict[int, float] = field(default_factory=dict)
     latency: Counter[int] = field(default_factory=Counter)
-    slowest: list[Dear] = field(default_factory=list)
-    dearest: list[Dear] = field(default_factory=list)
+    slowest: list[CostlyRow] = field(default_factory=list)
+    dearest: list[CostlyRow] = field(default_factory=list)
     read: int = 0
 
     @property
@@ -223,7 +223,7 @@ class Seen:
             if self.full:
                 break
         for row, said in _top(rows):
-            self.slowest.append(_dear(partition, row, said))
+            self.slowest.append(_costly_row(partition, row, said))
             self.dearest.append(self.slowest[-1])
 
     def _call(self, record: CallRecord, row: _Row) -> None:
@@ -236,7 +236,7 @@ class Seen:
         row.ms += record.latency_ms
         row.cost_usd += record.cost_usd or 0.0
 
-    def moments(self) -> Iterator[Moment]:
+    def moments(self) -> Iterator[TimeBucket]:
         """From the first to the last, in at most _MOMENTS equal parts."""
         seconds = self.rows.keys() | self.calls.keys()
         if not seconds:
@@ -245,7 +245,7 @@ class Seen:
         width = max(1, math.ceil((last - first + 1) / _MOMENTS))
         for start in range(first, last + 1, width):
             within = range(start, start + width)
-            yield Moment(
+            yield TimeBucket(
                 at=dt.datetime.fromtimestamp(start, dt.UTC),
                 seconds=width,
                 rows=sum(self.rows[second] for second in within),
@@ -253,14 +253,14 @@ class Seen:
                 cost_usd=sum(self.cost.get(second, 0.0) for second in within),
             )
 
-    def bars(self) -> Iterator[Bar]:
+    def bars(self) -> Iterator[LatencyBucket]:
         if not self.latency:
             return
         first, last = min(self.latency), max(self.latency)
         width = max(1, math.ceil((last - first + 1) / _BARS))
         for start in range(first, last + 1, width):
             calls = sum(self.latency[step] for step in range(start, start + width))
-            yield Bar(
+            yield LatencyBucket(
                 least_ms=round(math.exp((start - 0.5) * _STEP), 1),
                 most_ms=round(math.exp((start + width - 0.5) * _STEP), 1),
                 calls=calls,
@@ -288,8 +288,10 @@ def _top(rows: dict[str, _Row]) -> list[tuple[str, _Row]]:
     return list(dict([*slow, *dear]).items())
 
 
-def _dear(partition: str, row: str, said: _Row) -> Dear:
-    return Dear(partition=partition, row=row, model=said.model, calls=said.calls, ms=said.ms, cost_usd=said.cost_usd)
+def _costly_row(partition: str, row: str, said: _Row) -> CostlyRow:
+    return CostlyRow(
+        partition=partition, row=row, model=said.model, calls=said.calls, ms=said.ms, cost_usd=said.cost_usd
+    )
 
 
 # Rejects -----------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def stop_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-async def tell_hook(request: NotifyRequest) -> None:
+async def send_notification(request: NotifyRequest) -> None:
     """Tell a hook. One that cannot be told is named in the worker's log, and changes nothing."""
     with contextlib.suppress(ActivityError):
         await workflow.execute_activity(

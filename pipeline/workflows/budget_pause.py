@@ -17,15 +17,15 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import call, cause_of
     from pipeline.workflows.policies import SHORT
     from schemas.messages.base import RunRef
-    from schemas.messages.run import Failure, Reckoned, Reckoning, Shortage
+    from schemas.messages.run import BudgetCheck, BudgetShortfall, BudgetVerdict, Failure
 
 
-class Funds:
+class BudgetPause:
     """The parent's side: which partitions are short, and since when the run is `broke`."""
 
     def __init__(self, ref: RunRef) -> None:
         self._ref = ref
-        self._short: dict[str, Shortage] = {}
+        self._short: dict[str, BudgetShortfall] = {}
         self._go_on = False
         self.broke: Failure | None = None
 
@@ -33,7 +33,7 @@ class Funds:
     def are_short(self) -> bool:
         return bool(self._short)
 
-    def note(self, shortage: Shortage) -> None:
+    def note(self, shortage: BudgetShortfall) -> None:
         self._short[shortage.partition] = shortage
 
     def forget(self, partition: str) -> None:
@@ -64,18 +64,18 @@ class Funds:
             self._short.clear()
             await tell(short)
 
-    async def _reckoned(self) -> Reckoned:
+    async def _reckoned(self) -> BudgetVerdict:
         needed = min(self._short.values(), key=lambda shortage: (shortage.nanos, shortage.tokens))
         try:
-            request = Reckoning(ref=self._ref, nanos=needed.nanos, tokens=needed.tokens)
-            return await call("reckon", request, Reckoned, within=SHORT)
+            request = BudgetCheck(ref=self._ref, nanos=needed.nanos, tokens=needed.tokens)
+            return await call("reckon", request, BudgetVerdict, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None
-            return Reckoned(go_on=False, message=f"What is left of the budget cannot be told: {cause_of(exc)[1]}")
+            return BudgetVerdict(go_on=False, message=f"What is left of the budget cannot be told: {cause_of(exc)[1]}")
 
 
-class Shortages:
+class PartitionBudget:
     """A partition's side: is one of its batches short, and what does its next call need?"""
 
     def __init__(self) -> None:
@@ -103,4 +103,4 @@ class Shortages:
             nanos, tokens = self.needed
             handle = workflow.get_external_workflow_handle(parent.workflow_id)
             with contextlib.suppress(Exception):  # the run has ended, and cancels us
-                await handle.signal("short", Shortage(partition=partition, nanos=nanos, tokens=tokens))
+                await handle.signal("short", BudgetShortfall(partition=partition, nanos=nanos, tokens=tokens))

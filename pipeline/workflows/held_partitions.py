@@ -21,7 +21,7 @@ _LONGEST = timedelta(hours=1)
 _ENDS_WITHIN = timedelta(seconds=1)  # it tells us as the last thing that it does
 
 
-class Held:
+class HeldPartitions:
     def __init__(self, ref: RunRef) -> None:
         self.partitions: set[str] = set()
         self._ref = ref

@@ -7,12 +7,12 @@ import contextlib
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import tell_hook
+    from pipeline.workflows.activity_calls import send_notification
     from schemas.messages.base import RunRef, RunState
     from schemas.messages.run import Failure, NotifyRequest, RunResult, Totals
 
 
-class Hooks:
+class Notifications:
     """`wanted` holds, of each hook, the events that it wants to hear of: known once there is a plan."""
 
     def __init__(self, ref: RunRef, wanted: tuple[tuple[str, ...], ...]) -> None:
@@ -56,4 +56,4 @@ class Hooks:
                 request = NotifyRequest(
                     ref=self._ref, hook=number, event=event, state=state, message=message, totals=totals
                 )
-                self._telling.append(asyncio.create_task(tell_hook(request)))
+                self._telling.append(asyncio.create_task(send_notification(request)))

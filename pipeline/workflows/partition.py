@@ -25,7 +25,7 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import call, call_to_the_end, cause_of, stop_if_cancelled
-    from pipeline.workflows.budget_pause import Shortages
+    from pipeline.workflows.budget_pause import PartitionBudget
     from pipeline.workflows.row import RowWorkflow
     from schemas import ids
     from schemas.messages.base import Outcome
@@ -66,7 +66,7 @@ class PartitionWorkflow:
         self._spent = Spent()
         self._base = 0
         self._wanted_by: set[str] = set()
-        self._short = Shortages()
+        self._short = PartitionBudget()
 
     @workflow.run
     async def run(self, given: PartitionInput) -> PartitionResult:

@@ -25,9 +25,9 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import call, call_to_the_end, cause_of
-    from pipeline.workflows.budget_pause import Funds
-    from pipeline.workflows.held_partitions import Held
-    from pipeline.workflows.notifications import Hooks
+    from pipeline.workflows.budget_pause import BudgetPause
+    from pipeline.workflows.held_partitions import HeldPartitions
+    from pipeline.workflows.notifications import Notifications
     from pipeline.workflows.partition import PartitionWorkflow
     from pipeline.workflows.policies import SHORT
     from schemas import ids
@@ -35,7 +35,8 @@ with workflow.unsafe.imports_passed_through():
     from schemas.messages.base import RunState
     from schemas.messages.partition import CloseRequest, ParkedPartition, PartitionInput, PartitionResult
     from schemas.messages.run import (
-        Carried,
+        BudgetShortfall,
+        CarriedState,
         Failure,
         FinaliseRequest,
         Page,
@@ -48,7 +49,6 @@ with workflow.unsafe.imports_passed_through():
         RunResult,
         SetLimits,
         SetLimitsRequest,
-        Shortage,
         Totals,
     )
 
@@ -75,7 +75,7 @@ class RunWorkflow:
         self._paused = ""
         self._cancelled = False
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._held = Held(given.ref)  # of those: waited for until another run is done with them
+        self._held = HeldPartitions(given.ref)  # of those: waited for until another run is done with them
         self._partitions: int | None = None  # asked for before there was a plan
         self._parked: dict[str, int] = {}  # of those: waiting for people, with how many questions
         self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
@@ -83,9 +83,9 @@ class RunWorkflow:
         self._finished = 0
         self._rehearsed = Counts()
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
-        self._hooks = Hooks(given.ref, self._planned.hooks if self._planned else ())
+        self._hooks = Notifications(given.ref, self._planned.hooks if self._planned else ())
         self._note = "planning"
-        self._funds = Funds(given.ref)
+        self._funds = BudgetPause(given.ref)
 
     @workflow.run
     async def run(self, given: RunInput) -> RunResult:
@@ -140,7 +140,7 @@ class RunWorkflow:
         assert self._planned is not None
         # Neither a pause nor a signal half handled would outlive this execution.
         await workflow.wait_condition(lambda: not self._paused and workflow.all_handlers_finished())
-        carried = Carried(
+        carried = CarriedState(
             plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:_MAX_FAILURES])
         )
         workflow.continue_as_new(self._given.model_copy(update={"carried": carried}))
@@ -388,7 +388,7 @@ class RunWorkflow:
         self._say()
 
     @workflow.signal
-    def short(self, shortage: Shortage) -> None:
+    def short(self, shortage: BudgetShortfall) -> None:
         self._funds.note(shortage)
 
     def _at_work(self) -> set[str]:

@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas import ids
     from schemas.messages.base import RunRef
     from schemas.messages.run import RunInput, RunResult
-    from schemas.messages.schedule import Asked, AskRequest, ScheduledInput, ScheduledResult
+    from schemas.messages.schedule import FiringDecision, FiringRequest, ScheduledInput, ScheduledResult
 
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
@@ -32,7 +32,7 @@ class ScheduledWorkflow:
         info = workflow.info()
         at = info.typed_search_attributes.get(SCHEDULED_AT) or info.start_time.replace(microsecond=0)
         last = workflow.get_last_completion_result(ScheduledResult) if workflow.has_last_completion_result() else None
-        request = AskRequest(
+        request = FiringRequest(
             ref=given.ref,
             spec=given.spec,
             base=given.base,
@@ -42,7 +42,7 @@ class ScheduledWorkflow:
             when=given.terms.when,
             seen=_seen(last, at),
         )
-        asked = await call("ask", request, Asked)
+        asked = await call("ask", request, FiringDecision)
         if not asked.run:
             workflow.set_current_details(asked.note)
             known = last or ScheduledResult(at=at)

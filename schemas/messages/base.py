@@ -24,7 +24,7 @@ class RunRef(Message):
     sink: str
 
 
-class Windows(Message):
+class Concurrency(Message):
     """How many children and batches may be in flight; changed on a live run by `set_limits`."""
 
     partitions: int = 8

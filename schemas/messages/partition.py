@@ -1,7 +1,7 @@
 """A partition: its workflow, opening, publishing and closing it."""
 
 from schemas.manifest import Counts, Reuse, Shares, Usage
-from schemas.messages.base import Message, Outcome, RunRef, Windows
+from schemas.messages.base import Concurrency, Message, Outcome, RunRef
 
 
 class PartitionInput(Message):
@@ -11,7 +11,7 @@ class PartitionInput(Message):
     plan: str
     partition: str
     rows: int
-    windows: Windows
+    windows: Concurrency
     rehearsal: bool = False
 
 

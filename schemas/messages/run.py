@@ -3,12 +3,12 @@
 import datetime as dt
 
 from schemas.manifest import Counts, Reuse, Shares, Usage, shares_added
-from schemas.messages.base import Message, RunRef, RunState, Windows
+from schemas.messages.base import Concurrency, Message, RunRef, RunState
 from schemas.messages.batch import Spent
 from schemas.messages.partition import PartitionResult
 
 
-class Course(Message):
+class RunOptions(Message):
     """How a run goes about its partitions. No part of its identity: a resumed run may take another course."""
 
     max_active: int | None = None  # partitions at once; None: what the spec says
@@ -38,7 +38,7 @@ class SetLimitsRequest(Message):
 class PlanRequest(Message):
     ref: RunRef
     request: str  # key of request.json
-    course: Course = Course()
+    course: RunOptions = RunOptions()
 
 
 class PlanRef(Message):
@@ -50,7 +50,7 @@ class PlanRef(Message):
     partitions: int
     to_run: int
     rows: int
-    windows: Windows
+    windows: Concurrency
     hooks: tuple[tuple[str, ...], ...] = ()  # of each entry of `notify:`, what it wants to hear of
     canary_rows: int = 0
     max_reject_rate: float = 1.0
@@ -113,7 +113,7 @@ class Totals(Message):
         )
 
 
-class Carried(Message):
+class CarriedState(Message):
     """The state of a run that outlives one Temporal execution."""
 
     plan: PlanRef
@@ -123,7 +123,7 @@ class Carried(Message):
     stop: Failure | None = None
 
 
-class Shortage(Message):
+class BudgetShortfall(Message):
     """From a partition to its run: no batch of it is at work, and the next call needs so much."""
 
     partition: str
@@ -131,7 +131,7 @@ class Shortage(Message):
     tokens: int
 
 
-class Reckoning(Message):
+class BudgetCheck(Message):
     """Nothing of the run is in flight: is there room in its budget for a call of this size?"""
 
     ref: RunRef
@@ -139,7 +139,7 @@ class Reckoning(Message):
     tokens: int
 
 
-class Reckoned(Message):
+class BudgetVerdict(Message):
     """`message`: why not, with the numbers and what to do; `until`: when there is again, where that comes by itself."""
 
     go_on: bool
@@ -153,9 +153,9 @@ class RunInput(Message):
     ref: RunRef
     request: str
     task_queue: str
-    course: Course = Course()
+    course: RunOptions = RunOptions()
     waits: bool = True
-    carried: Carried | None = None
+    carried: CarriedState | None = None
 
 
 class FinaliseRequest(Message):

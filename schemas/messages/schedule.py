@@ -6,7 +6,7 @@ from typing import Literal
 from schemas.messages.base import Message, RunRef, RunState
 
 
-class Terms(Message):
+class ScheduleTerms(Message):
     """When a schedule fires, and what a firing takes: as people read and compare them. Durations as `6h`. `when`: `due`
     takes the partitions that are over, `new-files` what changed, where the source's listing did."""
 
@@ -27,11 +27,11 @@ class ScheduledInput(Message):
     spec: str
     base: str
     task_queue: str
-    terms: Terms
+    terms: ScheduleTerms
     attributes: bool = False
 
 
-class AskRequest(Message):
+class FiringRequest(Message):
     """Ask for the run of a firing at `at`. `since`: the firing before that; `seen`: the listing that needs no run."""
 
     ref: RunRef
@@ -44,7 +44,7 @@ class AskRequest(Message):
     seen: str = ""
 
 
-class Asked(Message):
+class FiringDecision(Message):
     """The name of the run; empty where nothing is to be done, with the reason. `listing` is the source's fingerprint,
     where it was looked at."""
 

@@ -17,13 +17,13 @@ _MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """Base of every section: strict, frozen, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
-class ColumnType(Part):
+class ColumnType(Section):
     """A type that is given rather than inferred. `format` is strptime's, for date and datetime from text."""
 
     type: Literal["str", "int", "float", "bool", "date", "datetime"]
@@ -35,7 +35,7 @@ class ColumnType(Part):
         return {"type": value} if isinstance(value, str) else value
 
 
-class Source(Part):
+class Source(Section):
     path: str = Field(min_length=1)
     format: Literal["parquet", "csv", "ndjson"] | None = None
     key: list[str] = []
@@ -57,7 +57,7 @@ class Source(Part):
         return [value] if isinstance(value, str) else value
 
 
-class Partition(Part):
+class Partition(Section):
     by: Literal["time", "column", "hive", "files", "rows"] = "files"
     column: str | None = None
     every: Literal["hour", "day", "week", "month"] = "day"
@@ -88,7 +88,7 @@ def _zone(value: str) -> str:
     return value
 
 
-class ModelChoice(Part):
+class ModelChoice(Section):
     """`provider:name` and the parameters of its calls."""
 
     name: str
@@ -103,7 +103,7 @@ class ModelChoice(Part):
         return value
 
 
-class Stage(Part):
+class Stage(Section):
     name: str
     uses: str = Field(min_length=1)
     version: int = 1
@@ -186,7 +186,7 @@ def _roles(model: Any) -> Any:
     return model
 
 
-class Sink(Part):
+class Sink(Section):
     path: str = Field(min_length=1)
     format: Literal["parquet", "delta", "iceberg"] = "parquet"
     table: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+$")  # iceberg: namespace.name
@@ -199,7 +199,7 @@ class Sink(Part):
         return "none" if value is None else value
 
 
-class Limits(Part):
+class Limits(Section):
     rows_in_flight: int = Field(default=64, ge=1, le=10_000)
     partitions_in_flight: int = Field(default=8, ge=1, le=500)
     batch_rows: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -214,7 +214,7 @@ class Limits(Part):
     call_timeout: Duration = timedelta(seconds=60)
 
 
-class Price(Part):
+class Price(Section):
     """USD per million tokens. Cached input is part of the input, and reasoning of the output: without a price of their
     own they cost what the rest does."""
 
@@ -224,19 +224,19 @@ class Price(Part):
     reasoning: float | None = Field(default=None, ge=0)
 
 
-class Journal(Part):
+class Journal(Section):
     flush: Duration = timedelta(seconds=1)
     strict: bool = False
     keep: Duration = timedelta(days=90)
 
 
-class Check(Part):
+class Check(Section):
     name: str
     sql: str
     severity: Literal["block", "warn"] = "block"
 
 
-class Schedule(Part):
+class Schedule(Section):
     cron: str
     zone: str = "UTC"
     overlap: Literal["skip", "buffer_one", "buffer_all", "cancel_other", "terminate_other", "allow_all"] = "skip"
@@ -250,7 +250,7 @@ class Schedule(Part):
         return _zone(value)
 
 
-class Notify(Part):
+class Notify(Section):
     on: list[Literal["failed", "recovered", "budget", "review"]]
     webhook: str | None = None
     command: list[str] | None = None
@@ -264,7 +264,7 @@ class Notify(Part):
         return self
 
 
-class Spec(Part):
+class Spec(Section):
     """A pipeline. `name`, `source`, `stages` and `sink` suffice."""
 
     name: str

@@ -24,8 +24,8 @@ from stages.execution.interrupts import (
     INTERRUPT,
     PENDING,
     AnyGraph,
-    Parked,
     Rounds,
+    RowPending,
     ask,
     described,
     interrupts_of,
@@ -38,9 +38,9 @@ from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
 from stages.journal.records import RowKey, RowRecord, now
 from stages.journal.writer import Journal
-from stages.limits.budget import Purse
+from stages.limits.budget import Budget
 from stages.models.errors import Waiting, describe
-from stages.models.row_scope import Interrupted, RowScope, Tally, current
+from stages.models.row_scope import RowScope, RowStopped, Tally, current
 
 _RECURSION_LIMIT = 100
 ID = f"{RESERVED}id"
@@ -59,7 +59,7 @@ class BatchContext:
     on_row: Callable[[int], None] = lambda rows: None
     on_step: Callable[[str, str, Any], None] | None = None
     tally: Tally = field(default_factory=Tally)
-    purse: Purse | None = None
+    purse: Budget | None = None
     damage: list[str] = field(default_factory=list)
     steps: Steps | None = None  # of the one row of this batch, where nodes are activities
 
@@ -196,7 +196,7 @@ class _Run:
                 return await self._led(row)
             try:
                 record = await asyncio.shield(leader)
-            except Interrupted:
+            except RowStopped:
                 continue  # the other batch was cancelled; this one asks for itself
         if record.status == PENDING:
             await self._keep_calls(row)
@@ -226,7 +226,7 @@ class _Run:
             future.set_result(record)
             return record
         except BaseException as exc:
-            future.set_exception(exc if isinstance(exc, TandemError) else Interrupted("the row was interrupted"))
+            future.set_exception(exc if isinstance(exc, TandemError) else RowStopped("the row was interrupted"))
             raise
         finally:
             del shared.rows[row.key]
@@ -255,7 +255,7 @@ class _Run:
             status = "ok"
         except StepDone:
             raise
-        except Parked as parked:
+        except RowPending as parked:
             error, status = described(parked.questions), "pending"
         except RowError as exc:
             error = describe(exc)

@@ -34,7 +34,7 @@ Invoke = Callable[[AnyGraph, Any, Mapping[str, Any]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
-class Question:
+class GraphQuestion:
     """`asks` is what the graph gave to `interrupt()`, JSON-like; `digest` is of it, `ordinal` its number among equal
     ones of the row. `schema`: the JSON schema that an answer has to fit. `refused`: the nonce of an answer that did
     not, in `why`."""
@@ -51,24 +51,24 @@ class Question:
         return self.digest, self.ordinal
 
 
-class Parked(Exception):
+class RowPending(Exception):
     """The row cannot go on before somebody has answered."""
 
-    def __init__(self, questions: Iterable[Question]) -> None:
+    def __init__(self, questions: Iterable[GraphQuestion]) -> None:
         super().__init__("waiting for an answer")
         self.questions = tuple(questions)
 
 
-def described(questions: Iterable[Question]) -> dict[str, Any]:
+def described(questions: Iterable[GraphQuestion]) -> dict[str, Any]:
     """What a pending row's record says."""
     return {"kind": PENDING, "message": "waiting for an answer", "questions": [asdict(asked) for asked in questions]}
 
 
-def questions_of(record: RowRecord) -> list[Question]:
+def questions_of(record: RowRecord) -> list[GraphQuestion]:
     """What a row waits for; nothing where it is not pending."""
     if record.status != PENDING:
         return []
-    return [Question(**asked) for asked in (record.error or {}).get("questions", ())]
+    return [GraphQuestion(**asked) for asked in (record.error or {}).get("questions", ())]
 
 
 def waits(record: RowRecord | None, known: Known) -> bool:
@@ -79,7 +79,7 @@ def waits(record: RowRecord | None, known: Known) -> bool:
     return not any(is_answered(asked, said.get(asked.key)) for asked in questions_of(record))
 
 
-def is_answered(asked: Question, said: AnswerRecord | None) -> bool:
+def is_answered(asked: GraphQuestion, said: AnswerRecord | None) -> bool:
     return said is not None and said.nonce != asked.refused
 
 
@@ -96,24 +96,24 @@ class _Numbering:
 
     def __init__(self) -> None:
         self._counted: Counter[str] = Counter()
-        self._keys: dict[tuple[str, str], Question] = {}
+        self._keys: dict[tuple[str, str], GraphQuestion] = {}
 
-    def question(self, asked: Interrupt[Any]) -> Question:
+    def question(self, asked: Interrupt[Any]) -> GraphQuestion:
         value = plain(asked.value)
         content = digest(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
         found = self._keys.get((asked.id, content))
         if found is None:
             schema = getattr(asked, "response_schema", None)
-            found = Question(value, content, self._counted[content], schema if isinstance(schema, dict) else None)
+            found = GraphQuestion(value, content, self._counted[content], schema if isinstance(schema, dict) else None)
             self._counted[content] += 1
             self._keys[asked.id, content] = found
         return found
 
 
-def ask(interrupts: Iterable[Interrupt[Any]]) -> Parked:
+def ask(interrupts: Iterable[Interrupt[Any]]) -> RowPending:
     """The questions of a graph that ran without answers."""
     numbering = _Numbering()
-    return Parked([numbering.question(asked) for asked in interrupts])
+    return RowPending([numbering.question(asked) for asked in interrupts])
 
 
 async def resumed(
@@ -122,7 +122,7 @@ async def resumed(
     """The last state of the graph, run from its start with what was said. Raises Parked where that is not enough."""
     saved = graph.copy({"checkpointer": InMemorySaver(serde=_Copies())})
     config = {"configurable": {"thread_id": "row"}}
-    numbering, asked = _Numbering(), list[Question]()
+    numbering, asked = _Numbering(), list[GraphQuestion]()
     used: set[str] = set()
     given: Any = prepared
     now: dict[QuestionKey, AnswerRecord] = {}
@@ -132,7 +132,7 @@ async def resumed(
         except Exception as exc:
             if not is_invalid_resume(exc):
                 raise
-            raise Parked(_refused(question, now.get(question.key), exc) for question in asked) from None
+            raise RowPending(_refused(question, now.get(question.key), exc) for question in asked) from None
         interrupts = interrupts_of(state)
         if not interrupts:
             return state
@@ -144,13 +144,13 @@ async def resumed(
             if question.key in now and f"{one.id} {question.digest}" not in used
         }
         if not resume:  # what was said and is asked again did not help
-            raise Parked(replace(q, refused=now[q.key].nonce) if q.key in now else q for q in asked)
+            raise RowPending(replace(q, refused=now[q.key].nonce) if q.key in now else q for q in asked)
         used.update(f"{one.id} {question.digest}" for one, question in zip(interrupts, asked, strict=True))
         rounds.begin()
         given = Command(resume=resume)
 
 
-def _refused(asked: Question, said: AnswerRecord | None, exc: Exception) -> Question:
+def _refused(asked: GraphQuestion, said: AnswerRecord | None, exc: Exception) -> GraphQuestion:
     if said is None or asked.schema is None:
         return asked
     why = problems(exc) if isinstance(exc, ValidationError) else str(exc)

@@ -22,7 +22,7 @@ from schemas.spec.durations import Duration
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, finished
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, Question, complaints, invalid
+from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
 from stages.graphs.toolkit.tools import call, load_tools
 from stages.text.chunks import tokens
 from stages.text.quoting import RULE, quoted
@@ -53,7 +53,7 @@ def build(wanted: Build) -> GraphStage:
     form = answer_format(wanted)
     tools = load_tools(wanted)
     prompts = Prompts(wanted)
-    free, last = Question(wanted, form, tools=tools), Question(wanted, form)
+    free, last = ModelQuestion(wanted, form, tools=tools), ModelQuestion(wanted, form)
     timeout_s = options.tool_timeout.total_seconds()
 
     async def think(state: State) -> Command[Literal["think", "tools", "__end__"]]:

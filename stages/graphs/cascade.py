@@ -17,7 +17,7 @@ from schemas.errors import RowError, SpecError
 from stages.contract import BY, Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, check_confidence, finished, own_column
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Question
+from stages.graphs.toolkit.question import Answer, ModelQuestion
 
 VERSION = "cascade-1"
 
@@ -47,7 +47,7 @@ def build(wanted: Build) -> GraphStage:
         raise SpecError(f"{wanted.where}: with.below and with.confidence belong together.")
     added = own_column(wanted, form.fields, "answered_by", options.answered_by, "str")
     prompts = Prompts(wanted)
-    cheap, main = Question(wanted, form, "cheap"), Question(wanted, form, "main")
+    cheap, main = ModelQuestion(wanted, form, "cheap"), ModelQuestion(wanted, form, "main")
 
     def unsure(answer: Answer) -> bool:
         if options.below is None or options.confidence is None:

@@ -20,7 +20,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, doubt_of, finished
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Doubt, Question, asking_graph
+from stages.graphs.toolkit.question import Answer, Doubt, ModelQuestion, asking_graph
 from stages.text.quoting import RULE, quoted
 
 VERSION = "classify-1"
@@ -71,7 +71,7 @@ def build(wanted: Build) -> GraphStage:
                 answer[column] = kept if several else options.fallback
         return answer
 
-    graph = asking_graph(Question(wanted, form), mend, doubt)
+    graph = asking_graph(ModelQuestion(wanted, form), mend, doubt)
     return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest))
 
 

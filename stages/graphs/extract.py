@@ -17,7 +17,7 @@ from pydantic import Field
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, doubt_of, finished
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Question, asking_graph
+from stages.graphs.toolkit.question import ModelQuestion, asking_graph
 
 VERSION = "extract-1"
 
@@ -37,5 +37,5 @@ def build(wanted: Build) -> GraphStage:
     def first(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
 
-    graph = asking_graph(Question(wanted, form), doubt=doubt)
+    graph = asking_graph(ModelQuestion(wanted, form), doubt=doubt)
     return finished(wanted, Made(VERSION, options, form, prompts, graph, first))

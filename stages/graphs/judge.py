@@ -21,7 +21,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Question
+from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answer_format import AnswerFormat
 from stages.text.quoting import RULE, quoted
 
@@ -61,8 +61,8 @@ def build(wanted: Build) -> GraphStage:
     form = answer_format(wanted)
     added = own_column(wanted, form.fields, "score", options.score, "float")
     prompts = Prompts(wanted)
-    writer = Question(wanted, form)
-    critic = Question(
+    writer = ModelQuestion(wanted, form)
+    critic = ModelQuestion(
         wanted, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in wanted.stage.model else "main"
     )
     judging = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")

@@ -24,7 +24,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Question
+from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.graphs.toolkit.tools import call, load_tools
 from stages.models.answer_format import AnswerFormat
 from stages.text.quoting import RULE, quoted
@@ -79,10 +79,12 @@ def build(wanted: Build) -> GraphStage:
     added = own_column(wanted, form.fields, "failed", options.failed, "int")
     prompts = Prompts(wanted)
     search, content = _search(wanted, options)
-    planning = Question(wanted, AnswerFormat(_plan_fields(options.sections), None, "plan"))
+    planning = ModelQuestion(wanted, AnswerFormat(_plan_fields(options.sections), None, "plan"))
     role = "sections" if "sections" in wanted.stage.model else "main"
-    writing = Question(wanted, AnswerFormat({"text": OutputField(type="str", min_length=1)}, None, "section"), role)
-    answering = Question(wanted, form)
+    writing = ModelQuestion(
+        wanted, AnswerFormat({"text": OutputField(type="str", min_length=1)}, None, "section"), role
+    )
+    answering = ModelQuestion(wanted, form)
 
     async def plan(state: State) -> State:
         told = SystemMessage(f"{_PLAN.format(sections=options.sections)}\n\n{RULE}")

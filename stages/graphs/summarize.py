@@ -23,7 +23,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, finished
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Question
+from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answer_format import AnswerFormat
 from stages.text.chunks import chunked, tokens
 from stages.text.quoting import RULE, quoted
@@ -62,9 +62,9 @@ def build(wanted: Build) -> GraphStage:
     options = wanted.options(SummarizeOptions)
     form = answer_format(wanted)
     prompts = Prompts(wanted)
-    answering = Question(wanted, form)
+    answering = ModelQuestion(wanted, form)
     role = "notes" if "notes" in wanted.stage.model else "main"
-    noting = Question(wanted, AnswerFormat({"notes": OutputField(type="str")}, None, "notes"), role)
+    noting = ModelQuestion(wanted, AnswerFormat({"notes": OutputField(type="str")}, None, "notes"), role)
 
     def split(state: State) -> dict[str, Any]:
         return {"level": state.get("level", 0)}

@@ -23,7 +23,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, finished
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Question
+from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answer_format import AnswerFormat
 from stages.text.chunks import chunked
 from stages.text.quoting import RULE, quoted
@@ -73,7 +73,7 @@ def build(wanted: Build) -> GraphStage:
     form = answer_format(wanted)
     column = _column(wanted, form.fields)
     prompts = Prompts(wanted)
-    question = Question(wanted, AnswerFormat({"translation": OutputField(type="str")}, None, "translation"))
+    question = ModelQuestion(wanted, AnswerFormat({"translation": OutputField(type="str")}, None, "translation"))
     instructions = _instructions(options)
 
     def parts(state: State) -> list[Send]:

@@ -38,7 +38,7 @@ class Amount(NamedTuple):
 NOTHING = Amount()
 
 
-class Held(Protocol):
+class Reservation(Protocol):
     """What is set aside for one request. A request that went out is charged in full until it is known better."""
 
     def sending(self) -> None: ...
@@ -52,17 +52,17 @@ class Held(Protocol):
         """Whatever was not said by now: nothing is charged where it was not sent, all of it where it was."""
 
 
-class Purse(Protocol):
+class Budget(Protocol):
     """What a run may spend, as one process has it. `tight`: a call with the default cap did not fit any more."""
 
     tight: bool
 
-    async def reserve(self, most: Amount) -> Held:
+    async def reserve(self, most: Amount) -> Reservation:
         """Set aside; waits for settlements where it does not fit. Raises BudgetReached once it never will."""
         ...
 
 
-class _Free:
+class _Unlimited:
     """Nobody bounds what is spent."""
 
     def sending(self) -> None: ...
@@ -74,7 +74,7 @@ class _Free:
     def close(self) -> None: ...
 
 
-FREE: Held = _Free()
+UNLIMITED_BUDGET: Reservation = _Unlimited()
 
 
 def cap_in(said: Mapping[str, Any]) -> int | None:
@@ -102,7 +102,7 @@ def capper(model: BaseChatModel) -> Callable[[int], BaseChatModel] | None:
 
 
 @dataclass
-class Seen:
+class CallSizes:
     """What the answered calls of a model were like."""
 
     answers: int = 0

@@ -15,7 +15,7 @@ from typing import Self
 from schemas.errors import FatalModelError
 from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
 from stages.limits.pacing import Tokens
-from stages.limits.provider_queue import Blocked, Place, Waiter, clock
+from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, clock
 
 __all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
@@ -30,7 +30,7 @@ class Limiter:
 
     rows_in_flight: int
     rates: Rates = UNLIMITED
-    _place: Place = field(default_factory=Place)
+    _place: ProviderQueue = field(default_factory=ProviderQueue)
     _tokens: Tokens = field(default_factory=lambda: Tokens(DEFAULT_OUTPUT))
     _taken: deque[int] = field(default_factory=deque)  # the limits under which rows were let in: a change may come
 
@@ -58,7 +58,7 @@ class Limiter:
         self._place.block(seconds)
 
 
-class Turn(Waiter):
+class Turn(PendingCall):
     """One request's turn. It is told how the request ended; where it is not, the provider is taken to have answered,
     unless the caller was cancelled."""
 
@@ -111,7 +111,7 @@ class Limiters:
     """The limiters of a process."""
 
     def __init__(self) -> None:
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, ProviderQueue] = {}
         self._gauges: dict[tuple[str, str], Tokens] = {}
         self._given: list[Limiter] = []
         self._asks: list[Callable[[], None]] = []
@@ -122,7 +122,7 @@ class Limiters:
         for place in self._places.values():
             place.fleet = Fleet(asks)
 
-    def shared(self) -> list[tuple[str, Place, Fleet]]:
+    def shared(self) -> list[tuple[str, ProviderQueue, Fleet]]:
         """The places with a limit to share."""
         return [
             (key, place, place.fleet)
@@ -149,7 +149,7 @@ class Limiters:
         role) share what their calls were seen to use."""
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = Place(ramps=ramps)
+            place = self._places[key] = ProviderQueue(ramps=ramps)
             place.fleet = Fleet(self._asks[0]) if self._asks else None
         tokens = self._gauges.setdefault((key, gauge), Tokens(output_cap))
         limiter = Limiter(rows_in_flight, rates, place, tokens)

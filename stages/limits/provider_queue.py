@@ -10,7 +10,7 @@ from math import inf
 from stages.limits.breaker import Breaker
 from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
 from stages.limits.pacing import LearnedRate, Pace, Ramp
-from stages.limits.semaphore import Gate
+from stages.limits.semaphore import Semaphore
 
 # A wait longer than this is the workflow's. Who calls after it has waited there, by a clock that is not ours.
 _MAX_BLOCK_S = 60.0
@@ -36,7 +36,7 @@ def clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-class Waiter:
+class PendingCall:
     """One call, from when it asks to be let through until it is over."""
 
     __slots__ = ("future", "limit", "patience_s", "probe", "rates", "sent_at", "tokens")
@@ -55,13 +55,13 @@ class Waiter:
         raise NotImplementedError
 
 
-class Place:
+class ProviderQueue:
     """What all limiters of one key share."""
 
     def __init__(self, *, ramps: bool = False) -> None:
-        self.rows = Gate(self._rows_ahead)
+        self.rows = Semaphore(self._rows_ahead)
         self.in_flight = 0
-        self._queue: deque[Waiter] = deque()
+        self._queue: deque[PendingCall] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._breaker = Breaker()
         # How many at once: the smallest of the limits in use; after a refusal for load, the window, while it is less.
@@ -86,7 +86,7 @@ class Place:
 
     # In and out -----------------------------------------------------------------------------------------------------
 
-    async def enter(self, call: Waiter) -> None:
+    async def enter(self, call: PendingCall) -> None:
         """Wait for the turn. Raises Blocked."""
         now = clock()
         self.use(call.rates, now)
@@ -109,12 +109,12 @@ class Place:
                 self.look()
             raise
 
-    def leave(self, call: Waiter) -> None:
+    def leave(self, call: PendingCall) -> None:
         self.in_flight -= 1
         self._gone(call)
         self.look()
 
-    def _gone(self, call: Waiter) -> None:
+    def _gone(self, call: PendingCall) -> None:
         self._active[call.limit] -= 1
         if not self._active[call.limit]:
             del self._active[call.limit]
@@ -215,7 +215,7 @@ class Place:
     def waiting(self) -> bool:
         return bool(self._queue)
 
-    def _let(self, call: Waiter, now: float, *, late: bool = False) -> None:
+    def _let(self, call: PendingCall, now: float, *, late: bool = False) -> None:
         self.in_flight += 1
         call.sent_at = now
         call.tokens = call.expected()
@@ -233,7 +233,7 @@ class Place:
 
     # What came of it ------------------------------------------------------------------------------------------------
 
-    def answered(self, call: Waiter, tokens: float | None = None) -> None:
+    def answered(self, call: PendingCall, tokens: float | None = None) -> None:
         """The provider said something; where that is known, for so many tokens."""
         self._breaker.answered()
         self._refusals = 0
@@ -250,7 +250,7 @@ class Place:
         """What the provider's headers say that it allows."""
         self._told = rates.part(_BELOW)
 
-    def failed(self, call: Waiter, why: str, congestion: str, wait: float) -> None:
+    def failed(self, call: PendingCall, why: str, congestion: str, wait: float) -> None:
         """A failure that may pass; `congestion` is rate, overload or nothing."""
         now = clock()
         if congestion:
@@ -262,7 +262,7 @@ class Place:
         else:
             self._breaker.failed(why, now, probe=call.probe)
 
-    def _congested(self, call: Waiter, congestion: str, wait: float, now: float) -> float:
+    def _congested(self, call: PendingCall, congestion: str, wait: float, now: float) -> float:
         """Half as many at once; what was sent before the last cut belongs to that one. Returns how long to wait."""
         again = call.sent_at <= self._cut_at
         if not again:
@@ -280,7 +280,7 @@ class Place:
         self._learned.refused(now, wait)
         return wait
 
-    def lost(self, call: Waiter) -> None:
+    def lost(self, call: PendingCall) -> None:
         """Nobody will know what came of it."""
         if call.probe:
             self._breaker.lost()

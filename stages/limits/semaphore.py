@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import inf
 
 
-class Gate:
+class Semaphore:
     """As many holders as the smallest limit among those who hold or wait, and as `cap`; first come first served."""
 
     def __init__(self, cap: Callable[[], float] = lambda: inf) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
-from stages.limits.budget import Seen
+from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 
 # Ask, with an answer of so many tokens at most where that is not said already.
@@ -27,4 +27,4 @@ class Backend:
     timeout_s: float
     cap: int | None = None
     capped: Callable[[int], BaseChatModel] | None = None
-    seen: Seen = field(default_factory=Seen)
+    seen: CallSizes = field(default_factory=CallSizes)

@@ -25,13 +25,13 @@ from pydantic import BaseModel
 
 from schemas.errors import BudgetReached, FatalModelError, RowError, TandemError, TransientModelError
 from stages.journal.records import CallKey, CallRecord, now
-from stages.limits.budget import DEFAULT_CAP, FREE, Amount, Held, most_of
+from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
 from stages.models.backend import Backend, Send
 from stages.models.errors import Waiting, classify, may_be_billed
-from stages.models.request import Request, canonical_request
-from stages.models.row_scope import Interrupted, RowScope, current
+from stages.models.request import ModelRequest, canonical_request
+from stages.models.row_scope import RowScope, RowStopped, current
 from stages.models.wires.openai_chat import CUT_OFF, finish_of
 
 # Answered, and so billed, but not with anything that could be kept.
@@ -63,7 +63,9 @@ class Journalled:
             call = self._agenerate(messages, stop, None, **kwargs)
             return await asyncio.wrap_future(_on_loop_of(scope, call))
         try:
-            return as_result(await _answered(scope, backend, canonical_request(backend, messages, stop, kwargs), send))
+            return as_result(
+                await _lookup_or_call(scope, backend, canonical_request(backend, messages, stop, kwargs), send)
+            )
         except TandemError as exc:
             scope.failed(exc)
             raise
@@ -108,10 +110,10 @@ def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
     return copy
 
 
-async def _answered(scope: RowScope, backend: Backend, request: Request, send: Send) -> CallRecord:
+async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelRequest, send: Send) -> CallRecord:
     """The answer from the journal, from an equal call in flight, or from the provider."""
     if scope.closed:
-        raise Interrupted("the row that asks is over")
+        raise RowStopped("the row that asks is over")
     key = scope.next_key(request.digest)
     while True:
         known = scope.journal.known.calls.get(key)
@@ -120,33 +122,35 @@ async def _answered(scope: RowScope, backend: Backend, request: Request, send: S
             return known
         shared = scope.in_flight.get(key)
         if shared is None:
-            return await _led(scope, backend, key, request, send)
+            return await _call_as_leader(scope, backend, key, request, send)
         try:
             record = await asyncio.shield(shared)
-        except Interrupted:
+        except RowStopped:
             continue  # who asked for us too was cancelled
         if key not in scope.journal.known.calls:  # it is in another batch's journal: ours must not depend on that
             await append(scope, record)
 
 
-async def _led(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
+async def _call_as_leader(
+    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send
+) -> CallRecord:
     """Ask the provider, as the one that others with the same request wait for. Its failures are theirs too."""
     future: asyncio.Future[CallRecord] = scope.loop.create_future()
-    future.add_done_callback(_retrieved)
+    future.add_done_callback(_mark_retrieved)
     scope.in_flight[key] = future
     try:
-        record = await _paid(scope, backend, key, request, send)
+        record = await _call_with_retries(scope, backend, key, request, send)
         await append(scope, record)
         future.set_result(record)
         return record
     except BaseException as exc:
-        future.set_exception(exc if isinstance(exc, TandemError) else Interrupted("the call was interrupted"))
+        future.set_exception(exc if isinstance(exc, TandemError) else RowStopped("the call was interrupted"))
         raise
     finally:
         del scope.in_flight[key]
 
 
-def _retrieved(future: "asyncio.Future[CallRecord]") -> None:
+def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:
     """Nobody may be waiting for it; its exception counts as seen."""
     if not future.cancelled():
         future.exception()
@@ -161,7 +165,9 @@ async def append(scope: RowScope, record: CallRecord) -> None:
         raise
 
 
-async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Request, send: Send) -> CallRecord:
+async def _call_with_retries(
+    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send
+) -> CallRecord:
     """Ask the provider, waiting out transient failures for a minute. Raises Waiting, RowError, FatalModelError.
 
     Being asked to slow down is no attempt: the limiter lets nobody call before the time, and this call takes its turn.
@@ -171,13 +177,13 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
     while True:
         if (why := scope.halted()) is not None:
             raise why
-        held, cap = await _set_aside(scope, backend, request)
+        held, cap = await _reserve(scope, backend, request)
         try:
             async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S) as turn:
                 sent = time.monotonic()
                 first = first or sent
                 call = unknown_call(scope, backend, key)
-                result = await _sent(scope, backend, call, partial(send, cap), held)
+                result = await _send_once(scope, backend, call, partial(send, cap), held)
                 if isinstance(result, ChatResult):
                     record = call_answered(scope, backend, call, request, result, time.monotonic() - sent)
                     turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
@@ -200,12 +206,12 @@ async def _paid(scope: RowScope, backend: Backend, key: CallKey, request: Reques
         await asyncio.sleep(wait)
 
 
-async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> tuple[Held, int | None]:
+async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> tuple[Reservation, int | None]:
     """What the call may cost at most, and the cap to send along. Raises BudgetReached, and FatalModelError where nobody
     can tell."""
     purse, said = scope.purse, request.cap or backend.cap
     if purse is None:
-        return FREE, None
+        return UNLIMITED_BUDGET, None
     if said is not None:
         return await purse.reserve(_most(backend, request, said)), None
     if backend.capped is None:
@@ -225,12 +231,12 @@ async def _set_aside(scope: RowScope, backend: Backend, request: Request) -> tup
     return await purse.reserve(_most(backend, request, tight)), tight
 
 
-def _most(backend: Backend, request: Request, cap: int) -> Amount:
+def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:
     return most_of(backend.price, backend.seen.most_read(request.size), cap)
 
 
-async def _sent(
-    scope: RowScope, backend: Backend, call: CallRecord, send: Callable[[], Awaitable[ChatResult]], held: Held
+async def _send_once(
+    scope: RowScope, backend: Backend, call: CallRecord, send: Callable[[], Awaitable[ChatResult]], held: Reservation
 ) -> ChatResult | TransientModelError:
     """One request; a failure that may pass is a result. `call` is noted where it may have been billed all the same."""
     scope.journal.sending(call)
@@ -281,7 +287,7 @@ def unknown_call(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
 
 
 def call_answered(
-    scope: RowScope, backend: Backend, call: CallRecord, request: Request, result: ChatResult, seconds: float
+    scope: RowScope, backend: Backend, call: CallRecord, request: ModelRequest, result: ChatResult, seconds: float
 ) -> CallRecord:
     """The call with what came back."""
     message = _message(result)
@@ -321,7 +327,7 @@ def _jsonable(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
-def _usage(message: AIMessage, request: Request) -> dict[str, int]:
+def _usage(message: AIMessage, request: ModelRequest) -> dict[str, int]:
     """Input, output, cached input and reasoning tokens; estimated at four bytes a token where nothing is said."""
     told = message.usage_metadata
     if told is None:

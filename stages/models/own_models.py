@@ -29,7 +29,7 @@ from stages.limits.limiter import Limiter
 from stages.limits.prices import pricer
 from stages.models.backend import Backend
 from stages.models.calls import append, as_result, call_answered, unknown_call
-from stages.models.request import Request, canonical_json
+from stages.models.request import ModelRequest, canonical_json
 from stages.models.row_scope import RowScope, current, request_digest
 
 # Of a model's serialised form, what changes nothing of what is answered.
@@ -100,7 +100,7 @@ class JournalCache(BaseCache):
             price=pricer(name, self._prices),
             timeout_s=0,
         )
-        request = Request(key[0], len(prompt))
+        request = ModelRequest(key[0], len(prompt))
         return call_answered(
             scope, backend, unknown_call(scope, backend, key), request, ChatResult(generations=[one]), 0
         )

@@ -20,7 +20,7 @@ _NOT_ASKED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structu
 
 
 @dataclass(frozen=True)
-class Request:
+class ModelRequest:
     """What is asked: the digest of its canonical form, the size of that in bytes, and the most tokens of an answer,
     where the request says so."""
 
@@ -29,11 +29,11 @@ class Request:
     cap: int | None = None
 
 
-def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Request:
+def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> ModelRequest:
     asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
     said = canonical_json([wire(message) for message in messages])
     wanted = canonical_json([stop, asked])
-    return Request(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs))
+    return ModelRequest(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs))
 
 
 def canonical_json(value: Any) -> bytes:

@@ -12,10 +12,10 @@ from schemas.digests import digest
 from schemas.errors import RowError, TandemError
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.writer import Journal
-from stages.limits.budget import Purse
+from stages.limits.budget import Budget
 
 
-class Interrupted(TandemError):
+class RowStopped(TandemError):
     """Who was doing this for others too was cancelled; they ask for themselves."""
 
     retryable = True
@@ -58,7 +58,7 @@ class RowScope:
     calls: list[CallKey] = field(default_factory=list)
     stop: Exception | None = None
     halted: Callable[[], TandemError | None] = lambda: None
-    purse: Purse | None = None
+    purse: Budget | None = None
     cache_missed: defaultdict[str, list[CallKey]] = field(default_factory=lambda: defaultdict(list))
     from_threads: set["Future[Any]"] = field(default_factory=set)
     closed: bool = False

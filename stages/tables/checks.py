@@ -12,14 +12,14 @@ from pydantic import Field
 from schemas.digests import digest
 from schemas.errors import ChecksFailed, SpecError
 from schemas.manifest import Provenance
-from schemas.spec.sections import Part
+from schemas.spec.sections import Section
 from stages.contract import Build, Options, TableStage, check_drop
 from stages.tables.sql import failed, row_wise_condition
 
 VERSION = "checks-1"
 
 
-class Rule(Part):
+class Rule(Section):
     name: str = Field(min_length=1)
     sql: str = Field(min_length=1, description="true for a good row; null is not true")
     action: Literal["reject", "filter", "fail"] = "reject"

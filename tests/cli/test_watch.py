@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.screen.live import AtWork, Pace, status
+from pipeline.cli.screen.live import AtWork, RowRate, status
 from schemas.manifest import Usage
 from schemas.messages.run import Progress, Totals
 
@@ -23,7 +23,7 @@ def told(**changed: Any) -> Progress:
 def test_money_is_told_against_the_budget(budget: float | None, spent: str) -> None:
     work = AtWork(told())
     work.budget_usd = budget
-    pace = Pace()
+    pace = RowRate()
     for at, rows in ((0.0, 0), (5.0, 10)):
         pace.note(at, rows)
     said = status(told(), work, pace)
@@ -33,4 +33,4 @@ def test_money_is_told_against_the_budget(budget: float | None, spent: str) -> N
 
 def test_before_there_is_a_plan_only_that_is_told() -> None:
     planning = told(rows_total=0, detail="planning")
-    assert status(planning, AtWork(planning), Pace()) == "planning"
+    assert status(planning, AtWork(planning), RowRate()) == "planning"

@@ -361,10 +361,10 @@ class World:
 
     def _open(self, run: str, parts: list[list[str]]) -> tuple[int, list[str | None]]:
         current = commits.current(self.store, DAY)
-        wanted = pl.concat(join.wanted_by(at, part) for at, part in enumerate(parts))
+        wanted = pl.concat(join.keys_of_batch(at, part) for at, part in enumerate(parts))
         known: list[str | None] = [None] * len(parts)
         with tempfile.TemporaryDirectory(prefix="tandem-sim-") as folder:
-            files, damage = join.deal_known(self.store, DAY, wanted, Path(folder))
+            files, damage = join.split_by_batch(self.store, DAY, wanted, Path(folder))
             if damage:
                 self.violated(f"{run}: a sound journal is told to be damaged: {damage}")
             for number, path in files.items():

@@ -28,7 +28,7 @@ from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
 from schemas.manifest import Counts, Usage
-from schemas.messages.base import RunRef, Windows
+from schemas.messages.base import Concurrency, RunRef
 from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
 from schemas.messages.partition import (
     Answers,
@@ -43,7 +43,8 @@ from schemas.messages.partition import (
     PublishRequest,
 )
 from schemas.messages.run import (
-    Course,
+    BudgetCheck,
+    BudgetVerdict,
     FinaliseRequest,
     Notified,
     NotifyRequest,
@@ -52,14 +53,13 @@ from schemas.messages.run import (
     PlannedPartition,
     PlanRef,
     PlanRequest,
-    Reckoned,
-    Reckoning,
     RunInput,
+    RunOptions,
     RunResult,
     SetLimits,
     SetLimitsRequest,
 )
-from schemas.messages.schedule import Asked, AskRequest
+from schemas.messages.schedule import FiringDecision, FiringRequest
 
 ROWS = 10
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class Fakes:
     pages: Sequence[Sequence[PlannedPartition]] = ()
     canary: Sequence[PlannedPartition] = ()
     batches: int = 2
-    windows: Windows = field(default_factory=Windows)
+    windows: Concurrency = field(default_factory=Concurrency)
     on: dict[str, Hook] = field(default_factory=dict)
     calls: list[tuple[str, Any]] = field(default_factory=list)
     at: list[tuple[str, dt.datetime]] = field(default_factory=list)
@@ -159,8 +159,8 @@ class Fakes:
         return await self._do("close", request, usual)  # type: ignore[no-any-return]
 
     @activity.defn
-    async def reckon(self, request: Reckoning) -> Reckoned:
-        return await self._do("reckon", request, Reckoned(go_on=False, message="no money"))  # type: ignore[no-any-return]
+    async def reckon(self, request: BudgetCheck) -> BudgetVerdict:
+        return await self._do("reckon", request, BudgetVerdict(go_on=False, message="no money"))  # type: ignore[no-any-return]
 
     @activity.defn
     async def finalise(self, request: FinaliseRequest) -> RunResult:
@@ -180,8 +180,8 @@ class Fakes:
         return await self._do("notify", request, Notified())  # type: ignore[no-any-return]
 
     @activity.defn
-    async def ask(self, request: AskRequest) -> Asked:
-        return await self._do("ask", request, Asked())  # type: ignore[no-any-return]
+    async def ask(self, request: FiringRequest) -> FiringDecision:
+        return await self._do("ask", request, FiringDecision())  # type: ignore[no-any-return]
 
     def all(self) -> list[Callable[..., Any]]:
         return [
@@ -203,22 +203,24 @@ class Bench:
     ref: RunRef
 
     async def start(
-        self, run: str = "run-1", course: Course | None = None, *, waits: bool = True
+        self, run: str = "run-1", course: RunOptions | None = None, *, waits: bool = True
     ) -> WorkflowHandle[RunWorkflow, RunResult]:
         ref = self.ref.model_copy(update={"run": run})
         return await self.client.start_workflow(
             RunWorkflow.run,
-            RunInput(ref=ref, request=ids.request(run), task_queue=self.queue, course=course or Course(), waits=waits),
+            RunInput(
+                ref=ref, request=ids.request(run), task_queue=self.queue, course=course or RunOptions(), waits=waits
+            ),
             id=ids.run_workflow_id(ref.pipeline, ref.sink, run),
             task_queue=self.queue,
             priority=fair_share(ref),
         )
 
-    async def partition(self, key: str, windows: Windows | None = None) -> WorkflowHandle[Any, PartitionResult]:
+    async def partition(self, key: str, windows: Concurrency | None = None) -> WorkflowHandle[Any, PartitionResult]:
         """A partition's workflow without a parent."""
         return await self.client.start_workflow(
             PartitionWorkflow.run,
-            PartitionInput(ref=self.ref, plan="plan.json", partition=key, rows=ROWS, windows=windows or Windows()),
+            PartitionInput(ref=self.ref, plan="plan.json", partition=key, rows=ROWS, windows=windows or Concurrency()),
             id=ids.partition_workflow_id(self.ref.pipeline, self.ref.sink, key),
             task_queue=self.queue,
         )

@@ -26,7 +26,7 @@ def _as_before() -> Iterator[None]:
 
 
 def test_what_is_there_is_looked_at_no_more() -> None:
-    memory.settle()
+    memory.freeze_gc()
     assert gc.get_freeze_count() > 10_000
     assert len(gc.get_objects(generation=2)) < gc.get_freeze_count() / 10
 
@@ -34,11 +34,11 @@ def test_what_is_there_is_looked_at_no_more() -> None:
 def test_what_becomes_garbage_after_it_was_set_apart_is_freed_by_the_next() -> None:
     node = Node()
     seen = weakref.ref(node)
-    memory.settle()
+    memory.freeze_gc()
     del node
     gc.collect()
     assert seen() is not None
-    memory.settle()
+    memory.freeze_gc()
     assert seen() is None
 
 

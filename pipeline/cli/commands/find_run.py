@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from pipeline.client.connection import Engine
+from pipeline.client.connection import Connection
 from pipeline.client.follow import progress_of, running_report
 from pipeline.client.known_pipelines import sinks
 from pipeline.client.open_runs import open_run
@@ -13,12 +13,12 @@ from pipeline.runs.report import Report
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import UsageError
-from schemas.plan import Request
+from schemas.plan import RunRequest
 
 IDLE = "nothing works on it just now"
 
 
-def all_runs() -> list[tuple[Store, Request]]:
+def all_runs() -> list[tuple[Store, RunRequest]]:
     """Every run of the pipelines known here, newest first."""
     found = []
     for store in sinks(Path.cwd()).values():
@@ -29,7 +29,7 @@ def all_runs() -> list[tuple[Store, Request]]:
     return sorted(found, key=lambda pair: pair[1].created_at, reverse=True)
 
 
-def find_run(wanted: str | None) -> tuple[Store, Request]:
+def find_run(wanted: str | None) -> tuple[Store, RunRequest]:
     """The run of a name, or of pipeline/name; the latest when none is given. Raises UsageError."""
     runs = all_runs()
     if not runs:
@@ -43,7 +43,7 @@ def find_run(wanted: str | None) -> tuple[Store, Request]:
     raise UsageError(f"There is no run {wanted!r} here.", hint="See: tandem runs list")
 
 
-async def report_of(engine: Engine | None, store: Store, request: Request) -> Report:
+async def report_of(engine: Connection | None, store: Store, request: RunRequest) -> Report:
     """The final report, or what is known so far. A run that nothing works on counts as paused."""
     done = await asyncio.to_thread(report.load_report, store, request.run)
     standing = await open_run(engine.client, store, request) if engine else None

@@ -92,7 +92,7 @@ def run(
     """Enrich what is new or changed, and publish it."""
 
     async def work() -> int:
-        from pipeline.cli.commands.work.run import RunOptions, run_command
+        from pipeline.cli.commands.work.run import RunFlags, run_command
 
         selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh, new_version)
         if plan is not None and selection != selection_of(None, None, None, None, "stale", None, False):
@@ -100,7 +100,7 @@ def run(
                 "--plan goes without selectors, --reprocess, --limit-rows and --fresh.", hint="It has its own."
             )
         return await run_command(
-            RunOptions(
+            RunFlags(
                 spec=spec,
                 selection=selection,
                 plan=plan,
@@ -179,8 +179,8 @@ def backfill(
 
     async def work() -> int:
         from pipeline.cli.commands.work.plan import PlanOptions, plan_command
-        from pipeline.cli.commands.work.run import RunOptions, run_command
-        from schemas.messages.run import Course
+        from pipeline.cli.commands.work.run import RunFlags, run_command
+        from schemas.messages.run import RunOptions
 
         if fail_fast and max_failures is not None:
             raise UsageError("--fail-fast goes without --max-failures.", hint="It is --max-failures 1.")
@@ -188,14 +188,14 @@ def backfill(
         screen = Screen(json=json, quiet=quiet)
         if dry_run:
             return await plan_command(PlanOptions(spec=spec, selection=selection), screen)
-        course = Course(
+        course = RunOptions(
             max_active=max_active,
             backwards=run_backwards,
             max_failures=1 if fail_fast else max_failures,
             canary_rows=canary or 0,
         )
         return await run_command(
-            RunOptions(
+            RunFlags(
                 spec=spec,
                 selection=selection,
                 name=name,

@@ -16,7 +16,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 _UNSEEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-class Interrupted(TandemError):
+class InterruptedByUser(TandemError):
     """By Ctrl-C or SIGTERM. The message says what becomes of the work."""
 
     exit_code = 130

@@ -33,7 +33,7 @@ class WatchTimeout(Exception):
     """`--watch-timeout` passed; the work goes on."""
 
 
-class Broke(Exception):
+class PausedByBudget(Exception):
     """The budget has stopped the run; it waits for another one."""
 
 
@@ -43,7 +43,7 @@ async def watch(
     """Follow a run to its end. Raises WatchTimeout, ConnectionFailed where no provider gave a first answer, and, unless
     it is to `wait`, Broke."""
     view = _Live() if screen.live else _Lines(screen)
-    pace, budget = Pace(), _Budget(run)
+    pace, budget = RowRate(), _Budget(run)
     began = now()
     try:
         async with asyncio.timeout(timeout_s):
@@ -54,7 +54,7 @@ async def watch(
                         view.finished(result)
                     seen = told.finished_before + len(told.finished)
                     if told.stop is not None and not wait:
-                        raise Broke
+                        raise PausedByBudget
                     work = await _at_work(client, run, told)
                     await budget.look(work)
                     pace.note(now(), work.rows)
@@ -141,7 +141,7 @@ class _Budget:
             work.cost_usd = max(work.cost_usd, ledger.usd(self._found.spent.nanos))
 
 
-class Pace:
+class RowRate:
     """Rows a second over the last half minute, whatever was done before this process looked."""
 
     def __init__(self) -> None:
@@ -175,7 +175,7 @@ class _Lines:
     def finished(self, result: PartitionResult) -> None:
         (self._screen.fault if result.error else self._screen.say)(line(result))
 
-    def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
+    def progress(self, told: Told, work: AtWork, pace: RowRate) -> None:
         waiting = told.stop.message if told.stop is not None else work.waiting
         news = bool(waiting) and waiting != self._waiting
         self._waiting = waiting
@@ -199,14 +199,14 @@ class _Live:
     def finished(self, result: PartitionResult) -> None:
         self._bar.console.print(shown(line(result)), markup=False)
 
-    def progress(self, told: Told, work: AtWork, pace: Pace) -> None:
+    def progress(self, told: Told, work: AtWork, pace: RowRate) -> None:
         if self._task is None:
             self._task = self._bar.add_task("planning", total=None)
         said = shown(status(told, work, pace))
         self._bar.update(self._task, description=said, total=told.rows_total or None, completed=work.rows)
 
 
-def status(told: Told, work: AtWork, pace: Pace) -> str:
+def status(told: Told, work: AtWork, pace: RowRate) -> str:
     """Where a run stands, in one line."""
     if not told.rows_total:
         return told.detail

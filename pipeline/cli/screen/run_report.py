@@ -3,7 +3,7 @@
 from pipeline.cli.screen.console import Screen, counted, lasting, money
 from pipeline.runs import outcomes, statistics
 from pipeline.runs.report import Report
-from pipeline.runs.statistics import Dear, Story
+from pipeline.runs.statistics import CostlyRow, RunStatistics
 from pipeline.stores import Store
 from schemas import ids
 
@@ -12,15 +12,15 @@ _ROWS = 3
 _REASON = 100
 
 
-def story_of(store: Store, report: Report) -> Story:
+def story_of(store: Store, report: Report) -> RunStatistics:
     """As it was told at the run's end; of a run that has none, how its partitions stand."""
     found = statistics.load(store, report.run)
     if found is not None and report.finished_at is not None:
         return found
-    return Story(lines=tuple(statistics.lines_of(store, report, outcomes.outcomes(store, report.run))))
+    return RunStatistics(lines=tuple(statistics.lines_of(store, report, outcomes.outcomes(store, report.run))))
 
 
-def show_story(store: Store, report: Report, said: Story, screen: Screen) -> None:
+def show_story(store: Store, report: Report, said: RunStatistics, screen: Screen) -> None:
     """Partitions first, those that went wrong on top."""
     screen.table(
         ("partition", "outcome", "rows", "rejected", "published", "calls", "cost", "why"),
@@ -49,7 +49,7 @@ def show_story(store: Store, report: Report, said: Story, screen: Screen) -> Non
         screen.result(f"In a browser: {store.uri}/{ids.report_page(report.run)}")
 
 
-def _say_rows(title: str, rows: tuple[Dear, ...], screen: Screen) -> None:
+def _say_rows(title: str, rows: tuple[CostlyRow, ...], screen: Screen) -> None:
     if rows:
         screen.result(f"{title}:")
     for row in rows[:_ROWS]:

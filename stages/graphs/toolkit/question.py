@@ -23,7 +23,7 @@ _COMPLAINT = 1000  # characters of what is wrong with an answer: it may hold wha
 Answer = dict[str, Any]
 
 
-class Question:
+class ModelQuestion:
     """A model of the stage, asked for one format."""
 
     def __init__(
@@ -69,7 +69,7 @@ def complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
 # One question as a graph, each repair a step that `tandem try` shows -------------------------------------------------
 
 
-class Asked(TypedDict, total=False):
+class AskState(TypedDict, total=False):
     """The conversation so far, how often it was repaired, the answer once one fits, and why a person is asked."""
 
     messages: list[BaseMessage]
@@ -93,12 +93,12 @@ class Doubt:
 
 
 def asking_graph(
-    question: Question, mend: Callable[[Any], Any] = lambda data: data, doubt: Doubt | None = None
+    question: ModelQuestion, mend: Callable[[Any], Any] = lambda data: data, doubt: Doubt | None = None
 ) -> Pregel[Any, Any, Any, Any]:
     """START → ask, again with what is wrong while it does not fit, → person, where there is doubt. `mend` sees an
     answer before it is validated."""
 
-    async def ask(state: Asked) -> Asked | Command[Literal["ask", "person"]]:
+    async def ask(state: AskState) -> AskState | Command[Literal["ask", "person"]]:
         message = await question.ask(state["messages"])
         try:
             answer = question.form.read(message, mend)
@@ -111,13 +111,13 @@ def asking_graph(
         why = doubt.of(answer) if doubt is not None else None
         return {"answer": answer} if why is None else Command(goto="person", update={"answer": answer, "why": why})
 
-    async def person(state: Asked) -> Asked:
+    async def person(state: AskState) -> AskState:
         assert doubt is not None
         answer = state["answer"]
         wanted = correction(question.form, answer, doubt.column, mend)
         return {"answer": interrupt({"why": state["why"], "answer": answer}, response_schema=wanted)}
 
-    builder = StateGraph(Asked)
+    builder = StateGraph(AskState)
     builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))
     builder.add_edge(START, "ask")
     if doubt is not None:

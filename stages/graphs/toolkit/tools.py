@@ -28,7 +28,7 @@ from stages.user_code import load_attribute
 
 
 @dataclass(frozen=True)
-class Result:
+class ToolResult:
     """What a call came to; `failed` with what is told to the model instead."""
 
     text: str
@@ -64,15 +64,15 @@ def _made(found: Any, reference: str, wanted: Build) -> BaseTool:
         ) from exc
 
 
-async def call(tools: Sequence[BaseTool], asked: ToolCall, *, timeout_s: float, most: int) -> Result:
+async def call(tools: Sequence[BaseTool], asked: ToolCall, *, timeout_s: float, most: int) -> ToolResult:
     """The result of what a model asked for, at most `most` characters of it. What is not allowed, does not fit or
     fails is a result, too: the model is told. Raises what is not the tool's: a wait, a fatal error, an interrupt."""
     tool = next((tool for tool in tools if tool.name == asked["name"]), None)
     if tool is None:
-        return Result(f"There is no tool {asked['name']!r}; there are: {', '.join(t.name for t in tools)}.", True)
+        return ToolResult(f"There is no tool {asked['name']!r}; there are: {', '.join(t.name for t in tools)}.", True)
     stray = sorted(set(asked["args"]) - set(tool.args))
     if stray:
-        return Result(f"{tool.name} takes no {stray[0]!r}; it takes: {', '.join(tool.args) or 'nothing'}.", True)
+        return ToolResult(f"{tool.name} takes no {stray[0]!r}; it takes: {', '.join(tool.args) or 'nothing'}.", True)
     scope = current.get()
     if scope is None:
         return await _result(tool, asked["args"], timeout_s, most)
@@ -81,12 +81,12 @@ async def call(tools: Sequence[BaseTool], asked: ToolCall, *, timeout_s: float, 
 
 async def _journalled(
     scope: RowScope, tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, most: int
-) -> Result:
+) -> ToolResult:
     said = orjson.dumps([scope.run, scope.id, tool.name, arguments], option=orjson.OPT_SORT_KEYS, default=str)
     key = scope.next_key(request_digest(TOOL.encode(), said))
     known = scope.journal.known.calls.get(key)
     if known is not None and known.raw is not None:
-        return Result(**orjson.loads(known.raw))
+        return ToolResult(**orjson.loads(known.raw))
     if (why := scope.halted()) is not None:
         scope.failed(why)
         raise why
@@ -116,23 +116,23 @@ async def _journalled(
     return result
 
 
-async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, most: int) -> Result:
+async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, most: int) -> ToolResult:
     try:
         async with asyncio.timeout(timeout_s):
             text = _text(await tool.ainvoke(dict(arguments)))
     except ValidationError as exc:
-        return Result(f"{tool.name}: the arguments do not fit: {problems(exc)}", True)
+        return ToolResult(f"{tool.name}: the arguments do not fit: {problems(exc)}", True)
     except TimeoutError:
-        return Result(f"{tool.name}: no result within {timeout_s:g} s", True)
+        return ToolResult(f"{tool.name}: no result within {timeout_s:g} s", True)
     except GraphBubbleUp:
         raise
     except TandemError as exc:
         if not isinstance(exc, RowError):
             raise
-        return Result(f"{tool.name}: {exc.message}", True)
+        return ToolResult(f"{tool.name}: {exc.message}", True)
     except Exception as exc:  # noqa: BLE001  a tool of the user's may raise anything
-        return Result(f"{tool.name}: {type(exc).__name__}: {redacted(str(exc)[:500])}", True)
-    return Result(text if len(text) <= most else f"{text[:most]}\n… cut after {most:,} characters")
+        return ToolResult(f"{tool.name}: {type(exc).__name__}: {redacted(str(exc)[:500])}", True)
+    return ToolResult(text if len(text) <= most else f"{text[:most]}\n… cut after {most:,} characters")
 
 
 def _text(value: Any) -> str:

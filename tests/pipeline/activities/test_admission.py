@@ -5,12 +5,12 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.activities.admission import Turns
+from pipeline.activities.admission import MemoryAdmission
 
 
 @given(room=st.integers(1, 10), sizes=st.lists(st.integers(0, 15), max_size=30))
 async def test_what_is_in_fits_and_comes_in_order(room: int, sizes: list[int]) -> None:
-    turns, inside, most, entered = Turns(room), 0, 0, list[int]()
+    turns, inside, most, entered = MemoryAdmission(room), 0, 0, list[int]()
 
     async def work(number: int, size: int) -> None:
         nonlocal inside, most
@@ -28,7 +28,7 @@ async def test_what_is_in_fits_and_comes_in_order(room: int, sizes: list[int]) -
 
 
 async def test_one_that_is_cancelled_while_it_waits_lets_those_behind_it_in() -> None:
-    turns = Turns(2)
+    turns = MemoryAdmission(2)
     entered: list[str] = []
 
     async def work(name: str, size: int, hold: asyncio.Event) -> None:
@@ -53,7 +53,7 @@ async def test_one_that_is_cancelled_while_it_waits_lets_those_behind_it_in() ->
 
 
 async def test_one_that_is_cancelled_as_it_is_let_in_gives_its_room_back() -> None:
-    turns = Turns(1)
+    turns = MemoryAdmission(1)
     hold, again = asyncio.Event(), list[str]()
 
     async def work(name: str, until: asyncio.Event | None) -> None:

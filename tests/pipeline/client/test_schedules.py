@@ -16,7 +16,7 @@ from temporalio.client import Client, ScheduleBackfill, ScheduleOverlapPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.client import schedules
-from pipeline.client.connection import Engine
+from pipeline.client.connection import Connection
 from pipeline.journal import usage
 from pipeline.runs.report import load_report
 from pipeline.runs.requests import load_request
@@ -27,12 +27,12 @@ from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.messages.partition import OpenRequest
-from schemas.messages.schedule import Asked, AskRequest, ScheduledResult, Terms
+from schemas.messages.schedule import FiringDecision, FiringRequest, ScheduledResult, ScheduleTerms
 from schemas.spec.sections import Spec
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, failed, planned, until
 
-HOURLY = Terms(cron="0 * * * *", time_zone="Europe/Paris", jitter="5m")
+HOURLY = ScheduleTerms(cron="0 * * * *", time_zone="Europe/Paris", jitter="5m")
 
 
 async def connected(server: TemporalServer) -> Client:
@@ -55,7 +55,7 @@ def spec_of(**changed: Any) -> Spec:
 
 
 @asynccontextmanager
-async def applied(client: Client, store: Store, queue: str, spec: Spec, terms: Terms) -> AsyncIterator[str]:
+async def applied(client: Client, store: Store, queue: str, spec: Spec, terms: ScheduleTerms) -> AsyncIterator[str]:
     """A schedule on a queue of the test's own, taken away at its end."""
     base = str(Path(store.uri).parent)
     found = await schedules.apply(_engine(client, queue), store, spec, base, terms)
@@ -65,8 +65,8 @@ async def applied(client: Client, store: Store, queue: str, spec: Spec, terms: T
         await client.get_schedule_handle(found.id).delete()
 
 
-def _engine(client: Client, queue: str) -> Engine:
-    class OnQueue(Engine):
+def _engine(client: Client, queue: str) -> Connection:
+    class OnQueue(Connection):
         def queue(self, pipeline: str) -> str:
             return queue
 
@@ -136,7 +136,7 @@ def test_terms_that_cannot_be(given: dict[str, Any], sentence: str) -> None:
 def test_terms_come_from_the_spec_and_flags_win() -> None:
     spec = spec_of(schedule={"cron": "0 3 * * *", "zone": "Europe/Paris", "overlap": "buffer_one", "lookback": "14d"})
     said = schedules.terms_of(spec, overlap="CancelOther", catchup="90m", pause_on_failure=True)
-    assert said == Terms(
+    assert said == ScheduleTerms(
         cron="0 3 * * *", time_zone="Europe/Paris", overlap_policy="cancel_other", catchup_window="90m", jitter="0s",
         lookback="2w", pause_on_failure=True,
     )  # fmt: skip
@@ -152,11 +152,11 @@ async def test_firings_of_a_weekend_with_a_clock_change_follow_one_another(
     """Each firing's interval begins where the one before ended; its time is the scheduled one, whatever the jitter."""
     client, store = await connected(temporal_server), open_store(str(tmp_path / "out"))
     fakes = Fakes()
-    asked: list[AskRequest] = []
+    asked: list[FiringRequest] = []
 
-    async def ask(request: AskRequest, nth: int) -> Asked:
+    async def ask(request: FiringRequest, nth: int) -> FiringDecision:
         asked.append(request)
-        return Asked(note="nothing to do")
+        return FiringDecision(note="nothing to do")
 
     fakes.on["ask"] = ask
     start, end = dt.datetime(2026, 10, 24, 22, tzinfo=dt.UTC), dt.datetime(2026, 10, 25, 4, tzinfo=dt.UTC)
@@ -186,11 +186,11 @@ async def test_a_failed_run_pauses_its_schedule_where_that_is_asked_for(
     async def broken(request: OpenRequest, nth: int) -> None:
         raise failed("InputChanged", "the source moved")
 
-    async def ask(request: AskRequest, nth: int) -> Asked:
-        return Asked(run="scheduled-1")
+    async def ask(request: FiringRequest, nth: int) -> FiringDecision:
+        return FiringDecision(run="scheduled-1")
 
     fakes = Fakes([planned("day=2026-11-01")], on={"open": broken, "ask": ask})
-    terms = Terms(cron="0 0 1 1 *", pause_on_failure=True)
+    terms = ScheduleTerms(cron="0 0 1 1 *", pause_on_failure=True)
     async with at_work(client, fakes) as bench, applied(client, store, bench.queue, spec_of(), terms) as schedule:
         await client.get_schedule_handle(schedule).trigger()
         async with asyncio.timeout(30):
@@ -242,7 +242,7 @@ async def test_what_a_dead_server_missed_is_published_afterwards_and_nothing_twi
     days = [add_day(tmp_path, 2), add_day(tmp_path, 3)]
     with own_server(tmp_path) as server:
         client = await connected(server)
-        every_two_s = Terms(cron="*/2 * * * * * *", overlap_policy="skip", catchup_window="10s")
+        every_two_s = ScheduleTerms(cron="*/2 * * * * * *", overlap_policy="skip", catchup_window="10s")
         async with working(client, "q"), applied(client, store, "q", spec_of(), every_two_s):
             await until(lambda: set(published(store)) == set(days), 60)
             server.kill()
@@ -278,7 +278,7 @@ async def test_new_files_are_found_and_only_what_they_change_is_run(
     temporal_server: TemporalServer, tmp_path: Path
 ) -> None:
     client, store = await connected(temporal_server), open_store(str(tmp_path / "out"))
-    terms = Terms(cron="* * * * * * *", when="new-files", lookback="4d")
+    terms = ScheduleTerms(cron="* * * * * * *", when="new-files", lookback="4d")
     async with working(client, "files"), applied(client, store, "files", spec_of(), terms):
         await asyncio.sleep(2)  # nothing is there yet, which is no failure
         today, old = add_day(tmp_path, 0), add_day(tmp_path, 9)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.estimates.call_count import Forecast, compared, forecast
+from pipeline.estimates.call_count import CallCount, compared, count_calls
 from pipeline.planning.builder import decisions
 from schemas.plan import RowChanges, Selection
 from tests.pipeline.jobs import EXTRACT, Bench, rows
@@ -27,9 +27,9 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
-def looked(bench: Bench, **changed: Any) -> Forecast:
+def looked(bench: Bench, **changed: Any) -> CallCount:
     job = bench.job(**changed)
-    return forecast(job, bench.store, list(decisions(job, bench.store, Selection(), bench.now())))
+    return count_calls(job, bench.store, list(decisions(job, bench.store, Selection(), bench.now())))
 
 
 async def paid(bench: Bench, **changed: Any) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.estimates.call_count import forecast
+from pipeline.estimates.call_count import count_calls
 from pipeline.estimates.cost_estimate import Estimate, estimate
-from pipeline.journal.call_stats import around, taken
+from pipeline.journal.call_stats import around, call_stats
 from pipeline.planning.builder import decisions
 from schemas.manifest import Usage
 from schemas.plan import Selection
@@ -29,8 +29,8 @@ def bench(tmp_path: Path) -> Bench:
 def estimated(bench: Bench, **changed: Any) -> Estimate:
     job = bench.job(**changed)
     decided = list(decisions(job, bench.store, Selection(), bench.now()))
-    found = forecast(job, bench.store, decided)
-    history = taken(bench.store, [count.stage for count in found.stages], [d.partition for d in decided])
+    found = count_calls(job, bench.store, decided)
+    history = call_stats(bench.store, [count.stage for count in found.stages], [d.partition for d in decided])
     return estimate(job, found, history)
 
 

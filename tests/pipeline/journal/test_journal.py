@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline.journal import compacted
 from pipeline.journal.compaction import InUse, compact
-from pipeline.journal.join import deal_known, wanted_by
+from pipeline.journal.join import keys_of_batch, split_by_batch
 from pipeline.journal.segments import load_batch, segment_writer
 from pipeline.journal.usage import usage_of_run
 from pipeline.stores import MemoryStore
@@ -61,13 +61,13 @@ def facts(records: Iterable[Record]) -> set[bytes]:
 
 
 def wanted(*pairs: tuple[int, str]) -> pl.DataFrame:
-    return pl.concat([wanted_by(0, []), *(wanted_by(batch, [key]) for batch, key in pairs)])
+    return pl.concat([keys_of_batch(0, []), *(keys_of_batch(batch, [key]) for batch, key in pairs)])
 
 
 def dealt(store: MemoryStore, pairs: pl.DataFrame, folder: Path) -> tuple[dict[int, list[Record]], list[str]]:
     place = folder / uuid.uuid4().hex
     place.mkdir()
-    files, damage = deal_known(store, DAY, pairs, place)
+    files, damage = split_by_batch(store, DAY, pairs, place)
     return {batch: decode_segment(path.read_bytes()).records for batch, path in files.items()}, damage
 
 

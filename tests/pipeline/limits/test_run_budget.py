@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.limits import ledger
-from pipeline.limits.ledger import Ledger, Limits, share
-from pipeline.limits.run_budget import Purses, RunPurse
+from pipeline.limits.ledger import BudgetLimits, Ledger, share
+from pipeline.limits.run_budget import RunBudget, RunBudgets
 from pipeline.limits.spend_file import reconcile
 from pipeline.stores import LocalStore, MemoryStore, Store
 from schemas.errors import BudgetReached, StoreError
@@ -30,7 +30,7 @@ CALL = Amount(10_000, 100)  # at most; half of it in truth
 
 def budget(store: Store, usd: float | None = None, tokens: int | None = None, day_usd: float | None = None) -> None:
     nanos, day = (None if said is None else round(said * NANOS) for said in (usd, day_usd))
-    limits = Limits(nanos=nanos, tokens=tokens, day_nanos=day)
+    limits = BudgetLimits(nanos=nanos, tokens=tokens, day_nanos=day)
     ledger.of_run(store, RUN).change(lambda before: before.model_copy(update={"limits": limits}))
 
 
@@ -40,12 +40,12 @@ def state(store: Store) -> Ledger:
     return found
 
 
-def purse(store: Store, folder: Path, day_usd: float | None = None, today: dt.date = dt.date(2026, 11, 1)) -> RunPurse:
+def purse(store: Store, folder: Path, day_usd: float | None = None, today: dt.date = dt.date(2026, 11, 1)) -> RunBudget:
     day = None if day_usd is None else round(day_usd * NANOS)
-    return RunPurse(store, RUN, folder, day, lambda: today)
+    return RunBudget(store, RUN, folder, day, lambda: today)
 
 
-async def spend(purse: RunPurse, calls: int = 10**9, at_once: int = 16, most: Amount = CALL) -> int:
+async def spend(purse: RunBudget, calls: int = 10**9, at_once: int = 16, most: Amount = CALL) -> int:
     """Calls made until so many are, or the budget is reached."""
     made = 0
     places = asyncio.Semaphore(at_once)
@@ -162,7 +162,7 @@ async def test_three_spenders_never_pass_a_budget_and_use_most_of_it(tmp_path: P
 async def test_purses_are_shared_by_batches_and_close_with_the_last(tmp_path: Path) -> None:
     store = MemoryStore("m")
     ref = RunRef(pipeline="p", run=RUN, sink=store.uri)
-    purses = Purses(tmp_path)
+    purses = RunBudgets(tmp_path)
     async with purses.of(store, ref) as none:
         assert none is None, "a run without a budget has no purse"
     budget(store, usd=1.0)

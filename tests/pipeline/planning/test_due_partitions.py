@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.planning.due_partitions import levels
+from pipeline.planning.due_partitions import due_levels
 from schemas.plan import Due
 
 ZONES = ("UTC", "Europe/Paris", "America/Sao_Paulo", "Asia/Kolkata", "America/New_York", "Australia/Lord_Howe")
@@ -48,7 +48,9 @@ def test_a_month_of_an_hourly_schedule_takes_each_day_once_at_its_midnight(
     for since, at in pairwise(times):
         fresh = [
             key
-            for key, level in levels(available, Due(at=at, since=since, lookback=WEEK), every="day", zone=zone).items()
+            for key, level in due_levels(
+                available, Due(at=at, since=since, lookback=WEEK), every="day", zone=zone
+            ).items()
             if level == "stale"
         ]
         taken.update(fresh)
@@ -79,7 +81,7 @@ def test_intervals_meet_without_gap_or_overlap(
     back = dt.timedelta(days=lookback)
     new: Counter[str] = Counter()
     for since, at in pairwise(times):
-        found = levels(available, Due(at=at, since=since, lookback=back), every=every, zone=zone)
+        found = due_levels(available, Due(at=at, since=since, lookback=back), every=every, zone=zone)
         new.update(key for key, level in found.items() if level == "stale")
         for key, level in found.items():
             over = _over(every, key, zone)
@@ -91,14 +93,14 @@ def test_intervals_meet_without_gap_or_overlap(
 def test_new_files_are_taken_before_their_day_is_over_and_late_ones_back_to_the_lookback() -> None:
     at = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
     due = Due(at=at, since=at - dt.timedelta(hours=1), lookback=dt.timedelta(days=3), open=True)
-    found = levels(days("2026-11-10", 20), due, every="day", zone="UTC")
+    found = due_levels(days("2026-11-10", 20), due, every="day", zone="UTC")
     assert found == dict.fromkeys(days("2026-11-17", 13), "stale")
 
 
 def test_partitions_without_a_time_are_all_looked_at() -> None:
     due = Due(at=dt.datetime.now(dt.UTC), since=dt.datetime.now(dt.UTC), lookback=dt.timedelta(0))
-    assert levels(["file=a", "file=b"], due, every=None, zone="UTC") == {"file=a": "stale", "file=b": "stale"}
-    assert levels(["day=__HIVE_DEFAULT_PARTITION__"], due, every="day", zone="UTC") != {}
+    assert due_levels(["file=a", "file=b"], due, every=None, zone="UTC") == {"file=a": "stale", "file=b": "stale"}
+    assert due_levels(["day=__HIVE_DEFAULT_PARTITION__"], due, every="day", zone="UTC") != {}
 
 
 def _partitions(every: str, first: dt.datetime, last: dt.datetime) -> list[str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.planning.batches import MAX_BATCHES, PAGE_PARTITIONS, batch_rows, cut, deal, pages_of
 from pipeline.planning.calendar import start_of
-from pipeline.planning.decide import Shape, decide
+from pipeline.planning.decide import OutputShape, decide
 from pipeline.planning.selection import select
 from pipeline.sinks.commits import commit, fence, read_commit
 from pipeline.stores import MemoryStore
@@ -241,7 +241,7 @@ def manifest(**given: Any) -> Manifest:
     return Manifest.model_validate(said)
 
 
-NOW_IS = Shape({"a": "1", "b": "2"})
+NOW_IS = OutputShape({"a": "1", "b": "2"})
 STATES: dict[str, tuple[Manifest | None, bool, Reprocess, str]] = {
     "absent": (None, False, "missing", "never published"),
     "absent and failed": (None, True, "missing", "never published, last attempt failed (Bug)"),

@@ -17,7 +17,7 @@ import pytest
 from pipeline.journal.compaction import GRACE
 from pipeline.review import questions
 from pipeline.review.answer_files import export_file, import_file
-from pipeline.review.answering import Question, answer_all, misfit, open_questions, the_one, those_of
+from pipeline.review.answering import ReviewQuestion, answer_all, misfit, open_questions, the_one, those_of
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.manifest import Manifest
@@ -257,7 +257,7 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 
 
 async def test_a_spreadsheet_takes_no_question_for_a_formula(tmp_path: Path) -> None:
-    asked = Question(
+    asked = ReviewQuestion(
         "p", 1, "q", ("s", "r", "d", 0), (("row", {"id": "=1+1"}),), "ask", "@cmd\n-2 or\n fine", {}, None, None,
         dt.datetime.now(dt.UTC), None,
     )  # fmt: skip

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.runs.progress import standing_report
+from pipeline.runs.progress import live_report
 from pipeline.runs.requests import load_request
-from pipeline.runs.statistics import Seen, Story, lines_of
+from pipeline.runs.statistics import CallSummary, RunStatistics, lines_of
 from schemas import ids
 from stages.journal.records import CallRecord, RowRecord
 from tests.cli.support import Project
@@ -39,7 +39,7 @@ def call(row: str, nonce: str, *, at: float, ms: int = 100, cost: float | None =
 
 
 def test_calls_are_counted_once_by_when_how_long_and_how_dear() -> None:
-    seen = Seen()
+    seen = CallSummary()
     records = [call(f"row{n}", f"{n:032x}", at=1000 + n, ms=100 + 10 * n, cost=n / 1000) for n in range(100)]
     again = [*records, records[0]]  # while it is being merged, a record may be read twice
     answers = [RowRecord("s", f"f{n}", f"row{n}", "ok", "{}", None, (), "r", 1000.5 + n) for n in range(100)]
@@ -59,8 +59,8 @@ def test_calls_are_counted_once_by_when_how_long_and_how_dear() -> None:
 
 
 def test_a_run_without_calls_has_a_story() -> None:
-    seen = Seen()
-    assert (list(seen.moments()), list(seen.bars()), Story().lines) == ([], [], ())
+    seen = CallSummary()
+    assert (list(seen.moments()), list(seen.bars()), RunStatistics().lines) == ([], [], ())
 
 
 async def test_of_a_run_that_has_not_ended_it_is_told_which_partitions_are_at_work(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ async def test_of_a_run_that_has_not_ended_it_is_told_which_partitions_are_at_wo
     await bench.enrich(job, plan, opened)
     request = load_request(bench.store, plan.run)
     assert request is not None
-    report = standing_report(bench.store, request)
+    report = live_report(bench.store, request)
     told = {line.partition: (line.outcome, line.calls) for line in lines_of(bench.store, report, [])}
     assert told == {"file=a.parquet": ("running", 4), "file=b.parquet": ("not_begun", 0)}
     paused = report.model_copy(update={"state": "paused"})

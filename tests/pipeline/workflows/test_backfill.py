@@ -20,9 +20,9 @@ from pipeline.runs import plan_pages, requests
 from schemas import ids
 from schemas.errors import ChecksFailed
 from schemas.manifest import Counts
-from schemas.messages.base import RunRef, Windows
+from schemas.messages.base import Concurrency, RunRef
 from schemas.messages.partition import OpenRequest, PartitionResult, PublishRequest
-from schemas.messages.run import Course, PlannedPartition
+from schemas.messages.run import PlannedPartition, RunOptions
 from schemas.plan import Decision, Selection
 from tests.pipeline.fakes import Fakes, at_work, ended, failed, planned, skipping_time
 from tests.pipeline.jobs import Bench, rows
@@ -41,10 +41,10 @@ async def broken(request: OpenRequest, nth: int) -> None:
 
 
 async def test_so_many_failures_stop_the_run(skipping: WorkflowEnvironment) -> None:
-    fakes = Fakes([planned(*KEYS[:4]), planned(*KEYS[4:])], windows=Windows(partitions=1))
+    fakes = Fakes([planned(*KEYS[:4]), planned(*KEYS[4:])], windows=Concurrency(partitions=1))
     fakes.on.update({f"open:{key}": broken for key in KEYS[1:]})
     async with at_work(skipping.client, fakes) as bench:
-        result = await ended(await bench.start(course=Course(max_failures=2)))
+        result = await ended(await bench.start(course=RunOptions(max_failures=2)))
     assert result.stop is not None
     assert result.stop.error == "TooManyFailures"
     assert "2 of 8 partitions failed" in result.stop.message
@@ -62,10 +62,10 @@ async def test_what_is_at_work_when_a_failure_ends_the_run_may_end(skipping: Wor
         over.set()
         raise failed("InputChanged", "the source moved")
 
-    fakes = Fakes([planned(*KEYS)], windows=Windows(partitions=2))
+    fakes = Fakes([planned(*KEYS)], windows=Concurrency(partitions=2))
     fakes.on.update({f"open:{KEYS[0]}": slow, f"open:{KEYS[1]}": fails})
     async with at_work(skipping.client, fakes) as bench:
-        result = await ended(await bench.start(course=Course(max_failures=1)))
+        result = await ended(await bench.start(course=RunOptions(max_failures=1)))
     assert (result.totals.published, result.totals.failed, result.totals.not_run) == (1, 1, 6)
 
 
@@ -142,7 +142,7 @@ async def test_a_plan_runs_backwards_and_a_rehearsal_only_looks(tmp_path: Path) 
     decided = list(builder.decisions(job, bench.store, Selection(), dt.datetime.now(dt.UTC)))
     ref = RunRef(pipeline="tests", run="r", sink=bench.store.uri)
     planned_as = builder.write_plan(
-        bench.store, ref, request, job, decided, Course(backwards=True, canary_rows=2, max_active=3)
+        bench.store, ref, request, job, decided, RunOptions(backwards=True, canary_rows=2, max_active=3)
     )
     page = plan_pages.load_page(bench.store, planned_as.key, 0)
     assert [line.key for line in page.partitions] == [d.partition for d in reversed(decided)]

@@ -13,9 +13,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from pipeline.workflows.run import RunWorkflow
-from schemas.messages.base import Windows
+from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest, BatchResult
-from schemas.messages.run import Progress, Reckoned, Reckoning, RunResult
+from schemas.messages.run import BudgetCheck, BudgetVerdict, Progress, RunResult
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Fakes, at_work, beat_until, ended, planned, skipping_time, until
 
@@ -48,7 +48,7 @@ async def broke(run: WorkflowHandle[RunWorkflow, RunResult]) -> Progress:
 
 
 async def test_a_run_without_money_pauses_says_so_and_goes_on_where_it_was(client: Client) -> None:
-    fakes = Fakes([planned(A, B, C)], batches=2, windows=Windows(partitions=2), on={"enrich_batch": once_short})
+    fakes = Fakes([planned(A, B, C)], batches=2, windows=Concurrency(partitions=2), on={"enrich_batch": once_short})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         said = await broke(run)
@@ -76,9 +76,9 @@ async def test_it_is_reckoned_only_once_nothing_is_in_flight(client: Client) -> 
             return None
         return SHORT.model_copy(update={"needed": (500 + request.batch, 5)}) if nth == 1 else None
 
-    async def reckon(request: Reckoning, nth: int) -> Reckoned:
+    async def reckon(request: BudgetCheck, nth: int) -> BudgetVerdict:
         at_work_then.append(fakes.running["enrich_batch"])
-        return Reckoned(go_on=True)
+        return BudgetVerdict(go_on=True)
 
     fakes = Fakes([planned(A, B)], batches=2, on={"enrich_batch": batch, "reckon": reckon})
     async with at_work(client, fakes) as bench:
@@ -96,7 +96,7 @@ async def test_a_partition_begins_no_batch_while_one_is_short(client: Client) ->
     async def first_is_short(request: BatchRequest, nth: int) -> BatchResult | None:
         return SHORT if request.batch == 0 and nth == 1 else None
 
-    fakes = Fakes([planned(A)], batches=5, windows=Windows(batches=1), on={"enrich_batch": first_is_short})
+    fakes = Fakes([planned(A)], batches=5, windows=Concurrency(batches=1), on={"enrich_batch": first_is_short})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await broke(run)
@@ -106,8 +106,10 @@ async def test_a_partition_begins_no_batch_while_one_is_short(client: Client) ->
 
 
 async def test_a_new_day_needs_nobody(skipping: WorkflowEnvironment) -> None:
-    async def reckon(request: Reckoning, nth: int) -> Reckoned:
-        return Reckoned(go_on=False, message="a day", until=await skipping.get_current_time() + dt.timedelta(hours=9))
+    async def reckon(request: BudgetCheck, nth: int) -> BudgetVerdict:
+        return BudgetVerdict(
+            go_on=False, message="a day", until=await skipping.get_current_time() + dt.timedelta(hours=9)
+        )
 
     fakes = Fakes([planned(A)], on={"enrich_batch": once_short, "reckon": reckon})
     async with at_work(skipping.client, fakes) as bench:
@@ -117,7 +119,7 @@ async def test_a_new_day_needs_nobody(skipping: WorkflowEnvironment) -> None:
 
 
 async def test_a_reckoning_that_fails_pauses_too(client: Client) -> None:
-    async def reckon(request: Reckoning, nth: int) -> Any:
+    async def reckon(request: BudgetCheck, nth: int) -> Any:
         from tests.pipeline.fakes import failed
 
         raise failed("StoreRefused", "no access")
@@ -131,7 +133,7 @@ async def test_a_reckoning_that_fails_pauses_too(client: Client) -> None:
 
 
 async def test_a_run_without_money_can_be_cancelled(client: Client) -> None:
-    fakes = Fakes([planned(A, B)], windows=Windows(partitions=1), on={"enrich_batch": once_short})
+    fakes = Fakes([planned(A, B)], windows=Concurrency(partitions=1), on={"enrich_batch": once_short})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await broke(run)

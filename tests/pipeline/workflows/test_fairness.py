@@ -11,10 +11,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
-from schemas.messages.base import Windows
+from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest
 from schemas.messages.run import Page, PageRequest
-from schemas.messages.schedule import Asked, AskRequest, ScheduledInput, Terms
+from schemas.messages.schedule import FiringDecision, FiringRequest, ScheduledInput, ScheduleTerms
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Bench, Fakes, at_work, ended, planned, until
 
@@ -28,7 +28,7 @@ async def _begin(bench: Bench, run: str, scheduled: bool) -> WorkflowHandle[Any,
     ref = bench.ref.model_copy(update={"run": ""})
     return await bench.client.start_workflow(
         ScheduledWorkflow.run,
-        ScheduledInput(ref=ref, spec="spec", base="/", task_queue=bench.queue, terms=Terms(cron="@daily")),
+        ScheduledInput(ref=ref, spec="spec", base="/", task_queue=bench.queue, terms=ScheduleTerms(cron="@daily")),
         id=ids.scheduled_workflow_id(ref.pipeline, ref.sink),
         task_queue=bench.queue,
     )
@@ -46,11 +46,11 @@ async def test_a_small_run_does_not_wait_for_all_that_a_large_one_has_queued(
     async def page(request: PageRequest, nth: int) -> Page:
         return Page(partitions=tuple(LARGE if request.ref.run == "large" else SMALL))
 
-    async def ask(request: AskRequest, nth: int) -> Asked:
-        return Asked(run=scheduled)
+    async def ask(request: FiringRequest, nth: int) -> FiringDecision:
+        return FiringDecision(run=scheduled)
 
     fakes = Fakes(
-        [LARGE], windows=Windows(partitions=24), on={"enrich_batch": brief, "read_page": page, "ask": ask}
+        [LARGE], windows=Concurrency(partitions=24), on={"enrich_batch": brief, "read_page": page, "ask": ask}
     )  # fmt: skip
     client = await Client.connect(temporal_server.address, data_converter=pydantic_data_converter)
     async with at_work(client, fakes, max_concurrent_activities=2) as bench:

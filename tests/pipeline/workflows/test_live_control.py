@@ -9,11 +9,11 @@ import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from pipeline.limits.live_limits import Controls, load_limits, save_limits
+from pipeline.limits.live_limits import LiveLimits, load_limits, save_limits
 from pipeline.stores import open_store
 from pipeline.workflows.activity_calls import cause_of
 from pipeline.workflows.run import PAUSED, RunWorkflow
-from schemas.messages.base import Windows
+from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest
 from schemas.messages.run import SetLimits
 from stages.limits.limiter import Limiters
@@ -38,7 +38,7 @@ async def test_a_live_run_takes_more_partitions_at_once_when_it_is_told_to(clien
         await beat_until(go)
 
     keys = [f"block={n:06d}" for n in range(5)]
-    fakes = Fakes([planned(*keys)], batches=1, windows=Windows(partitions=1), on={"enrich_batch": slow})
+    fakes = Fakes([planned(*keys)], batches=1, windows=Concurrency(partitions=1), on={"enrich_batch": slow})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await until(lambda: fakes.running["enrich_batch"] == 1)
@@ -80,7 +80,7 @@ async def test_a_limit_that_cannot_be_is_refused_with_a_sentence(
 
 
 async def test_workers_hear_of_limits_while_their_batches_are_at_work(tmp_path: Path) -> None:
-    store, controls = open_store(str(tmp_path)), Controls()
+    store, controls = open_store(str(tmp_path)), LiveLimits()
     told: asyncio.Queue[SetLimits] = asyncio.Queue()
     save_limits(store, "run-1", SetLimits(partitions=2))
     async with (
@@ -117,7 +117,7 @@ async def test_a_limit_holds_from_its_change_on_for_the_job_alone() -> None:
 
 
 async def test_a_pause_is_seen_without_asking_a_worker_and_ends_with_a_cancel_too(client: Client) -> None:
-    fakes = Fakes([planned(A, B, C)], windows=Windows(partitions=1))
+    fakes = Fakes([planned(A, B, C)], windows=Concurrency(partitions=1))
 
     async def first(request: BatchRequest, nth: int) -> None:
         await run.signal(RunWorkflow.pause, "lunch")

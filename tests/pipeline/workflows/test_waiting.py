@@ -13,7 +13,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages.base import Windows
+from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest, BatchResult
 from schemas.messages.partition import Answers, AnswersRequest
 from tests.harness.servers import TemporalServer
@@ -69,7 +69,9 @@ async def test_a_partition_that_waits_takes_no_room_and_goes_on_at_once_when_it_
     async def people(request: AnswersRequest, nth: int) -> Answers:
         return Answers(missing=0 if answered.is_set() else 3, given=0)
 
-    fakes = Fakes([planned(A, B, C)], windows=Windows(partitions=1), on={f"enrich_batch:{A}": asks, "answers": people})
+    fakes = Fakes(
+        [planned(A, B, C)], windows=Concurrency(partitions=1), on={f"enrich_batch:{A}": asks, "answers": people}
+    )
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await until(lambda: bool(fakes.of("publish", B) and fakes.of("publish", C)))

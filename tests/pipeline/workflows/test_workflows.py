@@ -20,7 +20,7 @@ from temporalio.testing import WorkflowEnvironment
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
-from schemas.messages.base import Windows
+from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest, BatchResult, Spent
 from schemas.messages.partition import CloseRequest, Opened, OpenRequest, PublishRequest
 from tests.harness.processes import Child
@@ -110,7 +110,7 @@ async def test_a_failed_batch_fails_its_partition_with_its_own_error(batch: int)
             raise failed("FatalModelError", "no key")
         await asyncio.sleep(0.2)
 
-    fakes = Fakes([planned(A)], batches=8, windows=Windows(partitions=1, batches=2), on={"enrich_batch": broken})
+    fakes = Fakes([planned(A)], batches=8, windows=Concurrency(partitions=1, batches=2), on={"enrich_batch": broken})
     async with skipping_time() as skipping, at_work(skipping.client, fakes) as bench:
         result = await ended(await bench.start())
     (finalise,) = fakes.of("finalise")
@@ -130,7 +130,7 @@ async def test_a_fatal_model_error_stops_the_rest_as_not_run(client: Client) -> 
 
     fakes = Fakes(
         [planned(A, B, C, D), planned("day=2026-11-05", "day=2026-11-06")],
-        windows=Windows(partitions=2), on={"enrich_batch": fatal},
+        windows=Concurrency(partitions=2), on={"enrich_batch": fatal},
     )  # fmt: skip
     async with at_work(client, fakes) as bench:
         result = await ended(await bench.start())
@@ -157,7 +157,7 @@ async def test_windows_are_never_exceeded(skipping: WorkflowEnvironment) -> None
         await asyncio.sleep(0.05)
 
     keys = [f"block={n:06d}" for n in range(7)]
-    fakes = Fakes([planned(*keys)], batches=6, windows=Windows(partitions=3, batches=2), on={"enrich_batch": slow})
+    fakes = Fakes([planned(*keys)], batches=6, windows=Concurrency(partitions=3, batches=2), on={"enrich_batch": slow})
     async with at_work(skipping.client, fakes) as bench:
         result = await ended(await bench.start())
     assert result.totals.published == 7
@@ -267,7 +267,7 @@ async def test_a_cancelled_run_fences_what_is_open_and_counts_the_rest_as_not_ru
 
     fakes = Fakes(
         [[*planned(A, B, C), *planned("day=2026-10-01", run=False)], planned(D)],
-        batches=6, windows=Windows(partitions=2, batches=2), on={"enrich_batch": slow},
+        batches=6, windows=Concurrency(partitions=2, batches=2), on={"enrich_batch": slow},
     )  # fmt: skip
     async with at_work(client, fakes) as bench:
         run = await bench.start()
@@ -298,7 +298,7 @@ async def test_no_batch_is_at_work_when_its_partition_is_closed(client: Client) 
     async def close(request: CloseRequest, nth: int) -> None:
         at_close.append(fakes.running["enrich_batch"])
 
-    fakes = Fakes([planned(A)], batches=3, windows=Windows(batches=3), on={"enrich_batch": slow, "close": close})
+    fakes = Fakes([planned(A)], batches=3, windows=Concurrency(batches=3), on={"enrich_batch": slow, "close": close})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await until(lambda: fakes.running["enrich_batch"] == 3)
@@ -323,7 +323,7 @@ async def test_a_failed_batch_stops_the_others_before_the_partition_is_closed(cl
     async def close(request: CloseRequest, nth: int) -> None:
         at_close.append(fakes.running["enrich_batch"])
 
-    fakes = Fakes([planned(A)], batches=3, windows=Windows(batches=3), on={"enrich_batch": work, "close": close})
+    fakes = Fakes([planned(A)], batches=3, windows=Concurrency(batches=3), on={"enrich_batch": work, "close": close})
     async with at_work(client, fakes) as bench:
         result = await ended(await bench.start())
     assert result.stop is not None
@@ -345,7 +345,7 @@ async def test_a_publish_in_flight_runs_to_its_end_when_the_run_is_cancelled(cli
         if outcome == "conflict":
             raise failed("CommitConflict", "run 'other' won")
 
-    fakes = Fakes([planned(A, B)], windows=Windows(partitions=1), on={"publish": slow})
+    fakes = Fakes([planned(A, B)], windows=Concurrency(partitions=1), on={"publish": slow})
     async with at_work(client, fakes) as bench:
         run = await bench.start()
         await until(lambda: fakes.running["publish"] == 1)
@@ -400,7 +400,7 @@ async def test_a_paused_run_begins_nothing_until_it_is_resumed(client: Client) -
     async def slow(request: BatchRequest, nth: int) -> None:
         await beat_until(go)
 
-    fakes = Fakes([planned(A, B), planned(C)], batches=2, windows=Windows(partitions=1, batches=1),
+    fakes = Fakes([planned(A, B), planned(C)], batches=2, windows=Concurrency(partitions=1, batches=1),
                   on={"enrich_batch": slow})  # fmt: skip
     async with at_work(client, fakes) as bench:
         run = await bench.start()
@@ -425,9 +425,9 @@ async def test_pausing_touches_no_partition_of_another_run_and_survives_one_that
     async def slow(request: BatchRequest, nth: int) -> None:
         await beat_until(go)
 
-    fakes = Fakes([planned(A, B)], batches=2, windows=Windows(batches=1), on={f"enrich_batch:{A}": slow})
+    fakes = Fakes([planned(A, B)], batches=2, windows=Concurrency(batches=1), on={f"enrich_batch:{A}": slow})
     async with at_work(client, fakes) as bench:
-        other = await bench.partition(A, Windows(batches=1))
+        other = await bench.partition(A, Concurrency(batches=1))
         await until(lambda: fakes.running["enrich_batch"] == 1)
         run = await bench.start()
         await until(lambda: bool(fakes.of("publish", B)))
@@ -449,7 +449,7 @@ async def test_a_held_partition_is_waited_for_outside_the_window(client: Client)
     async def slow(request: BatchRequest, nth: int) -> None:
         await beat_until(go)
 
-    fakes = Fakes([planned(A, B, C)], windows=Windows(partitions=1), on={f"enrich_batch:{A}": slow})
+    fakes = Fakes([planned(A, B, C)], windows=Concurrency(partitions=1), on={f"enrich_batch:{A}": slow})
     async with at_work(client, fakes) as bench:
         other = await bench.partition(A)
         await until(lambda: fakes.running["enrich_batch"] > 0)
@@ -525,7 +525,7 @@ async def test_a_run_that_continues_as_new_keeps_its_totals_its_failures_and_its
     keys = [f"block={n:02d}" for n in range(24)]
     pages = [planned(*keys[at : at + 4]) for at in range(0, 24, 4)]
     pages[-1] = [*pages[-1], *planned("block=99", run=False)]
-    fakes = Fakes(pages, batches=1, windows=Windows(partitions=2), on={"open": some_fail, "publish": last_of_page})
+    fakes = Fakes(pages, batches=1, windows=Concurrency(partitions=2), on={"open": some_fail, "publish": last_of_page})
     with short_histories(tmp_path) as address:
         client = await connected(address)
         async with at_work(client, fakes) as bench:

@@ -9,7 +9,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from stages.contract import GraphStage
 from stages.execution.batch import StageOutcome
-from stages.execution.interrupts import Question, questions_of, waits
+from stages.execution.interrupts import GraphQuestion, questions_of, waits
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord, VoidRecord, now
@@ -24,13 +24,13 @@ def a_stage(name: str, services: ModelServices | None = None, **given: Any) -> G
     return a_graph_stage({**stage, "model": MODEL} if name == "plain" else stage, services=services)
 
 
-def asked(outcome: StageOutcome, at: int = 0) -> list[Question]:
+def asked(outcome: StageOutcome, at: int = 0) -> list[GraphQuestion]:
     record = outcome.records[at]
     assert record is not None
     return questions_of(record)
 
 
-def said(record: RowRecord | None, question: Question, answer: Any, *, later: float = 0.0) -> AnswerRecord:
+def said(record: RowRecord | None, question: GraphQuestion, answer: Any, *, later: float = 0.0) -> AnswerRecord:
     assert record is not None
     text = orjson.dumps(answer).decode()
     return AnswerRecord(record.stage, record.row, record.id, *question.key, text, "review", now() + later, digest(text))

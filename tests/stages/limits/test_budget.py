@@ -10,7 +10,7 @@ import pytest
 from schemas.errors import BudgetReached, RowError
 from schemas.spec.sections import Price
 from stages.journal.records import CallRecord
-from stages.limits.budget import DEFAULT_CAP, Amount, Seen, amount_of, cap_in, most_of
+from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, amount_of, cap_in, most_of
 from stages.limits.prices import pricer
 from stages.models.errors import Waiting
 from tests.harness.model_server import ModelServer
@@ -195,7 +195,7 @@ def test_dear_reasoning_is_part_of_the_bound_and_never_counted_twice() -> None:
 
 
 def test_what_was_seen_bounds_what_is_read() -> None:
-    seen = Seen()
+    seen = CallSizes()
     for size in range(100, 107):
         seen.note(size, {"input": size // 4, "output": 30})
     assert (seen.most_read(1_000), seen.tight_cap()) == (1_000, None)

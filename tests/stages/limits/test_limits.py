@@ -10,7 +10,7 @@ from schemas.errors import FatalModelError
 from stages.limits.fleet_share import UNLIMITED
 from stages.limits.limiter import Blocked, Limiter, Limiters, Rates
 from stages.limits.pacing import Tokens
-from stages.limits.provider_queue import Place
+from stages.limits.provider_queue import ProviderQueue
 from stages.limits.rate_headers import rates_of
 from tests.harness.script import Limits
 from tests.stages.virtual import Provider, clock, crowd, virtually
@@ -19,7 +19,7 @@ PER_MINUTE = 600
 
 
 def limiter(rates: Rates = UNLIMITED, rows: int = 64) -> Limiter:
-    return Limiter(rows, rates, Place(ramps=True))
+    return Limiter(rows, rates, ProviderQueue(ramps=True))
 
 
 def asked(

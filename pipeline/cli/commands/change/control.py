@@ -10,12 +10,12 @@ from typing import Any
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 
 from pipeline.cli.commands.find_run import find_run, report_of
-from pipeline.cli.commands.work.run import RunOptions, run_spec
+from pipeline.cli.commands.work.run import RunFlags, run_spec
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.cli.screen.results import summary
-from pipeline.client.connection import Engine, engine, engine_if_running
+from pipeline.client.connection import Connection, connected, connected_if_running
 from pipeline.client.follow import progress_of
-from pipeline.client.open_runs import Standing, open_run
+from pipeline.client.open_runs import OpenRun, open_run
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.limits import budget
 from pipeline.outputs.rejects import Rejects, all_rejects, to_ask_again, void_all
@@ -28,7 +28,7 @@ from pipeline.workflows.activity_calls import cause_of
 from pipeline.workflows.run import RunWorkflow
 from schemas.errors import ConnectionFailed, UsageError
 from schemas.messages.run import SetLimits
-from schemas.plan import Request, Selection
+from schemas.plan import RunRequest, Selection
 
 _ANSWER_WITHIN = dt.timedelta(seconds=15)
 _LOOKS = 50
@@ -37,7 +37,7 @@ _LOOKS = 50
 async def pause_command(wanted: str | None, reason: str, screen: Screen) -> int:
     """Nothing new is begun, batches at work finish; returns once the run has taken it."""
     store, request = await asyncio.to_thread(find_run, wanted)
-    async with engine_if_running(Path.cwd()) as found:
+    async with connected_if_running(Path.cwd()) as found:
         standing = await _live(found, store, request)
         await standing.handle.signal(RunWorkflow.pause, reason)
         taken = await _is_paused(found, store, request)
@@ -47,7 +47,7 @@ async def pause_command(wanted: str | None, reason: str, screen: Screen) -> int:
     return 0
 
 
-async def _is_paused(found: Engine | None, store: Store, request: Request) -> bool:
+async def _is_paused(found: Connection | None, store: Store, request: RunRequest) -> bool:
     """Wait a little until a worker has taken it; one that ended meanwhile counts."""
     for _ in range(_LOOKS):
         standing = await open_run(found.client, store, request) if found else None
@@ -66,7 +66,7 @@ async def resume_command(wanted: str | None, max_cost_usd: float | None, screen:
     if max_cost_usd is not None and (done is None or done.state != "completed"):
         budget.refuse_unpriced(expanded(spec), max_cost_usd)
         await asyncio.to_thread(budget.raise_to, store, request.run, max_cost_usd)
-    async with engine_if_running(Path.cwd()) as found:
+    async with connected_if_running(Path.cwd()) as found:
         standing = await open_run(found.client, store, request) if found else None
         if standing is not None:
             await standing.handle.signal(RunWorkflow.resume)
@@ -74,7 +74,7 @@ async def resume_command(wanted: str | None, max_cost_usd: float | None, screen:
                 screen.say(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")
                 await _told(found, store, request, screen, json_only=True)
                 return 0
-    options = RunOptions(spec=None, selection=request.selection, name=request.run, yes=True, wait=wait)
+    options = RunFlags(spec=None, selection=request.selection, name=request.run, yes=True, wait=wait)
     return await run_spec(spec, Path(request.base), options, screen)
 
 
@@ -85,7 +85,7 @@ async def cancel_command(wanted: str | None, screen: Screen) -> int:
     base = Path.cwd()
     if await asyncio.to_thread(load_report, store, request.run) and not _server_is_up(base):
         raise _ended(request)
-    async with engine(base) as found:
+    async with connected(base) as found:
         standing = await open_run(found.client, store, request)
         if standing is None:
             raise _ended(request)
@@ -101,7 +101,7 @@ def _server_is_up(base: Path) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _closing(found: Engine, request: Request) -> AsyncIterator[None]:
+async def _closing(found: Connection, request: RunRequest) -> AsyncIterator[None]:
     if found.embedded is None:
         yield
         return
@@ -115,7 +115,7 @@ async def _closing(found: Engine, request: Request) -> AsyncIterator[None]:
 async def set_command(wanted: str | None, limits: SetLimits, screen: Screen) -> int:
     """Change a live run. It refuses what cannot be."""
     store, request = await asyncio.to_thread(find_run, wanted)
-    async with engine_if_running(Path.cwd()) as found:
+    async with connected_if_running(Path.cwd()) as found:
         standing = await _live(found, store, request)
         try:
             await standing.handle.execute_update(RunWorkflow.set_limits, limits, rpc_timeout=_ANSWER_WITHIN)
@@ -146,7 +146,7 @@ async def retry_command(wanted: str | None, only: Only, screen: Screen) -> int:
     """Run again what of a run failed, was cancelled (or not begun because of that), or was rejected: a run of its own,
     with the spec of that one, worked on and followed here."""
     store, request = await asyncio.to_thread(find_run, wanted)
-    async with engine_if_running(Path.cwd()) as found:
+    async with connected_if_running(Path.cwd()) as found:
         if found is not None and await open_run(found.client, store, request) is not None:
             raise UsageError(
                 f"The run {request.run!r} has not ended.", hint=f"Follow it with: tandem runs watch {request.run}"
@@ -166,7 +166,7 @@ async def retry_command(wanted: str | None, only: Only, screen: Screen) -> int:
     again = only == "rejects" or request.selection.reprocess == "all"
     selection = Selection(partitions=tuple(keys), reprocess="all" if again else "stale")
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
-    return await run_spec(spec, Path(request.base), RunOptions(spec=None, selection=selection, yes=True), screen)
+    return await run_spec(spec, Path(request.base), RunFlags(spec=None, selection=selection, yes=True), screen)
 
 
 def _rejected(store: Store, partitions: list[str]) -> list[Rejects]:
@@ -174,7 +174,7 @@ def _rejected(store: Store, partitions: list[str]) -> list[Rejects]:
 
 
 async def _told(
-    found: Engine | None, store: Store, request: Request, screen: Screen, *, json_only: bool = False
+    found: Connection | None, store: Store, request: RunRequest, screen: Screen, *, json_only: bool = False
 ) -> None:
     """Where the run stands now."""
     if json_only and not screen.json:
@@ -187,7 +187,7 @@ async def _told(
             screen.result(text)
 
 
-async def _live(found: Engine | None, store: Store, request: Request) -> Standing:
+async def _live(found: Connection | None, store: Store, request: RunRequest) -> OpenRun:
     """Where a run stands that is open. Raises UsageError, ConnectionFailed."""
     if await asyncio.to_thread(load_report, store, request.run) and found is None:
         raise _ended(request)
@@ -202,5 +202,5 @@ async def _live(found: Engine | None, store: Store, request: Request) -> Standin
     return standing
 
 
-def _ended(request: Request) -> UsageError:
+def _ended(request: RunRequest) -> UsageError:
     return UsageError(f"The run {request.run!r} has ended.", hint=f"See: tandem runs show {request.run}")

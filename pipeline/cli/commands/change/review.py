@@ -11,10 +11,19 @@ from temporalio.service import RPCError
 
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted
-from pipeline.client.connection import engine_if_running
+from pipeline.client.connection import connected_if_running
 from pipeline.client.preflight import read_spec, sink_of
 from pipeline.review.answer_files import ending_of, export_file, import_file
-from pipeline.review.answering import Question, answer_all, open_questions, parsed, refusal, shown, the_one, those_of
+from pipeline.review.answering import (
+    ReviewQuestion,
+    answer_all,
+    open_questions,
+    parsed,
+    refusal,
+    shown,
+    the_one,
+    those_of,
+)
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ConnectionFailed, UsageError
@@ -22,7 +31,7 @@ from schemas.errors import ConnectionFailed, UsageError
 _LISTED = 100
 
 
-def _found(path: Path, key: str | None) -> tuple[Store, list[Question]]:
+def _found(path: Path, key: str | None) -> tuple[Store, list[ReviewQuestion]]:
     spec, base = read_spec(path)
     store = sink_of(spec, base)
     found = open_questions(store, key)
@@ -135,7 +144,7 @@ async def import_command(path: Path, key: str | None, file: Path, screen: Screen
 
 
 async def _take(
-    path: Path, store: Store, found: list[Question], answers: list[tuple[Question, Any]], screen: Screen
+    path: Path, store: Store, found: list[ReviewQuestion], answers: list[tuple[ReviewQuestion, Any]], screen: Screen
 ) -> int:
     taken = await asyncio.to_thread(answer_all, store, answers)
     said = {asked.id for asked, _ in answers}
@@ -150,7 +159,7 @@ async def _take(
     return 0
 
 
-def _next(path: Path, answered: list[Question]) -> str:
+def _next(path: Path, answered: list[ReviewQuestion]) -> str:
     if all(asked.generation is None for asked in answered):
         return "The run that waits for them goes on by itself."
     return f"Publish with them: {command()} run {path}"
@@ -162,7 +171,7 @@ async def _wake(path: Path, store: Store, partitions: set[str]) -> None:
         return
     spec, base = read_spec(path)
     with contextlib.suppress(RPCError, ConnectionFailed):
-        async with engine_if_running(base) as engine:
+        async with connected_if_running(base) as engine:
             for partition in partitions if engine is not None else ():
                 workflow = ids.partition_workflow_id(spec.name, store.uri, partition)
                 assert engine is not None

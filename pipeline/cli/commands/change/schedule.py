@@ -11,14 +11,14 @@ from zoneinfo import ZoneInfo
 from pipeline.cli.environment import command_in, dev_is_up
 from pipeline.cli.screen.console import Screen
 from pipeline.client import known_pipelines, schedules
-from pipeline.client.connection import Engine, engine
+from pipeline.client.connection import Connection, connected
 from pipeline.client.known_pipelines import DEFAULT_SPEC
 from pipeline.client.preflight import preflight, read_spec, sink_of
 from pipeline.client.schedules import Found
 from pipeline.settings import temporal_configured
 from schemas import ids
 from schemas.errors import UsageError
-from schemas.messages.schedule import Terms
+from schemas.messages.schedule import ScheduleTerms
 from schemas.spec.sections import Spec
 
 
@@ -28,7 +28,7 @@ async def apply_command(path: Path, wanted: dict[str, Any], screen: Screen) -> i
     terms = schedules.terms_of(spec, **wanted)
     ready = await asyncio.to_thread(preflight, spec, base)
     known_pipelines.remember(ready, path)
-    async with engine(base) as found:
+    async with connected(base) as found:
         applied = await schedules.apply(found, ready.store, spec, str(ready.base), terms)
         there = await schedules.find(found.client, applied.id)
     assert there is not None
@@ -50,7 +50,7 @@ async def apply_command(path: Path, wanted: dict[str, Any], screen: Screen) -> i
     return 0
 
 
-def _said(terms: Terms) -> str:
+def _said(terms: ScheduleTerms) -> str:
     what = "looks for new files" if terms.when == "new-files" else "takes what is over"
     return f"{terms.cron} ({terms.time_zone}), {what}, overlap {terms.overlap_policy}, lookback {terms.lookback}"
 
@@ -62,7 +62,7 @@ def _say_next(there: Found, screen: Screen) -> None:
         screen.say(f"Next: {_local(there.next[0], there.given.terms)}")
 
 
-def _local(when: dt.datetime, terms: Terms) -> str:
+def _local(when: dt.datetime, terms: ScheduleTerms) -> str:
     return when.astimezone(ZoneInfo(terms.time_zone)).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
@@ -76,7 +76,7 @@ def _say_dev(base: Path, screen: Screen) -> None:
 
 async def list_command(screen: Screen) -> int:
     """A line a schedule of the server."""
-    async with engine(Path.cwd()) as found:
+    async with connected(Path.cwd()) as found:
         listed = [there async for there in schedules.every(found.client)]
     if screen.json:
         screen.document([_as_json(there, spec=None) for there in listed])
@@ -175,7 +175,7 @@ async def next_command(wanted: str, count: int, screen: Screen) -> int:
     return 0
 
 
-async def _show_state(found: Engine, there: Found, screen: Screen, said: str) -> None:
+async def _show_state(found: Connection, there: Found, screen: Screen, said: str) -> None:
     if screen.json:
         now = await schedules.find(found.client, there.id)
         screen.document(_as_json(now or there, spec=None))
@@ -184,10 +184,10 @@ async def _show_state(found: Engine, there: Found, screen: Screen, said: str) ->
 
 
 @asynccontextmanager
-async def _target(wanted: str) -> AsyncIterator[tuple[Engine, Found, Spec | None]]:
+async def _target(wanted: str) -> AsyncIterator[tuple[Connection, Found, Spec | None]]:
     """The schedule of a spec's pipeline, or of a pipeline by name, and the spec as it is now. Raises UsageError."""
     spec, base = await asyncio.to_thread(_spec_of, wanted)
-    async with engine(base) as found:
+    async with connected(base) as found:
         there = None
         if spec is not None:
             store = await asyncio.to_thread(sink_of, spec, base)

@@ -7,10 +7,10 @@ from typing import Any
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted, money
 from pipeline.client.preflight import read_spec, sink_of
-from pipeline.estimates.call_count import forecast
+from pipeline.estimates.call_count import count_calls
 from pipeline.planning import builder
 from pipeline.planning.job import Job, make_job
-from pipeline.planning.partition_status import STATUSES, Standing, standings
+from pipeline.planning.partition_status import STATUSES, PartitionStatus, partition_statuses
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
@@ -39,7 +39,11 @@ def list_command(path: Path, status: list[str], screen: Screen) -> int:
         raise UsageError(f"--status {unknown[0]}: not one of {', '.join(STATUSES)}.")
     store, job = _opened(path, screen)
     now = dt.datetime.now(dt.UTC)
-    so = (standing for standing in standings(store, job, now) if not status or standing.statuses.intersection(status))
+    so = (
+        standing
+        for standing in partition_statuses(store, job, now)
+        if not status or standing.statuses.intersection(status)
+    )
     if screen.json:
         screen.documents(as_json(standing) for standing in so)
         return 0
@@ -58,7 +62,7 @@ def list_command(path: Path, status: list[str], screen: Screen) -> int:
     return 0
 
 
-def _line(standing: Standing) -> tuple[object, ...]:
+def _line(standing: PartitionStatus) -> tuple[object, ...]:
     manifest, attempt = standing.published, standing.attempt
     counts = manifest.counts if manifest is not None else None
     return (
@@ -79,7 +83,7 @@ def _said(manifest: Manifest | None) -> str:
     return f"{partly}generation {manifest.generation}, {manifest.committed_at.astimezone(dt.UTC):%Y-%m-%d %H:%M}"
 
 
-def as_json(standing: Standing) -> dict[str, Any]:
+def as_json(standing: PartitionStatus) -> dict[str, Any]:
     manifest, attempt = standing.published, standing.attempt
     published = manifest and {
         "kind": manifest.kind,
@@ -117,13 +121,13 @@ def show_command(path: Path, key: str | None, screen: Screen) -> int:
         raise UsageError("Which partition?", hint=f"{command()} partitions show KEY, for example day=2026-11-01")
     store, job = _opened(path, screen)
     now = dt.datetime.now(dt.UTC)
-    standing = next((found for found in standings(store, job, now) if found.partition == key), None)
+    standing = next((found for found in partition_statuses(store, job, now) if found.partition == key), None)
     if standing is None:
         raise UsageError(f"{key}: no such partition.", hint=f"See: {command()} partitions list {path}")
     rows: dict[str, int] | None = None
     if job is not None and not standing.gone:
         decided = list(builder.decisions(job, store, Selection(partitions=(key,)), now))
-        (decision,) = forecast(job, store, decided).decisions
+        (decision,) = count_calls(job, store, decided).decisions
         rows = decision.moved.model_dump()
     history = list(commits.history(store, key))
     if screen.json:
@@ -134,7 +138,7 @@ def show_command(path: Path, key: str | None, screen: Screen) -> int:
     return 0
 
 
-def _show(standing: Standing, rows: dict[str, int] | None, history: list[Manifest], screen: Screen) -> None:
+def _show(standing: PartitionStatus, rows: dict[str, int] | None, history: list[Manifest], screen: Screen) -> None:
     screen.result(f"{standing.partition}")
     screen.result(f"  published: {_said(standing.published)}")
     if standing.published is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import typer
 
-from pipeline.cli.commands.work.run import RunOptions, run_command
+from pipeline.cli.commands.work.run import RunFlags, run_command
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.preflight import preflight, read_spec, sink_of
@@ -98,7 +98,7 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
     screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
     try:
-        return await run_command(RunOptions(spec=options.spec, selection=selection, yes=options.yes), screen)
+        return await run_command(RunFlags(spec=options.spec, selection=selection, yes=options.yes), screen)
     except typer.Abort:
         screen.say("They are asked for by the next run of their partitions.")
         raise

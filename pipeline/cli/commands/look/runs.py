@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.commands.find_run import IDLE, all_runs, find_run, report_of
-from pipeline.cli.screen.console import Interrupted, Screen, money
-from pipeline.cli.screen.live import Broke, WatchTimeout, watch
+from pipeline.cli.screen.console import InterruptedByUser, Screen, money
+from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import summary
 from pipeline.cli.screen.run_report import show_story, story_of
-from pipeline.client.connection import engine_if_running
+from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.start import Run
 from pipeline.runs.report import Report, as_json, exit_code
@@ -19,7 +19,7 @@ async def list_command(screen: Screen) -> int:
     """A line a run."""
     found = await asyncio.to_thread(all_runs)
     listed: list[dict[str, Any]] = []
-    async with engine_if_running(Path.cwd()) as engine:
+    async with connected_if_running(Path.cwd()) as engine:
         for store, request in found:
             listed.append(as_json(await report_of(engine, store, request)))
     if screen.json:
@@ -47,7 +47,7 @@ async def list_command(screen: Screen) -> int:
 async def show_command(wanted: str | None, screen: Screen) -> int:
     """A run's report, and its story."""
     store, request = await asyncio.to_thread(find_run, wanted)
-    async with engine_if_running(Path.cwd()) as engine:
+    async with connected_if_running(Path.cwd()) as engine:
         report = await report_of(engine, store, request)
     if screen.json:
         screen.document(as_json(report))
@@ -72,12 +72,12 @@ def _say_idle(report: Report, screen: Screen) -> None:
 async def watch_command(wanted: str | None, timeout_s: float | None, screen: Screen) -> int:
     """Follow a run that something works on; the exit code is the run's."""
     store, request = await asyncio.to_thread(find_run, wanted)
-    async with engine_if_running(Path.cwd()) as engine:
+    async with connected_if_running(Path.cwd()) as engine:
         standing = await open_run(engine.client, store, request) if engine else None
         if engine is not None and standing is not None:
             try:
                 await watch(Run(request, store, standing.handle, "joined"), engine.client, screen, timeout_s=timeout_s)
-            except Broke:
+            except PausedByBudget:
                 pass  # its report says so
             except WatchTimeout:
                 screen.say(f"Still at work after {timeout_s:g} s: tandem runs watch {request.run}")
@@ -85,7 +85,7 @@ async def watch_command(wanted: str | None, timeout_s: float | None, screen: Scr
                     screen.document(as_json(await report_of(engine, store, request)))
                 return 5
             except asyncio.CancelledError:
-                raise Interrupted(f"Interrupted; the run {request.run} goes on.") from None
+                raise InterruptedByUser(f"Interrupted; the run {request.run} goes on.") from None
         report = await report_of(engine, store, request)
     if screen.json:
         screen.document(as_json(report))

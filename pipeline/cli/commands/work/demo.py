@@ -4,7 +4,7 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from pipeline.cli.commands.work.run import RunOptions, run_command
+from pipeline.cli.commands.work.run import RunFlags, run_command
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 from schemas.plan import Selection
@@ -14,7 +14,7 @@ async def demo_command(rows: int, folder: Path, screen: Screen) -> int:
     """Copy the example where the reader can change it, run it, say what to try next."""
     _copy(rows, folder)
     screen.say(f"The example is in {folder}: tickets.csv ({rows:,} support tickets) and tandem.yaml.")
-    code = await run_command(RunOptions(spec=folder / "tandem.yaml", selection=Selection(), yes=True), screen)
+    code = await run_command(RunFlags(spec=folder / "tandem.yaml", selection=Selection(), yes=True), screen)
     if code == 0:
         for text in _next(folder):
             screen.result(text)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted, lasting, money
 from pipeline.client.preflight import preflight, read_spec
-from pipeline.estimates.preview import Outlook, looked_ahead, written_down
+from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan
 from pipeline.planning.job import Ready
 from schemas.plan import Decision, RowChanges, Selection
@@ -31,9 +31,9 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     """The plan; the exit code."""
     spec, base = read_spec(options.spec)
     ready = await asyncio.to_thread(preflight, spec, base)
-    outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
+    outlook = await asyncio.to_thread(preview, ready, options.selection)
     if options.out is not None:
-        saved_plan.write(options.out, written_down(ready, outlook))
+        saved_plan.write(options.out, to_saved_plan(ready, outlook))
         screen.say(f"Written to {options.out}; do just that with: {command()} run {options.spec} --plan {options.out}")
     if screen.json:
         screen.document(as_json(outlook))
@@ -43,7 +43,7 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     return 2 if options.detailed_exitcode and outlook.found.running else 0
 
 
-def as_json(outlook: Outlook) -> dict[str, Any]:
+def as_json(outlook: Preview) -> dict[str, Any]:
     found = outlook.estimate
     return {
         "partitions": [
@@ -82,7 +82,7 @@ def decisions_said(ready: Ready, decided: list[Decision]) -> list[str]:
     return said
 
 
-def estimate_said(outlook: Outlook) -> list[str]:
+def estimate_said(outlook: Preview) -> list[str]:
     """Rows, calls, tokens, money and time of what would run."""
     found, rows = outlook.estimate, outlook.found.changes
     if not outlook.found.running:

@@ -11,24 +11,24 @@ import typer
 
 from pipeline.cli.commands.work.plan import decisions_said, estimate_said
 from pipeline.cli.environment import command_in, dev_is_up
-from pipeline.cli.screen.console import Interrupted, Screen
-from pipeline.cli.screen.live import Broke, WatchTimeout, watch
+from pipeline.cli.screen.console import InterruptedByUser, Screen
+from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import show_result, summary
 from pipeline.client import known_pipelines
-from pipeline.client.connection import Engine, engine
+from pipeline.client.connection import Connection, connected
 from pipeline.client.follow import running_report, status_of_run
 from pipeline.client.preflight import preflight, read_spec, sink_of
 from pipeline.client.start import Run, check_name, find_or_start
-from pipeline.estimates.preview import Outlook, agreed_selection, looked_ahead
+from pipeline.estimates.preview import Preview, preview, selection_of_saved_plan
 from pipeline.limits import budget
 from pipeline.planning.job import Ready
 from pipeline.runs import requests
-from pipeline.runs.progress import standing_report
+from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report, as_json, exit_code, load_report
 from pipeline.settings import temporal_configured
 from pipeline.stores import Store
 from schemas.errors import TandemError, UsageError
-from schemas.messages.run import Course
+from schemas.messages.run import RunOptions
 from schemas.plan import Selection
 from schemas.spec.sections import Spec
 
@@ -36,7 +36,7 @@ _ASK_ABOVE_USD = 1.0
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunFlags:
     """The arguments of one `tandem run` or `tandem backfill`. Without `spec`, it is another run's, frozen."""
 
     spec: Path | None
@@ -49,23 +49,23 @@ class RunOptions:
     watch_timeout_s: float | None = None
     with_worker: bool = False
     max_cost_usd: float | None = None
-    course: Course = field(default_factory=Course)
+    course: RunOptions = field(default_factory=RunOptions)
 
 
 class RunEnded(TandemError):
     """A run's workflow was ended from outside, by Temporal's own means."""
 
 
-async def run_command(options: RunOptions, screen: Screen) -> int:
+async def run_command(options: RunFlags, screen: Screen) -> int:
     """Run a spec; the exit code."""
     assert options.spec is not None
     return await run_spec(*read_spec(options.spec), options, screen)
 
 
-async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
+async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
     """The same for a spec that was read already."""
     if options.plan is not None:
-        selection = await asyncio.to_thread(agreed_selection, spec, sink_of(spec, base), options.plan)
+        selection = await asyncio.to_thread(selection_of_saved_plan, spec, sink_of(spec, base), options.plan)
         options = replace(options, selection=selection)
     if options.name is not None:
         check_name(options.name)
@@ -79,12 +79,12 @@ async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) 
         return await shown(report, store, spec, screen)
     ready = await asyncio.to_thread(preflight, spec, base)
     budget.refuse_unpriced(ready.job.spec, options.max_cost_usd)
-    outlook = await asyncio.to_thread(looked_ahead, ready, options.selection)
+    outlook = await asyncio.to_thread(preview, ready, options.selection)
     _say_plan(ready, outlook, options.max_cost_usd, screen)
     _ask(outlook, options, screen)
     if options.spec is not None:
         known_pipelines.remember(ready, options.spec)
-    async with engine(base) as found:
+    async with connected(base) as found:
         wanted = {decision.partition for decision in outlook.found.running}
         run = await find_or_start(
             found, ready, options.selection, options.name, wanted, options.course, options.max_cost_usd
@@ -95,7 +95,7 @@ async def run_spec(spec: Spec, base: Path, options: RunOptions, screen: Screen) 
         return await followed(run, found, ready.spec, base, options, screen)
 
 
-async def followed(run: Run, found: Engine, spec: Spec, base: Path, options: RunOptions, screen: Screen) -> int:
+async def followed(run: Run, found: Connection, spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
     """Work on a run where nobody else does, follow it to its end, show what came of it."""
     async with _worker(found, spec.name, options):
         code = await _watched(run, found, base, options, screen)
@@ -111,7 +111,7 @@ def _refuse_detached(base: Path) -> None:
         )
 
 
-def _refuse_unasked(options: RunOptions, screen: Screen) -> None:
+def _refuse_unasked(options: RunFlags, screen: Screen) -> None:
     if options.selection.fresh and not options.yes and not _can_ask(screen):
         raise UsageError("--fresh pays for every answer again, and nobody can be asked here.", hint="Add --yes.")
 
@@ -120,7 +120,7 @@ def _can_ask(screen: Screen) -> bool:
     return sys.stdin.isatty() and screen.live
 
 
-def _completed(spec: Spec, base: Path, options: RunOptions) -> tuple[Store, Report] | None:
+def _completed(spec: Spec, base: Path, options: RunFlags) -> tuple[Store, Report] | None:
     """The report of a named run that is completed already. Raises NameTaken where that was another request."""
     if options.name is None:
         return None
@@ -133,7 +133,7 @@ def _completed(spec: Spec, base: Path, options: RunOptions) -> tuple[Store, Repo
     return store, report
 
 
-async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, screen: Screen) -> int | None:
+async def _watched(run: Run, found: Connection, base: Path, options: RunFlags, screen: Screen) -> int | None:
     """Follow a run to its end; the exit code where this command ends first."""
     if run.handle is None:
         return None
@@ -141,8 +141,8 @@ async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, scr
     follow = "the same command carries it on" if alone else f"follow it with: {watch_command(run, base)}"
     try:
         await watch(run, found.client, screen, timeout_s=options.watch_timeout_s, wait=options.wait)
-    except Broke:
-        return await broke(run, screen)
+    except PausedByBudget:
+        return await report_budget_pause(run, screen)
     except WatchTimeout:
         screen.say(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
         if screen.json:
@@ -151,18 +151,18 @@ async def _watched(run: Run, found: Engine, base: Path, options: RunOptions, scr
     except asyncio.CancelledError:
         if alone or options.with_worker:
             screen.say("Stopping: calls in flight are waited for and kept. Ctrl-C again stops at once.")
-        raise Interrupted(f"Interrupted. Nothing that was answered is lost; {follow}") from None
+        raise InterruptedByUser(f"Interrupted. Nothing that was answered is lost; {follow}") from None
     return None
 
 
-def _say_plan(ready: Ready, outlook: Outlook, max_cost_usd: float | None, screen: Screen) -> None:
+def _say_plan(ready: Ready, outlook: Preview, max_cost_usd: float | None, screen: Screen) -> None:
     for text in [*decisions_said(ready, outlook.found.decisions), *estimate_said(outlook)]:
         screen.say(text)
     for text in budget.notes(ready.spec, max_cost_usd):
         screen.say(text)
 
 
-def _ask(outlook: Outlook, options: RunOptions, screen: Screen) -> None:
+def _ask(outlook: Preview, options: RunFlags, screen: Screen) -> None:
     """In a terminal, before real money. Raises Abort."""
     if not outlook.found.running or not outlook.estimate.calls[1]:
         return
@@ -174,7 +174,7 @@ def _ask(outlook: Outlook, options: RunOptions, screen: Screen) -> None:
             raise typer.Abort
 
 
-def say_run(run: Run, found: Engine, base: Path, screen: Screen) -> None:
+def say_run(run: Run, found: Connection, base: Path, screen: Screen) -> None:
     said = {
         "started": "Run {0} started.",
         "joined": "Run {0} is at work already; following it.",
@@ -208,9 +208,9 @@ def _detached(run: Run, base: Path, screen: Screen) -> int:
     return 0
 
 
-async def broke(run: Run, screen: Screen) -> int:
+async def report_budget_pause(run: Run, screen: Screen) -> int:
     """The end of a command whose run has used up its budget; the run is paused, not over."""
-    report = await asyncio.to_thread(standing_report, run.store, run.request, "paused")
+    report = await asyncio.to_thread(live_report, run.store, run.request, "paused")
     if screen.json:
         screen.fault(report.stop.message if report.stop is not None else "The run is paused.")
         screen.document(as_json(report))
@@ -223,7 +223,7 @@ async def broke(run: Run, screen: Screen) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _worker(found: Engine, pipeline: str, options: RunOptions) -> AsyncIterator[None]:
+async def _worker(found: Connection, pipeline: str, options: RunFlags) -> AsyncIterator[None]:
     """A worker in this process where the embedded server is used, or `--with-worker` asks for one."""
     if found.embedded is None and not options.with_worker:
         yield

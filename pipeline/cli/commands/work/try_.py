@@ -103,7 +103,7 @@ def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
         if isinstance(stage, GraphStage) and set(stage.reads) <= set(rows.columns):
             keys += fingerprints(rows, stage.reads)
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-        dealt, _ = join.deal_known(ready.store, partition, join.wanted_by(0, keys), Path(local))
+        dealt, _ = join.split_by_batch(ready.store, partition, join.keys_of_batch(0, keys), Path(local))
         return [record for path in dealt.values() for record in decode_segment(path.read_bytes()).records]
 
 
