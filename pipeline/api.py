@@ -162,14 +162,14 @@ async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_us
     async with connected(ready.base) as found:
         wanted = {d.partition for d in decided if d.run}
         following = await find_or_start(found, ready, selection, name, wanted, max_cost_usd=max_cost_usd)
-        broke = False
+        over_budget = False
         if following.handle is not None:
             if found.embedded is not None:
                 async with working(found.client, found.queue(ready.spec.name)):
-                    broke = await _followed(following)
+                    over_budget = await _followed(following)
             else:
-                broke = await _followed(following)
-    if broke:
+                over_budget = await _followed(following)
+    if over_budget:
         report: Report | None = await asyncio.to_thread(running_report, following)
     else:
         report = await asyncio.to_thread(load_report, ready.store, following.request.run)

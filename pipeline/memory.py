@@ -27,7 +27,7 @@ def configure_allocators() -> bool:
     done. Call it before threads begin, and before pyarrow is imported.
 
     It would let each of a hundred threads fill an arena of its own, and hold there what it frees: of eight that make
-    and free 20 MB, one after the other, 140 MB stayed (`tests/pipeline/test_heap.py`). Arrow's own allocator
+    and free 20 MB, one after the other, 140 MB stayed (`tests/pipeline/test_memory.py`). Arrow's own allocator
     kept some 100 MB that batches had freed (`python -m tests.bench memory`). What the environment says of either holds.
     """
     if not sys.platform.startswith("linux"):

@@ -31,7 +31,7 @@ def spool_folder() -> Path:
 
 def spend_folder() -> Path:
     """Where workers count what they spend of a budget, beside the spools."""
-    return spool_folder() / "purses"
+    return spool_folder() / "purses"  # as earlier versions call it: what their dead processes spent is read here
 
 
 def temporal_configured() -> bool:

@@ -75,7 +75,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class GraphStage:
-    """`prepare` makes the graph's first state from a row's `reads`, or answers at once, or raises RowError; `harvest`
+    """`prepare` makes the graph's first state from a row's `reads`, or answers at once, or raises RowError; `output_of`
     takes the JSON-like answer from the last state, or raises RowError."""
 
     spec: StageSpec
@@ -84,7 +84,7 @@ class GraphStage:
     fingerprint: str
     graph: Pregel[Any, Any, Any, Any]
     prepare: Callable[[Mapping[str, Any]], dict[str, Any] | Answered]
-    harvest: Callable[[Mapping[str, Any]], dict[str, Any]]
+    output_of: Callable[[Mapping[str, Any]], dict[str, Any]]
     provenance: Provenance
     limiter: Limiter
     context: Any = None
@@ -104,21 +104,22 @@ class GraphStage:
 @dataclass(frozen=True)
 class TableStage:
     """`apply` maps the rows of a batch to rows and keeps the column ROW of those it keeps; one row may become several.
-    `refuse` says why rows are rejected, null for the others; `judged` tells the columns that each reason looks at.
+    `reject_reason` says why rows are rejected, null for the others; `columns_checked` tells the columns that each
+    reason looks at.
 
-    With `over` the stage is a barrier: it waits for the whole partition, which lies in a local Parquet file, and its
-    result is written as it comes. Where it keeps no ROW (`identity` false), every row that reached it counts as ok.
-    """
+    With `run_on_partition` the stage is a barrier: it waits for the whole partition, which lies in a local Parquet
+    file, and its result is written as it comes. Where it keeps no ROW (`keeps_rows` false), every row that reached it
+    counts as ok."""
 
     spec: StageSpec
     columns: pa.Schema
     fingerprint: str
     apply: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows
     provenance: Provenance = field(default_factory=lambda: Provenance(stage="", uses=""))
-    refuse: Callable[[pl.DataFrame], pl.Series] | None = None
-    judged: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    over: Callable[[Path], pl.LazyFrame] | None = None
-    identity: bool = True
+    reject_reason: Callable[[pl.DataFrame], pl.Series] | None = None
+    columns_checked: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    run_on_partition: Callable[[Path], pl.LazyFrame] | None = None
+    keeps_rows: bool = True
 
     @property
     def name(self) -> str:

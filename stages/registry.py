@@ -57,7 +57,7 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
 
 def _refuse_behind_barrier(wanted: Build, built: AnyStage, before: list[AnyStage]) -> None:
     """Only tables may follow what waits for the whole partition, as that runs once all rows are answered."""
-    waiting = [stage.name for stage in before if isinstance(stage, TableStage) and stage.over is not None]
+    waiting = [stage.name for stage in before if isinstance(stage, TableStage) and stage.run_on_partition is not None]
     barrier = waiting[0] if waiting else None
     if barrier is None:
         return
@@ -66,7 +66,7 @@ def _refuse_behind_barrier(wanted: Build, built: AnyStage, before: list[AnyStage
             f"{wanted.where}: it comes after stage {barrier}, which waits for the whole partition.",
             hint="Such a stage runs once all rows are answered: put it behind those that ask a model.",
         )
-    if built.refuse is not None:
+    if built.reject_reason is not None:
         raise SpecError(
             f"{wanted.where}: it comes after stage {barrier}, behind which no row can be rejected any more.",
             hint="Put it before, use filter or fail in all its rules, or the checks of the spec.",

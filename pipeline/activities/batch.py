@@ -40,7 +40,7 @@ class BatchActivities:
     """What batches of a process share: rows in flight, spools, budgets, limits that were set on their run."""
 
     jobs: Jobs
-    purses: RunBudgets
+    budgets: RunBudgets
     drain: asyncio.Event
     spools: Spools
     controls: LiveLimits = field(default_factory=LiveLimits)
@@ -69,7 +69,7 @@ class BatchActivities:
             context.on_row, beat.tally = beat.note, context.tally
             async with (
                 self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
-                self.purses.of(store, request.ref) as context.purse,
+                self.budgets.of(store, request.ref) as context.budget,
             ):
                 done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
         spent = _spent(beat.tally)
@@ -99,7 +99,7 @@ class BatchActivities:
             beat.tally = context.tally
             async with (
                 self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
-                self.purses.of(store, request.ref) as context.purse,
+                self.budgets.of(store, request.ref) as context.budget,
             ):
                 outcome = await row_step.step(stage, row, context)
         spent = _spent(beat.tally)

@@ -22,12 +22,12 @@ class Activities:
     jobs: Jobs = field(default_factory=Jobs)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
-    purses: RunBudgets = field(default_factory=lambda: RunBudgets(spend_folder()))
+    budgets: RunBudgets = field(default_factory=lambda: RunBudgets(spend_folder()))
 
     def __post_init__(self) -> None:
-        self.run = RunActivities(self.jobs, self.purses)
+        self.run = RunActivities(self.jobs, self.budgets)
         self.partition = PartitionActivities(self.jobs)
-        self.batch = BatchActivities(self.jobs, self.purses, self.drain, self.spools)
+        self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools)
         self.schedule = ScheduleActivities(self.jobs)
 
     def all(self) -> list[Callable[..., Any]]:

@@ -51,7 +51,7 @@ class RunActivities:
     """The plan is made and read, limits are set, the budget is looked at, the report is written."""
 
     jobs: Jobs
-    purses: RunBudgets
+    budgets: RunBudgets
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.plan, self.read_page, self.set_limits, self.reckon, self.notify, self.finalise]
@@ -86,7 +86,7 @@ class RunActivities:
     async def reckon(self, request: BudgetCheck) -> BudgetVerdict:
         """Is there room in a run's budget, now that nothing of it is in flight?"""
         async with heartbeating():
-            return await asyncio.to_thread(reckoning.reckon, self.jobs.store(request.ref), request, self.purses.folder)
+            return await asyncio.to_thread(reckoning.reckon, self.jobs.store(request.ref), request, self.budgets.folder)
 
     @activity.defn
     @activity_boundary

@@ -151,15 +151,15 @@ class BatchTable:
         return {name: self.source[name][at] for name in self.job.spec.source.key or self.source.columns}
 
     def apply(self, stage: TableStage) -> None:
-        if stage.refuse is not None:
-            self._refuse(stage, stage.refuse(self.frame))
+        if stage.reject_reason is not None:
+            self._refuse(stage, stage.reject_reason(self.frame))
         self._after(stage.columns_after(self.columns), stage.apply(self.frame))
 
     def _refuse(self, stage: TableStage, why: pl.Series) -> None:
         """Reject the rows that a table stage has a reason against."""
         for at, reason in zip(self.frame[ROW].to_list(), why.to_list(), strict=True):
             if reason is not None:
-                said = self._answer_behind(at, stage.judged[reason])
+                said = self._answer_behind(at, stage.columns_checked[reason])
                 self._rejected(at, stage, reason, {**said, "message": f"the check {reason!r} does not hold"})
         if stage.spec.on_reject == "drop":
             self.frame = self.frame.filter(why.is_null())

@@ -89,11 +89,11 @@ class Trial:
         }
 
     def _table(self, stage: TableStage) -> None:
-        if stage.refuse is not None:
-            self._refuse(stage, stage.refuse(self.frame))
+        if stage.reject_reason is not None:
+            self._refuse(stage, stage.reject_reason(self.frame))
         before = self.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))  # numbers paths meanwhile
-        after = self._whole(stage, before) if stage.over is not None else stage.apply(before)
-        if stage.over is not None and not stage.identity:
+        after = self._whole(stage, before) if stage.run_on_partition is not None else stage.apply(before)
+        if stage.run_on_partition is not None and not stage.keeps_rows:
             self.tables[stage.name] = after.to_dicts()
             for path in self.paths:
                 path["stages"][stage.name] = {"status": "grouped"}
@@ -101,11 +101,11 @@ class Trial:
         self._follow(stage, after)
 
     def _whole(self, stage: TableStage, rows: pl.DataFrame) -> pl.DataFrame:
-        assert stage.over is not None
+        assert stage.run_on_partition is not None
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             source = Path(folder) / "rows.parquet"
             rows.with_columns(pl.lit(False).alias(REJECTED)).write_parquet(source)
-            return stage.over(source).collect().drop(REJECTED, strict=False)
+            return stage.run_on_partition(source).collect().drop(REJECTED, strict=False)
 
     def _refuse(self, stage: TableStage, why: pl.Series) -> None:
         for path, reason in zip(self.paths, why.to_list(), strict=True):

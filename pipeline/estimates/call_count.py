@@ -322,14 +322,14 @@ class _FollowedBatch:
         self._after(stage, frame)
 
     def _table(self, stage: TableStage) -> None:
-        if stage.over is not None:  # it waits for all rows, so nothing is known of any
+        if stage.run_on_partition is not None:  # it waits for all rows, so nothing is known of any
             self.open = pl.concat([self.open.select(ROW), self.sure.select(ROW)])
             self.sure, self.columns = self.sure.clear(), stage.columns_after(self.columns)
         else:
             parts = stage.spec.options.get("column") if stage.spec.uses == "explode" else None
             self.open = stage.apply(self.open) if parts in self.open.columns else self.open.select(ROW)
-            if stage.refuse is not None and stage.spec.on_reject == "drop":
-                self.sure = self.sure.filter(stage.refuse(self.sure).is_null())
+            if stage.reject_reason is not None and stage.spec.on_reject == "drop":
+                self.sure = self.sure.filter(stage.reject_reason(self.sure).is_null())
             self._after(stage, stage.apply(self.sure))
         self.open_may_leave = bool(self.open.height)
 

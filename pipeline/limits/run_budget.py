@@ -21,7 +21,7 @@ from stages.limits.budget import NOTHING, Amount, amount_of
 
 
 class RunBudget:
-    """The purse of a run in this process, shared by its batches."""
+    """The budget of a run in this process, shared by its batches."""
 
     def __init__(
         self, store: Store, run: str, folder: Path, day_nanos: int | None, today: Callable[[], dt.date]
@@ -37,7 +37,7 @@ class RunBudget:
         self._out = 0
 
     async def reserve(self, most: Amount) -> "RunReservation":
-        """See `stages.limits.budget.Purse`."""
+        """See `stages.limits.budget.Budget`."""
         accounts = self._accounts()
         if self._turn.locked() or not all(account.fits(most) for account in accounts):
             accounts = await self._made_room(most)
@@ -87,10 +87,10 @@ class RunBudget:
 class RunReservation:
     """See `stages.limits.budget.Held`."""
 
-    __slots__ = ("_accounts", "_done", "_most", "_purse", "_sent")
+    __slots__ = ("_accounts", "_budget", "_done", "_most", "_sent")
 
-    def __init__(self, purse: RunBudget, accounts: tuple[Account, ...], most: Amount) -> None:
-        self._purse, self._accounts, self._most = purse, accounts, most
+    def __init__(self, budget: RunBudget, accounts: tuple[Account, ...], most: Amount) -> None:
+        self._budget, self._accounts, self._most = budget, accounts, most
         self._sent = self._done = False
         for account in accounts:
             account.move(most, NOTHING)
@@ -113,7 +113,7 @@ class RunReservation:
         self._done = True
         for account in self._accounts:
             account.move(NOTHING - self._most, spent)
-        self._purse.settled()
+        self._budget.settled()
 
 
 def utc_today() -> dt.date:
@@ -121,7 +121,7 @@ def utc_today() -> dt.date:
 
 
 class RunBudgets:
-    """The purses of a process, a run each, for as long as a batch of that run is at work."""
+    """The budgets of a process, a run each, for as long as a batch of that run is at work."""
 
     def __init__(self, folder: Path, today: Callable[[], dt.date] = utc_today) -> None:
         self.folder = folder
@@ -154,6 +154,6 @@ class RunBudgets:
 
 async def _closed(task: "asyncio.Task[RunBudget | None]") -> None:
     with contextlib.suppress(Exception):  # it could not be opened, and whoever asked for it was told
-        purse = await task
-        if purse is not None:
-            await purse.close()
+        budget = await task
+        if budget is not None:
+            await budget.close()

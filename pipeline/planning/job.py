@@ -49,8 +49,10 @@ class Job:
     @property
     def barrier(self) -> int:
         """The place of the first stage that waits for the whole partition; the number of stages where none does."""
-        waits = (at for at, stage in enumerate(self.stages) if isinstance(stage, TableStage) and stage.over is not None)
-        return next(waits, len(self.stages))
+        for at, stage in enumerate(self.stages):
+            if isinstance(stage, TableStage) and stage.run_on_partition is not None:
+                return at
+        return len(self.stages)
 
     @property
     def columns(self) -> pa.Schema:

@@ -49,7 +49,7 @@ def through(job: Job, store: Store, staging: str, receipts: Sequence[Receipt], c
     ok: int | None = None
     for number, stage in enumerate(stages):
         assert isinstance(stage, TableStage)
-        if not stage.identity and ok is None:
+        if not stage.keeps_rows and ok is None:
             ok = _ok(rows)
         after = folder / f"barrier-{number}.parquet"
         _run(stage, rows, after, keeps_rows=ok is None)
@@ -85,10 +85,10 @@ def _ok(rows: Path) -> int:
 
 def _run(stage: TableStage, source: Path, target: Path, *, keeps_rows: bool) -> None:
     try:
-        if stage.over is None:
+        if stage.run_on_partition is None:
             _by_parts(stage, source, target)
             return
-        result = stage.over(source)
+        result = stage.run_on_partition(source)
         if not keeps_rows:  # later stages look for the columns all the same
             result = result.drop(ROW, REJECTED, strict=False).with_row_index(ROW)
             result = result.with_columns(pl.col(ROW).cast(pl.Int64), pl.lit(False).alias(REJECTED))

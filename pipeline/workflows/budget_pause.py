@@ -21,51 +21,51 @@ with workflow.unsafe.imports_passed_through():
 
 
 class BudgetPause:
-    """The parent's side: which partitions are short, and since when the run is `broke`."""
+    """The parent's side: which partitions are over budget, and since when the run is `paused`."""
 
     def __init__(self, ref: RunRef) -> None:
         self._ref = ref
-        self._short: dict[str, BudgetShortfall] = {}
+        self._over_budget: dict[str, BudgetShortfall] = {}
         self._go_on = False
-        self.broke: Failure | None = None
+        self.paused: Failure | None = None
 
     @property
-    def are_short(self) -> bool:
-        return bool(self._short)
+    def any_over_budget(self) -> bool:
+        return bool(self._over_budget)
 
     def note(self, shortage: BudgetShortfall) -> None:
-        self._short[shortage.partition] = shortage
+        self._over_budget[shortage.partition] = shortage
 
     def forget(self, partition: str) -> None:
-        self._short.pop(partition, None)
+        self._over_budget.pop(partition, None)
 
     def go_on(self) -> None:
         """Somebody says that there is money again."""
         self._go_on = True
 
-    async def mind(
+    async def watch(
         self, at_work: Callable[[], set[str]], say: Callable[[], None], tell: Callable[[Sequence[str]], Awaitable[None]]
     ) -> None:
         """For as long as the run lasts. `at_work`: partitions that may have something in flight; `tell`: those may go
-        on; `say`: whether the run is broke has changed."""
+        on; `say`: whether the run is paused has changed."""
         while True:
-            await workflow.wait_condition(lambda: bool(self._short) and at_work() <= self._short.keys())
+            await workflow.wait_condition(lambda: bool(self._over_budget) and at_work() <= self._over_budget.keys())
             self._go_on = False
             reckoned = await self._reckoned()
             if not reckoned.go_on:
-                self.broke = Failure(partition="", error="BudgetReached", message=reckoned.message)
+                self.paused = Failure(partition="", error="BudgetReached", message=reckoned.message)
                 say()
                 left = None if reckoned.until is None else max(reckoned.until - workflow.now(), timedelta(seconds=1))
                 with contextlib.suppress(TimeoutError):
                     await workflow.wait_condition(lambda: self._go_on, timeout=left)
-                self.broke = None
+                self.paused = None
                 say()
-            short = list(self._short)
-            self._short.clear()
+            short = list(self._over_budget)
+            self._over_budget.clear()
             await tell(short)
 
     async def _reckoned(self) -> BudgetVerdict:
-        needed = min(self._short.values(), key=lambda shortage: (shortage.nanos, shortage.tokens))
+        needed = min(self._over_budget.values(), key=lambda shortage: (shortage.nanos, shortage.tokens))
         try:
             request = BudgetCheck(ref=self._ref, nanos=needed.nanos, tokens=needed.tokens)
             return await call("reckon", request, BudgetVerdict, within=SHORT)

@@ -19,14 +19,14 @@ class Notifications:
         self.wanted = wanted
         self._ref = ref
         self._telling: list[asyncio.Task[None]] = []
-        self._broke = False
+        self._paused_by_budget = False
         self._asked_people = False
 
-    def broke(self, broke: Failure | None, totals: Totals) -> None:
+    def budget(self, paused: Failure | None, totals: Totals) -> None:
         """The run waits for money, or no longer does."""
-        if broke is not None and not self._broke:
-            self._tell("budget", "paused", broke.message, totals)
-        self._broke = broke is not None
+        if paused is not None and not self._paused_by_budget:
+            self._tell("budget", "paused", paused.message, totals)
+        self._paused_by_budget = paused is not None
 
     def people_asked(self, totals: Totals) -> None:
         """Rows wait for a person: said of the first only."""

@@ -85,12 +85,12 @@ class RunWorkflow:
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
         self._hooks = Notifications(given.ref, self._planned.hooks if self._planned else ())
         self._note = "planning"
-        self._funds = BudgetPause(given.ref)
+        self._budget_pause = BudgetPause(given.ref)
 
     @workflow.run
     async def run(self, given: RunInput) -> RunResult:
         started = workflow.info().start_time
-        minding = asyncio.create_task(self._funds.mind(self._at_work, self._say, self._funded))
+        minding = asyncio.create_task(self._budget_pause.watch(self._at_work, self._say, self._funded))
         try:
             if self._planned is None:
                 self._planned = self._with_window(await self._plan(), self._partitions)
@@ -176,7 +176,7 @@ class RunWorkflow:
         """May another child be started? Partitions that are held, or wait for people, take no room."""
         assert self._planned is not None
         taken = len(self._running) - len(self._held.partitions) - len(self._parked)
-        return not (self._paused or self._funds.are_short) and taken < self._planned.windows.partitions
+        return not (self._paused or self._budget_pause.any_over_budget) and taken < self._planned.windows.partitions
 
     def _few_wait(self) -> bool:
         return len(self._held.partitions) < _MAX_HELD and len(self._parked) < _MAX_PARKED
@@ -207,7 +207,7 @@ class RunWorkflow:
             self._parked.pop(planned.key, None)
             self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
-            self._funds.forget(planned.key)
+            self._budget_pause.forget(planned.key)
         if rehearsal and not result.error:
             self._rehearsed += result.counts
             return
@@ -329,9 +329,9 @@ class RunWorkflow:
         self._note = f"{done:,} of {totals.total:,} partitions done, {len(self._running)} running"
         if questions := sum(self._parked.values()):
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
-        broke = f". Paused: {self._funds.broke.message}" if self._funds.broke else ""
-        self._hooks.broke(self._funds.broke, self._totals)
-        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{broke}")
+        cause = f". Paused: {self._budget_pause.paused.message}" if self._budget_pause.paused else ""
+        self._hooks.budget(self._budget_pause.paused, self._totals)
+        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{cause}")
 
     # Live control ---------------------------------------------------------------------------------------------------
 
@@ -343,7 +343,7 @@ class RunWorkflow:
         if self._planned is not None:
             self._planned = self._with_window(self._planned, asked.partitions)
         if asked.max_cost_usd is not None:
-            self._funds.go_on()
+            self._budget_pause.go_on()
 
     @set_limits.validator
     def _check_limits(self, asked: SetLimits) -> None:
@@ -373,7 +373,7 @@ class RunWorkflow:
         if self._paused:
             self._paused = ""
             workflow.upsert_memo({PAUSED: None})
-        self._funds.go_on()
+        self._budget_pause.go_on()
         for child in list(self._children.values()):
             await self._tell(child, PartitionWorkflow.resume)
 
@@ -389,7 +389,7 @@ class RunWorkflow:
 
     @workflow.signal
     def short(self, shortage: BudgetShortfall) -> None:
-        self._funds.note(shortage)
+        self._budget_pause.note(shortage)
 
     def _at_work(self) -> set[str]:
         return self._running.keys() - self._held.partitions - self._parked.keys()
@@ -408,10 +408,10 @@ class RunWorkflow:
 
     @workflow.query
     def progress(self) -> Progress:
-        broke = self._funds.broke
+        over_budget = self._budget_pause.paused
         return Progress(
-            state="paused" if self._paused or broke else "running",
-            detail=self._paused or (broke.message if broke else self._note),
+            state="paused" if self._paused or over_budget else "running",
+            detail=self._paused or (over_budget.message if over_budget else self._note),
             totals=self._totals,
             rows_total=self._planned.rows if self._planned else 0,
             rows_done=self._totals.counts.rows_in,
@@ -420,7 +420,7 @@ class RunWorkflow:
             held=tuple(self._held.partitions),
             finished=tuple(self._latest),
             finished_before=self._finished - len(self._latest),
-            stop=broke,
+            stop=over_budget,
         )
 
 

@@ -59,7 +59,7 @@ class BatchContext:
     on_row: Callable[[int], None] = lambda rows: None
     on_step: Callable[[str, str, Any], None] | None = None
     tally: Tally = field(default_factory=Tally)
-    purse: Budget | None = None
+    budget: Budget | None = None
     damage: list[str] = field(default_factory=list)
     steps: Steps | None = None  # of the one row of this batch, where nodes are activities
 
@@ -244,7 +244,7 @@ class _Run:
             in_flight=context.shared.calls,
             loop=asyncio.get_running_loop(),
             halted=lambda: self.stopped,
-            purse=context.purse,
+            budget=context.budget,
         )
         token = current.set(scope)
         answer: str | None = None
@@ -319,7 +319,7 @@ class _Run:
             raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
         if interrupts := interrupts_of(state):
             raise ask(interrupts)
-        return self.stage.harvest(state)
+        return self.stage.output_of(state)
 
 
 def _config(stage: GraphStage) -> Any:

@@ -38,7 +38,7 @@ async def replay(
         answer = None
         try:
             state = await stage.graph.ainvoke(prepared, _config(stage), context=stage.context)
-            answer = stage.harvest(state)
+            answer = stage.output_of(state)
         except (RowError, WouldAsk):
             pass
         finally:

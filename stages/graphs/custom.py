@@ -65,7 +65,7 @@ def build(wanted: Build) -> GraphStage:
         fingerprint=stage_fingerprint(wanted, VERSION, form),
         graph=graph,
         prepare=prepare,
-        harvest=harvest,
+        output_of=harvest,
         provenance=Provenance(
             stage=stage.name,
             uses=stage.uses,

@@ -82,7 +82,7 @@ class Turn(PendingCall):
     ) -> None:
         place = self._limiter._place
         if isinstance(exc, FatalModelError):
-            place.turn_away(lambda: FatalModelError(exc.message, hint=exc.hint))
+            place.fail_all(lambda: FatalModelError(exc.message, hint=exc.hint))
         if not self._told:
             if exc is None or isinstance(exc, Exception):
                 place.answered(self)

@@ -138,14 +138,14 @@ class ProviderQueue:
             if wait is None:
                 return  # who leaves looks again
             if wait > 0:
-                self._tell_the_impatient(now, wait)
+                self._fail_over_patience(now, wait)
                 self._timer = asyncio.get_running_loop().call_later(min(wait, 1.0), self.look)
                 return
             queue.popleft()
             self._let(call, now, late=self._late)
             call.future.set_result(None)
 
-    def _tell_the_impatient(self, now: float, wait: float) -> None:
+    def _fail_over_patience(self, now: float, wait: float) -> None:
         asked, outage = max(wait, self._asked_until - now), self._breaker.wait(now)
         why = "the limit a minute is used up"
         if self._asked_until > now:
@@ -157,7 +157,7 @@ class ProviderQueue:
             if asked > patience and call.future is not None and not call.future.done():
                 call.future.set_exception(Blocked(asked, why))
 
-    def turn_away(self, why: Callable[[], Exception]) -> None:
+    def fail_all(self, why: Callable[[], Exception]) -> None:
         """Those who wait now would all be told the same."""
         for call in self._queue:
             if call.future is not None and not call.future.done():

@@ -209,26 +209,26 @@ async def _call_with_retries(
 async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> tuple[Reservation, int | None]:
     """What the call may cost at most, and the cap to send along. Raises BudgetReached, and FatalModelError where nobody
     can tell."""
-    purse, said = scope.purse, request.cap or backend.cap
-    if purse is None:
+    budget, said = scope.budget, request.cap or backend.cap
+    if budget is None:
         return UNLIMITED_BUDGET, None
     if said is not None:
-        return await purse.reserve(_most(backend, request, said)), None
+        return await budget.reserve(_most(backend, request, said)), None
     if backend.capped is None:
         raise FatalModelError(
             f"{backend.name}: a budget needs to know how long an answer may get.", hint="Set params: {max_tokens: …}."
         )
     tight = backend.seen.tight_cap()
-    if tight is None or not purse.tight:
+    if tight is None or not budget.tight:
         try:
-            return await purse.reserve(_most(backend, request, DEFAULT_CAP)), DEFAULT_CAP
+            return await budget.reserve(_most(backend, request, DEFAULT_CAP)), DEFAULT_CAP
         except BudgetReached:
             known = scope.journal.known.calls.values()
             tight = backend.seen.tight_cap(call.usage["output"] for call in known if call.model == backend.name)
             if tight is None:
                 raise
-            purse.tight = True
-    return await purse.reserve(_most(backend, request, tight)), tight
+            budget.tight = True
+    return await budget.reserve(_most(backend, request, tight)), tight
 
 
 def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:

@@ -42,7 +42,7 @@ class Repeats(Protocol):
 @dataclass
 class RowScope:
     """One row's run of a graph. `asked` counts equal requests, so that the n-th of them has its own answer; `calls` are
-    those it used; `purse`, where money is counted, is what they may cost; `cache_missed` are those of the graph's own
+    those it used; `budget`, where money is counted, is what they may cost; `cache_missed` are those of the graph's own
     models that LangChain has asked about and not yet answered. `stop` is what must end the batch, even where the graph
     swallows the exception; `halted` says why the batch pays for nothing more. `rounds`, where tasks of the graph are
     run again, knows what they asked before."""
@@ -58,7 +58,7 @@ class RowScope:
     calls: list[CallKey] = field(default_factory=list)
     stop: Exception | None = None
     halted: Callable[[], TandemError | None] = lambda: None
-    purse: Budget | None = None
+    budget: Budget | None = None
     cache_missed: defaultdict[str, list[CallKey]] = field(default_factory=lambda: defaultdict(list))
     from_threads: set["Future[Any]"] = field(default_factory=set)
     closed: bool = False

@@ -58,8 +58,8 @@ def build(wanted: Build) -> TableStage:
         columns=stored_schema(after.to_arrow().schema),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.version)),
         provenance=Provenance(stage=stage.name, uses="aggregate"),
-        over=lambda source: _over(source, options.by, made),
-        identity=False,
+        run_on_partition=lambda source: _over(source, options.by, made),
+        keeps_rows=False,
     )
 
 

@@ -77,8 +77,8 @@ def build(wanted: Build) -> TableStage:
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="checks"),
-        refuse=refuse if rejecting else None,
-        judged=judged,
+        reject_reason=refuse if rejecting else None,
+        columns_checked=judged,
     )
 
 

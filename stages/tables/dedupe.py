@@ -65,7 +65,7 @@ def build(wanted: Build) -> TableStage:
         columns=pa.schema([*kept, *added]),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         provenance=Provenance(stage=stage.name, uses="dedupe"),
-        over=over,
+        run_on_partition=over,
     )
 
 

@@ -65,7 +65,7 @@ def build(wanted: Build) -> TableStage:
         fingerprint=digest(VERSION, options.model_dump_json(), str(by), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="sample"),
-        over=over if options.rows is not None else None,
+        run_on_partition=over if options.rows is not None else None,
     )
 
 

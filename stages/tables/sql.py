@@ -94,8 +94,8 @@ def build(wanted: Build) -> TableStage:
         fingerprint=digest(VERSION, query, str(stage.drop), str(stage.version), *(["partition"] if whole else [])),
         apply=apply_to_batch,
         provenance=Provenance(stage=stage.name, uses="sql", prompt_digest=digest(query)),
-        over=over if whole else None,
-        identity=identity,
+        run_on_partition=over if whole else None,
+        keeps_rows=identity,
     )
 
 

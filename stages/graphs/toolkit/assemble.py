@@ -120,7 +120,7 @@ def finished(wanted: Build, made: Made) -> GraphStage:
         fingerprint=stage_fingerprint(wanted, made.version + made.code, made.form, made.options),
         graph=made.graph,
         prepare=prepare,
-        harvest=made.harvest,
+        output_of=made.harvest,
         provenance=Provenance(
             stage=stage.name,
             uses=stage.uses,

@@ -16,10 +16,10 @@ KEY = ("memory://sink", "run-1", "day=2026-11-01", 3)
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from pipeline.spool import Spools
+from pipeline.journal.spool import Spools
 from stages.journal import Journal
-from stages.known import Known
-from tests.pipeline.test_journals import call, row
+from stages.journal.known import Known
+from tests.pipeline.journal.test_journal import call, row
 
 async def main():
     async def away(data):

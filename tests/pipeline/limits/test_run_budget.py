@@ -40,7 +40,9 @@ def state(store: Store) -> Ledger:
     return found
 
 
-def purse(store: Store, folder: Path, day_usd: float | None = None, today: dt.date = dt.date(2026, 11, 1)) -> RunBudget:
+def run_budget(
+    store: Store, folder: Path, day_usd: float | None = None, today: dt.date = dt.date(2026, 11, 1)
+) -> RunBudget:
     day = None if day_usd is None else round(day_usd * NANOS)
     return RunBudget(store, RUN, folder, day, lambda: today)
 
@@ -74,7 +76,7 @@ async def spend(purse: RunBudget, calls: int = 10**9, at_once: int = 16, most: A
 async def test_a_budget_is_used_up_to_the_last_call_that_fits(tmp_path: Path) -> None:
     store = MemoryStore("m")
     budget(store, usd=0.001)  # 100 calls by their bound, 200 by what they are
-    mine = purse(store, tmp_path)
+    mine = run_budget(store, tmp_path)
     assert await spend(mine) == 199
     await mine.close()
     assert state(store).spent == Amount(199 * 5_000, 199 * 50)
@@ -85,13 +87,13 @@ async def test_a_budget_is_used_up_to_the_last_call_that_fits(tmp_path: Path) ->
 async def test_tokens_bound_as_money_does(tmp_path: Path) -> None:
     store = MemoryStore("m")
     budget(store, tokens=1_000)
-    assert await spend(purse(store, tmp_path)) == 19
+    assert await spend(run_budget(store, tmp_path)) == 19
 
 
 async def test_what_is_known_to_be_unbilled_is_free_and_what_is_unknown_is_charged_in_full(tmp_path: Path) -> None:
     store = MemoryStore("m")
     budget(store, usd=0.001)
-    mine = purse(store, tmp_path)
+    mine = run_budget(store, tmp_path)
     never_sent = await mine.reserve(CALL)
     never_sent.close()
     refused = await mine.reserve(CALL)
@@ -112,7 +114,7 @@ async def test_what_is_known_to_be_unbilled_is_free_and_what_is_unknown_is_charg
 async def test_a_call_waits_for_those_in_flight_before_it_is_refused(tmp_path: Path) -> None:
     store = MemoryStore("m")
     budget(store, usd=0.000_015)
-    mine = purse(store, tmp_path)
+    mine = run_budget(store, tmp_path)
     first = await mine.reserve(CALL)
     second = asyncio.create_task(mine.reserve(CALL))
     await asyncio.sleep(0.05)
@@ -125,15 +127,15 @@ async def test_a_call_waits_for_those_in_flight_before_it_is_refused(tmp_path: P
 async def test_a_day_has_a_budget_of_its_own_and_the_next_one_another(tmp_path: Path) -> None:
     store = MemoryStore("m")
     budget(store, usd=1.0, day_usd=0.001)
-    assert await spend(purse(store, tmp_path, 0.001)) == 199
-    assert await spend(purse(store, tmp_path, 0.001)) == 0
-    assert await spend(purse(store, tmp_path, 0.001, dt.date(2026, 11, 2)), calls=50) == 50
+    assert await spend(run_budget(store, tmp_path, 0.001)) == 199
+    assert await spend(run_budget(store, tmp_path, 0.001)) == 0
+    assert await spend(run_budget(store, tmp_path, 0.001, dt.date(2026, 11, 2)), calls=50) == 50
 
 
 async def test_reserving_from_the_slice_touches_no_store(tmp_path: Path) -> None:
     store = MemoryStore("m")
     budget(store, usd=1.0)
-    mine = purse(store, tmp_path)
+    mine = run_budget(store, tmp_path)
     (await mine.reserve(CALL)).close()
     store.list = None  # type: ignore[method-assign,assignment]
     assert await spend(mine, calls=200, at_once=1) == 200
@@ -149,7 +151,7 @@ async def test_three_spenders_never_pass_a_budget_and_use_most_of_it(tmp_path: P
     budget(store, usd=0.002)
     spent = 0
     for _ in range(20):  # as the run does: once nothing is in flight, what came back is spent as well
-        mine = [purse(store, tmp_path) for _ in range(3)]
+        mine = [run_budget(store, tmp_path) for _ in range(3)]
         made = sum(await asyncio.gather(*(spend(one) for one in mine)))
         await asyncio.gather(*(one.close() for one in mine))
         spent += made * CALL.nanos // 2
@@ -179,10 +181,10 @@ SPENDER = """
 import asyncio, sys
 from pathlib import Path
 from pipeline.stores import LocalStore
-from tests.pipeline.test_purse import CALL, purse
+from tests.pipeline.limits.test_run_budget import CALL, run_budget
 
 async def main():
-    mine = purse(LocalStore(Path(sys.argv[1])), Path(sys.argv[2]))
+    mine = run_budget(LocalStore(Path(sys.argv[1])), Path(sys.argv[2]))
     for at in range(int(sys.argv[3])):
         held = await mine.reserve(CALL)
         held.sending()
@@ -259,7 +261,7 @@ class Unlucky(MemoryStore):
 async def test_a_lost_reply_charges_a_slice_once(tmp_path: Path) -> None:
     store = Unlucky("m")
     budget(store, usd=0.001)
-    mine = purse(store, tmp_path)
+    mine = run_budget(store, tmp_path)
     made = await spend(mine)
     await mine.close()
     assert (made, state(store).charged.nanos) == (199, 199 * 5_000)

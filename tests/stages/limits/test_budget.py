@@ -19,7 +19,7 @@ from tests.stages.support import Segments, a_model, a_row
 
 @dataclass
 class Recorded:
-    """A purse that remembers. `fits`: how many calls may be made, and of how many tokens at most."""
+    """A budget that remembers. `fits`: how many calls may be made, and of how many tokens at most."""
 
     fits: int = 100
     tokens: int = 10**9
@@ -51,16 +51,16 @@ class Held:
         self.said.append("close")
 
 
-async def asked(purse: Recorded, params: dict[str, Any] | None = None, text: str = "a question") -> None:
+async def asked(budget: Recorded, params: dict[str, Any] | None = None, text: str = "a question") -> None:
     with a_row(Segments().journal()) as scope:
-        scope.purse = purse
+        scope.budget = budget
         await a_model(params=params).ainvoke(text)
 
 
 async def test_an_upper_bound_is_set_aside_before_a_call_and_settled_to_what_it_was(server: ModelServer) -> None:
-    purse = Recorded()
-    await asked(purse, {"max_tokens": 50})
-    reserve, sending, settle, close = purse.said
+    budget = Recorded()
+    await asked(budget, {"max_tokens": 50})
+    reserve, sending, settle, close = budget.said
     (call,) = server.calls()
     assert call.usage is not None
     spent = call.usage["prompt_tokens"] + call.usage["completion_tokens"]
@@ -69,7 +69,7 @@ async def test_an_upper_bound_is_set_aside_before_a_call_and_settled_to_what_it_
 
 
 async def test_the_provider_is_held_to_the_cap_that_was_counted_with(server: ModelServer) -> None:
-    """The spec's where it has one, else a stated default; without a purse nothing is added."""
+    """The spec's where it has one, else a stated default; without a budget nothing is added."""
     await asked(Recorded(), {"max_tokens": 50})
     await asked(Recorded(), text="another")
     with a_row(Segments().journal()):
@@ -84,11 +84,11 @@ async def test_the_default_cap_does_not_change_what_is_asked(server: ModelServer
     with a_row(first):
         await a_model().ainvoke("a question")
     await first.close()
-    purse = Recorded()
+    budget = Recorded()
     with a_row(segments.journal(), run="run-2") as scope:
-        scope.purse = purse
+        scope.budget = budget
         await a_model().ainvoke("a question")
-    assert not purse.said
+    assert not budget.said
     assert server.stats().requests == 1
 
 
@@ -109,42 +109,42 @@ async def test_what_was_not_billed_is_given_back_and_what_may_be_is_not(
     server: ModelServer, rule: dict[str, Any], error: type[Exception], said: list[str]
 ) -> None:
     server.script({"rules": [{"match": "question", **rule}]})
-    purse = Recorded()
+    budget = Recorded()
     with pytest.raises(error):
-        await asked(purse)
-    assert purse.said[1:] == said
+        await asked(budget)
+    assert budget.said[1:] == said
 
 
 async def test_each_attempt_is_set_aside_anew(server: ModelServer) -> None:
     server.script({"rules": [{"match": "question", "action": "error", "status": 500}]})
-    purse = Recorded()
+    budget = Recorded()
     with pytest.raises(Waiting):
-        await asked(purse)
-    assert [said for said in purse.said if said == "unbilled"] == ["unbilled"] * 5
+        await asked(budget)
+    assert [said for said in budget.said if said == "unbilled"] == ["unbilled"] * 5
 
 
 async def test_a_smaller_cap_is_sent_once_the_default_one_does_not_fit(server: ModelServer) -> None:
     """By far longer than any answer so far; before answers were seen nobody knows what that is."""
-    purse, model, segments = Recorded(), a_model(), Segments()
+    budget, model, segments = Recorded(), a_model(), Segments()
     journal = segments.journal()
     with a_row(journal) as scope:
-        scope.purse = purse
+        scope.budget = budget
         for number in range(8):
             await model.ainvoke(f"question {number}")
         await journal.flush()
-        purse.tokens = 1_000
+        budget.tokens = 1_000
         await model.ainvoke("one more")
-        assert purse.tight
+        assert budget.tight
         longest = max(call.usage["completion_tokens"] for call in server.calls())
         caps = [call.cap for call in server.calls()]
         assert caps[:-1] == [DEFAULT_CAP] * 8
         assert caps[-1] is not None
         assert 4 * longest <= caps[-1] < 1_000
-        purse.tokens = 10
+        budget.tokens = 10
         with pytest.raises(BudgetReached):
             await model.ainvoke("the last")
     with a_row(segments.journal(), run="run-2") as scope:  # another process, which finds those answers
-        scope.purse = Recorded(tokens=1_000)
+        scope.budget = Recorded(tokens=1_000)
         await a_model().ainvoke("two more")
     with pytest.raises(BudgetReached):
         await asked(Recorded(tokens=1_000), text="of which nothing is known")
@@ -152,14 +152,14 @@ async def test_a_smaller_cap_is_sent_once_the_default_one_does_not_fit(server: M
 
 async def test_an_answer_that_the_smaller_cap_cut_off_is_no_answer(server: ModelServer) -> None:
     """It is asked again under a higher budget, rather than rejected or kept."""
-    purse, model, segments = Recorded(), a_model(), Segments()
+    budget, model, segments = Recorded(), a_model(), Segments()
     journal = segments.journal()
     with a_row(journal) as scope:
-        scope.purse = purse
+        scope.budget = budget
         for number in range(8):
             await model.ainvoke(f"question {number}")
         server.script({"rules": [{"match": "one more", "action": "length"}]})
-        purse.tokens = 1_000
+        budget.tokens = 1_000
         with pytest.raises(BudgetReached) as caught:
             await model.ainvoke("one more")
         assert caught.value.needed[1] > DEFAULT_CAP
@@ -168,7 +168,7 @@ async def test_an_answer_that_the_smaller_cap_cut_off_is_no_answer(server: Model
     last = segments.records[-1]
     assert isinstance(last, CallRecord)
     assert last.raw is None
-    assert purse.said[-2][0] == "settle"
+    assert budget.said[-2][0] == "settle"
 
 
 # Arithmetic ---------------------------------------------------------------------------------------------------------

@@ -171,8 +171,8 @@ def test_the_fingerprint_covers_query_drop_and_version() -> None:
 )
 def test_over_a_partition_a_query_may_group_and_say_so(query: str, identity: bool) -> None:
     stage = a_table(query, scope="partition")
-    assert stage.over is not None
-    assert stage.identity is identity
+    assert stage.run_on_partition is not None
+    assert stage.keeps_rows is identity
     assert not [name for name in stage.columns.names if name.startswith("__")]
 
 
@@ -236,8 +236,8 @@ def test_checks_name_what_a_row_breaks() -> None:
     rules = [{"name": "small", "sql": "a < 3"}, {"name": "named", "sql": "s IS NOT NULL"},
              {"name": "dated", "sql": "day IS NOT NULL", "action": "filter"}]  # fmt: skip
     stage = a_stage("checks", {"rules": rules})
-    assert stage.refuse is not None
-    assert stage.refuse(ROWS).to_list() == [None, None, "small", "small"]
+    assert stage.reject_reason is not None
+    assert stage.reject_reason(ROWS).to_list() == [None, None, "small", "small"]
     assert stage.apply(ROWS)[ROW].to_list() == [10, 11, 13]
     failing = a_stage("checks", {"rules": [{"name": "small", "sql": "a < 3", "action": "fail"}]})
     with pytest.raises(ChecksFailed, match=r"'small': 2 row\(s\) of a batch break it"):
@@ -252,7 +252,7 @@ def test_checks_tell_which_columns_each_looks_at() -> None:
         {"name": "twice", "sql": "a > 1"},
         {"name": "twice", "sql": "s IS NOT NULL"},
     ]
-    judged = a_stage("checks", {"rules": rules}, columns).judged
+    judged = a_stage("checks", {"rules": rules}, columns).columns_checked
     assert judged == {"nested": {"who"}, "told": {"who", "s"}, "twice": {"a", "s"}}
 
 
@@ -270,8 +270,8 @@ def marked(tmp_path: Path, rows: pl.DataFrame, options: dict[str, Any], columns:
     source = tmp_path / "rows.parquet"
     rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)).write_parquet(source)
     stage = a_stage("dedupe", {"duplicate": "twice", "group": "kind", **options}, columns)
-    assert stage.over is not None
-    return stage.over(source).select("twice", "kind").collect().rows()
+    assert stage.run_on_partition is not None
+    return stage.run_on_partition(source).select("twice", "kind").collect().rows()
 
 
 def test_near_duplicates_of_a_text_are_marked_and_the_first_is_not(tmp_path: Path) -> None:
