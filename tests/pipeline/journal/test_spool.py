@@ -17,7 +17,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from pipeline.journal.spool import Spools
-from stages.journal import Journal
+from stages.journal.writer import Journal
 from stages.journal.known import Known
 from tests.pipeline.journal.test_journal import call, row
 
