@@ -26,14 +26,18 @@
     ├── ModelError                  one call failed …
     │   ├── TransientModelError     … and may succeed later (never an attempt, always a wait)
     │   └── RowError                … and would fail again for this row: the row is rejected
-    └── StoreError            (4)   an object could not be read or written
-        ├── StoreRefused            … and will not be until somebody mends credentials, bucket, region or disk
-        ├── ObjectExists            put-if-absent found an object
-        └── ObjectMissing           get found none
+    ├── StoreError            (4)   an object could not be read or written
+    │   ├── StoreRefused            … and will not be until somebody mends credentials, bucket, region or disk
+    │   ├── ObjectExists            put-if-absent found an object
+    │   └── ObjectMissing           get found none
+    └── Bug                  (70)   an exception that is none of these
 
-A class says whether trying again can help (`retryable`); `pipeline.activities.boundary` turns that into Temporal's
-terms."""
+A class says whether trying again can help (`retryable`) and whether it ends the run at once (`stops_run`);
+`pipeline.activities.boundary` turns the first into Temporal's terms. What has crossed Temporal is known by its class
+name alone: `by_code` finds the class again, so that nobody compares names.
+"""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ class TandemError(Exception):
 
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    stops_run: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -142,6 +147,8 @@ class RejectRateExceeded(LimitReached):
 class BudgetReached(LimitReached):
     """The next call does not fit in a budget. `needed`: what it may take, in USD / 10^9 and in tokens."""
 
+    stops_run = True
+
     def __init__(self, message: str, *, hint: str = "", needed: tuple[int, int] = (0, 0)) -> None:
         super().__init__(message, hint=hint)
         self.needed = needed
@@ -157,6 +164,8 @@ class CanaryFailed(LimitReached):
 
 class FatalModelError(LimitReached):
     """Every further call would fail the same way; the message names the setting to mend."""
+
+    stops_run = True
 
 
 class ModelError(TandemError):
@@ -207,3 +216,24 @@ class ObjectMissing(StoreError):
     """No object under this key."""
 
     retryable = False
+
+
+class Bug(TandemError):
+    """An exception that is none of these: a fault of Tandem's."""
+
+    exit_code = 70
+
+
+def by_code(code: str) -> type[TandemError]:
+    """The class of this name, as `TandemError.code` and a failure that crossed Temporal give it; TandemError itself
+    for a name that is none of ours."""
+    return _CLASSES.get(code, TandemError)
+
+
+def _all(cls: type[TandemError]) -> Iterator[type[TandemError]]:
+    yield cls
+    for below in cls.__subclasses__():
+        yield from _all(below)
+
+
+_CLASSES = {cls.__name__: cls for cls in _all(TandemError)}

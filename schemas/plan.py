@@ -1,15 +1,17 @@
 """What a run was asked and what it will do: the objects that a plan is written as, and the decisions in it."""
 
 import datetime as dt
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pydantic.dataclasses
 
 from schemas.manifest import Noun
 from schemas.spec.durations import Duration
 
-INPUT_CHANGED = "input changed"
-PARTIALLY = "published partially"
+CauseKind = Literal[
+    "never_published", "last_attempt", "partial", "stages", "input", "answered", "pending", "up_to_date", "asked",
+    "other",
+]  # fmt: skip
 Reprocess = Literal["missing", "failed", "stale", "all"]
 
 
@@ -61,6 +63,13 @@ class RowChanges(Noun):
         return ", ".join([rows, *(f"{n:,} {name}" for n, name in more)])
 
 
+class Cause(NamedTuple):
+    """Why a partition runs, or doesn't: the kind, for code, and the words, for people."""
+
+    kind: CauseKind
+    text: str
+
+
 @pydantic.dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
     """Whether a partition runs, and why (not), by which input and over which generation of which run. `index` names the
@@ -69,13 +78,17 @@ class Decision:
 
     partition: str
     run: bool
-    reason: str
+    causes: tuple[Cause, ...]
     rows: int
     fingerprint: str = ""
     generation: int = 0
     published_by: str = ""
     index: str | None = None
     changes: RowChanges | None = None
+
+    @property
+    def reason(self) -> str:
+        return ", ".join(cause.text for cause in self.causes)
 
     @property
     def why(self) -> str:
@@ -90,7 +103,15 @@ class Decision:
 
     @property
     def input_changed(self) -> bool:
-        return INPUT_CHANGED in self.reason
+        return self.has("input")
+
+    @property
+    def rows_may_differ(self) -> bool:
+        """Whether its rows have to be compared with those that are published."""
+        return self.input_changed or self.has("partial")
+
+    def has(self, kind: CauseKind) -> bool:
+        return any(cause.kind == kind for cause in self.causes)
 
 
 class RunRequest(Noun):

@@ -13,8 +13,9 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from pipeline.workflows.policies import HEARTBEAT_EVERY
-from schemas.errors import TandemError
+from schemas.errors import Bug, TandemError
 from schemas.messages.base import MAX_PAYLOAD_BYTES
+from schemas.messages.batch import Heartbeat
 from stages.models.row_scope import Tally
 
 
@@ -49,7 +50,7 @@ def activity_boundary(
             last = activity.info().attempt >= _BUG_ATTEMPTS
             raise ApplicationError(
                 f"{type(exc).__name__} in {activity.info().activity_type}; the worker's log has the traceback",
-                type="Bug",
+                type=Bug.__name__,
                 non_retryable=last,
             ) from None
         size = len(result.model_dump_json())
@@ -74,6 +75,9 @@ class ActivityProgress:
     def note(self, rows: int) -> None:
         self.rows += rows
 
+    def message(self) -> Heartbeat:
+        return Heartbeat(rows=self.rows, calls=self.tally.calls, cost_usd=round(self.tally.cost_usd, 6))
+
 
 @asynccontextmanager
 async def heartbeating() -> AsyncIterator[ActivityProgress]:
@@ -82,7 +86,7 @@ async def heartbeating() -> AsyncIterator[ActivityProgress]:
 
     async def forever() -> None:
         while True:
-            activity.heartbeat(beat.rows, beat.tally.calls, round(beat.tally.cost_usd, 6))
+            activity.heartbeat(beat.message())
             await asyncio.sleep(HEARTBEAT_EVERY.total_seconds())
 
     task = asyncio.create_task(forever())

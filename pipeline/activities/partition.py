@@ -25,7 +25,7 @@ from pipeline.runs import outcomes
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import ConnectionFailed
+from schemas.errors import ConnectionFailed, by_code
 from schemas.messages.base import Outcome
 from schemas.messages.partition import (
     Answers,
@@ -45,7 +45,6 @@ log = logging.getLogger("tandem.activities")
 # a merge of data holds a few row groups.
 _PUBLISHED_ROWS = 20_000
 _OPENED_ROWS = 100_000  # of partitions that are opened at once: joining a row to its journal takes some 300 bytes
-_STOPS_RUN = frozenset(("FatalModelError", "BudgetReached"))
 
 
 @dataclass
@@ -185,7 +184,7 @@ def _close(store: Store, request: CloseRequest) -> PartitionResult:
         usage=usage.usage_of_run(store, request.partition, request.ref.run),
         error=request.error,
         message=request.message,
-        stops_run=request.error in _STOPS_RUN,
+        stops_run=by_code(request.error).stops_run,
     )
     outcomes.write_outcome(store, request.ref.run, result)
     return result

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from pipeline.cli.screen.console import InterruptedByUser, print_error
-from schemas.errors import ConnectionFailed, TandemError, UsageError
+from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 
 def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False) -> None:
@@ -37,12 +37,6 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-class Bug(TandemError):
-    """Anything that is neither an error of ours nor the command line's."""
-
-    exit_code = 70
 
 
 def main(app: typer.Typer, arguments: list[str]) -> int:

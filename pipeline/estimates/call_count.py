@@ -27,7 +27,7 @@ from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas.errors import ObjectMissing, RowError
-from schemas.plan import PARTIALLY, Decision, RowChanges
+from schemas.plan import Decision, RowChanges
 from schemas.staging import PlannedBatch
 from schemas.tables import answer_columns, conform, stored_schema
 from stages.contract import ROW, Answered, AnyStage, GraphStage, TableStage
@@ -92,7 +92,7 @@ def count_calls(
 ) -> CallCount:
     """Count for all partitions that would run. Raises InputChanged, StoreError."""
     stages = [StageCount(stage) for stage in job.stages if isinstance(stage, GraphStage)]
-    entries = job.snapshot.entries_of([d.partition for d in decided if d.run or _moved(d)])
+    entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 
     def one(at: int) -> tuple[int, Decision, list[_CountedRows]]:
         decision = found[at]
@@ -101,7 +101,7 @@ def count_calls(
         return at, changed, counting.asked() if decision.run else []
 
     found = list(decided)
-    looked_at = [at for at, decision in enumerate(found) if decision.run or _moved(decision)]
+    looked_at = [at for at, decision in enumerate(found) if decision.run or decision.rows_may_differ]
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-forecast") as threads:
         for at, decision, asked in threads.map(one, looked_at):
             found[at] = decision
@@ -111,10 +111,6 @@ def count_calls(
                 count.measured += more.measured
                 count.prompt_bytes += more.prompt_bytes
     return CallCount(found, stages)
-
-
-def _moved(decision: Decision) -> bool:
-    return decision.input_changed or PARTIALLY in decision.reason
 
 
 @dataclass
@@ -145,7 +141,7 @@ class _PartitionCount:
         rows, index = self.decision.rows, self.decision.index
         if index is None:
             return RowChanges(new=rows)
-        if not _moved(self.decision):
+        if not self.decision.rows_may_differ:
             return RowChanges(unchanged=rows)
         key = self.job.spec.source.key
         parts = []

@@ -15,6 +15,7 @@ from pipeline.runs.requests import load_request
 from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
 from schemas import ids
+from schemas.errors import RejectRateExceeded, by_code
 from stages.journal.records import VoidRecord
 from stages.journal.segments import encode_segment
 
@@ -47,7 +48,7 @@ def _unpublished(store: Store) -> dict[str, str]:
     for request in sorted((r for r in requests if r is not None), key=lambda r: r.created_at):
         for result in outcomes.outcomes(store, request.run):
             canary = result.outcome == "not_run" and result.counts.rejected
-            if canary or result.error == "RejectRateExceeded":
+            if canary or by_code(result.error) is RejectRateExceeded:
                 found[result.partition] = request.run
             elif result.outcome == "published":
                 found.pop(result.partition, None)

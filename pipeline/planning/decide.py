@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.manifest import Manifest
-from schemas.plan import INPUT_CHANGED, PARTIALLY, Decision, Reprocess
+from schemas.plan import Cause, Decision, Reprocess
+
+_NEVER = Cause("never_published", "never published")
+_PARTIAL = Cause("partial", "published partially")
+_UP_TO_DATE = (Cause("up_to_date", "up to date"),)
+_ASKED = (Cause("asked", "asked to reprocess"),)
 
 
 @dataclass(frozen=True)
@@ -14,12 +19,6 @@ class OutputShape:
     stages: Mapping[str, str]
     aspects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     columns: Sequence[str] = ()
-
-
-# Selecting ---------------------------------------------------------------------------------------------------------
-
-
-# Deciding ----------------------------------------------------------------------------------------------------------
 
 
 def decide(
@@ -35,15 +34,15 @@ def decide(
 ) -> Decision:
     """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`.
     `answered`: of the rows that are pending there, those that a person has answered since."""
-    reason, level = _difference(current, input_fingerprint, shape, last_failed, answered)
+    causes, level = _difference(current, input_fingerprint, shape, last_failed, answered)
     order = ("missing", "failed", "stale", "all")
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
-        reason = "asked to reprocess"
+        causes = _ASKED
     return Decision(
         partition=partition,
         run=runs,
-        reason=reason,
+        causes=causes,
         rows=rows,
         fingerprint=input_fingerprint,
         generation=current.generation if current else 0,
@@ -54,24 +53,24 @@ def decide(
 
 def _difference(
     current: Manifest | None, input_fingerprint: str, shape: OutputShape, last_failed: str | None, answered: int
-) -> tuple[str, Reprocess]:
+) -> tuple[tuple[Cause, ...], Reprocess]:
     """What differs, and the least `--reprocess` that takes it. The input comes last: rows that moved follow it."""
-    moved = [] if last_failed is None else [f"last attempt {last_failed}"]
+    found = [] if last_failed is None else [Cause("last_attempt", f"last attempt {last_failed}")]
     if current is None or not current.ever_published:
-        return ", ".join(["never published", *moved]), "missing"
+        return (_NEVER, *found), "missing"
     if current.kind == "partial":
-        moved.append(PARTIALLY)
+        found.append(_PARTIAL)
     if dict(current.stage_fingerprints) != dict(shape.stages):
-        moved.append(_stages_changed(current, shape))
+        found.append(Cause("stages", _stages_changed(current, shape)))
     if current.input_fingerprint != input_fingerprint:
-        moved.append(INPUT_CHANGED + _columns_changed(current.input_columns, shape.columns))
-    if moved:
-        return ", ".join(moved), "stale" if last_failed is None else "failed"
+        found.append(Cause("input", "input changed" + _columns_changed(current.input_columns, shape.columns)))
+    if found:
+        return tuple(found), "stale" if last_failed is None else "failed"
     if answered:
-        return f"{answered:,} of {current.counts.pending:,} pending rows answered", "stale"
+        return (Cause("answered", f"{answered:,} of {current.counts.pending:,} pending rows answered"),), "stale"
     if current.counts.pending:
-        return f"{current.counts.pending} rows pending", "all"
-    return "up to date", "all"
+        return (Cause("pending", f"{current.counts.pending} rows pending"),), "all"
+    return _UP_TO_DATE, "all"
 
 
 def _columns_changed(before: Sequence[str], now: Sequence[str]) -> str:

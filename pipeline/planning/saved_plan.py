@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from pipeline.stores import Store
 from schemas import ids
@@ -33,6 +34,15 @@ class SavedPlan(Noun):
     selection: Selection
     stages: dict[str, str]
     partitions: tuple[Decision, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_version(cls, data: Any) -> Any:
+        """Plans were once written with a reason in words in place of its causes."""
+        for line in data.get("partitions", ()) if isinstance(data, dict) else ():
+            if isinstance(line, dict) and "reason" in line:
+                line["causes"] = [("other", line.pop("reason"))]
+        return data
 
 
 def write(path: Path, agreed: SavedPlan) -> None:
@@ -98,7 +108,7 @@ def verify_still_valid(
         elif published and not ours:
             moved.append(f"{key}: run {decision.published_by!r} published it")
         runs = before.run and (decision.run or not ours)
-        out.append(replace(decision, run=runs, reason=before.reason if runs else decision.reason))
+        out.append(replace(decision, run=runs, causes=before.causes if runs else decision.causes))
     if moved:
         raise _outdated(moved)
     return out

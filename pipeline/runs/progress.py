@@ -8,6 +8,7 @@ from pipeline.runs import outcomes
 from pipeline.runs.report import Report
 from pipeline.stores import Store
 from schemas import ids
+from schemas.errors import BudgetReached
 from schemas.manifest import Usage
 from schemas.messages.base import RunState
 from schemas.messages.run import Failure, Page, PlannedPartition, Totals
@@ -38,7 +39,7 @@ def live_report(store: Store, request: RunRequest, state: RunState = "running") 
         plan="",
         totals=totals.model_copy(update=found),
         failures=tuple(failures),
-        stop=Failure(partition="", error="BudgetReached", message=paused) if paused else None,
+        stop=Failure(partition="", error=BudgetReached.__name__, message=paused) if paused else None,
         started_at=request.created_at,
         finished_at=None,
     )

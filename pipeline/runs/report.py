@@ -9,13 +9,12 @@ import orjson
 from pipeline.runs.outcomes import outcomes
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import ObjectMissing
+from schemas.errors import LimitReached, ObjectMissing, TandemError, by_code
 from schemas.manifest import Noun, Share
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
 
-_USAGE = frozenset(("SpecError", "SourceError", "SinkError", "UsageError", "PlanOutdated", "SchemaChanged"))
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
 
 
@@ -184,25 +183,14 @@ def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
     return out
 
 
-_STOPPED_BY_LIMIT = frozenset(
-    ("FatalModelError", "RejectRateExceeded", "BudgetReached", "TooManyFailures", "CanaryFailed")
-)
-_NOT_REACHED = frozenset(("ConnectionFailed", "StoreError", "StoreRefused"))
-
-
 def exit_code(report: Report) -> int:
-    """As the command line promises: 3 outranks 1."""
-    causes = {failure.error for failure in report.failures}
-    if report.stop is not None:
-        causes.add(report.stop.error)
-    if causes & _STOPPED_BY_LIMIT:
-        return 3
-    if report.stop is not None and report.stop.error in _USAGE:
-        return 2
-    if report.stop is not None and report.stop.error == "Bug":
-        return 70
-    if report.stop is not None and causes & _NOT_REACHED:
-        return 4
+    """As the command line promises: a limit outranks all else; then what stopped the run has its own."""
+    stop = by_code(report.stop.error) if report.stop is not None else None
+    causes = [by_code(failure.error) for failure in report.failures]
+    if any(issubclass(cause, LimitReached) for cause in (*causes, *([stop] if stop else []))):
+        return LimitReached.exit_code
+    if stop is not None and stop.exit_code != TandemError.exit_code:
+        return stop.exit_code
     return 0 if report.state == "completed" else 1
 
 

@@ -6,6 +6,7 @@ from pipeline.runs import outcomes, plan_pages, requests
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
+from schemas.errors import RejectRateExceeded, by_code
 from schemas.plan import RunRequest
 
 Only = Literal["failed", "cancelled", "rejects"]
@@ -17,7 +18,9 @@ def to_retry(store: Store, request: RunRequest, only: Only) -> list[str]:
     ended = {result.partition: result for result in outcomes.outcomes(store, request.run)}
     if only == "rejects":
         return sorted(
-            key for key, result in ended.items() if result.counts.rejected or result.error == "RejectRateExceeded"
+            key
+            for key, result in ended.items()
+            if result.counts.rejected or by_code(result.error) is RejectRateExceeded
         )
     found = {key for key, result in ended.items() if result.outcome == only}
     if only == "cancelled":

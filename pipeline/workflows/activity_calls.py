@@ -1,11 +1,12 @@
-"""How workflows call activities: by name, because importing them would bring Polars into the sandbox; with the one
-retry policy for infrastructure, and a heartbeat timeout: every activity beats, the briefest too, as the worker that has
-begun it may be killed in that instant, and would be waited for."""
+"""How workflows call activities: by typed handles, because importing them would bring Polars into the sandbox; with the
+one retry policy for infrastructure, and a heartbeat timeout: every activity beats, the briefest too, as the worker that
+has begun it may be killed in that instant, and would be waited for."""
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
@@ -13,32 +14,88 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY
     from schemas.messages.base import Message
-    from schemas.messages.run import Notified, NotifyRequest
+    from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
+    from schemas.messages.partition import (
+        Answers,
+        AnswersRequest,
+        CloseRequest,
+        Holder,
+        HolderRequest,
+        Opened,
+        OpenRequest,
+        PartitionResult,
+        PublishRequest,
+    )
+    from schemas.messages.run import (
+        BudgetCheck,
+        BudgetVerdict,
+        FinaliseRequest,
+        Notified,
+        NotifyRequest,
+        Page,
+        PageRequest,
+        PlanRef,
+        PlanRequest,
+        RunResult,
+        SetLimits,
+        SetLimitsRequest,
+    )
+    from schemas.messages.schedule import FiringDecision, FiringRequest
 
-
+Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
-async def call(name: str, request: Message, result: type[R], *, within: timedelta = LONG, whole: bool = False) -> R:
+@dataclass(frozen=True)
+class Activity(Generic[Q, R]):
+    """An activity as a workflow knows it: its name, what it is given and what it returns."""
+
+    name: str
+    request: type[Q]
+    result: type[R]
+
+
+PLAN = Activity("plan", PlanRequest, PlanRef)
+READ_PAGE = Activity("read_page", PageRequest, Page)
+SET_LIMITS = Activity("set_limits", SetLimitsRequest, SetLimits)
+CHECK_BUDGET = Activity("reckon", BudgetCheck, BudgetVerdict)
+FINALISE = Activity("finalise", FinaliseRequest, RunResult)
+NOTIFY = Activity("notify", NotifyRequest, Notified)
+HOLDER = Activity("holder", HolderRequest, Holder)
+OPEN = Activity("open", OpenRequest, Opened)
+ANSWERS = Activity("answers", AnswersRequest, Answers)
+PUBLISH = Activity("publish", PublishRequest, PartitionResult)
+CLOSE = Activity("close", CloseRequest, PartitionResult)
+ENRICH = Activity("enrich_batch", BatchRequest, BatchResult)
+STEP_ROW = Activity("step_row", RowInput, StepResult)
+ASK = Activity("ask", FiringRequest, FiringDecision)
+# All of them: a worker registers an activity of each name and type.
+ACTIVITIES: tuple[Activity[Any, Any], ...] = (
+    PLAN, READ_PAGE, SET_LIMITS, CHECK_BUDGET, FINALISE, NOTIFY, HOLDER, OPEN, ANSWERS, PUBLISH, CLOSE, ENRICH,
+    STEP_ROW, ASK,
+)  # fmt: skip
+
+
+async def call(activity: Activity[Q, R], request: Q, *, within: timedelta = LONG, whole: bool = False) -> R:
     """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known;
     see `stop_if_cancelled`."""
     kind = workflow.ActivityCancellationType
     found = await workflow.execute_activity(
-        name,
+        activity.name,
         request,
-        result_type=result,
+        result_type=activity.result,
         start_to_close_timeout=within,
         heartbeat_timeout=HEARTBEAT,
         retry_policy=RETRY,
         cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if whole else kind.TRY_CANCEL,
     )
-    assert isinstance(found, result)
+    assert isinstance(found, activity.result)
     return found
 
 
-async def call_to_the_end(name: str, request: Message, result: type[R]) -> R:
+async def call_to_the_end(activity: Activity[Q, R], request: Q) -> R:
     """The same, for what must happen even when the workflow is cancelled: the activity never hears of the cancel."""
-    task = asyncio.ensure_future(call(name, request, result))
+    task = asyncio.ensure_future(call(activity, request))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -57,9 +114,9 @@ async def send_notification(request: NotifyRequest) -> None:
     """Tell a hook. One that cannot be told is named in the worker's log, and changes nothing."""
     with contextlib.suppress(ActivityError):
         await workflow.execute_activity(
-            "notify",
+            NOTIFY.name,
             request,
-            result_type=Notified,
+            result_type=NOTIFY.result,
             start_to_close_timeout=HOOK,
             schedule_to_close_timeout=2 * HOOK,
             retry_policy=HOOK_RETRY,

@@ -14,8 +14,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import call, cause_of
+    from pipeline.workflows.activity_calls import CHECK_BUDGET, call, cause_of
     from pipeline.workflows.policies import SHORT
+    from schemas.errors import BudgetReached
     from schemas.messages.base import RunRef
     from schemas.messages.run import BudgetCheck, BudgetShortfall, BudgetVerdict, Failure
 
@@ -53,7 +54,7 @@ class BudgetPause:
             self._go_on = False
             reckoned = await self._reckoned()
             if not reckoned.go_on:
-                self.paused = Failure(partition="", error="BudgetReached", message=reckoned.message)
+                self.paused = Failure(partition="", error=BudgetReached.__name__, message=reckoned.message)
                 say()
                 left = None if reckoned.until is None else max(reckoned.until - workflow.now(), timedelta(seconds=1))
                 with contextlib.suppress(TimeoutError):
@@ -68,7 +69,7 @@ class BudgetPause:
         needed = min(self._over_budget.values(), key=lambda shortage: (shortage.nanos, shortage.tokens))
         try:
             request = BudgetCheck(ref=self._ref, nanos=needed.nanos, tokens=needed.tokens)
-            return await call("reckon", request, BudgetVerdict, within=SHORT)
+            return await call(CHECK_BUDGET, request, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None

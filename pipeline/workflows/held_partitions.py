@@ -8,11 +8,11 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import call
+    from pipeline.workflows.activity_calls import HOLDER, call
     from pipeline.workflows.policies import SHORT
     from schemas import ids
     from schemas.messages.base import RunRef
-    from schemas.messages.partition import Holder, HolderRequest
+    from schemas.messages.partition import HolderRequest
 
 
 # The holder tells us when it is done; asking again is for one that was terminated and tells nobody.
@@ -45,7 +45,7 @@ class HeldPartitions:
         """The name of the run that holds it, as far as it can be told."""
         request = HolderRequest(ref=self._ref, partition=partition)
         try:
-            found = await call("holder", request, Holder, within=SHORT)
+            found = await call(HOLDER, request, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None

@@ -24,14 +24,24 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import call, call_to_the_end, cause_of, stop_if_cancelled
+    from pipeline.workflows.activity_calls import (
+        ANSWERS,
+        CLOSE,
+        ENRICH,
+        OPEN,
+        PUBLISH,
+        call,
+        call_to_the_end,
+        cause_of,
+        stop_if_cancelled,
+    )
     from pipeline.workflows.budget_pause import PartitionBudget
     from pipeline.workflows.row import RowWorkflow
     from schemas import ids
+    from schemas.errors import Cancelled, CommitConflict, by_code
     from schemas.messages.base import Outcome
     from schemas.messages.batch import BatchRequest, BatchResult, RowInput, RowsOfBatch, Spent
     from schemas.messages.partition import (
-        Answers,
         AnswersRequest,
         CloseRequest,
         Opened,
@@ -87,9 +97,11 @@ class PartitionWorkflow:
         except (ActivityError, ChildWorkflowError, asyncio.CancelledError) as exc:
             # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if is_cancelled_exception(exc):
-                return await self._close("cancelled", "Cancelled", "the run was cancelled", fence=True)
+                return await self._close("cancelled", Cancelled.__name__, "the run was cancelled", fence=True)
             error, message = cause_of(exc)
-            return await self._close("cancelled" if error == "Cancelled" else "failed", error, message, fence=False)
+            return await self._close(
+                "cancelled" if by_code(error) is Cancelled else "failed", error, message, fence=False
+            )
 
     async def _free(self) -> None:
         """Tell the runs that wait for this partition. One that has ended meanwhile needs no telling."""
@@ -119,7 +131,7 @@ class PartitionWorkflow:
             try:
                 return await self._publish(opened, receipts)
             except ActivityError as exc:
-                if cause_of(exc)[0] != "CommitConflict" or attempt == _REOPENS:
+                if by_code(cause_of(exc)[0]) is not CommitConflict or attempt == _REOPENS:
                     raise
                 lost_to = opened.base
         raise AssertionError("unreachable")
@@ -129,7 +141,7 @@ class PartitionWorkflow:
         request = OpenRequest(
             ref=given.ref, plan=given.plan, partition=given.partition, limit=given.rows, lost_to=lost_to
         )
-        return await call("open", request, Opened)
+        return await call(OPEN, request)
 
     def _parked(self) -> list[int]:
         """The batches with rows that hold the publication up until a person has answered; a rehearsal has none."""
@@ -149,7 +161,7 @@ class PartitionWorkflow:
         )  # fmt: skip
         since = workflow.now()
         try:
-            while (found := await call("answers", request, Answers)).missing:
+            while (found := await call(ANSWERS, request)).missing:
                 if request.tell:
                     await self._tell_run(found.missing)
                 request = request.model_copy(update={"tell": False})
@@ -218,7 +230,7 @@ class PartitionWorkflow:
         while True:
             self._short.at_work += 1
             try:
-                result = await call("enrich_batch", request, BatchResult, whole=True)
+                result = await call(ENRICH, request, whole=True)
                 self._spent += result.spent
                 if result.state == "short":
                     self._short.note(result.needed)
@@ -306,7 +318,7 @@ class PartitionWorkflow:
             rehearsal=given.rehearsal,
         )
         # Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed.
-        task = asyncio.ensure_future(call("publish", request, PartitionResult))
+        task = asyncio.ensure_future(call(PUBLISH, request))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError as cancelled:
@@ -328,7 +340,7 @@ class PartitionWorkflow:
             fence=workflow.uuid4().hex if fence else "",
         )
         try:
-            return await call_to_the_end("close", request, PartitionResult)
+            return await call_to_the_end(CLOSE, request)
         except ActivityError as exc:
             reason = f"{message}; closing it failed too: {cause_of(exc)[1]}"
             return PartitionResult(partition=given.partition, outcome=outcome, error=error, message=reason)

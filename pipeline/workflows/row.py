@@ -9,8 +9,8 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import call, stop_if_cancelled
-    from schemas.messages.batch import RowInput, RowResult, Spent, StepResult
+    from pipeline.workflows.activity_calls import STEP_ROW, call, stop_if_cancelled
+    from schemas.messages.batch import RowInput, RowResult, Spent
 
 _AGAIN = timedelta(seconds=0.5)
 _LONGEST = timedelta(minutes=1)
@@ -23,7 +23,7 @@ class RowWorkflow:
         pause = _AGAIN
         spent = Spent()
         while True:
-            step = await call("step_row", given, StepResult, whole=True)
+            step = await call(STEP_ROW, given, whole=True)
             spent += step.spent
             if step.state == "done":
                 return RowResult(spent=spent)

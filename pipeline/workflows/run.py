@@ -24,13 +24,23 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import call, call_to_the_end, cause_of
+    from pipeline.workflows.activity_calls import (
+        CLOSE,
+        FINALISE,
+        PLAN,
+        READ_PAGE,
+        SET_LIMITS,
+        call,
+        call_to_the_end,
+        cause_of,
+    )
     from pipeline.workflows.budget_pause import BudgetPause
     from pipeline.workflows.held_partitions import HeldPartitions
     from pipeline.workflows.notifications import Notifications
     from pipeline.workflows.partition import PartitionWorkflow
     from pipeline.workflows.policies import SHORT
     from schemas import ids
+    from schemas.errors import CanaryFailed, Cancelled, TooManyFailures, UsageError
     from schemas.manifest import Counts
     from schemas.messages.base import RunState
     from schemas.messages.partition import CloseRequest, ParkedPartition, PartitionInput, PartitionResult
@@ -123,7 +133,7 @@ class RunWorkflow:
 
     async def _plan(self) -> PlanRef:
         given = self._given
-        return await call("plan", PlanRequest(ref=given.ref, request=given.request, course=given.course), PlanRef)
+        return await call(PLAN, PlanRequest(ref=given.ref, request=given.request, course=given.course))
 
     @staticmethod
     def _with_window(plan: PlanRef, partitions: int | None) -> PlanRef:
@@ -134,7 +144,7 @@ class RunWorkflow:
     async def _read(self, number: int) -> Page:
         assert self._planned is not None
         request = PageRequest(ref=self._given.ref, plan=self._planned.key, page=number)
-        return await call("read_page", request, Page, within=SHORT)
+        return await call(READ_PAGE, request, within=SHORT)
 
     async def _continue(self, page: int) -> None:
         assert self._planned is not None
@@ -153,7 +163,7 @@ class RunWorkflow:
         if self._stop is None and seen.rejected > allowed * seen.rows_in:
             said = f"{seen.rejected:,} of the canary's {seen.rows_in:,} rows were rejected"
             message = f"{said}; limits.max_reject_rate is {allowed:.1%}. The rest was not begun; see: tandem rejects ls"
-            self._stop = Failure(partition="", error="CanaryFailed", message=message)
+            self._stop = Failure(partition="", error=CanaryFailed.__name__, message=message)
 
     # A page: a sliding window of children ---------------------------------------------------------------------------
 
@@ -199,7 +209,7 @@ class RunWorkflow:
             result = PartitionResult(
                 partition=planned.key,
                 outcome="cancelled" if cancelled else "failed",
-                error="Cancelled" if cancelled else type(cause).__name__,
+                error=Cancelled.__name__ if cancelled else type(cause).__name__,
                 message=str(cause),
             )
         finally:
@@ -228,13 +238,13 @@ class RunWorkflow:
         """What stops the run after a failure; those at work then may end."""
         if rehearsal:
             message = f"the canary failed: {failure.message} The rest was not begun."
-            return Failure(partition=failure.partition, error="CanaryFailed", message=message)
+            return Failure(partition=failure.partition, error=CanaryFailed.__name__, message=message)
         most = self._given.course.max_failures
         if most is None or self._totals.failed < most:
             return None
         failed = f"{self._totals.failed:,} of {self._totals.total:,} partitions failed"
         message = f"{failed}, and --max-failures is {most}; nothing new was begun."
-        return Failure(partition="", error="TooManyFailures", message=message)
+        return Failure(partition="", error=TooManyFailures.__name__, message=message)
 
     async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
         """Run the child. A partition that another run holds is waited for, outside of the window: then its `open`
@@ -268,7 +278,7 @@ class RunWorkflow:
             outcome="not_run",
             message=why,
         )
-        return await call("close", request, PartitionResult)
+        return await call(CLOSE, request)
 
     async def _start(
         self, planned: PlannedPartition, rehearsal: bool
@@ -314,7 +324,7 @@ class RunWorkflow:
             stop=self._stop,
             started_at=started,
         )
-        return await call_to_the_end("finalise", request, RunResult)
+        return await call_to_the_end(FINALISE, request)
 
     def _state(self) -> RunState:
         if self._cancelled:
@@ -338,7 +348,7 @@ class RunWorkflow:
     @workflow.update
     async def set_limits(self, asked: SetLimits) -> None:
         """Change windows while the run goes on. Workers learn of `rows_in_flight` from an object that they look at."""
-        await call("set_limits", SetLimitsRequest(ref=self._given.ref, limits=asked), SetLimits, within=SHORT)
+        await call(SET_LIMITS, SetLimitsRequest(ref=self._given.ref, limits=asked), within=SHORT)
         self._partitions = asked.partitions or self._partitions
         if self._planned is not None:
             self._planned = self._with_window(self._planned, asked.partitions)
@@ -438,4 +448,4 @@ async def _cancelled_child(
 
 
 def _refused(fact: str, hint: str) -> ApplicationError:
-    return ApplicationError(fact, hint, type="UsageError", non_retryable=True)
+    return ApplicationError(fact, hint, type=UsageError.__name__, non_retryable=True)

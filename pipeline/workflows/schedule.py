@@ -12,13 +12,13 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import call
+    from pipeline.workflows.activity_calls import ASK, call
     from pipeline.workflows.policies import fair_share
     from pipeline.workflows.run import STATE, RunWorkflow
     from schemas import ids
     from schemas.messages.base import RunRef
     from schemas.messages.run import RunInput, RunResult
-    from schemas.messages.schedule import FiringDecision, FiringRequest, ScheduledInput, ScheduledResult
+    from schemas.messages.schedule import FiringRequest, ScheduledInput, ScheduledResult
 
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
@@ -42,7 +42,7 @@ class ScheduledWorkflow:
             when=given.terms.when,
             seen=_seen(last, at),
         )
-        asked = await call("ask", request, FiringDecision)
+        asked = await call(ASK, request)
         if not asked.run:
             workflow.set_current_details(asked.note)
             known = last or ScheduledResult(at=at)

@@ -34,6 +34,14 @@ class Spent(Message):
         return Spent(calls=self.calls + other.calls, cost_usd=self.cost_usd + other.cost_usd)
 
 
+class Heartbeat(Message):
+    """What a batch at work has done so far; for who watches, as a heartbeat may get lost."""
+
+    rows: int = 0
+    calls: int = 0
+    cost_usd: float = 0.0
+
+
 class BatchResult(Message):
     """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
     drains, `rows` that have to be run one by one before (`placement: node`), or `short` of money: the next call may

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.screen.live import AtWork, RowRate, status
+from pipeline.cli.screen.live import RowRate, status
+from pipeline.client.work_in_progress import WorkInProgress
 from schemas.manifest import Usage
 from schemas.messages.run import Progress, Totals
 
@@ -21,7 +22,7 @@ def told(**changed: Any) -> Progress:
     ("budget", "spent"), [(None, "10 calls, 0.4000 USD, 1 rejected"), (1.0, "10 calls, 0.4000 USD of 1.00 USD, 1")]
 )
 def test_money_is_told_against_the_budget(budget: float | None, spent: str) -> None:
-    work = AtWork(told())
+    work = WorkInProgress(told())
     work.budget_usd = budget
     pace = RowRate()
     for at, rows in ((0.0, 0), (5.0, 10)):
@@ -33,4 +34,4 @@ def test_money_is_told_against_the_budget(budget: float | None, spent: str) -> N
 
 def test_before_there_is_a_plan_only_that_is_told() -> None:
     planning = told(rows_total=0, detail="planning")
-    assert status(planning, AtWork(planning), RowRate()) == "planning"
+    assert status(planning, WorkInProgress(planning), RowRate()) == "planning"

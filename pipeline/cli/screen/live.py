@@ -2,31 +2,27 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 from collections import deque
 from collections.abc import Iterator
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
-from temporalio.service import RPCError
+from temporalio.client import Client
 
 from pipeline.cli.screen.console import Screen, counted, err, failure, lasting, money, now, shown
 from pipeline.client.follow import follow
 from pipeline.client.start import Run
+from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
 from pipeline.limits import ledger
 from pipeline.limits.ledger import Ledger
 from pipeline.runs.progress import usage_so_far
-from schemas import ids
 from schemas.errors import ConnectionFailed, StoreError
 from schemas.messages.partition import PartitionResult
-from schemas.messages.run import Progress as Told
+from schemas.messages.run import Progress as RunProgress
 
 _LINE_EVERY_S = 30.0
 _PACE_OVER_S = 30.0
 _FIRST_ANSWER_S = 30.0
-_LOOKED_AT = 16
 _BUDGET_EVERY_S = 10.0
-_ANSWER_WITHIN = dt.timedelta(seconds=5)
 
 
 class WatchTimeout(Exception):
@@ -41,7 +37,7 @@ async def watch(
     run: Run, client: Client, screen: Screen, *, timeout_s: float | None = None, wait: bool = False
 ) -> None:
     """Follow a run to its end. Raises WatchTimeout, ConnectionFailed where no provider gave a first answer, and, unless
-    it is to `wait`, Broke."""
+    it is to `wait`, PausedByBudget."""
     view = _Live() if screen.live else _Lines(screen)
     pace, budget = RowRate(), _Budget(run)
     began = now()
@@ -49,16 +45,16 @@ async def watch(
         async with asyncio.timeout(timeout_s):
             with view.shown():
                 seen, answered = 0, False
-                async for told in follow(run):
-                    for result in told.finished[max(0, seen - told.finished_before) :]:
+                async for progress in follow(run):
+                    for result in progress.finished[max(0, seen - progress.finished_before) :]:
                         view.finished(result)
-                    seen = told.finished_before + len(told.finished)
-                    if told.stop is not None and not wait:
+                    seen = progress.finished_before + len(progress.finished)
+                    if progress.stop is not None and not wait:
                         raise PausedByBudget
-                    work = await _at_work(client, run, told)
+                    work = await work_in_progress(client, run, progress)
                     await budget.look(work)
                     pace.note(now(), work.rows)
-                    view.progress(told, work, pace)
+                    view.update(progress, work, pace)
                     answered = answered or bool(work.rows or work.calls)
                     if work.waiting and not answered and now() - began > _FIRST_ANSWER_S:
                         await _refuse_silence(run, work.waiting)
@@ -77,51 +73,6 @@ async def _refuse_silence(run: Run, waiting: str) -> None:
         )
 
 
-class AtWork:
-    """Where a run stands: what partitions report, and beyond it the last heartbeats of their batches; of rows that are
-    run by themselves (`placement: node`) what they spent once they have ended."""
-
-    def __init__(self, told: Told) -> None:
-        self.rows = told.rows_done
-        self.rejected = told.rejected
-        self.calls = told.totals.usage.calls
-        self.cost_usd = told.totals.usage.cost_usd
-        self.whole = len(_at_work_of(told)) <= _LOOKED_AT
-        self.budget_usd: float | None = None
-        self.waiting = ""
-
-    async def add(self, handle: WorkflowHandle[object, object]) -> None:
-        described = await handle.describe()
-        said = await handle.query("progress", result_type=Told, rpc_timeout=_ANSWER_WITHIN)
-        self.rows += said.rows_done
-        self.rejected += said.rejected
-        self.calls += said.spent.calls
-        self.cost_usd += said.spent.cost_usd
-        self.waiting = self.waiting or said.waiting
-        for pending in described.raw_description.pending_activities:
-            if pending.activity_type.name == "enrich_batch" and pending.HasField("heartbeat_details"):
-                beat = await described.data_converter.decode(pending.heartbeat_details.payloads, [int, int, float])
-                self.rows, self.calls, self.cost_usd = (
-                    self.rows + beat[0],
-                    self.calls + beat[1],
-                    self.cost_usd + beat[2],
-                )
-
-
-async def _at_work(client: Client, run: Run, told: Told) -> AtWork:
-    found = AtWork(told)
-    for partition in _at_work_of(told)[:_LOOKED_AT]:
-        handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
-        with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
-            await found.add(handle)
-    return found
-
-
-def _at_work_of(told: Told) -> list[str]:
-    """Its own partitions: of one that is held, the workflow of that id is another run's."""
-    return [partition for partition in told.running if partition not in told.held]
-
-
 class _Budget:
     """What a run may spend, looked up now and then, as it may be raised while the run goes on."""
 
@@ -130,7 +81,7 @@ class _Budget:
         self._looked_at = -_BUDGET_EVERY_S
         self._found: Ledger | None = None
 
-    async def look(self, work: AtWork) -> None:
+    async def look(self, work: WorkInProgress) -> None:
         """Before a run was carried on it had spent what partitions no longer tell, and the ledger still does."""
         if now() - self._looked_at >= _BUDGET_EVERY_S:
             self._looked_at = now()
@@ -175,13 +126,13 @@ class _Lines:
     def finished(self, result: PartitionResult) -> None:
         (self._screen.fault if result.error else self._screen.say)(line(result))
 
-    def progress(self, told: Told, work: AtWork, pace: RowRate) -> None:
-        waiting = told.stop.message if told.stop is not None else work.waiting
+    def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
+        waiting = progress.stop.message if progress.stop is not None else work.waiting
         news = bool(waiting) and waiting != self._waiting
         self._waiting = waiting
         if news or now() - self._said_at >= _LINE_EVERY_S:
             self._said_at = now()
-            self._screen.say(status(told, work, pace))
+            self._screen.say(status(progress, work, pace))
 
 
 class _Live:
@@ -199,21 +150,21 @@ class _Live:
     def finished(self, result: PartitionResult) -> None:
         self._bar.console.print(shown(line(result)), markup=False)
 
-    def progress(self, told: Told, work: AtWork, pace: RowRate) -> None:
+    def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
         if self._task is None:
             self._task = self._bar.add_task("planning", total=None)
-        said = shown(status(told, work, pace))
-        self._bar.update(self._task, description=said, total=told.rows_total or None, completed=work.rows)
+        said = shown(status(progress, work, pace))
+        self._bar.update(self._task, description=said, total=progress.rows_total or None, completed=work.rows)
 
 
-def status(told: Told, work: AtWork, pace: RowRate) -> str:
+def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
     """Where a run stands, in one line."""
-    if not told.rows_total:
-        return told.detail
-    rate, left = pace.rows_per_s, told.rows_total - work.rows
-    paused = "paused: " if told.state == "paused" else ""
-    parts = [f"{work.rows:,} of {told.rows_total:,} rows", f"{paused}{told.detail}"]
-    if told.state == "running":
+    if not progress.rows_total:
+        return progress.detail
+    rate, left = pace.rows_per_s, progress.rows_total - work.rows
+    paused = "paused: " if progress.state == "paused" else ""
+    parts = [f"{work.rows:,} of {progress.rows_total:,} rows", f"{paused}{progress.detail}"]
+    if progress.state == "running":
         parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
     spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
     least = "" if work.whole else "at least "

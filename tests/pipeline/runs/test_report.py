@@ -18,7 +18,7 @@ from schemas.manifest import Counts, Usage
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Outcome, RunRef, RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import FinaliseRequest, Page, PlannedPartition, Totals
-from schemas.plan import Decision, Selection
+from schemas.plan import Cause, Decision, Selection
 from tests.pipeline.jobs import Bench, rows
 
 NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -100,7 +100,10 @@ def test_a_plans_pages_fit_a_payload_however_long_its_keys_and_reasons(tmp_path:
     ref = RunRef(pipeline="tests", run="run-1", sink=bench.store.uri)
     decided = [
         Decision(
-            partition=f"a={'x' * 120}/b={'y' * 120}/c={n:0120}", run=n % 3 > 0, reason="stage changed " * 80, rows=n
+            partition=f"a={'x' * 120}/b={'y' * 120}/c={n:0120}",
+            run=n % 3 > 0,
+            causes=(Cause("stages", "stage changed " * 80),),
+            rows=n,
         )
         for n in range(1_000)
     ]

@@ -120,7 +120,7 @@ async def test_a_canary_that_breaks_a_check_ends_the_run(skipping: WorkflowEnvir
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(0, 60))
 def test_a_sample_is_spread_and_no_more_than_asked(sizes: list[int], asked: int) -> None:
-    decided = [Decision(partition=f"block={at:06d}", run=True, reason="", rows=n) for at, n in enumerate(sizes)]
+    decided = [Decision(partition=f"block={at:06d}", run=True, causes=(), rows=n) for at, n in enumerate(sizes)]
     found = sample(decided, asked)
     if not 0 < asked < sum(sizes):
         assert found == []

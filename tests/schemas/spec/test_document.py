@@ -45,10 +45,10 @@ def bomb() -> str:
     ],
 )
 def test_harm_is_refused_at_once_with_the_line(text: str, said: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(SpecError, match=r"^spec") as caught:
         parse_document(text)
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
     assert said in caught.value.message
 
 
