@@ -20,16 +20,16 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from pipeline.client import known_pipelines
 from pipeline.client.connection import connected
 from pipeline.client.follow import follow, running_report
+from pipeline.client.known_pipelines import DEFAULT_SPEC
 from pipeline.client.preflight import preflight, read_spec
-from pipeline.client.start import Run, find_or_start
-from pipeline.limits.budget import refuse_unpriced
+from pipeline.client.start import Run
+from pipeline.operations.run import Order, final_report, prepare, start, working_on
 from pipeline.outputs.scan import scan
 from pipeline.planning import builder
 from pipeline.planning.job import Ready
-from pipeline.runs.report import Report, as_json, load_report
+from pipeline.runs.report import as_json
 from pipeline.settings import home_of
 from schemas.errors import TandemError, UsageError
 from schemas.plan import Decision, Reprocess, Selection
@@ -80,9 +80,16 @@ def run(
         reprocess=reprocess,
         limit_rows=limit_rows,
     )
-    ready = _ready(spec, frame, base)
-    refuse_unpriced(ready.job.spec, max_cost_usd)
-    return _wait(_run(ready, selection, name, max_cost_usd))
+    found, folder = _spec_of(spec, frame, base)
+    order = Order(
+        spec=found,
+        base=folder,
+        selection=selection,
+        spec_path=folder / DEFAULT_SPEC,
+        name=name,
+        max_cost_usd=max_cost_usd,
+    )
+    return _wait(_run(order))
 
 
 def plan(
@@ -101,6 +108,11 @@ def check(spec: AnySpec, *, frame: Any = None, base: str | Path | None = None) -
 
 
 def _ready(spec: AnySpec, frame: Any, base: str | Path | None) -> Ready:
+    return preflight(*_spec_of(spec, frame, base))
+
+
+def _spec_of(spec: AnySpec, frame: Any, base: str | Path | None) -> tuple[Spec, Path]:
+    """The spec, with the table as its source where one is given, and the folder that its paths start from."""
     folder = Path(base) if base is not None else Path.cwd()
     if isinstance(spec, str | Path):
         found, folder = read_spec(Path(spec))
@@ -113,7 +125,7 @@ def _ready(spec: AnySpec, frame: Any, base: str | Path | None) -> Ready:
         found = spec_from_mapping(given, base=folder)
     if frame is not None:
         found = _with_frame(found, frame, folder)
-    return preflight(found, folder.absolute())
+    return found, folder.absolute()
 
 
 def _with_frame(spec: Spec, frame: Any, folder: Path) -> Spec:
@@ -152,29 +164,18 @@ def _polars(frame: Any) -> pl.DataFrame:
     return made
 
 
-async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_usd: float | None) -> Result:
-    from pipeline.worker import working
-
+async def _run(order: Order) -> Result:
+    ready = await asyncio.to_thread(prepare, order)
     decided = await asyncio.to_thread(
-        lambda: list(builder.decisions(ready.job, ready.store, selection, dt.datetime.now(dt.UTC)))
+        lambda: list(builder.decisions(ready.job, ready.store, order.selection, dt.datetime.now(dt.UTC)))
     )
-    known_pipelines.remember(ready, ready.base / known_pipelines.DEFAULT_SPEC)
     async with connected(ready.base) as found:
-        wanted = {d.partition for d in decided if d.run}
-        following = await find_or_start(found, ready, selection, name, wanted, max_cost_usd=max_cost_usd)
+        run = await start(found, ready, order, {d.partition for d in decided if d.run})
         over_budget = False
-        if following.handle is not None:
-            if found.embedded is not None:
-                async with working(found.client, found.queue(ready.spec.name)):
-                    over_budget = await _followed(following)
-            else:
-                over_budget = await _followed(following)
-    if over_budget:
-        report: Report | None = await asyncio.to_thread(running_report, following)
-    else:
-        report = await asyncio.to_thread(load_report, ready.store, following.request.run)
-    if report is None:
-        raise TandemError(f"the run {following.request.run!r} left no report", hint="Run it again to carry on.")
+        if run.handle is not None:
+            async with working_on(found, ready.spec.name):
+                over_budget = await _followed(run)
+    report = await asyncio.to_thread(running_report, run) if over_budget else await final_report(run)
     try:
         frame = await asyncio.to_thread(scan, ready.store)
     except TandemError:
@@ -184,8 +185,8 @@ async def _run(ready: Ready, selection: Selection, name: str | None, max_cost_us
 
 async def _followed(run: Run) -> bool:
     """To its end, or, True, until its budget has stopped it."""
-    async for told in follow(run):
-        if told.stop is not None:
+    async for progress in follow(run):
+        if progress.stop is not None:
             return True
     return False
 

@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.commands.find_run import IDLE, all_runs, find_run, report_of
 from pipeline.cli.screen.console import InterruptedByUser, Screen, money
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import summary
@@ -12,6 +11,7 @@ from pipeline.cli.screen.run_report import show_story, story_of
 from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.start import Run
+from pipeline.operations.find_run import IDLE, all_runs, find_run, report_of
 from pipeline.runs.report import Report, as_json, exit_code
 
 

@@ -1,9 +1,7 @@
 """`tandem run`: preflight, what it would cost, start or join, follow, and what came out."""
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,20 +12,19 @@ from pipeline.cli.environment import command_in, dev_is_up
 from pipeline.cli.screen.console import InterruptedByUser, Screen
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import show_result, summary
-from pipeline.client import known_pipelines
 from pipeline.client.connection import Connection, connected
-from pipeline.client.follow import running_report, status_of_run
-from pipeline.client.preflight import preflight, read_spec, sink_of
-from pipeline.client.start import Run, check_name, find_or_start
+from pipeline.client.follow import running_report
+from pipeline.client.preflight import read_spec, sink_of
+from pipeline.client.start import Run
 from pipeline.estimates.preview import Preview, preview, selection_of_saved_plan
 from pipeline.limits import budget
+from pipeline.operations.run import Order, completed_report, final_report, prepare, start, working_on
 from pipeline.planning.job import Ready
-from pipeline.runs import requests
 from pipeline.runs.progress import live_report
-from pipeline.runs.report import Report, as_json, exit_code, load_report
+from pipeline.runs.report import Report, as_json, exit_code
 from pipeline.settings import temporal_configured
 from pipeline.stores import Store
-from schemas.errors import TandemError, UsageError
+from schemas.errors import UsageError
 from schemas.messages.run import RunOptions
 from schemas.plan import Selection
 from schemas.spec.sections import Spec
@@ -51,9 +48,16 @@ class RunFlags:
     max_cost_usd: float | None = None
     course: RunOptions = field(default_factory=RunOptions)
 
-
-class RunEnded(TandemError):
-    """A run's workflow was ended from outside, by Temporal's own means."""
+    def order(self, spec: Spec, base: Path) -> Order:
+        return Order(
+            spec=spec,
+            base=base,
+            selection=self.selection,
+            spec_path=self.spec,
+            name=self.name,
+            options=self.course,
+            max_cost_usd=self.max_cost_usd,
+        )
 
 
 async def run_command(options: RunFlags, screen: Screen) -> int:
@@ -67,28 +71,21 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
     if options.plan is not None:
         selection = await asyncio.to_thread(selection_of_saved_plan, spec, sink_of(spec, base), options.plan)
         options = replace(options, selection=selection)
-    if options.name is not None:
-        check_name(options.name)
     if options.detach:
         _refuse_detached(base)
     _refuse_unasked(options, screen)
-    done = await asyncio.to_thread(_completed, spec, base, options)
+    order = options.order(spec, base)
+    done = await asyncio.to_thread(completed_report, order)
     if done is not None:
         store, report = done
         screen.say(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
-    ready = await asyncio.to_thread(preflight, spec, base)
-    budget.refuse_unpriced(ready.job.spec, options.max_cost_usd)
+    ready = await asyncio.to_thread(prepare, order)
     outlook = await asyncio.to_thread(preview, ready, options.selection)
     _say_plan(ready, outlook, options.max_cost_usd, screen)
     _ask(outlook, options, screen)
-    if options.spec is not None:
-        known_pipelines.remember(ready, options.spec)
     async with connected(base) as found:
-        wanted = {decision.partition for decision in outlook.found.running}
-        run = await find_or_start(
-            found, ready, options.selection, options.name, wanted, options.course, options.max_cost_usd
-        )
+        run = await start(found, ready, order, {decision.partition for decision in outlook.found.running})
         say_run(run, found, base, screen)
         if options.detach:
             return _detached(run, base, screen)
@@ -97,9 +94,9 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
 
 async def followed(run: Run, found: Connection, spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
     """Work on a run where nobody else does, follow it to its end, show what came of it."""
-    async with _worker(found, spec.name, options):
+    async with working_on(found, spec.name, with_worker=options.with_worker):
         code = await _watched(run, found, base, options, screen)
-    return await _ended(run, spec, screen) if code is None else code
+    return await shown(await final_report(run), run.store, spec, screen) if code is None else code
 
 
 def _refuse_detached(base: Path) -> None:
@@ -118,19 +115,6 @@ def _refuse_unasked(options: RunFlags, screen: Screen) -> None:
 
 def _can_ask(screen: Screen) -> bool:
     return sys.stdin.isatty() and screen.live
-
-
-def _completed(spec: Spec, base: Path, options: RunFlags) -> tuple[Store, Report] | None:
-    """The report of a named run that is completed already. Raises NameTaken where that was another request."""
-    if options.name is None:
-        return None
-    store = sink_of(spec, base)
-    request = requests.load_request(store, options.name)
-    report = load_report(store, options.name) if request is not None else None
-    if request is None or report is None or report.state != "completed":
-        return None
-    requests.write_request(store, spec, base, options.selection, options.name)
-    return store, report
 
 
 async def _watched(run: Run, found: Connection, base: Path, options: RunFlags, screen: Screen) -> int | None:
@@ -220,29 +204,6 @@ async def report_budget_pause(run: Run, screen: Screen) -> int:
         if screen.quiet and report.stop is not None:
             screen.fault(report.stop.message)
     return exit_code(report)
-
-
-@contextlib.asynccontextmanager
-async def _worker(found: Connection, pipeline: str, options: RunFlags) -> AsyncIterator[None]:
-    """A worker in this process where the embedded server is used, or `--with-worker` asks for one."""
-    if found.embedded is None and not options.with_worker:
-        yield
-        return
-    from pipeline.worker import working
-
-    async with working(found.client, found.queue(pipeline)):
-        yield
-
-
-async def _ended(run: Run, spec: Spec, screen: Screen) -> int:
-    report = await asyncio.to_thread(load_report, run.store, run.request.run)
-    if report is None:
-        status = await status_of_run(run)
-        said = status.name.lower() if status else "gone"
-        raise RunEnded(
-            f"The run {run.request.run!r} was ended from outside ({said}).", hint="Run it again to carry on."
-        )
-    return await shown(report, run.store, spec, screen)
 
 
 async def shown(report: Report, store: Store, spec: Spec, screen: Screen) -> int:

@@ -1,0 +1,125 @@
+"""Pause, resume, cancel and change a live run."""
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+
+from pipeline.client.connection import Connection, connected
+from pipeline.client.follow import progress_of
+from pipeline.client.open_runs import OpenRun, open_run
+from pipeline.embedded.server import EmbeddedServer
+from pipeline.limits import budget
+from pipeline.runs import requests
+from pipeline.runs.report import load_report
+from pipeline.settings import expanded, home_of, temporal_configured
+from pipeline.stores import Store
+from pipeline.workflows.activity_calls import cause_of
+from pipeline.workflows.run import RunWorkflow
+from schemas.errors import ConnectionFailed, UsageError
+from schemas.messages.run import SetLimits
+from schemas.plan import RunRequest
+
+_ANSWER_WITHIN = dt.timedelta(seconds=15)
+_LOOKS = 50
+_LOOK_EVERY_S = 0.1
+
+
+async def pause(found: Connection | None, store: Store, request: RunRequest, reason: str) -> bool:
+    """Begin nothing new; batches at work finish. Returns whether a worker has taken it within some seconds. Raises
+    UsageError for a run that has ended, ConnectionFailed."""
+    run = await live_run(found, store, request)
+    await run.handle.signal(RunWorkflow.pause, reason)
+    for _ in range(_LOOKS):
+        standing = await open_run(found.client, store, request) if found else None
+        if standing is None or standing.paused:  # one that ended meanwhile counts
+            return True
+        await asyncio.sleep(_LOOK_EVERY_S)
+    return False
+
+
+async def raise_budget(store: Store, request: RunRequest, max_cost_usd: float) -> None:
+    """Write down another budget for a run that is not completed. Raises SpecError, UsageError."""
+    report = await asyncio.to_thread(load_report, store, request.run)
+    if report is not None and report.state == "completed":
+        return
+    spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
+    budget.refuse_unpriced(expanded(spec), max_cost_usd)
+    await asyncio.to_thread(budget.raise_to, store, request.run, max_cost_usd)
+
+
+async def resume(found: Connection | None, store: Store, request: RunRequest) -> bool:
+    """Let a paused run go on. Returns whether a worker is at work on it; where none is, somebody has to bring one."""
+    run = await open_run(found.client, store, request) if found else None
+    if run is None:
+        return False
+    await run.handle.signal(RunWorkflow.resume)
+    return temporal_configured() or await progress_of(run.handle) is not None
+
+
+@contextlib.asynccontextmanager
+async def cancelled(base: Path, store: Store, request: RunRequest) -> AsyncIterator[Connection]:
+    """Cancel, and wait until the run has ended: then nothing is committed any more. On the embedded server a run may be
+    open that nothing works on; then a worker is brought that closes it, and asks no model. Raises UsageError for a run
+    that has ended."""
+    if await asyncio.to_thread(load_report, store, request.run) and not _server_is_up(base):
+        raise has_ended(request)
+    async with connected(base) as found:
+        run = await open_run(found.client, store, request)
+        if run is None:
+            raise has_ended(request)
+        await run.handle.cancel()
+        async with _closing(found, request):
+            await run.handle.result()
+        yield found
+
+
+async def set_limits(found: Connection | None, store: Store, request: RunRequest, limits: SetLimits) -> None:
+    """Change a live run. Raises UsageError where the run refuses, ConnectionFailed where no worker answers."""
+    run = await live_run(found, store, request)
+    try:
+        await run.handle.execute_update(RunWorkflow.set_limits, limits, rpc_timeout=_ANSWER_WITHIN)
+    except WorkflowUpdateFailedError as exc:
+        raise UsageError(cause_of(exc.cause or exc)[1]) from None
+    except WorkflowUpdateRPCTimeoutOrCancelledError:
+        raise ConnectionFailed(
+            f"No worker answers for {request.run!r} just now.", hint="Try again when one is at work on it."
+        ) from None
+
+
+async def live_run(found: Connection | None, store: Store, request: RunRequest) -> OpenRun:
+    """A run that is open. Raises UsageError, ConnectionFailed."""
+    if await asyncio.to_thread(load_report, store, request.run) and found is None:
+        raise has_ended(request)
+    if found is None:
+        raise ConnectionFailed(
+            "No Temporal server runs here, so nothing works on this run.",
+            hint=f"Carry it on with: tandem runs resume {request.run}; or end it: tandem runs cancel {request.run}",
+        )
+    run = await open_run(found.client, store, request)
+    if run is None:
+        raise has_ended(request)
+    return run
+
+
+def has_ended(request: RunRequest) -> UsageError:
+    return UsageError(f"The run {request.run!r} has ended.", hint=f"See: tandem runs show {request.run}")
+
+
+def _server_is_up(base: Path) -> bool:
+    return temporal_configured() or EmbeddedServer.running(home_of(base)) is not None
+
+
+@contextlib.asynccontextmanager
+async def _closing(found: Connection, request: RunRequest) -> AsyncIterator[None]:
+    if found.embedded is None:
+        yield
+        return
+    from pipeline.worker import working  # a second of imports, which pausing and asking need not pay
+
+    async with working(found.client, found.queue(request.pipeline)) as worker:
+        worker.drain()  # batches are handed back unasked; partitions are fenced and the run is closed
+        yield

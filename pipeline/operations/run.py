@@ -1,0 +1,92 @@
+"""Run a pipeline: look before money, start or join, work, follow, report. One road for the command line and Python."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.client import known_pipelines
+from pipeline.client.connection import Connection
+from pipeline.client.follow import status_of_run
+from pipeline.client.preflight import preflight, sink_of
+from pipeline.client.start import Run, check_name, find_or_start
+from pipeline.limits import budget
+from pipeline.planning.job import Ready
+from pipeline.runs import requests
+from pipeline.runs.report import Report, load_report
+from pipeline.stores import Store
+from pipeline.worker import working
+from schemas.errors import TandemError
+from schemas.messages.run import RunOptions
+from schemas.plan import Selection
+from schemas.spec.sections import Spec
+
+
+class RunEnded(TandemError):
+    """A run's workflow was ended from outside, by Temporal's own means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a person asks for. `base` is the folder of relative paths; `spec_path`: by which file this folder
+    shall know the pipeline from now on, None for a run whose spec was frozen before."""
+
+    spec: Spec
+    base: Path
+    selection: Selection
+    spec_path: Path | None = None
+    name: str | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+    max_cost_usd: float | None = None
+
+
+def completed_report(order: Order) -> tuple[Store, Report] | None:
+    """The report of a named run that is completed already. Raises NameTaken where that was another request, UsageError
+    for what is no name."""
+    if order.name is None:
+        return None
+    check_name(order.name)
+    store = sink_of(order.spec, order.base)
+    request = requests.load_request(store, order.name)
+    report = load_report(store, order.name) if request is not None else None
+    if request is None or report is None or report.state != "completed":
+        return None
+    requests.write_request(store, order.spec, order.base, order.selection, order.name)
+    return store, report
+
+
+def prepare(order: Order) -> Ready:
+    """All that can be wrong before money. Raises UsageError, ConnectionFailed, StoreError."""
+    ready = preflight(order.spec, order.base)
+    budget.refuse_unpriced(ready.job.spec, order.max_cost_usd)
+    return ready
+
+
+async def start(found: Connection, ready: Ready, order: Order, partitions: set[str]) -> Run:
+    """Start the run, or join or resume the one that is asked for. `partitions`: what it is about to work on. Raises
+    NameTaken."""
+    if order.spec_path is not None:
+        known_pipelines.remember(ready, order.spec_path)
+    return await find_or_start(found, ready, order.selection, order.name, partitions, order.options, order.max_cost_usd)
+
+
+@contextlib.asynccontextmanager
+async def working_on(found: Connection, pipeline: str, *, with_worker: bool = False) -> AsyncIterator[None]:
+    """Work on a pipeline's runs in this process where the embedded server is used, or where `with_worker` asks for it;
+    elsewhere workers of their own do."""
+    if found.embedded is None and not with_worker:
+        yield
+        return
+    async with working(found.client, found.queue(pipeline)):
+        yield
+
+
+async def final_report(run: Run) -> Report:
+    """The report of a run that has ended. Raises RunEnded where its workflow was ended before it could write one."""
+    report = await asyncio.to_thread(load_report, run.store, run.request.run)
+    if report is None:
+        status = await status_of_run(run) if run.handle is not None else None
+        how = status.name.lower() if status else "gone"
+        raise RunEnded(f"The run {run.request.run!r} was ended from outside ({how}).", hint="Run it again to carry on.")
+    return report
