@@ -25,7 +25,7 @@ from tests.harness.model_server import ModelServer
 from tests.harness.servers import TemporalServer
 
 # Two checkouts are needed, and real seconds.
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(400)]
 ROWS = 60
 IN_FLIGHT = 6
 LATENCY_MS = 400
@@ -87,11 +87,18 @@ def the_old(program: str) -> Iterator[None]:
 
 def kill_all(folder: Path) -> None:
     """SIGKILL for the command, its worker, and the embedded server with its supervisor: all that work in a folder."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.environ().get("TANDEM_HOME") == str(folder / ".home"):
+
+    def is_ours(process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("TANDEM_HOME") == str(folder / ".home")
+        except psutil.Error:
+            return False  # somebody else's, or gone, or a child of ours that has not been waited for
+
+    while ours := [process for process in psutil.process_iter() if is_ours(process)]:
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-                process.wait(10)
+        time.sleep(0.1)
 
 
 def half_done(model: ModelServer) -> None:
@@ -157,6 +164,7 @@ def test_dev_of_the_old_version_drains_and_dev_of_the_new_one_goes_on(
     half_done(model)
     assert dev.end(signal.SIGTERM).code == 0, dev.err
     with project.start("dev") as new:
+        eventually(lambda: "Temporal: " in new.out, "the new dev is up")
         report = project.tandem("runs", "watch", "moved", "--json", timeout_s=120).ok().json
         new.end(signal.SIGTERM)
     check(project, model, report, again=0)
