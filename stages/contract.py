@@ -4,7 +4,8 @@ A graph stage reads `reads`, writes `fields`, and never sees another row. Its fi
 an answer; two stages of one fingerprint give the same answers to the same rows.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,7 +15,7 @@ import pyarrow as pa
 from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
-from schemas.errors import SpecError
+from schemas.errors import PartitionError, SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField
 from schemas.spec.loading import option_sentences
@@ -89,16 +90,27 @@ class GraphStage:
     limiter: Limiter
     context: Any = None
     calls: tuple[int, int | None] = (0, None)  # of a model, that a row takes at least and at most; None: who knows
+    is_barrier: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def may_drop_rows(self) -> bool:
+        """Whether a rejected row leaves the table."""
+        return self.spec.on_reject == "drop"
 
     def columns_after(self, before: pa.Schema) -> pa.Schema:
         """The columns after this stage: inputs, then outputs; a replaced column keeps its place."""
         out = {f.name: f for f in before if f.name not in self.spec.drop}
         out.update({f.name: f for f in arrow_fields(self.fields)})
         return pa.schema(list(out.values()))
+
+    def known_after(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What is known behind this stage of rows that it has not answered yet, or of which an earlier answer is still
+        to come: not what it writes."""
+        return rows.drop(*self.fields, *self.spec.drop, strict=False)
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,10 @@ class TableStage:
 
     With `run_on_partition` the stage is a barrier: it waits for the whole partition, which lies in a local Parquet
     file, and its result is written as it comes. Where it keeps no ROW (`keeps_rows` false), every row that reached it
-    counts as ok."""
+    counts as ok.
+
+    `apply_reads` names the columns, beside ROW, from which `apply` makes all that it makes; None: it needs every one.
+    """
 
     spec: StageSpec
     columns: pa.Schema
@@ -120,16 +135,45 @@ class TableStage:
     columns_checked: Mapping[str, frozenset[str]] = field(default_factory=dict)
     run_on_partition: Callable[[Path], pl.LazyFrame] | None = None
     keeps_rows: bool = True
+    apply_reads: frozenset[str] | None = None
+    reads: ClassVar[tuple[str, ...]] = ()  # of a row, to ask about it: nothing is asked
+    fields: ClassVar[Mapping[str, OutputField]] = {}
+    may_drop_rows: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         return self.spec.name
 
+    @property
+    def is_barrier(self) -> bool:
+        """Whether the stage waits for the whole partition."""
+        return self.run_on_partition is not None
+
     def columns_after(self, before: pa.Schema) -> pa.Schema:
         return self.columns
 
+    def known_after(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What is known behind this stage of rows of which an earlier answer is still to come. Where `apply` needs more
+        than is known, only that they exist, or may."""
+        if self.apply_reads is not None and self.apply_reads <= set(rows.columns):
+            return self.apply(rows)
+        return rows.select(ROW)
+
 
 AnyStage = GraphStage | TableStage
+
+
+def graph_stages(stages: Iterable[AnyStage]) -> list[GraphStage]:
+    """Those that enrich rows by a graph, in order."""
+    return [stage for stage in stages if isinstance(stage, GraphStage)]
+
+
+def query_failed(where: str, exc: Exception) -> PartitionError:
+    """The error of a table stage whose query Polars refuses: what it says, as far as it holds no values of rows."""
+    fact = re.split(r" for | in column|: \[", str(exc).splitlines()[0])[0]
+    return PartitionError(
+        f"{where}: the query failed on these rows: {fact}.", hint="Where a cast may fail, use TRY_CAST."
+    )
 
 
 def check_outputs(build: Build, fields: Mapping[str, OutputField]) -> None:

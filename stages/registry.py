@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from schemas.errors import RowError, SpecError
 from schemas.spec.sections import Spec, Stage
-from stages.contract import Answered, AnyStage, Build, GraphStage, TableStage
+from stages.contract import Answered, AnyStage, Build, GraphStage
 from stages.graphs import agent, cascade, classify, custom, embed, extract, judge, research, summarize, translate
 from stages.models.factory import ModelServices
 from stages.tables import aggregate, checks, dedupe, explode, sample, sql
@@ -57,8 +57,7 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
 
 def _refuse_behind_barrier(wanted: Build, built: AnyStage, before: list[AnyStage]) -> None:
     """Only tables may follow what waits for the whole partition, as that runs once all rows are answered."""
-    waiting = [stage.name for stage in before if isinstance(stage, TableStage) and stage.run_on_partition is not None]
-    barrier = waiting[0] if waiting else None
+    barrier = next((stage.name for stage in before if stage.is_barrier), None)
     if barrier is None:
         return
     if isinstance(built, GraphStage):

@@ -7,7 +7,7 @@ import orjson
 from schemas import digests
 from schemas.digests import digest
 from schemas.spec.sections import Spec
-from stages.contract import AnyStage, Build, GraphStage, Options
+from stages.contract import AnyStage, Build, Options
 from stages.models.answer_format import AnswerFormat
 from stages.models.factory import model_identity
 from stages.user_code import code_digest
@@ -51,11 +51,7 @@ def code_digests(spec: Spec) -> dict[str, str]:
 def shape_of(stage: AnyStage) -> str:
     """A digest of all that shapes its part of the output: its answers, and what is done with them."""
     spec = stage.spec
-    limits = (
-        "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
-        if isinstance(stage, GraphStage)
-        else ""
-    )
+    limits = "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
     return digests.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
 
 
@@ -63,13 +59,12 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
     """Digests of what a user may change about a stage; `options` is all that has no name of its own. They explain a
     difference, and decide nothing."""
     spec = stage.spec
-    fields = stage.fields if isinstance(stage, GraphStage) else {}
     named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query"}
     said: dict[str, object] = {
         "version": spec.version,
         "prompt": [spec.system, spec.prompt],
         "model": {role: model_identity(choice, spec.params).decode() for role, choice in spec.model.items()},
-        "output": {name: field.model_dump() for name, field in fields.items()},
+        "output": {name: field.model_dump() for name, field in stage.fields.items()},
         "code": code,
         "query": spec.query,
         "options": spec.model_dump(exclude=named),

@@ -46,11 +46,11 @@ async def enrich_batch(
                     left = await asyncio.to_thread(work.left_to_run, stage, store, folder, number, known)
                     if left is not None:
                         return Enriched(by_row=left)
-                outcome = await run_graph_stage(stage, work.frame, work.current_ids(), context)
+                outcome = await run_graph_stage(stage, work.table.frame, work.current_ids(), context)
                 if not outcome.finished:
                     return Enriched(stopped=outcome.stopped, drained=outcome.drained)
-                await asyncio.to_thread(work.take, stage, outcome)
-                work.share(stage, outcome, context.journal.known.calls)
+                await asyncio.to_thread(work.take, stage, outcome.done)
+                work.share(stage, outcome.done, context.journal.known.calls)
             else:
                 await asyncio.to_thread(work.apply, stage)
     finally:
@@ -61,6 +61,3 @@ async def enrich_batch(
     content = hashlib.sha256(data).hexdigest()
     await asyncio.to_thread(store.put_absent, ids.staged(folder, number, "receipt", content, "json"), data)
     return Enriched(receipt=content, counts=receipt.counts, parked=receipt.parked)
-
-
-# Answers as columns ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The batch's table on its way through the stages, and what became of each source row."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,10 +16,10 @@ from pipeline.stores import Store
 from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
-from schemas.tables import answer_columns, conform, stored_schema
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
-from stages.execution.batch import ID, StageOutcome, unsettled
+from stages.execution.batch import ID, answer_of, unsettled
 from stages.execution.provenance import RowProvenance
+from stages.execution.row_flow import RejectedRow, RowTable, apply_stage, take_answers
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
 from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
@@ -33,8 +33,7 @@ class BatchTable:
         self.run = run
         self.source = rows
         self.ids = row_ids(rows, job.spec.source.key)
-        self.frame = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
-        self.columns = job.snapshot.schema
+        self.table = RowTable.of_source(rows, job.snapshot.schema)
         self.rejects: list[tuple[int, dict[str, Any]]] = []
         self.answered: dict[int, list[tuple[GraphStage, RowRecord]]] = {}
         self.pending: dict[int, list[dict[str, Any]]] = {}
@@ -48,47 +47,40 @@ class BatchTable:
         self.provenance = RowProvenance() if job.spec.sink.provenance == "columns" else None
 
     def current_ids(self) -> list[str]:
-        return [self.ids[at] for at in self.frame[ROW].to_list()]
+        return [self.ids[at] for at in self.table.positions]
 
     def left_to_run(
         self, stage: GraphStage, store: Store, folder: str, number: int, known: Known
     ) -> RowsOfBatch | None:
         """The rows that the stage has not settled, where each of them is a workflow of its own."""
-        left = unsettled(stage, self.frame, self.current_ids(), known)
+        left = unsettled(stage, self.table.frame, self.current_ids(), known)
         if not left.height:
             return None
         staged = stage_table(store, folder, number, "rows", left.to_arrow())
         return RowsOfBatch(stage=stage.name, rows=staged.key, ids=tuple(left[ID]))
 
-    def take(self, stage: GraphStage, outcome: StageOutcome) -> None:
-        """Join answers to rows; pending rows leave, rejected ones too, or stay with null outputs."""
-        positions = self.frame[ROW].to_list()
-        values = self.frame.select(stage.reads)
-        answers: list[dict[str, Any] | None] = []
-        kept: list[bool] = []
-        for here, (at, record) in enumerate(zip(positions, outcome.records, strict=True)):
-            assert record is not None
+    def take(self, stage: GraphStage, records: Sequence[RowRecord]) -> None:
+        """Join a graph stage's answers to the rows, and account for each of them."""
+        values = self.table.frame.select(stage.reads)
+        for place, (at, record) in enumerate(zip(self.table.positions, records, strict=True)):
             self._count(at, record)
             if self.provenance is not None:
                 self.provenance.add(at, self.ids[at], stage, record)
             if record.status == "ok":
-                answers.append(orjson.loads(record.answer or "{}"))
-                kept.append(True)
                 self.answered.setdefault(at, []).append((stage, record))
             elif record.status == "pending":
-                self._park(at, stage, record, values.row(here, named=True) if stage.reads else {})
-                answers.append(None)
-                kept.append(False)
+                self._park(at, stage, record, values.row(place, named=True) if stage.reads else {})
             else:
                 self._reject(at, stage, record)
-                answers.append(None)
-                kept.append(stage.spec.on_reject == "null")
-        columns = answer_columns(answers, stage.fields)
-        frame = self.frame.with_columns(pl.Series(name, values) for name, values in columns.items())
-        frame = frame.filter(pl.Series(kept, dtype=pl.Boolean))
-        if self.pending:  # all that was made of a source row waits for it
-            frame = frame.filter(~pl.col(ROW).is_in(list(self.pending)))
-        self._after(stage.columns_after(self.columns), frame)
+        self.table = take_answers(stage, self.table, [answer_of(record) for record in records]).table
+
+    def apply(self, stage: TableStage) -> None:
+        """Apply a table stage, and account for the rows that it has a reason against."""
+        step = apply_stage(stage, self.table)
+        positions = self.table.positions
+        for reject in step.rejected:
+            self._refuse(positions[reject.place], stage, reject)
+        self.table = step.table
 
     def _count(self, at: int, record: RowRecord) -> None:
         """Where an answer came from: another run's journal, an equal row of this run (which a row that
@@ -100,13 +92,13 @@ class BatchTable:
         else:
             self.asked.add(at)
 
-    def share(self, stage: GraphStage, outcome: StageOutcome, calls: Mapping[CallKey, CallRecord]) -> None:
+    def share(self, stage: GraphStage, records: Sequence[RowRecord], calls: Mapping[CallKey, CallRecord]) -> None:
         """Which model answered how many rows, where the stage's models take turns; and what each was asked for them, as
         far as the journal has it at hand."""
-        answered = {record.key: record for record in outcome.records if record is not None and _taken(record)}
+        answered = {record.key: record for record in records if _taken(record)}
         if not answered:
             return
-        rows = Counter(record.key for record in outcome.records if record is not None)
+        rows = Counter(record.key for record in records)
         roles = {choice.name: role for role, choice in stage.spec.model.items()}
         for key, record in answered.items():
             by = orjson.loads(record.answer or "{}")[BY]
@@ -150,19 +142,10 @@ class BatchTable:
     def _key(self, at: int) -> dict[str, Any]:
         return {name: self.source[name][at] for name in self.job.spec.source.key or self.source.columns}
 
-    def apply(self, stage: TableStage) -> None:
-        if stage.reject_reason is not None:
-            self._refuse(stage, stage.reject_reason(self.frame))
-        self._after(stage.columns_after(self.columns), stage.apply(self.frame))
-
-    def _refuse(self, stage: TableStage, why: pl.Series) -> None:
-        """Reject the rows that a table stage has a reason against."""
-        for at, reason in zip(self.frame[ROW].to_list(), why.to_list(), strict=True):
-            if reason is not None:
-                said = self._answer_behind(at, stage.columns_checked[reason])
-                self._rejected(at, stage, reason, {**said, "message": f"the check {reason!r} does not hold"})
-        if stage.spec.on_reject == "drop":
-            self.frame = self.frame.filter(why.is_null())
+    def _refuse(self, at: int, stage: TableStage, reject: RejectedRow) -> None:
+        said = self._answer_behind(at, reject.columns)
+        message = f"the check {reject.reason!r} does not hold"
+        self._rejected(at, stage, reject.reason or "", {**said, "message": message})
 
     def _answer_behind(self, at: int, judged: frozenset[str]) -> dict[str, Any]:
         """Of the answers of a source row the last that wrote one of these columns, or that a column may be made from
@@ -170,7 +153,7 @@ class BatchTable:
         parts is not known."""
         answered = self.answered.get(at, [])
         wrote = [(stage, record) for stage, record in answered if stage.fields.keys() & judged]
-        written = {name for stage in self.job.stages if isinstance(stage, GraphStage) for name in stage.fields}
+        written = {name for stage in self.job.stages for name in stage.fields}
         if not wrote and judged - written - set(self.source.columns):
             wrote = answered
         if not wrote or [stage for stage, _ in wrote].count(wrote[-1][0]) > 1:
@@ -186,15 +169,8 @@ class BatchTable:
             "answered": True,
         }
 
-    def _after(self, columns: pa.Schema, frame: pl.DataFrame) -> None:
-        """The declared columns, in the declared order and types."""
-        rows = frame[ROW]
-        table = conform(frame.drop(ROW).to_arrow(), stored_schema(columns))
-        self.columns = stored_schema(columns)
-        self.frame = pl.DataFrame(table).with_columns(rows)
-
     def counts(self) -> Counts:
-        kept = set(self.frame[ROW].to_list())
+        kept = set(self.table.positions)
         total = self.source.height
         rejected = self.rejected - self.pending.keys()  # a row may be rejected by one stage and parked by the next
         ok = len(kept - rejected)
@@ -204,21 +180,20 @@ class BatchTable:
             rejected=len(rejected),
             filtered=total - ok - len(rejected) - len(self.pending),
             pending=len(self.pending),
-            out=self.frame.height,
+            out=self.table.frame.height,
         )
 
     def stage_files(self, store: Store, folder: str, number: int, calls_reused: int) -> Receipt:
         """Write data, index, rejects and questions, each under its own digest."""
         keys = set(self.job.snapshot.info.key_columns)
-        table = conform(self.frame.drop(ROW).to_arrow(), self.columns)
+        table, positions = self.table.to_arrow(), self.table.positions
         if self.job.barrier < len(self.job.stages):  # what counts its rows is still to come
-            positions = self.frame[ROW].to_list()
             table = table.append_column(ROW, pa.array(positions, pa.int64()))
             table = table.append_column(REJECTED, pa.array([at in self.rejected for at in positions], pa.bool_()))
         else:
             table = table.select([name for name in table.column_names if name not in keys])
             if self.provenance is not None:
-                table = self.provenance.appended(table, self.frame[ROW].to_list())
+                table = self.provenance.appended(table, positions)
         content = fingerprints(self.source, self.source.columns)
         index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
         said = [line for at, line in self.rejects if at not in self.pending]

@@ -15,7 +15,7 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import DuplicateKeys
 from schemas.staging import PlannedBatch
-from stages.contract import GraphStage
+from stages.contract import graph_stages
 from stages.journal.fingerprints import fingerprints, row_ids
 
 Note = Callable[[int], None]
@@ -107,7 +107,7 @@ class RowJoin:
 
     def _answered(self, gathered: JournalJoin, prints: Sequence[pl.Series]) -> pl.Series:
         """Which rows need no call. Of a stage that reads other stages' columns nothing can be told here."""
-        sure = len(self._stages) == sum(isinstance(stage, GraphStage) for stage in self._job.stages)
+        sure = len(self._stages) == len(graph_stages(self._job.stages))
         answered = pl.repeat(sure, len(self._keys[0]), dtype=pl.Boolean, eager=True)
         for stage, column in zip(self._stages, prints, strict=True):
             answered &= gathered.answered(stage.fingerprint, column)

@@ -3,10 +3,8 @@
 Nothing is published. A stage that waits for a whole partition is given the rows that are tried as if they were one.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,9 +12,9 @@ import polars as pl
 
 from pipeline.planning.job import Job
 from schemas.errors import ConnectionFailed
-from schemas.tables import answer_columns
-from stages.contract import REJECTED, ROW, GraphStage, TableStage
-from stages.execution.batch import BatchContext, run_graph_stage
+from stages.contract import ROW, GraphStage, TableStage
+from stages.execution.batch import BatchContext, answer_of, run_graph_stage
+from stages.execution.row_flow import RowTable, Step, apply_stage, take_answers
 from stages.journal.fingerprints import row_ids
 from stages.journal.records import RowRecord
 from stages.models.errors import Waiting
@@ -24,7 +22,7 @@ from stages.models.errors import Waiting
 
 @dataclass
 class Trial:
-    """`paths` are of the rows of `frame`, in its order: one becomes several where a row is exploded; `ended` those that
+    """`paths` are of the rows of `table`, in its order: one becomes several where a row is exploded; `ended` those that
     go no further. `tables` are the results of stages that keep rows apart no longer."""
 
     job: Job
@@ -36,7 +34,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.ids = row_ids(self.rows, self.job.spec.source.key)
-        self.frame = self.rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
+        self.table = RowTable.of_source(self.rows, self.job.snapshot.schema)
         self.paths = [{"at": at, "input": row, "stages": {}} for at, row in enumerate(self.rows.iter_rows(named=True))]
 
     async def through(self, last: str | None = None) -> list[dict[str, Any]]:
@@ -58,23 +56,18 @@ class Trial:
             steps.setdefault(row, []).append({"node": node, "update": short(update)})
 
         self.context.on_step = told
-        ids = [self.ids[at] for at in self.frame[ROW].to_list()]
-        outcome = await run_graph_stage(stage, self.frame, ids, self.context)
+        ids = [self.ids[at] for at in self.table.positions]
+        outcome = await run_graph_stage(stage, self.table.frame, ids, self.context)
         if isinstance(outcome.stopped, Waiting):
             raise ConnectionFailed(outcome.stopped.message, hint="Answers so far are kept; try again later.")
         if outcome.stopped is not None:
             raise outcome.stopped
-        records = [record for record in outcome.records if record is not None]
-        answers = [orjson.loads(record.answer) if record.answer else None for record in records]
-        for path, record, answer in zip(self.paths, records, answers, strict=True):
-            shown = None if answer is None else {name: answer.get(name) for name in stage.fields}
+        answers = [answer_of(record) for record in outcome.done]
+        for path, record, answer in zip(self.paths, outcome.done, answers, strict=True):
+            shown = None if answer.values is None else {name: answer.values.get(name) for name in stage.fields}
             made = {"status": record.status, "output": shown, "error": record.error}
             path["stages"][stage.name] = {**made, "usage": self._usage(record), "steps": steps.get(record.row, [])}
-        columns = answer_columns(answers, stage.fields)
-        frame = self.frame.with_columns(pl.Series(name, values) for name, values in columns.items())
-        stays = {"ok"} | ({"rejected"} if stage.spec.on_reject == "null" else set())
-        kept = [record.status in stays for record in records]
-        self._keep(frame.drop(stage.spec.drop, strict=False), kept)
+        self._follow(take_answers(stage, self.table, answers))
 
     def _usage(self, record: RowRecord) -> dict[str, Any]:
         """What the row's answer took, whoever paid for it, and whether that was this time."""
@@ -89,53 +82,31 @@ class Trial:
         }
 
     def _table(self, stage: TableStage) -> None:
-        if stage.reject_reason is not None:
-            self._refuse(stage, stage.reject_reason(self.frame))
-        before = self.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))  # numbers paths meanwhile
-        after = self._whole(stage, before) if stage.run_on_partition is not None else stage.apply(before)
-        if stage.run_on_partition is not None and not stage.keeps_rows:
-            self.tables[stage.name] = after.to_dicts()
+        before = self.table
+        step = apply_stage(stage, before)
+        if not stage.keeps_rows:
+            self.tables[stage.name] = step.table.frame.drop(ROW).to_dicts()
             for path in self.paths:
                 path["stages"][stage.name] = {"status": "grouped"}
             return
-        self._follow(stage, after)
-
-    def _whole(self, stage: TableStage, rows: pl.DataFrame) -> pl.DataFrame:
-        assert stage.run_on_partition is not None
-        with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-            source = Path(folder) / "rows.parquet"
-            rows.with_columns(pl.lit(False).alias(REJECTED)).write_parquet(source)
-            return stage.run_on_partition(source).collect().drop(REJECTED, strict=False)
-
-    def _refuse(self, stage: TableStage, why: pl.Series) -> None:
-        for path, reason in zip(self.paths, why.to_list(), strict=True):
-            if reason is not None:
-                error = {"kind": reason, "message": f"the check {reason!r} does not hold"}
-                path["stages"][stage.name] = {"status": "rejected", "error": error}
-        if stage.spec.on_reject == "drop":
-            self._keep(self.frame, why.is_null().to_list())
-
-    def _follow(self, stage: TableStage, after: pl.DataFrame) -> None:
-        """Paths go where their rows went."""
-        added = [name for name in after.columns if name not in self.frame.columns]
-        paths = []
-        for row in after.iter_rows(named=True):
-            old = self.paths[row[ROW]]
-            made = old["stages"].get(stage.name, {"status": "ok"})
+        for reject in step.rejected:
+            error = {"kind": reject.reason, "message": f"the check {reject.reason!r} does not hold"}
+            self.paths[reject.place]["stages"][stage.name] = {"status": "rejected", "error": error}
+        for place, cause in step.left.items():
+            if cause == "filtered":
+                self.paths[place]["stages"][stage.name] = {"status": "filtered"}
+        self._follow(step)
+        added = [name for name in step.table.columns.names if name not in before.frame.columns]
+        for path, row in zip(self.paths, step.table.frame.iter_rows(named=True), strict=True):
+            made = path["stages"].get(stage.name, {"status": "ok"})
             shown = {"output": {name: row[name] for name in added}} if added else {}
-            paths.append({**old, "stages": {**old["stages"], stage.name: {**made, **shown}}})
-        left = set(after[ROW].to_list())
-        for at, path in enumerate(self.paths):
-            if at not in left:
-                path["stages"][stage.name] = {"status": "filtered"}
-                self.ended.append(path)
-        self.paths = paths
-        self.frame = after.with_columns(pl.Series(ROW, [path["at"] for path in paths], dtype=pl.Int64))
+            path["stages"][stage.name] = {**made, **shown}
 
-    def _keep(self, frame: pl.DataFrame, kept: list[bool]) -> None:
-        self.ended += [path for path, keeps in zip(self.paths, kept, strict=True) if not keeps]
-        self.paths = [path for path, keeps in zip(self.paths, kept, strict=True) if keeps]
-        self.frame = frame.filter(pl.Series(kept, dtype=pl.Boolean))
+    def _follow(self, step: Step) -> None:
+        """Paths go where their rows went; each part of a row that was exploded has one of its own."""
+        self.ended += [self.paths[place] for place in step.left]
+        self.paths = [{**self.paths[place], "stages": {**self.paths[place]["stages"]}} for place in step.origins]
+        self.table = step.table
 
 
 def short(update: Any) -> Any:

@@ -5,19 +5,17 @@ with the answers that are known. A row that has to be asked is followed with wha
 ranges.
 """
 
-import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import orjson
 import polars as pl
 
 from pipeline.enrichment.join_rows import wanted_of
+from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
 from pipeline.journal import compacted, join, segments
 from pipeline.journal.join import has_journal
 from pipeline.planning import batches
@@ -26,12 +24,10 @@ from pipeline.planning.job import Job
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
-from schemas.errors import ObjectMissing, RowError
+from schemas.errors import ObjectMissing
 from schemas.plan import Decision, RowChanges
 from schemas.staging import PlannedBatch
-from schemas.tables import answer_columns, conform, stored_schema
-from stages.contract import ROW, Answered, AnyStage, GraphStage, TableStage
-from stages.execution.replay import replay
+from stages.contract import GraphStage, graph_stages
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
 from stages.journal.segments import decode_segment
@@ -91,10 +87,10 @@ def count_calls(
     job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = lambda rows: None
 ) -> CallCount:
     """Count for all partitions that would run. Raises InputChanged, StoreError."""
-    stages = [StageCount(stage) for stage in job.stages if isinstance(stage, GraphStage)]
+    stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 
-    def one(at: int) -> tuple[int, Decision, list[_CountedRows]]:
+    def one(at: int) -> tuple[int, Decision, list[CountedRows]]:
         decision = found[at]
         counting = _PartitionCount(job, store, decision, entries[decision.partition], fresh, note)
         changed = replace(decision, changes=counting.changes())
@@ -111,18 +107,6 @@ def count_calls(
                 count.measured += more.measured
                 count.prompt_bytes += more.prompt_bytes
     return CallCount(found, stages)
-
-
-@dataclass
-class _CountedRows:
-    """Row fingerprints that a stage would be asked for: surely, or perhaps; `rows` more at most, of which nothing is
-    known yet. By their hashes, which take a third of the memory: they are only counted."""
-
-    sure: set[int] = field(default_factory=set)
-    maybe: set[int] = field(default_factory=set)
-    rows: int = 0
-    measured: int = 0
-    prompt_bytes: int = 0
 
 
 class _PartitionCount:
@@ -153,22 +137,22 @@ class _PartitionCount:
     def _read(self, batch: PlannedBatch) -> pl.DataFrame:
         return self.job.snapshot.read(self.entry.partition, batch.ranges)
 
-    def asked(self) -> list[_CountedRows]:
+    def asked(self) -> list[CountedRows]:
         """What each graph stage would be asked."""
-        asked = [_CountedRows() for stage in self.job.stages if isinstance(stage, GraphStage)]
+        asked = [CountedRows() for _ in graph_stages(self.job.stages)]
         if not self.fresh and has_journal(self.store, self.entry.partition):
             self.answered = self._answered()
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             files = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
                 records = decode_segment(files[number].read_bytes()).records if number in files else []
-                _FollowedBatch(self.job, self._left(batch), Known(records)).through(asked)
+                FollowedBatch(self.job, self._left(batch), Known(records)).through(asked)
                 self.note(batch.rows)
         return asked
 
     def _answered(self) -> set[int]:
         """Where a row's fingerprint alone tells that it takes no call, those that are known: read without answers."""
-        stages = [stage for stage in self.job.stages if isinstance(stage, GraphStage)]
+        stages = graph_stages(self.job.stages)
         if len(stages) > 1 or self.job.stages[0] is not stages[0] or stages[0].calls != (1, 1):
             return set()
         found: set[int] = set()
@@ -185,8 +169,8 @@ class _PartitionCount:
         rows = self._read(batch)
         if not self.answered:
             return rows
-        reads = next(stage.reads for stage in self.job.stages if isinstance(stage, GraphStage))
-        left = [hash(row) not in self.answered for row in fingerprints(rows, reads)]
+        first = graph_stages(self.job.stages)[0]
+        left = [hash(row) not in self.answered for row in fingerprints(rows, first.reads)]
         return rows.filter(pl.Series(left, dtype=pl.Boolean))
 
     def _known(self, folder: Path) -> dict[int, Path]:
@@ -222,123 +206,3 @@ def compared(before: pl.DataFrame, now: pl.DataFrame) -> RowChanges:
         unchanged=both.height - changed,
         removed=before.height - both.height,
     )
-
-
-class _FollowedBatch:
-    """One batch on its way. `sure` rows arrive, with all their columns known; of `open` ones an earlier answer is still
-    to be asked: the frame has what is known of them, and some may have left by then."""
-
-    def __init__(self, job: Job, rows: pl.DataFrame, known: Known) -> None:
-        self.job = job
-        self.known = known
-        self.ids = row_ids(rows, job.spec.source.key)
-        self.sure = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
-        self.open = self.sure.clear()
-        self.open_may_leave = False
-        self.columns = job.snapshot.schema
-        self.called = {record.id for record in known.calls.values()}
-
-    def through(self, asked: Sequence[_CountedRows]) -> None:
-        """As far as the last graph stage: what follows it asks nothing."""
-        last = max((at for at, stage in enumerate(self.job.stages) if isinstance(stage, GraphStage)), default=-1)
-        counts = iter(asked)
-        for at, stage in enumerate(self.job.stages[: last + 1]):
-            if isinstance(stage, GraphStage):
-                self._graph(stage, next(counts), last=at == last)
-            else:
-                self._table(stage)
-
-    def _graph(self, stage: GraphStage, asked: _CountedRows, *, last: bool) -> None:
-        prints, answers = self._answers(stage, self.sure, asked)
-        to_ask = {row for row in prints if row not in answers}
-        asked.sure.update(map(hash, to_ask))
-        self._open_ones(stage, asked)
-        if last:
-            return
-        waits = pl.Series([row in to_ask for row in prints], dtype=pl.Boolean)
-        found = [answers.get(row) for row in prints]
-        self._open(stage, self.sure.filter(waits))
-        self._take(stage, self.sure.filter(~waits), [a for a, wait in zip(found, waits, strict=True) if not wait])
-
-    def _answers(
-        self, stage: GraphStage, rows: pl.DataFrame, asked: _CountedRows
-    ) -> tuple[list[str], dict[str, dict[str, Any] | None]]:
-        """The rows' fingerprints, and the answers that need no call: None for a reject."""
-        prints = fingerprints(rows, stage.reads)
-        positions = rows[ROW].to_list()
-        values = rows.select(stage.reads)
-        answers: dict[str, dict[str, Any] | None] = {}
-        replays: list[tuple[str, str, dict[str, Any]]] = []
-        for at, row in enumerate(prints):
-            if row in answers or hash(row) in asked.sure or hash(row) in asked.maybe:
-                continue
-            record = self.known.rows.get((stage.fingerprint, row))
-            if record is not None:
-                answers[row] = orjson.loads(record.answer or "{}") if record.status == "ok" else None
-                continue
-            try:
-                prepared = stage.prepare(values.row(at, named=True) if stage.reads else {})
-            except RowError:
-                answers[row] = None
-                continue
-            if isinstance(prepared, Answered):
-                answers[row] = prepared.answer
-                continue
-            if stage.calls == (1, 1) and (id := self.ids[positions[at]]) in self.called:
-                replays.append((row, id, prepared))
-            asked.measured += 1
-            asked.prompt_bytes += _size(prepared)
-        if replays:
-            answers |= asyncio.run(replay(stage, self.known, replays))
-        return prints, answers
-
-    def _open_ones(self, stage: GraphStage, asked: _CountedRows) -> None:
-        if not self.open.height:
-            return
-        if not set(stage.reads) <= set(self.open.columns):
-            asked.rows += self.open.height
-            return
-        prints, answers = self._answers(stage, self.open, asked)
-        counted = asked.maybe if self.open_may_leave else asked.sure
-        counted.update(hash(row) for row in prints if row not in answers)
-
-    def _open(self, stage: GraphStage, waiting: pl.DataFrame) -> None:
-        """Rows join those of which something is not known; what this stage writes is not known of any of them."""
-        before = self.open if self.open.height else waiting.clear()
-        gone = {*stage.fields, *stage.spec.drop}
-        kept = [name for name in before.columns if name in waiting.columns and name not in gone]
-        self.open = pl.concat([before.select(kept), waiting.select(kept)])
-        self.open_may_leave |= bool(self.open.height) and stage.spec.on_reject == "drop"
-
-    def _take(self, stage: GraphStage, rows: pl.DataFrame, answers: list[dict[str, Any] | None]) -> None:
-        columns = answer_columns(answers, stage.fields)
-        frame = rows.with_columns(pl.Series(name, values) for name, values in columns.items())
-        if stage.spec.on_reject == "drop":
-            frame = frame.filter(pl.Series([answer is not None for answer in answers], dtype=pl.Boolean))
-        self._after(stage, frame)
-
-    def _table(self, stage: TableStage) -> None:
-        if stage.run_on_partition is not None:  # it waits for all rows, so nothing is known of any
-            self.open = pl.concat([self.open.select(ROW), self.sure.select(ROW)])
-            self.sure, self.columns = self.sure.clear(), stage.columns_after(self.columns)
-        else:
-            parts = stage.spec.options.get("column") if stage.spec.uses == "explode" else None
-            self.open = stage.apply(self.open) if parts in self.open.columns else self.open.select(ROW)
-            if stage.reject_reason is not None and stage.spec.on_reject == "drop":
-                self.sure = self.sure.filter(stage.reject_reason(self.sure).is_null())
-            self._after(stage, stage.apply(self.sure))
-        self.open_may_leave = bool(self.open.height)
-
-    def _after(self, stage: AnyStage, frame: pl.DataFrame) -> None:
-        """The declared columns, as in a run."""
-        self.columns = stored_schema(stage.columns_after(self.columns))
-        rows = frame[ROW]
-        self.sure = pl.DataFrame(conform(frame.drop(ROW).to_arrow(), self.columns)).with_columns(rows)
-
-
-def _size(prepared: Mapping[str, Any]) -> int:
-    messages = prepared.get("messages", [])
-    try:
-        return sum(len(str(message.content).encode()) for message in messages) or len(str(prepared).encode())
-    except AttributeError:
-        return len(str(prepared).encode())

@@ -18,7 +18,7 @@ from schemas import partition_keys
 from schemas.errors import SpecError
 from schemas.plan import Plan
 from schemas.spec.sections import Spec
-from stages.contract import AnyStage, GraphStage, TableStage
+from stages.contract import AnyStage, GraphStage, TableStage, graph_stages
 from stages.execution import provenance
 from stages.models.factory import ModelServices
 from stages.registry import build_stages
@@ -50,9 +50,14 @@ class Job:
     def barrier(self) -> int:
         """The place of the first stage that waits for the whole partition; the number of stages where none does."""
         for at, stage in enumerate(self.stages):
-            if isinstance(stage, TableStage) and stage.run_on_partition is not None:
+            if stage.is_barrier:
                 return at
         return len(self.stages)
+
+    @property
+    def partition_stages(self) -> list[TableStage]:
+        """The stages that run over a whole partition, once all its rows are answered."""
+        return [stage for stage in self.stages[self.barrier :] if isinstance(stage, TableStage)]
 
     @property
     def columns(self) -> pa.Schema:
@@ -125,4 +130,4 @@ class Ready:
 def source_stages(job: Job) -> list[GraphStage]:
     """The graph stages that read the source's columns: what they know of a row can be told before it is run."""
     names = set(job.snapshot.schema.names)
-    return [stage for stage in job.stages if isinstance(stage, GraphStage) and set(stage.reads) <= names]
+    return [stage for stage in graph_stages(job.stages) if set(stage.reads) <= names]

@@ -19,7 +19,7 @@ from schemas import ids
 from schemas.errors import StoreError
 from schemas.manifest import Manifest, named
 from schemas.spec.sections import Spec
-from stages.contract import GraphStage
+from stages.contract import graph_stages
 
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
@@ -32,7 +32,7 @@ def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -
 
 
 def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:
-    stages = frozenset(stage.fingerprint for stage in job.stages if isinstance(stage, GraphStage))
+    stages = frozenset(stage.fingerprint for stage in graph_stages(job.stages))
     rows = _index_ids(store, manifest.index.key) if manifest.index is not None else pl.Series([], dtype=pl.String)
     return InUse(rows, stages, job.spec.journal.keep)
 

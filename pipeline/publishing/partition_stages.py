@@ -22,10 +22,9 @@ from pipeline.stores.parquet import batches_of
 from schemas.errors import PartitionError
 from schemas.manifest import Counts
 from schemas.staging import Receipt, StagedFile
-from schemas.tables import conform, stored_schema
-from stages.contract import REJECTED, ROW, TableStage
-from stages.tables.partition_rows import parts
-from stages.tables.sql import failed
+from schemas.tables import conform
+from stages.contract import REJECTED, ROW
+from stages.execution.row_flow import apply_to_file, in_file
 
 OUT_ROWS = 100_000
 
@@ -41,18 +40,17 @@ class Passed:
 def through(job: Job, store: Store, staging: str, receipts: Sequence[Receipt], counts: Counts, folder: Path) -> Passed:
     """The batches' data through the stages behind the barrier; as it is where there are none. Raises PartitionError."""
     staged = [receipt.data for receipt in receipts]
-    stages = job.stages[job.barrier :]
+    stages = job.partition_stages
     if not stages:
         return Passed(staged, counts)
     rows = folder / "barrier-rows.parquet"
     _gather(job, store, staged, [receipt.counts.rows_in for receipt in receipts], rows)
     ok: int | None = None
     for number, stage in enumerate(stages):
-        assert isinstance(stage, TableStage)
         if not stage.keeps_rows and ok is None:
             ok = _ok(rows)
         after = folder / f"barrier-{number}.parquet"
-        _run(stage, rows, after, keeps_rows=ok is None)
+        apply_to_file(stage, rows, after, keeps_rows=ok is None)
         rows.unlink()
         rows = after
     ok = _ok(rows) if ok is None else ok
@@ -67,7 +65,7 @@ def _gather(job: Job, store: Store, staged: Sequence[StagedFile], batches: Seque
     columns = job.snapshot.schema
     for stage in job.stages[: job.barrier]:
         columns = stage.columns_after(columns)
-    schema = pa.schema([*stored_schema(columns), pa.field(ROW, pa.int64()), pa.field(REJECTED, pa.bool_())])
+    schema = in_file(columns)
     before = 0
     with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
         for file, rows in zip(staged, batches, strict=True):
@@ -81,30 +79,6 @@ def _gather(job: Job, store: Store, staged: Sequence[StagedFile], batches: Seque
 def _ok(rows: Path) -> int:
     """Source rows that are there and were not rejected."""
     return int(pl.scan_parquet(rows).filter(~pl.col(REJECTED)).select(pl.col(ROW).n_unique()).collect().item())
-
-
-def _run(stage: TableStage, source: Path, target: Path, *, keeps_rows: bool) -> None:
-    try:
-        if stage.run_on_partition is None:
-            _by_parts(stage, source, target)
-            return
-        result = stage.run_on_partition(source)
-        if not keeps_rows:  # later stages look for the columns all the same
-            result = result.drop(ROW, REJECTED, strict=False).with_row_index(ROW)
-            result = result.with_columns(pl.col(ROW).cast(pl.Int64), pl.lit(False).alias(REJECTED))
-        result.sink_parquet(target, compression="zstd", compression_level=1)
-    except pl.exceptions.PolarsError as exc:
-        raise failed(f"stage {stage.name}", exc) from exc
-
-
-def _by_parts(stage: TableStage, source: Path, target: Path) -> None:
-    hidden = [pa.field(ROW, pa.int64()), pa.field(REJECTED, pa.bool_())]
-    schema = pa.schema([*stored_schema(stage.columns), *hidden])
-    with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
-        for rows in parts(source):
-            marks = rows.select(ROW, REJECTED).unique(ROW)
-            made = stage.apply(rows.drop(REJECTED)).join(marks, on=ROW, how="left", maintain_order="left")
-            writer.write_table(conform(made.to_arrow(), schema))
 
 
 def _staged_again(job: Job, store: Store, staging: str, rows: Path) -> list[StagedFile]:

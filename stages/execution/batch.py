@@ -33,6 +33,7 @@ from stages.execution.interrupts import (
     waits,
 )
 from stages.execution.node_steps import StepDone, Steps
+from stages.execution.row_flow import RowAnswer
 from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
@@ -75,6 +76,18 @@ class StageOutcome:
     @property
     def finished(self) -> bool:
         return all(record is not None for record in self.records)
+
+    @property
+    def done(self) -> list[RowRecord]:
+        """The records that there are: one a row, where all are finished."""
+        return [record for record in self.records if record is not None]
+
+
+def answer_of(record: RowRecord) -> RowAnswer:
+    """What a record says became of its row."""
+    if record.status == "ok":
+        return RowAnswer(orjson.loads(record.answer or "{}"))
+    return RowAnswer(pending=record.status == PENDING)
 
 
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:

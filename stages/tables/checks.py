@@ -13,8 +13,8 @@ from schemas.digests import digest
 from schemas.errors import ChecksFailed, SpecError
 from schemas.manifest import Provenance
 from schemas.spec.sections import Section
-from stages.contract import Build, Options, TableStage, check_drop
-from stages.tables.sql import failed, row_wise_condition
+from stages.contract import Build, Options, TableStage, check_drop, query_failed
+from stages.tables.sql import row_wise_condition
 
 VERSION = "checks-1"
 
@@ -51,7 +51,7 @@ def build(wanted: Build) -> TableStage:
         try:
             return _holds(rows, rule)
         except pl.exceptions.PolarsError as exc:
-            raise failed(wanted.where, exc) from exc
+            raise query_failed(wanted.where, exc) from exc
 
     def refuse(rows: pl.DataFrame) -> pl.Series:
         why = pl.Series([None] * rows.height, dtype=pl.String)

@@ -59,6 +59,7 @@ def build(wanted: Build) -> TableStage:
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="explode"),
+        apply_reads=frozenset((options.column,)),
     )
 
 

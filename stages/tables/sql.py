@@ -5,7 +5,6 @@ depend on how rows were dealt into batches. With `scope: partition` it sees the 
 limit. Rows that it leaves out are filtered; of those that it groups, all that reached it count as ok.
 """
 
-import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # its home in every version
 
 from schemas.digests import digest
-from schemas.errors import PartitionError, SpecError
+from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.contract import REJECTED, ROW, Build, Options, TableStage
+from stages.contract import REJECTED, ROW, Build, Options, TableStage, query_failed
 
 VERSION = "sql-1"
 DIALECT = "postgres"
@@ -66,7 +65,7 @@ def build(wanted: Build) -> TableStage:
         try:
             return run(rows.lazy()).collect()
         except pl.exceptions.PolarsError as exc:
-            raise failed(wanted.where, exc) from exc
+            raise query_failed(wanted.where, exc) from exc
 
     def over(source: Path) -> pl.LazyFrame:
         rows = pl.scan_parquet(source)
@@ -96,14 +95,6 @@ def build(wanted: Build) -> TableStage:
         provenance=Provenance(stage=stage.name, uses="sql", prompt_digest=digest(query)),
         run_on_partition=over if whole else None,
         keeps_rows=identity,
-    )
-
-
-def failed(where: str, exc: Exception) -> PartitionError:
-    """What Polars says, as far as it holds no values of rows."""
-    fact = re.split(r" for | in column|: \[", str(exc).splitlines()[0])[0]
-    return PartitionError(
-        f"{where}: the query failed on these rows: {fact}.", hint="Where a cast may fail, use TRY_CAST."
     )
 
 

@@ -9,7 +9,6 @@ from pipeline.client.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
 from schemas.spec.sections import Spec
-from stages.contract import GraphStage
 
 
 async def check_command(path: Path, screen: Screen) -> int:
@@ -35,7 +34,7 @@ async def check_command(path: Path, screen: Screen) -> int:
             {
                 "stage": stage.name,
                 "uses": stage.spec.uses,
-                "reads": list(stage.reads) if isinstance(stage, GraphStage) else [],
+                "reads": list(stage.reads),
                 "models": stage.provenance.models,
                 "structured_output": stage.provenance.structured_output,
             }
@@ -55,8 +54,8 @@ async def check_command(path: Path, screen: Screen) -> int:
             "cache hook, except where they stream; limits, budget and retries do not reach them."
         )
     for stage in job.stages:
-        reads = ", ".join(stage.reads) if isinstance(stage, GraphStage) else "rows"
-        fields = ", ".join(stage.fields) if isinstance(stage, GraphStage) else "rows"
+        reads = ", ".join(stage.reads) or "rows"
+        fields = ", ".join(stage.fields) or "rows"
         models = ", ".join(stage.provenance.models.values())
         screen.result(f"  {stage.name} ({stage.spec.uses}{': ' + models if models else ''}): {reads} → {fields}")
     return 0

@@ -14,10 +14,10 @@ from pipeline.client.preflight import preflight, read_spec
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial
 from pipeline.journal import join
-from pipeline.planning.job import Ready
+from pipeline.planning.job import Ready, source_stages
 from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
-from stages.contract import GraphStage
+from stages.contract import graph_stages
 from stages.execution.batch import BatchContext
 from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints, row_ids
@@ -99,9 +99,8 @@ async def _context(ready: Ready, partition: str, rows: pl.DataFrame) -> BatchCon
 
 def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
     keys = row_ids(rows, ready.job.spec.source.key)
-    for stage in ready.job.stages:
-        if isinstance(stage, GraphStage) and set(stage.reads) <= set(rows.columns):
-            keys += fingerprints(rows, stage.reads)
+    for stage in source_stages(ready.job):
+        keys += fingerprints(rows, stage.reads)
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
         dealt, _ = join.split_by_batch(ready.store, partition, join.keys_of_batch(0, keys), Path(local))
         return [record for path in dealt.values() for record in decode_segment(path.read_bytes()).records]
@@ -110,8 +109,8 @@ def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
 def _graphs(ready: Ready, only: str | None, screen: Screen) -> int:
     drawn = {
         stage.name: stage.graph.get_graph().draw_mermaid()
-        for stage in ready.job.stages
-        if isinstance(stage, GraphStage) and only in (None, stage.name)
+        for stage in graph_stages(ready.job.stages)
+        if only in (None, stage.name)
     }
     if screen.json:
         screen.document(drawn)
