@@ -2,6 +2,8 @@
 its aspects (what of it a user changed) and the code of the user's that it runs.
 """
 
+from collections.abc import Mapping
+
 import orjson
 
 from schemas import digests
@@ -36,6 +38,11 @@ def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: 
         "code": code,
     }
     return digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str))
+
+
+def code_of(digests: Mapping[str, str]) -> str:
+    """One digest over those of all stages, as `code_digests` gives them."""
+    return digest(*(f"{stage}={digests[stage]}" for stage in sorted(digests)))
 
 
 def code_digests(spec: Spec) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """A plan's job, prepared once a process: its spec expanded, its user code imported, its stages built."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pipeline import memory
 from pipeline.planning.job import Job, job_of_plan
@@ -10,8 +12,9 @@ from pipeline.stores import Store, open_store
 from schemas.errors import CodeMismatch
 from schemas.messages.base import RunRef
 from schemas.plan import Plan
+from schemas.spec.sections import Spec
 from stages.models.factory import ModelServices
-from stages.stage_digests import code_digests
+from stages.stage_digests import code_digests, code_of
 
 _KEPT = 8
 
@@ -48,11 +51,16 @@ def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, P
     plan = plan_pages.load_plan(store, plan_key)
     services = shared.apart()
     job = job_of_plan(store, plan, services)
-    here = code_digests(job.spec)
-    if here != plan.code:
-        changed = sorted(name for name in {*here, *plan.code} if here.get(name) != plan.code.get(name))
-        raise CodeMismatch(
-            f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it"
-        )
+    refuse_other_code(job.spec, code_of(plan.code), plan.code)
     memory.freeze_gc()
     return job, plan, services
+
+
+def refuse_other_code(spec: Spec, code: str, planned: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raises CodeMismatch where this process has imported other user code than `code` is the digest of; "" is any.
+    `planned`: the digest of each stage, where they are known."""
+    here = code_digests(spec)
+    if code in ("", code_of(here)):
+        return
+    changed = sorted(name for name in {*here, *planned} if here.get(name) != planned.get(name))
+    raise CodeMismatch(f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it")

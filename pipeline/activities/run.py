@@ -12,7 +12,7 @@ from typing import Any
 from temporalio import activity
 
 from pipeline.activities.boundary import activity_boundary, heartbeating
-from pipeline.activities.jobs import Jobs
+from pipeline.activities.jobs import Jobs, refuse_other_code
 from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.limits.run_budget import RunBudgets
@@ -118,6 +118,7 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Cal
     spec = requests.load_spec_of(store, asked.spec)
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
     job = make_job(spec, Path(asked.base), store, services, note=note)
+    refuse_other_code(job.spec, request.code)
     decided = builder.decisions(job, store, asked.selection, dt.datetime.now(dt.UTC), note=note)
     written = builder.write_plan(store, request.ref, asked, job, decided, request.course)
     partitions = load_limits(store, request.ref.run).partitions  # of an earlier attempt of the run

@@ -6,11 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline.embedded import notes
-from pipeline.settings import home_of
-
-DEV_LOCK = "dev.lock"
-
 
 def command() -> str:
     """`tandem` where that finds this installation, else its path."""
@@ -34,8 +29,3 @@ def command_in(folder: Path, arguments: str) -> str:
     """A command line that finds the runs of a spec's folder from here."""
     there = folder.resolve() == Path.cwd().resolve() or "TANDEM_HOME" in os.environ
     return f"{command()} {arguments}" if there else f"cd {shlex.quote(os.path.relpath(folder))} && tandem {arguments}"
-
-
-def dev_is_up(folder: Path) -> bool:
-    """Does `tandem dev` work for the specs of a folder?"""
-    return notes.is_taken(home_of(folder) / DEV_LOCK)

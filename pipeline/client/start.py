@@ -29,6 +29,7 @@ from schemas.errors import UsageError
 from schemas.messages.base import RunRef
 from schemas.messages.run import RunInput, RunOptions, RunResult
 from schemas.plan import RunRequest, Selection
+from stages.stage_digests import code_digests, code_of
 
 _AS_SPECIFIED = RunOptions()
 _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
@@ -56,28 +57,34 @@ def check_name(name: str) -> None:
         )
 
 
-async def find_or_start(
-    engine: Connection,
-    ready: Ready,
-    selection: Selection,
-    name: str | None,
-    partitions: set[str],
-    course: RunOptions = _AS_SPECIFIED,
-    max_cost_usd: float | None = None,
-) -> Run:
-    """The run that is asked for: joined where it runs, resumed where it is paused or ended unfinished, its report where
-    it is completed, started where it is new. `partitions` are those it is about to work on. Raises NameTaken."""
-    store, spec = ready.store, ready.spec
+async def find_request(
+    found: Connection, ready: Ready, selection: Selection, name: str | None, partitions: set[str]
+) -> RunRequest:
+    """The request of the run that is asked for: of this name, or the pipeline's open run of an equal request, else a
+    new one. `partitions` are those it is about to work on. Raises NameTaken."""
+    request = None
     if name is None:
-        request = await open_run_of_same_request(engine.client, ready, selection, partitions)
+        request = await open_run_of_same_request(found.client, ready, selection, partitions)
     else:
         check_name(name)
-        request = None
     if request is None:
-        given = name or new_run_name(dt.datetime.now(dt.UTC))
-        request = await asyncio.to_thread(write_request, store, spec, ready.base, selection, given)
+        run = name or new_run_name(dt.datetime.now(dt.UTC))
+        request = await asyncio.to_thread(write_request, ready.store, ready.spec, ready.base, selection, run)
+    return request
+
+
+async def start_or_join(
+    found: Connection,
+    ready: Ready,
+    request: RunRequest,
+    options: RunOptions = _AS_SPECIFIED,
+    max_cost_usd: float | None = None,
+) -> Run:
+    """Join a run that is open, resume one that is paused or ended unfinished, start one that is new; of one that is
+    completed, only its report."""
+    store, spec = ready.store, ready.spec
     report = await asyncio.to_thread(load_report, store, request.run)
-    status = await status_of(engine.client, request.pipeline, store.uri, request.run)
+    status = await status_of(found.client, request.pipeline, store.uri, request.run)
     if report is not None and report.state == "completed" and status != WorkflowExecutionStatus.RUNNING:
         return Run(request, store, None, "completed")
     began = {None: "started", WorkflowExecutionStatus.RUNNING: "joined"}.get(status, "resumed")
@@ -85,25 +92,27 @@ async def find_or_start(
         began = "resumed"
     spent = partial(usage_so_far, store, request.run)
     await asyncio.to_thread(budget.declare, store, request.run, spec.limits, spent, max_cost_usd)
-    handle = await start(engine, store, request, course)
+    code = await asyncio.to_thread(lambda: code_of(code_digests(ready.job.spec)))
+    handle = await start(found, store, request, options, code)
     if began == "joined":
         await handle.signal(RunWorkflow.resume)  # in case it is paused; who could tell, while no worker answers?
     return Run(request, store, handle, began)
 
 
 async def start(
-    engine: Connection, store: Store, request: RunRequest, course: RunOptions = _AS_SPECIFIED
+    found: Connection, store: Store, request: RunRequest, options: RunOptions = _AS_SPECIFIED, code: str = ""
 ) -> WorkflowHandle[RunWorkflow, RunResult]:
-    queue = engine.queue(request.pipeline)
+    """Start a run's workflow, or find it open. `code`: see RunInput."""
+    queue = found.queue(request.pipeline)
     ref = RunRef(pipeline=request.pipeline, run=request.run, sink=store.uri)
-    return await engine.client.start_workflow(
+    return await found.client.start_workflow(
         RunWorkflow.run,
-        RunInput(ref=ref, request=ids.request(request.run), task_queue=queue, course=course),
+        RunInput(ref=ref, request=ids.request(request.run), task_queue=queue, course=options, code=code),
         id=ids.run_workflow_id(request.pipeline, store.uri, request.run),
         task_queue=queue,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        search_attributes=_attributes(request) if engine.search_attributes else None,
+        search_attributes=_attributes(request) if found.search_attributes else None,
         priority=fair_share(ref),
         static_summary=f"{request.pipeline}: {request.run}",
     )

@@ -72,7 +72,7 @@ async def cancelled(base: Path, store: Store, request: RunRequest) -> AsyncItera
         if run is None:
             raise has_ended(request)
         await run.handle.cancel()
-        async with _closing(found, request):
+        async with closing_worker(found, request):
             await run.handle.result()
         yield found
 
@@ -114,7 +114,7 @@ def _server_is_up(base: Path) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _closing(found: Connection, request: RunRequest) -> AsyncIterator[None]:
+async def closing_worker(found: Connection, request: RunRequest) -> AsyncIterator[None]:
     if found.embedded is None:
         yield
         return

@@ -3,24 +3,29 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.client import known_pipelines
 from pipeline.client.connection import Connection
 from pipeline.client.follow import status_of_run
+from pipeline.client.open_runs import open_run
 from pipeline.client.preflight import preflight, sink_of
-from pipeline.client.start import Run, check_name, find_or_start
+from pipeline.client.start import Run, check_name, find_request, start_or_join
+from pipeline.embedded.dev import dev_is_up
 from pipeline.limits import budget
+from pipeline.operations.control import closing_worker
 from pipeline.planning.job import Ready
 from pipeline.runs import requests
+from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, load_report
 from pipeline.stores import Store
 from pipeline.worker import working
 from schemas.errors import TandemError
 from schemas.messages.run import RunOptions
-from schemas.plan import Selection
+from schemas.plan import RunRequest, Selection
 from schemas.spec.sections import Spec
+from stages.stage_digests import code_digests
 
 
 class RunEnded(TandemError):
@@ -64,11 +69,33 @@ def prepare(order: Order) -> Ready:
 
 
 async def start(found: Connection, ready: Ready, order: Order, partitions: set[str]) -> Run:
-    """Start the run, or join or resume the one that is asked for. `partitions`: what it is about to work on. Raises
+    """Start the run, or join or resume the one that is asked for. `partitions`: what it is about to work on. A run that
+    nobody works on, and whose stages have other code than it was planned with, is planned anew under its name. Raises
     NameTaken."""
     if order.spec_path is not None:
         known_pipelines.remember(ready, order.spec_path)
-    return await find_or_start(found, ready, order.selection, order.name, partitions, order.options, order.max_cost_usd)
+    request = await find_request(found, ready, order.selection, order.name, partitions)
+    outdated = await _ended_for_other_code(found, ready, request)
+    run = await start_or_join(found, ready, request, order.options, order.max_cost_usd)
+    return replace(run, began="replanned") if outdated else run
+
+
+async def _ended_for_other_code(found: Connection, ready: Ready, request: RunRequest) -> bool:
+    """End an open run whose code has changed since it was planned, where that is paused or nobody works on it: what it
+    had answered is in the journal, and the run that follows takes it from there."""
+    plan = await asyncio.to_thread(latest_plan, ready.store, request.run)
+    if plan is None or plan.code == await asyncio.to_thread(code_digests, ready.job.spec):
+        return False
+    open_one = await open_run(found.client, ready.store, request)
+    if open_one is None:
+        return False
+    abandoned = found.embedded is not None and not dev_is_up(ready.base)
+    if not (abandoned or open_one.paused):
+        return False
+    await open_one.handle.cancel()
+    async with closing_worker(found, request):
+        await open_one.handle.result()
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,12 @@ def load_plan(store: Store, key: str) -> Plan:
     return Plan.model_validate_json(store.get(key))
 
 
+def latest_plan(store: Store, run: str) -> Plan | None:
+    """The plan that a run made last; None while it has none."""
+    keys = [info.key for info in store.list(f"{ids.run_folder(run)}plan-") if info.key.endswith("/plan.json")]
+    return max((load_plan(store, key) for key in keys), key=lambda plan: plan.created_at, default=None)
+
+
 def load_page(store: Store, plan_key: str, page: int) -> Page:
     return Page.model_validate_json(store.get(ids.plan_page(plan_key, page)))
 

@@ -4,6 +4,7 @@ has begun it may be killed in that instant, and would be waited for."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY
+    from schemas.errors import CodeMismatch, by_code
     from schemas.messages.base import Message
     from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
     from schemas.messages.partition import (
@@ -42,6 +44,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from schemas.messages.schedule import FiringDecision, FiringRequest
 
+_WAITS_FOR_CODE = "waits-for-code"  # before, such a partition failed
+_FIRST_CODE_WAIT = timedelta(seconds=1)
+_LAST_CODE_WAIT = timedelta(minutes=5)
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
@@ -76,19 +81,42 @@ ACTIVITIES: tuple[Activity[Any, Any], ...] = (
 )  # fmt: skip
 
 
-async def call(activity: Activity[Q, R], request: Q, *, within: timedelta = LONG, whole: bool = False) -> R:
+async def call(
+    activity: Activity[Q, R],
+    request: Q,
+    *,
+    within: timedelta = LONG,
+    whole: bool = False,
+    waiting: Callable[[str], None] = lambda reason: None,
+) -> R:
     """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known;
-    see `stop_if_cancelled`."""
+    see `stop_if_cancelled`.
+
+    A worker that has other code than was planned refuses: another one has to take it, which is waited for as long as
+    it takes; `waiting` hears for what, and "" once it is over. That is a wait, and no attempt."""
     kind = workflow.ActivityCancellationType
-    found = await workflow.execute_activity(
-        activity.name,
-        request,
-        result_type=activity.result,
-        start_to_close_timeout=within,
-        heartbeat_timeout=HEARTBEAT,
-        retry_policy=RETRY,
-        cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if whole else kind.TRY_CANCEL,
-    )
+    pause = _FIRST_CODE_WAIT
+    while True:
+        try:
+            found = await workflow.execute_activity(
+                activity.name,
+                request,
+                result_type=activity.result,
+                start_to_close_timeout=within,
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=RETRY,
+                cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if whole else kind.TRY_CANCEL,
+            )
+            break
+        except ActivityError as exc:
+            error, message = cause_of(exc)
+            if by_code(error) is not CodeMismatch or not workflow.patched(_WAITS_FOR_CODE):
+                raise
+            waiting(message)
+        await workflow.sleep(pause)
+        pause = min(2 * pause, _LAST_CODE_WAIT)
+    if pause != _FIRST_CODE_WAIT:
+        waiting("")
     assert isinstance(found, activity.result)
     return found
 

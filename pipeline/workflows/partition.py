@@ -141,7 +141,11 @@ class PartitionWorkflow:
         request = OpenRequest(
             ref=given.ref, plan=given.plan, partition=given.partition, limit=given.rows, lost_to=lost_to
         )
-        return await call(OPEN, request)
+        return await call(OPEN, request, waiting=self._wait_for_code)
+
+    def _wait_for_code(self, reason: str) -> None:
+        self._waiting = reason
+        self._say(f"waiting: {reason}" if reason else "opening")
 
     def _parked(self) -> list[int]:
         """The batches with rows that hold the publication up until a person has answered; a rehearsal has none."""
@@ -318,7 +322,7 @@ class PartitionWorkflow:
             rehearsal=given.rehearsal,
         )
         # Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed.
-        task = asyncio.ensure_future(call(PUBLISH, request))
+        task = asyncio.ensure_future(call(PUBLISH, request, waiting=self._wait_for_code))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError as cancelled:

@@ -133,7 +133,12 @@ class RunWorkflow:
 
     async def _plan(self) -> PlanRef:
         given = self._given
-        return await call(PLAN, PlanRequest(ref=given.ref, request=given.request, course=given.course))
+        request = PlanRequest(ref=given.ref, request=given.request, course=given.course, code=given.code)
+        return await call(PLAN, request, waiting=self._wait_for_code)
+
+    def _wait_for_code(self, reason: str) -> None:
+        self._note = reason or "planning"
+        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}")
 
     @staticmethod
     def _with_window(plan: PlanRef, partitions: int | None) -> PlanRef:

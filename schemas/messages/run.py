@@ -39,6 +39,7 @@ class PlanRequest(Message):
     ref: RunRef
     request: str  # key of request.json
     course: RunOptions = RunOptions()
+    code: str = ""
 
 
 class PlanRef(Message):
@@ -148,13 +149,15 @@ class BudgetVerdict(Message):
 
 
 class RunInput(Message):
-    """`waits`: for a partition that another run holds; without, it is reported as not run."""
+    """`waits`: for a partition that another run holds; without, it is reported as not run. `code`: the digest of the
+    user code that the command saw; a worker that has other code makes no plan. Empty: whatever a worker has."""
 
     ref: RunRef
     request: str
     task_queue: str
     course: RunOptions = RunOptions()
     waits: bool = True
+    code: str = ""
     carried: CarriedState | None = None
 
 

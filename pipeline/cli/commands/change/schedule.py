@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pipeline.cli.environment import command_in, dev_is_up
+from pipeline.cli.environment import command_in
 from pipeline.cli.screen.console import Screen
 from pipeline.client import known_pipelines, schedules
 from pipeline.client.connection import Connection, connected
 from pipeline.client.known_pipelines import DEFAULT_SPEC
 from pipeline.client.preflight import preflight, read_spec, sink_of
 from pipeline.client.schedules import Found
+from pipeline.embedded.dev import dev_is_up
 from pipeline.settings import temporal_configured
 from schemas import ids
 from schemas.errors import UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from pipeline.cli.commands.work.plan import decisions_said, estimate_said
-from pipeline.cli.environment import command_in, dev_is_up
+from pipeline.cli.environment import command_in
 from pipeline.cli.screen.console import InterruptedByUser, Screen
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import show_result, summary
@@ -16,6 +16,7 @@ from pipeline.client.connection import Connection, connected
 from pipeline.client.follow import running_report
 from pipeline.client.preflight import read_spec, sink_of
 from pipeline.client.start import Run
+from pipeline.embedded.dev import dev_is_up
 from pipeline.estimates.preview import Preview, preview, selection_of_saved_plan
 from pipeline.limits import budget
 from pipeline.operations.run import Order, completed_report, final_report, prepare, start, working_on
@@ -163,6 +164,7 @@ def say_run(run: Run, found: Connection, base: Path, screen: Screen) -> None:
         "started": "Run {0} started.",
         "joined": "Run {0} is at work already; following it.",
         "resumed": "Run {0} had not finished; carrying it on.",
+        "replanned": "The code of its stages has changed since run {0} was planned: it is planned anew, from the journal.",
         "completed": "Run {0} is completed; this is its report.",
     }[run.began]
     screen.say(said.format(run.request.run))

@@ -11,10 +11,10 @@ from pathlib import Path
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from pipeline.cli.environment import DEV_LOCK
 from pipeline.cli.screen.console import Screen
 from pipeline.client.connection import connect, log_to_python
 from pipeline.embedded import notes
+from pipeline.embedded.dev import DEV_LOCK
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.settings import home_of, task_queue, temporal_configured
 from pipeline.worker import working
