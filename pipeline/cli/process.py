@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import typer
+from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from pipeline.cli.screen.console import InterruptedByUser, print_error
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
@@ -18,6 +19,8 @@ from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False) -> None:
     """Run a command to its exit code."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
+    # By default stamina tells structlog, where that is installed, and structlog prints to stdout: that is for results.
+    set_on_retry_hooks([LoggingOnRetryHook])
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
     raise typer.Exit(asyncio.Runner(loop_factory=_new_loop).run(_stopped_by_sigterm(work())))
 

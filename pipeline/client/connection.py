@@ -21,6 +21,7 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, Tele
 from temporalio.service import RPCError
 
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
+from pipeline.retries import after_failure_async
 from pipeline.settings import home_of, task_queue, temporal_configured
 from schemas.errors import ConnectionFailed
 
@@ -78,12 +79,15 @@ async def connected_if_running(base: Path) -> AsyncIterator[Connection | None]:
 
 
 async def _client_of(info: ServerInfo) -> Client | None:
-    for _ in range(5):  # the server may be coming back from a crash
-        try:
-            return await Client.connect(info.address, data_converter=pydantic_data_converter)
-        except RuntimeError:
-            await asyncio.sleep(0.3)
-    return None
+    """None where it doesn't answer, though it may be coming back from a crash."""
+
+    async def connect() -> Client:
+        return await Client.connect(info.address, data_converter=pydantic_data_converter)
+
+    try:
+        return await after_failure_async(connect, on=RuntimeError, attempts=5)
+    except RuntimeError:
+        return None
 
 
 async def connect() -> Client:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.embedded import notes
+from pipeline.owned_file import is_owned
 from pipeline.settings import home_of
 
 DEV_LOCK = "dev.lock"
@@ -10,4 +10,4 @@ DEV_LOCK = "dev.lock"
 
 def dev_is_up(folder: Path) -> bool:
     """Does `tandem dev` work for the specs of a folder?"""
-    return notes.is_taken(home_of(folder) / DEV_LOCK)
+    return is_owned(home_of(folder) / DEV_LOCK)

@@ -1,43 +1,23 @@
-"""What processes on one disk tell each other: locks, which the kernel frees at any death, and small JSON notes."""
+"""What processes on one disk tell each other: files that one of them owns, and small JSON notes."""
 
-import fcntl
 import json
 import os
 import time
 from pathlib import Path
 
-
-def lock(descriptor: int, kind: int) -> bool:
-    """Whether the lock could be had at once."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+from pipeline.owned_file import own
 
 
 def take(path: Path, *, patience_s: float) -> int | None:
-    """An exclusive lock; patience outlasts a reader's glance and a dying holder."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Own a file; None while another process does. Patience outlasts a reader's glance and a dying owner."""
     deadline = time.monotonic() + patience_s
-    while not lock(descriptor, fcntl.LOCK_EX):
-        if time.monotonic() > deadline:
-            os.close(descriptor)
-            return None
+    while True:
+        try:
+            return own(path, mode=0o644)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return None
         time.sleep(0.02)
-    return descriptor
-
-
-def is_taken(path: Path) -> bool:
-    """A glance: whether somebody holds the exclusive lock."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not lock(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ from temporalio.service import ConnectConfig, RPCError, ServiceClient
 from pipeline.embedded import notes
 from pipeline.embedded.launch import launch, no_server
 from pipeline.embedded.ports import flag
+from pipeline.owned_file import is_owned, lock
 from schemas.errors import UsageError
 
 SEARCH_ATTRIBUTES = ("TandemPipeline", "TandemPartition", "TandemRun", "TandemState")
@@ -111,7 +112,7 @@ async def _lock_share(share: int, home: Path) -> None:
     """Refused only for a moment: while the supervisor looks, or while it stops a server that nobody used."""
     while True:
         try:
-            if notes.lock(share, fcntl.LOCK_SH):
+            if lock(share, fcntl.LOCK_SH):
                 return
         except OSError as exc:
             raise UsageError(
@@ -154,7 +155,7 @@ async def _answers(address: str) -> bool:
 
 
 def _is_supervised(home: Path) -> bool:
-    return notes.is_taken(home / "supervisor.lock")
+    return is_owned(home / "supervisor.lock")
 
 
 def _refuse_other_ports(info: ServerInfo, wanted: dict[str, int | None]) -> None:

@@ -7,7 +7,7 @@ Three locks in its folder say who is alive, so that no state can be stale:
     server.lock      held through a descriptor that the server inherits: free when no server has the database open
 
 `server.json` says where the server listens, and is true only while supervisor.lock is held. This process outlives the
-one that started it and imports nothing but the standard library and its two neighbours.
+one that started it and imports nothing but the standard library, its two neighbours and `pipeline.owned_file`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.embedded import notes, ports
+from pipeline.owned_file import lock
 
 POLL_S, START_S, STOP_S = 0.5, 30.0, 5.0
 CRASH_S, MAX_CRASHES = 5.0, 6
@@ -90,7 +91,7 @@ class Supervisor:
             while not self.stopping and idle < 2:
                 if self._ended_within(POLL_S):
                     self._revive()
-                idle = idle + 1 if notes.lock(self.users_lock, fcntl.LOCK_EX) else 0
+                idle = idle + 1 if lock(self.users_lock) else 0
                 if idle == 1:
                     fcntl.flock(self.users_lock, fcntl.LOCK_UN)
             # The second look keeps the lock until our death: a newcomer waits, then starts the next supervisor.

@@ -4,16 +4,16 @@ A process that is killed loses what it had not flushed; its page cache survives 
 some microseconds, before anything parses it, and a later attempt of the batch on the same machine takes it over: after
 a SIGKILL only calls in flight are paid for again. Another machine finds nothing, and the journal's own promise holds.
 
-A spool is locked by its owner. The kernel releases the lock when the owner dies, however that comes.
+A spool is owned by the attempt that writes it (`pipeline.owned_file`), and read when that is dead.
 """
 
 import contextlib
-import fcntl
 import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.owned_file import left_behind, own
 from schemas import digests
 from stages.journal.records import Record
 from stages.journal.segments import decode_spool
@@ -52,13 +52,7 @@ class FileSpool:
         """Its file, open and locked. Raises OSError."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(file)
-                raise
-            self._file = file
+            self._file = own(self._path, os.O_APPEND)
         return self._file
 
 
@@ -76,17 +70,9 @@ class Spools:
         """What killed attempts of a batch had noted. The caller stores the records, then unlinks the files."""
         found = []
         for path in sorted(self.folder.glob(f"{_name(sink, run, partition, batch)}-*.jsonl")):
-            try:
-                file = os.open(path, os.O_RDWR)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found.append((path, decode_spool(path.read_bytes())))
-            except OSError:
-                continue  # its owner lives
-            finally:
-                os.close(file)
+            with contextlib.suppress(OSError), left_behind(path) as file:
+                if file is not None:
+                    found.append((path, decode_spool(path.read_bytes())))
         return found
 
 

@@ -12,12 +12,11 @@ holder that is killed leaves its count in a file on its machine (`pipeline.limit
 know, and the slice stays charged."""
 
 import datetime as dt
-import itertools
-import random
 import time
 import uuid
 from collections.abc import Callable
 
+from pipeline.retries import Overtaken, until_first
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
@@ -25,6 +24,8 @@ from schemas.manifest import Noun
 from stages.limits.budget import NANOS, Amount
 
 _KEPT = dt.timedelta(hours=1)
+_TRIES = 500  # each is lost to a process that went ahead, so this many mean that something is wrong
+_SPREAD_S = 0.2
 _STALE_S = 60.0  # much less than that, so that the version that is put can't be one that was removed
 
 
@@ -120,19 +121,24 @@ class LedgerStore:
         return self._latest()[1]
 
     def change(self, change: Callable[[Ledger], Ledger]) -> Ledger:
-        """Apply a change to the latest version, again wherever somebody else was first. Returns what came of it; a
+        """Apply a change to the latest version, again wherever another process was first. Returns what came of it; a
         change of nothing writes nothing. Raises StoreError."""
-        for attempt in itertools.count(1):
-            began = time.monotonic()
-            version, found = self._latest()
-            before = found or Ledger()
-            after = change(before)
-            if after == before and found is not None:
-                return before
-            if self._put(version + 1, after.model_copy(update={"writer": uuid.uuid4().hex}), began):
-                return after
-            time.sleep(random.uniform(0.002, 0.02) * min(attempt, 20))
-        raise AssertionError("unreachable")
+        try:
+            return until_first(lambda: self._change_once(change), attempts=_TRIES, spread_s=_SPREAD_S)
+        except Overtaken as exc:
+            raise StoreError(
+                f"{self.store.uri}/{self.folder}: other processes changed it first, {_TRIES} times in a row."
+            ) from exc
+
+    def _change_once(self, change: Callable[[Ledger], Ledger]) -> Ledger:
+        began = time.monotonic()
+        version, found = self._latest()
+        before = found or Ledger()
+        after = change(before)
+        if after == before and found is not None:
+            return before
+        self._put(version + 1, after.model_copy(update={"writer": uuid.uuid4().hex}), began)
+        return after
 
     def _latest(self) -> tuple[int, Ledger | None]:
         for _ in range(5):
@@ -148,19 +154,18 @@ class LedgerStore:
             return self._seen, found
         raise StoreError(f"{self.store.uri}/{self.folder}: what is listed there cannot be read.")
 
-    def _put(self, version: int, ledger: Ledger, began: float) -> bool:
-        """Create a version. A put whose reply was lost is known by its writer."""
+    def _put(self, version: int, ledger: Ledger, began: float) -> None:
+        """Create a version, or raise Overtaken. A put whose reply was lost is known by its writer."""
         if time.monotonic() - began > _STALE_S:
-            return False
+            raise Overtaken
         key = ids.budget_version(self.folder, version)
         if not self.store.put_absent(key, ledger.model_dump_json().encode()):
             there = Ledger.model_validate_json(self.store.get(key))
             if there.writer != ledger.writer:
-                return False
+                raise Overtaken
         self._seen = version
         if version % 50 == 0:
             self._remove_old()
-        return True
 
     def _remove_old(self) -> None:
         infos = list(self.store.list(self.folder))

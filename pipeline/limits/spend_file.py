@@ -1,12 +1,12 @@
 """What a process has spent of its slice, in a file that outlives it."""
 
 import contextlib
-import fcntl
 import os
 import struct
 from pathlib import Path
 
 from pipeline.limits.ledger import Ledger, LedgerStore
+from pipeline.owned_file import left_behind, own
 from schemas import digests
 from stages.limits.budget import Amount
 
@@ -14,16 +14,15 @@ _COUNTS = struct.Struct("<4q")
 
 
 class SpendFile:
-    """What a slice was spent on, in a file: after a kill somebody else on this machine closes the account by it. Locked
-    by its owner; the kernel releases the lock however the owner dies."""
+    """What a slice was spent on, in a file of its owner: after a kill another process of this machine closes the
+    account by it."""
 
     def __init__(self, folder: Path, holder: str) -> None:
         self.machine = ""
         self._path = folder / holder
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = own(self._path, os.O_EXCL)
             os.pwrite(self._file, _COUNTS.pack(0, 0, 0, 0), 0)
             self.machine = machine(folder)
 
@@ -58,16 +57,10 @@ def spent_by_dead_processes(book: Ledger, folder: Path) -> dict[str, Amount]:
     for holder, held in book.slices.items():
         if held.machine != here:
             continue
-        with contextlib.suppress(OSError):
-            file = os.open(folder / holder, os.O_RDWR)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its owner lives
+        with contextlib.suppress(OSError, struct.error), left_behind(folder / holder) as file:
+            if file is not None:
                 settled, tokens, reserved, more = _COUNTS.unpack(os.pread(file, _COUNTS.size, 0))
                 found[holder] = Amount(settled + reserved, tokens + more)
-            except struct.error:
-                pass
-            finally:
-                os.close(file)
     return found
 
 

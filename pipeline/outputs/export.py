@@ -1,7 +1,7 @@
 """The committed dataset as one file: CSV for spreadsheets, Parquet, or NDJSON. Streaming: a piece at a time.
 
-Spreadsheets take a cell that begins like a formula for one, so CSV cells of text that do get a single quote in front
-(OWASP's rule; also after leading blanks, and after a line break inside the cell). Parquet and NDJSON are left alone.
+CSV cells of text that a spreadsheet could take for a formula get a quote in front (`pipeline.formulas`). Parquet and
+NDJSON are left alone.
 """
 
 import base64
@@ -18,15 +18,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.formulas import as_text
 from pipeline.outputs.reader import batches
 from pipeline.outputs.scan import parts
 from pipeline.stores import Store
 from schemas.errors import UsageError
 
 ENDINGS = (".csv", ".parquet", ".ndjson")
-# = + - @ tab CR, the wide forms of the first four, and the minus sign proper.
-_FORMULA = "(^|[\n\r])([\\p{Zs}\\p{Cf}\x0b\x0c]*)([=+\\-@\t\r\uff1d\uff0b\uff0d\uff20\u2212])"
-_QUOTED = "${1}'${2}${3}"
 _GROUP_ROWS = 250_000
 Write = Callable[[pa.RecordBatch], None]
 
@@ -90,7 +88,7 @@ def _ndjson(path: Path, schema: pa.Schema) -> Iterator[Write]:
 @contextlib.contextmanager
 def _csv(path: Path, schema: pa.Schema) -> Iterator[Write]:
     with path.open("wb") as out:
-        heads = pl.DataFrame({"name": schema.names}).select(safe(pl.col("name")))["name"].to_list()
+        heads = pl.DataFrame({"name": schema.names}).select(as_text(pl.col("name")))["name"].to_list()
         pl.DataFrame(schema=dict.fromkeys(_distinct(heads), pl.String)).write_csv(out)
 
         def write(batch: pa.RecordBatch) -> None:
@@ -111,17 +109,12 @@ def _cells(name: str, values: pa.Array) -> pl.Series:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
         return pl.Series(name, values)
     if pa.types.is_string(kind):
-        return pl.Series(name, values).to_frame().select(safe(pl.col(name))).to_series()
+        return pl.Series(name, values).to_frame().select(as_text(pl.col(name))).to_series()
     if pa.types.is_timestamp(kind):
         ending = "Z" if kind.tz else ""
         return pl.Series(name, values).dt.strftime(f"%Y-%m-%dT%H:%M:%S%.f{ending}")
     texts = [None if value is None else _text(value) for value in values.to_pylist()]
-    return pl.Series(name, texts, dtype=pl.String).to_frame().select(safe(pl.col(name))).to_series()
-
-
-def safe(text: pl.Expr) -> pl.Expr:
-    """Text that no spreadsheet takes for a formula. Twice, as one match may hide where the next begins."""
-    return text.str.replace_all(_FORMULA, _QUOTED).str.replace_all(_FORMULA, _QUOTED)
+    return pl.Series(name, texts, dtype=pl.String).to_frame().select(as_text(pl.col(name))).to_series()
 
 
 def _text(value: Any) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
+from pipeline.formulas import texts
 from pipeline.review.answering import ReviewQuestion, parsed, refusal
 from schemas.errors import UsageError
 
 _ENDINGS = (".json", ".csv")
 _COLUMNS = ("id", "partition", "row_id", "stage", "question", "answer")
-_FORMULA = "=+-@\t\r"
 
 
 def ending_of(path: Path) -> str:
@@ -41,11 +41,11 @@ def _csv(found: Sequence[ReviewQuestion]) -> str:
     heads = {name: f"key_{name}" if name in _COLUMNS else name for name in names}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_COLUMNS[:3], *heads.values(), *_COLUMNS[3:]])
+    writer.writerow([*_COLUMNS[:3], *texts(list(heads.values())), *_COLUMNS[3:]])
     for asked in found:
-        keys = [_safe(asked.key.get(name)) for name in names]
+        keys = texts([_cell(asked.key.get(name)) for name in names])
         answer = "" if asked.answer is None else _cell(orjson.loads(asked.answer))
-        said = [asked.stage, _safe(asked.question), answer]
+        said = [asked.stage, *texts([_cell(asked.question)]), answer]
         writer.writerow([asked.id, asked.partition, asked.row_id, *keys, *said])
     return out.getvalue()
 
@@ -54,12 +54,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
-
-
-def _safe(value: Any) -> str:
-    """No spreadsheet takes it for a formula, at the beginning of the cell or of a line in it."""
-    lines = _cell(value).split("\n")
-    return "\n".join(f"'{line}" if line.lstrip(" ")[:1] in tuple(_FORMULA) else line for line in lines)
 
 
 # Importing ---------------------------------------------------------------------------------------------------------

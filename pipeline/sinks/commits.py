@@ -11,20 +11,25 @@ time. A cancel takes part in the same race with a tombstone.
 
 import datetime as dt
 import json
-import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import ValidationError
 
+from pipeline.retries import after_failure
 from pipeline.stores.base import Store
 from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, ObjectMissing, StoreError, StoreRefused
 from schemas.manifest import FORMAT, Manifest, Reuse, Usage
 
-Sleep = Callable[[float], None]
+
+class _NotWritten(Exception):
+    """A put failed, and the generation was absent when read back."""
+
+
+_PUTS = 5
+_READS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def reopen(store: Store, partition: str, *, base: int) -> Manifest | None:
 # Writing -----------------------------------------------------------------------------------------------------------
 
 
-def commit(store: Store, draft: Manifest, *, puts: int = 5, sleep: Sleep = time.sleep) -> Committed:
+def commit(store: Store, draft: Manifest) -> Committed:
     """Create the draft's generation, once, or say who did.
 
     Cancelled, CommitConflict (with the winner), or StoreError when the store cannot be asked any more; that one says
@@ -100,40 +105,44 @@ def commit(store: Store, draft: Manifest, *, puts: int = 5, sleep: Sleep = time.
     """
     key = ids.commit(draft.partition, draft.generation)
     data = draft.model_dump_json().encode()
-    for put in range(1, puts + 1):
+
+    def put() -> Committed:
         try:
             store.put_new(key, data)
             return Committed(draft, "committed")
         except (StoreError, OSError) as exc:
-            failure = exc
-        winner = _read_back(store, draft, failure, sleep)
-        if winner is not None:
-            return _lost_or_won(draft, winner)
-        if isinstance(failure, StoreRefused):
-            raise failure
-        if put < puts:
-            sleep(_pause(put))
-    raise StoreError(
-        f"Generation {draft.generation} of {draft.partition!r} is not committed: {puts} puts failed and it was absent "
-        f"when read last. {failure}"
-    ) from failure
+            winner = _read_back(store, draft, exc)
+            if winner is not None:
+                return _lost_or_won(draft, winner)
+            if isinstance(exc, StoreRefused):
+                raise
+            raise _NotWritten(str(exc)) from exc
+
+    try:
+        return after_failure(put, on=_NotWritten, attempts=_PUTS)
+    except _NotWritten as exc:
+        raise StoreError(
+            f"Generation {draft.generation} of {draft.partition!r} is not committed: {_PUTS} puts failed and it was "
+            f"absent when read last. {exc}"
+        ) from exc.__cause__
 
 
-def _read_back(store: Store, draft: Manifest, failure: Exception, sleep: Sleep, reads: int = 5) -> Manifest | None:
-    for read in range(1, reads + 1):
-        try:
-            return read_commit(store, draft.partition, draft.generation)
-        except (StoreError, OSError) as exc:
-            unread = exc
-        if isinstance(unread, StoreRefused):
-            break
-        if read < reads:
-            sleep(_pause(read))
-    raise StoreError(
-        f"The outcome of committing generation {draft.generation} of {draft.partition!r} is unknown: the put failed "
-        f"({failure}) and reading it back failed too ({unread}).",
-        hint="Once the store answers, run it again: nothing is published or paid for twice.",
-    ) from unread
+def _read_back(store: Store, draft: Manifest, failure: Exception) -> Manifest | None:
+    """The generation's manifest, None where there is none. Raises StoreError where neither can be known."""
+    try:
+        return after_failure(
+            lambda: read_commit(store, draft.partition, draft.generation), on=_may_pass, attempts=_READS
+        )
+    except (StoreError, OSError) as exc:
+        raise StoreError(
+            f"The outcome of committing generation {draft.generation} of {draft.partition!r} is unknown: the put "
+            f"failed ({failure}) and reading it back failed too ({exc}).",
+            hint="Once the store answers, run it again: nothing is published or paid for twice.",
+        ) from exc
+
+
+def _may_pass(exc: Exception) -> bool:
+    return isinstance(exc, StoreError | OSError) and not isinstance(exc, StoreRefused)
 
 
 def _lost_or_won(draft: Manifest, winner: Manifest) -> Committed:
@@ -159,10 +168,6 @@ def _cancelled(tombstone: Manifest) -> Cancelled:
     )
 
 
-def _pause(attempt: int) -> float:
-    return random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2.0**attempt)
-
-
 # Cancelling --------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +180,6 @@ def fence(
     nonce: str,
     base: int | None = None,
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-    sleep: Sleep = time.sleep,
     rounds: int = 10,
 ) -> Literal["fenced", "committed_first"]:
     """See to it that no attempt of `run` can publish the partition after this returned, or say that it already has.
@@ -197,9 +201,7 @@ def fence(
             return "fenced"
         parent = newer[-1] if newer else read_commit(store, partition, base) if base else None
         try:
-            commit(
-                store, _tombstone(parent, partition, run=run, pipeline=pipeline, nonce=nonce, now=now()), sleep=sleep
-            )
+            commit(store, _tombstone(parent, partition, run=run, pipeline=pipeline, nonce=nonce, now=now()))
             return "fenced"
         except (Cancelled, CommitConflict):
             continue

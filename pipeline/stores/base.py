@@ -1,14 +1,12 @@
 """What a store promises. All calls block and may come from any thread; callers put them in threads."""
 
 import datetime as dt
-import itertools
-import random
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.retries import after_failure
 from schemas.errors import ObjectExists, StoreError
 
 MAX_KEY_BYTES = 1024
@@ -48,17 +46,11 @@ class Store(Protocol):
     def put_absent(self, key: str, data: bytes) -> bool:
         """Create an object whose key names its content. False if it was there. Tries again: here an own write whose
         reply was lost may well count as "was there"."""
-        for attempt in itertools.count():
-            try:
-                self.put_new(key, data)
-                return True
-            except ObjectExists:
-                return False
-            except StoreError as exc:
-                if attempt == 4 or not exc.retryable:
-                    raise
-            time.sleep(random.uniform(0.05, 0.1) * 2**attempt)
-        raise AssertionError("unreachable")
+        try:
+            after_failure(lambda: self.put_new(key, data), on=is_passing, attempts=5)
+        except ObjectExists:
+            return False
+        return True
 
     def upload(self, key: str, path: Path) -> None:
         """Create an object, whose key names its content, from a file of any size; done already if one of the same size
@@ -102,6 +94,11 @@ class Store(Protocol):
     def abort_uploads(self, uploads: Iterable[Upload]) -> None: ...
 
     def close(self) -> None: ...
+
+
+def is_passing(exc: Exception) -> bool:
+    """A store's failure that another attempt may not meet."""
+    return isinstance(exc, StoreError) and exc.retryable
 
 
 def checked(key: str) -> str:

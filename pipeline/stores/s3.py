@@ -4,10 +4,8 @@ import contextlib
 import datetime as dt
 import functools
 import io
-import itertools
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,17 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from pipeline.retries import after_failure
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from pipeline.stores.s3_errors import FOREIGN, translated
 from schemas.errors import ObjectExists, ObjectMissing
 
 _PART = 64 << 20
 _READ_ATTEMPTS = 4
+
+
+class _BodyCut(Exception):
+    """The connection was lost while a body came."""
 
 
 class S3Store(Store):
@@ -71,18 +74,19 @@ class S3Store(Store):
 
     def _read(self, key: str, **options: Any) -> bytes:
         """boto3 retries up to the response's headers; a body that breaks off is ours to ask for again."""
-        for attempt in itertools.count(1):
-            with self._errors(key):
-                body = self._client().get_object(**self._at(key), **options)["Body"]
+
+        def read() -> bytes:
+            with contextlib.closing(self._client().get_object(**self._at(key), **options)["Body"]) as body:
                 try:
                     return bytes(body.read())
-                except BotoCoreError:
-                    if attempt == _READ_ATTEMPTS:
-                        raise
-                finally:
-                    body.close()
-            time.sleep(0.1 * 2**attempt)
-        raise AssertionError("unreachable")
+                except BotoCoreError as exc:
+                    raise _BodyCut(exc) from exc
+
+        with self._errors(key):
+            try:
+                return after_failure(read, on=_BodyCut, attempts=_READ_ATTEMPTS)
+            except _BodyCut as exc:
+                raise exc.args[0] from None
 
     def head(self, key: str) -> ObjectInfo | None:
         try:

@@ -20,12 +20,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import is_invalid_resume
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from schemas.digests import digest
 from schemas.spec.fields import problems
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, CallKey, QuestionKey, RowRecord
+from stages.text.plain_json import to_json
 
 INTERRUPT = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 PENDING = "pending"
@@ -204,8 +205,4 @@ def _task() -> str:
 
 def plain(value: Any) -> Any:
     """JSON-like: what a person is asked crosses files and screens."""
-    return orjson.loads(orjson.dumps(value, default=_jsonable, option=orjson.OPT_NON_STR_KEYS))
-
-
-def _jsonable(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+    return orjson.loads(to_json(value))

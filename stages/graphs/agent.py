@@ -24,8 +24,8 @@ from stages.graphs.toolkit.assemble import Made, answer_format, finished
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
 from stages.graphs.toolkit.tools import call, load_tools
-from stages.text.chunks import tokens
 from stages.text.quoting import RULE, quoted
+from stages.text.tokens import tokens
 
 VERSION = "agent-1"
 _NOW = "You have no step left. Answer now, from what you know."

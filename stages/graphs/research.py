@@ -28,9 +28,9 @@ from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.graphs.toolkit.tools import call, load_tools
 from stages.models.answer_format import AnswerFormat
 from stages.text.quoting import RULE, quoted
-from stages.text.search import load_corpus
+from stages.text.search import LANGUAGES, load_corpus
 
-VERSION = "research-1"
+VERSION = "research-2"
 _PLAN = "Plan how to answer the question: at most {sections} sections, each with a title and a query for a search."
 _SECTION = (
     "Write one section of a longer answer, from what was found and from nothing else. Say so where it does not tell."
@@ -45,6 +45,7 @@ class ResearchOptions(Options):
     pacing: ClassVar[frozenset[str]] = frozenset(("parallel",))
 
     corpus: str | None = Field(default=None, description="a folder or glob of text files, relative to the spec")
+    language: str = Field(default="english", description="of the corpus, for word endings and stop words")
     sections: int = Field(default=6, ge=1, le=100, description="at most")
     passages: int = Field(default=5, ge=1, le=50, description="of the corpus, for one section")
     max_failed: float = Field(default=0.5, ge=0, le=1, description="the share of sections that may fail")
@@ -159,7 +160,12 @@ def _search(wanted: Build, options: ResearchOptions) -> tuple[Search, str]:
         )
     if tools:
         return _by_tool(wanted, tools[0], options), ""
-    corpus = load_corpus(wanted.base, options.corpus or "", wanted.where)
+    if options.language not in LANGUAGES:
+        raise SpecError(
+            f"{wanted.where}: with.language = {options.language!r} is not known.",
+            hint=f"One of {', '.join(LANGUAGES)}.",
+        )
+    corpus = load_corpus(wanted.base, options.corpus or "", wanted.where, options.language)
 
     async def search(query: str) -> str:
         found = corpus.search(query, options.passages)

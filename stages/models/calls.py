@@ -21,7 +21,6 @@ import orjson
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from pydantic import BaseModel
 
 from schemas.errors import BudgetReached, FatalModelError, RowError, TandemError, TransientModelError
 from stages.journal.records import CallKey, CallRecord, now
@@ -33,6 +32,8 @@ from stages.models.errors import Waiting, classify, may_be_billed
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, RowStopped, current
 from stages.models.wires.openai_chat import CUT_OFF, finish_of
+from stages.text.plain_json import to_json
+from stages.text.tokens import tokens, tokens_of_bytes
 
 # Answered, and so billed, but not with anything that could be kept.
 _BILLED = frozenset(("malformed_response", "empty_answer", "oversized_answer"))
@@ -307,7 +308,7 @@ def call_answered(
     said = message.response_metadata
     return replace(
         call,
-        raw=orjson.dumps(raw, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode(),
+        raw=to_json(raw).decode(),
         error=None,
         usage=usage,
         cost_usd=cost,
@@ -323,16 +324,12 @@ def _message(result: ChatResult) -> AIMessage:
     return message
 
 
-def _jsonable(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
-
-
 def _usage(message: AIMessage, request: ModelRequest) -> dict[str, int]:
-    """Input, output, cached input and reasoning tokens; estimated at four bytes a token where nothing is said."""
+    """Input, output, cached input and reasoning tokens; estimated where the provider names none."""
     told = message.usage_metadata
     if told is None:
         output = str(message.content) + "".join(str(call["args"]) for call in message.tool_calls)
-        return {"input": request.size // 4, "output": len(output.encode("utf-8", "replace")) // 4, "estimated": 1}
+        return {"input": tokens_of_bytes(request.size), "output": tokens(output), "estimated": 1}
     usage = {"input": told["input_tokens"], "output": told["output_tokens"]}
     cached = (told.get("input_token_details") or {}).get("cache_read")
     reasoning = (told.get("output_token_details") or {}).get("reasoning")

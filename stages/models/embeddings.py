@@ -5,7 +5,6 @@ So a vector is journalled, limited, retried and paid for by the very code that d
 
 import base64
 import struct
-from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -18,7 +17,6 @@ from pydantic import ConfigDict
 from schemas.errors import RowError
 from stages.models.wires.openai_chat import malformed
 from stages.models.wires.transport import OpenAICompatibleChatModel
-from stages.text.words import WORD, stem
 
 
 def packed(vector: list[float]) -> str:
@@ -40,7 +38,7 @@ class OpenAICompatibleEmbeddings(OpenAICompatibleChatModel):
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        payload = {"model": self.model, "input": _text(messages), "encoding_format": "base64", **self.params}
+        payload = {"model": self.model, "input": text_of(messages), "encoding_format": "base64", **self.params}
         answer, headers = await self._post(orjson.dumps(payload), "embeddings")
         try:
             vector = answer["data"][0]["embedding"]
@@ -48,37 +46,7 @@ class OpenAICompatibleEmbeddings(OpenAICompatibleChatModel):
             read = int((answer.get("usage") or {}).get("prompt_tokens") or 0)
         except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
             raise malformed(orjson.dumps(answer)) from exc
-        return _result(content, read, {"request_id": headers.get("x-request-id")})
-
-
-class OfflineEmbeddings(BaseChatModel):
-    """`offline:`: words, hashed into so many dimensions; texts that share words lie near each other. For tests."""
-
-    model: str = "lexical"
-    dimensions: int = 64
-
-    @property
-    def _llm_type(self) -> str:
-        return "offline-embeddings"
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        return self._vector(messages)
-
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        return self._vector(messages)
-
-    def _vector(self, messages: list[BaseMessage]) -> ChatResult:
-        text = _text(messages)
-        vector = [0.0] * self.dimensions
-        for word in WORD.findall(text):
-            drawn = int.from_bytes(blake2b(stem(word).encode("utf-8", "replace"), digest_size=8).digest(), "big")
-            vector[drawn % self.dimensions] += 1.0 if drawn >> 63 else -1.0
-        length = sum(number * number for number in vector) ** 0.5 or 1.0
-        return _result(packed([number / length for number in vector]), -(-len(text.encode("utf-8", "replace")) // 4))
+        return result_of(content, read, {"request_id": headers.get("x-request-id")})
 
 
 class ForeignEmbeddings(BaseChatModel):
@@ -95,22 +63,24 @@ class ForeignEmbeddings(BaseChatModel):
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return _result(packed(self.embeddings.embed_query(_text(messages))), None)
+        return result_of(packed(self.embeddings.embed_query(text_of(messages))), None)
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return _result(packed(await self.embeddings.aembed_query(_text(messages))), None)
+        return result_of(packed(await self.embeddings.aembed_query(text_of(messages))), None)
 
 
-def _text(messages: list[BaseMessage]) -> str:
+def text_of(messages: list[BaseMessage]) -> str:
+    """What is to be embedded. Raises RowError where it isn't text."""
     content = messages[-1].content
     if not isinstance(content, str):
         raise RowError("only text can be embedded", kind="bad_request")
     return content
 
 
-def _result(content: str, read: int | None, said: dict[str, Any] | None = None) -> ChatResult:
+def result_of(content: str, read: int | None, said: dict[str, Any] | None = None) -> ChatResult:
+    """A packed vector as a chat model's answer, with the tokens that it took, where they are known."""
     usage = None if read is None else UsageMetadata(input_tokens=read, output_tokens=0, total_tokens=read)
     message = AIMessage(content=content, usage_metadata=usage, response_metadata=said or {})
     return ChatResult(generations=[ChatGeneration(message=message)])

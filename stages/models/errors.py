@@ -4,6 +4,7 @@ Foreign exceptions are sorted here and nowhere else. Our own transport asks `fro
 the attributes that they share (`status_code`, `response`, `body`), whatever their class.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import FatalModelError, ModelError, RowError, TandemError, TransientModelError
+from stages.models.sdk_errors import Kind, is_unnumbered, is_wrapper, kind_of, refuses_to_call
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
 _CONGESTION = {429: "rate", 503: "overload", 529: "overload"}
@@ -31,11 +33,21 @@ _CONTEXT = re.compile(
 )
 _CONTENT = re.compile(r"content_?filter|content_policy|content management policy|moderation|flagged|safety", re.I)
 _MODEL = re.compile(
-    r"model_not_found|(unknown|invalid|no such) model|\bmodel\b[^.]{0,80}(does not exist|not found|is not available)",
+    r"model_not_found|(unknown|invalid|no such) model|\bmodel\b[^.]{0,80}(does not exist|not found|is not available)"
+    r"|model identifier is invalid|on-demand throughput isn.t supported",
     re.I,
 )
+_KEY = re.compile(r"API[ _]key (not valid|expired|not found)|API_KEY_INVALID|invalid x-api-key", re.I)  # Google: a 400
+# AWS, whatever the status.
+_AWS_REFUSED = re.compile(
+    r"UnrecognizedClient|ExpiredToken|InvalidSignature|SignatureDoesNot|InvalidClientTokenId|OptIn"
+)
 _CONCURRENCY = re.compile(r"concurren|simultaneous|parallel requests", re.I)
-_THROTTLED = re.compile(r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout", re.I)
+_THROTTLED = re.compile(
+    r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout|ModelStreamError|InternalServer"
+    r"|InternalFailure",
+    re.I,
+)
 _CONNECTION = re.compile(
     r"connection|connect(or)?error|timeout|disconnected|unavailable|transporterror|protocolerror|networkerror"
     r"|payloaderror|incompleteread",
@@ -55,7 +67,7 @@ def from_status(
 ) -> ModelError | FatalModelError:
     """An HTTP error answer as one of ours. `setting` names the variable that holds the credential."""
     said = _said(text, setting)
-    if status in (401, 407):
+    if status in (401, 407) or (status == 400 and _KEY.search(text)):
         return FatalModelError(f"{model}: the provider refuses the key ({status}: {said})", hint=f"Check {setting}.")
     no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
     if status == 402 or (status in (400, 403, 429) and no_money):
@@ -115,6 +127,8 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
     if "ContentFilterFinishReason" in name:
         return RowError("the provider's content filter withheld the answer", kind="content_filter")
     status, text = _status(exc), _body(exc)
+    if _AWS_REFUSED.search(_aws_code(exc)):
+        return from_status(401, text, headers={}, model=model, setting=setting)
     throttled = _THROTTLED.search(name) or _THROTTLED.search(_aws_code(exc))
     if throttled or isinstance(exc, TimeoutError | ConnectionError):
         said = _said(text, setting)
@@ -127,9 +141,25 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
         return RowError("the provider's answer is not a completion", kind="malformed_response")
     if status is not None:
         return from_status(status, text, headers=_headers(exc), model=model, setting=setting)
+    known = kind_of(exc)
+    if known is not None:
+        return _of_kind(known, name, _said(text, setting), model, setting)
     if any(_CONNECTION.search(cls.__name__) for cls in type(exc).__mro__):
         return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
-    return _unnumbered(exc, name, text, model, setting)
+    found = _unnumbered(exc, name, text, model, setting)
+    if found is None and is_wrapper(exc) and exc.__cause__ is not None:
+        return classify(exc.__cause__, model=model, setting=setting)
+    return found
+
+
+def _of_kind(kind: Kind, name: str, said: str, model: str, setting: str) -> TandemError:
+    if kind == "transient":
+        return TransientModelError(f"{model}: {name}: {said}")
+    if kind == "fatal":
+        return FatalModelError(f"{model}: {said or name}", hint=f"Check {setting}.")
+    if kind == "malformed":
+        return RowError("the provider's answer is not a completion", kind="malformed_response")
+    return RowError(f"{name}: {said}", kind="bad_request")
 
 
 def _congestion_of(word: str) -> str:
@@ -142,12 +172,11 @@ def _congestion_of(word: str) -> str:
 def _unnumbered(exc: BaseException, name: str, text: str, model: str, setting: str) -> TandemError | None:
     """An SDK's own errors without a status: told apart by code, or by its place in their tree."""
     said = f"{getattr(exc, 'code', '') or ''} {text}"
-    if any(cls.__name__ in ("APIError", "ClientError", "APIException") for cls in type(exc).__mro__):
+    if is_unnumbered(exc) or any(cls.__name__ in ("APIError", "APIException") for cls in type(exc).__mro__):
         if _QUOTA.search(said) and not _RATE.search(said):
             return from_status(429, said, headers={}, model=model, setting=setting)
         return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
-    sdk = any(cls.__name__ in ("OpenAIError", "AnthropicError") for cls in type(exc).__mro__)
-    if sdk or re.search(r"credential|authentication", name, re.I):  # it refuses to call at all
+    if refuses_to_call(exc) or re.search(r"credential|authentication", name, re.I):  # it refuses to call at all
         return FatalModelError(f"{model}: {_said(text, setting) or name}", hint=f"Check {setting}.")
     return None
 
@@ -182,12 +211,10 @@ def _told_wait(exc: BaseException) -> float | None:
 
 def _body(exc: BaseException) -> str:
     """The JSON of the provider's error where the SDK kept it, else what the exception says."""
-    body = getattr(exc, "body", None)
-    if isinstance(body, Mapping):
-        try:
-            return orjson.dumps(body).decode()
-        except TypeError:
-            pass
+    for body in (getattr(exc, "body", None), getattr(exc, "details", None)):
+        if isinstance(body, Mapping):
+            with contextlib.suppress(TypeError):
+                return orjson.dumps(body).decode()
     return str(exc)
 
 

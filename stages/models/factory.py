@@ -95,7 +95,8 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     """The embedding model of a role, asked as a chat model is, so that its vectors are journalled, limited and paid for
     in the same way. Raises SpecError."""
-    from stages.models.embeddings import ForeignEmbeddings, OfflineEmbeddings, OpenAICompatibleEmbeddings
+    from stages.models.embeddings import ForeignEmbeddings, OpenAICompatibleEmbeddings
+    from stages.models.offline.embeddings import OfflineEmbeddings
 
     params, timeout_s = _params(choice, stage, spec)
     provider, _, name = choice.name.partition(":")

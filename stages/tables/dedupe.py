@@ -18,11 +18,11 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from stages.contract import RESERVED, Build, Options, TableStage, check_drop
-from stages.tables.minhash import WORD, like_texts
+from stages.tables.minhash import ALGORITHM, WORD, like_texts
 from stages.tables.partition_rows import parts
 from stages.tables.vectors import Vectors
 
-VERSION = "dedupe-1"
+VERSION = "dedupe-2"
 
 
 class DedupeOptions(Options):
@@ -56,6 +56,7 @@ def build(wanted: Build) -> TableStage:
             marked = marked.with_columns(kinds.alias(options.group))
         return marked.filter(~pl.col(options.duplicate)) if options.keep == "first" else marked
 
+    made_by = f"{VERSION} {ALGORITHM}" if options.on else VERSION
     added = [pa.field(options.duplicate, pa.bool_())]
     added += [pa.field(options.group, pa.int64())] if options.group is not None else []
     names = {field.name for field in added}
@@ -63,7 +64,7 @@ def build(wanted: Build) -> TableStage:
     return TableStage(
         spec=stage,
         columns=pa.schema([*kept, *added]),
-        fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
+        fingerprint=digest(made_by, options.model_dump_json(), str(stage.drop), str(stage.version)),
         provenance=Provenance(stage=stage.name, uses="dedupe"),
         run_on_partition=over,
     )

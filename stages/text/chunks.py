@@ -3,14 +3,10 @@
 import re
 from collections.abc import Iterator
 
-BYTES_PER_TOKEN = 4
+from stages.text.tokens import BYTES_PER_TOKEN
+
 # From the widest bound to the narrowest; each piece keeps the white space behind it, so that pieces join to the whole.
 _BOUNDS = tuple(re.compile(bound) for bound in (r"\n\s*\n", r"\n", r"(?<=[.!?…。！？])[\"'”’)\]]*\s+", r"\s+"))
-
-
-def tokens(text: str) -> int:
-    """Estimated, as everywhere: four bytes a token, rounded up."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
 def chunked(text: str, size: int) -> list[str]:

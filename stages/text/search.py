@@ -1,20 +1,27 @@
-"""Search in local text files: passages ranked by BM25. It needs no index, no network, and always finds the same."""
+"""Search in local text files: passages ranked by BM25. It needs no network, and always finds the same."""
 
-import math
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import snowballstemmer
+
 from schemas.digests import digest
 from schemas.errors import SpecError
 from stages.text.chunks import chunked
-from stages.text.words import ANY_STOP, WORD, stem
 
 PASSAGE_TOKENS = 200
 MAX_BYTES = 100_000_000
+_WORD = r"\w+"
 ENDINGS = frozenset((".txt", ".md", ".rst"))
-_K1, _B = 1.5, 0.75
+LANGUAGES = tuple(snowballstemmer.algorithms())
+_STOPPED = frozenset(  # those that bm25s has stop words of
+    (
+        "english", "german", "dutch", "french", "spanish", "portuguese", "italian", "russian", "swedish", "norwegian",
+        "danish", "turkish",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,9 +31,11 @@ class Passage:
 
 
 class Corpus:
-    """Passages, and where each word is in them."""
+    """Passages, and an index of the words in them. Word endings and stop words are those of `language`."""
 
-    def __init__(self, files: dict[str, str]) -> None:
+    def __init__(self, files: dict[str, str], language: str = "english") -> None:
+        import bm25s  # half a second, for those that search
+
         self.digest = digest(*(part for item in sorted(files.items()) for part in item))
         self.passages = [
             Passage(name, chunk.strip())
@@ -34,33 +43,35 @@ class Corpus:
             for chunk in chunked(text, PASSAGE_TOKENS)
             if chunk.strip()
         ]
-        self._where: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self._lengths: list[int] = []
-        for at, passage in enumerate(self.passages):
-            words = Counter(_words(passage.text))
-            self._lengths.append(words.total())
-            for word, count in words.items():
-                self._where[word].append((at, count))
+        self._language = language
+        self._index = bm25s.BM25(k1=1.5, b=0.75, dtype="float64")
+        words = self._words([passage.text for passage in self.passages])
+        self._known = frozenset(word for found in words for word in found)
+        if self._known:
+            self._index.index(words, show_progress=False)
 
     def search(self, query: str, most: int) -> list[Passage]:
         """The passages that fit best, best first; none where no word of the query is anywhere."""
-        mean = sum(self._lengths) / len(self._lengths) if self._lengths else 1.0
-        scores: dict[int, float] = defaultdict(float)
-        for word in dict.fromkeys(_words(query)):
-            found = self._where.get(word, [])
-            rare = math.log(1 + (len(self.passages) - len(found) + 0.5) / (len(found) + 0.5))
-            for at, count in found:
-                long = _K1 * (1 - _B + _B * self._lengths[at] / mean)
-                scores[at] += rare * count * (_K1 + 1) / (count + long)
-        best = sorted(scores, key=lambda at: (-scores[at], at))[:most]
-        return [self.passages[at] for at in best]
+        words = [word for word in dict.fromkeys(self._words([query])[0]) if word in self._known]
+        if not words:
+            return []
+        scores = self._index.get_scores(words)
+        best = np.argsort(-scores, kind="stable")[:most]
+        return [self.passages[at] for at in best if scores[at] > 0]
+
+    def _words(self, texts: list[str]) -> list[list[str]]:
+        """The stems of each text's words, in order, without stop words."""
+        import bm25s
+
+        stemmer = snowballstemmer.stemmer(self._language)  # one a call, as it keeps the word that it works on
+        stop = self._language if self._language in _STOPPED else None
+        found: list[list[str]] = bm25s.tokenize(
+            texts, stopwords=stop, stemmer=stemmer.stemWords, token_pattern=_WORD, return_ids=False, show_progress=False
+        )  # fmt: skip
+        return found
 
 
-def _words(text: str) -> list[str]:
-    return [stem(word) for word in WORD.findall(text) if word.casefold() not in ANY_STOP]
-
-
-def load_corpus(base: Path, path: str, where: str) -> Corpus:
+def load_corpus(base: Path, path: str, where: str, language: str = "english") -> Corpus:
     """The text files of a folder, or those that a glob finds, below the spec's folder. Raises SpecError."""
     root = base / path
     found = [root] if root.is_file() else sorted(root.rglob("*") if root.is_dir() else base.glob(path))
@@ -76,14 +87,14 @@ def load_corpus(base: Path, path: str, where: str) -> Corpus:
             f"{where}: with.corpus = {path!r} has {size:,} bytes, more than {MAX_BYTES:,}.",
             hint="Name a search of yours instead: tools: [module:function].",
         )
-    return _loaded(tuple((str(file), file.stat().st_mtime_ns) for file in files), str(base))
+    return _loaded(tuple((str(file), file.stat().st_mtime_ns) for file in files), str(base), language)
 
 
 @lru_cache(maxsize=4)
-def _loaded(files: tuple[tuple[str, int], ...], base: str) -> Corpus:
+def _loaded(files: tuple[tuple[str, int], ...], base: str, language: str) -> Corpus:
     texts = {}
     for name, _ in files:
         path = Path(name)
         shown = str(path.relative_to(base)) if path.is_relative_to(base) else path.name
         texts[shown] = path.read_text("utf-8", "replace")
-    return Corpus(texts)
+    return Corpus(texts, language)

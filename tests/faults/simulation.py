@@ -196,7 +196,7 @@ def _ruled_by(seed: int, loop: VirtualLoop) -> Iterator[None]:
         stack.enter_context(
             mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128), version=4))
         )
-        stack.enter_context(mock.patch("pipeline.stores.base.time", clock))
+        stack.enter_context(mock.patch("tenacity.nap.time", clock))  # where `pipeline.retries` pauses
         stack.enter_context(mock.patch("stages.journal.records.time", clock))
         random.seed(seed)
         yield
@@ -391,7 +391,7 @@ class World:
             stage_fingerprints={"s": STAGE}, counts=Counts(rows_in=len(table), ok=len(table), out=len(table)),
             usage=usage, run=run, nonce=uuid.uuid4().hex, started_at=now, committed_at=now,
         )  # fmt: skip
-        committed = commits.commit(self.store, draft, sleep=_sleep).manifest
+        committed = commits.commit(self.store, draft).manifest
         try:
             compaction.compact(self.store, DAY, EPOCH + dt.timedelta(seconds=self.loop.time()))
         except (TandemError, OSError) as exc:
@@ -522,9 +522,7 @@ class World:
 
         async def fencing(attempt: Attempt) -> str:
             return str(
-                await self.blocking(
-                    commits.fence, self.store, DAY, run=run, pipeline="p", nonce=nonce, base=base, sleep=_sleep
-                )
+                await self.blocking(commits.fence, self.store, DAY, run=run, pipeline="p", nonce=nonce, base=base)
             )
 
         told = str(await self.activity(f"{run} fence", fencing, run))

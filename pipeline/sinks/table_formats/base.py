@@ -1,4 +1,5 @@
-"""What a table format has to do."""
+"""What a table format has to do. Overtaken (`pipeline.retries`): another transaction came between reading the table and
+writing to it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,17 +10,13 @@ from pipeline.sinks.schema import key_values
 from schemas.manifest import DataFile, Manifest
 
 
-class Moved(Exception):
-    """Another transaction came between reading the table and writing to it."""
-
-
 class Lake(Protocol):
     """A table of some format. `version` is whatever `files` read, and what `replace` builds on."""
 
     def exists(self) -> bool: ...
 
     def version(self, columns: pa.Schema, keys: pa.Schema) -> Any:
-        """The table as it is now, made or given new columns where it has to be. Raises Moved, StoreError."""
+        """The table as it is now, made or given new columns where it has to be. Raises Overtaken, StoreError."""
 
     def files(self, version: Any, keys: pa.Schema, partition: str) -> dict[str, Any]:
         """The partition's files in the table, by key in the sink."""
@@ -33,7 +30,7 @@ class Lake(Protocol):
         gone: dict[str, Any],
         new: Sequence[DataFile],
     ) -> None:
-        """One transaction. Raises Moved where the table is not at that version any more, StoreError."""
+        """One transaction. Raises Overtaken where the table is not at that version any more, StoreError."""
 
     def all_files(self) -> set[str]:
         """Keys of all files that the table names now."""

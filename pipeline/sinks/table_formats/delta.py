@@ -12,7 +12,8 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, create_table_with_add_actions
 
-from pipeline.sinks.table_formats.base import Lake, Moved, values
+from pipeline.retries import Overtaken
+from pipeline.sinks.table_formats.base import Lake, values
 from pipeline.stores import Store
 from pipeline.stores.s3 import S3Store
 from schemas.errors import SinkError, StoreError
@@ -50,7 +51,7 @@ class DeltaLake(Lake):
         if missing:
             with _errors(self.uri):
                 table.alter.add_columns(missing)
-            raise Moved
+            raise Overtaken
         return table
 
     def _schema(self, columns: pa.Schema, keys: pa.Schema) -> Schema:
@@ -133,6 +134,6 @@ def _errors(uri: str) -> Iterator[None]:
     except TableNotFoundError:
         raise
     except CommitFailedError as exc:
-        raise Moved from exc
+        raise Overtaken from exc
     except (DeltaError, OSError) as exc:
         raise StoreError(f"{uri}: the Delta table cannot be read or written: {exc}.") from exc

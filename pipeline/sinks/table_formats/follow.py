@@ -10,15 +10,13 @@ behind is caught up by the partition's next attempt, or by the end of any run.
 """
 
 import importlib.util
-import random
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.retries import Overtaken, until_first
 from pipeline.sinks import commits
 from pipeline.sinks.schema import key_schema, load_schema
-from pipeline.sinks.table_formats.base import Lake, Moved
+from pipeline.sinks.table_formats.base import Lake
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import SpecError, StoreError
@@ -59,21 +57,21 @@ def mark(store: Store, partition: str) -> None:
     store.put(ids.lagging(partition), b"{}")
 
 
-def follow(lake: Lake, store: Store, partition: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+def follow(lake: Lake, store: Store, partition: str) -> None:
     """Bring the table to the partition's current generation, and take the mark away. Raises StoreError."""
-    for attempt in range(_TRIES):
+
+    def attempt() -> None:
         with _ONE_AT_A_TIME:
-            try:
-                _follow_once(lake, store, partition)
-                store.delete([ids.lagging(partition)])
-                return
-            except Moved:
-                pass
-        sleep(random.uniform(0.02, 0.1) * min(attempt + 1, 10))
-    raise StoreError(
-        f"{store.uri}: the table could not follow {partition}: others committed to it {_TRIES} times meanwhile.",
-        hint="The partition is published, and the next run brings the table up to it.",
-    )
+            _follow_once(lake, store, partition)
+            store.delete([ids.lagging(partition)])
+
+    try:
+        until_first(attempt, attempts=_TRIES, spread_s=1.0)
+    except Overtaken as exc:
+        raise StoreError(
+            f"{store.uri}: the table could not follow {partition}: others committed to it {_TRIES} times meanwhile.",
+            hint="The partition is published, and the next run brings the table up to it.",
+        ) from exc
 
 
 def _follow_once(lake: Lake, store: Store, partition: str) -> None:

@@ -6,8 +6,6 @@ that is a folder, else under TANDEM_HOME.
 
 import contextlib
 import datetime as dt
-import random
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,9 @@ from pyiceberg.typedef import Record
 from pyiceberg.utils.config import Config
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
+from pipeline.retries import Overtaken, until_first
 from pipeline.settings import home_of
-from pipeline.sinks.table_formats.base import Lake, Moved, values
+from pipeline.sinks.table_formats.base import Lake, values
 from pipeline.stores import LocalStore, Store
 from pipeline.stores.s3 import S3Store
 from schemas import ids
@@ -55,12 +54,12 @@ class IcebergLake(Lake):
             table = self._open()
             if table is None:
                 self._create(pa.schema([*columns, *keys]), keys)
-                raise Moved
+                raise Overtaken
             wanted = pa.schema([*columns, *keys])
             if missing := [name for name in wanted.names if name not in table.schema().column_names]:
                 with table.update_schema() as update:
                     update.union_by_name(pa.schema([wanted.field(name) for name in missing]))
-                raise Moved
+                raise Overtaken
             return table
 
     def _open(self) -> Table | None:
@@ -136,12 +135,12 @@ class IcebergLake(Lake):
 
 def _opened(store: Store, base: Path, name: str) -> Catalog:
     """Two that make the tables of one new catalog at once get in each other's way."""
-    for _ in range(_OPENINGS):
-        with contextlib.suppress(Moved), _errors(name):
+
+    def attempt() -> Catalog:
+        with _errors(name):
             return catalog_of(store, base)
-        time.sleep(random.uniform(0.05, 0.2))
-    with _errors(name):
-        return catalog_of(store, base)
+
+    return until_first(attempt, attempts=_OPENINGS, spread_s=0.2)
 
 
 def catalog_of(store: Store, base: Path) -> Catalog:
@@ -184,10 +183,10 @@ def _errors(name: str) -> Iterator[None]:
     try:
         yield
     except (CommitFailedException, ValidationException, TableAlreadyExistsError, IntegrityError) as exc:
-        raise Moved from exc
+        raise Overtaken from exc
     except OperationalError as exc:
         if "already exists" in str(exc):
-            raise Moved from exc
+            raise Overtaken from exc
         raise StoreError(f"The catalog of the Iceberg table {name} cannot be used: {exc.orig}.") from exc
     except (SQLAlchemyError, OSError) as exc:
         raise StoreError(f"The Iceberg table {name} cannot be read or written: {exc}.") from exc

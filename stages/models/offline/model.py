@@ -22,6 +22,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from stages.models.offline.reading import Text
 from stages.models.offline.rules import Schema, answer_text
 from stages.text.quoting import unquoted
+from stages.text.tokens import tokens_of_bytes
 
 _ANY_OBJECT: Schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
 
@@ -97,8 +98,7 @@ def _text(message: BaseMessage) -> str:
 
 
 def _tokens(*texts: str) -> int:
-    """Bytes / 4, rounded up."""
-    return -(-sum(len(text.encode("utf-8", "replace")) for text in texts) // 4)
+    return tokens_of_bytes(sum(len(text.encode("utf-8", "replace")) for text in texts))
 
 
 def _asked_schema(response_format: dict[str, Any] | None) -> Schema | None:

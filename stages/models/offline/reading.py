@@ -4,7 +4,18 @@ import re
 from datetime import date
 from functools import cached_property
 
-from stages.text.words import ALARM, ANY_STOP, DATES, GREETING, MONTHS, NUMBER, SENTENCE, STOP_WORDS, WORD, stem
+from stages.models.offline.words import (
+    ALARM,
+    ANY_STOP,
+    DATES,
+    GREETING,
+    MONTHS,
+    NUMBER,
+    SENTENCE,
+    STOP_WORDS,
+    WORD,
+    stem,
+)
 
 
 class Text:

@@ -23,7 +23,7 @@ from typing import Any
 
 from schemas.errors import FatalModelError
 from stages.models.offline.reading import Text, cut
-from stages.text.words import (
+from stages.models.offline.words import (
     EMAIL,
     FALLBACKS,
     GENERIC,

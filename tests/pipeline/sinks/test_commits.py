@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 
-from pipeline.sinks import commits
 from pipeline.sinks.commits import commit, current, fence, history, read_commit, reopen
 from pipeline.stores import MemoryStore, Store, open_store
 from schemas import ids
@@ -62,14 +62,15 @@ def draft(base: int = 0, *, run: str = "run", content: str = "content", nonce: s
     )
 
 
-def quick(_: float) -> None:
-    """Sleeping is for the real thing."""
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """Pauses are for the real thing."""
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
 
 
 def cancel(store: Store, run: str = "run", **options: Any) -> str:
-    return fence(
-        store, DAY, **{"run": run, "pipeline": "reviews", "nonce": uuid.uuid4().hex, "sleep": quick, **options}
-    )
+    return fence(store, DAY, **{"run": run, "pipeline": "reviews", "nonce": uuid.uuid4().hex, **options})
 
 
 # Outcomes ----------------------------------------------------------------------------------------------------------
@@ -188,13 +189,13 @@ class Script:
 def test_a_lost_reply_is_a_commit_and_no_conflict(error: Exception | None) -> None:
     store = MemoryStore(fault=Script("put_new done", 1, error=error))
     mine = draft()
-    assert commit(store, mine, sleep=quick).how == "committed"
+    assert commit(store, mine).how == "committed"
     assert current(store, DAY) == mine
 
 
 def test_a_put_that_did_not_arrive_is_repeated() -> None:
     script = Script("put_new", 1, 2, 3, 4)
-    assert commit(MemoryStore(fault=script), draft(), sleep=quick).how == "committed"
+    assert commit(MemoryStore(fault=script), draft()).how == "committed"
     assert script.count == 5
 
 
@@ -202,7 +203,7 @@ def test_puts_are_bounded_and_the_outcome_is_told() -> None:
     script = Script("put_new", *range(1, 100))
     store = MemoryStore(fault=script)
     with pytest.raises(StoreError, match="is not committed: 5 puts failed and it was absent"):
-        commit(store, draft(), sleep=quick)
+        commit(store, draft())
     assert script.count == 5
 
 
@@ -216,16 +217,16 @@ def test_an_outcome_that_cannot_be_read_is_unknown_and_repeating_settles_it() ->
     store = MemoryStore(fault=both)
     mine = draft()
     with pytest.raises(StoreError, match=r"generation 1 of .* is unknown") as caught:
-        commit(store, mine, sleep=quick)
+        commit(store, mine)
     assert caught.value.retryable
-    assert commit(store, mine, sleep=quick).how == "committed"
+    assert commit(store, mine).how == "committed"
     assert len(list(history(store, DAY))) == 1
 
 
 def test_a_refusal_is_not_repeated() -> None:
     script = Script("put_new", *range(1, 100), error=StoreRefused("access is denied", hint="Check AWS_PROFILE."))
     with pytest.raises(StoreRefused, match="AWS_PROFILE"):
-        commit(MemoryStore(fault=script), draft(), sleep=quick)
+        commit(MemoryStore(fault=script), draft())
     assert script.count == 1
 
 
@@ -237,7 +238,7 @@ def test_a_reply_lost_on_a_real_server_is_a_commit(
             monkeypatch.setenv(name, value)
         store = open_store(f"s3://{seaweed_bucket}/{uuid.uuid4().hex}")
         proxy.set(drop_reply={"method": "PUT", "nth": [1, 2, 4]}, error={"method": "PUT", "nth": 3})
-        outcomes = [commit(store, draft(base), sleep=quick).how for base in range(4)]
+        outcomes = [commit(store, draft(base)).how for base in range(4)]
         assert outcomes == ["committed"] * 4
         assert (proxy.stats().dropped, proxy.stats().errors, proxy.stats().requests["PUT"]) == (3, 1, 5)
         store.close()
@@ -379,11 +380,11 @@ class Simulation:
 
     def _commit_or_reopen(self, run: str, content: str) -> str:
         try:
-            return commit(self.store, draft(run=run, content=content), sleep=quick).how
+            return commit(self.store, draft(run=run, content=content)).how
         except CommitConflict:
             newest = reopen(self.store, DAY, base=0)
             base = newest.generation if newest else 0
-            return commit(self.store, draft(base, run=run, content=f"{content} on {base}"), sleep=quick).how
+            return commit(self.store, draft(base, run=run, content=f"{content} on {base}")).how
 
     def _cancel(self) -> None:
         self._pause()
@@ -425,16 +426,6 @@ def test_any_interleaving_with_any_fault_keeps_the_promises() -> None:
 def test_ten_thousand_interleavings_keep_the_promises() -> None:
     for seed in range(10_000):
         simulate(seed)
-
-
-def test_pauses_grow_and_stay_short() -> None:
-    pauses: list[float] = []
-    with pytest.raises(StoreError):
-        commit(MemoryStore(fault=Script("put_new", *range(100))), draft(), puts=9, sleep=pauses.append)
-    assert len(pauses) == 8
-    assert 0.05 <= pauses[0] <= 0.1
-    assert sum(pauses) < 15
-    assert commits._pause(9) <= 2
 
 
 def test_a_draft_is_kept_word_for_word(store: Store) -> None:

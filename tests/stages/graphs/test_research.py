@@ -118,6 +118,18 @@ def test_the_corpus_ranks_what_is_rare_and_near() -> None:
     assert corpus.search("lamps", 2) == corpus.search("lamps", 2)
 
 
+def test_word_endings_and_stop_words_are_those_of_the_language() -> None:
+    files = {"a.md": "Die Häuser sind groß.", "b.md": "Das Auto fährt in die Stadt."}
+    assert [found.source for found in Corpus(files, "german").search("Haus", 5)] == ["a.md"]
+    assert Corpus(files, "german").search("die", 5) == []
+    assert Corpus(files, "english").search("Haus", 5) == []
+
+
+@pytest.mark.parametrize("files", [{}, {"a.md": ""}, {"a.md": "the of and"}])
+def test_a_corpus_without_words_finds_nothing(files: dict[str, str]) -> None:
+    assert Corpus(files).search("the anything", 5) == []
+
+
 async def test_a_folder_of_texts_is_searched_and_is_part_of_the_fingerprint(
     server: ModelServer, tmp_path: Path
 ) -> None:
@@ -140,6 +152,7 @@ async def test_a_folder_of_texts_is_searched_and_is_part_of_the_fingerprint(
         ({"corpus": "docs"}, "needs one search"),
         ({"tools": ("two",)}, "two takes query, most.*one argument"),
         ({"tools": (), "corpus": "nothing"}, "with.corpus = 'nothing' has no text files"),
+        ({"tools": (), "corpus": ".", "language": "klingon"}, "with.language = 'klingon' is not known"),
         ({"failed": "report"}, "with.failed = 'report' is declared under output"),
     ],
 )

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract import GraphStage
-from stages.text.chunks import chunked, tokens
+from stages.text.chunks import chunked
+from stages.text.tokens import tokens
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, enrich, kinds, until
 

@@ -164,7 +164,7 @@ def say_run(run: Run, found: Connection, base: Path, screen: Screen) -> None:
         "started": "Run {0} started.",
         "joined": "Run {0} is at work already; following it.",
         "resumed": "Run {0} had not finished; carrying it on.",
-        "replanned": "The code of its stages has changed since run {0} was planned: it is planned anew, from the journal.",
+        "replanned": "The code of its stages has changed since run {0} was planned: planned anew, from the journal.",
         "completed": "Run {0} is completed; this is its report.",
     }[run.began]
     screen.say(said.format(run.request.run))

@@ -1,0 +1,58 @@
+"""A file that its owner keeps locked while it lives, and that others read after its death.
+
+The kernel releases the lock however the owner ends, by SIGKILL too, so a lock that can be had means a dead owner: no
+process id is compared and no clock is read.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock could be had at once. Raises OSError where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def own(path: Path, flags: int = 0, mode: int = 0o600) -> int:
+    """Open a file for reading and writing, made where it is absent, and lock it until it is closed or the process ends.
+    Returns the descriptor. Raises OSError; BlockingIOError while another owner lives."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def left_behind(path: Path) -> Iterator[int | None]:
+    """A dead owner's file, open and locked while it is read. None where there is no such file or its owner lives."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor if lock(descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def is_owned(path: Path) -> bool:
+    """A glance: whether an owner lives."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
