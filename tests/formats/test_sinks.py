@@ -17,6 +17,8 @@ from tests.formats import kept
 from tests.formats.kept import Kept
 from tests.harness.servers import TemporalServer
 
+# Seconds on a quiet machine; this is for one on which ten others work.
+pytestmark = pytest.mark.timeout(600)
 DAY = "day=2026-11-0"
 UP_TO_DATE = tuple(part for day in "123" for part in ("--partition", f"{DAY}{day}"))
 
@@ -34,7 +36,7 @@ def opened(name: str, folder: Path, server: TemporalServer) -> Kept:
 
 
 def ran(found: Kept, *options: str) -> Any:
-    return found.project.tandem("run", *options, "--with-worker", "--yes", "--json").ok().json
+    return found.project.tandem("run", *options, "--with-worker", "--yes", "--json", timeout_s=300).ok().json
 
 
 def check_rows(found: Kept, partitions: set[str]) -> None:
@@ -94,7 +96,7 @@ def test_rejected_rows_and_a_cancelled_run_ask_for_what_is_missing_alone(tmp_pat
     tickets = kept.unpack("tickets", tmp_path)
     assert len({line["row_id"] for line in tickets.told["rejected_rows"]}) == 5
     with kept.model_at_its_port() as server:
-        retried = tickets.project.tandem("rejects", "retry", "--yes", "--json").ok().json
+        retried = tickets.project.tandem("rejects", "retry", "--yes", "--json", timeout_s=300).ok().json
         asked = [call.message for call in server.calls()]
         assert all("poison" in message for message in asked), asked
         assert (len(asked), len(set(asked))) == (10, 10), "two stages of five rows"
@@ -102,7 +104,7 @@ def test_rejected_rows_and_a_cancelled_run_ask_for_what_is_missing_alone(tmp_pat
         assert sorted(consume.partitions(tickets.sink)) == [f"{DAY}{day}" for day in "12345"]
 
         server.reset()
-        report = tickets.project.tandem("run", "--partition", f"{DAY}4", "--yes", "--json").ok().json
+        report = tickets.project.tandem("run", "--partition", f"{DAY}4", "--yes", "--json", timeout_s=300).ok().json
         asked = sorted(call.message for call in server.calls())
     assert asked == [f"{what}: message number 42 of 3 about a thing" for what in ("Reply to", "Sort this ticket")]
     assert (report["rows"]["ok"], report["usage"]["calls"]) == (13, 3)
