@@ -5,7 +5,7 @@ A drain or a long wait is a result, not a failure: it takes no attempt.
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,6 +23,7 @@ from pipeline.limits.live_limits import LiveLimits
 from pipeline.limits.run_budget import RunBudgets
 from pipeline.planning.job import Job
 from schemas.errors import BudgetReached, CodeMismatch, TandemError
+from schemas.messages.base import RunRef
 from schemas.messages.batch import BatchRequest, BatchResult, RowInput, Spent, StepResult
 from schemas.messages.run import (
     SetLimits,
@@ -66,9 +67,11 @@ class BatchActivities:
                 job, store, request.ref.run, request.partition, request.batch, batch,
                 self._shared_of(request), self.drain, self.spools, answers,
             )  # fmt: skip
-            context.on_row, beat.tally = beat.note, context.tally
+            context.on_row, beat.tally, beat.waiting = beat.note, context.tally, services.limiters.silence
             async with (
-                self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
+                self.controls.followed(
+                    store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)
+                ),
                 self.budgets.of(store, request.ref) as context.budget,
             ):
                 done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
@@ -96,9 +99,11 @@ class BatchActivities:
             answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
             batch = opened.batches[request.batch]
             stage, row, context = await row_context(job, store, request, batch, answers, self.drain)
-            beat.tally = context.tally
+            beat.tally, beat.waiting = context.tally, services.limiters.silence
             async with (
-                self.controls.followed(store, request.ref.run, request.plan, _applied_to(job, services)),
+                self.controls.followed(
+                    store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)
+                ),
                 self.budgets.of(store, request.ref) as context.budget,
             ):
                 outcome = await row_step.step(stage, row, context)
@@ -108,6 +113,14 @@ class BatchActivities:
         if outcome.stopped is None and context.steps is not None and context.steps.more:
             return StepResult(state="more", spent=spent)
         return StepResult.model_validate({**_halted(outcome.stopped), "spent": spent})
+
+    def _applied_to(self, ref: RunRef, job: Job, services: ModelServices) -> Callable[[SetLimits], Awaitable[None]]:
+        async def apply(limits: SetLimits) -> None:
+            services.limiters.resize(limits.rows_in_flight or job.spec.limits.rows_in_flight)
+            if limits.max_cost_usd is not None:
+                await self.budgets.was_set(ref)
+
+        return apply
 
     def _shared_of(self, request: BatchRequest) -> Shared:
         key = (request.ref.sink, request.ref.run, request.partition)
@@ -131,10 +144,3 @@ def _halted(stopped: TandemError | None) -> dict[str, Any]:
     if stopped is not None:
         raise stopped
     return {"state": "handed_back", "reason": "the worker is shutting down"}
-
-
-def _applied_to(job: Job, services: ModelServices) -> Callable[[SetLimits], None]:
-    def apply(limits: SetLimits) -> None:
-        services.limiters.resize(limits.rows_in_flight or job.spec.limits.rows_in_flight)
-
-    return apply

@@ -29,6 +29,7 @@ log = logging.getLogger("tandem.activities")
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
+_LONGEST_REASON = 500
 _BUG_ATTEMPTS = 3  # an unknown exception may be the machine's; three times the same is ours
 
 
@@ -67,16 +68,22 @@ def activity_boundary(
 
 @dataclass
 class ActivityProgress:
-    """What an activity has done so far, told with each heartbeat: rows, calls, USD."""
+    """What an activity has done so far, told with each heartbeat: rows, calls, USD, and what it waits for."""
 
     rows: int = 0
     tally: Tally = field(default_factory=Tally)
+    waiting: Callable[[], str] = lambda: ""
 
     def note(self, rows: int) -> None:
         self.rows += rows
 
     def message(self) -> Heartbeat:
-        return Heartbeat(rows=self.rows, calls=self.tally.calls, cost_usd=round(self.tally.cost_usd, 6))
+        return Heartbeat(
+            rows=self.rows,
+            calls=self.tally.calls,
+            cost_usd=round(self.tally.cost_usd, 6),
+            waiting=self.waiting()[:_LONGEST_REASON],
+        )
 
 
 @asynccontextmanager

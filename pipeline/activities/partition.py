@@ -16,6 +16,7 @@ from pipeline.activities.jobs import Jobs
 from pipeline.enrichment.open import load_opened, open_partition
 from pipeline.enrichment.staging import waiting_rows
 from pipeline.journal import usage
+from pipeline.journal.spool import Spools
 from pipeline.planning.job import Job
 from pipeline.publishing import cleanup
 from pipeline.publishing.publish import Published
@@ -52,6 +53,7 @@ class PartitionActivities:
     """Openings take turns at memory, and so do publications."""
 
     jobs: Jobs
+    spools: Spools
     _publishing: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_PUBLISHED_ROWS))
     _opening: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_OPENED_ROWS))
 
@@ -68,6 +70,7 @@ class PartitionActivities:
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
+            await asyncio.to_thread(self.spools.absorb, store, request.partition)
             async with self._opening.taken(request.limit):
                 opening = await asyncio.to_thread(
                     open_partition, job, plan, store, request.partition, limit=request.limit, folder=folder,

@@ -26,7 +26,7 @@ class Activities:
 
     def __post_init__(self) -> None:
         self.run = RunActivities(self.jobs, self.budgets)
-        self.partition = PartitionActivities(self.jobs)
+        self.partition = PartitionActivities(self.jobs, self.spools)
         self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools)
         self.schedule = ScheduleActivities(self.jobs)
 

@@ -78,7 +78,8 @@ class RunActivities:
         store, max_cost_usd = self.jobs.store(request.ref), request.limits.max_cost_usd
         async with heartbeating():
             if max_cost_usd is not None:
-                await asyncio.to_thread(budget.raise_to, store, request.ref.run, max_cost_usd)
+                paid = partial(usage_so_far, store, request.ref.run)
+                await asyncio.to_thread(budget.set_to, store, request.ref.run, max_cost_usd, paid)
             return await asyncio.to_thread(save_limits, store, request.ref.run, request.limits)
 
     @activity.defn

@@ -29,7 +29,7 @@ class WorkInProgress:
         self.cost_usd = progress.totals.usage.cost_usd
         self.whole = len(_own_partitions(progress)) <= _LOOKED_AT
         self.budget_usd: float | None = None
-        self.waiting = ""
+        self.waiting = progress.waiting
 
     async def add(self, partition: WorkflowHandle[Any, Any]) -> None:
         """Add what a partition's workflow reports. Raises RPCError, WorkflowQueryFailedError."""
@@ -44,6 +44,7 @@ class WorkInProgress:
             self.rows += beat.rows
             self.calls += beat.calls
             self.cost_usd += beat.cost_usd
+            self.waiting = self.waiting or beat.waiting
 
 
 async def work_in_progress(client: Client, run: Run, progress: Progress) -> WorkInProgress:

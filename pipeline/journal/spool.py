@@ -8,15 +8,18 @@ A spool is owned by the attempt that writes it (`pipeline.owned_file`), and read
 """
 
 import contextlib
+import itertools
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.owned_file import left_behind, own
-from schemas import digests
+from pipeline.stores import Store
+from schemas import digests, ids
 from stages.journal.records import Record
-from stages.journal.segments import decode_spool
+from stages.journal.segments import decode_spool, encode_segment
 
 
 class FileSpool:
@@ -64,16 +67,39 @@ class Spools:
 
     def open(self, sink: str, run: str, partition: str, batch: int) -> FileSpool:
         """A new spool for an attempt."""
-        return FileSpool(self.folder / f"{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl")
+        of = digests.digest(sink, partition)
+        return FileSpool(self.folder / f"{of}.{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl")
 
     def left_by_the_dead(self, sink: str, run: str, partition: str, batch: int) -> list[tuple[Path, list[Record]]]:
         """What killed attempts of a batch had noted. The caller stores the records, then unlinks the files."""
+        # Earlier versions' names begin with the run's digest.
+        return self._left(f"*{_name(sink, run, partition, batch)}-*.jsonl")
+
+    def absorb(self, store: Store, partition: str) -> int:
+        """Store what killed attempts of any run had noted of a partition, so that it is paid for once whichever way
+        their runs ended. Returns the number of records. Raises StoreError."""
+        stored = 0
+        for path, records in self._left(f"{digests.digest(store.uri, partition)}.*.jsonl"):
+            for run, group in itertools.groupby(records, key=lambda record: record.run):
+                segment = list(group)
+                key = ids.journal_segment(partition, run, _batch_of(path), uuid.uuid4().hex)
+                store.put_absent(key, encode_segment(segment))
+                stored += len(segment)
+            path.unlink(missing_ok=True)
+        return stored
+
+    def _left(self, pattern: str) -> list[tuple[Path, list[Record]]]:
         found = []
-        for path in sorted(self.folder.glob(f"{_name(sink, run, partition, batch)}-*.jsonl")):
+        for path in sorted(self.folder.glob(pattern)):
             with contextlib.suppress(OSError), left_behind(path) as file:
                 if file is not None:
                     found.append((path, decode_spool(path.read_bytes())))
         return found
+
+
+def _batch_of(path: Path) -> int:
+    found = re.search(r"-b(\d{5,})-", path.name)
+    return int(found[1]) if found else 0
 
 
 def _name(sink: str, run: str, partition: str, batch: int) -> str:

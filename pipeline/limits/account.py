@@ -1,6 +1,7 @@
 """A process's slice of a ledger."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pipeline.limits.spend_file import SpendFile, reconcile
 from stages.limits.budget import NOTHING, Amount
 
 _UNBOUNDED = 1 << 62
+_WANTED_S = 30.0  # who wanted more before that has it, or is gone
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Account:
     given: Amount = NOTHING
     settled: Amount = NOTHING
     reserved: Amount = NOTHING
+    _recalled: bool = False  # the budget was lowered: nothing more until the ledger gives some
     _count: SpendFile = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,7 +38,7 @@ class Account:
 
     def fits(self, most: Amount) -> bool:
         free = self.free
-        return most.nanos <= free.nanos and most.tokens <= free.tokens
+        return not self._recalled and most.nanos <= free.nanos and most.tokens <= free.tokens
 
     def move(self, reserved: Amount, settled: Amount) -> None:
         self.reserved += reserved
@@ -48,7 +51,7 @@ class Account:
         short = Amount(max(0, most.nanos - free.nanos), max(0, most.tokens - free.tokens))
         given = await asyncio.to_thread(self._enlarge, short, most)
         if given is not None:
-            self.given = given
+            self.given, self._recalled = given, False
         return given is not None
 
     def _enlarge(self, short: Amount, most: Amount) -> Amount | None:
@@ -58,16 +61,35 @@ class Account:
         def more(before: Ledger) -> Ledger:
             nonlocal given
             left = left_of(before, self.limit(before))
-            taken = share(most, left) or (short if share(short, left) else None)
+            others = len(before.slices.keys() - {self.holder})
+            taken = share(most, left, others) or (short if share(short, left) else None)
             given = None if taken is None else self.given + taken
             return before if given is None else before.with_slice(self.holder, given, self._count.machine)
 
         self.book.change(more)
         return given
 
-    async def give_back(self) -> None:
-        """Keep no more than what is spent or set aside."""
-        kept = self.settled + self.reserved
+    async def ask_others(self) -> bool:
+        """Let those that hold a slice know that this one needs more. False where there are none."""
+        found = await asyncio.to_thread(self.book.change, lambda before: before.wanted_by(self.holder, time.time()))
+        return bool(found.slices.keys() - {self.holder})
+
+    async def obey(self) -> None:
+        """Give up what is free where the budget was lowered below what is given out, and half of it where another
+        holder needs some. What is in flight ends as it was reserved."""
+        found = await asyncio.to_thread(self.book.read)
+        if found is None:
+            return
+        left = left_of(found, self.limit(found))
+        if left.nanos < 0 or left.tokens < 0:
+            self._recalled = True
+            await self.give_back()
+        elif any(name != self.holder and time.time() - at < _WANTED_S for name, at in found.wanted.items()):
+            await self.give_back(NOTHING if self.free == NOTHING else self.free.half())
+
+    async def give_back(self, kept: Amount = NOTHING) -> None:
+        """Keep no more than what is spent or set aside, and `kept` of what is free."""
+        kept = self.settled + self.reserved + kept
         if kept != self.given:
             self.given = kept
             await asyncio.to_thread(self.book.change, lambda before: self._kept(before, kept))

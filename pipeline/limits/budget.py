@@ -42,16 +42,17 @@ def ensure(store: Store, run: str, limits: SpecLimits, paid: Callable[[], Usage]
         declare(store, run, limits, paid)
 
 
-def raise_to(store: Store, run: str, max_cost_usd: float) -> Ledger:
-    """A new budget for a run that has one. Raises UsageError."""
+def set_to(store: Store, run: str, max_cost_usd: float, paid: Callable[[], Usage]) -> Ledger:
+    """Another budget for a run, or its first: what it `paid` before then counts. Raises UsageError where more is spent
+    already."""
     book = ledger.of_run(store, run)
-    found = book.read()
-    if found is None or found.limits.nanos is None:
-        raise UsageError(
-            f"The run {run!r} was started without a budget in USD.",
-            hint="Give the command that started it again, with --max-cost.",
-        )
     nanos = round(max_cost_usd * NANOS)
+    found = book.read()
+    if found is None:
+        before = paid()
+        spent = amount_of(before.cost_usd, before.input_tokens + before.output_tokens)
+        fresh = Ledger(nanos=spent.nanos, tokens=spent.tokens)
+        found = book.change(lambda seen: fresh if seen == Ledger() else seen)
     if found.spent.nanos > nanos:
         raise UsageError(
             f"--max-cost {max_cost_usd:g}: {in_usd(found.spent.nanos)} are spent already.", hint="Name a higher budget."

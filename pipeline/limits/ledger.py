@@ -57,13 +57,15 @@ class BudgetLimits(Noun):
 
 
 class Ledger(Noun):
-    """One version. `paused` is the sentence of a run that had to stop; taking a slice clears it."""
+    """One version. `paused` is the sentence of a run that had to stop; taking a slice clears it. `wanted`: holders that
+    found no room, and when (seconds since the epoch): those that have some to spare give of it."""
 
     limits: BudgetLimits = BudgetLimits()
     nanos: int = 0
     tokens: int = 0
     slices: dict[str, Slice] = {}
     paused: str = ""
+    wanted: dict[str, float] = {}
     writer: str = ""
 
     @property
@@ -77,7 +79,11 @@ class Ledger(Noun):
 
     def with_slice(self, holder: str, given: Amount, machine: str) -> "Ledger":
         slices = {**self.slices, holder: Slice(nanos=given.nanos, tokens=given.tokens, machine=machine)}
-        return self.model_copy(update={"slices": slices, "paused": ""})
+        wanted = {name: at for name, at in self.wanted.items() if name != holder}
+        return self.model_copy(update={"slices": slices, "paused": "", "wanted": wanted})
+
+    def wanted_by(self, holder: str, now: float) -> "Ledger":
+        return self.model_copy(update={"wanted": {**self.wanted, holder: now}})
 
     def closed(self, holder: str, spent: Amount) -> "Ledger":
         """Without a holder's slice, what it spent of it charged for good. Once only."""
@@ -88,17 +94,17 @@ class Ledger(Noun):
         return self.model_copy(update={"slices": slices, "nanos": total.nanos, "tokens": total.tokens})
 
 
-def share(need: Amount, left: Amount) -> Amount | None:
-    """A slice for calls of this size: enough for some hundred of them, a sixty-fourth of what is left where that is
-    more, and never above an eighth, so that slices shrink towards the end and all of a budget gets used. None where
-    not even one call fits."""
+def share(need: Amount, left: Amount, others: int = 0) -> Amount | None:
+    """A slice for calls of this size: enough for a thousand of them, or a sixty-fourth of what is left where that is
+    more, and never above an equal part where `others` hold slices too. So who works alone takes the end of a budget in
+    one step, at full speed, and of several all get some of it. None where not even one call fits."""
     if need.nanos > left.nanos or need.tokens > left.tokens:
         return None
-    return Amount(_share(need.nanos, left.nanos), _share(need.tokens, left.tokens))
+    return Amount(_share(need.nanos, left.nanos, others), _share(need.tokens, left.tokens, others))
 
 
-def _share(need: int, left: int) -> int:
-    return max(need, min(left // 8, max(256 * need, left // 64)))
+def _share(need: int, left: int, others: int) -> int:
+    return max(need, min(left // (others + 1), max(1024 * need, left // 64)))
 
 
 def usd(nanos: int) -> float:

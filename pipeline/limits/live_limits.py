@@ -6,7 +6,7 @@ Activities cannot be told anything but that they are cancelled, and a batch may 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -28,8 +28,8 @@ def load_limits(store: Store, run: str) -> SetLimits:
 
 
 def save_limits(store: Store, run: str, asked: SetLimits) -> SetLimits:
-    """Add to what was set before. A budget is none of it: it has a ledger."""
-    merged = load_limits(store, run).model_copy(update=asked.model_dump(exclude_none=True, exclude={"max_cost_usd"}))
+    """Add to what was set before. Of a budget it only says that one was set: it has a ledger."""
+    merged = load_limits(store, run).model_copy(update=asked.model_dump(exclude_none=True))
     store.put(ids.limits_of_run(run), merged.model_dump_json().encode())
     return merged
 
@@ -43,7 +43,7 @@ class LiveLimits:
 
     @asynccontextmanager
     async def followed(
-        self, store: Store, run: str, plan: str, apply: Callable[[SetLimits], None]
+        self, store: Store, run: str, plan: str, apply: Callable[[SetLimits], Awaitable[None]]
     ) -> AsyncIterator[None]:
         """Within the block, `apply` is told of the limits, and again when they change."""
         self._at_work[plan] += 1
@@ -58,7 +58,7 @@ class LiveLimits:
                 self._looking.pop(plan).cancel()
 
 
-async def _look(store: Store, run: str, apply: Callable[[SetLimits], None]) -> None:
+async def _look(store: Store, run: str, apply: Callable[[SetLimits], Awaitable[None]]) -> None:
     seen = SetLimits()
     while True:
         try:
@@ -67,6 +67,6 @@ async def _look(store: Store, run: str, apply: Callable[[SetLimits], None]) -> N
             log.warning("limits of run %s cannot be read: %s", run, exc)
             found = seen
         if found != seen:
-            apply(found)
+            await apply(found)
             seen = found
         await asyncio.sleep(LOOK_EVERY_S)

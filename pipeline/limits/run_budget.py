@@ -10,31 +10,60 @@ import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.limits import ledger
 from pipeline.limits.account import Account
+from pipeline.limits.ledger import BudgetLimits
 from pipeline.stores import Store
 from schemas.errors import BudgetReached, StoreError
 from schemas.messages.base import RunRef
 from stages.limits.budget import NOTHING, Amount, amount_of
 
+_LOOK_EVERY_S = 1.0
+_ASK_EVERY_S = 0.25
+_ASKS = 12  # other holders look once a second
+
 
 class RunBudget:
-    """The budget of a run in this process, shared by its batches."""
+    """The budget of a run in this process, shared by its batches. Not `limited`: it has none so far, and nothing is
+    counted."""
 
     def __init__(
-        self, store: Store, run: str, folder: Path, day_nanos: int | None, today: Callable[[], dt.date]
+        self,
+        store: Store,
+        run: str,
+        folder: Path,
+        day_nanos: int | None,
+        today: Callable[[], dt.date],
+        *,
+        limited: bool = True,
     ) -> None:
-        self._of_run = Account(
-            ledger.of_run(store, run), folder, lambda found: (found.limits.nanos, found.limits.tokens)
-        )
+        self._book = ledger.of_run(store, run)
         self._store, self._folder, self._day_nanos, self._today = store, folder, day_nanos, today
+        self.limited = limited
+        self.was_set = False  # somebody set a budget on the live run
         self._days: dict[dt.date, Account] = {}
         self.tight = False
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
         self._out = 0
+        self._patience = _ASKS
+
+    @cached_property
+    def _of_run(self) -> Account:
+        return Account(self._book, self._folder, lambda found: (found.limits.nanos, found.limits.tokens))
+
+    async def look(self) -> None:
+        """Begin to count where a budget was set meanwhile; give up what was recalled. Raises StoreError."""
+        if self.limited:
+            for account in self._accounts():
+                await account.obey()
+            return
+        found = await asyncio.to_thread(self._book.read)
+        if found is not None and found.limits.any:
+            self._day_nanos, self.limited = found.limits.day_nanos, True
 
     async def reserve(self, most: Amount) -> "RunReservation":
         """See `stages.limits.budget.Budget`."""
@@ -64,10 +93,15 @@ class RunBudget:
                     return accounts
                 self._settled.clear()
                 if await short.enlarge(most):
+                    self._patience = _ASKS
                     continue
                 if self._out:
                     await self._settled.wait()
                 elif not self._settled.is_set():
+                    if self._patience and await short.ask_others():
+                        self._patience -= 1  # of all calls together: what nobody gives to one, nobody gives to another
+                        await asyncio.sleep(_ASK_EVERY_S)
+                        continue
                     for account in accounts:
                         await account.give_back()
                     raise BudgetReached("the next call does not fit in what is left of the budget", needed=most)
@@ -79,13 +113,13 @@ class RunBudget:
 
     async def close(self) -> None:
         """Give back what is left. What the store does not take stays charged."""
-        for account in (self._of_run, *self._days.values()):
+        for account in (self._of_run, *self._days.values()) if self.limited else ():
             with contextlib.suppress(StoreError):
                 await account.close()
 
 
 class RunReservation:
-    """See `stages.limits.budget.Held`."""
+    """See `stages.limits.budget.Reservation`."""
 
     __slots__ = ("_accounts", "_budget", "_done", "_most", "_sent")
 
@@ -126,16 +160,18 @@ class RunBudgets:
     def __init__(self, folder: Path, today: Callable[[], dt.date] = utc_today) -> None:
         self.folder = folder
         self._today = today
-        self._open: dict[tuple[str, str], asyncio.Task[RunBudget | None]] = {}
-        self._users: dict[asyncio.Task[RunBudget | None], int] = {}
+        self._open: dict[tuple[str, str], asyncio.Task[RunBudget]] = {}
+        self._users: dict[asyncio.Task[RunBudget], int] = {}
+        self._watching: dict[asyncio.Task[RunBudget], asyncio.Task[None]] = {}
 
     @asynccontextmanager
-    async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunBudget | None]:
-        """None where the run has no budget. With the last batch, what is left goes back to the ledger."""
+    async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunBudget]:
+        """The run's budget while a batch is at work. With the last batch, what is left goes back to the ledger."""
         key = (ref.sink, ref.run)
         task = self._open.get(key)
         if task is None:
             task = self._open[key] = asyncio.create_task(self._opened(store, ref.run))
+            self._watching[task] = asyncio.create_task(_watch(task))
         self._users[task] = self._users.get(task, 0) + 1
         try:
             yield await asyncio.shield(task)
@@ -143,17 +179,31 @@ class RunBudgets:
             self._users[task] -= 1
             if not self._users[task]:
                 del self._users[task], self._open[key]
+                self._watching.pop(task).cancel()
                 await asyncio.shield(_closed(task))  # also for an activity that is cancelled
 
-    async def _opened(self, store: Store, run: str) -> RunBudget | None:
+    async def was_set(self, ref: RunRef) -> None:
+        """A budget was set on a live run: look for it, also where there was none."""
+        task = self._open.get((ref.sink, ref.run))
+        if task is not None:
+            (await asyncio.shield(task)).was_set = True
+
+    async def _opened(self, store: Store, run: str) -> RunBudget:
         found = await asyncio.to_thread(ledger.of_run(store, run).read)
-        if found is None or not found.limits.any:
-            return None
-        return RunBudget(store, run, self.folder, found.limits.day_nanos, self._today)
+        limits = found.limits if found is not None else BudgetLimits()
+        return RunBudget(store, run, self.folder, limits.day_nanos, self._today, limited=limits.any)
 
 
-async def _closed(task: "asyncio.Task[RunBudget | None]") -> None:
+async def _watch(task: "asyncio.Task[RunBudget]") -> None:
+    """Obey what is set on the run, within a second or two."""
+    budget = await asyncio.shield(task)
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        if budget.limited or budget.was_set:
+            with contextlib.suppress(StoreError):  # it is looked at again
+                await budget.look()
+
+
+async def _closed(task: "asyncio.Task[RunBudget]") -> None:
     with contextlib.suppress(Exception):  # it could not be opened, and whoever asked for it was told
-        budget = await task
-        if budget is not None:
-            await budget.close()
+        await (await task).close()

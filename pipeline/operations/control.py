@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
@@ -14,6 +15,7 @@ from pipeline.client.open_runs import OpenRun, open_run
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.limits import budget
 from pipeline.runs import requests
+from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import load_report
 from pipeline.settings import expanded, home_of, temporal_configured
 from pipeline.stores import Store
@@ -41,14 +43,14 @@ async def pause(found: Connection | None, store: Store, request: RunRequest, rea
     return False
 
 
-async def raise_budget(store: Store, request: RunRequest, max_cost_usd: float) -> None:
+async def set_budget(store: Store, request: RunRequest, max_cost_usd: float) -> None:
     """Write down another budget for a run that is not completed. Raises SpecError, UsageError."""
     report = await asyncio.to_thread(load_report, store, request.run)
     if report is not None and report.state == "completed":
         return
-    spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
-    budget.refuse_unpriced(expanded(spec), max_cost_usd)
-    await asyncio.to_thread(budget.raise_to, store, request.run, max_cost_usd)
+    await asyncio.to_thread(_refuse_unpriced, store, request, max_cost_usd)
+    paid = partial(usage_so_far, store, request.run)
+    await asyncio.to_thread(budget.set_to, store, request.run, max_cost_usd, paid)
 
 
 async def resume(found: Connection | None, store: Store, request: RunRequest) -> bool:
@@ -80,6 +82,8 @@ async def cancelled(base: Path, store: Store, request: RunRequest) -> AsyncItera
 async def set_limits(found: Connection | None, store: Store, request: RunRequest, limits: SetLimits) -> None:
     """Change a live run. Raises UsageError where the run refuses, ConnectionFailed where no worker answers."""
     run = await live_run(found, store, request)
+    if limits.max_cost_usd is not None:
+        await asyncio.to_thread(_refuse_unpriced, store, request, limits.max_cost_usd)
     try:
         await run.handle.execute_update(RunWorkflow.set_limits, limits, rpc_timeout=_ANSWER_WITHIN)
     except WorkflowUpdateFailedError as exc:
@@ -103,6 +107,10 @@ async def live_run(found: Connection | None, store: Store, request: RunRequest) 
     if run is None:
         raise has_ended(request)
     return run
+
+
+def _refuse_unpriced(store: Store, request: RunRequest, max_cost_usd: float) -> None:
+    budget.refuse_unpriced(expanded(requests.load_spec_of(store, request.spec)), max_cost_usd)
 
 
 def has_ended(request: RunRequest) -> UsageError:

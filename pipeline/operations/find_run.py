@@ -8,6 +8,7 @@ from pipeline.client.follow import progress_of, running_report
 from pipeline.client.known_pipelines import sinks
 from pipeline.client.open_runs import open_run
 from pipeline.client.start import Run
+from pipeline.client.work_in_progress import work_in_progress
 from pipeline.runs import report, requests
 from pipeline.runs.report import Report
 from pipeline.stores import Store
@@ -49,14 +50,17 @@ async def report_of(engine: Connection | None, store: Store, request: RunRequest
     standing = await open_run(engine.client, store, request) if engine else None
     if done is not None and standing is None:
         return done
-    so_far = await asyncio.to_thread(running_report, Run(request, store, None, "joined"))
+    run = Run(request, store, None, "joined")
+    so_far = await asyncio.to_thread(running_report, run)
     if standing is None:
         why = so_far.stop.message if so_far.stop is not None else IDLE
         return so_far.model_copy(update={"state": "paused", "reason": why})
-    told = await progress_of(standing.handle)
-    if told is not None:
-        counted = {"total": told.totals.total, "unchanged": told.totals.unchanged}
-        so_far = so_far.model_copy(update={"totals": so_far.totals.model_copy(update=counted)})
+    progress = await progress_of(standing.handle)
+    if progress is not None and engine is not None:
+        counted = {"total": progress.totals.total, "unchanged": progress.totals.unchanged}
+        work = await work_in_progress(engine.client, run, progress)
+        reason = f"waiting: {work.waiting}" if work.waiting else so_far.reason
+        so_far = so_far.model_copy(update={"totals": so_far.totals.model_copy(update=counted), "reason": reason})
     if standing.paused and so_far.stop is None:
         return so_far.model_copy(update={"state": "paused", "reason": standing.paused})
     return so_far

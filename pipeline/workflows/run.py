@@ -95,6 +95,7 @@ class RunWorkflow:
         self._planned: PlanRef | None = given.carried.plan if given.carried else None
         self._hooks = Notifications(given.ref, self._planned.hooks if self._planned else ())
         self._note = "planning"
+        self._waiting = ""
         self._budget_pause = BudgetPause(given.ref)
 
     @workflow.run
@@ -137,7 +138,8 @@ class RunWorkflow:
         return await call(PLAN, request, waiting=self._wait_for_code)
 
     def _wait_for_code(self, reason: str) -> None:
-        self._note = reason or "planning"
+        self._waiting = reason
+        self._note = f"waiting: {reason}" if reason else "planning"
         workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}")
 
     @staticmethod
@@ -435,6 +437,7 @@ class RunWorkflow:
             held=tuple(self._held.partitions),
             finished=tuple(self._latest),
             finished_before=self._finished - len(self._latest),
+            waiting=self._waiting,
             stop=over_budget,
         )
 

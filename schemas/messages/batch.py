@@ -35,11 +35,12 @@ class Spent(Message):
 
 
 class Heartbeat(Message):
-    """What a batch at work has done so far; for who watches, as a heartbeat may get lost."""
+    """What a batch at work has done so far, and what it waits for; for who watches, as a heartbeat may get lost."""
 
     rows: int = 0
     calls: int = 0
     cost_usd: float = 0.0
+    waiting: str = ""
 
 
 class BatchResult(Message):

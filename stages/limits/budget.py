@@ -31,6 +31,9 @@ class Amount(NamedTuple):
         assert isinstance(other, Amount)
         return Amount(self.nanos + other.nanos, self.tokens + other.tokens)
 
+    def half(self) -> "Amount":
+        return Amount(self.nanos // 2, self.tokens // 2)
+
     def __sub__(self, other: "Amount") -> "Amount":
         return Amount(self.nanos - other.nanos, self.tokens - other.tokens)
 
@@ -53,9 +56,11 @@ class Reservation(Protocol):
 
 
 class Budget(Protocol):
-    """What a run may spend, as one process has it. `tight`: a call with the default cap did not fit any more."""
+    """What a run may spend, as one process has it. `tight`: a call with the default cap did not fit any more. While it
+    is not `limited`, nothing is set aside."""
 
     tight: bool
+    limited: bool
 
     async def reserve(self, most: Amount) -> Reservation:
         """Set aside; waits for settlements where it does not fit. Raises BudgetReached once it never will."""

@@ -6,6 +6,7 @@ both use it, the smaller limit holds for both.
 """
 
 import copy
+import datetime as dt
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, cl
 __all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
 _ROWS_PER_CALL = 1.25
+_SILENT_S = 5.0  # of failures and nothing else, before it is worth a word
 DEFAULT_OUTPUT = 512  # tokens of an answer, until the first was seen, where the spec caps none
 
 
@@ -129,6 +131,17 @@ class Limiters:
             for key, place in self._places.items()
             if place.fleet is not None and place.limit != UNLIMITED
         ]
+
+    def silence(self) -> str:
+        """Which providers have only failed for some seconds, since when, and how; "" where all answer. It reads the
+        same for as long as that lasts."""
+        now, today = clock(), dt.datetime.now(dt.UTC)
+        found = (place.silence(now) for place in self._places.values())
+        return "; ".join(
+            f"{failure}; no answer since {today - dt.timedelta(seconds=seconds):%H:%M:%S} UTC, asked again now and then"
+            for seconds, failure in filter(None, found)
+            if seconds >= _SILENT_S
+        )
 
     def apart(self) -> "Limiters":
         """The same places, for one job: `resize` then reaches what was given to that job, and nothing else."""

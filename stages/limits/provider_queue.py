@@ -83,6 +83,9 @@ class ProviderQueue:
         self._ramp = Ramp() if ramps else None
         self._learned = LearnedRate()
         self.fleet: Fleet | None = None
+        # Since when nothing but failures has come, and the first of them, whose words stay while it lasts.
+        self._failing_since = inf
+        self._failure = ""
 
     # In and out -----------------------------------------------------------------------------------------------------
 
@@ -215,6 +218,10 @@ class ProviderQueue:
     def waiting(self) -> bool:
         return bool(self._queue)
 
+    def silence(self, now: float) -> tuple[float, str] | None:
+        """Seconds since the provider only fails, and how; None where it answers."""
+        return None if self._failing_since == inf else (now - self._failing_since, self._failure)
+
     def _let(self, call: PendingCall, now: float, *, late: bool = False) -> None:
         self.in_flight += 1
         call.sent_at = now
@@ -236,6 +243,7 @@ class ProviderQueue:
     def answered(self, call: PendingCall, tokens: float | None = None) -> None:
         """The provider said something; where that is known, for so many tokens."""
         self._breaker.answered()
+        self._failing_since = inf
         self._refusals = 0
         if self._window < inf:
             self._window += self._growth / self._window
@@ -253,6 +261,8 @@ class ProviderQueue:
     def failed(self, call: PendingCall, why: str, congestion: str, wait: float) -> None:
         """A failure that may pass; `congestion` is rate, overload or nothing."""
         now = clock()
+        if self._failing_since == inf:
+            self._failing_since, self._failure = now, why
         if congestion:
             wait = self._congested(call, congestion, wait, now)
         if wait:

@@ -211,7 +211,7 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
     """What the call may cost at most, and the cap to send along. Raises BudgetReached, and FatalModelError where nobody
     can tell."""
     budget, said = scope.budget, request.cap or backend.cap
-    if budget is None:
+    if budget is None or not budget.limited:
         return UNLIMITED_BUDGET, None
     if said is not None:
         return await budget.reserve(_most(backend, request, said)), None

@@ -13,7 +13,7 @@ from temporalio.worker import Replayer
 from pipeline.worker import sandbox
 from pipeline.workflows.limiter import LimiterWorkflow
 from pipeline.workflows.row import RowWorkflow
-from pipeline.workflows.scheduled import ScheduledWorkflow
+from pipeline.workflows.schedule import ScheduledWorkflow
 
 HERE = Path(__file__).parent
 RECORDED = sorted((HERE / "others").glob("*.json"))

@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.limits import ledger
+from pipeline.limits.budget import set_to
 from pipeline.limits.ledger import BudgetLimits, Ledger, share
 from pipeline.limits.run_budget import RunBudget, RunBudgets
 from pipeline.limits.spend_file import reconcile
 from pipeline.stores import LocalStore, MemoryStore, Store
 from schemas.errors import BudgetReached, StoreError
+from schemas.manifest import Usage
 from schemas.messages.base import RunRef
-from stages.limits.budget import NANOS, Amount
+from stages.limits.budget import NANOS, NOTHING, Amount
 
 RUN = "run-1"
 CALL = Amount(10_000, 100)  # at most; half of it in truth
@@ -161,20 +163,71 @@ async def test_three_spenders_never_pass_a_budget_and_use_most_of_it(tmp_path: P
     assert 2_000_000 - spent < CALL.nanos
 
 
-async def test_purses_are_shared_by_batches_and_close_with_the_last(tmp_path: Path) -> None:
+async def test_budgets_are_shared_by_batches_and_close_with_the_last(tmp_path: Path) -> None:
     store = MemoryStore("m")
     ref = RunRef(pipeline="p", run=RUN, sink=store.uri)
-    purses = RunBudgets(tmp_path)
-    async with purses.of(store, ref) as none:
-        assert none is None, "a run without a budget has no purse"
+    budgets = RunBudgets(tmp_path)
+    async with budgets.of(store, ref) as none:
+        assert not none.limited, "nothing is counted in a run without a budget"
     budget(store, usd=1.0)
-    async with purses.of(store, ref) as one:
-        async with purses.of(store, ref) as two:
+    async with budgets.of(store, ref) as one:
+        async with budgets.of(store, ref) as two:
             assert one is two
-            assert one is not None
             await spend(one, calls=3)
         assert len(state(store).slices) == 1
     assert state(store).charged == Amount(15_000, 150)
+
+
+async def test_a_budget_that_is_lowered_is_in_force_at_the_next_look(tmp_path: Path) -> None:
+    """What is reserved may end above it, and nothing new begins, also where calls cost less than was set aside."""
+    store = MemoryStore("m")
+    budget(store, usd=1.0)
+    mine = run_budget(store, tmp_path)
+    out = [await mine.reserve(CALL) for _ in range(8)]
+    for held in out:
+        held.sending()
+    budget(store, usd=4 * CALL.nanos / NANOS)
+    await mine.look()
+    for held in out:
+        held.settle(CALL.nanos / 2 / NANOS, CALL.tokens // 2)
+    with pytest.raises(BudgetReached):
+        await mine.reserve(CALL)
+    assert state(store).charged.nanos == 8 * CALL.nanos // 2
+    budget(store, usd=1.0)
+    (await mine.reserve(CALL)).close()
+    await mine.close()
+
+
+async def test_a_budget_may_be_set_on_a_run_that_had_none(tmp_path: Path) -> None:
+    store = MemoryStore("m")
+    ref = RunRef(pipeline="p", run=RUN, sink=store.uri)
+    budgets = RunBudgets(tmp_path)
+    async with budgets.of(store, ref) as mine:
+        assert not mine.limited
+        set_to(store, RUN, 0.001, lambda: Usage(calls=1, cost_usd=0.0002))
+        await budgets.was_set(ref)
+        await mine.look()
+        assert mine.limited
+        assert await spend(mine) == (1_000_000 - 200_000) // (CALL.nanos // 2) - 1
+    assert state(store).charged.nanos <= 1_000_000
+
+
+async def test_who_holds_some_gives_to_who_finds_no_room(tmp_path: Path) -> None:
+    """One process has taken all that is left; another comes, and both go on."""
+    store = MemoryStore("m")
+    budget(store, usd=0.01)
+    first, second = run_budget(store, tmp_path), run_budget(store, tmp_path)
+    (await first.reserve(CALL)).close()
+    assert state(store).charged.nanos == 10_000_000, "a sole holder takes the end of a budget at once"
+    wanting = asyncio.create_task(second.reserve(CALL))
+    async with asyncio.timeout(10):
+        while not state(store).wanted:  # noqa: ASYNC110  the ledger is an object
+            await asyncio.sleep(0.01)
+    await first.look()
+    (await asyncio.wait_for(wanting, 10)).close()
+    assert first._of_run.given != NOTHING != second._of_run.given
+    await first.close()
+    await second.close()
 
 
 SPENDER = """

@@ -84,8 +84,8 @@ async def test_workers_hear_of_limits_while_their_batches_are_at_work(tmp_path: 
     told: asyncio.Queue[SetLimits] = asyncio.Queue()
     save_limits(store, "run-1", SetLimits(partitions=2))
     async with (
-        controls.followed(store, "run-1", "plan", told.put_nowait),
-        controls.followed(store, "run-1", "plan", told.put_nowait),
+        controls.followed(store, "run-1", "plan", told.put),
+        controls.followed(store, "run-1", "plan", told.put),
     ):
         assert await asyncio.wait_for(told.get(), 10) == SetLimits(partitions=2)
         save_limits(store, "run-1", SetLimits(rows_in_flight=5))

@@ -25,6 +25,7 @@ class Recorded:
     tokens: int = 10**9
     said: list[Any] = field(default_factory=list)
     tight: bool = False
+    limited: bool = True
 
     async def reserve(self, most: Amount) -> Held:
         if not self.fits or most.tokens > self.tokens:

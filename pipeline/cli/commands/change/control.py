@@ -35,7 +35,7 @@ async def resume_command(name: str | None, max_cost_usd: float | None, screen: S
     budget is written down first."""
     store, request = await asyncio.to_thread(find_run, name)
     if max_cost_usd is not None:
-        await control.raise_budget(store, request, max_cost_usd)
+        await control.set_budget(store, request, max_cost_usd)
     async with connected_if_running(Path.cwd()) as found:
         if await control.resume(found, store, request):
             screen.say(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")

@@ -39,6 +39,9 @@ async def list_command(screen: Screen) -> int:
             for item in listed
         ],
     )
+    for item in listed:
+        if item["state"] in ("running", "paused") and item.get("reason"):
+            screen.result(f"{item['pipeline']}/{item['run']}: {item['reason']}")
     if not listed:
         screen.say("Nothing has run here yet. Start with: tandem run")
     return 0
@@ -61,6 +64,8 @@ async def show_command(wanted: str | None, screen: Screen) -> int:
 
 
 def _say_idle(report: Report, screen: Screen) -> None:
+    if report.state == "running" and report.reason:
+        screen.say(f"{report.reason[0].upper()}{report.reason[1:]}")
     if report.state != "paused" or report.stop is not None:  # which says what to do
         return
     if report.reason == IDLE:
