@@ -272,6 +272,11 @@ def staging_folder(partition: str, temporal_run_id: str) -> str:
     return f"{STAGING}{partition}/{temporal_run_id}/"
 
 
+def refusal(staging: str) -> str:
+    """What a refused partition came to, in its staging folder."""
+    return f"{staging}refused.json"
+
+
 def staged(folder: str, batch: int, kind: str, content: str, ending: str) -> str:
     """Staged objects are named by their own SHA-256: attempts with other content can never be taken for one another."""
     return f"{folder}b{batch:05d}-{kind}-{content}.{ending}"

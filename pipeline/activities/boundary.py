@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from pipeline.tracebacks import keep_here
 from pipeline.workflows.policies import HEARTBEAT_EVERY
 from schemas.errors import Bug, TandemError
 from schemas.messages.base import MAX_PAYLOAD_BYTES
@@ -48,8 +49,9 @@ def activity_boundary(
             # The message of a foreign exception may hold a row's text, and histories are plain: tell its class only.
             log.exception("%s failed", activity.info().activity_type)
             last = activity.info().attempt >= _BUG_ATTEMPTS
+            kept = f", a bug of Tandem's; please report it with its traceback: {keep_here(exc)}" if last else ""
             raise ApplicationError(
-                f"{type(exc).__name__} in {activity.info().activity_type}; the worker's log has the traceback",
+                f"{type(exc).__name__} in {activity.info().activity_type}{kept}",
                 type=Bug.__name__,
                 non_retryable=last,
             ) from None

@@ -63,7 +63,7 @@ def completed_report(order: Order) -> tuple[Store, Report] | None:
 
 def prepare(order: Order) -> Ready:
     """All that can be wrong before money. Raises UsageError, ConnectionFailed, StoreError."""
-    ready = preflight(order.spec, order.base)
+    ready = preflight(order.spec, order.base, file=order.spec_path)
     budget.refuse_unpriced(ready.job.spec, order.max_cost_usd)
     return ready
 

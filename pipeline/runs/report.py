@@ -9,13 +9,19 @@ import orjson
 from pipeline.runs.outcomes import outcomes
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import LimitReached, ObjectMissing, TandemError, by_code
-from schemas.manifest import Noun, Share
+from schemas.errors import Bug, LimitReached, ObjectMissing, TandemError, by_code
+from schemas.manifest import BrokenCheck, Counts, Noun, Share
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
 
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
+
+
+class PartitionCheck(BrokenCheck):
+    """A check that rows of a partition break."""
+
+    partition: str
 
 
 class Report(Noun):
@@ -32,12 +38,14 @@ class Report(Noun):
     started_at: dt.datetime
     finished_at: dt.datetime | None
     reason: str = ""
+    checks: tuple[PartitionCheck, ...] = ()
 
 
 def finalise(store: Store, request: FinaliseRequest) -> RunResult:
     """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
     earlier = load_report(store, request.ref.run)
-    totals, failures = summed(request, _reconciled(store, request))
+    ended = list(_reconciled(store, request))
+    totals, failures = summed(request, ended)
     report = Report(
         run=request.ref.run,
         pipeline=request.ref.pipeline,
@@ -46,6 +54,7 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         plan=request.plan,
         totals=totals,
         failures=tuple(failures),
+        checks=broken_checks(ended),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _asked_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -93,7 +102,8 @@ def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionRes
             if current is None:
                 current = _up_to_date(store, request.plan)
             if result.partition in current:
-                yield result.model_copy(update={"outcome": "unchanged", "error": "", "message": ""})
+                over = {"outcome": "unchanged", "error": "", "message": "", "counts": Counts(), "checks": ()}
+                yield result.model_copy(update=over)
                 continue
         yield result
 
@@ -131,6 +141,13 @@ def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[
     return totals.model_copy(update=left), failures
 
 
+def broken_checks(ended: Iterable[PartitionResult]) -> tuple[PartitionCheck, ...]:
+    """The checks that rows break, of outcomes as they were written down."""
+    return tuple(
+        PartitionCheck(partition=result.partition, **check.model_dump()) for result in ended for check in result.checks
+    )
+
+
 def load_report(store: Store, run: str) -> Report | None:
     try:
         return Report.model_validate_json(store.get(ids.report(run)))
@@ -150,7 +167,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "partitions": {name: getattr(totals, name) for name in _PARTITIONS},
         "rows": {
             "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
-            "pending": counts.pending, "removed": counts.removed, "out": counts.out,
+            "pending": counts.pending, "unfinished": counts.unfinished, "removed": counts.removed, "out": counts.out,
         },
         "journal": totals.reuse.model_dump(),
         "usage": {
@@ -162,9 +179,17 @@ def as_json(report: Report) -> dict[str, Any]:
         "started_at": _iso(report.started_at),
         "finished_at": _iso(report.finished_at),
         "failures": [failure.model_dump() for failure in report.failures],
+        "checks": [as_json_check(check) for check in report.checks],
         **({"reason": report.reason} if report.reason else {}),
         **({"cascades": cascades(totals)} if totals.shares else {}),
     }  # fmt: skip
+
+
+def as_json_check(check: BrokenCheck) -> dict[str, Any]:
+    """A check that rows break; of which partition, where it knows."""
+    where = {"partition": check.partition} if isinstance(check, PartitionCheck) else {}
+    said = {"name": check.name, "severity": check.severity, "rows": check.rows, "keys": list(check.keys)}
+    return {**where, **said}
 
 
 def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
@@ -184,11 +209,13 @@ def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
 
 
 def exit_code(report: Report) -> int:
-    """As the command line promises: a limit outranks all else; then what stopped the run has its own."""
+    """As the command line promises: a limit outranks all else, then a bug; what stopped the run has its own."""
     stop = by_code(report.stop.error) if report.stop is not None else None
     causes = [by_code(failure.error) for failure in report.failures]
     if any(issubclass(cause, LimitReached) for cause in (*causes, *([stop] if stop else []))):
         return LimitReached.exit_code
+    if Bug in causes:
+        return Bug.exit_code
     if stop is not None and stop.exit_code != TandemError.exit_code:
         return stop.exit_code
     return 0 if report.state == "completed" else 1

@@ -18,7 +18,7 @@ from pipeline.sinks import commits
 from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import ObjectMissing, RejectRateExceeded, by_code
+from schemas.errors import ChecksFailed, ObjectMissing, RejectRateExceeded, by_code
 from schemas.manifest import Noun
 from schemas.messages.partition import PartitionResult
 from stages.journal.records import CallRecord, Record, RowRecord, record_of
@@ -314,7 +314,7 @@ def _errors(store: Store, run: str, results: Iterable[PartitionResult]) -> list[
 
 
 def _rejects_of(store: Store, run: str, result: PartitionResult) -> list[str]:
-    if by_code(result.error) is RejectRateExceeded:
+    if by_code(result.error) in (RejectRateExceeded, ChecksFailed):
         return [ids.rejects_of_run(run, result.partition)]
     if not result.counts.rejected or result.generation is None:
         return []

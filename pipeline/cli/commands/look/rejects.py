@@ -93,7 +93,7 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
             f"Rejected{of}: {counted(rejected, 'row')}, none for what a model answered: mend the source or the spec."
         )
         return 0
-    await asyncio.to_thread(lambda: preflight(*read_spec(options.spec)))  # before anything is voided
+    await asyncio.to_thread(lambda: preflight(*read_spec(options.spec), file=options.spec))  # before anything is voided
     rows = await void_all(store, chosen)
     screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")

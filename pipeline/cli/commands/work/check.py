@@ -14,7 +14,7 @@ from schemas.spec.sections import Spec
 async def check_command(path: Path, screen: Screen) -> int:
     """Validates and probes; sends no completion."""
     spec, base = read_spec(path)
-    ready = await asyncio.to_thread(preflight, spec, base, say=lambda done: screen.say(f"✓ {done}"))
+    ready = await asyncio.to_thread(preflight, spec, base, file=path, say=lambda done: screen.say(f"✓ {done}"))
     await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
     if temporal_configured():
         client = await connect()
