@@ -73,18 +73,20 @@ class ActivityProgress:
 
     rows: int = 0
     tally: Tally = field(default_factory=Tally)
+    spool: str = ""
 
     def note(self, rows: int) -> None:
         self.rows += rows
 
     def message(self) -> Heartbeat:
-        return Heartbeat(rows=self.rows, calls=self.tally.calls, cost_usd=round(self.tally.cost_usd, 6))
+        cost_usd = round(self.tally.cost_usd, 6)
+        return Heartbeat(rows=self.rows, calls=self.tally.calls, cost_usd=cost_usd, spool=self.spool)
 
 
 @asynccontextmanager
-async def heartbeating() -> AsyncIterator[ActivityProgress]:
+async def heartbeating(*, spool: str = "") -> AsyncIterator[ActivityProgress]:
     """Beat in the background, so that a long thread or a slow model is never taken for a dead worker."""
-    beat = ActivityProgress()
+    beat = ActivityProgress(spool=spool)
 
     async def forever() -> None:
         while True:

@@ -31,7 +31,7 @@ def preflight(spec: Spec, base: Path, *, file: Path | None = None, say: Say = la
     try:
         return _looked_at(spec, base, say)
     except SpecError as exc:
-        raise (exc if file is None else in_file(exc, file)) from None
+        raise (exc if file is None else in_file(exc, file, spec)) from None
 
 
 def _looked_at(spec: Spec, base: Path, say: Say) -> Ready:

@@ -15,8 +15,8 @@ from stages.tables.conditions import holds
 
 _SAMPLE = 5
 _BLOCKED = (
-    "Nothing was published, and the answers are kept: the same run again would end the same. See the rows: tandem "
-    "partitions show; then change the prompt, drop such rows (a stage with uses: checks), or say severity: warn."
+    "Nothing was published, and the answers are kept: the same run again would end the same. See such rows: tandem "
+    "partitions show KEY; then change the prompt, drop them (a stage with uses: checks), or say severity: warn."
 )
 
 

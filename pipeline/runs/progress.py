@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.journal.usage import usage_of_run
 from pipeline.limits import ledger
 from pipeline.runs import outcomes
-from pipeline.runs.report import Report, broken_checks
+from pipeline.runs.report import Report, broken_checks, lost_attempts
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import BudgetReached
@@ -41,6 +41,7 @@ def live_report(store: Store, request: RunRequest, state: RunState = "running") 
         totals=totals.model_copy(update=found),
         failures=tuple(failures),
         checks=broken_checks(results),
+        lost_attempts=lost_attempts(store, request.run),
         stop=Failure(partition="", error=BudgetReached.__name__, message=paused) if paused else None,
         started_at=request.created_at,
         finished_at=None,

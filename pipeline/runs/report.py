@@ -39,6 +39,30 @@ class Report(Noun):
     finished_at: dt.datetime | None
     reason: str = ""
     checks: tuple[PartitionCheck, ...] = ()
+    lost_attempts: int = 0
+
+    @property
+    def billed_over_needed(self) -> float | None:
+        """Calls paid for, by those that were needed; None where calls may be missing from both."""
+        usage = self.totals.usage
+        needed = usage.calls - usage.repaid
+        if self.lost_attempts:
+            return None
+        return round(usage.calls / needed, 4) if needed else 1.0
+
+    @property
+    def lost_said(self) -> str:
+        """Why `billed_over_needed` is not known; empty where it is."""
+        if not self.lost_attempts:
+            return ""
+        return (
+            f"{self.lost_attempts:,} attempt(s) of batches died with a worker whose unflushed answers cannot be read "
+            "from where the batch went on: calls and money are lower bounds, and what was paid twice is not known."
+        )
+
+
+def lost_attempts(store: Store, run: str) -> int:
+    return sum(1 for _ in store.list(ids.lost_attempts(run)))
 
 
 def finalise(store: Store, request: FinaliseRequest) -> RunResult:
@@ -55,6 +79,7 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         totals=totals,
         failures=tuple(failures),
         checks=broken_checks(ended),
+        lost_attempts=lost_attempts(store, request.ref.run),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _asked_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -159,7 +184,6 @@ def as_json(report: Report) -> dict[str, Any]:
     """The report in the shape that `run --json` promises."""
     totals = report.totals
     counts, usage = totals.counts, totals.usage
-    needed = usage.calls - usage.repaid
     return {
         "run": report.run,
         "pipeline": report.pipeline,
@@ -174,7 +198,8 @@ def as_json(report: Report) -> dict[str, Any]:
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
             "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
         },
-        "billed_over_needed": round(usage.calls / needed, 4) if needed else 1.0,
+        "billed_over_needed": report.billed_over_needed,
+        **({"billed_over_needed_unknown": report.lost_said} if report.lost_said else {}),
         "sink": report.sink,
         "started_at": _iso(report.started_at),
         "finished_at": _iso(report.finished_at),

@@ -51,9 +51,9 @@ def spec_from(document: Document, *, base: Path) -> Spec:
     return spec
 
 
-def in_file(exc: SpecError, path: Path) -> SpecError:
-    """The error with file and line, where it tells the places that it is about."""
-    if not exc.places:
+def in_file(exc: SpecError, path: Path, spec: Spec) -> SpecError:
+    """The error with file and line, where it tells the places that it is about, and the spec is the file's."""
+    if not exc.places or not path.exists() or load_spec(path) != spec:
         return exc
     return SpecError("\n".join(_placed(load_document(path), exc.places)), hint=exc.hint)
 
