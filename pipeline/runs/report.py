@@ -191,7 +191,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "partitions": {name: getattr(totals, name) for name in _PARTITIONS},
         "rows": {
             "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
-            "pending": counts.pending, "unfinished": counts.unfinished, "removed": counts.removed, "out": counts.out,
+            "pending": counts.pending, "removed": counts.removed, "out": counts.out, "unfinished": counts.unfinished,
         },
         "journal": totals.reuse.model_dump(),
         "usage": {
