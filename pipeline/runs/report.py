@@ -1,12 +1,16 @@
 """How partitions and runs ended, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
 
 import datetime as dt
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 
 from pipeline.runs.outcomes import outcomes
+from pipeline.runs.plan_pages import load_plan
+from pipeline.sinks import catalogue
+from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import Bug, LimitReached, ObjectMissing, TandemError, by_code
@@ -15,6 +19,7 @@ from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
 
+log = logging.getLogger("tandem.runs")
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
 
 
@@ -22,6 +27,13 @@ class PartitionCheck(BrokenCheck):
     """A check that rows of a partition break."""
 
     partition: str
+
+
+class Gone(Noun):
+    """What is published of partitions that the source has no more."""
+
+    partitions: int = 0
+    rows: int = 0
 
 
 class Report(Noun):
@@ -40,6 +52,7 @@ class Report(Noun):
     reason: str = ""
     checks: tuple[PartitionCheck, ...] = ()
     lost_attempts: int = 0
+    gone: Gone = Gone()
 
     @property
     def billed_over_needed(self) -> float | None:
@@ -61,6 +74,23 @@ class Report(Noun):
         )
 
 
+def gone(store: Store, plan: str) -> Gone:
+    """Published partitions that are not in the snapshot of the source that a plan was made from; none where that cannot
+    be read, as a run must end all the same."""
+    try:
+        there = set(load_snapshot(store, load_plan(store, plan).snapshot).partitions)
+        published = catalogue.published(store).select("partition", "manifest", "shape")
+    except (TandemError, ValueError, OSError) as exc:
+        log.warning("what is gone from the source is not counted: %s", exc)
+        return Gone()
+    found = Gone()
+    for partition, text, shape in published.iter_rows():
+        manifest = catalogue.manifest_of(text, shape) if partition not in there else None
+        if manifest is not None and manifest.ever_published and manifest.kind != "retired":
+            found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)
+    return found
+
+
 def lost_attempts(store: Store, run: str) -> int:
     return sum(1 for _ in store.list(ids.lost_attempts(run)))
 
@@ -80,6 +110,7 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         failures=tuple(failures),
         checks=broken_checks(ended),
         lost_attempts=lost_attempts(store, request.ref.run),
+        gone=gone(store, request.plan) if request.plan else Gone(),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _asked_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -193,6 +224,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
             "pending": counts.pending, "removed": counts.removed, "out": counts.out, "unfinished": counts.unfinished,
         },
+        "gone": report.gone.model_dump(),
         "journal": totals.reuse.model_dump(),
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,

@@ -17,6 +17,7 @@ KEYS: dict[str, type | tuple[type, ...] | dict[str, type]] = {
     "run": str, "pipeline": str, "state": str,
     "partitions": dict.fromkeys(("total", "published", "unchanged", "failed", "cancelled", "not_run"), int),
     "rows": dict.fromkeys(("in", "ok", "rejected", "filtered", "pending", "removed", "out", "unfinished"), int),
+    "gone": {"partitions": int, "rows": int},
     "journal": dict.fromkeys(("rows_reused", "calls_reused", "rows_shared"), int),
     "usage": {"calls": int, "input_tokens": int, "output_tokens": int, "cost_usd": float, "unknown": int},
     "billed_over_needed": float, "sink": str, "started_at": str, "finished_at": (str, type(None)), "failures": list,
