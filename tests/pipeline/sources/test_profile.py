@@ -9,6 +9,8 @@ import yaml
 
 from pipeline.cli.commands.work.init import render
 from pipeline.sources.profile import Proposal, propose
+from schemas.spec.document import parse_document
+from schemas.spec.loading import spec_from
 
 
 def proposed(folder: Path, frame: pl.DataFrame) -> Proposal:
@@ -17,7 +19,10 @@ def proposed(folder: Path, frame: pl.DataFrame) -> Proposal:
 
 
 def spec_of(folder: Path, proposal: Proposal) -> dict[str, object]:
-    said: dict[str, object] = yaml.safe_load(render(folder, folder / "table.csv", proposal, "offline:lexical"))
+    """As it is written, which has to be a spec."""
+    written = render(folder, folder / "table.csv", proposal, "offline:lexical")
+    spec_from(parse_document(written), base=folder)
+    said: dict[str, object] = yaml.safe_load(written)
     return said
 
 

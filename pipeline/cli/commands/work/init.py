@@ -21,8 +21,8 @@ _OFFLINE = "offline:lexical"
 _GRAPH = "my_graph.py"
 _LONG = 80  # characters: what is shorter is its own summary
 _SUMMARY = "{type: str, description: one sentence}"
-_TOPIC = "{type: str, description: what it is about, in one to three words}"
-_KIND = "{type: str, description: what kind of record it is, in one to three words}"
+_TOPIC = "{type: str, description: what it is about in one to three words}"
+_KIND = "{type: str, description: what kind of record it is in one to three words}"
 
 
 def init_command(folder: Path, from_file: Path | None, model: str | None, screen: Screen) -> int:
