@@ -41,7 +41,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from schemas.manifest import Manifest
+    from collections.abc import Sequence
+
+    from schemas.manifest import BrokenCheck, Manifest
 
 
 class TandemError(Exception):
@@ -50,6 +52,7 @@ class TandemError(Exception):
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
     stops_run: ClassVar[bool] = False
+    repeats: ClassVar[bool] = False  # the same run again fails the same, until somebody changes something
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -70,7 +73,14 @@ class UsageError(TandemError):
 
 
 class SpecError(UsageError):
-    """The spec is wrong; the message names file, line, field, value and what is allowed."""
+    """The spec is wrong; the message names file, line, field, value and what is allowed. `places`: of each sentence of
+    the message, where in the spec it belongs; for whoever knows the file."""
+
+    def __init__(
+        self, message: str, *, hint: str = "", places: "Sequence[tuple[tuple[str | int, ...], str]]" = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.places = tuple(places)
 
 
 class SourceError(UsageError):
@@ -105,19 +115,30 @@ class InputChanged(PartitionError):
 class DuplicateKeys(PartitionError):
     """Rows of one partition share a key that the spec declares unique."""
 
+    repeats = True
+
 
 class SchemaChanged(PartitionError):
     """The output's schema is not an additive change of the dataset's."""
 
+    repeats = True
     exit_code = 2
 
 
 class ChecksFailed(PartitionError):
-    """A check of severity `block` found rows that break it."""
+    """A check of severity `block` found rows that break it. `checks`: those of either severity that rows break."""
+
+    repeats = True
+
+    def __init__(self, message: str, *, checks: "Sequence[BrokenCheck]" = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.checks = tuple(checks)
 
 
 class CountsMismatch(PartitionError):
     """in ≠ ok + rejected + filtered + pending. Never published."""
+
+    repeats = True
 
 
 class CommitConflict(PartitionError):
@@ -142,6 +163,8 @@ class LimitReached(TandemError):
 
 class RejectRateExceeded(LimitReached):
     """More rows of a partition were rejected than `limits.max_reject_rate` allows."""
+
+    repeats = True
 
 
 class BudgetReached(LimitReached):
@@ -221,6 +244,7 @@ class ObjectMissing(StoreError):
 class Bug(TandemError):
     """An exception that is none of these: a fault of Tandem's."""
 
+    repeats = True
     exit_code = 70
 
 

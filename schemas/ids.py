@@ -253,6 +253,15 @@ def snapshot_folder(listing: str) -> str:
     return f"{SNAPSHOTS}{listing}/"
 
 
+def lost_attempts(run: str) -> str:
+    """Attempts of batches that died where nobody can read what they had not flushed."""
+    return f"{RUNS}{run}/lost/"
+
+
+def lost_attempt(run: str, partition: str, batch: int, attempt: int) -> str:
+    return f"{lost_attempts(run)}{partition}/b{batch:05d}-a{attempt}.json"
+
+
 def rejects_of_run(run: str, partition: str) -> str:
     """Rejects of a partition that was not published."""
     return f"{RUNS}{run}/rejects/{partition}.parquet"
@@ -270,6 +279,11 @@ def lagging(partition: str) -> str:
 
 def staging_folder(partition: str, temporal_run_id: str) -> str:
     return f"{STAGING}{partition}/{temporal_run_id}/"
+
+
+def refusal(staging: str) -> str:
+    """What a refused partition came to, in its staging folder."""
+    return f"{staging}refused.json"
 
 
 def staged(folder: str, batch: int, kind: str, content: str, ending: str) -> str:

@@ -15,14 +15,16 @@ class Noun(BaseModel):
 
 
 class Counts(Noun):
-    """In source rows: rows_in = ok + rejected + filtered + pending. `out` counts published rows, `removed` rows of the
-    parent generation that the source no longer has."""
+    """In source rows: rows_in = ok + rejected + filtered + pending + unfinished, which are rows whose partition failed
+    or was cancelled first, and never in a manifest. `out` counts published rows, `removed` rows of the parent
+    generation that the source no longer has."""
 
     rows_in: int = 0
     ok: int = 0
     rejected: int = 0
     filtered: int = 0
     pending: int = 0
+    unfinished: int = 0
     removed: int = 0
     out: int = 0
 
@@ -31,7 +33,7 @@ class Counts(Noun):
 
     @property
     def add_up(self) -> bool:
-        return self.rows_in == self.ok + self.rejected + self.filtered + self.pending
+        return self.rows_in == self.ok + self.rejected + self.filtered + self.pending + self.unfinished
 
 
 class Reuse(Noun):
@@ -116,6 +118,16 @@ class Provenance(Noun):
     structured_output: str | None = None
 
 
+class BrokenCheck(Noun):
+    """A check of the spec that `rows` rows of a partition break. `keys`: of some of them, as text, where the source has
+    a key."""
+
+    name: str
+    severity: Literal["block", "warn"]
+    rows: int
+    keys: tuple[str, ...] = ()
+
+
 class Manifest(Noun):
     """One generation. `kind`: published (whole), partial (`--limit-rows`), tombstone (a cancel's fence, repeating its
     parent's files and fingerprints)."""
@@ -143,6 +155,7 @@ class Manifest(Noun):
     usage: Usage = Usage()
     provenance: tuple[Provenance, ...] = ()
     warnings: tuple[str, ...] = ()
+    checks: tuple[BrokenCheck, ...] = ()  # of severity warn
     run: str
     attempt: int = 1
     nonce: str

@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from schemas.manifest import Counts, Noun, Reuse, Shares
+from schemas.manifest import BrokenCheck, Counts, Noun, Reuse, Shares
 
 
 class RowRange(Noun):
@@ -56,3 +56,12 @@ class Receipt(Noun):
     reuse: Reuse
     shares: Shares = {}
     damage: tuple[str, ...] = ()
+
+
+class Refusal(Noun):
+    """What a partition came to that was enriched to its end and then refused; `publish` leaves it for `close`."""
+
+    counts: Counts
+    reuse: Reuse
+    shares: Shares = {}
+    checks: tuple[BrokenCheck, ...] = ()

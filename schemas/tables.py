@@ -4,7 +4,7 @@ import base64
 import datetime as dt
 import enum
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
@@ -155,6 +155,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         else:
             columns.append(pc.cast(column, options=pc.CastOptions(field.type, allow_time_truncate=True)))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def same_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that a reader which folds case takes for one."""
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), []).append(name)
+    return [tuple(together) for together in folded.values() if len(together) > 1]
 
 
 def encode_schema(schema: pa.Schema) -> str:

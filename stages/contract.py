@@ -56,11 +56,15 @@ class Build:
 
     def options(self, model: type[AnyOptions]) -> AnyOptions:
         """The stage's `with`, validated. Raises SpecError."""
-        place = ("stages", self.spec.stages.index(self.stage), "with")
         try:
             return model.model_validate(self.stage.options)
         except ValidationError as exc:
-            raise SpecError("\n".join(option_sentences(exc, model, place))) from None
+            places = option_sentences(exc, model, self.place("with"))
+            raise SpecError("\n".join(sentence for _, sentence in places), places=places) from None
+
+    def place(self, *inner: str | int) -> tuple[str | int, ...]:
+        """Where something of the stage stands in the spec."""
+        return ("stages", self.spec.stages.index(self.stage), *inner)
 
     @property
     def where(self) -> str:

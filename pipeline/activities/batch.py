@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from pydantic import ValidationError
 from temporalio import activity
 
 from pipeline.activities.boundary import activity_boundary, heartbeating
@@ -22,9 +23,11 @@ from pipeline.journal.spool import Spools
 from pipeline.limits.live_limits import LiveLimits
 from pipeline.limits.run_budget import RunBudgets
 from pipeline.planning.job import Job
+from pipeline.stores import Store
+from schemas import ids
 from schemas.errors import BudgetReached, CodeMismatch, TandemError
 from schemas.messages.base import RunRef
-from schemas.messages.batch import BatchRequest, BatchResult, RowInput, Spent, StepResult
+from schemas.messages.batch import BatchRequest, BatchResult, Heartbeat, RowInput, Spent, StepResult
 from schemas.messages.run import (
     SetLimits,
 )
@@ -55,7 +58,9 @@ class BatchActivities:
     async def enrich_batch(self, request: BatchRequest) -> BatchResult:
         """The rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
         store = self.jobs.store(request.ref)
-        async with heartbeating() as beat:
+        spool = await asyncio.to_thread(self.spools.identity)
+        async with heartbeating(spool=spool) as beat:
+            await _note_lost_attempt(store, request, spool)
             try:
                 job, _, services = await self.jobs.of(request.ref, request.plan)
             except CodeMismatch as exc:
@@ -128,6 +133,21 @@ class BatchActivities:
         if found is None:
             found = self._shared[key] = Shared()
         return found
+
+
+async def _note_lost_attempt(store: Store, request: BatchRequest, spool: str) -> None:
+    """Write down that the attempt before this one ended where we cannot read what it had not flushed: it may have had
+    answers that were paid for, and that nobody knows."""
+    info = activity.info()
+    if info.attempt == 1 or not info.heartbeat_details:
+        return
+    try:
+        last = Heartbeat.model_validate(info.heartbeat_details[0])
+    except ValidationError:  # of an earlier version
+        return
+    if last.spool and last.spool != spool:
+        key = ids.lost_attempt(request.ref.run, request.partition, request.batch, info.attempt - 1)
+        await asyncio.to_thread(store.put, key, b"{}")
 
 
 def _spent(tally: Tally) -> Spent:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from pipeline.tracebacks import keep_here
 from pipeline.workflows.policies import HEARTBEAT_EVERY
 from schemas.errors import Bug, TandemError
 from schemas.messages.base import MAX_PAYLOAD_BYTES
@@ -49,8 +50,9 @@ def activity_boundary(
             # The message of a foreign exception may hold a row's text, and histories are plain: tell its class only.
             log.exception("%s failed", activity.info().activity_type)
             last = activity.info().attempt >= _BUG_ATTEMPTS
+            kept = f", a bug of Tandem's; please report it with its traceback: {keep_here(exc)}" if last else ""
             raise ApplicationError(
-                f"{type(exc).__name__} in {activity.info().activity_type}; the worker's log has the traceback",
+                f"{type(exc).__name__} in {activity.info().activity_type}{kept}",
                 type=Bug.__name__,
                 non_retryable=last,
             ) from None
@@ -73,6 +75,7 @@ class ActivityProgress:
     rows: int = 0
     tally: Tally = field(default_factory=Tally)
     waiting: Callable[[], str] = lambda: ""
+    spool: str = ""
 
     def note(self, rows: int) -> None:
         self.rows += rows
@@ -83,13 +86,14 @@ class ActivityProgress:
             calls=self.tally.calls,
             cost_usd=round(self.tally.cost_usd, 6),
             waiting=self.waiting()[:_LONGEST_REASON],
+            spool=self.spool,
         )
 
 
 @asynccontextmanager
-async def heartbeating() -> AsyncIterator[ActivityProgress]:
+async def heartbeating(*, spool: str = "") -> AsyncIterator[ActivityProgress]:
     """Beat in the background, so that a long thread or a slow model is never taken for a dead worker."""
-    beat = ActivityProgress()
+    beat = ActivityProgress(spool=spool)
 
     async def forever() -> None:
         while True:

@@ -1,6 +1,7 @@
 """Activities of a partition: open, ask who holds it, count answers, publish, close."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from pipeline.runs import outcomes
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import ConnectionFailed, by_code
+from schemas.errors import ChecksFailed, ConnectionFailed, ObjectMissing, RejectRateExceeded, by_code
+from schemas.manifest import Counts, Reuse
 from schemas.messages.base import Outcome
 from schemas.messages.partition import (
     Answers,
@@ -39,13 +41,14 @@ from schemas.messages.partition import (
     PartitionResult,
     PublishRequest,
 )
-from schemas.staging import OpenedPartition
+from schemas.staging import OpenedPartition, Refusal
 
 log = logging.getLogger("tandem.activities")
 # Of partitions that are published at once: a row takes some 500 bytes in the sums over the journal and its merging, and
 # a merge of data holds a few row groups.
 _PUBLISHED_ROWS = 20_000
 _OPENED_ROWS = 100_000  # of partitions that are opened at once: joining a row to its journal takes some 300 bytes
+_REFUSALS = (ChecksFailed, RejectRateExceeded)  # of partitions that were enriched to their end
 
 
 @dataclass
@@ -131,7 +134,8 @@ class PartitionActivities:
     async def close(self, request: CloseRequest) -> PartitionResult:
         """Write down how a partition ended without a publication, behind a fence where it was cancelled."""
         async with heartbeating():
-            return await asyncio.to_thread(_close, self.jobs.store(request.ref), request)
+            staging = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
+            return await asyncio.to_thread(_close, self.jobs.store(request.ref), request, staging)
 
     async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:
         try:
@@ -153,7 +157,8 @@ def _published(store: Store, request: PublishRequest, published: Published, open
         warnings=len(manifest.warnings) if manifest is not None else 0,
         usage=manifest.usage if manifest is not None else usage.usage_of_run(store, request.partition, request.ref.run),
     )
-    outcomes.write_outcome(store, request.ref.run, result)
+    broken = manifest.checks if manifest is not None else ()
+    outcomes.write_outcome(store, request.ref.run, result.model_copy(update={"checks": broken}))
     return result
 
 
@@ -167,8 +172,8 @@ def _answers(store: Store, request: AnswersRequest) -> Answers:
     return Answers(missing=missing, given=said.height - missing)
 
 
-def _close(store: Store, request: CloseRequest) -> PartitionResult:
-    outcome = request.outcome
+def _close(store: Store, request: CloseRequest, staging: str) -> PartitionResult:
+    outcome, came_to = request.outcome, _came_to(store, request, staging)
     questions.no_longer_waiting(store, request.partition)
     if request.fence:
         won = commits.fence(
@@ -180,14 +185,36 @@ def _close(store: Store, request: CloseRequest) -> PartitionResult:
             base=request.base,
         )
         if won == "committed_first":
-            outcome = "published"
+            outcome, came_to = "published", _committed(store, request)
     result = PartitionResult(
         partition=request.partition,
         outcome=outcome,
+        counts=came_to.counts,
+        reuse=came_to.reuse,
+        shares=came_to.shares,
         usage=usage.usage_of_run(store, request.partition, request.ref.run),
         error=request.error,
         message=request.message,
         stops_run=by_code(request.error).stops_run,
+        checks=came_to.checks,
     )
     outcomes.write_outcome(store, request.ref.run, result)
-    return result
+    return result.model_copy(update={"checks": ()})
+
+
+def _came_to(store: Store, request: CloseRequest, staging: str) -> Refusal:
+    """What the rows of a partition became that was refused; of one that failed before, they are unfinished."""
+    if request.outcome not in ("failed", "cancelled"):
+        return Refusal(counts=Counts(), reuse=Reuse())
+    if by_code(request.error) in _REFUSALS:
+        with contextlib.suppress(ObjectMissing):
+            return Refusal.model_validate_json(store.get(ids.refusal(staging)))
+    return Refusal(counts=Counts(rows_in=request.rows, unfinished=request.rows), reuse=Reuse())
+
+
+def _committed(store: Store, request: CloseRequest) -> Refusal:
+    """What the generation holds that a cancel came too late for."""
+    manifest = commits.current(store, request.partition)
+    if manifest is None or manifest.run != request.ref.run:
+        return Refusal(counts=Counts(), reuse=Reuse())
+    return Refusal(counts=manifest.counts, reuse=manifest.reuse, shares=manifest.shares, checks=manifest.checks)

@@ -5,13 +5,13 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import typer
 from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
+from pipeline import tracebacks
 from pipeline.cli.screen.console import InterruptedByUser, print_error
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
@@ -92,13 +92,9 @@ def _away(exc: Exception) -> ConnectionFailed | None:
 
 
 def _bug(exc: Exception) -> Bug:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", prefix="tandem-crash-", suffix=".txt", delete=False) as file:
-        traceback.print_exception(exc, file=file)
     return Bug(
         f"A bug in Tandem ({type(exc).__name__}). Nothing that was answered is lost.",
-        hint=f"The traceback is in {file.name}; please report it. The same command carries the run on.",
+        hint=f"The traceback is in {tracebacks.keep(exc)}; please report it. The same command carries the run on.",
     )
 
 

@@ -8,8 +8,8 @@ from pipeline.limits.budget import refuse_unpriced
 from pipeline.planning.job import Ready, make_job, refuse_unbuilt
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store, probe
-from schemas.errors import StoreError, UsageError
-from schemas.spec.loading import load_spec
+from schemas.errors import SpecError, StoreError, UsageError
+from schemas.spec.loading import in_file, load_spec
 from schemas.spec.sections import Spec
 from stages.models.factory import ModelServices, missing_key
 
@@ -25,8 +25,16 @@ def sink_of(spec: Spec, base: Path) -> Store:
     return open_store(expanded(spec).sink.path, base=base)
 
 
-def preflight(spec: Spec, base: Path, *, say: Say = lambda done: None) -> Ready:
-    """Everything that can be known to be wrong, before anything is started. Raises UsageError, StoreError."""
+def preflight(spec: Spec, base: Path, *, file: Path | None = None, say: Say = lambda done: None) -> Ready:
+    """Everything that can be known to be wrong, before anything is started. `file`: that of the spec, to name its
+    lines. Raises UsageError, StoreError."""
+    try:
+        return _looked_at(spec, base, say)
+    except SpecError as exc:
+        raise (exc if file is None else in_file(exc, file, spec)) from None
+
+
+def _looked_at(spec: Spec, base: Path, say: Say) -> Ready:
     say("spec")
     store = sink_of(spec, base)
     refuse_unbuilt(spec)

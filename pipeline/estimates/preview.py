@@ -12,7 +12,7 @@ from pipeline.planning.job import Ready
 from pipeline.planning.saved_plan import SavedPlan
 from pipeline.runs import requests
 from pipeline.stores import Store
-from schemas.plan import Selection
+from schemas.plan import Decision, Selection
 from schemas.spec.sections import Spec
 
 
@@ -26,11 +26,34 @@ class Preview:
     estimate: Estimate
 
 
-def preview(ready: Ready, selection: Selection) -> Preview:
+@dataclass(frozen=True)
+class Decided:
+    """What a run of the selection would take, before any row is read."""
+
+    selection: Selection
+    at: dt.datetime
+    decisions: list[Decision]
+
+    @property
+    def to_run(self) -> set[str]:
+        return {decision.partition for decision in self.decisions if decision.run}
+
+
+def decide(ready: Ready, selection: Selection) -> Decided:
     """The same decisions that a run of this selection makes. Raises UsageError, StoreError."""
     now = dt.datetime.now(dt.UTC)
     decided = list(builder.decisions(ready.job, ready.store, selection, now))
-    decided = builder.limited(decided, selection.limit_rows)
+    return Decided(selection, now, builder.limited(decided, selection.limit_rows))
+
+
+def preview(ready: Ready, selection: Selection) -> Preview:
+    """The decisions and what they come to. Raises UsageError, StoreError."""
+    return preview_of(ready, decide(ready, selection))
+
+
+def preview_of(ready: Ready, decided_before: Decided) -> Preview:
+    """What decisions come to. Raises StoreError."""
+    selection, now, decided = decided_before.selection, decided_before.at, decided_before.decisions
     found = count_calls(ready.job, ready.store, decided, fresh=selection.fresh)
     before = call_stats(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
     return Preview(selection, now, found, estimate(ready.job, found, before))

@@ -65,6 +65,17 @@ class Spools:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def identity(self) -> str:
+        """What tells this folder from that of another machine; empty where the disk refuses."""
+        path = self.folder / "identity"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError), path.open("x") as file:
+                file.write(uuid.uuid4().hex)
+            return path.read_text()
+        except OSError:
+            return ""
+
     def open(self, sink: str, run: str, partition: str, batch: int) -> FileSpool:
         """A new spool for an attempt."""
         of = digests.digest(sink, partition)

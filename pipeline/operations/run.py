@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.client import known_pipelines
-from pipeline.client.connection import Connection
+from pipeline.client.connection import Connection, connected_if_running
 from pipeline.client.follow import status_of_run
-from pipeline.client.open_runs import open_run
+from pipeline.client.open_runs import open_run, open_run_of_same_request
 from pipeline.client.preflight import preflight, sink_of
 from pipeline.client.start import Run, check_name, find_request, start_or_join
 from pipeline.embedded.dev import dev_is_up
@@ -63,9 +63,19 @@ def completed_report(order: Order) -> tuple[Store, Report] | None:
 
 def prepare(order: Order) -> Ready:
     """All that can be wrong before money. Raises UsageError, ConnectionFailed, StoreError."""
-    ready = preflight(order.spec, order.base)
+    ready = preflight(order.spec, order.base, file=order.spec_path)
     budget.refuse_unpriced(ready.job.spec, order.max_cost_usd)
     return ready
+
+
+async def refuse_held(ready: Ready, order: Order, partitions: set[str]) -> None:
+    """Before rows are read to say what a run would cost: raises NameTaken where another open run is at work on some of
+    its partitions. A named run waits for them."""
+    if order.name is not None:
+        return
+    async with connected_if_running(order.base) as found:
+        if found is not None:
+            await open_run_of_same_request(found.client, ready, order.selection, partitions)
 
 
 async def start(found: Connection, ready: Ready, order: Order, partitions: set[str]) -> Run:

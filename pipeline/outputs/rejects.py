@@ -47,8 +47,8 @@ def _unpublished(store: Store) -> dict[str, str]:
     requests = [load_request(store, name) for name in store.folders(ids.RUNS)]
     for request in sorted((r for r in requests if r is not None), key=lambda r: r.created_at):
         for result in outcomes.outcomes(store, request.run):
-            canary = result.outcome == "not_run" and result.counts.rejected
-            if canary or by_code(result.error) is RejectRateExceeded:
+            kept = result.outcome in ("not_run", "failed") and result.counts.rejected
+            if kept or by_code(result.error) is RejectRateExceeded:
                 found[result.partition] = request.run
             elif result.outcome == "published":
                 found.pop(result.partition, None)

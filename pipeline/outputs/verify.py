@@ -74,9 +74,11 @@ def _table(store: Store, partition: str | None, lake: Lake) -> Iterator[Problem]
         own = {file.key for file in manifest.files}
         if own != {key for key in named if key.rpartition("/")[0] == f"data/{manifest.partition}"}:
             said = (
-                f"{manifest.partition}: the table names other files than generation {manifest.generation}; tandem run"
+                f"{manifest.partition}: the table names other files than generation {manifest.generation}: it was "
+                "changed by somebody else. Publishing it anew mends that, for 0 calls: tandem run "
+                f"--partition {manifest.partition} --reprocess all"
             )
-            yield Problem("table", manifest.partition, "", f"{said} brings it up to that")
+            yield Problem("table", manifest.partition, "", said)
 
 
 def _verify_partition(

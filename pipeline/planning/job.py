@@ -23,6 +23,7 @@ from stages.execution import provenance
 from stages.models.factory import ModelServices
 from stages.registry import build_stages
 from stages.stage_digests import aspects_of, code_digests, shape_of
+from stages.tables.conditions import bind
 from stages.user_code import add_user_folder
 
 
@@ -71,6 +72,11 @@ class Job:
         return provenance.columns_of(columns, self.spec.sink.provenance, barrier=waits)
 
     @property
+    def checked_columns(self) -> pa.Schema:
+        """What the spec's checks see of a row: the output's columns, and those that only paths hold."""
+        return pa.schema([*(f for f in self.columns if f.name != provenance.GENERATION), *self.keys])
+
+    @property
     def keys(self) -> pa.Schema:
         """The columns that only paths hold: of the source's type where they are its own, a day as a date, else text."""
         names = [name for key in self.snapshot.partitions[:1] for name, _ in partition_keys.partition_texts(key)]
@@ -78,6 +84,14 @@ class Job:
         if self.spec.partition.by == "time" and self.spec.partition.every == "day":
             known = dict.fromkeys(names, pa.date32())
         return pa.schema([(name, known.get(name, pa.string())) for name in names])
+
+
+def refuse_unbound_checks(job: Job) -> None:
+    """Raises SpecError for a check that no row of the output could be held against."""
+    if not job.snapshot.partitions:  # its keys are not known
+        return
+    for at, check in enumerate(job.spec.checks):
+        bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", at, "sql"))
 
 
 def make_job(
@@ -88,7 +102,9 @@ def make_job(
     add_user_folder(base)
     dataset = load_dataset(store, ready.name)
     snapshot = snapshot_of(ready, base, store, pinned=dataset.types if dataset else {}, note=note)
-    return Job(ready, base, snapshot, build_job_stages(ready, snapshot.schema, base, services))
+    job = Job(ready, base, snapshot, build_job_stages(ready, snapshot.schema, base, services))
+    refuse_unbound_checks(job)
+    return job
 
 
 def job_of_plan(store: Store, plan: Plan, services: ModelServices) -> Job:

@@ -6,9 +6,18 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.planning.job import Job
+from pipeline.sinks.row_files import row_name
+from pipeline.sinks.schema import key_values
 from schemas.errors import ChecksFailed, CountsMismatch, RejectRateExceeded
-from schemas.manifest import Counts
+from schemas.manifest import BrokenCheck, Counts
 from schemas.staging import OpenedPartition, Receipt
+from stages.tables.conditions import holds
+
+_SAMPLE = 5
+_BLOCKED = (
+    "Nothing was published, and the answers are kept: the same run again would end the same. See such rows: tandem "
+    "partitions show KEY; then change the prompt, drop them (a stage with uses: checks), or say severity: warn."
+)
 
 
 def refuse_miscount(opened: OpenedPartition, receipts: Sequence[Receipt], counts: Counts) -> None:
@@ -28,32 +37,64 @@ def too_many_rejects(job: Job, partition: str, counts: Counts) -> RejectRateExce
         return RejectRateExceeded(
             f"{partition}: {counts.rejected} of {counts.rows_in} rows were rejected, "
             f"{counts.rejected / counts.rows_in:.1%}; limits.max_reject_rate is {allowed:.1%}.",
-            hint="See why: tandem rejects ls. Answers are kept and not paid for again.",
+            hint="The same run again would end the same. See why: tandem rejects ls; then ask those rows again: tandem "
+            "rejects retry, or raise limits.max_reject_rate. Answers are kept and not paid for again.",
         )
     return None
 
 
 class OutputChecks:
-    """The spec's `checks`, counted batch by batch."""
+    """The spec's `checks`, counted batch by batch, with a sample of the rows that break them."""
 
-    def __init__(self, job: Job) -> None:
-        self.checks = job.spec.checks
-        self.broken = dict.fromkeys((check.name for check in self.checks), 0)
+    def __init__(self, job: Job, partition: str) -> None:
+        self._checks = job.spec.checks
+        self._partition = partition
+        self._keys = key_values(partition, job.keys)
+        self._named_by = [name for name in job.spec.source.key if name in job.checked_columns.names]
+        self._seen = 0
+        self._broken = [0] * len(self._checks)
+        self._sample: list[list[str]] = [[] for _ in self._checks]
 
     def see(self, table: pa.Table) -> None:
-        if not self.checks or not table.num_rows:
+        """Hold rows against every check; the partition's own columns are there as well."""
+        if not self._checks or not table.num_rows:
             return
-        with pl.SQLContext(rows=pl.DataFrame(table), eager=True) as context:
-            for check in self.checks:
-                held = context.execute(f"SELECT ({check.sql}) AS held FROM rows")["held"]
-                self.broken[check.name] += int((~held.fill_null(False)).sum())
+        for name, value in self._keys:
+            table = table.append_column(name, pa.repeat(value, table.num_rows))
+        rows = pl.DataFrame(table)
+        self._seen += rows.height
+        for at, check in enumerate(self._checks):
+            broken = rows.filter(~holds(rows, check.sql))
+            self._broken[at] += broken.height
+            self._note(self._sample[at], broken)
 
-    def verdict(self, partition: str) -> list[str]:
-        """Warnings. Raises ChecksFailed where a blocking check found rows."""
-        said = {check.name: f"check {check.name!r}: {self.broken[check.name]} row(s) break it" for check in self.checks}
-        failed = [said[c.name] for c in self.checks if c.severity == "block" and self.broken[c.name]]
-        if failed:
-            raise ChecksFailed(
-                f"{partition}: {'; '.join(failed)}.", hint="Nothing was published; answers are kept in the journal."
-            )
-        return [said[c.name] for c in self.checks if c.severity == "warn" and self.broken[c.name]]
+    def _note(self, sample: list[str], broken: pl.DataFrame) -> None:
+        """A source row may have become several: each is named once."""
+        if not self._named_by:
+            return
+        for values in broken.select(self._named_by).iter_rows():
+            if len(sample) == _SAMPLE:
+                return
+            if (name := row_name(dict(zip(self._named_by, values, strict=True)))) not in sample:
+                sample.append(name)
+
+    def broken(self) -> tuple[BrokenCheck, ...]:
+        """The checks that rows break, in the spec's order."""
+        return tuple(
+            BrokenCheck(name=check.name, severity=check.severity, rows=rows, keys=tuple(sample))
+            for check, rows, sample in zip(self._checks, self._broken, self._sample, strict=True)
+            if rows
+        )
+
+    def verdict(self) -> tuple[BrokenCheck, ...]:
+        """Those of severity warn. Raises ChecksFailed where a blocking check found rows."""
+        broken = self.broken()
+        blocking = [self.sentence(check) for check in broken if check.severity == "block"]
+        if blocking:
+            raise ChecksFailed(f"{self._partition}: {'; '.join(blocking)}.", checks=broken, hint=_BLOCKED)
+        return broken
+
+    def sentence(self, check: BrokenCheck) -> str:
+        """Without keys: it goes where no row may be named."""
+        (sql,) = (one.sql for one in self._checks if one.name == check.name)
+        return f"check {check.name!r} ({sql.strip()}): {check.rows:,} of {self._seen:,} rows break it"

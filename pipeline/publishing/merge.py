@@ -45,18 +45,17 @@ class Merge:
             )
         }
 
-    def data(self, staged: Sequence[StagedFile]) -> tuple[list[DataFile], list[str]]:
+    def data(self, staged: Sequence[StagedFile], checks: OutputChecks) -> list[DataFile]:
         """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
-        checks = OutputChecks(self.job)
         schema = self.job.columns
         tables = self.tables(staged, checks)
         if self.job.spec.sink.provenance == "columns":
             tables = (provenance.generation(table, self.generation) for table in tables)
         paths = list(self._write(schema, tables, "data"))
-        warnings = checks.verdict(self.partition)
+        checks.verdict()
         time = self._time_column()
         folder = ids.data_folder(self.partition)
-        return [self._upload(folder, at, path, time) for at, path in enumerate(paths)], warnings
+        return [self._upload(folder, at, path, time) for at, path in enumerate(paths)]
 
     def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[DataFile]:
         """Rejects, questions or index: no file where there are no rows."""

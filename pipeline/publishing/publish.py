@@ -31,10 +31,10 @@ from pipeline.sinks.table_formats import follow
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of, table_of
 from schemas import digests, ids
-from schemas.errors import StoreError
+from schemas.errors import ChecksFailed, StoreError
 from schemas.manifest import Counts, DataFile, Manifest, Reuse, Shares, shares_added
 from schemas.plan import Plan
-from schemas.staging import OpenedPartition, Receipt
+from schemas.staging import OpenedPartition, Receipt, Refusal
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ def publish(
     refuse_miscount(opened, loaded, counts)
     if rehearsal:
         return _rehearsed(job, plan, store, opened, loaded, Published(None, counts, reuse), note)
+    checks = OutputChecks(job, opened.partition)
+    came_to = Refusal(counts=counts.model_copy(update={"out": 0}), reuse=reuse, shares=shares)
     if (refusal := too_many_rejects(job, opened.partition, counts)) is not None:
-        _keep_rejects(store, plan.run, opened.partition, loaded)
+        _keep_refused(store, plan.run, opened, loaded, came_to)
         raise refusal
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     if not opened.whole and parent is not None and parent.whole:
@@ -78,7 +80,12 @@ def publish(
         merge = Merge(job, plan, store, opened, Path(folder), note)
         passed = partition_stages.through(job, store, opened.folder, loaded, counts, Path(folder))
         counts = passed.counts
-        files, warnings = merge.data(passed.data)
+        try:
+            files = merge.data(passed.data, checks)
+        except ChecksFailed as exc:
+            found = {"counts": counts.model_copy(update={"out": 0}), "checks": exc.checks}
+            _keep_refused(store, plan.run, opened, loaded, came_to.model_copy(update=found))
+            raise
         rejects = merge.plain("rejects", REJECTS, [r.rejects for r in loaded if r.rejects is not None])
         pending = merge.plain("pending", PENDING, [r.pending for r in loaded if r.pending is not None])
         index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
@@ -109,7 +116,11 @@ def publish(
         shares=shares,
         usage=usage.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(provenance_of(job)),
-        warnings=(*warnings, *dict.fromkeys((*opened.damage, *(said for r in loaded for said in r.damage)))),
+        checks=checks.broken(),
+        warnings=(
+            *map(checks.sentence, checks.broken()),
+            *dict.fromkeys((*opened.damage, *(said for r in loaded for said in r.damage))),
+        ),
         run=plan.run,
         attempt=attempt,
         nonce=uuid.uuid4().hex,
@@ -138,17 +149,33 @@ def _rehearsed(
 ) -> Published:
     """What a sample came to; nothing is published. Raises ChecksFailed. The reject rate is judged over all samples."""
     _keep_rejects(store, plan.run, opened.partition, receipts)
-    checks = OutputChecks(job)
+    checks = OutputChecks(job, opened.partition)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merge = Merge(job, plan, store, opened, Path(folder), note)
         passed = partition_stages.through(job, store, opened.folder, receipts, published.counts, Path(folder))
         for _ in merge.tables(passed.data, checks):
             pass
-    checks.verdict(opened.partition)
-    return replace(published, counts=passed.counts.model_copy(update={"out": 0}))
+    counts = passed.counts.model_copy(update={"out": 0})
+    try:
+        checks.verdict()
+    except ChecksFailed as exc:
+        _keep(store, opened, Refusal(counts=counts, reuse=published.reuse, checks=exc.checks))
+        raise
+    return replace(published, counts=counts)
 
 
 # Before anything is uploaded ---------------------------------------------------------------------------------------
+
+
+def _keep_refused(store: Store, run: str, opened: OpenedPartition, receipts: Sequence[Receipt], said: Refusal) -> None:
+    """What is known of a partition that is not published: its counts, and the rows that were rejected."""
+    if said.counts.rejected:
+        _keep_rejects(store, run, opened.partition, receipts)
+    _keep(store, opened, said)
+
+
+def _keep(store: Store, opened: OpenedPartition, said: Refusal) -> None:
+    store.put(ids.refusal(opened.folder), said.model_dump_json().encode())
 
 
 def _keep_rejects(store: Store, run: str, partition: str, receipts: Sequence[Receipt]) -> None:

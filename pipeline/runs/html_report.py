@@ -13,6 +13,7 @@ from pipeline.runs.report import Report
 from pipeline.runs.statistics import CostlyRow, RunStatistics
 
 _MOST_LABELS = 6
+_MOST_CHECKS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def page(report: Report, statistics: RunStatistics) -> str:
     return _template().render(
         report=report,
         facts=_facts(report),
-        sections=list(_sections(statistics)),
+        sections=[*_sections(statistics), *([_checks(report)] if report.checks else [])],
         whole=statistics.whole,
         width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, right=charts.RIGHT, top=charts.TOP,
         base=charts.BASE,
@@ -121,7 +122,7 @@ def _rejects(statistics: RunStatistics) -> Section:
 
 
 def _rows(title: str, rows: Sequence[CostlyRow]) -> Section:
-    lines = [(r.partition, r.row, r.model, r.calls, f"{r.ms / 1000:,.2f}", f"{r.cost_usd:,.6f}") for r in rows]
+    lines = [(r.partition, r.key or r.row, r.model, r.calls, f"{r.ms / 1000:,.2f}", f"{r.cost_usd:,.6f}") for r in rows]
     return Section(title, heads=("partition", "row", "model", "calls", "seconds", "USD"), lines=lines)
 
 
@@ -133,6 +134,16 @@ def _partitions(statistics: RunStatistics) -> Section:
             (p.partition, p.outcome, p.rows, p.rejected, p.out, p.calls, f"{p.cost_usd:,.6f}", p.reason)
             for p in statistics.lines
         ],
+    )
+
+
+def _checks(report: Report) -> Section:
+    """The checks that rows break, with some of the rows."""
+    return Section(
+        "Checks that rows break",
+        heads=("partition", "check", "severity", "rows", "for example"),
+        lines=[(c.partition, c.name, c.severity, c.rows, ", ".join(c.keys)) for c in report.checks[:_MOST_CHECKS]],
+        note=f"the first {_MOST_CHECKS:,} of {len(report.checks):,}" if len(report.checks) > _MOST_CHECKS else "",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.journal.usage import usage_of_run
 from pipeline.limits import ledger
 from pipeline.runs import outcomes
-from pipeline.runs.report import Report
+from pipeline.runs.report import Report, broken_checks, lost_attempts
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import BudgetReached
@@ -20,7 +20,8 @@ _UNTOUCHED = 32  # partitions begin in the order of the plan: after so many with
 def live_report(store: Store, request: RunRequest, state: RunState = "running") -> Report:
     """What is known by now. A run that its budget has stopped says so, whoever asks."""
     totals, failures, ended = Totals(), [], set()
-    for result in outcomes.outcomes(store, request.run):
+    results = list(outcomes.outcomes(store, request.run))
+    for result in results:
         totals = totals.with_result(result)
         ended.add(result.partition)
         if result.error:
@@ -39,6 +40,8 @@ def live_report(store: Store, request: RunRequest, state: RunState = "running") 
         plan="",
         totals=totals.model_copy(update=found),
         failures=tuple(failures),
+        checks=broken_checks(results),
+        lost_attempts=lost_attempts(store, request.run),
         stop=Failure(partition="", error=BudgetReached.__name__, message=paused) if paused else None,
         started_at=request.created_at,
         finished_at=None,

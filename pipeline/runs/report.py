@@ -1,21 +1,39 @@
 """How partitions and runs ended, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
 
 import datetime as dt
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 
 from pipeline.runs.outcomes import outcomes
+from pipeline.runs.plan_pages import load_plan
+from pipeline.sinks import catalogue
+from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import LimitReached, ObjectMissing, TandemError, by_code
-from schemas.manifest import Noun, Share
+from schemas.errors import Bug, LimitReached, ObjectMissing, TandemError, by_code
+from schemas.manifest import BrokenCheck, Counts, Noun, Share
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
 
+log = logging.getLogger("tandem.runs")
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
+
+
+class PartitionCheck(BrokenCheck):
+    """A check that rows of a partition break."""
+
+    partition: str
+
+
+class Gone(Noun):
+    """What is published of partitions that the source has no more."""
+
+    partitions: int = 0
+    rows: int = 0
 
 
 class Report(Noun):
@@ -32,12 +50,56 @@ class Report(Noun):
     started_at: dt.datetime
     finished_at: dt.datetime | None
     reason: str = ""
+    checks: tuple[PartitionCheck, ...] = ()
+    lost_attempts: int = 0
+    gone: Gone = Gone()
+
+    @property
+    def billed_over_needed(self) -> float | None:
+        """Calls paid for, by those that were needed; None where calls may be missing from both."""
+        usage = self.totals.usage
+        needed = usage.calls - usage.repaid
+        if self.lost_attempts:
+            return None
+        return round(usage.calls / needed, 4) if needed else 1.0
+
+    @property
+    def lost_said(self) -> str:
+        """Why `billed_over_needed` is not known; empty where it is."""
+        if not self.lost_attempts:
+            return ""
+        return (
+            f"{self.lost_attempts:,} attempt(s) of batches died with a worker whose unflushed answers cannot be read "
+            "from where the batch went on: calls and money are lower bounds, and what was paid twice is not known."
+        )
+
+
+def gone(store: Store, plan: str) -> Gone:
+    """Published partitions that are not in the snapshot of the source that a plan was made from; none where that cannot
+    be read, as a run must end all the same."""
+    try:
+        there = set(load_snapshot(store, load_plan(store, plan).snapshot).partitions)
+        published = catalogue.published(store).select("partition", "manifest", "shape")
+    except (TandemError, ValueError, OSError) as exc:
+        log.warning("what is gone from the source is not counted: %s", exc)
+        return Gone()
+    found = Gone()
+    for partition, text, shape in published.iter_rows():
+        manifest = catalogue.manifest_of(text, shape) if partition not in there else None
+        if manifest is not None and manifest.ever_published and manifest.kind != "retired":
+            found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)
+    return found
+
+
+def lost_attempts(store: Store, run: str) -> int:
+    return sum(1 for _ in store.list(ids.lost_attempts(run)))
 
 
 def finalise(store: Store, request: FinaliseRequest) -> RunResult:
     """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
     earlier = load_report(store, request.ref.run)
-    totals, failures = summed(request, _reconciled(store, request))
+    ended = list(_reconciled(store, request))
+    totals, failures = summed(request, ended)
     report = Report(
         run=request.ref.run,
         pipeline=request.ref.pipeline,
@@ -46,6 +108,9 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         plan=request.plan,
         totals=totals,
         failures=tuple(failures),
+        checks=broken_checks(ended),
+        lost_attempts=lost_attempts(store, request.ref.run),
+        gone=gone(store, request.plan) if request.plan else Gone(),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _asked_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -93,7 +158,8 @@ def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionRes
             if current is None:
                 current = _up_to_date(store, request.plan)
             if result.partition in current:
-                yield result.model_copy(update={"outcome": "unchanged", "error": "", "message": ""})
+                over = {"outcome": "unchanged", "error": "", "message": "", "counts": Counts(), "checks": ()}
+                yield result.model_copy(update=over)
                 continue
         yield result
 
@@ -131,6 +197,13 @@ def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[
     return totals.model_copy(update=left), failures
 
 
+def broken_checks(ended: Iterable[PartitionResult]) -> tuple[PartitionCheck, ...]:
+    """The checks that rows break, of outcomes as they were written down."""
+    return tuple(
+        PartitionCheck(partition=result.partition, **check.model_dump()) for result in ended for check in result.checks
+    )
+
+
 def load_report(store: Store, run: str) -> Report | None:
     try:
         return Report.model_validate_json(store.get(ids.report(run)))
@@ -142,7 +215,6 @@ def as_json(report: Report) -> dict[str, Any]:
     """The report in the shape that `run --json` promises."""
     totals = report.totals
     counts, usage = totals.counts, totals.usage
-    needed = usage.calls - usage.repaid
     return {
         "run": report.run,
         "pipeline": report.pipeline,
@@ -150,21 +222,31 @@ def as_json(report: Report) -> dict[str, Any]:
         "partitions": {name: getattr(totals, name) for name in _PARTITIONS},
         "rows": {
             "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
-            "pending": counts.pending, "removed": counts.removed, "out": counts.out,
+            "pending": counts.pending, "removed": counts.removed, "out": counts.out, "unfinished": counts.unfinished,
         },
+        "gone": report.gone.model_dump(),
         "journal": totals.reuse.model_dump(),
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
             "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
         },
-        "billed_over_needed": round(usage.calls / needed, 4) if needed else 1.0,
+        "billed_over_needed": report.billed_over_needed,
+        **({"billed_over_needed_unknown": report.lost_said} if report.lost_said else {}),
         "sink": report.sink,
         "started_at": _iso(report.started_at),
         "finished_at": _iso(report.finished_at),
         "failures": [failure.model_dump() for failure in report.failures],
+        "checks": [as_json_check(check) for check in report.checks],
         **({"reason": report.reason} if report.reason else {}),
         **({"cascades": cascades(totals)} if totals.shares else {}),
     }  # fmt: skip
+
+
+def as_json_check(check: BrokenCheck) -> dict[str, Any]:
+    """A check that rows break; of which partition, where it knows."""
+    where = {"partition": check.partition} if isinstance(check, PartitionCheck) else {}
+    said = {"name": check.name, "severity": check.severity, "rows": check.rows, "keys": list(check.keys)}
+    return {**where, **said}
 
 
 def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
@@ -184,11 +266,13 @@ def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
 
 
 def exit_code(report: Report) -> int:
-    """As the command line promises: a limit outranks all else; then what stopped the run has its own."""
+    """As the command line promises: a limit outranks all else, then a bug; what stopped the run has its own."""
     stop = by_code(report.stop.error) if report.stop is not None else None
     causes = [by_code(failure.error) for failure in report.failures]
     if any(issubclass(cause, LimitReached) for cause in (*causes, *([stop] if stop else []))):
         return LimitReached.exit_code
+    if Bug in causes:
+        return Bug.exit_code
     if stop is not None and stop.exit_code != TandemError.exit_code:
         return stop.exit_code
     return 0 if report.state == "completed" else 1

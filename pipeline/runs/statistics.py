@@ -4,7 +4,7 @@ and the journal's records, each read once, in memory that does not grow with the
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import orjson
@@ -12,13 +12,13 @@ import polars as pl
 
 from pipeline.journal import compacted
 from pipeline.journal.segments import Reading, read_segments
-from pipeline.runs import outcomes, plan_pages, progress
+from pipeline.runs import outcomes, plan_pages, progress, row_names
 from pipeline.runs.report import Report
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import ObjectMissing, RejectRateExceeded, by_code
+from schemas.errors import ChecksFailed, ObjectMissing, RejectRateExceeded, by_code
 from schemas.manifest import Noun
 from schemas.messages.partition import PartitionResult
 from stages.journal.records import CallRecord, Record, RowRecord, record_of
@@ -64,10 +64,12 @@ class LatencyBucket(Noun):
 
 
 class CostlyRow(Noun):
-    """A row by what its calls took and cost. `row` is its identity, as `rejects show --row` takes it."""
+    """A row by what its calls took and cost. `row` is its identity, as `rejects show --row` takes it, `key` the text of
+    its key, empty where the source has none or the row is not published."""
 
     partition: str
     row: str
+    key: str = ""
     model: str
     calls: int
     ms: int
@@ -116,13 +118,16 @@ def collect(store: Store, report: Report) -> RunStatistics:
     for result in sorted(results, key=lambda result: -result.usage.calls):
         if result.usage.calls and not seen.full:
             seen.partition(result.partition, _records(store, result.partition, report.run))
+    slowest = sorted(seen.slowest, key=lambda row: -row.ms)[:_TOP]
+    dearest = sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]
+    named = _named(store, report.run, (*slowest, *dearest))
     return RunStatistics(
         lines=tuple(lines[:MOST_LINES]),
         moments=tuple(seen.moments()),
         latency=tuple(seen.bars()),
         percentiles_ms={f"p{share}": seen.percentile(share / 100) for share in (50, 90, 99)} if seen.latency else {},
-        slowest=tuple(sorted(seen.slowest, key=lambda row: -row.ms)[:_TOP]),
-        dearest=tuple(sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]),
+        slowest=tuple(map(named, slowest)),
+        dearest=tuple(map(named, dearest)),
         errors=tuple(_errors(store, report.run, results)),
         whole=len(lines) <= MOST_LINES and not seen.full,
     )
@@ -294,6 +299,15 @@ def _costly_row(partition: str, row: str, said: _Row) -> CostlyRow:
     )
 
 
+def _named(store: Store, run: str, rows: Iterable[CostlyRow]) -> Callable[[CostlyRow], CostlyRow]:
+    """Gives a row the text of its key."""
+    wanted: dict[str, set[str]] = {}
+    for row in rows:
+        wanted.setdefault(row.partition, set()).add(row.row)
+    names = row_names.names_of(store, run, wanted)
+    return lambda row: row.model_copy(update={"key": names.get((row.partition, row.row), "")})
+
+
 # Rejects -----------------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +328,7 @@ def _errors(store: Store, run: str, results: Iterable[PartitionResult]) -> list[
 
 
 def _rejects_of(store: Store, run: str, result: PartitionResult) -> list[str]:
-    if by_code(result.error) is RejectRateExceeded:
+    if by_code(result.error) in (RejectRateExceeded, ChecksFailed):
         return [ids.rejects_of_run(run, result.partition)]
     if not result.counts.rejected or result.generation is None:
         return []

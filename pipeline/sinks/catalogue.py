@@ -40,8 +40,8 @@ _ATTEMPTS = pl.Schema([*((name, pl.String()) for name in _TEXTS), ("at", pl.Date
 # What all partitions of a pipeline mostly share is kept once; what lists need not is read with the commit itself.
 _SHAPE = {"format", "pipeline", "schema_fingerprint", "schema_version", "stage_fingerprints", "stage_aspects",
           "input_columns"}  # fmt: skip
-_LEFT_OUT = {"files", "rejects", "provenance", "warnings", "content_digest", "reuse", "usage", "attempt", "nonce",
-             "started_at"}  # fmt: skip
+_LEFT_OUT = {"files", "rejects", "provenance", "warnings", "checks", "content_digest", "reuse", "usage", "attempt",
+             "nonce", "started_at"}  # fmt: skip
 _KEPT = dt.timedelta(minutes=15)  # a reader may still be at an older index
 _THREADS = 16
 _FEW = 20

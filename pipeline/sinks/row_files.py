@@ -1,5 +1,7 @@
 """Files beside the data: rejected rows, and the index of identities."""
 
+from collections.abc import Mapping
+
 import polars as pl
 import pyarrow as pa
 
@@ -24,6 +26,7 @@ REJECTS = pa.schema(
 )
 INDEX = pa.schema([pa.field("row_id", pa.string()), pa.field("content", pa.string())])
 
+_LONGEST_VALUE, _LONGEST_NAME = 40, 120
 _COLUMNS = ("row_id", "key", "stage", "error", "attempts", "message", "raw_answer")
 
 
@@ -34,3 +37,10 @@ def read_rejects(store: Store, key: str) -> pl.DataFrame:
             return pl.DataFrame(table_of(source))
     except ObjectMissing:
         return pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
+
+
+def row_name(key: Mapping[str, object]) -> str:
+    """A row's key as text, a line of it: the value of one column, `name=value` of several."""
+    texts = [str(value)[:_LONGEST_VALUE] for value in key.values()]
+    named = texts if len(texts) == 1 else [f"{name}={text}" for name, text in zip(key, texts, strict=True)]
+    return ", ".join(named)[:_LONGEST_NAME]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.sources.date_formats import formats_of
 from pipeline.sources.listing import list_source
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import MemoryStore
@@ -12,16 +13,16 @@ from schemas.errors import SourceError
 from schemas.spec.sections import Sink, Source, Spec, Stage
 
 _SAMPLE_ROWS = 20_000
-
-
-# How people write days, and what their clocks add; ISO needs no telling.
-_DAYS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%d/%m/%y", "%m/%d/%y", "%d %B %Y", "%d %b %Y")
-_CLOCKS = ("", " %H:%M", " %H:%M:%S")
+_FEW_ROWS = 10  # of so few, distinctness says nothing
+_WORDS, _CHARACTERS, _DISTINCT = 2.5, 30, 0.2
+_MOST_COLUMNS = 40
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a table's columns suggest. `formats`: columns of dates written as text, and how (several: no telling)."""
+    """What a table's columns suggest. `formats`: columns of dates written as text, and how (several: no telling).
+    `text`: the columns for the prompt; `whole`: none of them is text, they are the record. `characters`: how many the
+    prompt's columns have on average. `constant`: columns of one value, which tell a model nothing."""
 
     rows: int
     columns: list[str]
@@ -31,6 +32,9 @@ class Proposal:
     formats: dict[str, list[str]]
     text: list[str]
     encoding: str | None
+    whole: bool = False
+    characters: float = 0.0
+    constant: tuple[str, ...] = ()
 
 
 def propose(path: Path) -> Proposal:
@@ -42,19 +46,45 @@ def propose(path: Path) -> Proposal:
         n for n in rows.columns if rows[n].null_count() == 0 and rows.height and rows[n].n_unique() == rows.height
     ]
     ids = _keys(rows, unique)
-    formats = {n: found for n in rows.columns if rows[n].dtype == pl.String and (found := _formats(rows[n]))}
+    constant = [n for n in rows.columns if rows.height > 1 and rows[n].drop_nulls().n_unique() <= 1]
+    formats = {n: found for n in rows.columns if rows[n].dtype == pl.String and (found := formats_of(rows[n]))}
     times = [n for n in rows.columns if rows[n].dtype == pl.Date or isinstance(rows[n].dtype, pl.Datetime)]
     times += [n for n, found in formats.items() if len(found) == 1]
-    time = min(times, key=lambda n: rows[n].null_count(), default=None)
+    time = min((n for n in times if n not in constant), key=lambda n: rows[n].null_count(), default=None)
     lengths = {
-        n: float(rows[n].str.len_chars().mean() or 0)  # type: ignore[arg-type]
+        n: _mean(rows[n].str.len_chars())
         for n in rows.columns
-        if rows[n].dtype == pl.String and n not in ids and n not in formats
+        if rows[n].dtype == pl.String and n not in (*ids, *formats, *constant) and _is_text(rows[n])
     }
     longest = sorted(lengths, key=lambda n: -lengths[n])[:2]
-    text = [n for n in rows.columns if n in longest and (lengths[n] >= 8 or len(longest) == 1)] or rows.columns[:1]
-    nulls = time is not None and rows[time].null_count() > 0
-    return Proposal(rows.height, rows.columns, ids[0] if ids else None, time, nulls, formats, text, encoding)
+    telling = [n for n in rows.columns if n not in constant and n not in ids[:1]]
+    text = [n for n in rows.columns if n in longest] or telling[:_MOST_COLUMNS] or rows.columns[:1]
+    return Proposal(
+        rows=rows.height,
+        columns=rows.columns,
+        key=ids[0] if ids else None,
+        time=time,
+        nulls=time is not None and rows[time].null_count() > 0,
+        formats=formats,
+        text=text,
+        encoding=encoding,
+        whole=not longest,
+        characters=sum(lengths[n] for n in longest),
+        constant=tuple(constant),
+    )
+
+
+def _is_text(values: pl.Series) -> bool:
+    """Sentences rather than names, codes or labels: several words, or many characters, and rarely the same again."""
+    there = values.drop_nulls()
+    if there.len() > _FEW_ROWS and there.n_unique() < _DISTINCT * there.len():
+        return False
+    words = _mean(there.str.count_matches(r"\S+"))
+    return words >= _WORDS or (words > 1 and _mean(there.str.len_chars()) >= _CHARACTERS)
+
+
+def _mean(numbers: pl.Series) -> float:
+    return float(numbers.mean() or 0)  # type: ignore[arg-type]
 
 
 def _keys(rows: pl.DataFrame, unique: list[str]) -> list[str]:
@@ -67,15 +97,6 @@ def _keys(rows: pl.DataFrame, unique: list[str]) -> list[str]:
     values = rows[first]
     texts = values.dtype == pl.String and not values.str.contains(r"\s|^.{40,}$").any()
     return [first] if texts or values.dtype.is_integer() else []
-
-
-def _formats(values: pl.Series) -> list[str]:
-    """The ways of writing dates that fit every value that is there."""
-    there = values.drop_nulls().head(_SAMPLE_ROWS)
-    if not there.len() or not there.str.contains(r"^\d{1,4}[-/. ]\w").all():
-        return []
-    ways = (day + clock for clock in _CLOCKS for day in _DAYS)
-    return [way for way in ways if there.str.to_datetime(way, strict=False, time_unit="us").null_count() == 0]
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, str | None]:

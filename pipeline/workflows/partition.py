@@ -342,6 +342,7 @@ class PartitionWorkflow:
             message=message,
             base=self._base,
             fence=workflow.uuid4().hex if fence else "",
+            rows=self._rows,
         )
         try:
             return await call_to_the_end(CLOSE, request)

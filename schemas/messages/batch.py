@@ -35,12 +35,14 @@ class Spent(Message):
 
 
 class Heartbeat(Message):
-    """What a batch at work has done so far, and what it waits for; for who watches, as a heartbeat may get lost."""
+    """What a batch at work has done so far, and what it waits for; for who watches, as a heartbeat may get lost. `spool`
+    names the folder that holds what its worker has not flushed, as only who sees that folder can take it over."""
 
     rows: int = 0
     calls: int = 0
     cost_usd: float = 0.0
     waiting: str = ""
+    spool: str = ""
 
 
 class BatchResult(Message):

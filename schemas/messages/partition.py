@@ -1,6 +1,6 @@
 """A partition: its workflow, opening, publishing and closing it."""
 
-from schemas.manifest import Counts, Reuse, Shares, Usage
+from schemas.manifest import BrokenCheck, Counts, Reuse, Shares, Usage
 from schemas.messages.base import Concurrency, Message, Outcome, RunRef
 
 
@@ -83,7 +83,8 @@ class Holder(Message):
 
 
 class CloseRequest(Message):
-    """Write down how a partition ended without a publication. With `fence`, a tombstone goes in first."""
+    """Write down how a partition ended without a publication. With `fence`, a tombstone goes in first. `rows`: how many
+    it was to enrich."""
 
     ref: RunRef
     plan: str
@@ -93,11 +94,12 @@ class CloseRequest(Message):
     message: str = ""
     base: int = 0
     fence: str = ""  # the nonce of the tombstone to put first; none without
+    rows: int = 0
 
 
 class PartitionResult(Message):
     """How a partition ended. `error` and `message` only where it was not published; `warnings`: how many its manifest
-    has."""
+    has. `checks` that rows break are in the outcome's object only: they name rows, and no row crosses Temporal."""
 
     partition: str
     outcome: Outcome
@@ -110,3 +112,4 @@ class PartitionResult(Message):
     message: str = ""
     stops_run: bool = False
     warnings: int = 0
+    checks: tuple[BrokenCheck, ...] = ()

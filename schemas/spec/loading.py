@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,9 +43,39 @@ def spec_from(document: Document, *, base: Path) -> Spec:
     data = _inline_files(document, base)
     _refuse_secrets(Document(document.name, data, document.lines))
     try:
-        return Spec.model_validate(data)
+        spec = Spec.model_validate(data)
     except ValidationError as exc:
         raise SpecError("\n".join(_sentences(exc, document))) from None
+    if wrong := list(_refused_in_files(spec)):
+        raise SpecError("\n".join(_placed(document, wrong)))
+    return spec
+
+
+def in_file(exc: SpecError, path: Path, spec: Spec) -> SpecError:
+    """The error with file and line, where it tells the places that it is about, and the spec is the file's."""
+    if not exc.places or not path.exists() or load_spec(path) != spec:
+        return exc
+    return SpecError("\n".join(_placed(load_document(path), exc.places)), hint=exc.hint)
+
+
+def _placed(document: Document, places: Iterable[tuple[Location, str]]) -> list[str]:
+    return [f"{_where(document, location)}: {sentence}" for location, sentence in places]
+
+
+def _refused_in_files(spec: Spec) -> Iterator[tuple[Location, str]]:
+    """What a spec may not say, and that specs of runs begun by earlier versions may."""
+    if spec.sink.table is not None and spec.sink.format != "iceberg":
+        yield (
+            ("sink", "table"),
+            (
+                f"sink.table = {spec.sink.table!r} names an Iceberg table; with format: {spec.sink.format} nothing is "
+                "called so. Leave it out, or say format: iceberg."
+            ),
+        )
+    names = [check.name for check in spec.checks]
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            yield ("checks", at, "name"), f"checks[{at}].name = {name!r}: another check is called so; rename one."
 
 
 def spec_from_mapping(data: Mapping[str, Any], *, base: Path, name: str = "spec") -> Spec:
@@ -158,14 +188,13 @@ def _real_location(location: Location, data: Any) -> Location:
     return tuple(out)
 
 
-def option_sentences(exc: ValidationError, model: type[BaseModel], place: Location) -> list[str]:
-    """The same for the options of a stage, which a model of its graph's own validates."""
-    return list(
-        dict.fromkeys(
-            _sentence(error, (*place, *error["loc"]), _keys_at(error["loc"][:-1], model))
-            for error in exc.errors(include_url=False)
-        )
-    )
+def option_sentences(exc: ValidationError, model: type[BaseModel], place: Location) -> list[tuple[Location, str]]:
+    """The same for the options of a stage, which a model of its graph's own validates; with the place of each."""
+    found: dict[str, Location] = {}
+    for error in exc.errors(include_url=False):
+        location = (*place, *error["loc"])
+        found.setdefault(_sentence(error, location, _keys_at(error["loc"][:-1], model)), location)
+    return [(location, sentence) for sentence, location in found.items()]
 
 
 def _sentence(error: ErrorDetails, location: Location, known: list[str] | None = None) -> str:

@@ -231,8 +231,10 @@ class Journal(Section):
 
 
 class Check(Section):
-    name: str
-    sql: str
+    """A condition on every published row, true of a good one. Its columns are those of the output and of the keys."""
+
+    name: str = Field(min_length=1)
+    sql: str = Field(min_length=1)
     severity: Literal["block", "warn"] = "block"
 
 

@@ -8,10 +8,11 @@ answer's time is taken.
 import datetime as dt
 from dataclasses import dataclass
 
+import orjson
 import pyarrow as pa
 
 from schemas.errors import SpecError
-from stages.contract import GraphStage
+from stages.contract import BY, GraphStage
 from stages.journal.records import RowKey, RowRecord
 
 GENERATION = "tandem_generation"
@@ -49,6 +50,13 @@ class _Said:
     cost_usd: float | None = 0.0
 
 
+def _answered_by(stage: GraphStage, record: RowRecord) -> list[str]:
+    """The model whose answer it is, where models take turns; else all that had a part in it."""
+    models = stage.provenance.models
+    role = orjson.loads(record.answer).get(BY) if record.answer is not None and BY in record.answer else None
+    return [models[role]] if role in models else list(models.values())
+
+
 class RowProvenance:
     """What is known of each source row of a batch, by its position."""
 
@@ -63,7 +71,7 @@ class RowProvenance:
         shared = record.shared or record.id != identity or record.key in self._paid
         self._paid.add(record.key)
         cost = 0.0 if shared or not asked else record.cost_usd
-        models = [model for model in stage.provenance.models.values() if asked and model not in known.models]
+        models = [model for model in _answered_by(stage, record) if asked and model not in known.models]
         prompt = stage.provenance.prompt_digest
         self._rows[at] = _Said(
             models=(*known.models, *models),

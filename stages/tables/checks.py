@@ -10,11 +10,11 @@ import polars as pl
 from pydantic import Field
 
 from schemas.digests import digest
-from schemas.errors import ChecksFailed, SpecError
+from schemas.errors import ChecksFailed
 from schemas.manifest import Provenance
 from schemas.spec.sections import Section
 from stages.contract import Build, Options, TableStage, check_drop, query_failed
-from stages.tables.sql import row_wise_condition
+from stages.tables.conditions import bind, holds
 
 VERSION = "checks-1"
 
@@ -34,22 +34,16 @@ def build(wanted: Build) -> TableStage:
     options, stage = wanted.options(ChecksOptions), wanted.stage
     check_drop(wanted)
     judged: dict[str, frozenset[str]] = {}
-    for rule in options.rules:
-        looked_at = row_wise_condition(rule.sql, f"{wanted.where}: with.rules: {rule.name}")
+    for at, rule in enumerate(options.rules):
+        place = wanted.place("with", "rules", at, "sql")
+        looked_at = bind(rule.sql, wanted.columns, f"{wanted.where}: with.rules: {rule.name}", place)
         judged[rule.name] = judged.get(rule.name, frozenset()) | looked_at
-        try:
-            _holds(pl.DataFrame(wanted.columns.empty_table()), rule)
-        except pl.exceptions.PolarsError as exc:
-            raise SpecError(
-                f"{wanted.where}: with.rules: {rule.name}: {str(exc).splitlines()[0]}",
-                hint=f"Columns: {', '.join(wanted.columns.names)}",
-            ) from None
 
     rejecting = [rule for rule in options.rules if rule.action == "reject"]
 
     def held(rows: pl.DataFrame, rule: Rule) -> pl.Series:
         try:
-            return _holds(rows, rule)
+            return holds(rows, rule.sql)
         except pl.exceptions.PolarsError as exc:
             raise query_failed(wanted.where, exc) from exc
 
@@ -80,9 +74,3 @@ def build(wanted: Build) -> TableStage:
         reject_reason=refuse if rejecting else None,
         columns_checked=judged,
     )
-
-
-def _holds(rows: pl.DataFrame, rule: Rule) -> pl.Series:
-    with pl.SQLContext(rows=rows, eager=True) as context:
-        found = context.execute(f"SELECT ({rule.sql}) AS held FROM rows")["held"]
-    return found.cast(pl.Boolean).fill_null(False)

@@ -5,6 +5,7 @@ depend on how rows were dealt into batches. With `scope: partition` it sees the 
 limit. Rows that it leaves out are filtered; of those that it groups, all that reached it count as ok.
 """
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.contract import REJECTED, ROW, Build, Options, TableStage, query_failed
+from stages.contract import REJECTED, RESERVED, ROW, Build, Options, TableStage, query_failed
 
 VERSION = "sql-1"
 DIALECT = "postgres"
@@ -45,6 +46,7 @@ _REFUSED: tuple[tuple[type[exp.Expr], str], ...] = (
 )
 # Aggregates of Polars that sqlglot takes for functions of the user's.
 _AGGREGATES = frozenset(("quantile_cont", "quantile_disc", "var", "covar", "listagg"))
+_HIDDEN = re.compile(rf',? ?"?{RESERVED}\w*"?')
 
 
 def build(wanted: Build) -> TableStage:
@@ -83,7 +85,7 @@ def build(wanted: Build) -> TableStage:
         after = run(empty.lazy()).collect()
     except pl.exceptions.PolarsError as exc:
         raise SpecError(
-            f"{wanted.where}: query: {str(exc).splitlines()[0]}", hint=f"Columns: {', '.join(wanted.columns.names)}"
+            f"{wanted.where}: query: {polars_fact(exc)}.", hint=f"Columns: {', '.join(wanted.columns.names)}"
         ) from None
     if identity and ROW not in after.columns:
         raise SpecError(f"{wanted.where}: query: it must select FROM rows.")
@@ -98,16 +100,16 @@ def build(wanted: Build) -> TableStage:
     )
 
 
-def row_wise_condition(condition: str, where: str) -> frozenset[str]:
-    """The columns that a condition looks at. Raises SpecError where it is no expression of one row."""
-    tree = _row_wise(f"SELECT ({condition}) AS held FROM rows", where)
-    return frozenset(_outermost(column) for column in tree.find_all(exp.Column))
+def polars_fact(exc: Exception) -> str:
+    """What Polars says first, without columns that are ours."""
+    return _HIDDEN.sub("", str(exc).splitlines()[0]).rstrip(".")
 
 
-def _outermost(column: exp.Column) -> str:
-    """The column of the rows: `who` of `who.name`, and of `rows.who.name`."""
-    names = [str(part.name) for part in column.parts]
-    return names[1] if names[0] == "rows" and len(names) > 1 else names[0]
+def not_row_wise(tree: exp.Select) -> str | None:
+    """What in a query makes a row's result depend on other rows, or on chance; None where nothing does."""
+    if any(call.name.lower() in _AGGREGATES for call in tree.find_all(exp.Anonymous)):
+        return "an aggregate"
+    return next((name for kind, name in _REFUSED if tree.find(kind)), None)
 
 
 def _of_partition(query: str, where: str) -> exp.Query:
@@ -151,10 +153,7 @@ def _row_wise(query: str, where: str) -> exp.Select:
     tree = _parsed(query, where)
     if not isinstance(tree, exp.Select):
         raise SpecError(f"{where}: query must be one SELECT … FROM rows.")
-    found = next((name for kind, name in _REFUSED if tree.find(kind)), None)
-    if any(call.name.lower() in _AGGREGATES for call in tree.find_all(exp.Anonymous)):
-        found = "an aggregate"
-    if found is not None:
+    if (found := not_row_wise(tree)) is not None:
         raise SpecError(
             f"{where}: query uses {found}, which would depend on how rows are dealt into batches.",
             hint="Keep it row by row, or say scope: partition.",

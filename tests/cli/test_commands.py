@@ -23,7 +23,7 @@ ODD: dict[str, tuple[bytes, int]] = {
     "semicolons.csv": (b"id;when;text\n1;2026-11-01;hello to everyone\n2;2026-11-02;a text, with a comma\n", 2),
     "latin.csv": ("id,when,comment\n1,2026-11-01,café crème brûlée\n2,2026-11-02,naïve\n".encode("latin-1"), 2),
     "Names (old).csv": (_QUOTED, 2),
-    "clash.csv": (b"id,summary,sentiment\n1,some long summary text,x\n2,other long summary text,\n", 2),
+    "clash.csv": (b"id,summary,topic\n1,some long summary text,x\n2,other long summary text,y\n", 2),
     "dates.csv": (b"id,opened,body\n1,01/11/2026,a long text\n2,,another text\n3,13/11/2026,a third text\n", 3),
 }
 
@@ -81,7 +81,7 @@ def test_what_init_proposes(tmp_path: Path) -> None:
     clash = tandem("init", "clash", "--from", "clash.csv", "-q", cwd=tmp_path).ok()
     assert (clash.out, clash.err) == ("", "")
     spec = yaml.safe_load((tmp_path / "clash" / "tandem.yaml").read_text())
-    assert list(spec["stages"][0]["output"]) == ["llm_sentiment", "llm_summary"]
+    assert list(spec["stages"][0]["output"]) == ["llm_topic"]
 
 
 def test_init_refuses(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ pytestmark = pytest.mark.timeout(400)
 KEYS: dict[str, type | tuple[type, ...] | dict[str, type]] = {
     "run": str, "pipeline": str, "state": str,
     "partitions": dict.fromkeys(("total", "published", "unchanged", "failed", "cancelled", "not_run"), int),
-    "rows": dict.fromkeys(("in", "ok", "rejected", "filtered", "pending", "removed", "out"), int),
+    "rows": dict.fromkeys(("in", "ok", "rejected", "filtered", "pending", "removed", "out", "unfinished"), int),
+    "gone": {"partitions": int, "rows": int},
     "journal": dict.fromkeys(("rows_reused", "calls_reused", "rows_shared"), int),
     "usage": {"calls": int, "input_tokens": int, "output_tokens": int, "cost_usd": float, "unknown": int},
     "billed_over_needed": float, "sink": str, "started_at": str, "finished_at": (str, type(None)), "failures": list,
+    "checks": list,
 }  # fmt: skip
 
 
@@ -33,7 +35,8 @@ def check_report(report: Any, *, state: str = "completed") -> Any:
             assert isinstance(report[name], wanted), name
     assert report["state"] == state
     counts = report["rows"]
-    assert counts["ok"] + counts["rejected"] + counts["filtered"] + counts["pending"] == counts["in"]
+    accounted = ("ok", "rejected", "filtered", "pending", "unfinished")
+    assert sum(counts[name] for name in accounted) == counts["in"]
     for name in ("started_at", "finished_at") if state != "running" else ("started_at",):
         assert report[name].endswith("Z")
         dt.datetime.fromisoformat(report[name])

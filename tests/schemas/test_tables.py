@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from schemas.errors import SpecError
 from schemas.spec.fields import validator_for
-from schemas.tables import arrow_fields, common_type, fields_of_class, stored_schema, stored_type
+from schemas.tables import arrow_fields, common_type, fields_of_class, same_but_for_case, stored_schema, stored_type
 
 
 class Mood(enum.StrEnum):
@@ -121,3 +121,7 @@ def test_columns_are_stored_in_types_that_every_reader_knows(given: pa.DataType,
 def test_two_files_agree_on_a_type_or_do_not(one: pa.DataType, other: pa.DataType, both: pa.DataType | None) -> None:
     for found in (common_type(one, other), common_type(other, one)):
         assert (found and stored_type(found)) == both
+
+
+def test_names_that_a_reader_which_folds_case_takes_for_one_are_found() -> None:
+    assert same_but_for_case(["ID", "text", "id", "Text", "other"]) == [("ID", "id"), ("text", "Text")]

@@ -1,4 +1,4 @@
-"""`tandem`: the commands' names and flags (`../shared/cli.md` is the promise). Groups are in `commands/`.
+"""`tandem`: the commands' names and flags of the top level. Groups are beside this file.
 
 Commands import what they need when they run: `tandem --help` must not wait for Polars.
 """
@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, seconds, selection_of
 from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule
+from pipeline.cli.flags.help import GroupedCommands
 from pipeline.cli.flags.options import (
     FromDate,
     Json,
@@ -32,6 +33,7 @@ from schemas.errors import UsageError
 
 app = typer.Typer(
     name="tandem",
+    cls=GroupedCommands,
     help="Durable LLM enrichment for data pipelines: nothing is paid twice, every row is accounted for.",
     no_args_is_help=True,
     add_completion=False,
@@ -137,7 +139,7 @@ def plan(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """What a run would do and why, and what it would cost. Spends nothing."""
+    """Say what a run would do and why, and what it would cost. Spends nothing."""
 
     async def work() -> int:
         from pipeline.cli.commands.work.plan import PlanOptions, plan_command
@@ -299,7 +301,7 @@ def dev(
     ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Embedded Temporal, its UI and a worker, until Ctrl-C."""
+    """Start Temporal, its UI and a worker here, until Ctrl-C."""
 
     async def work() -> int:
         from pipeline.cli.commands.work.serve import dev_command
@@ -315,7 +317,7 @@ def worker(
     task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """A worker for the configured Temporal. SIGTERM drains it."""
+    """Work on the runs of the configured Temporal. SIGTERM drains it."""
 
     async def work() -> int:
         from pipeline.cli.commands.work.serve import worker_command

@@ -11,7 +11,7 @@ from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
-app = typer.Typer(help="The published dataset: ls, files, head, verify, export, gc.", no_args_is_help=True)
+app = typer.Typer(help="Read and check what is published: ls, files, head, verify, export, gc.", no_args_is_help=True)
 
 
 @app.command(name="ls")

@@ -10,7 +10,9 @@ from pipeline.cli.flags.options import Json, KeyArgument, SpecArgument
 from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
-app = typer.Typer(help="Partitions: what is published, how the last attempt ended.", no_args_is_help=True)
+app = typer.Typer(
+    help="See what is published of each partition, and how its last attempt ended: list, show.", no_args_is_help=True
+)
 
 
 @app.command(name="list")

@@ -10,7 +10,7 @@ from pipeline.cli.flags.options import Json, KeyArgument, Quiet, SpecArgument, V
 from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
-app = typer.Typer(help="Rejected rows: ls, show, retry.", no_args_is_help=True)
+app = typer.Typer(help="See which rows were rejected and why, and ask again: ls, show, retry.", no_args_is_help=True)
 
 
 @app.command(name="ls")

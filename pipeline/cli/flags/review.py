@@ -11,7 +11,7 @@ from pipeline.cli.flags.options import Json, SpecArgument
 from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
-app = typer.Typer(help="Rows parked for a person: ls, show, answer, export, import.", no_args_is_help=True)
+app = typer.Typer(help="Answer rows that wait for a person: ls, show, answer, export, import.", no_args_is_help=True)
 Partition = Annotated[str | None, typer.Option("--partition", metavar="KEY", help="Only this partition.")]
 Row = Annotated[
     str,

@@ -13,7 +13,9 @@ from schemas.errors import UsageError
 if TYPE_CHECKING:
     from pipeline.runs.retry import Only
 
-app = typer.Typer(help="Runs: list, show, watch, pause, resume, cancel, retry, set.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at runs and steer them: list, show, watch, pause, resume, cancel, retry, set.", no_args_is_help=True
+)
 
 
 @app.command(name="list")

@@ -11,7 +11,7 @@ from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
 app = typer.Typer(
-    help="Runs at their time: apply, list, show, pause, unpause, trigger, next, delete.", no_args_is_help=True
+    help="Run at given times: apply, list, show, pause, unpause, trigger, next, delete.", no_args_is_help=True
 )
 Wanted = Annotated[str, typer.Argument(metavar="SPEC", help="The pipeline's YAML file, or its name.")]
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.runs.report import dumps
 from schemas.errors import TandemError
+from schemas.manifest import BrokenCheck
 
 # A pipe has no width: tables there are as wide as they need to be to keep a cell in one line.
 out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400)
@@ -93,6 +94,13 @@ def failure(partition: str, error: str, message: str) -> str:
     """What failed and why; messages often begin with the partition themselves."""
     where = partition or "run"
     return f"✗ {where}: {error}: {message.removeprefix(f'{where}: ') or 'no reason was given'}"
+
+
+def broken(check: BrokenCheck) -> str:
+    """A check that rows break, with some of them."""
+    some = f", for example {', '.join(check.keys)}" if check.keys else ""
+    severity = "" if check.severity == "block" else " (warn)"
+    return f"check {check.name!r}{severity}: {counted(check.rows, 'row')} break it{some}"
 
 
 def counted(number: int, word: str) -> str:

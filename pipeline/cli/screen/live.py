@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client
 
-from pipeline.cli.screen.console import Screen, counted, err, failure, lasting, money, now, shown
+from pipeline.cli.screen.console import Screen, broken, counted, err, failure, lasting, money, now, shown
 from pipeline.client.follow import follow
 from pipeline.client.start import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
 from pipeline.limits import ledger
 from pipeline.limits.ledger import Ledger
+from pipeline.runs.outcomes import load_outcome
 from pipeline.runs.progress import usage_so_far
-from schemas.errors import ConnectionFailed, StoreError
+from schemas.errors import ChecksFailed, ConnectionFailed, StoreError, by_code
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Progress as RunProgress
 
@@ -47,7 +48,7 @@ async def watch(
                 seen, answered = 0, False
                 async for progress in follow(run):
                     for result in progress.finished[max(0, seen - progress.finished_before) :]:
-                        view.finished(result)
+                        view.finished(await _with_checks(run, result))
                     seen = progress.finished_before + len(progress.finished)
                     if progress.stop is not None and not wait:
                         raise PausedByBudget
@@ -61,6 +62,17 @@ async def watch(
                         answered = True
     except TimeoutError:
         raise WatchTimeout from None
+
+
+async def _with_checks(run: Run, result: PartitionResult) -> PartitionResult:
+    """The outcome with the checks that rows break: what is told over Temporal names no rows."""
+    if not result.warnings and by_code(result.error) is not ChecksFailed:
+        return result
+    try:
+        found = await asyncio.to_thread(load_outcome, run.store, run.request.run, result.partition)
+    except StoreError:  # the view goes on without; the report has them
+        found = None
+    return result if found is None else result.model_copy(update={"checks": found.checks})
 
 
 async def _refuse_silence(run: Run, waiting: str) -> None:
@@ -175,7 +187,11 @@ def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
 
 
 def line(result: PartitionResult) -> str:
-    """One finished partition."""
+    """One finished partition, and the checks that its rows break."""
+    return "\n".join([_ended(result), *(f"    {broken(check)}" for check in result.checks)])
+
+
+def _ended(result: PartitionResult) -> str:
     counts = result.counts
     if result.outcome == "published":
         extra = [

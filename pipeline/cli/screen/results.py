@@ -4,10 +4,11 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.screen.console import Screen, counted, failure, lasting, money, out, shown
+from pipeline.cli.screen.console import Screen, broken, counted, failure, lasting, money, out, shown
 from pipeline.outputs import scan
 from pipeline.runs.report import Report, cascades
 from pipeline.stores import Store
+from schemas.errors import by_code
 from schemas.manifest import Usage
 from schemas.spec.sections import Spec
 
@@ -46,13 +47,15 @@ def summary(report: Report) -> list[str]:
     if counts.rows_in:
         became = [
             f"{getattr(counts, name):,} {name}"
-            for name in ("ok", "rejected", "filtered", "pending")
+            for name in ("ok", "rejected", "filtered", "pending", "unfinished")
             if name == "ok" or getattr(counts, name)
         ]
         gone = f", {counts.removed:,} gone since the last generation" if counts.removed else ""
         lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(became)}; {counts.out:,} published{gone}.")
     if counts.rows_in or usage.calls:
         lines.append(_paid(usage))
+    if report.lost_said:
+        lines.append(report.lost_said)
     if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:
         lines.append(
             f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "
@@ -66,9 +69,23 @@ def summary(report: Report) -> list[str]:
     lines += [failure(fault.partition, fault.error, fault.message) for fault in faults[:_FAULTS]]
     if len(faults) > _FAULTS:
         lines.append(f"  … and {len(faults) - _FAULTS:,} more")
+    lines += [f"{check.partition}: {broken(check)}" for check in report.checks[:_FAULTS]]
+    if len(report.checks) > _FAULTS:
+        lines.append(f"  … and {len(report.checks) - _FAULTS:,} more checks: tandem runs show {report.run} --json")
     if totals.failed or totals.cancelled or totals.not_run:
-        lines.append("Run it again to take up what is missing; what is answered is not paid for again.")
+        lines.append(_next_step(report))
     return lines
+
+
+def _next_step(report: Report) -> str:
+    """What helps: running again does, unless what failed would fail the same."""
+    kept = "what is answered is not paid for again."
+    same = sum(by_code(fault.error).repeats for fault in report.failures)
+    if not same:
+        return f"Run it again to take up what is missing; {kept}"
+    left = report.totals.failed + report.totals.cancelled + report.totals.not_run - same
+    others = f" ({counted(left, 'other partition')} only need that)" if left > 0 else ""
+    return f"Do what is named above for {counted(same, 'partition')}, then run it again{others}; {kept}"
 
 
 def _paid(usage: Usage) -> str:

@@ -54,7 +54,9 @@ def _say_rows(title: str, rows: tuple[CostlyRow, ...], screen: Screen) -> None:
         screen.result(f"{title}:")
     for row in rows[:_ROWS]:
         calls = counted(row.calls, "call")
-        screen.result(f"  {row.partition} row {row.row}: {calls}, {lasting(row.ms / 1000)}, {money(row.cost_usd)}")
+        screen.result(
+            f"  {row.partition} row {row.key or row.row}: {calls}, {lasting(row.ms / 1000)}, {money(row.cost_usd)}"
+        )
 
 
 def _short(text: str) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.enrichment.staging import load_receipt
 from pipeline.outputs.rejects import all_rejects
-from pipeline.publishing import cleanup, publish
+from pipeline.publishing import cleanup, merge
 from pipeline.sinks import commits
 from pipeline.sinks.schema import load_schema
 from pipeline.stores import LocalStore, MemoryStore
@@ -37,7 +37,7 @@ from schemas.errors import (
     TandemError,
 )
 from schemas.manifest import Manifest
-from schemas.staging import Receipt
+from schemas.staging import Receipt, Refusal
 from stages.models.wires.transport import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.jobs import EXTRACT, Bench, rows
@@ -124,7 +124,7 @@ async def test_the_same_rows_are_the_same_bytes_under_the_same_key_whatever_the_
 
 
 async def test_groups_of_rows_do_not_depend_on_the_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "GROUP_ROWS", 10)
+    monkeypatch.setattr(merge, "GROUP_ROWS", 10)
     manifest = await bench.one(bench.job(limits={"batch_rows": 7}))
     metadata = pq.read_metadata(io.BytesIO(bench.store.get(manifest.files[0].key)))
     assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [10, 10, 5]
@@ -144,8 +144,8 @@ async def test_files_are_zstd_with_statistics_and_a_page_index_and_say_who_made_
 
 
 async def test_a_large_partition_becomes_several_files_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "GROUP_ROWS", 10)
-    monkeypatch.setattr(publish, "TARGET_BYTES", 1)
+    monkeypatch.setattr(merge, "GROUP_ROWS", 10)
+    monkeypatch.setattr(merge, "TARGET_BYTES", 1)
     manifest = await bench.one(bench.job(limits={"batch_rows": 10}))
     assert [file.rows for file in manifest.files] == [10, 10, 5]
     assert [ids.parse_part(ids.data_folder(FILE), file.key) for file in manifest.files] == [1, 1, 1]
@@ -293,11 +293,70 @@ async def test_another_pipelines_sink_is_refused_untouched(bench: Bench) -> None
 
 async def test_a_blocking_check_keeps_everything_back_and_a_warning_is_written_down(bench: Bench) -> None:
     blocks = [{"name": "few", "sql": "id < 20"}, {"name": "fine", "sql": "id >= 0"}]
-    with pytest.raises(ChecksFailed, match=r"check 'few': 5 row\(s\) break it"):
+    with pytest.raises(ChecksFailed, match=r"check 'few' \(id < 20\): 5 of 25 rows break it"):
         await bench.run(bench.job(checks=blocks, limits={"batch_rows": 10}))
     assert not published(bench)
     warns = [{**check, "severity": "warn"} for check in blocks]
-    assert (await bench.one(bench.job(checks=warns))).warnings == ("check 'few': 5 row(s) break it",)
+    assert (await bench.one(bench.job(checks=warns))).warnings == ("check 'few' (id < 20): 5 of 25 rows break it",)
+
+
+async def test_a_check_that_rows_break_names_some_of_them_and_counts_all(bench: Bench) -> None:
+    """Of a source with a key; the failure's message, which crosses Temporal, names none."""
+    source = {"path": "rows.parquet", "key": ["id"]}
+    checks = [{"name": "few", "sql": "id < 12"}, {"name": "late", "sql": "id < 24", "severity": "warn"}]
+    with pytest.raises(ChecksFailed) as caught:
+        await bench.run(bench.job(checks=checks, source=source, limits={"batch_rows": 10}))
+    few, late = caught.value.checks
+    assert (few.name, few.severity, few.rows, few.keys) == ("few", "block", 13, ("12", "13", "14", "15", "16"))
+    assert (late.name, late.severity, late.rows, late.keys) == ("late", "warn", 1, ("24",))
+    assert "tandem partitions show" in caught.value.hint
+    assert "24" not in caught.value.message.replace("id < 24", "")
+    (said,) = [Refusal.model_validate_json(bench.store.get(key)) for key in bench.keys(ids.STAGING) if "refused" in key]
+    assert (said.counts.rows_in, said.counts.ok, said.counts.out, len(said.checks)) == (25, 25, 0, 2)
+
+
+async def test_checks_may_name_what_only_the_path_holds(bench: Bench) -> None:
+    """`by: column`: the partition's own column, of the source's type."""
+    bench.write(rows(6).with_columns((pl.col("id") % 2).alias("part")))
+    by = {"by": "column", "column": "part"}
+    checks = [{"name": "odd", "sql": "part = 1 and id >= 0", "severity": "warn"}]
+    job = bench.job(partition=by, checks=checks)
+    found = {partition: published.manifest for partition, published in (await bench.run(job)).items()}
+    assert [check.rows for check in _of(found["part=0"]).checks] == [3]
+    assert _of(found["part=1"]).checks == ()
+
+
+def _of(manifest: Manifest | None) -> Manifest:
+    assert manifest is not None
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("nosuch > 1", "there is no column 'nosuch'"),
+        ("sumary = 'x'", "there is no column 'sumary'; did you mean 'summary'"),
+        ("id + 1", "is a number, neither true nor false"),
+        ("length(summary)", "is a number, neither true nor false"),
+        ("summary", "is text, neither true nor false"),
+        ("null", "is null, neither true nor false"),
+        ("sum(id) > 3", "uses an aggregate"),
+        ("row_number() over () > 3", "uses a window function"),
+        ("id in (select id from rows)", "uses a subquery"),
+        ("id >", "is not valid SQL"),
+        ("id > 1, id < 3", "is not one expression"),
+        ("summary > 3", "cannot compare string with numeric"),
+        ("__tandem_row > 1", "there is no column '__tandem_row'"),
+    ],
+)
+def test_a_condition_that_no_row_could_be_held_against_is_refused_before_any_row(
+    bench: Bench, sql: str, sentence: str
+) -> None:
+    with pytest.raises(SpecError, match=sentence) as caught:
+        bench.job(checks=[{"name": "odd", "sql": sql}])
+    assert caught.value.message.startswith(f"check 'odd': {sql!r}")
+    assert caught.value.places == ((("checks", 0, "sql"), caught.value.message),)
+    assert "__tandem" not in caught.value.hint
 
 
 async def test_too_many_rejects_are_not_published_but_can_be_looked_at(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipeline.planning import builder
 from pipeline.runs import plan_pages, requests
 from pipeline.runs.outcomes import write_outcome
-from pipeline.runs.report import exit_code, finalise, load_report, summed
+from pipeline.runs.report import as_json, exit_code, finalise, load_report, summed
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, Usage
@@ -112,3 +112,40 @@ def test_a_plans_pages_fit_a_payload_however_long_its_keys_and_reasons(tmp_path:
     assert [line.key for page in pages for line in page.partitions] == [d.partition for d in decided]
     assert max(len(page.model_dump_json()) for page in pages) <= MAX_PAYLOAD_BYTES
     assert (planned.partitions, planned.to_run) == (1_000, sum(d.run for d in decided))
+
+
+def test_a_lost_attempt_makes_what_was_paid_twice_unknown() -> None:
+    """A worker died elsewhere: what it had paid for and not flushed is in nobody's count."""
+    store = MemoryStore(uuid.uuid4().hex)
+    write_outcome(store, "run-1", result("d=1", "published"))
+    finalise(store, asked(Totals(total=1), store=store))
+    before = load_report(store, "run-1")
+    assert before is not None
+    assert (before.billed_over_needed, before.lost_said) == (1.0, "")
+    store.put(ids.lost_attempt("run-1", "d=1", 0, 1), b"{}")
+    finalise(store, asked(Totals(total=1), store=store))
+    report = load_report(store, "run-1")
+    assert report is not None
+    said = as_json(report)
+    assert said["billed_over_needed"] is None
+    assert "1 attempt(s) of batches died with a worker" in said["billed_over_needed_unknown"]
+
+
+def test_rows_of_partitions_that_failed_first_are_unfinished_until_they_are_published() -> None:
+    store = MemoryStore(uuid.uuid4().hex)
+    write_outcome(store, "run-1", result("d=1", "published", counts=Counts(rows_in=10, ok=10, out=10)))
+    write_outcome(store, "run-1", result("d=2", "failed", counts=Counts(rows_in=7, unfinished=7)))
+    finalise(store, asked(Totals(total=2), state="failed", store=store))
+    report = load_report(store, "run-1")
+    assert report is not None
+    counts = report.totals.counts
+    assert (counts.rows_in, counts.ok, counts.unfinished, counts.out, counts.add_up) == (17, 10, 7, 10, True)
+
+
+def test_a_bug_in_a_partition_is_exit_70() -> None:
+    store = MemoryStore(uuid.uuid4().hex)
+    write_outcome(store, "run-1", result("d=1", "failed", error="Bug", message="KeyError in publish"))
+    finalise(store, asked(Totals(total=1), state="failed", store=store))
+    report = load_report(store, "run-1")
+    assert report is not None
+    assert exit_code(report) == 70

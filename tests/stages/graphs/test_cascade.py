@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from schemas.errors import SpecError
 from stages.contract import BY, GraphStage
+from stages.execution.provenance import RowProvenance
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, a_graph_stage, answers, enrich, kinds
 
@@ -64,3 +66,14 @@ async def test_what_neither_can_answer_is_rejected(server: ModelServer) -> None:
 def test_contradictions_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SpecError, match=sentence):
         a_cascade(**options)
+
+
+async def test_a_row_says_which_of_the_models_answered_it(server: ModelServer) -> None:
+    stage = a_cascade()
+    outcome = await enrich(stage, [said(0.9), said(0.1)])
+    made = RowProvenance()
+    for at, record in enumerate(outcome.records):
+        assert record is not None
+        made.add(at, record.id, stage, record)
+    rows = made.appended(pa.table({"at": [0, 1]}), [0, 1])
+    assert rows["tandem_model"].to_pylist() == [CHEAP, MODEL]

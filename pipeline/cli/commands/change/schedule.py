@@ -27,7 +27,7 @@ async def apply_command(path: Path, wanted: dict[str, Any], screen: Screen) -> i
     """Create the pipeline's schedule or change what differs; the same again changes nothing."""
     spec, base = read_spec(path)
     terms = schedules.terms_of(spec, **wanted)
-    ready = await asyncio.to_thread(preflight, spec, base)
+    ready = await asyncio.to_thread(preflight, spec, base, file=path)
     known_pipelines.remember(ready, path)
     async with connected(base) as found:
         applied = await schedules.apply(found, ready.store, spec, str(ready.base), terms)

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.environment import command
-from pipeline.cli.screen.console import Screen, counted, money
+from pipeline.cli.screen.console import Screen, broken, counted, money
 from pipeline.client.preflight import read_spec, sink_of
 from pipeline.estimates.call_count import count_calls
 from pipeline.planning import builder
 from pipeline.planning.job import Job, make_job
 from pipeline.planning.partition_status import STATUSES, PartitionStatus, partition_statuses
+from pipeline.runs.outcomes import load_outcome
+from pipeline.runs.report import PartitionCheck, as_json_check
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
@@ -130,12 +132,28 @@ def show_command(path: Path, key: str | None, screen: Screen) -> int:
         (decision,) = count_calls(job, store, decided).decisions
         rows = decision.moved.model_dump()
     history = list(commits.history(store, key))
+    checks = _checks(store, standing, history)
     if screen.json:
         generations = [_generation(manifest) for manifest in history]
-        screen.document({**as_json(standing), "rows": rows, "generations": generations})
+        said = {"checks": [as_json_check(check) for check in checks], "generations": generations}
+        screen.document({**as_json(standing), "rows": rows, **said})
         return 0
     _show(standing, rows, history, screen)
+    for check in checks:
+        screen.result(f"  {broken(check)}")
     return 0
+
+
+def _checks(store: Store, standing: PartitionStatus, history: list[Manifest]) -> tuple[PartitionCheck, ...]:
+    """The checks that rows break: of the last attempt, else of what is published."""
+    attempt = standing.attempt
+    last = load_outcome(store, attempt.run, standing.partition) if attempt is not None else None
+    published = [manifest for manifest in history if manifest.kind != "tombstone"]
+    if last is not None and last.outcome in ("published", "failed"):
+        found = last.checks
+    else:
+        found = published[-1].checks if published else ()
+    return tuple(PartitionCheck(partition=standing.partition, **check.model_dump()) for check in found)
 
 
 def _show(standing: PartitionStatus, rows: dict[str, int] | None, history: list[Manifest], screen: Screen) -> None:
@@ -165,6 +183,7 @@ def _show(standing: PartitionStatus, rows: dict[str, int] | None, history: list[
 
 def _generation(manifest: Manifest) -> dict[str, Any]:
     return {
+        "checks": [as_json_check(check) for check in manifest.checks],
         "generation": manifest.generation,
         "kind": manifest.kind,
         "run": manifest.run,

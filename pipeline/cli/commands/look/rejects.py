@@ -84,16 +84,19 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
     store, found = await asyncio.to_thread(_found, options.spec, options.key)
     of = f" with {options.error}" if options.error else ""
     rejected = sum(rejects.rows.filter(_is_of(options.error)).height for rejects in found)
-    if not rejected:
-        screen.say(f"No rows are rejected{of}.")
-        return 0
     chosen = to_ask_again(found, options.error)
     if not chosen:
-        screen.say(
-            f"Rejected{of}: {counted(rejected, 'row')}, none for what a model answered: mend the source or the spec."
-        )
+        why = f"No rows are rejected{of}."
+        if rejected:
+            rows = counted(rejected, "row")
+            why = f"Rejected{of}: {rows}, none for what a model answered: mend the source or the spec."
+        elif options.error and (others := sorted({str(line["error"]) for r in found for line in classes(r)})):
+            why += f" There are: {', '.join(others)}."
+        if screen.json:
+            screen.document({"asked_again": 0, "rejected": rejected, "message": why})
+        screen.say(why)
         return 0
-    await asyncio.to_thread(lambda: preflight(*read_spec(options.spec)))  # before anything is voided
+    await asyncio.to_thread(lambda: preflight(*read_spec(options.spec), file=options.spec))  # before anything is voided
     rows = await void_all(store, chosen)
     screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")

@@ -9,12 +9,13 @@ from pipeline.client.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
 from schemas.spec.sections import Spec
+from schemas.tables import same_but_for_case
 
 
 async def check_command(path: Path, screen: Screen) -> int:
     """Validates and probes; sends no completion."""
     spec, base = read_spec(path)
-    ready = await asyncio.to_thread(preflight, spec, base, say=lambda done: screen.say(f"✓ {done}"))
+    ready = await asyncio.to_thread(preflight, spec, base, file=path, say=lambda done: screen.say(f"✓ {done}"))
     await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
     if temporal_configured():
         client = await connect()
@@ -43,8 +44,15 @@ async def check_command(path: Path, screen: Screen) -> int:
         "sink": ready.store.uri,
         "temporal": temporal,
     }
+    warnings = [
+        f"The columns {' and '.join(map(repr, names))} differ only in case: Athena, Hive and Spark take them for one. "
+        "Rename one in a stage (uses: sql)."
+        for names in same_but_for_case(job.checked_columns.names)
+    ]
+    for warning in warnings:
+        screen.say(f"Warning: {warning}")
     if screen.json:
-        screen.document({"ok": True, **said})
+        screen.document({"ok": True, **said, "warnings": warnings})
         return 0
     rows, parts = counted(job.snapshot.info.rows, "row"), counted(len(job.snapshot.partitions), "partition")
     screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")

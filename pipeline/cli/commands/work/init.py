@@ -19,10 +19,10 @@ from schemas.spec.sections import ModelChoice
 _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
 _GRAPH = "my_graph.py"
-_OUTPUTS = {
-    "sentiment": "{type: enum, values: [positive, neutral, negative]}",
-    "summary": "{type: str, description: one sentence}",
-}
+_LONG = 80  # characters: what is shorter is its own summary
+_SUMMARY = "{type: str, description: one sentence}"
+_TOPIC = "{type: str, description: what it is about in one to three words}"
+_KIND = "{type: str, description: what kind of record it is in one to three words}"
 
 
 def init_command(folder: Path, from_file: Path | None, model: str | None, screen: Screen) -> int:
@@ -52,11 +52,19 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
     screen.say(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
     screen.say(f"  key: {proposal.key or 'none found; rows are known by their content'}")
     screen.say(f"  partitions: {f'a day, by {proposal.time}' if proposal.time else 'one'}")
-    screen.say(f"  prompt: {', '.join(proposal.text)}; model: {chosen}")
+    screen.say(f"  prompt: {_prompt_said(proposal)}; model: {chosen}")
+    if proposal.constant:
+        screen.say(f"  not in the prompt, as every row has the same: {', '.join(proposal.constant)}")
     screen.say("Look it over, then:")
     for verb in ("check", "try", "run"):
         screen.result(f"  {command()} {verb} {shlex.quote(str(target))}")
     return 0
+
+
+def _prompt_said(proposal: Proposal) -> str:
+    if not proposal.whole:
+        return ", ".join(proposal.text)
+    return f"no column holds text, so the record as a whole ({counted(len(proposal.text), 'column')})"
 
 
 def _check_model(model: str) -> None:
@@ -95,7 +103,7 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
             lines.append("  nulls: own             # rows without a time: a part of their own (error: refuse them)")
     else:
         lines.append("# partition: {by: rows, rows: 10000}   # default: one partition a file")
-    prompt = [f"      {'{{ ' + _reference(column) + ' }}'}" for column in proposal.text]
+    prompt = [f"      {_label(column, proposal)}{'{{ ' + _reference(column) + ' }}'}" for column in proposal.text]
     lines += [
         "stages:",
         "  - name: enrich",
@@ -106,7 +114,8 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
         "    prompt: |            # Jinja2 over the row's columns",
         *prompt,
         "    output:              # the columns that are added",
-        *(f"      {_free(name, proposal.columns)}: {kind}" for name, kind in _OUTPUTS.items()),
+        *(f"      {_free(name, proposal.columns)}: {kind}" for name, kind in _outputs(proposal).items()),
+        "      # mood: {type: enum, values: [good, neutral, bad]}   # or whatever you want to know",
         "  # - name: reply        # a LangGraph graph of yours: my_graph.py, beside this file, is a start",
         "  #   uses: my_graph:graph",
         f"  #   model: {_quoted(model)}",
@@ -133,6 +142,19 @@ def _types(proposal: Proposal) -> list[str]:
         return []
     told = any(not line.startswith("  #") for line in lines)
     return ["  columns:               # types that are given rather than inferred" if told else "  # columns:", *lines]
+
+
+def _outputs(proposal: Proposal) -> dict[str, str]:
+    """What fits any text of that length, or any record: what else is worth knowing, only the reader knows."""
+    if proposal.whole:
+        return {"kind": _KIND, "summary": _SUMMARY}
+    return {"topic": _TOPIC, "summary": _SUMMARY} if proposal.characters >= _LONG else {"topic": _TOPIC}
+
+
+def _label(column: str, proposal: Proposal) -> str:
+    """Of values that are not sentences, the name says what they are."""
+    plain = re.sub(r"[{}%#]|\s+", " ", column).strip()
+    return f"{plain}: " if proposal.whole else ""
 
 
 def _free(name: str, columns: list[str]) -> str:

@@ -30,7 +30,7 @@ class PlanOptions:
 async def plan_command(options: PlanOptions, screen: Screen) -> int:
     """The plan; the exit code."""
     spec, base = read_spec(options.spec)
-    ready = await asyncio.to_thread(preflight, spec, base)
+    ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     outlook = await asyncio.to_thread(preview, ready, options.selection)
     if options.out is not None:
         saved_plan.write(options.out, to_saved_plan(ready, outlook))

@@ -17,9 +17,9 @@ from pipeline.client.follow import running_report
 from pipeline.client.preflight import read_spec, sink_of
 from pipeline.client.start import Run
 from pipeline.embedded.dev import dev_is_up
-from pipeline.estimates.preview import Preview, preview, selection_of_saved_plan
+from pipeline.estimates.preview import Preview, decide, preview_of, selection_of_saved_plan
 from pipeline.limits import budget
-from pipeline.operations.run import Order, completed_report, final_report, prepare, start, working_on
+from pipeline.operations.run import Order, completed_report, final_report, prepare, refuse_held, start, working_on
 from pipeline.planning.job import Ready
 from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report, as_json, exit_code
@@ -82,7 +82,9 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         screen.say(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
     ready = await asyncio.to_thread(prepare, order)
-    outlook = await asyncio.to_thread(preview, ready, options.selection)
+    decided = await asyncio.to_thread(decide, ready, options.selection)
+    await refuse_held(ready, order, decided.to_run)
+    outlook = await asyncio.to_thread(preview_of, ready, decided)
     _say_plan(ready, outlook, options.max_cost_usd, screen)
     _ask(outlook, options, screen)
     async with connected(base) as found:

@@ -41,7 +41,7 @@ class TryOptions:
 async def try_command(options: TryOptions, screen: Screen) -> int:
     """Show what the stages make of the first rows of a partition."""
     spec, base = read_spec(options.spec)
-    ready = await asyncio.to_thread(preflight, spec, base)
+    ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     names = [stage.name for stage in ready.job.stages]
     if options.stage is not None and options.stage not in names:
         raise UsageError(f"--stage {options.stage}: no such stage.", hint=f"Stages: {', '.join(names)}")

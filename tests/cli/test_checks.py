@@ -1,0 +1,108 @@
+"""Checks before publication: refused before money where no row could be held against them, and of use where rows break
+them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.support import DAYS, Project
+from tests.harness.model_server import ModelServer
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def project(tmp_path: Path, model_server: ModelServer) -> Project:
+    return Project.make(tmp_path, model_server.env(), count=9, model="openai:test-model")
+
+
+def _checks(project: Project, *checks: dict[str, Any]) -> None:
+    project.spec["checks"] = list(checks)
+    project.write()
+
+
+def test_what_no_row_could_be_held_against_is_refused_before_any_call(
+    project: Project, model_server: ModelServer
+) -> None:
+    for sql, sentence in {
+        "nosuch > 1": "there is no column 'nosuch'",
+        "id + 1": "is a number, neither true nor false",
+        "length(summary)": "is a number, neither true nor false",
+        "sum(id) > 3": "uses an aggregate",
+    }.items():
+        _checks(project, {"name": "fine", "sql": "id >= 0"}, {"name": "odd", "sql": sql})
+        for command in ("check", "run"):
+            told = project.tandem(command, "--json")
+            assert told.code == 2, (sql, told)
+            error = told.json["error"]
+            assert error["code"] == "SpecError"
+            assert f"check 'odd': '{sql}'" in error["message"]
+            assert sentence in error["message"]
+            assert error["message"].startswith("tandem.yaml:")
+            assert "Columns: id" in error["hint"] or "Compare it" in error["hint"] or "Compute it" in error["hint"]
+    assert model_server.stats().requests == 0
+
+
+def test_contradictions_are_refused_with_their_line(project: Project, model_server: ModelServer) -> None:
+    _checks(project, {"name": "a", "sql": "id > 1"}, {"name": "a", "sql": "id < 1"})
+    assert "checks[1].name = 'a': another check is called so" in project.tandem("check").err
+    project.spec |= {"checks": [], "sink": {"path": "out", "format": "delta", "table": "a.b"}}
+    project.write()
+    told = project.tandem("check")
+    assert told.code == 2
+    assert "sink.table = 'a.b' names an Iceberg table" in told.err
+    project.spec["sink"] = {"path": "out"}
+    project.stage["with"] = {"ask_belw": 0.5}
+    project.write()
+    told = project.tandem("run")
+    assert told.code == 2
+    assert "tandem.yaml:" in told.err
+    assert "stages[0].with.ask_belw is not a key of the spec; did you mean 'ask_below'?" in told.err
+    assert model_server.stats().requests == 0
+
+
+def test_a_blocked_partition_says_which_rows_and_what_helps(project: Project, model_server: ModelServer) -> None:
+    """Day by day: the partition's own column may be named. Its rows are ok, and none is out."""
+    _checks(
+        project,
+        {"name": "late", "sql": "day <> date '2026-11-02' or id < 4"},
+        {"name": "odd", "sql": "id <> 3", "severity": "warn"},
+    )
+    told = project.tandem("run")
+    assert told.code == 1, told
+    assert "check 'late': 2 rows break it, for example 4, 7" in told.err
+    assert "Run it again to take up" not in told.out
+    assert "tandem partitions show" in told.out
+    report = project.tandem("run", "--json").json
+    assert report["rows"] == {
+        "in": 3, "ok": 3, "rejected": 0, "filtered": 0, "pending": 0, "removed": 0, "out": 0, "unfinished": 0
+    }  # fmt: skip
+    assert report["checks"] == [
+        {"partition": DAYS[1], "name": "late", "severity": "block", "rows": 2, "keys": ["4", "7"]}
+    ]
+    blocked = project.tandem("partitions", "show", "tandem.yaml", DAYS[1], "--json").ok().json
+    assert blocked["checks"] == report["checks"]
+    warned = project.tandem("partitions", "show", "tandem.yaml", DAYS[0], "--json").ok().json
+    odd = {"name": "odd", "severity": "warn", "rows": 1, "keys": ["3"]}
+    assert warned["checks"] == [{"partition": DAYS[0], **odd}]
+    assert [generation["checks"] for generation in warned["generations"]] == [[odd]]
+    assert model_server.stats().answered_ok == 9
+    project.spec["checks"][0]["severity"] = "warn"
+    project.write()
+    assert project.tandem("run", "--json").ok().json["rows"]["out"] == 3, "as the hint says"
+    assert model_server.stats().answered_ok == 9
+
+
+def test_rejects_retry_of_an_unknown_error_is_one_document(project: Project) -> None:
+    project.tandem("run", "--json").ok()
+    told = project.tandem("rejects", "retry", "--error", "nosuch", "--json").ok()
+    assert told.json == {"asked_again": 0, "rejected": 0, "message": "No rows are rejected with nosuch."}
+
+
+def test_help_begins_with_a_first_day(tmp_path: Path) -> None:
+    told = Project(tmp_path).tandem("--help").ok().out
+    listed = [line.split()[0] for line in told.splitlines() if line.startswith("  ") and line[2:3].isalpha()]
+    assert [name for name in listed if name != "Durable"][1:6] == ["demo", "init", "check", "try", "run"]
