@@ -35,8 +35,9 @@ class Spent(Message):
 
 
 class Heartbeat(Message):
-    """What a batch at work has done so far, and what it waits for; for who watches, as a heartbeat may get lost. `spool`
-    names the folder that holds what its worker has not flushed, as only who sees that folder can take it over."""
+    """What a batch at work has done so far, and what it waits for; for who watches, as a heartbeat may get lost.
+    `spool` names the folder that holds what its worker has not flushed, as only who sees that folder can take it
+    over."""
 
     rows: int = 0
     calls: int = 0
