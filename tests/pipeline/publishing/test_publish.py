@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import io
 import shutil
 import uuid
@@ -19,9 +18,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.enrichment.staging import load_receipt
+from pipeline.enrichment.staging import StagingFolder
 from pipeline.outputs.rejects import all_rejects
-from pipeline.publishing import cleanup, publish
+from pipeline.publishing import cleanup, merge
 from pipeline.sinks import commits
 from pipeline.sinks.schema import load_schema
 from pipeline.stores import LocalStore, MemoryStore
@@ -65,11 +64,8 @@ def published(bench: Bench) -> list[str]:
 
 def forged(bench: Bench, folder: str, number: int, digest: str, **changed: Any) -> str:
     """The digest of a stored receipt that says something else."""
-    receipt = load_receipt(bench.store, folder, number, digest)
-    data = receipt.model_copy(update=changed).model_dump_json().encode()
-    content = hashlib.sha256(data).hexdigest()
-    bench.store.put_absent(ids.staged(folder, number, "receipt", content, "json"), data)
-    return content
+    receipt = StagingFolder(bench.store, folder).receipt(number, digest)
+    return StagingFolder(bench.store, folder).write_receipt(receipt.model_copy(update=changed))
 
 
 @pytest.mark.parametrize("wrong", [{"ok": 9}, {"rows_in": 9}, {"rejected": 1}, {"out": 11}, {"rows_in": 11, "ok": 11}])
@@ -79,7 +75,7 @@ async def test_counts_add_up_or_nothing_is_published(bench: Bench, wrong: dict[s
     opened = bench.open(job, plan, FILE)
     assert opened is not None
     receipts = [done.receipt for done in await bench.enrich(job, plan, opened)]
-    counts = load_receipt(bench.store, opened.folder, 0, receipts[0]).counts
+    counts = StagingFolder(bench.store, opened.folder).receipt(0, receipts[0]).counts
     bad = forged(bench, opened.folder, 0, receipts[0], counts=counts.model_copy(update=wrong))
     with pytest.raises(CountsMismatch, match="25 rows in"):
         bench.publish(job, plan, opened, [bad, *receipts[1:]])
@@ -94,7 +90,7 @@ async def test_a_receipt_or_a_file_that_is_not_the_staged_one_is_refused(bench: 
     opened = bench.open(job, plan, FILE)
     assert opened is not None
     (receipt,) = [done.receipt for done in await bench.enrich(job, plan, opened)]
-    key = load_receipt(bench.store, opened.folder, 0, receipt).data.key
+    key = StagingFolder(bench.store, opened.folder).receipt(0, receipt).data.key
     whole = bench.store.get(key)
     bench.store.put(key, whole[:-1] + b"?")
     with pytest.raises(StoreError, match="not those that were staged"):
@@ -124,7 +120,7 @@ async def test_the_same_rows_are_the_same_bytes_under_the_same_key_whatever_the_
 
 
 async def test_groups_of_rows_do_not_depend_on_the_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "GROUP_ROWS", 10)
+    monkeypatch.setattr(merge, "GROUP_ROWS", 10)
     manifest = await bench.one(bench.job(limits={"batch_rows": 7}))
     metadata = pq.read_metadata(io.BytesIO(bench.store.get(manifest.files[0].key)))
     assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [10, 10, 5]
@@ -144,8 +140,8 @@ async def test_files_are_zstd_with_statistics_and_a_page_index_and_say_who_made_
 
 
 async def test_a_large_partition_becomes_several_files_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "GROUP_ROWS", 10)
-    monkeypatch.setattr(publish, "TARGET_BYTES", 1)
+    monkeypatch.setattr(merge, "GROUP_ROWS", 10)
+    monkeypatch.setattr(merge, "TARGET_BYTES", 1)
     manifest = await bench.one(bench.job(limits={"batch_rows": 10}))
     assert [file.rows for file in manifest.files] == [10, 10, 5]
     assert [ids.parse_part(ids.data_folder(FILE), file.key) for file in manifest.files] == [1, 1, 1]
