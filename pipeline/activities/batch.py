@@ -16,6 +16,7 @@ from temporalio import activity
 from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
 from pipeline.enrichment import row_step
+from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context, row_context
 from pipeline.enrichment.open import answers_of, load_opened
@@ -66,12 +67,9 @@ class BatchActivities:
             except CodeMismatch as exc:
                 return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
-            batch = opened.batches[request.batch]
+            attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
-            context = await batch_context(
-                job, store, request.ref.run, request.partition, request.batch, batch,
-                self._shared_of(request), self.drain, self.spools, answers,
-            )  # fmt: skip
+            context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
             context.on_row, beat.tally, beat.waiting = beat.note, context.tally, services.limiters.silence
             async with (
                 self.controls.followed(
@@ -79,7 +77,7 @@ class BatchActivities:
                 ),
                 self.budgets.of(store, request.ref) as context.budget,
             ):
-                done = await enrich_batch(job, store, opened.folder, request.partition, request.batch, batch, context)
+                done = await enrich_batch(attempt, context)
         spent = _spent(beat.tally)
         if done.receipt:
             return BatchResult(
@@ -102,8 +100,8 @@ class BatchActivities:
                 return StepResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
-            batch = opened.batches[request.batch]
-            stage, row, context = await row_context(job, store, request, batch, answers, self.drain)
+            attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
+            stage, row, context = await row_context(attempt, request, answers, self.drain)
             beat.tally, beat.waiting = context.tally, services.limiters.silence
             async with (
                 self.controls.followed(

@@ -14,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from pipeline.activities.admission import MemoryAdmission
 from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
+from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.open import load_opened, open_partition
 from pipeline.enrichment.staging import waiting_rows
 from pipeline.journal import usage
@@ -75,10 +76,8 @@ class PartitionActivities:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
             await asyncio.to_thread(self.spools.absorb, store, request.partition)
             async with self._opening.taken(request.limit):
-                opening = await asyncio.to_thread(
-                    open_partition, job, plan, store, request.partition, limit=request.limit, folder=folder,
-                    rerun=plan.selection.reprocess == "all", note=beat.note,
-                )  # fmt: skip
+                work = PartitionRun(job, plan, store, request.partition, beat.note)
+                opening = await asyncio.to_thread(open_partition, work, limit=request.limit, folder=folder)
         if opening.opened is None or opening.key is None:
             return Opened(opened="", base=opening.base, batches=0, rows=0, up_to_date=True)
         return Opened(
@@ -119,8 +118,8 @@ class PartitionActivities:
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             async with self._publishing.taken(opened.rows):
                 published = await asyncio.to_thread(
-                    publish_partition, job, plan, store, opened, request.receipts, attempt=activity.info().attempt,
-                    note=beat.note, rehearsal=request.rehearsal,
+                    publish_partition, PartitionRun(job, plan, store, request.partition, beat.note), opened,
+                    request.receipts, attempt=activity.info().attempt, rehearsal=request.rehearsal,
                 )  # fmt: skip
                 result = await asyncio.to_thread(_published, store, request, published, opened)
                 if any(stage.spec.pending == "wait" for stage in job.stages):

@@ -6,17 +6,13 @@ A receipt is named by its own digest. `publish` takes only receipts that it is t
 """
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 
+from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch_table import BatchTable
-from pipeline.planning.job import Job
-from pipeline.stores import Store
-from schemas import ids
 from schemas.errors import TandemError
 from schemas.manifest import Counts
 from schemas.messages.batch import RowsOfBatch
-from schemas.staging import PlannedBatch
 from stages.contract import GraphStage
 from stages.execution.batch import BatchContext, run_graph_stage
 
@@ -33,17 +29,16 @@ class Enriched:
     drained: bool = False
 
 
-async def enrich_batch(
-    job: Job, store: Store, folder: str, partition: str, number: int, batch: PlannedBatch, context: BatchContext
-) -> Enriched:
+async def enrich_batch(attempt: BatchAttempt, context: BatchContext) -> Enriched:
     """Run the stages over one batch. The journal is flushed however it ends."""
-    work = BatchTable(job, await asyncio.to_thread(job.snapshot.read, partition, batch.ranges), context.run)
+    job = attempt.job
+    rows = await asyncio.to_thread(job.snapshot.read, attempt.partition, attempt.batch.ranges)
+    work = BatchTable(attempt, rows)
     try:
         for stage in job.stages[: job.barrier]:
             if isinstance(stage, GraphStage):
                 if stage.spec.placement == "node":
-                    known = context.journal.known
-                    left = await asyncio.to_thread(work.left_to_run, stage, store, folder, number, known)
+                    left = await asyncio.to_thread(work.left_to_run, stage, context.journal.known)
                     if left is not None:
                         return Enriched(by_row=left)
                 outcome = await run_graph_stage(stage, work.table.frame, work.current_ids(), context)
@@ -55,9 +50,7 @@ async def enrich_batch(
                 await asyncio.to_thread(work.apply, stage)
     finally:
         await context.journal.close()
-    receipt = await asyncio.to_thread(work.stage_files, store, folder, number, context.tally.calls_reused)
+    receipt = await asyncio.to_thread(work.stage_files, context.tally.calls_reused)
     receipt = receipt.model_copy(update={"damage": tuple(context.damage)})
-    data = receipt.model_dump_json().encode()
-    content = hashlib.sha256(data).hexdigest()
-    await asyncio.to_thread(store.put_absent, ids.staged(folder, number, "receipt", content, "json"), data)
+    content = await asyncio.to_thread(attempt.staging.write_receipt, receipt)
     return Enriched(receipt=content, counts=receipt.counts, parked=receipt.parked)

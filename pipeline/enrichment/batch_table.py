@@ -8,11 +8,9 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from pipeline.enrichment.staging import stage_table
-from pipeline.planning.job import Job
+from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.review.questions import PENDING, lines_of
 from pipeline.sinks.row_files import INDEX, REJECTS
-from pipeline.stores import Store
 from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
@@ -28,12 +26,12 @@ from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
 class BatchTable:
     """The batch's table on its way through the stages, and what became of each source row."""
 
-    def __init__(self, job: Job, rows: pl.DataFrame, run: str) -> None:
-        self.job = job
-        self.run = run
+    def __init__(self, attempt: BatchAttempt, rows: pl.DataFrame) -> None:
+        self.job = attempt.job
+        self.attempt = attempt
         self.source = rows
-        self.ids = row_ids(rows, job.spec.source.key)
-        self.table = RowTable.of_source(rows, job.snapshot.schema)
+        self.ids = row_ids(rows, self.job.spec.source.key)
+        self.table = RowTable.of_source(rows, self.job.snapshot.schema)
         self.rejects: list[tuple[int, dict[str, Any]]] = []
         self.answered: dict[int, list[tuple[GraphStage, RowRecord]]] = {}
         self.pending: dict[int, list[dict[str, Any]]] = {}
@@ -44,19 +42,17 @@ class BatchTable:
         self.first: dict[RowKey, int] = {}
         self.asked: set[int] = set()
         self.shares: Shares = {}
-        self.provenance = RowProvenance() if job.spec.sink.provenance == "columns" else None
+        self.provenance = RowProvenance() if self.job.spec.sink.provenance == "columns" else None
 
     def current_ids(self) -> list[str]:
         return [self.ids[at] for at in self.table.positions]
 
-    def left_to_run(
-        self, stage: GraphStage, store: Store, folder: str, number: int, known: Known
-    ) -> RowsOfBatch | None:
+    def left_to_run(self, stage: GraphStage, known: Known) -> RowsOfBatch | None:
         """The rows that the stage has not settled, where each of them is a workflow of its own."""
         left = unsettled(stage, self.table.frame, self.current_ids(), known)
         if not left.height:
             return None
-        staged = stage_table(store, folder, number, "rows", left.to_arrow())
+        staged = self.attempt.staging.write_table(self.attempt.number, "rows", left.to_arrow())
         return RowsOfBatch(stage=stage.name, rows=staged.key, ids=tuple(left[ID]))
 
     def take(self, stage: GraphStage, records: Sequence[RowRecord]) -> None:
@@ -85,7 +81,7 @@ class BatchTable:
     def _count(self, at: int, record: RowRecord) -> None:
         """Where an answer came from: another run's journal, an equal row of this run (which a row that
         takes no call need not share), or this row's own calls."""
-        if record.run != self.run:
+        if record.run != self.attempt.run:
             self.reused.add(at)
         elif record.calls and (record.shared or self.first.setdefault(record.key, at) != at):
             self.shared.add(at)
@@ -183,8 +179,9 @@ class BatchTable:
             out=self.table.frame.height,
         )
 
-    def stage_files(self, store: Store, folder: str, number: int, calls_reused: int) -> Receipt:
+    def stage_files(self, calls_reused: int) -> Receipt:
         """Write data, index, rejects and questions, each under its own digest."""
+        number, staging = self.attempt.number, self.attempt.staging
         keys = set(self.job.snapshot.info.key_columns)
         table, positions = self.table.to_arrow(), self.table.positions
         if self.job.barrier < len(self.job.stages):  # what counts its rows is still to come
@@ -203,10 +200,10 @@ class BatchTable:
         both = self.reused - self.asked - self.shared
         return Receipt(
             batch=number,
-            data=stage_table(store, folder, number, "data", table),
-            index=stage_table(store, folder, number, "index", index),
-            rejects=stage_table(store, folder, number, "rejects", rejects) if rejects is not None else None,
-            pending=stage_table(store, folder, number, "pending", pending) if pending is not None else None,
+            data=staging.write_table(number, "data", table),
+            index=staging.write_table(number, "index", index),
+            rejects=staging.write_table(number, "rejects", rejects) if rejects is not None else None,
+            pending=staging.write_table(number, "pending", pending) if pending is not None else None,
             parked=len(self.parked),
             counts=self.counts(),
             shares=self.shares,

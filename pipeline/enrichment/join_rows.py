@@ -7,18 +7,15 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.enrichment.attempt import PartitionRun
 from pipeline.journal.join import JournalJoin, collect, hashed, keys_of_batch
 from pipeline.planning.batches import MOST_BATCH_ROWS, batches_over, cut, dealt_batches
 from pipeline.planning.job import Job, source_stages
-from pipeline.sources.snapshot import Entry
-from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import DuplicateKeys
 from schemas.staging import PlannedBatch
 from stages.contract import graph_stages
 from stages.journal.fingerprints import fingerprints, row_ids
-
-Note = Callable[[int], None]
 
 
 def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
@@ -34,13 +31,13 @@ class RowJoin:
     """A partition's rows against its journal. They are read once, some at a time: keys must be unique, and what is
     answered already is dealt in larger batches, without the calls that led to it."""
 
-    def __init__(self, job: Job, store: Store, entry: Entry, rows: int, note: Note) -> None:
-        self._job = job
-        self._store = store
-        self._entry = entry
+    def __init__(self, work: PartitionRun, rows: int) -> None:
+        self._job = work.job
+        self._store = work.store
+        self._entry = work.entry
         self._rows = rows
-        self._note = note
-        self._stages = source_stages(job)
+        self._note = work.note
+        self._stages = source_stages(work.job)
         self._keys: list[pl.Series] = []
 
     def refuse_duplicates(self) -> None:

@@ -10,16 +10,15 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.enrichment.join_rows import Note, RowJoin
+from pipeline.enrichment.attempt import PartitionRun
+from pipeline.enrichment.join_rows import RowJoin
 from pipeline.journal.join import has_journal
 from pipeline.planning.batches import batch_rows, dealt_batches
 from pipeline.planning.decide import unchanged
-from pipeline.planning.job import Job
 from pipeline.review import questions
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
-from schemas.plan import Plan
 from schemas.staging import OpenedPartition
 from stages.journal.records import AnswerRecord
 from stages.journal.segments import decode_segment, encode_segment
@@ -34,23 +33,22 @@ class Opening:
     base: int
 
 
-def open_partition(
-    job: Job, plan: Plan, store: Store, partition: str, *, limit: int, folder: str, rerun: bool, note: Note
-) -> Opening:
-    """Fix the base generation and the batches. `limit` rows at most; `rerun`: even if nothing changed. Raises
-    DuplicateKeys, InputChanged, StoreError."""
+def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
+    """Fix the base generation and the batches, of `limit` rows at most. Raises DuplicateKeys, InputChanged,
+    StoreError."""
+    job, plan, store, partition = work.job, work.plan, work.store, work.partition
     current = commits.current(store, partition)
     base = current.generation if current else 0
-    entry = job.snapshot.entry(partition)
+    entry = work.entry
     answered = questions.answered_rows(store, current)
-    if not rerun and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
+    if plan.selection.reprocess != "all" and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
         return Opening(None, None, base)
     taken = min(limit, entry.rows)
     size = batch_rows(taken, job.spec.limits.batch_rows)
     journal = has_journal(store, partition)
     knows = journal and not plan.selection.fresh
     batches, damage = dealt_batches(entry, size, taken), list[str]()
-    join = RowJoin(job, store, entry, taken, note)
+    join = RowJoin(work, taken)
     if knows:
         with tempfile.TemporaryDirectory(prefix="tandem-") as local:
             join.read()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
@@ -15,15 +16,40 @@ from schemas.errors import StoreError, TandemError
 from schemas.staging import OpenedPartition, Receipt, StagedFile
 
 
-def stage_table(store: Store, folder: str, number: int, kind: str, table: pa.Table) -> StagedFile:
-    """A table as a staged file, under its own digest."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
-    data = sink.getvalue().to_pybytes()
-    content = hashlib.sha256(data).hexdigest()
-    key = ids.staged(folder, number, kind, content, "parquet")
-    store.put_absent(key, data)
-    return StagedFile(key=key, sha256=content, size=len(data), rows=table.num_rows)
+@dataclass(frozen=True)
+class StagingFolder:
+    """Where the batches of one opened partition stage what they made."""
+
+    store: Store
+    folder: str
+
+    def write_table(self, number: int, kind: str, table: pa.Table) -> StagedFile:
+        """Stage a batch's table under its own digest. Raises StoreError."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
+        data = sink.getvalue().to_pybytes()
+        content = hashlib.sha256(data).hexdigest()
+        key = ids.staged(self.folder, number, kind, content, "parquet")
+        self.store.put_absent(key, data)
+        return StagedFile(key=key, sha256=content, size=len(data), rows=table.num_rows)
+
+    def write_receipt(self, receipt: Receipt) -> str:
+        """Stage what a batch came to; returns its digest, which names it. Raises StoreError."""
+        data = receipt.model_dump_json().encode()
+        content = hashlib.sha256(data).hexdigest()
+        self.store.put_absent(self._receipt(receipt.batch, content), data)
+        return content
+
+    def receipt(self, number: int, content: str) -> Receipt:
+        """The receipt that a batch's result names by its digest. Raises TandemError where its bytes are not those,
+        StoreError."""
+        data = self.store.get(self._receipt(number, content))
+        if hashlib.sha256(data).hexdigest() != content:
+            raise TandemError(f"the receipt of batch {number} is not the one that was reported")
+        return Receipt.model_validate_json(data)
+
+    def _receipt(self, number: int, content: str) -> str:
+        return ids.staged(self.folder, number, "receipt", content, "json")
 
 
 def staged_table(store: Store, file: StagedFile) -> pa.Table:
@@ -34,19 +60,12 @@ def staged_table(store: Store, file: StagedFile) -> pa.Table:
     return table_of(data)
 
 
-def load_receipt(store: Store, folder: str, number: int, content: str) -> Receipt:
-    """The receipt that a batch's result names. Raises StoreError where its bytes are not those."""
-    data = store.get(ids.staged(folder, number, "receipt", content, "json"))
-    if hashlib.sha256(data).hexdigest() != content:
-        raise TandemError(f"the receipt of batch {number} is not the one that was reported")
-    return Receipt.model_validate_json(data)
-
-
 def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str]) -> pl.DataFrame:
     """The questions that hold a partition up."""
+    staging = StagingFolder(store, opened.folder)
     found = [pl.DataFrame(PENDING.empty_table())]
     for number, content in enumerate(receipts):
-        staged = load_receipt(store, opened.folder, number, content).pending
+        staged = staging.receipt(number, content).pending
         if staged is not None:
             found.append(pl.DataFrame(table_of(store.get(staged.key))))
     return pl.concat(found).filter(pl.col("waits"))

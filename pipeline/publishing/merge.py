@@ -2,7 +2,7 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -10,37 +10,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.staging import staged_table
 from pipeline.planning.job import Job
 from pipeline.publishing.checks import OutputChecks
-from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas import ids
 from schemas.manifest import DataFile, Provenance
-from schemas.plan import Plan
-from schemas.staging import OpenedPartition, StagedFile
+from schemas.staging import StagedFile
 from stages.execution import provenance
 
 TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
 GROUP_BYTES = 64 * 1024 * 1024
-Note = Callable[[int], None]
 
 
 class Merge:
-    def __init__(self, job: Job, plan: Plan, store: Store, opened: OpenedPartition, folder: Path, note: Note) -> None:
-        self.job = job
-        self.store = store
-        self.partition = opened.partition
-        self.generation = opened.base + 1
+    """The final files of one generation, made in a local `folder`."""
+
+    def __init__(self, work: PartitionRun, base: int, folder: Path) -> None:
+        self.job = work.job
+        self.store = work.store
+        self.partition = work.partition
+        self.generation = base + 1
         self.folder = folder
-        self.note = note
+        self.note = work.note
         self.footer = {
             b"tandem": orjson.dumps(
                 {
-                    "pipeline": plan.pipeline,
-                    "partition": opened.partition,
-                    "stages": [p.model_dump(exclude_none=True) for p in provenance_of(job)],
+                    "pipeline": work.plan.pipeline,
+                    "partition": work.partition,
+                    "stages": [p.model_dump(exclude_none=True) for p in provenance_of(work.job)],
                 }
             )
         }

@@ -15,9 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.enrichment.staging import stage_table, staged_table
+from pipeline.enrichment.staging import StagingFolder, staged_table
 from pipeline.planning.job import Job
-from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from schemas.errors import PartitionError
 from schemas.manifest import Counts
@@ -37,14 +36,14 @@ class Passed:
     counts: Counts
 
 
-def through(job: Job, store: Store, staging: str, receipts: Sequence[Receipt], counts: Counts, folder: Path) -> Passed:
+def through(job: Job, staging: StagingFolder, receipts: Sequence[Receipt], counts: Counts, folder: Path) -> Passed:
     """The batches' data through the stages behind the barrier; as it is where there are none. Raises PartitionError."""
     staged = [receipt.data for receipt in receipts]
     stages = job.partition_stages
     if not stages:
         return Passed(staged, counts)
     rows = folder / "barrier-rows.parquet"
-    _gather(job, store, staged, [receipt.counts.rows_in for receipt in receipts], rows)
+    _gather(job, staging, staged, [receipt.counts.rows_in for receipt in receipts], rows)
     ok: int | None = None
     for number, stage in enumerate(stages):
         if not stage.keeps_rows and ok is None:
@@ -54,13 +53,15 @@ def through(job: Job, store: Store, staging: str, receipts: Sequence[Receipt], c
         rows.unlink()
         rows = after
     ok = _ok(rows) if ok is None else ok
-    data = _staged_again(job, store, staging, rows)
+    data = _staged_again(job, staging, rows)
     filtered = counts.rows_in - ok - counts.rejected - counts.pending
     out = sum(file.rows for file in data)
     return Passed(data, counts.model_copy(update={"ok": ok, "filtered": filtered, "out": out}))
 
 
-def _gather(job: Job, store: Store, staged: Sequence[StagedFile], batches: Sequence[int], target: Path) -> None:
+def _gather(
+    job: Job, staging: StagingFolder, staged: Sequence[StagedFile], batches: Sequence[int], target: Path
+) -> None:
     """One local file, its rows numbered over the partition."""
     columns = job.snapshot.schema
     for stage in job.stages[: job.barrier]:
@@ -69,7 +70,7 @@ def _gather(job: Job, store: Store, staged: Sequence[StagedFile], batches: Seque
     before = 0
     with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
         for file, rows in zip(staged, batches, strict=True):
-            table = staged_table(store, file)
+            table = staged_table(staging.store, file)
             numbers = pa.array([at + before for at in table[ROW].to_pylist()], pa.int64())
             table = table.set_column(table.column_names.index(ROW), ROW, numbers)
             writer.write_table(table.select(schema.names).cast(schema))
@@ -81,7 +82,7 @@ def _ok(rows: Path) -> int:
     return int(pl.scan_parquet(rows).filter(~pl.col(REJECTED)).select(pl.col(ROW).n_unique()).collect().item())
 
 
-def _staged_again(job: Job, store: Store, staging: str, rows: Path) -> list[StagedFile]:
+def _staged_again(job: Job, staging: StagingFolder, rows: Path) -> list[StagedFile]:
     schema = job.columns
     out: list[StagedFile] = []
     with pq.ParquetFile(rows) as file:
@@ -89,5 +90,5 @@ def _staged_again(job: Job, store: Store, staging: str, rows: Path) -> list[Stag
             table = pa.Table.from_batches([batch])
             if missing := [name for name in schema.names if name not in table.column_names]:
                 raise PartitionError(f"the column {missing[0]!r} is gone behind the barrier: a bug of Tandem's.")
-            out.append(stage_table(store, staging, len(out), "passed", conform(table.select(schema.names), schema)))
-    return out or [stage_table(store, staging, 0, "passed", schema.empty_table())]
+            out.append(staging.write_table(len(out), "passed", conform(table.select(schema.names), schema)))
+    return out or [staging.write_table(0, "passed", schema.empty_table())]

@@ -8,7 +8,7 @@ import datetime as dt
 import tempfile
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
@@ -17,12 +17,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.enrichment.staging import load_receipt
+from pipeline.enrichment.attempt import PartitionRun
+from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal import usage
-from pipeline.planning.job import Job
 from pipeline.publishing import partition_stages
 from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_rejects
-from pipeline.publishing.merge import Merge, Note, of_any_version, provenance_of
+from pipeline.publishing.merge import Merge, of_any_version, provenance_of
 from pipeline.review.questions import PENDING
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import INDEX, REJECTS
@@ -33,7 +33,6 @@ from pipeline.stores.parquet import batches_of, table_of
 from schemas import digests, ids
 from schemas.errors import ChecksFailed, StoreError
 from schemas.manifest import Counts, DataFile, Manifest, Reuse, Shares, shares_added
-from schemas.plan import Plan
 from schemas.staging import OpenedPartition, Receipt, Refusal
 
 
@@ -46,147 +45,178 @@ class Published:
     reuse: Reuse
 
 
+@dataclass(frozen=True)
+class _Batches:
+    """What the batches of a partition came to, and where they lie."""
+
+    staging: StagingFolder
+    receipts: list[Receipt]
+    counts: Counts
+    reuse: Reuse
+    shares: Shares
+
+    @classmethod
+    def of(cls, staging: StagingFolder, receipts: Sequence[str]) -> "_Batches":
+        loaded = [staging.receipt(number, digest) for number, digest in enumerate(receipts)]
+        counts = sum((receipt.counts for receipt in loaded), Counts())
+        reuse = sum((receipt.reuse for receipt in loaded), Reuse())
+        shares: Shares = reduce(shares_added, (receipt.shares for receipt in loaded), {})
+        return cls(staging, loaded, counts, reuse, shares)
+
+    def refusal(self, counts: Counts) -> Refusal:
+        return Refusal(counts=counts.model_copy(update={"out": 0}), reuse=self.reuse, shares=self.shares)
+
+
+@dataclass(frozen=True)
+class _FinalFiles:
+    data: list[DataFile]
+    rejects: list[DataFile]
+    pending: list[DataFile]
+    index: list[DataFile]
+    counts: Counts
+
+
 def publish(
-    job: Job,
-    plan: Plan,
-    store: Store,
-    opened: OpenedPartition,
-    receipts: Sequence[str],
-    *,
-    attempt: int,
-    note: Note,
-    rehearsal: bool = False,
+    work: PartitionRun, opened: OpenedPartition, receipts: Sequence[str], *, attempt: int, rehearsal: bool = False
 ) -> Published:
     """Commit a partition's batches as the next generation; a `rehearsal` only looks at them. Raises CountsMismatch,
     ChecksFailed, RejectRateExceeded, SchemaChanged, CommitConflict, Cancelled, StoreError."""
-    loaded = [load_receipt(store, opened.folder, at, digest) for at, digest in enumerate(receipts)]
-    counts = sum((receipt.counts for receipt in loaded), Counts())
-    reuse = sum((receipt.reuse for receipt in loaded), Reuse())
-    shares: Shares = reduce(shares_added, (receipt.shares for receipt in loaded), {})
-    refuse_miscount(opened, loaded, counts)
+    job, plan, store = work.job, work.plan, work.store
+    batches = _Batches.of(StagingFolder(store, opened.folder), receipts)
+    counts = batches.counts
+    refuse_miscount(opened, batches.receipts, counts)
     if rehearsal:
-        return _rehearsed(job, plan, store, opened, loaded, Published(None, counts, reuse), note)
+        return _rehearsed(work, opened, batches)
     checks = OutputChecks(job, opened.partition)
-    came_to = Refusal(counts=counts.model_copy(update={"out": 0}), reuse=reuse, shares=shares)
     if (refusal := too_many_rejects(job, opened.partition, counts)) is not None:
-        _keep_refused(store, plan.run, opened, loaded, came_to)
+        _keep_refused(work, opened, batches, batches.refusal(counts))
         raise refusal
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     if not opened.whole and parent is not None and parent.whole:
-        return Published(None, counts.model_copy(update={"out": 0}), reuse)
+        return Published(None, counts.model_copy(update={"out": 0}), batches.reuse)
     load_dataset(store, plan.pipeline)
     refuse_breaking(store, job.columns, job.keys, new_version=plan.selection.new_version)
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        merge = Merge(job, plan, store, opened, Path(folder), note)
-        passed = partition_stages.through(job, store, opened.folder, loaded, counts, Path(folder))
-        counts = passed.counts
-        try:
-            files = merge.data(passed.data, checks)
-        except ChecksFailed as exc:
-            found = {"counts": counts.model_copy(update={"out": 0}), "checks": exc.checks}
-            _keep_refused(store, plan.run, opened, loaded, came_to.model_copy(update=found))
-            raise
-        rejects = merge.plain("rejects", REJECTS, [r.rejects for r in loaded if r.rejects is not None])
-        pending = merge.plain("pending", PENDING, [r.pending for r in loaded if r.pending is not None])
-        index = merge.plain("index", INDEX, [receipt.index for receipt in loaded])
+    files = _final_files(work, opened, batches, checks)
     # Only what passed its checks may bind later publications.
     version = declare_schema(store, job.columns, job.keys, new_version=plan.selection.new_version)
     claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
+    counts = files.counts
     if opened.whole:
-        counts = counts.model_copy(update={"removed": _removed(store, parent, index)})
+        counts = counts.model_copy(update={"removed": _removed(store, parent, files.index)})
     draft = Manifest(
         kind="published" if opened.whole else "partial",
         pipeline=plan.pipeline,
         partition=opened.partition,
         generation=opened.base + 1,
         parent=opened.base or None,
-        files=tuple(files),
-        rejects=tuple(rejects),
-        pending=tuple(pending),
-        index=index[0] if index else None,
+        files=tuple(files.data),
+        rejects=tuple(files.rejects),
+        pending=tuple(files.pending),
+        index=files.index[0] if files.index else None,
         schema_fingerprint=schema_fingerprint(job.columns),
         schema_version=version,
         input_fingerprint=opened.input_fingerprint,
         stage_fingerprints=plan.stages,
         stage_aspects=plan.aspects,
         input_columns=tuple(job.snapshot.schema.names),
-        content_digest=digests.digest(*(file.sha256 for file in (*files, *rejects)), str(counts.rows_in)),
+        content_digest=digests.digest(*(file.sha256 for file in (*files.data, *files.rejects)), str(counts.rows_in)),
         counts=counts,
-        reuse=reuse,
-        shares=shares,
+        reuse=batches.reuse,
+        shares=batches.shares,
         usage=usage.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(provenance_of(job)),
         checks=checks.broken(),
-        warnings=(
-            *map(checks.sentence, checks.broken()),
-            *dict.fromkeys((*opened.damage, *(said for r in loaded for said in r.damage))),
-        ),
+        warnings=(*map(checks.sentence, checks.broken()), *_damage(opened, batches)),
         run=plan.run,
         attempt=attempt,
         nonce=uuid.uuid4().hex,
         started_at=opened.started_at,
         committed_at=dt.datetime.now(dt.UTC),
     )
-    lake = follow.lake_of(job.spec, job.base, store)
-    if lake is not None:
-        follow.mark(store, opened.partition)
-    committed = commits.commit(store, draft).manifest
-    if lake is not None:
-        with contextlib.closing(lake):
-            follow.follow(lake, store, opened.partition)
+    committed = _commit(work, draft)
     _say_success(store, committed)
-    return Published(committed, counts, reuse)
+    return Published(committed, counts, batches.reuse)
 
 
-def _rehearsed(
-    job: Job,
-    plan: Plan,
-    store: Store,
-    opened: OpenedPartition,
-    receipts: Sequence[Receipt],
-    published: Published,
-    note: Note,
-) -> Published:
-    """What a sample came to; nothing is published. Raises ChecksFailed. The reject rate is judged over all samples."""
-    _keep_rejects(store, plan.run, opened.partition, receipts)
-    checks = OutputChecks(job, opened.partition)
+def _final_files(work: PartitionRun, opened: OpenedPartition, batches: _Batches, checks: OutputChecks) -> _FinalFiles:
+    """Merge and upload. Raises ChecksFailed before anything is uploaded, PartitionError, StoreError."""
+    receipts = batches.receipts
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        merge = Merge(job, plan, store, opened, Path(folder), note)
-        passed = partition_stages.through(job, store, opened.folder, receipts, published.counts, Path(folder))
+        merge = Merge(work, opened.base, Path(folder))
+        passed = partition_stages.through(work.job, batches.staging, receipts, batches.counts, Path(folder))
+        try:
+            data = merge.data(passed.data, checks)
+        except ChecksFailed as exc:
+            refused = batches.refusal(passed.counts).model_copy(update={"checks": exc.checks})
+            _keep_refused(work, opened, batches, refused)
+            raise
+        return _FinalFiles(
+            data=data,
+            rejects=merge.plain("rejects", REJECTS, [r.rejects for r in receipts if r.rejects is not None]),
+            pending=merge.plain("pending", PENDING, [r.pending for r in receipts if r.pending is not None]),
+            index=merge.plain("index", INDEX, [receipt.index for receipt in receipts]),
+            counts=passed.counts,
+        )
+
+
+def _commit(work: PartitionRun, draft: Manifest) -> Manifest:
+    """Put the manifest, then bring the sink's table up to it, where it has one. Raises CommitConflict, Cancelled,
+    StoreError."""
+    lake = follow.lake_of(work.job.spec, work.job.base, work.store)
+    if lake is None:
+        return commits.commit(work.store, draft).manifest
+    follow.mark(work.store, work.partition)
+    committed = commits.commit(work.store, draft).manifest
+    with contextlib.closing(lake):
+        follow.follow(lake, work.store, work.partition)
+    return committed
+
+
+def _damage(opened: OpenedPartition, batches: _Batches) -> list[str]:
+    """What of the journal could not be read, each once."""
+    found = (*opened.damage, *(line for receipt in batches.receipts for line in receipt.damage))
+    return list(dict.fromkeys(found))
+
+
+def _rehearsed(work: PartitionRun, opened: OpenedPartition, batches: _Batches) -> Published:
+    """What a sample came to; nothing is published. Raises ChecksFailed. The reject rate is judged over all samples."""
+    _keep_rejects(work, batches)
+    checks = OutputChecks(work.job, work.partition)
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        merge = Merge(work, opened.base, Path(folder))
+        passed = partition_stages.through(work.job, batches.staging, batches.receipts, batches.counts, Path(folder))
         for _ in merge.tables(passed.data, checks):
             pass
     counts = passed.counts.model_copy(update={"out": 0})
     try:
         checks.verdict()
     except ChecksFailed as exc:
-        _keep(store, opened, Refusal(counts=counts, reuse=published.reuse, checks=exc.checks))
+        _keep(work.store, opened, Refusal(counts=counts, reuse=batches.reuse, checks=exc.checks))
         raise
-    return replace(published, counts=counts)
+    return Published(None, counts, batches.reuse)
 
 
 # Before anything is uploaded ---------------------------------------------------------------------------------------
 
 
-def _keep_refused(store: Store, run: str, opened: OpenedPartition, receipts: Sequence[Receipt], said: Refusal) -> None:
+def _keep_refused(work: PartitionRun, opened: OpenedPartition, batches: _Batches, refusal: Refusal) -> None:
     """What is known of a partition that is not published: its counts, and the rows that were rejected."""
-    if said.counts.rejected:
-        _keep_rejects(store, run, opened.partition, receipts)
-    _keep(store, opened, said)
+    if refusal.counts.rejected:
+        _keep_rejects(work, batches)
+    _keep(work.store, opened, refusal)
 
 
-def _keep(store: Store, opened: OpenedPartition, said: Refusal) -> None:
-    store.put(ids.refusal(opened.folder), said.model_dump_json().encode())
+def _keep(store: Store, opened: OpenedPartition, refusal: Refusal) -> None:
+    store.put(ids.refusal(opened.folder), refusal.model_dump_json().encode())
 
 
-def _keep_rejects(store: Store, run: str, partition: str, receipts: Sequence[Receipt]) -> None:
+def _keep_rejects(work: PartitionRun, batches: _Batches) -> None:
     """The rejects of a partition that is not published, where `tandem rejects` finds them."""
-    tables = [table_of(store.get(receipt.rejects.key)) for receipt in receipts if receipt.rejects is not None]
+    staged = [receipt.rejects for receipt in batches.receipts if receipt.rejects is not None]
+    tables = [table_of(work.store.get(file.key)) for file in staged]
     sink = pa.BufferOutputStream()
     pq.write_table(of_any_version(REJECTS, *tables), sink, compression="zstd")
-    store.put(ids.rejects_of_run(run, partition), sink.getvalue().to_pybytes())
-
-
-# Final files -------------------------------------------------------------------------------------------------------
+    work.store.put(ids.rejects_of_run(work.plan.run, work.partition), sink.getvalue().to_pybytes())
 
 
 # Around the commit -------------------------------------------------------------------------------------------------

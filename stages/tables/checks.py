@@ -7,6 +7,7 @@ A row that breaks one is rejected with the condition's name (or filtered, or fai
 from typing import Literal
 
 import polars as pl
+import pyarrow as pa
 from pydantic import Field
 
 from schemas.digests import digest
@@ -64,10 +65,9 @@ def build(wanted: Build) -> TableStage:
                 )
         return rows.drop(stage.drop)
 
-    empty = pl.DataFrame(wanted.columns.empty_table())
     return TableStage(
         spec=stage,
-        columns=wanted.columns if not stage.drop else empty.drop(stage.drop).to_arrow().schema,
+        columns=pa.schema([field for field in wanted.columns if field.name not in stage.drop]),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="checks"),

@@ -42,16 +42,16 @@ def build(wanted: Build) -> TableStage:
         if cut is not None:
             items = pl.Series([cut(text) for text in items.to_list()], dtype=pl.List(pl.String))
         frame = rows.with_columns(items.alias(into))
+        many = pl.col(into).list.len().fill_null(0)
         if not options.keep_empty:
-            frame = frame.filter(pl.col(into).list.len().fill_null(0) > 0)
+            frame = frame.filter(many > 0)
+        exploded = [into]
         if options.position:
-            numbers = pl.int_ranges(0, pl.col(into).list.len().fill_null(0).clip(1), dtype=pl.Int64)
-            frame = frame.with_columns(numbers.alias(options.position))
-            emptied = pl.when(pl.col(into).list.len().fill_null(0) > 0).then(pl.col(into)).otherwise(pl.lit([None]))
-            return (
-                frame.with_columns(emptied.alias(into)).explode(into, options.position).drop(stage.drop, strict=False)
-            )
-        return frame.explode(into).drop(stage.drop, strict=False)
+            frame = frame.with_columns(pl.int_ranges(0, many.clip(1), dtype=pl.Int64).alias(options.position))
+            exploded.append(options.position)
+        # Whether an empty list becomes a row with null depends on the version of Polars, so none is left to it.
+        frame = frame.with_columns(pl.when(many > 0).then(pl.col(into)).otherwise(pl.lit([None])).alias(into))
+        return frame.explode(exploded).drop(stage.drop, strict=False)
 
     return TableStage(
         spec=stage,

@@ -18,14 +18,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.enrichment.staging import stage_table
-from pipeline.publishing import publish
+from pipeline.enrichment.staging import StagingFolder
 from pipeline.sinks.row_files import INDEX
 from pipeline.stores import LocalStore
 from schemas import ids
 from schemas.manifest import Counts, Reuse
 from schemas.staging import OpenedPartition, PlannedBatch, Receipt
-from tests.pipeline.jobs import Bench, nothing
+from tests.pipeline.jobs import Bench
 
 BATCH = 10_000
 FOLDER = ids.staging_folder("file=rows.parquet", "bench")
@@ -55,6 +54,7 @@ def stage(folder: Path, rows: int) -> int:
     bench = bench_of(folder)
     bench.write(pl.DataFrame({"id": [0], "text": ["x"]}))
     schema = bench.job().columns
+    staging = StagingFolder(bench.store, FOLDER)
     receipts, size = [], 0
     for number in range(rows // BATCH):
         table = batch(number, schema)
@@ -63,15 +63,13 @@ def stage(folder: Path, rows: int) -> int:
         index = pa.table([pa.array(names), pa.array(names)], schema=INDEX)
         receipt = Receipt(
             batch=number,
-            data=stage_table(bench.store, FOLDER, number, "data", table),
-            index=stage_table(bench.store, FOLDER, number, "index", index),
+            data=staging.write_table(number, "data", table),
+            index=staging.write_table(number, "index", index),
             rejects=None,
             counts=Counts(rows_in=BATCH, ok=BATCH, out=BATCH),
             reuse=Reuse(),
         )
-        data = receipt.model_dump_json().encode()
-        receipts.append(hashlib.sha256(data).hexdigest())
-        bench.store.put(ids.staged(FOLDER, number, "receipt", receipts[-1], "json"), data)
+        receipts.append(staging.write_receipt(receipt))
     (folder / "receipts.json").write_text(json.dumps(receipts))
     return size
 
@@ -87,7 +85,7 @@ def published(folder: Path) -> None:
     opened = OpenedPartition.model_validate(
         {**given.model_dump(), "rows": BATCH * len(receipts), "batches": batches, "folder": FOLDER}
     )
-    done = publish.publish(job, plan, bench.store, opened, receipts, attempt=1, note=nothing)
+    done = bench.publish(job, plan, opened, receipts)
     assert done.manifest is not None
     assert sum(file.rows for file in done.manifest.files) == opened.rows
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.enrichment.attempt import BatchAttempt, PartitionRun
 from pipeline.enrichment.batch import Enriched, enrich_batch
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.open import answers_of, open_partition
@@ -91,27 +92,26 @@ class Bench:
     def open(self, job: Job, plan: Plan, partition: str, limit: int | None = None) -> OpenedPartition | None:
         folder = ids.staging_folder(partition, uuid.uuid4().hex)
         limit = self.planned(plan).get(partition, 10**9) if limit is None else limit
-        rerun = plan.selection.reprocess == "all"
-        return open_partition(
-            job, plan, self.store, partition, limit=limit, folder=folder, rerun=rerun, note=nothing
-        ).opened
+        return open_partition(PartitionRun(job, plan, self.store, partition), limit=limit, folder=folder).opened
 
     async def enrich(self, job: Job, plan: Plan, opened: OpenedPartition) -> list[Enriched]:
         shared, drain = Shared(), asyncio.Event()
         done = []
         answers = answers_of(self.store, opened, anew=False)
-        for number, batch in enumerate(opened.batches):
-            context = await batch_context(
-                job, self.store, plan.run, opened.partition, number, batch, shared, drain, self.spools, answers
-            )
-            done.append(await enrich_batch(job, self.store, opened.folder, opened.partition, number, batch, context))
+        for number in range(len(opened.batches)):
+            attempt = BatchAttempt.of(job, self.store, plan.run, opened, number)
+            context = await batch_context(attempt, shared, drain, self.spools, answers)
+            done.append(await enrich_batch(attempt, context))
         return done
 
     def publish(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
-        return publish_module.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing)
+        return publish_module.publish(
+            PartitionRun(job, plan, self.store, opened.partition), opened, receipts, attempt=1
+        )
 
     def rehearse(self, job: Job, plan: Plan, opened: OpenedPartition, receipts: list[str]) -> Published:
-        return publish_module.publish(job, plan, self.store, opened, receipts, attempt=1, note=nothing, rehearsal=True)
+        work = PartitionRun(job, plan, self.store, opened.partition)
+        return publish_module.publish(work, opened, receipts, attempt=1, rehearsal=True)
 
     async def run(
         self,

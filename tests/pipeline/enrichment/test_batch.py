@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context
 from pipeline.journal import segments, usage
@@ -133,9 +134,10 @@ async def test_a_drained_batch_has_no_receipt_and_its_answers_are_kept(bench: Be
     opened = bench.open(job, plan, FILE)
     assert opened is not None
     drain = asyncio.Event()
-    context = await batch_context(job, bench.store, "run-1", FILE, 0, opened.batches[0], Shared(), drain)
+    attempt = BatchAttempt.of(job, bench.store, "run-1", opened, 0)
+    context = await batch_context(attempt, Shared(), drain)
     context.on_row = lambda rows: drain.set()
-    done = await enrich_batch(job, bench.store, opened.folder, FILE, 0, opened.batches[0], context)
+    done = await enrich_batch(attempt, context)
     assert (done.receipt, done.drained, done.stopped) == ("", True, None)
     assert usage.usage_of_run(bench.store, FILE, "run-1").calls >= 1
     assert not [key for key in bench.keys(ids.STAGING) if "receipt" in key]

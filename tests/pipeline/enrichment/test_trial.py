@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial, short
 from schemas.staging import PlannedBatch
@@ -23,7 +24,8 @@ async def tried(bench: Bench, *stages: dict[str, Any], last: str | None = None) 
     snapshot = job.snapshot
     table = snapshot.read(snapshot.partitions[0], list(snapshot.entry(snapshot.partitions[0]).ranges))
     batch = PlannedBatch(rows=table.height, ranges=())
-    context = await batch_context(job, bench.store, "try", "p=1", 0, batch, Shared(), asyncio.Event())
+    attempt = BatchAttempt(job, bench.store, "try", "p=1", 0, batch)
+    context = await batch_context(attempt, Shared(), asyncio.Event())
     trial = Trial(job, table, context)
     try:
         return trial, await trial.through(last)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import io
 import shutil
 import uuid
@@ -19,7 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.enrichment.staging import load_receipt
+from pipeline.enrichment.staging import StagingFolder
 from pipeline.outputs.rejects import all_rejects
 from pipeline.publishing import cleanup, merge
 from pipeline.sinks import commits
@@ -65,11 +64,8 @@ def published(bench: Bench) -> list[str]:
 
 def forged(bench: Bench, folder: str, number: int, digest: str, **changed: Any) -> str:
     """The digest of a stored receipt that says something else."""
-    receipt = load_receipt(bench.store, folder, number, digest)
-    data = receipt.model_copy(update=changed).model_dump_json().encode()
-    content = hashlib.sha256(data).hexdigest()
-    bench.store.put_absent(ids.staged(folder, number, "receipt", content, "json"), data)
-    return content
+    receipt = StagingFolder(bench.store, folder).receipt(number, digest)
+    return StagingFolder(bench.store, folder).write_receipt(receipt.model_copy(update=changed))
 
 
 @pytest.mark.parametrize("wrong", [{"ok": 9}, {"rows_in": 9}, {"rejected": 1}, {"out": 11}, {"rows_in": 11, "ok": 11}])
@@ -79,7 +75,7 @@ async def test_counts_add_up_or_nothing_is_published(bench: Bench, wrong: dict[s
     opened = bench.open(job, plan, FILE)
     assert opened is not None
     receipts = [done.receipt for done in await bench.enrich(job, plan, opened)]
-    counts = load_receipt(bench.store, opened.folder, 0, receipts[0]).counts
+    counts = StagingFolder(bench.store, opened.folder).receipt(0, receipts[0]).counts
     bad = forged(bench, opened.folder, 0, receipts[0], counts=counts.model_copy(update=wrong))
     with pytest.raises(CountsMismatch, match="25 rows in"):
         bench.publish(job, plan, opened, [bad, *receipts[1:]])
@@ -94,7 +90,7 @@ async def test_a_receipt_or_a_file_that_is_not_the_staged_one_is_refused(bench: 
     opened = bench.open(job, plan, FILE)
     assert opened is not None
     (receipt,) = [done.receipt for done in await bench.enrich(job, plan, opened)]
-    key = load_receipt(bench.store, opened.folder, 0, receipt).data.key
+    key = StagingFolder(bench.store, opened.folder).receipt(0, receipt).data.key
     whole = bench.store.get(key)
     bench.store.put(key, whole[:-1] + b"?")
     with pytest.raises(StoreError, match="not those that were staged"):

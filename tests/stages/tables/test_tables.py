@@ -218,6 +218,8 @@ def test_a_list_becomes_rows_that_stay_one_source_row() -> None:
         (10, "p", 0), (11, None, 0), (12, "q", 0), (12, "r", 1), (13, None, 0),
     ]  # fmt: skip
     assert stage.columns.field("tag").type == pa.string()
+    stage = a_stage("explode", {"column": "tags", "into": "tag"})
+    assert stage.apply(ROWS).select(ROW, "tag").rows() == after.select(ROW, "tag").rows()
     stage = a_stage("explode", {"column": "tags", "keep_empty": False})
     assert stage.apply(ROWS).select(ROW, "tags").rows() == [(10, "p"), (12, "q"), (12, "r")]
     assert stage.columns.names == ["a", "s", "day", "tags"]

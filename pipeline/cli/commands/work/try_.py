@@ -11,6 +11,7 @@ import polars as pl
 
 from pipeline.cli.screen.console import Screen, counted, money
 from pipeline.client.preflight import preflight, read_spec
+from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial
 from pipeline.journal import join
@@ -91,7 +92,8 @@ def _tokens(context: BatchContext, began: float) -> dict[str, int]:
 async def _context(ready: Ready, partition: str, rows: pl.DataFrame) -> BatchContext:
     """A journal that knows what runs of this partition have paid for already."""
     batch = PlannedBatch(rows=rows.height, ranges=())
-    context = await batch_context(ready.job, ready.store, RUN, partition, 0, batch, Shared(), asyncio.Event())
+    attempt = BatchAttempt(ready.job, ready.store, RUN, partition, 0, batch)
+    context = await batch_context(attempt, Shared(), asyncio.Event())
     for record in await asyncio.to_thread(_known, ready, partition, rows):
         context.journal.known.add(record)
     return context

@@ -1,0 +1,52 @@
+"""What the work on a partition, and on one of its batches, is done with: handles, so that it is named once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.enrichment.staging import StagingFolder
+from pipeline.planning.job import Job
+from pipeline.sources.snapshot import Entry
+from pipeline.stores import Store
+from schemas.plan import Plan
+from schemas.staging import OpenedPartition, PlannedBatch
+
+Note = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class PartitionRun:
+    """A run's work on one partition, from opening to publishing. `note` takes the rows that were just done, for a
+    heartbeat."""
+
+    job: Job
+    plan: Plan
+    store: Store
+    partition: str
+    note: Note = lambda rows: None
+
+    @property
+    def entry(self) -> Entry:
+        """The partition as the plan's snapshot has it."""
+        return self.job.snapshot.entry(self.partition)
+
+
+@dataclass(frozen=True)
+class BatchAttempt:
+    """One attempt of a run at batch `number` of a partition: its rows, and the folder in which it stages files."""
+
+    job: Job
+    store: Store
+    run: str
+    partition: str
+    number: int
+    batch: PlannedBatch
+    folder: str = ""
+
+    @classmethod
+    def of(cls, job: Job, store: Store, run: str, opened: OpenedPartition, number: int) -> "BatchAttempt":
+        """An attempt at a batch of an opened partition."""
+        return cls(job, store, run, opened.partition, number, opened.batches[number], opened.folder)
+
+    @property
+    def staging(self) -> StagingFolder:
+        return StagingFolder(self.store, self.folder)
