@@ -32,7 +32,7 @@ def preflight(spec: Spec, base: Path, *, say: Say = lambda done: None) -> Ready:
     refuse_unbuilt(spec)
     refuse_unpriced(spec)
     try:
-        job = make_job(spec, base, store, ModelServices(), note=lambda rows: None)
+        job = make_job(spec, base, store, ModelServices())
         say("source and stages")
         probe(store)
     except StoreError as exc:

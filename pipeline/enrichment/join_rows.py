@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.journal.join import JournalJoin, collect, hashed, keys_of_batch
+from pipeline.note import Note
 from pipeline.planning.batches import MOST_BATCH_ROWS, batches_over, cut, dealt_batches
 from pipeline.planning.job import Job, source_stages
 from pipeline.sources.snapshot import Entry
@@ -17,8 +18,6 @@ from schemas.errors import DuplicateKeys
 from schemas.staging import PlannedBatch
 from stages.contract import graph_stages
 from stages.journal.fingerprints import fingerprints, row_ids
-
-Note = Callable[[int], None]
 
 
 def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:

@@ -10,8 +10,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.enrichment.join_rows import Note, RowJoin
+from pipeline.enrichment.join_rows import RowJoin
 from pipeline.journal.join import has_journal
+from pipeline.note import Note
 from pipeline.planning.batches import batch_rows, dealt_batches
 from pipeline.planning.decide import unchanged
 from pipeline.planning.job import Job

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.enrichment.staging import staged_table
+from pipeline.note import Note
 from pipeline.planning.job import Job
 from pipeline.publishing.checks import OutputChecks
 from pipeline.stores import Store
@@ -24,7 +25,6 @@ from stages.execution import provenance
 TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
 GROUP_BYTES = 64 * 1024 * 1024
-Note = Callable[[int], None]
 
 
 class Merge:

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from pipeline.enrichment.staging import load_receipt
 from pipeline.journal import usage
+from pipeline.note import Note
 from pipeline.planning.job import Job
 from pipeline.publishing import partition_stages
 from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_rejects
-from pipeline.publishing.merge import Merge, Note, of_any_version, provenance_of
+from pipeline.publishing.merge import Merge, of_any_version, provenance_of
 from pipeline.review.questions import PENDING
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import INDEX, REJECTS
