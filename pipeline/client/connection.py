@@ -22,7 +22,7 @@ from temporalio.service import RPCError
 
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retries import after_failure_async
-from pipeline.settings import home_of, task_queue, temporal_configured
+from pipeline.settings import current, home_of, temporal_configured
 from schemas.errors import ConnectionFailed
 
 _CONNECT_S = 10.0
@@ -38,7 +38,7 @@ class Connection:
     search_attributes: bool
 
     def queue(self, pipeline: str) -> str:
-        return f"tandem/{pipeline}" if self.embedded is not None else task_queue()
+        return f"tandem/{pipeline}" if self.embedded is not None else current().task_queue
 
 
 @lru_cache(maxsize=1)
