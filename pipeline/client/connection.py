@@ -43,7 +43,10 @@ class Connection:
 
 @lru_cache(maxsize=1)
 def log_to_python() -> None:
-    """The SDK's core writes its warnings to stdout, which belongs to results: send them to Python's logging instead."""
+    """The SDK's core writes its warnings to stdout, which belongs to results: send them to Python's logging instead.
+
+    Its runtime is a process's, and is made once: what a program of the user's has set stays.
+    """
     forwarded = LogForwardingConfig(logger=logging.getLogger("temporal.core"))
     logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)

@@ -29,8 +29,10 @@ from stages.models.errors import from_status
 from stages.models.wires.openai_chat import asked_in_words, malformed, parsed, refuses_schemas, result_of, wire
 
 MAX_ANSWER_BYTES = 1_000_000
-# Endpoints that know no schemas, by (base URL, model): they are asked in words, from their first refusal on.
+# Endpoints that know no schemas, by (base URL, model): they are asked in words, from their first refusal on. A fact
+# about the world, the same for all stages of a process, and a refused call a stage if it were kept with them.
 _without_schemas: set[tuple[str, str]] = set()
+# One a loop, as aiohttp wants it; the worker closes its own.
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
 
