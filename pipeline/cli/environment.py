@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.settings import current
 
+
 def command() -> str:
     """`tandem` where that finds this installation, else its path."""
     beside = Path(sys.executable).parent / "tandem"
