@@ -30,7 +30,7 @@ from pipeline.outputs.scan import scan
 from pipeline.planning import builder
 from pipeline.planning.job import Ready
 from pipeline.runs.report import as_json
-from pipeline.settings import home_of
+from pipeline.settings import home_of, read_again
 from schemas.errors import TandemError, UsageError
 from schemas.plan import Decision, Reprocess, Selection
 from schemas.spec.loading import spec_from_mapping
@@ -113,6 +113,7 @@ def _ready(spec: AnySpec, frame: Any, base: str | Path | None) -> Ready:
 
 def _spec_of(spec: AnySpec, frame: Any, base: str | Path | None) -> tuple[Spec, Path]:
     """The spec, with the table as its source where one is given, and the folder that its paths start from."""
+    read_again()
     folder = Path(base) if base is not None else Path.cwd()
     if isinstance(spec, str | Path):
         found, folder = read_spec(Path(spec))

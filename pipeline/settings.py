@@ -1,11 +1,19 @@
-"""The environment of a process: what of it is ours (`TANDEM_…`), and `${NAME}` in specs."""
+"""The environment of a process: what of it is ours (`TANDEM_…`), read once, and `${NAME}` in specs.
+
+What others read for themselves stays theirs: Temporal's client its `TEMPORAL_…`, boto3 its `AWS_…`
+(`pipeline.stores.s3_environment`), providers' SDKs their keys (`stages.models.credentials`).
+"""
 
 import os
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import SpecError
 from schemas.spec.sections import Spec
@@ -17,33 +25,58 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _KEPT = frozenset(("prompt", "system", "query", "sql", "description", "output", "notify"))
 
 
+class Settings(BaseSettings):
+    """What a process's environment says of Tandem itself. Empty variables count as unset."""
+
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", env_ignore_empty=True, frozen=True, populate_by_name=True)
+
+    home: Path | None = None
+    spool: Path | None = None
+    task_queue: str = TASK_QUEUE
+    temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
+    temporal_profile: str | None = Field(default=None, validation_alias="TEMPORAL_PROFILE")
+    temporal_config_file: Path | None = Field(default=None, validation_alias="TEMPORAL_CONFIG_FILE")
+
+    def home_of(self, base: Path) -> Path:
+        """Where the embedded server keeps its file: `TANDEM_HOME`, else `.tandem/` beside the spec."""
+        return self.home.expanduser().absolute() if self.home is not None else base.absolute() / ".tandem"
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where workers keep unflushed journal records: `TANDEM_SPOOL`, else one folder a user under /tmp."""
+        return self.spool or Path(tempfile.gettempdir()) / f"tandem-spool-{os.getuid()}"
+
+    @property
+    def spend_folder(self) -> Path:
+        """Where workers count what they spend of a budget, beside the spools."""
+        return self.spool_folder / "purses"  # as earlier versions call it: what their dead processes spent is read here
+
+    @property
+    def temporal_configured(self) -> bool:
+        """Has the user named a Temporal, by variables or by a profile?"""
+        if self.temporal_address or self.temporal_profile:
+            return True
+        return self.temporal_config_file is not None and self.temporal_config_file.exists()
+
+
+@lru_cache(maxsize=1)
+def current() -> Settings:
+    """The settings of this process, read at their first use."""
+    return Settings()
+
+
+def read_again() -> Settings:
+    """For a composition root within a process of the user's, whose environment may have changed between two calls."""
+    current.cache_clear()
+    return current()
+
+
 def home_of(base: Path) -> Path:
-    """Where the embedded server keeps its file: `TANDEM_HOME`, else `.tandem/` beside the spec."""
-    given = os.environ.get("TANDEM_HOME")
-    return Path(given).expanduser().absolute() if given else base.absolute() / ".tandem"
-
-
-def spool_folder() -> Path:
-    """Where workers keep unflushed journal records: `TANDEM_SPOOL`, else one folder a user among temporary files."""
-    given = os.environ.get("TANDEM_SPOOL")
-    return Path(given) if given else Path(tempfile.gettempdir()) / f"tandem-spool-{os.getuid()}"
-
-
-def spend_folder() -> Path:
-    """Where workers count what they spend of a budget, beside the spools."""
-    return spool_folder() / "purses"  # as earlier versions call it: what their dead processes spent is read here
+    return current().home_of(base)
 
 
 def temporal_configured() -> bool:
-    """Has the user named a Temporal, by variables or by a profile?"""
-    if os.environ.get("TEMPORAL_ADDRESS") or os.environ.get("TEMPORAL_PROFILE"):
-        return True
-    file = os.environ.get("TEMPORAL_CONFIG_FILE")
-    return bool(file and Path(file).exists())
-
-
-def task_queue() -> str:
-    return os.environ.get("TANDEM_TASK_QUEUE") or TASK_QUEUE
+    return current().temporal_configured
 
 
 def expanded(spec: Spec) -> Spec:

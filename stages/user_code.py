@@ -96,7 +96,7 @@ def _collect(module_name: str, place: _Place, seen: dict[str, str]) -> None:
             _collect(".".join(parts[:end]), place, seen)
 
 
-# Module → (its spec when it was first looked at, its source then).
+# Module → (its spec when it was first looked at, its source then). Process-wide, as `sys.modules` is.
 _loaded: dict[str, tuple[Any, bytes]] = {}
 
 

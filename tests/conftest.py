@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline import settings
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3, TemporalServer
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_this_test() -> None:
+    """A process reads its settings once; a test that sets variables is a process of its own."""
+    settings.current.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pipeline.activities.run import RunActivities
 from pipeline.activities.schedule import ScheduleActivities
 from pipeline.journal.spool import Spools
 from pipeline.limits.run_budget import RunBudgets
-from pipeline.settings import spend_folder, spool_folder
+from pipeline.settings import Settings, current
 
 
 @dataclass
@@ -21,10 +21,11 @@ class Activities:
 
     jobs: Jobs = field(default_factory=Jobs)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
-    spools: Spools = field(default_factory=lambda: Spools(spool_folder()))
-    budgets: RunBudgets = field(default_factory=lambda: RunBudgets(spend_folder()))
+    settings: Settings = field(default_factory=current)
 
     def __post_init__(self) -> None:
+        self.spools = Spools(self.settings.spool_folder)
+        self.budgets = RunBudgets(self.settings.spend_folder)
         self.run = RunActivities(self.jobs, self.budgets)
         self.partition = PartitionActivities(self.jobs, self.spools)
         self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools)

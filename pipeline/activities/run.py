@@ -16,6 +16,7 @@ from pipeline.activities.jobs import Jobs, refuse_other_code
 from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.limits.run_budget import RunBudgets
+from pipeline.note import Note
 from pipeline.planning import builder
 from pipeline.planning.job import make_job
 from pipeline.publishing import cleanup
@@ -112,7 +113,7 @@ class RunActivities:
         return result
 
 
-def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Callable[[int], None]) -> PlanRef:
+def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Note) -> PlanRef:
     asked = requests.load_request(store, request.ref.run)
     if asked is None:
         raise TandemError(f"the request of run {request.ref.run!r} is gone from {store.uri}")

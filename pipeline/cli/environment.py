@@ -6,6 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from pipeline.settings import current
+
 
 def command() -> str:
     """`tandem` where that finds this installation, else its path."""
@@ -27,5 +29,5 @@ def activation() -> list[str]:
 
 def command_in(folder: Path, arguments: str) -> str:
     """A command line that finds the runs of a spec's folder from here."""
-    there = folder.resolve() == Path.cwd().resolve() or "TANDEM_HOME" in os.environ
+    there = folder.resolve() == Path.cwd().resolve() or current().home is not None
     return f"{command()} {arguments}" if there else f"cd {shlex.quote(os.path.relpath(folder))} && tandem {arguments}"

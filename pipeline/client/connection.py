@@ -22,7 +22,7 @@ from temporalio.service import RPCError
 
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retries import after_failure_async
-from pipeline.settings import home_of, task_queue, temporal_configured
+from pipeline.settings import current, home_of, temporal_configured
 from schemas.errors import ConnectionFailed
 
 _CONNECT_S = 10.0
@@ -38,12 +38,15 @@ class Connection:
     search_attributes: bool
 
     def queue(self, pipeline: str) -> str:
-        return f"tandem/{pipeline}" if self.embedded is not None else task_queue()
+        return f"tandem/{pipeline}" if self.embedded is not None else current().task_queue
 
 
 @lru_cache(maxsize=1)
 def log_to_python() -> None:
-    """The SDK's core writes its warnings to stdout, which belongs to results: send them to Python's logging instead."""
+    """The SDK's core writes its warnings to stdout, which belongs to results: send them to Python's logging instead.
+
+    Its runtime is a process's, and is made once: what a program of the user's has set stays.
+    """
     forwarded = LogForwardingConfig(logger=logging.getLogger("temporal.core"))
     logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)

@@ -40,7 +40,7 @@ def _looked_at(spec: Spec, base: Path, say: Say) -> Ready:
     refuse_unbuilt(spec)
     refuse_unpriced(spec)
     try:
-        job = make_job(spec, base, store, ModelServices(), note=lambda rows: None)
+        job = make_job(spec, base, store, ModelServices())
         say("source and stages")
         probe(store)
     except StoreError as exc:

@@ -7,7 +7,7 @@ ranges.
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pipeline.enrichment.join_rows import wanted_of
 from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
 from pipeline.journal import compacted, join, segments
 from pipeline.journal.join import has_journal
+from pipeline.note import Note, unnoted
 from pipeline.planning import batches
 from pipeline.planning.batches import dealt_batches
 from pipeline.planning.job import Job
@@ -32,7 +33,6 @@ from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
 from stages.journal.segments import decode_segment
 
-Note = Callable[[int], None]
 _THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition
 _GUESSED_CALLS = 3  # of each node, where a graph does not say how often it asks
 
@@ -84,7 +84,7 @@ class CallCount:
 
 
 def count_calls(
-    job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = lambda rows: None
+    job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = unnoted
 ) -> CallCount:
     """Count for all partitions that would run. Raises InputChanged, StoreError."""
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]

@@ -7,17 +7,15 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from pipeline.process_state import STATE
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 from stages.journal.records import Record
 from stages.journal.segments import UnknownFormat, decode_segment
 
-# Of their own: a user's synchronous nodes may hold every thread of the default pool while they wait for a flush.
-_WRITERS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
 Put = Callable[[bytes], Awaitable[None]]
 
 
@@ -26,7 +24,7 @@ def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
 
     async def put(data: bytes) -> None:
         key = ids.journal_segment(partition, run, batch, uuid.uuid4().hex)
-        await asyncio.get_running_loop().run_in_executor(_WRITERS, store.put_absent, key, data)
+        await asyncio.get_running_loop().run_in_executor(STATE.journal_writers, store.put_absent, key, data)
 
     return put
 

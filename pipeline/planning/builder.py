@@ -6,12 +6,13 @@ of files don't touch a running run.
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
 import polars as pl
 
+from pipeline.note import Note, unnoted
 from pipeline.planning import batches, decide, due_partitions, saved_plan
 from pipeline.planning.job import Job
 from pipeline.planning.selection import select
@@ -41,7 +42,7 @@ def decisions(
     selection: Selection,
     now: dt.datetime,
     *,
-    note: Callable[[int], None] = lambda rows: None,
+    note: Note = unnoted,
     known: Catalogue | None = None,
 ) -> Iterator[Decision]:
     """One decision for each selected partition, in order of key. `known`: the catalogue of all, where it was read
@@ -90,7 +91,7 @@ def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Repro
     return dict.fromkeys(chosen, selection.reprocess)
 
 
-def _as_agreed(job: Job, store: Store, selection: Selection, note: Callable[[int], None]) -> list[Decision]:
+def _as_agreed(job: Job, store: Store, selection: Selection, note: Note) -> list[Decision]:
     said = saved_plan.load(store, selection.agreed)
     decided = list(decisions(job, store, said.selection, said.created_at, note=note))
 

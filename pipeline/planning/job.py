@@ -1,11 +1,11 @@
 """A spec made ready in this process: input listed and split, user code imported, stages built."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.note import Note, unnoted
 from pipeline.runs.requests import load_spec_of
 from pipeline.settings import expanded
 from pipeline.sinks.schema import load_dataset
@@ -94,9 +94,7 @@ def refuse_unbound_checks(job: Job) -> None:
         bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", at, "sql"))
 
 
-def make_job(
-    spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Callable[[int], None] = lambda rows: None
-) -> Job:
+def make_job(spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Note = unnoted) -> Job:
     """List and split the input, import user code, build the stages. Raises UsageError of every kind."""
     ready = expanded(spec)
     add_user_folder(base)

@@ -4,12 +4,12 @@ and from manifests, not from what fired before."""
 import datetime as dt
 from pathlib import Path
 
+from pipeline.note import Note
 from pipeline.planning import builder
 from pipeline.planning.job import make_job
 from pipeline.runs import requests
 from pipeline.settings import expanded
 from pipeline.sources.listing import list_source
-from pipeline.sources.readers import Note
 from pipeline.stores import Store
 from schemas import digests, ids
 from schemas.errors import UsageError

@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.note import Note, unnoted
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
@@ -47,11 +48,6 @@ _THREADS = 16
 _FEW = 20
 T = TypeVar("T")
 U = TypeVar("U")
-Note = Callable[[int], None]
-
-
-def _nothing(rows: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Catalogue:
     attempts: pl.DataFrame
 
 
-def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> Catalogue:
+def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = unnoted) -> Catalogue:
     """What is published and how the last attempts ended. Raises StoreError."""
     return Catalogue(published(store, wanted, note=note), attempts(store, note=note))
 
@@ -70,7 +66,7 @@ def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _not
 # What is published --------------------------------------------------------------------------------------------------
 
 
-def published(store: Store, wanted: Iterable[str] | None = None, *, note: Note = _nothing) -> pl.DataFrame:
+def published(store: Store, wanted: Iterable[str] | None = None, *, note: Note = unnoted) -> pl.DataFrame:
     """The current generation of each partition that ever committed, for `manifests`. Only commits that the index does
     not have are read. Raises StoreError."""
     few = set(wanted) if wanted is not None else None
@@ -151,7 +147,7 @@ _NO_COUNTS = Counts()
 # How the last attempts ended ----------------------------------------------------------------------------------------
 
 
-def attempts(store: Store, *, note: Note = _nothing) -> pl.DataFrame:
+def attempts(store: Store, *, note: Note = unnoted) -> pl.DataFrame:
     """The last outcome of each partition, in whatever run. Raises StoreError."""
     return _attempts(store, note)[0]
 
@@ -218,7 +214,7 @@ def _read_outcomes(store: Store, run: str, wanted: list[tuple[str, dt.datetime]]
 # Bringing it up to date ---------------------------------------------------------------------------------------------
 
 
-def update(store: Store, now: dt.datetime, *, note: Note = _nothing) -> None:
+def update(store: Store, now: dt.datetime, *, note: Note = unnoted) -> None:
     """Write both indexes where there is anything newer, and remove older ones after a grace. Raises StoreError."""
     known = _load(store, "commits", _COMMITS)[0]
     current = _refreshed(store, known, note)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 import pyarrow as pa
 
-from pipeline.stores import ObjectInfo, Store, open_store
+from pipeline.stores import ObjectInfo, Store, open_store, s3_environment
 from schemas.digests import digest
 from schemas.errors import InputChanged, ObjectMissing, SourceError
 from schemas.spec.sections import Source
@@ -164,7 +164,7 @@ def translate_glob(pattern: str) -> str:
 
 
 def _bucket(bucket: str) -> Store:
-    return _bucket_at(bucket, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    return _bucket_at(bucket, s3_environment.endpoint())
 
 
 @lru_cache(maxsize=8)

@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.note import Note
 from pipeline.sources.csv import csv_frames
 from pipeline.sources.encoding import Chunk
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
@@ -33,7 +34,6 @@ def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
 _MAX_GROUP_ROWS = 20_000
 _READ_ROWS = 16_384
-Note = Callable[[int], None]
 
 
 class Reader:

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.process_state import STATE
 from pipeline.sources.listing import SourceFile, check_unchanged, open_file
-from pipeline.sources.row_group_cache import FOOTERS, GROUPS
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas import partition_keys
@@ -28,9 +28,6 @@ from schemas.staging import RowRange
 from schemas.tables import conform, decode_schema
 
 FORMAT = 1
-
-
-_loaded: dict[tuple[str, str], "Snapshot"] = {}  # immutable, so a process loads each once
 
 
 class Entry(Noun):
@@ -108,9 +105,11 @@ class Snapshot:
         file = self.info.files[wanted.file]
         same = (self.store.uri if file.staged else "", file.uri, file.etag)
         try:
-            footer = FOOTERS.get(same, lambda: self._footer(file))
+            footer = STATE.footers.get(same, lambda: self._footer(file))
             groups, skip = _groups(footer, wanted)
-            tables = [GROUPS.get((*same, group), partial(self._group, file, footer, group)) for group in groups]
+            tables = [
+                STATE.row_groups.get((*same, group), partial(self._group, file, footer, group)) for group in groups
+            ]
         except (pa.ArrowException, OSError) as exc:
             _check_unchanged(file)
             raise SourceError(f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}") from None
@@ -199,18 +198,17 @@ def save(store: Store, info: SnapshotInfo, entries: Sequence[Entry]) -> Snapshot
 
 def load(store: Store, key: str) -> Snapshot:
     """The snapshot at a key. Raises ObjectMissing; SourceError for one of a newer version."""
-    found = _loaded.get((store.uri, key))
-    if found is not None:
-        return replace(found, store=store)
+    found: Snapshot = STATE.snapshots.get((store.uri, key), lambda: _read(store, key))
+    return replace(found, store=store)
+
+
+def _read(store: Store, key: str) -> Snapshot:
     info = SnapshotInfo.model_validate_json(store.get(key))
     if info.format != FORMAT:
         raise SourceError(f"{key}: written by another version of Tandem (format {info.format}).", hint="Upgrade.")
     with store.open_input(info.entries) as source:
         entries = pl.DataFrame(table_of(source))
-    if len(_loaded) >= 8:
-        _loaded.clear()
-    found = _loaded[store.uri, key] = Snapshot(info, decode_schema(info.arrow_schema), entries, store)
-    return found
+    return Snapshot(info, decode_schema(info.arrow_schema), entries, store)
 
 
 def exists(store: Store, key: str) -> bool:

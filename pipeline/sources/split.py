@@ -10,10 +10,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.note import Note, unnoted
 from pipeline.sources import snapshot as snapshots
 from pipeline.sources.listing import Listing, list_source
 from pipeline.sources.partitioning import check_partition_column, hive_levels, key_name, keys_of
-from pipeline.sources.readers import Note, ParquetReader, Reader, TextReader
+from pipeline.sources.readers import ParquetReader, Reader, TextReader
 from pipeline.sources.snapshot import Entry, InputFile, Snapshot, SnapshotInfo
 from pipeline.stores import Store
 from schemas import digests, ids, partition_keys, tables
@@ -32,9 +33,7 @@ _BUFFER_BYTES = 16 * 1024 * 1024
 _TEXT_ROWS = 4_000  # as Python's strings, which take several times as much
 
 
-def snapshot_of(
-    spec: Spec, base: Path, store: Store, *, pinned: dict[str, str], note: Note = lambda rows: None
-) -> Snapshot:
+def snapshot_of(spec: Spec, base: Path, store: Store, *, pinned: dict[str, str], note: Note = unnoted) -> Snapshot:
     """The snapshot of the source as it is now, made if it is not there yet. `note` hears of rows read. Raises
     SourceError, InputChanged."""
     listing = list_source(spec.source, base)

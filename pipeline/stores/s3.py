@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.retries import after_failure
+from pipeline.stores import s3_environment
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from pipeline.stores.s3_errors import FOREIGN, translated
 from schemas.errors import ObjectExists, ObjectMissing
@@ -192,7 +193,7 @@ class S3Store(Store):
 
     @functools.cached_property
     def _session(self) -> Any:
-        return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+        return boto3.session.Session(region_name=s3_environment.region())
 
     @property
     def _is_aws(self) -> bool:
@@ -202,7 +203,7 @@ class S3Store(Store):
         """Made at first use: a session is not safe to share among threads, its clients are."""
         with self._lock:
             if attempts not in self._clients:
-                endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+                endpoint = s3_environment.endpoint()
                 config = Config(
                     connect_timeout=5,
                     read_timeout=60,

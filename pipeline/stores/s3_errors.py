@@ -1,10 +1,9 @@
 """What S3 and boto3 say, and what the reader can do about it."""
 
-import os
-
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
 
+from pipeline.stores.s3_environment import endpoint
 from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
 
 FOREIGN = (boto.ClientError, boto.BotoCoreError, boto.HTTPClientError, Boto3Error)
@@ -53,7 +52,7 @@ def translated(exc: BaseException, bucket: str, uri: str) -> StoreError:
     if isinstance(exc, boto.ClientError):
         return _answered(exc, bucket, uri)
     if isinstance(exc, _UNREACHABLE):
-        where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        where = endpoint() or "AWS"
         hint = "Is the server up, and AWS_ENDPOINT_URL right?"
         return StoreError(f"{uri} cannot be reached: no connection to {where}.", hint=hint)
     if isinstance(exc, _LOST):

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import orjson
@@ -96,17 +96,16 @@ def _on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Futu
     return future
 
 
-_classes: dict[type, type] = {}
+@cache
+def _journalled_class(cls: type) -> type:
+    return type(f"Journalled{cls.__name__}", (Journalled, cls), {"__module__": cls.__module__})
 
 
 def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
     """The same model, its calls journalled. `isinstance` and every method of its class stay as they were."""
-    cls = type(model)
-    if cls not in _classes:
-        _classes[cls] = type(f"Journalled{cls.__name__}", (Journalled, cls), {"__module__": cls.__module__})
     # Not twice: `stages.models.own_models` journals what goes through LangChain's cache.
     copy = model.model_copy(update={"disable_streaming": True, "cache": False})
-    copy.__class__ = _classes[cls]
+    copy.__class__ = _journalled_class(type(model))
     object.__setattr__(copy, "_tandem", backend)
     return copy
 

@@ -5,7 +5,6 @@ the attributes that they share (`status_code`, `response`, `body`), whatever the
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import FatalModelError, ModelError, RowError, TandemError, TransientModelError
+from stages.models.credentials import variable
 from stages.models.sdk_errors import Kind, is_unnumbered, is_wrapper, kind_of, refuses_to_call
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
@@ -247,7 +247,7 @@ def _said(text: str, setting: str, limit: int = 200) -> str:
 
 def redacted(text: str, setting: str = "") -> str:
     """The text without credentials: providers echo refused keys, and some put them into URLs."""
-    secret = os.environ.get(setting, "") if setting else ""
+    secret = variable(setting)[1] if setting else ""
     if len(secret) >= 8:
         text = text.replace(secret, "…")
     return _SECRETS.sub("…", text)

@@ -1,6 +1,5 @@
 """From `provider:name` to a chat model whose calls are journalled and limited. Provider SDKs' own retries are off."""
 
-import os
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -16,19 +15,16 @@ from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import cap_in, capper
 from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.limits.prices import pricer
+from stages.models import credentials
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.wires.transport import DEFAULT_BASE_URL, OpenAICompatibleChatModel, base_url_from_environment
+from stages.models.wires.transport import OpenAICompatibleChatModel
 
-# provider → (variables of which one must be set, the extra that installs it)
-_PROVIDERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "openai": (("OPENAI_API_KEY",), "openai"),
-    "anthropic": (("ANTHROPIC_API_KEY",), "anthropic"),
-    "google_genai": (("GOOGLE_API_KEY", "GEMINI_API_KEY"), "google"),
-    "bedrock": ((), "bedrock"),
-    "bedrock_converse": ((), "bedrock"),
-    "ollama": ((), "ollama"),
-}
+# provider → the extra that installs it
+_EXTRAS = {
+    "openai": "openai", "anthropic": "anthropic", "google_genai": "google", "bedrock": "bedrock",
+    "bedrock_converse": "bedrock", "ollama": "ollama",
+}  # fmt: skip
 _OURS = frozenset(("openai", "offline"))
 # Parameters of the connection, which change nothing of what is answered.
 _CONNECTION = frozenset(
@@ -49,20 +45,14 @@ class ModelServices:
 
 def missing_key(name: str) -> str | None:
     """The variable that must be set before `name` can be called, or None."""
-    provider = name.partition(":")[0]
-    variables = _PROVIDERS.get(provider, ((), ""))[0]
-    if not variables or any(os.environ.get(variable) for variable in variables):
-        return None
-    if provider == "openai" and base_url_from_environment() != DEFAULT_BASE_URL:
-        return None  # a local server of the same protocol needs none
-    return variables[0]
+    return credentials.missing_key(name.partition(":")[0])
 
 
 def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
     """What the answers of a model depend on, canonically: provider, name, base URL, parameters."""
     params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
     if choice.name.startswith("openai:"):
-        params.setdefault("base_url", base_url_from_environment())
+        params.setdefault("base_url", credentials.openai_base_url())
     return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)
 
 
@@ -131,7 +121,7 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     params = {**stage.params, **choice.params}
     provider = choice.name.partition(":")[0]
     _, credential = _credential(provider, params)
-    address = str(params.get("base_url") or (base_url_from_environment() if provider == "openai" else ""))
+    address = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
     limits = spec.limits
     return services.limiters.of(
         limit_key(choice.name, address, credential),
@@ -147,22 +137,19 @@ def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
     """The setting that holds the provider's credential, and the credential."""
     if "api_key" in params:
         return "params.api_key", str(params["api_key"])
-    variables = _PROVIDERS.get(provider, ((), ""))[0]
-    held = next((variable for variable in variables if os.environ.get(variable)), None)
-    if held is not None:
-        return held, os.environ[held]
-    return (variables[0] if variables else "the provider's credentials"), ""
+    name, key = credentials.key_of(provider)
+    return name or "the provider's credentials", key
 
 
 def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """What a client of an OpenAI-compatible endpoint is made of."""
     sent = dict(params)
-    base_url = str(sent.pop("base_url", None) or base_url_from_environment())
+    base_url = str(sent.pop("base_url", None) or credentials.openai_base_url())
     headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
     extra = sent.pop("extra_body", {})
-    if base_url == DEFAULT_BASE_URL and "max_tokens" in sent:
+    if base_url == credentials.OPENAI and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see OpenAICompatibleChatModel.cap_name
-    key = sent.pop("api_key", None) or os.environ.get("OPENAI_API_KEY")
+    key = sent.pop("api_key", None) or credentials.key_of("openai")[1]
     return {
         "model": name,
         "base_url": base_url,
@@ -194,7 +181,7 @@ def _foreign_embeddings(name: str, stage: str, params: dict[str, Any]) -> Any:
 
 def _not_built(name: str, stage: str, exc: Exception) -> SpecError:
     if isinstance(exc, ImportError):
-        extra = _PROVIDERS.get(name.partition(":")[0], ((), ""))[1]
+        extra = _EXTRAS.get(name.partition(":")[0], "")
         hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."
         return SpecError(f"stage {stage}: model {name!r} needs a package that is not installed.", hint=hint)
     return SpecError(f"stage {stage}: model {name!r}: {exc}", hint="Write provider:name.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.formulas import texts
@@ -37,6 +37,7 @@ def test_a_quote_is_put_where_a_formula_could_begin(cell: str, safe: str) -> Non
     assert texts([cell]) == [safe]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=" =+-@\t\r\nab'", max_size=12))
 def test_no_line_of_any_cell_begins_like_a_formula(cell: str) -> None:
     (safe,) = texts([cell])

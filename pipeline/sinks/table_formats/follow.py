@@ -10,9 +10,9 @@ behind is caught up by the partition's next attempt, or by the end of any run.
 """
 
 import importlib.util
-import threading
 from pathlib import Path
 
+from pipeline.process_state import STATE
 from pipeline.retries import Overtaken, until_first
 from pipeline.sinks import commits
 from pipeline.sinks.schema import key_schema, load_schema
@@ -25,8 +25,6 @@ from schemas.tables import decode_schema
 
 _TRIES = 60
 _NEEDS = {"delta": "deltalake", "iceberg": "pyiceberg"}
-# Transactions of one process would only meet each other.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def refuse_absent(spec: Spec) -> None:
@@ -61,7 +59,7 @@ def follow(lake: Lake, store: Store, partition: str) -> None:
     """Bring the table to the partition's current generation, and take the mark away. Raises StoreError."""
 
     def attempt() -> None:
-        with _ONE_AT_A_TIME:
+        with STATE.table_transactions:
             _follow_once(lake, store, partition)
             store.delete([ids.lagging(partition)])
 

@@ -5,7 +5,6 @@ Completions API that enrichment uses: messages, tools, response_format, usage. N
 `stages.models.calls`."""
 
 import asyncio
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -25,13 +24,15 @@ from pydantic import Field, SecretStr
 
 from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.limits.rate_headers import ALLOWED, rates_of
+from stages.models import credentials
 from stages.models.errors import from_status
 from stages.models.wires.openai_chat import asked_in_words, malformed, parsed, refuses_schemas, result_of, wire
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
 MAX_ANSWER_BYTES = 1_000_000
-# Endpoints that know no schemas, by (base URL, model): they are asked in words, from their first refusal on.
+# Endpoints that know no schemas, by (base URL, model): they are asked in words, from their first refusal on. A fact
+# about the world, the same for all stages of a process, and a refused call a stage if it were kept with them.
 _without_schemas: set[tuple[str, str]] = set()
+# One a loop, as aiohttp wants it; the worker closes its own.
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
 
@@ -56,7 +57,7 @@ class OpenAICompatibleChatModel(BaseChatModel):
     """`openai:<model>` at `OPENAI_BASE_URL`, or at `base_url` of its params."""
 
     model: str
-    base_url: str = DEFAULT_BASE_URL
+    base_url: str = credentials.OPENAI
     api_key: SecretStr | None = None
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
@@ -69,7 +70,7 @@ class OpenAICompatibleChatModel(BaseChatModel):
     @property
     def cap_name(self) -> str:
         """What bounds an answer: reasoning models insist on the newer name, other servers know the older."""
-        return "max_completion_tokens" if self.base_url == DEFAULT_BASE_URL else "max_tokens"
+        return "max_completion_tokens" if self.base_url == credentials.OPENAI else "max_tokens"
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -200,7 +201,3 @@ def _proxy(url: str) -> str | None:
     """The proxy that the environment names for a URL; asked once, as aiohttp's `trust_env` would for each request."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
-
-
-def base_url_from_environment() -> str:
-    return os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE") or DEFAULT_BASE_URL

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.runs.charts import BASE, LEFT, RIGHT, TOP, WIDTH, chart
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(min_value=0, max_value=1e9, allow_nan=False), max_size=80))
 def test_bars_stay_within_the_axes(values: list[float]) -> None:
     drawn = chart("c", [(value, "") for value in values], [])

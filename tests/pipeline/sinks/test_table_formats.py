@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -186,7 +187,7 @@ async def test_a_zombie_cannot_bring_back_what_was_replaced(bench: Bench, monkey
 
     await bench.run()
     write(bench, 12, changed=1)
-    monkeypatch.setattr(lakes, "_ONE_AT_A_TIME", contextlib.nullcontext())
+    monkeypatch.setattr(lakes, "STATE", SimpleNamespace(table_transactions=contextlib.nullcontext()))
     monkeypatch.setattr(kind, "replace", sleepy)
     monkeypatch.setattr(lakes, "follow", lambda *args: None)
     await bench.run()
@@ -209,7 +210,7 @@ async def test_a_zombie_cannot_bring_back_what_was_replaced(bench: Bench, monkey
 
 
 async def test_partitions_that_commit_at_once_are_all_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lakes, "_ONE_AT_A_TIME", contextlib.nullcontext())
+    monkeypatch.setattr(lakes, "STATE", SimpleNamespace(table_transactions=contextlib.nullcontext()))
     monkeypatch.setattr(lakes, "follow", lambda *args: None)
     bench.spec = {**bench.spec, "partition": {"by": "column", "column": "id"}}
     job = bench.job()

@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipeline.sources import csv, listing, readers, row_group_cache, snapshot
+from pipeline.process_state import STATE
+from pipeline.sources import encoding, listing, readers, snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import LocalStore
 from schemas.errors import InputChanged
@@ -26,10 +27,9 @@ class Counted:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.bytes = 0
         self.real = listing.open_file
-        for module in (readers, snapshot, csv):
+        for module in (readers, snapshot, encoding):
             patch.setattr(module, "open_file", self.open)
-        row_group_cache.GROUPS.clear()
-        row_group_cache.FOOTERS.clear()
+        STATE.forget()
 
     def open(self, file: Any) -> Any:
         real = self.real(file)
@@ -90,7 +90,7 @@ def test_a_listing_that_was_read_is_not_read_again(tmp_path: Path, monkeypatch: 
     (tmp_path / "in.csv").write_text("a\n1\n")
     first = snap(tmp_path, "in.csv")
     counted = Counted(monkeypatch)
-    monkeypatch.setattr(snapshot, "_loaded", {})
+    STATE.forget()
     again = snap(tmp_path, "in.csv")
     assert counted.bytes == 0
     assert again.info == first.info
@@ -117,7 +117,7 @@ def test_a_staged_snapshot_does_not_need_its_source_any_more(tmp_path: Path) -> 
     (tmp_path / "in.csv").write_text("a\n1\n2\n")
     found = snap(tmp_path, "in.csv")
     (tmp_path / "in.csv").write_text("a\n9\n")
-    row_group_cache.GROUPS.clear()
+    STATE.forget()
     assert rows(found) == [{"a": 1}, {"a": 2}]
 
 

@@ -1,6 +1,7 @@
 """From `provider:name` to a model, and the limits that all models of a key share."""
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -70,8 +71,14 @@ def test_the_identity_covers_base_url_and_parameters(monkeypatch: pytest.MonkeyP
     assert model_identity(choice, {"temperature": 0}) != plain
 
 
-@pytest.mark.parametrize("name", ["anthropic:claude-x", "google_genai:gemini-x"])
-def test_a_provider_without_its_package_names_the_extra(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("anthropic:claude-x", "langchain_anthropic"), ("google_genai:gemini-x", "langchain_google_genai")],
+)
+def test_a_provider_without_its_package_names_the_extra(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were absent
     with pytest.raises(SpecError, match="not installed") as caught:
         a_model(name=name)
     assert "pip install 'tandem-pipeline[" in caught.value.hint

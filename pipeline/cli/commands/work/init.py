@@ -15,6 +15,7 @@ from pipeline.sources.profile import Proposal, propose
 from schemas.errors import SourceError, UsageError
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.sections import ModelChoice
+from stages.models.credentials import key_of
 
 _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
@@ -32,7 +33,7 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
         raise UsageError(f"{target} is there already.", hint="Name another folder, or edit that file.")
     if model is not None:
         _check_model(model)
-    chosen = model or (_OPENAI if os.environ.get("OPENAI_API_KEY") else _OFFLINE)
+    chosen = model or (_OPENAI if key_of("openai")[1] else _OFFLINE)
     if from_file is not None and not from_file.exists():
         raise SourceError(f"--from {from_file}: no such file.", hint="Check the path.")
     try:

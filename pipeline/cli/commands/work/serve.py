@@ -16,7 +16,7 @@ from pipeline.client.connection import connect, log_to_python
 from pipeline.embedded import notes
 from pipeline.embedded.dev import DEV_LOCK
 from pipeline.embedded.server import EmbeddedServer
-from pipeline.settings import home_of, task_queue, temporal_configured
+from pipeline.settings import current, home_of, temporal_configured
 from pipeline.worker import working
 from schemas.errors import UsageError
 
@@ -80,7 +80,7 @@ async def worker_command(processes: int, queue: str | None, screen: Screen) -> i
             "`tandem worker` works for a configured Temporal, and none is.",
             hint="Set TEMPORAL_ADDRESS; on a laptop use `tandem dev`, or just `tandem run`.",
         )
-    queue = queue or task_queue()
+    queue = queue or current().task_queue
     if processes > 1:
         return await _several(processes, queue, screen)
     stop = _stop_on_signals()

@@ -1,14 +1,10 @@
-"""Row groups that were read a moment ago. The batches of a partition are smaller than its row groups, run at the same
-time, and would each read the group anew: so a process keeps the last ones, and lets only one thread read each."""
+"""A bounded cache of values that are dear to make, filled by one thread a key."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -56,16 +52,3 @@ class Recent(Generic[T]):
         with self._lock:
             self._held.clear()
             self._sizes.clear()
-
-
-def _table_bytes(table: Any) -> int:
-    return int(table.nbytes)
-
-
-def _footer_bytes(metadata: Any) -> int:
-    return int(metadata.serialized_size)
-
-
-# The batches at work are at most some tens, each in one group; large groups are fewer, and read again where they must.
-GROUPS: Recent[pa.Table] = Recent(48 * 1024 * 1024, _table_bytes, most=24)
-FOOTERS: Recent[pq.FileMetaData] = Recent(16 * 1024 * 1024, _footer_bytes, most=1_000)
