@@ -18,12 +18,15 @@ from pipeline.sources.split import snapshot_of
 from pipeline.stores import MemoryStore
 from schemas.errors import SourceError, UsageError
 from schemas.ids import PIPELINE_NAME
+from schemas.json_schema import schema_text
 from schemas.spec import ModelChoice, Sink, Source, Spec, Stage
+from stages.options import OPTIONS
 
 _SAMPLE_ROWS = 20_000
 _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
 _GRAPH = "my_graph.py"
+_SCHEMA = ".tandem/tandem.schema.json"  # beside the spec and relative to it, so that editors need no network
 
 
 # How people write days, and what their clocks add; ISO needs no telling.
@@ -68,6 +71,8 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
         proposal = propose(from_file)
         folder.mkdir(parents=True, exist_ok=True)
         target.write_text(render(folder, from_file, proposal, chosen), encoding="utf-8")
+        schema_file(folder).parent.mkdir(exist_ok=True)
+        schema_file(folder).write_text(schema_text(OPTIONS), encoding="utf-8")
         with as_file(files("pipeline.demo")) as bundled:
             if not (folder / _GRAPH).exists():
                 shutil.copy(bundled / _GRAPH, folder / _GRAPH)
@@ -81,6 +86,11 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
     for verb in ("check", "try", "run"):
         screen.result(f"  {command()} {verb} {shlex.quote(str(target))}")
     return 0
+
+
+def schema_file(folder: Path) -> Path:
+    """The JSON Schema that the first line of the spec names to editors."""
+    return folder / _SCHEMA
 
 
 def _check_model(model: str) -> None:
@@ -167,6 +177,7 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
     name = re.sub("[^a-z0-9]+", "-", path.absolute().stem.lower()).strip("-")[:60]
     name = name if PIPELINE_NAME.match(name) else "my-pipeline"
     lines = [
+        f"# yaml-language-server: $schema={_SCHEMA}",
         "# A Tandem pipeline. Check it: tandem check. See a few rows: tandem try. Run it: tandem run.",
         f"name: {_quoted(name)}",
         "source:",
