@@ -86,7 +86,7 @@ def environment() -> dict[str, str]:
 def said_by(command: list[str], folder: Path) -> str:
     """What a command says to a pipe, both streams. It must end with 0."""
     done = subprocess.run(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=540
     )
     assert done.returncode == 0, f"{command[-1]}\nended with {done.returncode}:\n{done.stdout}"
     return done.stdout
