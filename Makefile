@@ -4,6 +4,7 @@
 #   make test      the tests                      make check   lint, format, types, layers
 #   make prove     the full-size tests            make bench   measurements
 #   make simulate  SEEDS=2000                     make lock    resolve the lock files anew
+#   make docs      the generated parts of docs/reference/
 #   make clean     remove caches and .venv        make help    this
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -18,7 +19,7 @@ UV := $(BIN)/uv
 FIRST_DAY := $(VENV)/.first-day
 DEV := $(VENV)/.dev
 
-.PHONY: demo test check bench prove simulate lock clean help
+.PHONY: demo test check bench prove simulate docs lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +45,9 @@ prove: $(DEV)
 
 simulate: $(DEV)
 	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n $(WORKERS) -k simulat $(ARGS)
+
+docs: $(DEV)
+	$(BIN)/python -m tests.docs
 
 # Environments ---------------------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ def gone(store: Store, plan: str) -> Gone:
     found = Gone()
     for partition, text, shape in published.iter_rows():
         manifest = catalogue.manifest_of(text, shape) if partition not in there else None
-        if manifest is not None and manifest.ever_published and manifest.kind != "retired":
+        if manifest is not None and manifest.ever_published:
             found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)
     return found
 

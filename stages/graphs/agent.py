@@ -35,8 +35,8 @@ class AgentOptions(Options):
     steps: int = Field(default=12, ge=1, le=200, description="model calls of one row at most")
     token_cap: int = Field(default=200_000, ge=1, description="tokens in and out of one row, after which it ends")
     at_cap: Literal["reject", "answer"] = Field(default="reject", description="answer: once more, without tools")
-    tool_timeout: Duration = timedelta(seconds=60)
-    result_chars: int = Field(default=20_000, ge=100, description="of a tool's result at most")
+    tool_timeout: Duration = Field(default=timedelta(seconds=60), description="how long one call of a tool may take")
+    result_chars: int = Field(default=20_000, ge=100, description="the most characters of a tool's result")
 
 
 class State(TypedDict, total=False):

@@ -25,7 +25,7 @@ VERSION = "cascade-1"
 class CascadeOptions(Options):
     confidence: str | None = Field(default=None, description="the float output that says how sure the model is")
     below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: main is asked")
-    repairs: int = Field(default=0, ge=0, le=2, description="of the cheap model, before main is asked")
+    repairs: int = Field(default=0, ge=0, le=2, description="repairs of the cheap model's answer, before main is asked")
     answered_by: str | None = Field(default=None, description="a column for the name of the model that answered")
 
 

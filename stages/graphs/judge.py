@@ -40,7 +40,7 @@ _REVISE = "A reviewer of your answer found these problems. Give the whole answer
 class JudgeOptions(Options):
     rubric: str = Field(min_length=1, description="what a good answer is")
     accept: float = Field(default=0.8, ge=0, le=1, description="the score from which a draft is good enough")
-    revisions: int = Field(default=2, ge=0, le=10)
+    revisions: int = Field(default=2, ge=0, le=10, description="how often a draft is revised at most")
     unsatisfied: Literal["keep", "reject"] = Field(default="keep", description="when no draft was good enough")
     score: str | None = Field(default=None, description="a column for the score of the draft that was kept")
 

@@ -46,13 +46,13 @@ class ResearchOptions(Options):
 
     corpus: str | None = Field(default=None, description="a folder or glob of text files, relative to the spec")
     language: str = Field(default="english", description="of the corpus, for word endings and stop words")
-    sections: int = Field(default=6, ge=1, le=100, description="at most")
-    passages: int = Field(default=5, ge=1, le=50, description="of the corpus, for one section")
+    sections: int = Field(default=6, ge=1, le=100, description="sections of an answer at most")
+    passages: int = Field(default=5, ge=1, le=50, description="passages of the corpus for one section")
     max_failed: float = Field(default=0.5, ge=0, le=1, description="the share of sections that may fail")
     failed: str | None = Field(default=None, description="an int column for how many sections failed")
     parallel: int = Field(default=8, ge=1, le=100, description="sections of one row at once")
-    tool_timeout: Duration = timedelta(seconds=60)
-    result_chars: int = Field(default=20_000, ge=100, description="of a search's result at most")
+    tool_timeout: Duration = Field(default=timedelta(seconds=60), description="how long one search may take")
+    result_chars: int = Field(default=20_000, ge=100, description="the most characters of a search's result")
 
 
 class State(TypedDict, total=False):

@@ -21,13 +21,15 @@ VERSION = "checks-1"
 
 
 class Rule(Section):
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="the rule's name, which rejects carry")
     sql: str = Field(min_length=1, description="true for a good row; null is not true")
-    action: Literal["reject", "filter", "fail"] = "reject"
+    action: Literal["reject", "filter", "fail"] = Field(
+        default="reject", description="a bad row is rejected, is filtered, or fails the partition"
+    )
 
 
 class ChecksOptions(Options):
-    rules: list[Rule] = Field(min_length=1)
+    rules: list[Rule] = Field(min_length=1, description="the conditions, each `{name, sql, action}`")
 
 
 def build(wanted: Build) -> TableStage:

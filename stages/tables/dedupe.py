@@ -28,7 +28,7 @@ VERSION = "dedupe-2"
 class DedupeOptions(Options):
     on: list[str] = Field(default=[], description="text columns to compare")
     vector: str | None = Field(default=None, description="a list[float] column to compare instead")
-    threshold: float = Field(default=0.8, gt=0, le=1)
+    threshold: float = Field(default=0.8, gt=0, le=1, description="rows at least this similar are duplicates")
     keep: Literal["all", "first"] = Field(default="all", description="first: duplicates are filtered")
     duplicate: str = Field(default="duplicate", description="the bool column that marks duplicates")
     group: str | None = Field(default=None, description="an int column: the same for all of a kind")

@@ -23,7 +23,7 @@ VERSION = "sample-1"
 class SampleOptions(Options):
     rate: float | None = Field(default=None, gt=0, le=1, description="the share of rows to keep")
     rows: int | None = Field(default=None, ge=1, description="how many of each partition; needs scope: partition")
-    seed: int = 0
+    seed: int = Field(default=0, description="another seed keeps other rows")
     by: list[str] = Field(default=[], description="the columns that decide, instead of the key")
 
     @model_validator(mode="after")

@@ -32,6 +32,7 @@ from tests.pipeline.jobs import Bench
 
 Stage = dict[str, Any]
 NUMBERS = st.integers(0, 9)
+REJECTS = st.sampled_from(["drop", "null"])
 
 
 @st.composite
@@ -61,8 +62,9 @@ class Pipelines:
     exploded: bool = False
 
     def rejecting(self, name: str, stage: Mapping[str, Any]) -> Stage:
-        drop = [self.droppable.pop()] if self.droppable and self.draw(st.booleans()) else []
-        return {"name": name, "on_reject": self.draw(st.sampled_from(["drop", "null"])), "drop": drop, **stage}
+        drops: bool = self.draw(st.booleans())
+        drop = [self.droppable.pop()] if drops and self.droppable else []
+        return {"name": name, "on_reject": self.draw(REJECTS), "drop": drop, **stage}
 
     def graph(self, name: str) -> Stage:
         stage = self.rejecting(name, {"uses": "tests.stages.scripted:graph", "inputs": dict(self.reads)})
@@ -99,7 +101,7 @@ class Pipelines:
 
     def whole(self, name: str) -> Stage:
         """A stage over the whole partition that keeps rows apart."""
-        kept = {"uses": "dedupe", "with": {"on": ["text"], "duplicate": f"{name}_twin", "threshold": 1.0}}
+        kept: Stage = {"uses": "dedupe", "with": {"on": ["text"], "duplicate": f"{name}_twin", "threshold": 1.0}}
         kinds: list[Stage] = [
             kept,
             {**kept, "with": {**kept["with"], "keep": "first"}},
@@ -121,7 +123,8 @@ def pipelines(draw: st.DrawFn) -> tuple[list[Stage], list[Stage], dict[str, str]
     kinds = st.sampled_from([make.graph, make.graph, make.checks, make.sql, make.sample, make.explode])
     batch = [kind(f"s{at}") for at, kind in enumerate(draw(st.lists(kinds, min_size=1, max_size=5)))]
     partition = [make.whole(f"p{at}") for at in range(draw(st.integers(0, 2)))]
-    if partition and draw(st.booleans()):
+    sums: bool = draw(st.booleans())
+    if partition and sums:
         partition.append({"name": "sum", "uses": "aggregate", "with": {"by": ["n"], "columns": {"many": "count(*)"}}})
     return batch, partition, make.reads
 

@@ -296,6 +296,15 @@ def init(
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors."""
+    from schemas.json_schema import schema_text
+    from stages.options import OPTIONS
+
+    print(schema_text(OPTIONS), end="")
+
+
+@app.command()
 def dev(
     port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
     ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,

@@ -203,11 +203,11 @@ async def test_a_budget_may_be_set_on_a_run_that_had_none(tmp_path: Path) -> Non
     ref = RunRef(pipeline="p", run=RUN, sink=store.uri)
     budgets = RunBudgets(tmp_path)
     async with budgets.of(store, ref) as mine:
-        assert not mine.limited
+        before = mine.limited
         set_to(store, RUN, 0.001, lambda: Usage(calls=1, cost_usd=0.0002))
         await budgets.was_set(ref)
         await mine.look()
-        assert mine.limited
+        assert (before, mine.limited) == (False, True)
         assert await spend(mine) == (1_000_000 - 200_000) // (CALL.nanos // 2) - 1
     assert state(store).charged.nanos <= 1_000_000
 

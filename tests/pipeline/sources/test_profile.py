@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import polars as pl
 import yaml
@@ -46,7 +47,7 @@ def test_a_table_without_text_offers_the_record_as_a_whole(tmp_path: Path) -> No
     found = proposed(tmp_path, frame)
     assert (found.whole, found.constant) == (True, ("Country",))
     assert found.text == [name for name in frame.columns if name not in ("id", "Country")]
-    (stage,) = spec_of(tmp_path, found)["stages"]  # type: ignore[misc]
+    (stage,) = cast(list[dict[str, Any]], spec_of(tmp_path, found)["stages"])
     assert "city: {{ city }}\ncode: {{ code }}\n" in stage["prompt"]
     assert list(stage["output"]) == ["kind", "summary"]
 

@@ -72,7 +72,7 @@ def test_a_check_tells_its_reason_and_what_it_looks_at_and_a_filter_none() -> No
     step = apply_stage(dropping, table())
     assert seen(step) == ([2], [2], {0: "rejected", 1: "filtered"})
     (reject,) = step.rejected
-    assert (reject.place, reject.reason, reject.columns) == (0, "not_a", {"text"})
+    assert (reject.place, reject.reason, reject.columns) == (0, "not_a", frozenset({"text"}))
     keeping = a_table_stage(uses="checks", on_reject="null", **{"with": {"rules": rules}})
     step = apply_stage(keeping, table())
     assert seen(step) == ([0, 2], [0, 2], {1: "filtered"})

@@ -88,8 +88,7 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
     if not chosen:
         why = f"No rows are rejected{of}."
         if rejected:
-            rows = counted(rejected, "row")
-            why = f"Rejected{of}: {rows}, none for what a model answered: mend the source or the spec."
+            why = f"Rejected{of}: {counted(rejected, 'row')}, none for what a model answered: mend the source or the spec."
         elif options.error and (others := sorted({str(line["error"]) for r in found for line in classes(r)})):
             why += f" There are: {', '.join(others)}."
         if screen.json:

@@ -14,8 +14,10 @@ from pipeline.cli.screen.console import Screen, counted
 from pipeline.sources.profile import Proposal, propose
 from schemas.errors import SourceError, UsageError
 from schemas.ids import PIPELINE_NAME
+from schemas.json_schema import schema_text
 from schemas.spec.sections import ModelChoice
 from stages.models.credentials import key_of
+from stages.options import OPTIONS
 
 _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
@@ -24,6 +26,7 @@ _LONG = 80  # characters: what is shorter is its own summary
 _SUMMARY = "{type: str, description: one sentence}"
 _TOPIC = "{type: str, description: what it is about in one to three words}"
 _KIND = "{type: str, description: what kind of record it is in one to three words}"
+_SCHEMA = ".tandem/tandem.schema.json"  # beside the spec and relative to it, so that editors need no network
 
 
 def init_command(folder: Path, from_file: Path | None, model: str | None, screen: Screen) -> int:
@@ -45,6 +48,8 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
         proposal = propose(from_file)
         folder.mkdir(parents=True, exist_ok=True)
         target.write_text(render(folder, from_file, proposal, chosen), encoding="utf-8")
+        schema_file(folder).parent.mkdir(exist_ok=True)
+        schema_file(folder).write_text(schema_text(OPTIONS), encoding="utf-8")
         with as_file(files("pipeline.demo")) as bundled:
             if not (folder / _GRAPH).exists():
                 shutil.copy(bundled / _GRAPH, folder / _GRAPH)
@@ -68,6 +73,11 @@ def _prompt_said(proposal: Proposal) -> str:
     return f"no column holds text, so the record as a whole ({counted(len(proposal.text), 'column')})"
 
 
+def schema_file(folder: Path) -> Path:
+    """The JSON Schema that the first line of the spec names to editors."""
+    return folder / _SCHEMA
+
+
 def _check_model(model: str) -> None:
     try:
         ModelChoice(name=model)
@@ -81,6 +91,7 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
     name = re.sub("[^a-z0-9]+", "-", path.absolute().stem.lower()).strip("-")[:60]
     name = name if PIPELINE_NAME.match(name) else "my-pipeline"
     lines = [
+        f"# yaml-language-server: $schema={_SCHEMA}",
         "# A Tandem pipeline. Check it: tandem check. See a few rows: tandem try. Run it: tandem run.",
         f"name: {_quoted(name)}",
         "source:",

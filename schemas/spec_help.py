@@ -1,0 +1,178 @@
+"""What each key of a spec means, in a sentence or two: the one text behind editors' hovers and the reference page.
+
+Named by the model and its field; `with` is what a spec calls the field `options`. `schemas.json_schema` reads it, and a
+test holds that every key has its sentence.
+"""
+
+SECTIONS: dict[str, str] = {
+    "Spec": "A Tandem pipeline. `name`, `source`, `stages` and `sink` are enough.",
+    "Source": "Where the rows come from.",
+    "ColumnType": "The type of a source column, or only its name: `opened: date`.",
+    "Partition": "How rows are divided into partitions. Each partition is processed and published on its own.",
+    "Stage": "One step over every row: a built-in graph, a graph of yours, or an operation on the table.",
+    "ModelChoice": "A model and the parameters of its calls.",
+    "OutputField": "The declared type of one output column, or its short form: `str`, `int?`, `list[str]`.",
+    "Sink": "Where the dataset is published.",
+    "Limits": "How much is done at once, and at most.",
+    "Price": "The price of one model, in USD per million tokens.",
+    "Journal": "How answers that were paid for are kept.",
+    "Check": "A condition that every row must meet, tested before a partition is published.",
+    "Schedule": "The defaults of `tandem schedule apply`.",
+    "Notify": "Who is told of which events of a run.",
+}
+
+_SPEC = {
+    "name": "The name of the pipeline: lower-case letters, digits, `-` and `_`, at most 63. A sink belongs to one "
+    "name.",
+    "source": SECTIONS["Source"],
+    "partition": SECTIONS["Partition"] + " Default: one partition a file.",
+    "stages": "The steps that each row passes, in order.",
+    "sink": SECTIONS["Sink"],
+    "limits": SECTIONS["Limits"],
+    "prices": "USD per million tokens, by `provider:name`. Default: the prices of the package genai-prices.",
+    "journal": SECTIONS["Journal"],
+    "checks": "Conditions that rows must meet, tested before a partition is published.",
+    "schedule": SECTIONS["Schedule"],
+    "notify": "Webhooks and commands that are called when a run fails, recovers, pauses at its budget or needs a "
+    "person.",
+}
+_SOURCE = {
+    "path": "A file, a folder or a glob; local (relative to the spec's folder) or `s3://bucket/…`.",
+    "format": "The format of the files. Default: by the ending of their names.",
+    "key": "The columns that identify a row. Default: the row's content, and its occurrence among equal rows.",
+    "columns": "Types of columns that are given rather than inferred.",
+    "nulls": "CSV: the texts that are read as null.",
+    "delimiter": "CSV: the character between two values. Default: `,`, `;`, tab or `|`, whichever fits the first rows.",
+    "encoding": "CSV: the encoding of the files, for example `cp1252`. Default: UTF-8, or UTF-16 with a byte order "
+    "mark.",
+}
+_PARTITION = {
+    "by": "What divides the rows: a `time` column, the values of a `column`, the source's `hive` folders, `files` "
+    "or `rows`.",
+    "column": "The column, with `by: time` and `by: column`.",
+    "every": "The length of a partition, with `by: time`.",
+    "zone": "IANA time zone of times that have none, and in which days, weeks and months begin.",
+    "rows": "The number of rows in a partition, with `by: rows`.",
+    "files": "The number of files in a partition, with `by: files`.",
+    "nulls": "Rows whose partition column is null: an `error`, or a partition of their `own`.",
+}
+_STAGE = {
+    "name": "The name of the stage: lower-case letters, digits, `-` and `_`, starting with a letter.",
+    "uses": "A built-in stage, or a LangGraph graph, builder or factory of yours as `module:attribute`.",
+    "version": "Raise it to ask for new answers although nothing else has changed.",
+    "model": "The model as `provider:name`, as `{name, params}`, or one for each role: `{main: …, cheap: …}`.",
+    "params": "Parameters of every model call of the stage, such as `temperature` or `max_tokens`.",
+    "system": "The system prompt, or `{file: path}` relative to the spec. A Jinja2 template as `prompt` is.",
+    "prompt": "The prompt, a Jinja2 template over the row's columns, or `{file: path}` relative to the spec. Null "
+    "renders "
+    "as an empty text; an unknown column is an error at check.",
+    "when_empty": "All columns of the prompt are blank: `null` writes null without a call, `call` asks the model "
+    "all the "
+    "same, `reject` rejects the row.",
+    "on_reject": "A rejected row: `drop` leaves it out, `null` publishes it with null outputs. It is in the rejects "
+    "either "
+    "way.",
+    "output": "The columns that the stage writes, each with its type; or a pydantic class as `module:Class`.",
+    "replace": "Whether an output column may replace an input column of the same name.",
+    "drop": "Columns that go no further than this stage.",
+    "query": "With `uses: sql`: the query, over the table `rows`. Rows that it leaves out are counted as filtered.",
+    "scope": "`batch`: row by row. `partition`: over the whole partition at once, at publishing.",
+    "inputs": "With a graph of yours: `state key: column`.",
+    "outputs": "With a graph of yours: `column: state key`.",
+    "tools": "The tools that the stage may call, as `module:attribute`; no other tool can be called.",
+    "context": "With a graph of yours: LangGraph's runtime context. `model`, `models` and `tools` are added to it.",
+    "with": "Options of a built-in stage.",
+    "max_cell": "The most characters of one text that a graph is given.",
+    "over_max_cell": "A longer text: `reject` the row, or `truncate` the text.",
+    "placement": "`batch`: rows run together in one activity. `node`: each row is a workflow, and each step of its "
+    "graph "
+    "an activity; for few, long rows.",
+    "pending": "Rows that wait for a person: `publish` the partition without them, or `wait` for the answers.",
+}
+_OUTPUT_FIELD = {
+    "type": "The type; a `?` at its end makes it optional.",
+    "optional": "Whether the value may be null.",
+    "description": "What the model is told about the value.",
+    "values": "With `type: enum`: the values that are allowed.",
+    "items": "With `type: list`: the type of the items.",
+    "fields": "The fields of a nested object.",
+    "ge": "Numbers: at least this.",
+    "le": "Numbers: at most this.",
+    "gt": "Numbers: above this.",
+    "lt": "Numbers: below this.",
+    "min_length": "Texts and lists: the shortest length.",
+    "max_length": "Texts and lists: the longest length.",
+    "pattern": "Texts: a regular expression (Python's) that is found in the value.",
+}
+_SINK = {
+    "path": "A folder (relative to the spec's folder) or `s3://bucket/prefix`. One sink holds one pipeline.",
+    "format": "`parquet` only, or also a `delta` or `iceberg` table over the same files.",
+    "table": "With `format: iceberg`: the table as `namespace.name`. Default: `tandem.<pipeline>`.",
+    "keep_superseded": "How long replaced files stay for readers that still use them.",
+    "provenance": "`columns` adds the columns `tandem_model`, `tandem_prompt_digest`, `tandem_enriched_at`, "
+    "`tandem_cost_usd` and `tandem_generation` to each row.",
+}
+_LIMITS = {
+    "rows_in_flight": "Model calls at once, for each worker process and model.",
+    "partitions_in_flight": "Partitions at once.",
+    "batch_rows": "Rows in one batch. Default: chosen when the run is planned.",
+    "requests_per_minute": "Requests per minute to each model, over all workers together.",
+    "tokens_per_minute": "Tokens per minute of each model, over all workers together.",
+    "max_reject_rate": "The share of a partition's rows that may be rejected; above it, the partition is not "
+    "published.",
+    "max_cost_usd": "The budget of a run. The run pauses before it is passed.",
+    "max_cost_usd_per_day": "The budget of the pipeline for a UTC day.",
+    "max_tokens": "The most tokens of a run, in and out.",
+    "call_timeout": "How long one model call may take.",
+}
+_PRICE = {
+    "input": "Input tokens.",
+    "output": "Output tokens.",
+    "cached_input": "Input tokens that the provider had in its cache. Default: as `input`.",
+    "reasoning": "Reasoning tokens. Default: as `output`.",
+}
+_JOURNAL = {
+    "flush": "An answer is stored in the sink at the latest this long after it came.",
+    "strict": "Whether each answer is stored before the next step.",
+    "keep": "How long answers stay after the last current generation that uses them.",
+}
+_CHECK = {
+    "name": "The name of the check.",
+    "sql": "An SQL condition, true for a good row.",
+    "severity": "`block`: the partition is not published. `warn`: it is, and the manifest names the check.",
+}
+_SCHEDULE = {
+    "cron": "When, as a cron expression.",
+    "zone": "IANA time zone of the cron expression.",
+    "overlap": "What happens when the run before is still at work. The names are Temporal's.",
+    "catchup": "Missed times that are younger than this are made up for.",
+    "jitter": "A run starts up to this much later, at random.",
+    "lookback": "How far back partitions are looked at that were never published or failed last.",
+}
+_NOTIFY = {
+    "on": "The events.",
+    "webhook": "A URL that is called with JSON, which has the `text` that Slack shows. Write secrets as `${NAME}`.",
+    "command": "A program and its arguments; the same JSON is on its standard input.",
+}
+KEYS: dict[str, dict[str, str]] = {
+    "Spec": _SPEC,
+    "Source": _SOURCE,
+    "ColumnType": {
+        "type": "The type.",
+        "format": "How `date` and `datetime` are written, in the notation of strptime: `%d/%m/%Y`.",
+    },
+    "Partition": _PARTITION,
+    "Stage": _STAGE,
+    "ModelChoice": {
+        "name": "`provider:name`, for example `openai:gpt-5-mini`.",
+        "params": "Parameters of this model's calls, such as `temperature` or `max_tokens`.",
+    },
+    "OutputField": _OUTPUT_FIELD,
+    "Sink": _SINK,
+    "Limits": _LIMITS,
+    "Price": _PRICE,
+    "Journal": _JOURNAL,
+    "Check": _CHECK,
+    "Schedule": _SCHEDULE,
+    "Notify": _NOTIFY,
+}

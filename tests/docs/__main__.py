@@ -1,0 +1,5 @@
+"""`make docs`: write the generated parts of docs/reference/."""
+
+from tests.docs.reference import write
+
+write()
