@@ -88,7 +88,8 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
     if not chosen:
         why = f"No rows are rejected{of}."
         if rejected:
-            why = f"Rejected{of}: {counted(rejected, 'row')}, none for what a model answered: mend the source or the spec."
+            how_many = counted(rejected, "row")
+            why = f"Rejected{of}: {how_many}, none for what a model answered: mend the source or the spec."
         elif options.error and (others := sorted({str(line["error"]) for r in found for line in classes(r)})):
             why += f" There are: {', '.join(others)}."
         if screen.json:
