@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Action = Literal[
-    "error",  # status and an OpenAI-style error body with `code`, or `body` as it stands
+    "error",  # status and an OpenAI-style error body with `code`, or `body` (or `body_base64`) as it stands
     "hang",  # no answer until the client goes away
     "reset",  # the TCP connection is reset
     "malformed",  # HTTP 200 with half of a JSON body
@@ -57,6 +57,7 @@ class Rule:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    body_base64: str | None = None
     text: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     turns: int = 1
