@@ -89,7 +89,7 @@ class AnswerFormat:
         model can act on, for an answer that does not fit."""
         refusal = message.additional_kwargs.get("refusal")
         finish = finish_of(message)
-        text = _text(message)
+        text = text_of(message)
         if refusal:
             raise RowError(f"the model refused: {str(refusal)[:300]}", kind="refusal", raw=str(refusal))
         if finish in WITHHELD:
@@ -234,7 +234,8 @@ def _strict(schema: Any) -> Any:
     return {"$ref": out["$ref"]} if "$ref" in out else out
 
 
-def _text(message: AIMessage) -> str:
+def text_of(message: BaseMessage) -> str:
+    """The text of a message, whatever else is in it."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -244,4 +245,4 @@ def _text(message: AIMessage) -> str:
 def said_text(message: AIMessage) -> str:
     """What the model answered, as a reject shows it: its text, or what it called its tools with."""
     arguments = [str(call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
-    return _text(message) or "\n".join(arguments)
+    return text_of(message) or "\n".join(arguments)

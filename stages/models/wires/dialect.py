@@ -17,7 +17,8 @@ _SCHEMA_WORDS = re.compile(r"response_format|json_schema|structured.?output", re
 _REFUSED = re.compile(
     r"not support|unsupported|unavailable|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|must be"
     r"|should be|invalid (value|parameter|argument)|not valid|deprecated|out of range|(less|greater) than"
-    r"|at (most|least)|too (large|small|high|low|big)|cannot be|can't be|not accept|extra (input|field)|not enabled|incompatible",
+    r"|at (most|least)|too (large|small|high|low|big)|cannot be|can't be|not accept|extra (input|field)|not enabled"
+    r"|incompatible",
     re.I,
 )
 _UNKNOWN = re.compile(r"not support|unsupported|unknown|unrecogni|extra (input|field)|not permitted", re.I)
