@@ -6,7 +6,7 @@ equals two values but for the case.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemas.spec.fields import OutputField
@@ -85,19 +85,32 @@ def _boolean(value: Any) -> Any:
 # What validation changed ---------------------------------------------------------------------------------------------
 
 _ABSENT = object()
+_NESTED = (dict, list)
 
 
 def coerced(data: Any, answer: Any, place: str = "") -> list[str]:
     """The places whose values came in another JSON type than the declared one, or did not come, or are not declared. An
     int is a float, too."""
+    found: list[str] = []
+    for name, before, after in _pairs(data, answer):
+        same = type(before) is type(after)
+        if same and type(after) not in _NESTED:
+            continue
+        number = isinstance(after, float) and isinstance(before, int | float) and not isinstance(before, bool)
+        if isinstance(after, _NESTED) and isinstance(before, _NESTED):
+            found += coerced(before, after, f"{place}{name}.")
+        elif not number:
+            found.append(f"{place}{name}")
+    return found
+
+
+def _pairs(data: Any, answer: Any) -> Iterator[tuple[Any, Any, Any]]:
     if isinstance(answer, dict) and isinstance(data, Mapping):
-        names = [*answer, *(name for name in data if name not in answer)]
-        parts = [coerced(data.get(name, _ABSENT), answer.get(name, _ABSENT), f"{place}.{name}") for name in names]
+        for name, after in answer.items():
+            yield name, data.get(name, _ABSENT), after
+        if len(data) != len(answer) or data.keys() != answer.keys():
+            for name in data:
+                if name not in answer:
+                    yield name, data[name], _ABSENT
     elif isinstance(answer, list) and isinstance(data, list) and len(data) == len(answer):
-        parts = [
-            coerced(before, after, f"{place}.{at}") for at, (before, after) in enumerate(zip(data, answer, strict=True))
-        ]
-    else:
-        number = isinstance(answer, float) and isinstance(data, int | float) and not isinstance(data, bool)
-        return [] if number or type(data) is type(answer) else [place[1:]]
-    return [place for part in parts for place in part]
+        yield from zip(range(len(data)), data, answer, strict=True)

@@ -81,8 +81,6 @@ ECHO = """
     def make_compiled(model=None, tone="plain"):
         return builder.compile()
 
-    async def make_async():
-        return graph
 
     def needs(database):
         return graph
