@@ -25,6 +25,7 @@
     │   └── FatalModelError         no key, no access, no such model, no money: every further call would fail
     ├── ModelError                  one call failed …
     │   ├── TransientModelError     … and may succeed later (never an attempt, always a wait)
+    │   │   └── NoAnswer            a success by its status that holds no answer
     │   └── RowError                … and would fail again for this row: the row is rejected
     ├── StoreError            (4)   an object could not be read or written
     │   ├── StoreRefused            … and will not be until somebody mends credentials, bucket, region or disk
@@ -194,7 +195,7 @@ class FatalModelError(LimitReached):
 class ModelError(TandemError):
     """One model call failed. `billed` says whether the provider may have charged for it."""
 
-    billed: ClassVar[bool] = False
+    billed: bool = False
 
 
 class TransientModelError(ModelError):
@@ -209,13 +210,30 @@ class TransientModelError(ModelError):
         self.congestion = congestion
 
 
-class RowError(ModelError):
-    """The provider or the answer refuses this row. `kind` groups rejects: bad_request, content_filter, …"""
+class NoAnswer(TransientModelError):
+    """A proxy's page, a body cut short, no choices, an empty message: nobody's fault, and tried again. `kind` groups
+    rejects, should one row alone never be answered; `billed`: the provider may have charged for it."""
 
-    def __init__(self, message: str, *, kind: str, hint: str = "", raw: str | None = None) -> None:
+    def __init__(self, message: str, *, kind: str, raw: str | None = None, billed: bool = True) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.raw = raw
+        self.billed = billed
+
+
+class RowError(ModelError):
+    """The provider or the answer refuses this row. `kind` groups rejects: bad_request, content_filter, …; `status` is
+    that of a provider's refusal, `parameter` what it says that it refuses."""
+
+    def __init__(
+        self, message: str, *, kind: str, hint: str = "", raw: str | None = None, status: int | None = None,
+        parameter: str = "",
+    ) -> None:  # fmt: skip
         super().__init__(message, hint=hint)
         self.kind = kind
         self.raw = raw
+        self.status = status
+        self.parameter = parameter
 
 
 class StoreError(TandemError):

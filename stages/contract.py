@@ -24,6 +24,7 @@ from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limits.limiter import Limiter
 from stages.models.factory import ModelServices
+from stages.models.refused_rows import RefusedRows
 
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"
@@ -94,6 +95,7 @@ class GraphStage:
     limiter: Limiter
     context: Any = None
     calls: tuple[int, int | None] = (0, None)  # of a model, that a row takes at least and at most; None: who knows
+    refused_rows: RefusedRows = field(default_factory=RefusedRows)
     is_barrier: ClassVar[bool] = False
 
     @property

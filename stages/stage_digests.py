@@ -37,6 +37,8 @@ def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: 
         "max_cell": [stage.max_cell, stage.over_max_cell],
         "code": code,
     }
+    if stage.coerce != "lenient":  # the default is in no fingerprint: those of before there was a choice hold
+        said["coerce"] = stage.coerce
     return digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str))
 
 
@@ -67,6 +69,8 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
     difference, and decide nothing."""
     spec = stage.spec
     named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query"}
+    if spec.coerce == "lenient":
+        named.add("coerce")
     said: dict[str, object] = {
         "version": spec.version,
         "prompt": [spec.system, spec.prompt],

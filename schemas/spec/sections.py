@@ -113,6 +113,9 @@ class Stage(Section):
     prompt: str | None = None
     when_empty: Literal["null", "call", "reject"] = "null"
     on_reject: Literal["drop", "null"] = "drop"
+    coerce: Literal["lenient", "strict"] = Field(
+        default="lenient", description="strict: an answer that is nearly of the declared types is asked for again"
+    )
     output: dict[str, OutputField] = {}
     output_class: str | None = Field(default=None, description="set by `output: module:Class`")
     replace: bool = False

@@ -7,8 +7,8 @@ from typing import Any
 # Keys that say nothing to some stages; any other key is every stage's.
 _SPECIFIC = frozenset(
     ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
-) | {"tools", "context"}
-_PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class"))
+) | {"tools", "context", "coerce"}
+_PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class", "coerce"))
 _WHAT = {
     "output": "output: the columns that it shall write",
     "prompt": "prompt: the text that the model is given",
@@ -38,7 +38,7 @@ BUILT_IN: dict[str, Uses] = {
     "judge": Uses(_ASKING.needs, may=("judge",)),
     "translate": _ASKING,
     "research": Uses(_ASKING.needs, _PROMPTED | {"tools"}, may=("sections",)),
-    "embed": Uses(_ASKING.needs, _PROMPTED - {"system"}),
+    "embed": Uses(_ASKING.needs, _PROMPTED - {"system", "coerce"}),
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
     "checks": Uses((), frozenset(), ()),
     "sample": Uses((), frozenset(("scope",)), ()),
@@ -52,6 +52,8 @@ def complaint(uses: str, given: Mapping[str, Any]) -> str | None:
     """What is wrong with the keys that were given to a built-in stage; they are all it has that is not a default."""
     known = BUILT_IN.get(uses)
     if known is None:
+        if ":" in uses and "coerce" in given:
+            return "coerce belongs to built-in graphs: a graph of yours reads its models' answers itself"
         return "query belongs to uses: sql, not to a graph of yours" if ":" in uses and "query" in given else None
     for name in known.needs:
         if name not in given and not (name == "output" and "output_class" in given):

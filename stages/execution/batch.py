@@ -9,8 +9,8 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ import orjson
 import polars as pl
 from langgraph.errors import GraphBubbleUp
 
-from schemas.errors import RowError, TandemError
+from schemas.errors import FatalModelError, RowError, TandemError
 from stages.contract import RESERVED, Answered, GraphStage
+from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.interrupts import (
     INTERRUPT,
     PENDING,
@@ -32,55 +33,19 @@ from stages.execution.interrupts import (
     resumed,
     waits,
 )
-from stages.execution.node_steps import StepDone, Steps
+from stages.execution.node_steps import StepDone
 from stages.execution.row_flow import RowAnswer
-from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
 from stages.journal.records import RowKey, RowRecord, now
-from stages.journal.writer import Journal
-from stages.limits.budget import Budget
 from stages.models.errors import Waiting, describe
-from stages.models.row_scope import RowScope, RowStopped, Tally, current
+from stages.models.refused_rows import is_refusal
+from stages.models.row_scope import RowScope, RowStopped, current
+
+__all__ = ["ID", "BatchContext", "StageOutcome", "answer_of", "run_graph_stage", "unsettled"]
 
 _RECURSION_LIMIT = 100
 ID = f"{RESERVED}id"
-
-
-@dataclass
-class BatchContext:
-    """One attempt of one batch. `drain` is set when the worker is asked to stop; `on_row` is told of finished rows;
-    `on_step`, where somebody watches, of (row fingerprint, node, update)."""
-
-    run: str
-    batch: int
-    journal: Journal
-    shared: Shared
-    drain: asyncio.Event
-    on_row: Callable[[int], None] = lambda rows: None
-    on_step: Callable[[str, str, Any], None] | None = None
-    tally: Tally = field(default_factory=Tally)
-    budget: Budget | None = None
-    damage: list[str] = field(default_factory=list)
-    steps: Steps | None = None  # of the one row of this batch, where nodes are activities
-
-
-@dataclass
-class StageOutcome:
-    """Outcomes by position in the batch's frame; `stopped` is what kept the rest from being finished."""
-
-    records: list[RowRecord | None]
-    stopped: TandemError | None = None
-    drained: bool = False
-
-    @property
-    def finished(self) -> bool:
-        return all(record is not None for record in self.records)
-
-    @property
-    def done(self) -> list[RowRecord]:
-        """The records that there are: one a row, where all are finished."""
-        return [record for record in self.records if record is not None]
 
 
 def answer_of(record: RowRecord) -> RowAnswer:
@@ -101,6 +66,8 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
     equal = Counter(prints)
     if answered := len(prints) - sum(equal[row] for row, _ in todo):
         context.on_row(answered)
+    if len(todo) < len(first) and any(_answered(known.rows.get((stage.fingerprint, row))) for row in first):
+        stage.refused_rows.answered()
     run = _Run(stage, context)
     values = rows.select(stage.reads)
     await run.all(
@@ -109,7 +76,18 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
     )
     found = (known.rows.get((stage.fingerprint, row)) for row in prints)
     records = [record if _settled(record, known) else None for record in found]
-    return StageOutcome(records, run.stopped, context.drain.is_set())
+    return StageOutcome(records, _named(stage, run.stopped), context.drain.is_set())
+
+
+def _answered(record: RowRecord | None) -> bool:
+    return record is not None and record.status == "ok" and bool(record.calls)
+
+
+def _named(stage: GraphStage, stopped: TandemError | None) -> TandemError | None:
+    """What stops a run says of which stage it is."""
+    if isinstance(stopped, FatalModelError):
+        return FatalModelError(f"stage {stage.name}: {stopped.message}", hint=stopped.hint)
+    return stopped
 
 
 def unsettled(stage: GraphStage, rows: pl.DataFrame, ids: list[str], known: Known) -> pl.DataFrame:
@@ -147,6 +125,7 @@ class _Run:
         self.stopped: TandemError | None = None
         self._broken: Exception | None = None
         self._config = _config(stage)
+        self._held: list[tuple[_Row, RowRecord]] = []  # refused, while it is not known whether the stage is
 
     def _over(self) -> bool:
         return self.stopped is not None or self._broken is not None or self.context.drain.is_set()
@@ -180,11 +159,25 @@ class _Run:
             await asyncio.gather(*left, return_exceptions=True)
         if self._broken is not None:
             raise self._broken
+        if not self._over():
+            for held, record in self._held:
+                await self._keep(held, record)
+
+    async def _keep(self, row: _Row, record: RowRecord) -> None:
+        await self.context.journal.append(record)
+        self.context.on_row(row.equal)
 
     async def _one(self, row: _Row) -> None:
+        refused_rows = self.stage.refused_rows
         try:
-            await self.context.journal.append(await self._answer(row))
-            self.context.on_row(row.equal)
+            record = await self._answer(row)
+            if refused_rows.undecided and is_refusal(record.error):
+                self._held.append((row, record))
+                refused_rows.refused(record.row, record.error or {})
+                return
+            if refused_rows.undecided and _answered(record):
+                refused_rows.answered()
+            await self._keep(row, record)
         except StepDone:
             pass  # `steps.more` says so
         except TandemError as exc:
@@ -231,7 +224,8 @@ class _Run:
         shared.rows[row.key] = future
         try:
             record = await self._graph(row)
-            shared.remember(record)
+            if not (self.stage.refused_rows.undecided and is_refusal(record.error)):
+                shared.remember(record)
             shared.parked.pop(row.key, None)
             if record.status == PENDING:
                 calls = self.context.journal.known.calls
@@ -291,7 +285,10 @@ class _Run:
         costs = [call.cost_usd if (call := context.journal.known.calls.get(key)) else None for key in scope.calls]
         cost = sum(cost for cost in costs if cost is not None) if None not in costs else None
         calls = tuple(scope.calls)
-        return RowRecord(*row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost)
+        mended = tuple(sorted(scope.mended)) if status == "ok" else ()
+        return RowRecord(
+            *row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost, mended=mended
+        )
 
     async def _invoked(self, row: str, graph: AnyGraph, given: Any, config: Mapping[str, Any]) -> Any:
         """The graph's last state; step by step where somebody watches."""

@@ -30,7 +30,8 @@ class Shared:
     def remember(self, record: RowRecord) -> None:
         """Keep an answer for equal rows of later batches: packed, as a run may hold many of them, and without what its
         key and whoever takes it say."""
-        said = (record.id, record.status, record.answer, record.error, record.calls, record.shared, record.cost_usd)
+        said = (record.id, record.status, record.answer, record.error, record.calls, record.shared, record.cost_usd,
+                record.mended)  # fmt: skip
         self.recent[_short(record.key)] = zlib.compress(orjson.dumps(said), 1)
         if len(self.recent) >= _RECENT_ROWS + _FORGOTTEN_AT_ONCE:
             for key in list(itertools.islice(self.recent, _FORGOTTEN_AT_ONCE)):
@@ -41,6 +42,6 @@ class Shared:
         found = self.recent.get(_short(key))
         if found is None:
             return None
-        id, status, answer, error, calls, shared, cost_usd = orjson.loads(zlib.decompress(found))
+        id, status, answer, error, calls, shared, cost_usd, mended = orjson.loads(zlib.decompress(found))
         asked = tuple((request, ordinal) for request, ordinal in calls)
-        return RowRecord(*key, id, status, answer, error, asked, "", 0.0, shared, cost_usd)
+        return RowRecord(*key, id, status, answer, error, asked, "", 0.0, shared, cost_usd, tuple(mended))

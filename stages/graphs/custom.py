@@ -4,11 +4,15 @@ Columns are mapped to state keys by `inputs` and back by `outputs`; models by ro
 through LangGraph's runtime context, or a factory's parameters of those names.
 """
 
+import asyncio
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from pydantic import BaseModel, PydanticUserError, ValidationError
@@ -16,9 +20,11 @@ from pydantic import BaseModel, PydanticUserError, ValidationError
 from schemas.digests import digest
 from schemas.errors import RowError, SpecError
 from schemas.manifest import Provenance
-from schemas.spec.fields import problems
+from schemas.spec.fields import OutputField, problems
 from stages.contract import Answered, Build, GraphStage, check_outputs
+from stages.graphs.blocking_calls import blocking_calls
 from stages.graphs.toolkit.assemble import answer_format, limiter_of
+from stages.models.answer_format import text_of
 from stages.models.factory import build_model
 from stages.stage_digests import stage_fingerprint
 from stages.user_code import code_digest, load_attribute
@@ -54,7 +60,9 @@ def build(wanted: Build) -> GraphStage:
         if absent:
             raise RowError(f"the graph ended without {absent[0]!r} in its state", kind="missing_output")
         try:
-            return form.validate({column: _plain(state.get(key)) for column, key in outputs.items()})
+            return form.validate(
+                {column: _value(state.get(key), form.fields[column]) for column, key in outputs.items()}
+            )
         except ValueError as exc:
             raise RowError(f"the graph's output does not fit: {exc}", kind="invalid_output") from None
 
@@ -79,20 +87,15 @@ def build(wanted: Build) -> GraphStage:
 
 def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
     if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
-        accepted = inspect.signature(found).parameters
-        given = {name: value for name, value in context.items() if name in accepted}
         try:
-            found = found(**given)
+            found = found(**_parameters(found, context))
+            if inspect.isawaitable(found):
+                found = _awaited(found)
         except Exception as exc:
             raise SpecError(
                 f"{wanted.where}: calling {wanted.stage.uses} raised {type(exc).__name__}: {exc}",
-                hint=f"A factory may take: {', '.join(context)}",
+                hint=f"A factory may take: config, {', '.join(context)}",
             ) from exc
-    if inspect.iscoroutine(found):
-        found.close()
-        raise SpecError(
-            f"{wanted.where}: {wanted.stage.uses} is an async function.", hint="Make the factory a plain def."
-        )
     if isinstance(found, StateGraph):
         found = found.compile()
     if not isinstance(found, Pregel):
@@ -107,8 +110,41 @@ def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[A
             hint="Compile it without interrupt_before and interrupt_after.",
         )
     _refuse_retries(found, wanted)
+    for node, call, line in blocking_calls(found):
+        raise SpecError(
+            f"{wanted.where}: {wanted.stage.uses}: the async node {node!r} calls {call} (line {line}), which would "
+            "block the worker.",
+            hint=f"Write: await {call.rpartition('.')[0]}.a{call.rpartition('.')[2]}(…), or make the node a plain def.",
+        )
     # A checkpointer per row would keep every state of every row; what must last is in the journal.
     return found.copy({"checkpointer": None}) if found.checkpointer else found
+
+
+def _parameters(factory: Any, context: Mapping[str, Any]) -> dict[str, Any]:
+    """What a factory takes: values of the context by name, and LangGraph's config, which holds them, too."""
+    accepted = inspect.signature(factory).parameters
+    given = {name: value for name, value in context.items() if name in accepted}
+    config: RunnableConfig = {"configurable": dict(context), "metadata": {}, "tags": []}
+    left = [
+        name for name, parameter in accepted.items()
+        if name not in given and parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]  # fmt: skip
+    if "config" in accepted and "config" not in given:
+        given["config"] = config
+    elif len(left) == 1 and "RunnableConfig" in str(accepted[left[0]].annotation):
+        given[left[0]] = config
+    return given
+
+
+def _awaited(found: Awaitable[Any]) -> Any:
+    """What an async factory gives. In a thread, as this one's loop may be at work."""
+
+    async def once() -> Any:
+        return await found
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, once()).result()
 
 
 def _refuse_retries(graph: Pregel[Any, Any, Any, Any], wanted: Build) -> None:
@@ -186,10 +222,11 @@ def _keys(graph: Pregel[Any, Any, Any, Any], side: Literal["input", "output"]) -
 
 
 def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
-    """The graph's context schema, filled with the values that it has a place for."""
+    """The graph's context schema, filled with the values that it has a place for; a graph without one finds them all in
+    a dictionary."""
     schema: Any = graph.context_schema
     if schema is None:
-        return None
+        return dict(values)
     if dataclasses.is_dataclass(schema):
         names = {f.name for f in dataclasses.fields(schema) if f.init}
     elif isinstance(schema, type) and issubclass(schema, BaseModel):
@@ -204,6 +241,17 @@ def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: M
             f"{wanted.where}: the graph's context {schema.__name__} does not take what there is: {why}.",
             hint=f"It is given: {', '.join(values)}; add what is missing under context.",
         ) from exc
+
+
+def _value(value: Any, field: OutputField) -> Any:
+    """A value of the state as an output has it: of messages, where the output is no list and no object, the text of the
+    last that the model wrote."""
+    if field.type not in ("list", "fields"):
+        messages = value if isinstance(value, list) else [value]
+        if messages and all(isinstance(message, BaseMessage) for message in messages):
+            written = [message for message in messages if isinstance(message, AIMessage)] or messages
+            return text_of(written[-1])
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,8 @@ class RowRecord(_OfRow):
     """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or what a pending row asks
     (`stages.execution.interrupts`); `calls` are the calls that led here, so that a retry can void exactly them. `id` is
     the identity of the source row that asked; `shared`: it took the answer of an equal row. `cost_usd` is what its
-    calls cost, whoever paid for them; None where a price is not known."""
+    calls cost, whoever paid for them; None where a price is not known. `mended`: the outputs that a model gave
+    nearly as they were asked for; `$` is the text around the answer."""
 
     stage: str
     row: str
@@ -52,6 +53,7 @@ class RowRecord(_OfRow):
     at: float
     shared: bool = False
     cost_usd: float | None = None
+    mended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,10 @@ _SAME = {"stage", "run", "status", "model"}  # of thousands of records, so that 
 
 def encode_record(record: Record) -> bytes:
     """The JSON of a record."""
-    return orjson.dumps({"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}})
+    said = {"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}}
+    if said.get("mended") == ():
+        del said["mended"]  # what earlier versions do not know is written where it says something
+    return orjson.dumps(said)
 
 
 def record_of(body: bytes) -> Record | None:
@@ -150,6 +155,8 @@ def record_of(body: bytes) -> Record | None:
             data[name] = sys.intern(data[name])
         if "calls" in data:
             data["calls"] = tuple((request, ordinal) for request, ordinal in data["calls"])
+        if "mended" in data:
+            data["mended"] = tuple(data["mended"])
         return kind(**data)
     except (ValueError, TypeError, KeyError):
         return None

@@ -59,6 +59,11 @@ class Limiter:
         """Nobody calls for so long."""
         self._place.block(seconds)
 
+    @property
+    def out(self) -> bool:
+        """Whether the provider looks as in an outage."""
+        return self._place.out
+
 
 class Turn(PendingCall):
     """One request's turn. It is told how the request ended; where it is not, the provider is taken to have answered,

@@ -18,7 +18,7 @@ _OUTAGE_PATIENCE_S = 5.0  # a blip is waited out here, an outage in the workflow
 _BELOW = 0.98  # of every limit: clocks differ, and a provider counts when a request arrives
 _USED_S = 30.0  # rates hold for so long after the last call under them
 _LOOK_EVERY_S = 5.0
-_BACKOFF_S = 0.5  # after a 429 that names no time, doubled with each in a row
+_BACKOFF_S = 0.5  # after a 429 that names no time, doubled with every other in a row
 _ROWS_AHEAD_S = 20.0  # no more rows are begun than can be asked for in this time, so that a drain need not wait long
 
 
@@ -39,7 +39,7 @@ def clock() -> float:
 class PendingCall:
     """One call, from when it asks to be let through until it is over."""
 
-    __slots__ = ("future", "limit", "patience_s", "probe", "rates", "sent_at", "tokens")
+    __slots__ = ("future", "limit", "number", "patience_s", "probe", "rates", "sent_at", "tokens")
 
     def __init__(self, limit: int, rates: Rates, patience_s: float) -> None:
         self.limit = limit
@@ -48,6 +48,7 @@ class PendingCall:
         self.patience_s = patience_s
         self.probe = False
         self.sent_at = 0.0
+        self.number = 0  # among the calls since the provider last refused one
         self.future: asyncio.Future[None] | None = None
 
     def expected(self) -> float:
@@ -215,6 +216,11 @@ class ProviderQueue:
         return self._limit
 
     @property
+    def out(self) -> bool:
+        """In an outage."""
+        return self._breaker.open
+
+    @property
     def waiting(self) -> bool:
         return bool(self._queue)
 
@@ -229,7 +235,7 @@ class ProviderQueue:
         call.probe = self._breaker.took()
         self._requests.take(1, now, late=late)
         self._tokens.take(call.tokens, now, late=late)
-        self._learned.sent(now)
+        call.number = self._learned.sent(now)
         self._usual_tokens = call.tokens
         if self.fleet is not None:
             self.fleet.used(1, call.tokens)
@@ -244,6 +250,7 @@ class ProviderQueue:
         """The provider said something; where that is known, for so many tokens."""
         self._breaker.answered()
         self._failing_since = inf
+        self._learned.answered()
         self._refusals = 0
         if self._window < inf:
             self._window += self._growth / self._window
@@ -283,11 +290,11 @@ class ProviderQueue:
         if congestion != "rate":
             return wait
         if again:
-            self._learned.refused_too()
+            self._learned.refused_too(call.number)
             return wait
         self._refusals += 1
-        wait = wait or min(_BACKOFF_S * 2 ** (self._refusals - 1), _MAX_BLOCK_S / 2)
-        self._learned.refused(now, wait)
+        wait = wait or min(_BACKOFF_S * 2 ** ((self._refusals - 1) // 2), _MAX_BLOCK_S / 2)
+        self._learned.refused(call.number, now, wait)
         return wait
 
     def lost(self, call: PendingCall) -> None:

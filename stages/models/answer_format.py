@@ -1,7 +1,7 @@
 """A model's answer as data: how it is asked for, and how it is read back."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 import orjson
@@ -14,20 +14,28 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField, json_schema, problems, validator_for
 from stages.models.factory import structured_method
-from stages.models.wires.openai_chat import CUT_OFF, finish_of
+from stages.models.json_in_text import Found, json_values
+from stages.models.near_misses import coerced, mended
+from stages.models.row_scope import current
+from stages.models.wires.openai_chat import CUT_OFF, WITHHELD, finish_of
 
-_WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
-                       "recitation", "refusal", "guardrail_intervened"))  # fmt: skip
-_FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*\n?(.*?)\n?\s*```\s*$", re.S)
+WHOLE = "$"  # among the places that were mended: the text around the answer
 
 Ask = Callable[[list[BaseMessage]], Awaitable[AIMessage]]
+Mend = Callable[[Any], Any]
+Reading = tuple[dict[str, Any], list[str]]  # an answer, and the places that were mended in it
 
 
 class AnswerFormat:
     """Fields (and, where the spec names one, the pydantic class that they came from) as schema and validator."""
 
-    def __init__(self, fields: Mapping[str, OutputField], cls: type[BaseModel] | None, name: str) -> None:
+    def __init__(
+        self, fields: Mapping[str, OutputField], cls: type[BaseModel] | None, name: str, *, exact: bool = False
+    ) -> None:
+        """`exact`: near misses are not mended."""
         self.fields = fields
+        self.exact = exact
+        self._is_list = len(fields) == 1 and all(field.type == "list" for field in fields.values())
         self.schema = _strict(cls.model_json_schema()) if cls else json_schema(fields)
         self.name = re.sub(r"\W", "_", name)[:60]
         self._validator = cls or validator_for(fields)
@@ -75,24 +83,111 @@ class AnswerFormat:
         """The message without calls of other tools."""
         return message.model_copy(update={"tool_calls": self._answers(message)})
 
-    def read(self, message: AIMessage, mend: Callable[[Any], Any] = lambda data: data) -> dict[str, Any]:
-        """The validated answer, JSON-like; `mend` sees the data before it is validated. Raises RowError for a refusal
-        or a cut-off answer, and ValueError, in words that a model can act on, for an answer that does not fit."""
+    def read(self, message: AIMessage, mend: Mend = lambda data: data) -> dict[str, Any]:
+        """The validated answer, JSON-like; `mend`, a graph's own, sees the data before it is validated. Whatever was
+        mended is noted with the row. Raises RowError for a refusal or a cut-off answer, and ValueError, in words that a
+        model can act on, for an answer that does not fit."""
         refusal = message.additional_kwargs.get("refusal")
         finish = finish_of(message)
-        text = _text(message)
+        text = text_of(message)
         if refusal:
             raise RowError(f"the model refused: {str(refusal)[:300]}", kind="refusal", raw=str(refusal))
-        if finish in _WITHHELD:
+        if finish in WITHHELD:
             raise RowError("the provider's content filter withheld the answer", kind="content_filter", raw=text)
         try:
-            return self.validate(mend(message.tool_calls[0]["args"] if message.tool_calls else _json(text)))
+            answer, places = self._reading(message, text, mend)
         except ValueError:
             if finish in CUT_OFF:
                 raise RowError(
                     "the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens."
                 ) from None
             raise
+        if places and (scope := current.get()) is not None:
+            scope.mended.update(places)
+        return answer
+
+    def _reading(self, message: AIMessage, text: str, mend: Mend) -> Reading:
+        """The answer as it stands, else as it was meant. Raises ValueError."""
+        try:
+            data = message.tool_calls[0]["args"] if message.tool_calls else orjson.loads(text)
+        except orjson.JSONDecodeError as exc:
+            return self._around(json_values(text), mend, f"the answer is not valid JSON ({exc})")
+        if not isinstance(data, dict) or (data and self.fields.keys().isdisjoint(data)):
+            found = Found([], []) if message.tool_calls else json_values(text)
+            try:
+                return self._around(found if found.values else Found([data], []), mend, "the answer is not an object")
+            except ValueError:
+                return self._fitting(data, mend)
+        if message.tool_calls:
+            return self._fitting(data, mend)
+        try:
+            return self._fitting(data, mend, nearly=False)
+        except ValueError:
+            [as_written] = json_values(text).values or [data]
+            return self._fitting(as_written, mend)
+
+    def _around(self, found: Found, mend: Mend, otherwise: str) -> Reading:
+        """The one answer that a text holds. Raises ValueError where there is none, or more than one."""
+        readings, why = self._readings(found.values, mend)
+        if not readings:
+            raise why or ValueError(otherwise)
+        (answer, places), *others = readings
+        drafts, _ = self._readings(found.thoughts, mend)
+        if any(other != answer for other, _ in (*others, *drafts)):
+            raise ValueError("it holds several different answers")
+        return answer, [*places, WHOLE]
+
+    def _readings(self, values: Sequence[Any], mend: Mend) -> tuple[list[Reading], ValueError | None]:
+        readings: list[Reading] = []
+        why: ValueError | None = None
+        for value in values:
+            for data in self._shapes(value):
+                try:
+                    readings.append(self._fitting(data, mend))
+                except ValueError as exc:
+                    why = exc
+        return readings, why
+
+    def _shapes(self, value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
+        """The objects with declared names that a value may stand for: itself, the only item of a list, the only such
+        value of another object, or JSON within a text."""
+        inner: list[Any] = []
+        if isinstance(value, dict):
+            if not self.fields.keys().isdisjoint(value):
+                yield value
+                return
+            inner = [shape for part in value.values() for shape in self._shapes(part, depth + 1)] if depth < 3 else []
+        elif isinstance(value, list) and len(value) == 1 and not self._is_list and depth < 3:
+            inner = list(self._shapes(value[0], depth + 1))
+        elif isinstance(value, str) and depth < 3 and "{" in value:
+            found = json_values(value)
+            inner = [shape for part in found.values for shape in self._shapes(part, depth + 1)]
+        if len(inner) == 1:
+            yield inner[0]
+
+    def _fitting(self, data: Any, mend: Mend, *, nearly: bool = True) -> Reading:
+        """The answer, and the places that were mended in it. Raises ValueError."""
+        if self.exact:
+            answer = self.validate(data)
+            if places := coerced(data, answer):
+                raise ValueError(f"{places[0]}: not exactly of the declared type, or not declared, or absent")
+            return answer, []
+        meant = mend(data)
+        try:
+            answer = self.validate(meant)
+        except ValueError:
+            if not nearly or not isinstance(meant, Mapping):
+                raise
+            nearer = mended(meant, self.fields)
+            if nearer == meant:
+                raise
+            answer, own = self.validate(nearer), nearer
+        else:
+            own = meant
+        places = coerced(data, answer)
+        if own is not data:
+            places += [name for name in answer if name not in places and own.get(name) != data.get(name)]
+        return answer, places
 
     def validate(self, data: Any) -> dict[str, Any]:
         """Declared fields only, each within its bounds, as JSON-like values. Raises ValueError."""
@@ -139,7 +234,8 @@ def _strict(schema: Any) -> Any:
     return {"$ref": out["$ref"]} if "$ref" in out else out
 
 
-def _text(message: AIMessage) -> str:
+def text_of(message: BaseMessage) -> str:
+    """The text of a message, whatever else is in it."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -149,20 +245,4 @@ def _text(message: AIMessage) -> str:
 def said_text(message: AIMessage) -> str:
     """What the model answered, as a reject shows it: its text, or what it called its tools with."""
     arguments = [str(call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
-    return _text(message) or "\n".join(arguments)
-
-
-def _json(text: str) -> Any:
-    """JSON from a model's text: as it is, out of a code fence, or the outermost braces."""
-    if match := _FENCE.match(text):
-        text = match[1]
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as exc:
-        start, end = text.find("{"), text.rfind("}")
-        if 0 <= start < end:
-            try:
-                return orjson.loads(text[start : end + 1])
-            except orjson.JSONDecodeError:
-                pass
-        raise ValueError(f"the answer is not valid JSON ({exc})") from None
+    return text_of(message) or "\n".join(arguments)

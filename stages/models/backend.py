@@ -8,6 +8,7 @@ from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
+from stages.models.no_answers import NoAnswers
 
 # Ask, with an answer of so many tokens at most where that is not said already.
 Send = Callable[[int | None], Awaitable[ChatResult]]
@@ -17,7 +18,8 @@ Send = Callable[[int | None], Awaitable[ChatResult]]
 class Backend:
     """What stands behind a model: its name as users write it, the identity that its answers depend on, who bounds it,
     and what a call costs. `cap`: the most tokens of an answer, where the spec says so; `capped`: where it does not, the
-    model with one; `seen`: what its calls were like."""
+    model with one; `seen`: what its calls were like, `no_answers` those that
+    brought nothing."""
 
     name: str
     identity: bytes
@@ -28,3 +30,4 @@ class Backend:
     cap: int | None = None
     capped: Callable[[int], BaseChatModel] | None = None
     seen: CallSizes = field(default_factory=CallSizes)
+    no_answers: NoAnswers = field(default_factory=NoAnswers)

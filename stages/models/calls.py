@@ -22,22 +22,22 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from schemas.errors import BudgetReached, FatalModelError, RowError, TandemError, TransientModelError
+from schemas.errors import BudgetReached, FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
 from stages.journal.records import CallKey, CallRecord, now
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
 from stages.models.backend import Backend, Send
 from stages.models.errors import Waiting, classify, may_be_billed
+from stages.models.no_answers import MAX_ATTEMPTS, checked
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, RowStopped, current
+from stages.models.usage import usage_of
 from stages.models.wires.openai_chat import CUT_OFF, finish_of
 from stages.text.plain_json import to_json
-from stages.text.tokens import tokens, tokens_of_bytes
 
 # Answered, and so billed, but not with anything that could be kept.
-_BILLED = frozenset(("malformed_response", "empty_answer", "oversized_answer"))
-MAX_ATTEMPTS = 5
+_BILLED = frozenset(("oversized_answer",))
 MAX_WAIT_S = 60.0
 BACKOFF_S = 0.5  # doubled with each attempt, to 40 times that
 
@@ -55,8 +55,7 @@ class Journalled:
 
         async def send(cap: int | None) -> ChatResult:
             ask = plainly if cap is None or backend.capped is None else backend.capped(cap)._agenerate
-            result: ChatResult = await ask(messages, stop, run_manager, **kwargs)
-            return result
+            return checked(await ask(messages, stop, run_manager, **kwargs), kwargs)
 
         if scope is None:
             return await send(None)
@@ -185,7 +184,8 @@ async def _call_with_retries(
                 call = unknown_call(scope, backend, key)
                 result = await _send_once(scope, backend, call, partial(send, cap), held)
                 if isinstance(result, ChatResult):
-                    record = call_answered(scope, backend, call, request, result, time.monotonic() - sent)
+                    longest = request.cap or backend.cap or cap
+                    record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
                     turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
                     held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
                     if cap is not None and cap < DEFAULT_CAP and finish_of(_message(result)) in CUT_OFF:
@@ -197,6 +197,8 @@ async def _call_with_retries(
             raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
         finally:
             held.close()
+        if isinstance(result, NoAnswer) and (why := _never_answered(backend, request, result)) is not None:
+            raise why
         limited = result.congestion == "rate"
         attempt += not limited
         wait = 0.0 if limited else min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
@@ -204,6 +206,11 @@ async def _call_with_retries(
         if attempt == MAX_ATTEMPTS or time.monotonic() - first + told > MAX_WAIT_S:
             raise Waiting(result.message, max(told, 1.0))
         await asyncio.sleep(wait)
+
+
+def _never_answered(backend: Backend, request: ModelRequest, failure: NoAnswer) -> RowError | None:
+    others = backend.seen.answers > 0
+    return backend.no_answers.rejects(failure, request.digest, others=others, outage=backend.limiter.out)
 
 
 async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> tuple[Reservation, int | None]:
@@ -287,11 +294,12 @@ def unknown_call(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
 
 
 def call_answered(
-    scope: RowScope, backend: Backend, call: CallRecord, request: ModelRequest, result: ChatResult, seconds: float
-) -> CallRecord:
-    """The call with what came back."""
+    scope: RowScope, backend: Backend, call: CallRecord, request: ModelRequest, result: ChatResult, seconds: float,
+    cap: int | None = None,
+) -> CallRecord:  # fmt: skip
+    """The call with what came back, in an answer of `cap` tokens at most."""
     message = _message(result)
-    usage = _usage(message, request)
+    usage = usage_of(message, request, cap)
     backend.seen.note(request.size, usage)
     cost = backend.price(usage)
     scope.tally.calls += 1
@@ -323,25 +331,6 @@ def _message(result: ChatResult) -> AIMessage:
     return message
 
 
-def _usage(message: AIMessage, request: ModelRequest) -> dict[str, int]:
-    """Input, output, cached input and reasoning tokens; estimated where the provider names none."""
-    told = message.usage_metadata
-    if told is None:
-        output = str(message.content) + "".join(str(call["args"]) for call in message.tool_calls)
-        return {"input": tokens_of_bytes(request.size), "output": tokens(output), "estimated": 1}
-    usage = {"input": told["input_tokens"], "output": told["output_tokens"]}
-    cached = (told.get("input_token_details") or {}).get("cache_read")
-    reasoning = (told.get("output_token_details") or {}).get("reasoning")
-    if cached:
-        usage["cached_input"] = cached
-    if reasoning:
-        usage["reasoning"] = reasoning
-    return usage
-
-
 def as_result(record: CallRecord) -> ChatResult:
     assert record.raw is not None
     return ChatResult(generations=[ChatGeneration(message=AIMessage(**orjson.loads(record.raw)))])
-
-
-# The canonical request ---------------------------------------------------------------------------------------------

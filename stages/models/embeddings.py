@@ -15,7 +15,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ConfigDict
 
 from schemas.errors import RowError
-from stages.models.wires.openai_chat import malformed
+from stages.models.wires.body import no_completion
+from stages.models.wires.openai_chat import counted
 from stages.models.wires.transport import OpenAICompatibleChatModel
 
 
@@ -43,9 +44,10 @@ class OpenAICompatibleEmbeddings(OpenAICompatibleChatModel):
         try:
             vector = answer["data"][0]["embedding"]
             content = vector if isinstance(vector, str) else packed(vector)  # some servers know no base64
-            read = int((answer.get("usage") or {}).get("prompt_tokens") or 0)
+            usage = answer.get("usage")
+            read = counted(usage, "prompt_tokens", "total_tokens") if isinstance(usage, dict) else None
         except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
-            raise malformed(orjson.dumps(answer)) from exc
+            raise no_completion(orjson.dumps(answer)) from exc
         return result_of(content, read, {"request_id": headers.get("x-request-id")})
 
 
@@ -75,7 +77,7 @@ def text_of(messages: list[BaseMessage]) -> str:
     """What is to be embedded. Raises RowError where it isn't text."""
     content = messages[-1].content
     if not isinstance(content, str):
-        raise RowError("only text can be embedded", kind="bad_request")
+        raise RowError("only text can be embedded", kind="not_text")
     return content
 
 

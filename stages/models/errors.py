@@ -7,19 +7,18 @@ the attributes that they share (`status_code`, `response`, `body`), whatever the
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from json import JSONDecodeError
 from typing import Any
 
 import orjson
 
-from schemas.errors import FatalModelError, ModelError, RowError, TandemError, TransientModelError
+from schemas.errors import FatalModelError, ModelError, NoAnswer, RowError, TandemError, TransientModelError
 from stages.models.credentials import variable
+from stages.models.retry_after import wait_of
 from stages.models.sdk_errors import Kind, is_unnumbered, is_wrapper, kind_of, refuses_to_call
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
 _CONGESTION = {429: "rate", 503: "overload", 529: "overload"}
-_MAX_RETRY_AFTER_S = 86_400.0
 # Read in the error's code and message. Rate limits speak of billing pages and payment methods too, so those words alone
 # are no sign of an empty account; a quota that says when to come back is a rate limit.
 _QUOTA = re.compile(
@@ -42,6 +41,11 @@ _KEY = re.compile(r"API[ _]key (not valid|expired|not found)|API_KEY_INVALID|inv
 _AWS_REFUSED = re.compile(
     r"UnrecognizedClient|ExpiredToken|InvalidSignature|SignatureDoesNot|InvalidClientTokenId|OptIn"
 )
+_ELSEWHERE = re.compile(
+    r"unexpected endpoint|no such (route|endpoint|path)|unknown (route|endpoint|path|request url)|invalid url \("
+    r"|cannot (post|get) /|(route|endpoint|path) \S* ?not found",
+    re.I,
+)
 _CONCURRENCY = re.compile(r"concurren|simultaneous|parallel requests", re.I)
 _THROTTLED = re.compile(
     r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout|ModelStreamError|InternalServer"
@@ -63,10 +67,13 @@ _SECRETS = re.compile(
 
 
 def from_status(
-    status: int, text: str, *, headers: Mapping[str, str], model: str, setting: str
+    status: int, text: str, *, headers: Mapping[str, str], model: str, setting: str, base_url: str = ""
 ) -> ModelError | FatalModelError:
     """An HTTP error answer as one of ours. `setting` names the variable that holds the credential."""
     said = _said(text, setting)
+    where = f"Check the base URL{f', {_without_user(base_url)}' if base_url else ''}."
+    if _ELSEWHERE.search(said) and status != 429:
+        return FatalModelError(f"{model}: no chat completions there ({status}: {said})", hint=where)
     if status in (401, 407) or (status == 400 and _KEY.search(text)):
         return FatalModelError(f"{model}: the provider refuses the key ({status}: {said})", hint=f"Check {setting}.")
     no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
@@ -78,43 +85,35 @@ def from_status(
         return FatalModelError(f"{model}: no access ({status}: {said})", hint=f"Check the account behind {setting}.")
     if status == 404 or (status == 400 and _MODEL.search(said)):
         return FatalModelError(
-            f"{model}: not found at the provider ({status}: {said})", hint="Check model: in the spec, and its base URL."
+            f"{model}: not found at the provider ({status}: {said})", hint=f"Check model: in the spec. {where}"
         )
     if 300 <= status < 400 or status == 405:
-        return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint="Check the base URL.")
+        return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint=where)
     if status in TRANSIENT_STATUS or status >= 500:
         congestion = _CONGESTION.get(status, "")
         if congestion == "rate" and _CONCURRENCY.search(text):
             congestion = "overload"
         return TransientModelError(
-            f"{model}: HTTP {status}: {said}", retry_after=retry_after(headers), congestion=congestion
+            f"{model}: HTTP {status}: {said}", retry_after=wait_of(headers, text), congestion=congestion
         )
     kind = "bad_request"
     if _CONTEXT.search(text) or status == 413:
         kind = "context_length"
     elif _CONTENT.search(text):
         kind = "content_filter"
-    return RowError(f"HTTP {status}: {said}", kind=kind)
+    return RowError(f"HTTP {status}: {said}", kind=kind, status=status, parameter=_parameter(text))
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date) or OpenAI's `retry-after-ms`; a day at most."""
-    given = {name.lower(): value for name, value in headers.items()}
-    millis, value = given.get("retry-after-ms", ""), given.get("retry-after", "")
-    if _is_number(millis):
-        seconds = float(millis) / 1000
-    elif _is_number(value):
-        seconds = float(value)
-    else:
-        try:
-            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+def _parameter(text: str) -> str:
+    """What a refusal names: OpenAI's `param`, or the last part of the place in the body that FastAPI gives."""
+    if named := re.search(r'"param"\s*:\s*"([^"]{1,100})"', text):
+        return named[1]
+    place = re.search(r'"loc"\s*:\s*\[\s*"body"\s*,\s*"([^"]{1,100})"', text)
+    return place[1] if place else ""
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\s*\d+(\.\d+)?\s*", text, re.ASCII) is not None
+def _without_user(url: str) -> str:
+    return redacted(re.sub(r"//[^/@]*@", "//", url))
 
 
 def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | None:
@@ -134,11 +133,11 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
         said = _said(text, setting)
         return TransientModelError(
             f"{model}: {name}" + (f": {said}" if said else ""),
-            retry_after=_told_wait(exc),
+            retry_after=wait_of(_headers(exc), text),
             congestion=_congestion_of(throttled[0]) if throttled else "",
         )
-    if status is not None and 200 <= status < 300:
-        return RowError("the provider's answer is not a completion", kind="malformed_response")
+    if (status is not None and 200 <= status < 300) or isinstance(exc, JSONDecodeError):
+        return NoAnswer("the provider's answer is not a completion", kind="malformed_response")
     if status is not None:
         return from_status(status, text, headers=_headers(exc), model=model, setting=setting)
     known = kind_of(exc)
@@ -158,7 +157,7 @@ def _of_kind(kind: Kind, name: str, said: str, model: str, setting: str) -> Tand
     if kind == "fatal":
         return FatalModelError(f"{model}: {said or name}", hint=f"Check {setting}.")
     if kind == "malformed":
-        return RowError("the provider's answer is not a completion", kind="malformed_response")
+        return NoAnswer("the provider's answer is not a completion", kind="malformed_response")
     return RowError(f"{name}: {said}", kind="bad_request")
 
 
@@ -205,10 +204,6 @@ def _headers(exc: BaseException) -> Mapping[str, str]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _told_wait(exc: BaseException) -> float | None:
-    return retry_after(_headers(exc))
-
-
 def _body(exc: BaseException) -> str:
     """The JSON of the provider's error where the SDK kept it, else what the exception says."""
     for body in (getattr(exc, "body", None), getattr(exc, "details", None)):
@@ -227,6 +222,8 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 def may_be_billed(exc: BaseException) -> bool:
     """Whether the provider may have answered a call of which we know nothing: sent, then a timeout or a cut."""
+    if isinstance(exc, ModelError) and exc.billed:
+        return True
     if _status(exc) is not None:
         return False
     names = [type(cause).__name__ for cause in _chain(exc)]
@@ -260,7 +257,12 @@ def describe(exc: BaseException) -> dict[str, Any]:
     else:
         said = {"kind": type(exc).__name__, "message": redacted(str(exc)[:500]), "raw": None}
     # Text from anywhere; what is no Unicode could never be written to the journal.
-    return {key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in said.items()}
+    out: dict[str, Any] = {
+        key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in said.items()
+    }
+    if isinstance(exc, RowError) and exc.status is not None:
+        out["status"] = exc.status
+    return out
 
 
 class Waiting(TandemError):

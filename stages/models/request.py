@@ -21,19 +21,21 @@ _NOT_ASKED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structu
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What is asked: the digest of its canonical form, the size of that in bytes, and the most tokens of an answer,
-    where the request says so."""
+    """What is asked: the digest of its canonical form, the size of that in bytes, the most tokens of an answer, where
+    the request says so, and whether it holds more than plain text."""
 
     digest: str
     size: int
     cap: int | None = None
+    media: bool = False
 
 
 def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> ModelRequest:
     asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
     said = canonical_json([wire(message) for message in messages])
     wanted = canonical_json([stop, asked])
-    return ModelRequest(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs))
+    media = any(not isinstance(message.content, str) for message in messages)
+    return ModelRequest(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs), media)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -45,7 +45,7 @@ class RowScope:
     those it used; `budget`, where money is counted, is what they may cost; `cache_missed` are those of the graph's own
     models that LangChain has asked about and not yet answered. `stop` is what must end the batch, even where the graph
     swallows the exception; `halted` says why the batch pays for nothing more. `rounds`, where tasks of the graph are
-    run again, knows what they asked before."""
+    run again, knows what they asked before. `mended`: the places of answers that were nearly what was asked for."""
 
     id: str
     run: str
@@ -63,6 +63,7 @@ class RowScope:
     from_threads: set["Future[Any]"] = field(default_factory=set)
     closed: bool = False
     rounds: Repeats | None = None
+    mended: set[str] = field(default_factory=set)
 
     def next_key(self, request: str) -> CallKey:
         """The key of the next call with this request in this row."""

@@ -27,17 +27,48 @@ class _Null(str):
 _NULL = _Null()
 
 
+class _NullMember(_Null):
+    """What a null is asked for: null again, `{{ person.name }}` as well as `{{ text.upper() }}`."""
+
+    __hash__ = str.__hash__
+    name = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        method = getattr("", self.name, None)
+        return _NULL if method is None else method(*args, **kwargs)
+
+
+def _member(name: str) -> _NullMember:
+    member = _NullMember()
+    member.name = name
+    return member
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Members and items of a null are null, however deep."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if _is_none(obj) and not attribute.startswith("_"):
+            return _member(attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if _is_none(obj) and not (isinstance(argument, str) and argument.startswith("_")):
+            return _NULL
+        return super().getitem(obj, argument)
+
+
 def _blank_null(value: Any) -> Any:
     return "" if value is None else value
 
 
 def _is_none(value: Any) -> bool:
-    return value is None or value is _NULL
+    return value is None or isinstance(value, _Null)
 
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         undefined=StrictUndefined, finalize=_blank_null, autoescape=False, keep_trailing_newline=False
     )
     environment.tests["none"] = _is_none

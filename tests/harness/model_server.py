@@ -130,7 +130,9 @@ class _Server:
         if seconds is not None:
             limited = error_reply(429, "rate_limit_exceeded", {"Retry-After": str(seconds)})
             return await self._send(request, call, limited)
-        rule = self._rules.choose(asked.message, asked.digest, repetition, asked.ends_with_user, asked.turns)
+        rule = self._rules.choose(
+            asked.message, asked.digest, repetition, asked.ends_with_user, asked.turns, asked.data.keys()
+        )
         latency_s = self._latency_s(rule, asked.digest)
         if latency_s > 0:
             await asyncio.sleep(latency_s)

@@ -82,15 +82,20 @@ def error_reply(status: int, code: str | None, headers: Mapping[str, str], body:
     kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
     kind = code if code == "insufficient_quota" else kind
     standard = {"error": {"message": f"scripted error: {code or status}", "type": kind, "param": None, "code": code}}
-    raw = body.encode() if isinstance(body, str) else orjson.dumps(standard if body is None else body)
-    return Reply(status, [raw], dict(headers), fault="error")
+    if isinstance(body, bytes):
+        raw = body
+    else:
+        raw = body.encode() if isinstance(body, str) else orjson.dumps(standard if body is None else body)
+    kind_of_body = headers.get("Content-Type", "application/json")
+    return Reply(status, [raw], dict(headers), kind_of_body, fault="error")
 
 
 def reply_to(asked: Asked, rule: Rule | None) -> Reply:
     """The answer to a request for which the rule, if any, wants an answer at all."""
     action = rule.action if rule else None
     if rule and action == "error":
-        return error_reply(rule.error_status, rule.code, rule.headers, rule.body)
+        body = rule.body if rule.body_base64 is None else base64.b64decode(rule.body_base64)
+        return error_reply(rule.error_status, rule.code, rule.headers, body)
     reply = _embedded(asked) if asked.embedding else _completed(asked, rule)
     if rule:
         reply.headers.update(rule.headers)

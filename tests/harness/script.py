@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Action = Literal[
-    "error",  # status and an OpenAI-style error body with `code`, or `body` as it stands
+    "error",  # status and an OpenAI-style error body with `code`, or `body` (or `body_base64`) as it stands
     "hang",  # no answer until the client goes away
     "reset",  # the TCP connection is reset
     "malformed",  # HTTP 200 with half of a JSON body
@@ -40,13 +40,14 @@ STATUS_OF_CODE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One fault or fixed answer. `match` is a part of the last user message, or "*".
+    """One fault or fixed answer. `match` is a part of the last user message, or "*"; `sends` one of its parameters.
 
     `times` counts requests over the whole server, or of one content when `per` is "content". `rate` draws by content:
     one content is hit always or never; with `draw: "request"` each repetition of a content draws again.
     """
 
     match: str = "*"
+    sends: str | None = None
     times: int | None = None
     per: Literal["server", "content"] = "server"
     rate: float | None = None
@@ -57,6 +58,7 @@ class Rule:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    body_base64: str | None = None
     text: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     turns: int = 1
@@ -101,9 +103,14 @@ class Rules:
         self._rules = rules
         self._used: Counter[tuple[int, str]] = Counter()
 
-    def choose(self, message: str, digest: str, repetition: int, ends_with_user: bool, turns: int = 0) -> Rule | None:
+    def choose(
+        self, message: str, digest: str, repetition: int, ends_with_user: bool, turns: int = 0,
+        sent: Collection[str] = (),
+    ) -> Rule | None:  # fmt: skip
         for index, rule in enumerate(self._rules):
             if rule.match != "*" and rule.match not in message:
+                continue
+            if rule.sends is not None and rule.sends not in sent:
                 continue
             if rule.action == "tool_calls" and not (ends_with_user or turns < rule.turns):
                 continue

@@ -23,4 +23,4 @@ async def server(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(autouse=True)
 def _forget_endpoints() -> Iterator[None]:
     yield
-    transport._without_schemas.clear()
+    transport._dialects.clear()

@@ -33,7 +33,7 @@ def answer_format(wanted: Build) -> AnswerFormat:
         if not (isinstance(found, type) and issubclass(found, BaseModel)):
             raise SpecError(f"{wanted.where}: output: {stage.output_class} is not a pydantic class.")
         cls, fields = found, fields_of_class(found)
-    return AnswerFormat(fields, cls, f"{wanted.spec.name}_{stage.name}")
+    return AnswerFormat(fields, cls, f"{wanted.spec.name}_{stage.name}", exact=stage.coerce == "strict")
 
 
 def limiter_of(wanted: Build) -> Limiter:

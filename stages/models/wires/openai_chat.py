@@ -8,18 +8,17 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, Invalid
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from schemas.errors import RowError
+from schemas.errors import NoAnswer
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
-_SCHEMA_WORDS = re.compile(r"response_format|json_schema|structured.?output", re.I)
-_REFUSAL_WORDS = re.compile(
-    r"not support|unsupported|unavailable|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected"
-    r"|should be|must be",
-    re.I,
-)
-
-
+_STATUS_OF_WORD = {
+    "rate_limit_exceeded": 429, "rate_limited": 429, "too_many_requests": 429, "resource_exhausted": 429,
+    "insufficient_quota": 429, "overloaded_error": 529, "overloaded": 529, "unavailable": 503, "server_error": 500,
+    "invalid_api_key": 401, "unauthenticated": 401, "permission_denied": 403, "model_not_found": 404,
+}  # fmt: skip
 CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
+WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
+                      "recitation", "refusal", "guardrail_intervened"))  # fmt: skip
 
 
 def finish_of(message: AIMessage) -> str:
@@ -49,15 +48,21 @@ def _wire_call(call: ToolCall | InvalidToolCall, arguments: str) -> dict[str, An
 
 
 def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> ChatResult:
+    """An answer as LangChain has it. Raises NoAnswer for a completion without one."""
     choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise RowError(
-            "the provider's answer has no choices", kind="empty_answer", raw=orjson.dumps(answer)[:2000].decode()
-        )
-    choice = choices[0]
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        usage = _usage(answer.get("usage"))
+        spent = usage is None or usage["total_tokens"] > 0
+        raise NoAnswer("the provider's answer has no choices", kind="empty_answer", raw=_shown(answer), billed=spent)
     said = choice.get("message") or {}
+    if not isinstance(said, dict):
+        raise NoAnswer("the provider's answer has no message", kind="malformed_response", raw=_shown(answer))
+    finish = choice.get("finish_reason")
+    if str(finish).lower() == "error" or choice.get("error"):
+        raise NoAnswer("the provider failed while it answered", kind="empty_answer", raw=_shown(answer))
     metadata = {
-        "finish_reason": choice.get("finish_reason"),
+        "finish_reason": finish,
         "model_name": answer.get("model", model),
         "request_id": request_id or answer.get("id"),
     }
@@ -72,6 +77,39 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         usage_metadata=_usage(answer.get("usage")),
     )
     return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _shown(answer: dict[str, Any]) -> str:
+    return orjson.dumps(answer, default=str)[:2000].decode("utf-8", "replace")
+
+
+def failure_of(answer: dict[str, Any]) -> tuple[int, str] | None:
+    """The status and body of a failure that came as a success, whatever its shape; None for a completion."""
+    if answer.get("choices"):
+        return None
+    error = next((answer[name] for name in ("error", "errors", "detail") if answer.get(name)), None)
+    if error is None and (answer.get("object") == "error" or ("message" in answer and "choices" not in answer)):
+        error = answer.get("message") or answer
+    if error is None:
+        return None
+    status = _status_in(error) or _status_in(answer) or 502
+    text = error if isinstance(error, str) else orjson.dumps(answer, default=str).decode()
+    return status, text
+
+
+def _status_in(error: Any) -> int | None:
+    """A status that an error's body names as a number, or by a word."""
+    if isinstance(error, list) and error:
+        return _status_in(error[0])
+    if not isinstance(error, dict):
+        return None
+    for name in ("code", "status", "status_code", "statusCode", "http_status"):
+        value = error.get(name)
+        if isinstance(value, str):
+            value = int(value) if value.isdecimal() else _STATUS_OF_WORD.get(value.lower())
+        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
+            return value
+    return _status_in(error["error"]) if isinstance(error.get("error"), dict) else None
 
 
 def _tool_calls(raw: list[dict[str, Any]]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
@@ -94,13 +132,16 @@ def _tool_calls(raw: list[dict[str, Any]]) -> tuple[list[ToolCall], list[Invalid
     return calls, invalid
 
 
-def _usage(raw: dict[str, Any] | None) -> UsageMetadata | None:
-    if not raw:
+def _usage(raw: Any) -> UsageMetadata | None:
+    """Tokens as the provider counts them; None where it does not count, or not in numbers."""
+    if not isinstance(raw, dict):
         return None
-    given, got = raw.get("prompt_tokens") or 0, raw.get("completion_tokens") or 0
-    usage = UsageMetadata(input_tokens=given, output_tokens=got, total_tokens=given + got)
-    cached = (raw.get("prompt_tokens_details") or {}).get("cached_tokens")
-    reasoning = (raw.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    given, got = counted(raw, "prompt_tokens", "input_tokens"), counted(raw, "completion_tokens", "output_tokens")
+    if given is None and got is None:
+        return None
+    usage = UsageMetadata(input_tokens=given or 0, output_tokens=got or 0, total_tokens=(given or 0) + (got or 0))
+    cached = counted(_details(raw, "prompt"), "cached_tokens")
+    reasoning = counted(_details(raw, "completion"), "reasoning_tokens")
     if cached:
         usage["input_token_details"] = {"cache_read": cached}
     if reasoning:
@@ -108,48 +149,19 @@ def _usage(raw: dict[str, Any] | None) -> UsageMetadata | None:
     return usage
 
 
-def parsed(raw: bytes) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(raw)
-        if isinstance(answer, dict):
-            return answer
-    except orjson.JSONDecodeError:
-        pass
-    raise malformed(raw)
+def _details(raw: dict[str, Any], of: str) -> dict[str, Any]:
+    found = raw.get(f"{of}_tokens_details")
+    return found if isinstance(found, dict) else {}
 
 
-def malformed(raw: bytes) -> RowError:
-    return RowError(
-        "the provider's answer is not the JSON of a completion",
-        kind="malformed_response",
-        raw=raw[:2000].decode("utf-8", "replace"),
-    )
-
-
-# Endpoints without schemas --------------------------------------------------------------------------------------------
-
-
-def refuses_schemas(exc: RowError) -> bool:
-    """A 400 about `response_format` as such; not one about what is wrong with our schema."""
-    said = exc.message
-    return bool(
-        exc.kind == "bad_request"
-        and _SCHEMA_WORDS.search(said)
-        and _REFUSAL_WORDS.search(said)
-        and not re.search(r"invalid schema", said, re.I)
-    )
-
-
-def asked_in_words(payload: dict[str, Any]) -> dict[str, Any]:
-    """The same request with its schema in a system message."""
-    wanted = payload["response_format"]
-    schema = (wanted.get("json_schema") or {}).get("schema") if isinstance(wanted, dict) else None
-    words = "Answer with one JSON object and nothing else."
-    if schema is not None:
-        words += f" It must fit this JSON schema:\n{orjson.dumps(schema).decode()}"
-    first, *rest = payload["messages"]
-    if first["role"] == "system" and isinstance(first["content"], str):
-        messages = [{**first, "content": f"{first['content']}\n\n{words}"}, *rest]
-    else:
-        messages = [{"role": "system", "content": words}, first, *rest]
-    return {**{k: v for k, v in payload.items() if k != "response_format"}, "messages": messages}
+def counted(raw: dict[str, Any], *names: str) -> int | None:
+    """A count of tokens by the first of these names that has one; None for what is less than nothing, or no number."""
+    for name in names:
+        value = raw.get(name)
+        if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value, re.ASCII):
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None

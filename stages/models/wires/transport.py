@@ -6,6 +6,7 @@ Completions API that enrichment uses: messages, tools, response_format, usage. N
 
 import asyncio
 import weakref
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -26,12 +27,14 @@ from schemas.errors import FatalModelError, ModelError, RowError, TransientModel
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
 from stages.models.errors import from_status
-from stages.models.wires.openai_chat import asked_in_words, malformed, parsed, refuses_schemas, result_of, wire
+from stages.models.wires.body import completion_in, no_completion
+from stages.models.wires.dialect import Dialect
+from stages.models.wires.openai_chat import failure_of, result_of, wire
 
 MAX_ANSWER_BYTES = 1_000_000
-# Endpoints that know no schemas, by (base URL, model): they are asked in words, from their first refusal on. A fact
-# about the world, the same for all stages of a process, and a refused call a stage if it were kept with them.
-_without_schemas: set[tuple[str, str]] = set()
+_MOST_WAYS = 6  # to put one request, each learned from the refusal of the one before
+# How an endpoint wants to be asked, by (base URL, model). A fact about the world, the same for all stages of a process.
+_dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 # One a loop, as aiohttp wants it; the worker closes its own.
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
@@ -109,31 +112,30 @@ class OpenAICompatibleChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         """One request. Raises TransientModelError, RowError or FatalModelError."""
-        payload = {"model": self.model, "messages": [wire(m) for m in messages], **self.params, **kwargs}
+        payload = {
+            "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
+        }  # fmt: skip
         if stop:
             payload["stop"] = stop
-        place = (self.base_url, self.model)
-        if "response_format" not in payload:
-            return await self._completion(payload)
-        if place not in _without_schemas:
+        dialect = _dialects[self.base_url, self.model]
+        for _ in range(_MOST_WAYS):
+            sent = dialect.apply(payload)
             try:
-                return await self._completion(payload)
+                result = await self._completion(sent)
             except RowError as exc:
-                if not refuses_schemas(exc):
+                if dialect.apply(payload) == sent and not dialect.learn(exc, sent, self.model):
                     raise
-                _without_schemas.add(place)
-        return await self._completion(asked_in_words(payload))
+            else:
+                dialect.accepted.update(sent)
+                return result
+        return await self._completion(dialect.apply(payload))
 
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
         answer, headers = await self._post(orjson.dumps(payload))
-        if not answer.get("choices") and isinstance(answer.get("error"), dict):  # some gateways fail with a 200
-            code = answer["error"].get("code")
-            status = code if isinstance(code, int) and 400 <= code < 600 else 502
-            raise self._failure(status, orjson.dumps(answer), {})
         try:
             result = result_of(answer, headers.get("x-request-id"), self.model)
         except (AttributeError, TypeError, ValueError) as exc:
-            raise malformed(orjson.dumps(answer)) from exc
+            raise no_completion(orjson.dumps(answer)) from exc
         if (allowed := rates_of(headers)) is not None:
             result.llm_output = {ALLOWED: allowed}
         return result
@@ -151,19 +153,25 @@ class OpenAICompatibleChatModel(BaseChatModel):
                 if response.status != 200:
                     said = await _beginning(response)
                     raise self._failure(response.status, said, response.headers)
-                return parsed(await _read_capped(response)), response.headers
+                answer = completion_in(await _read_capped(response))
+                if (failure := failure_of(answer)) is not None:  # some gateways fail with a 200
+                    raise self._failure(failure[0], failure[1].encode(), response.headers)
+                return answer, response.headers
         except TimeoutError as exc:
             raise TransientModelError(f"{self.model}: no answer within {self.timeout_s:g} s") from exc
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as exc:
             raise FatalModelError(
-                f"{self.model}: cannot call {_url_host(url)} ({type(exc).__name__})", hint="Check the base URL."
+                f"{self.model}: cannot call {_url_host(url)} ({type(exc).__name__})",
+                hint=f"Check the base URL, {self.base_url}.",
             ) from exc
         except (aiohttp.ClientError, ConnectionError) as exc:
             raise TransientModelError(f"{self.model}: {_url_host(url)}: {type(exc).__name__}") from exc
 
     def _failure(self, status: int, said: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
         text = said.decode("utf-8", "replace")
-        return from_status(status, text, headers=headers, model=self.model, setting="OPENAI_API_KEY")
+        return from_status(
+            status, text, headers=headers, model=self.model, setting="OPENAI_API_KEY", base_url=self.base_url
+        )
 
 
 async def _read_capped(response: aiohttp.ClientResponse) -> bytes:

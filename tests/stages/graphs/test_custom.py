@@ -81,8 +81,6 @@ ECHO = """
     def make_compiled(model=None, tone="plain"):
         return builder.compile()
 
-    async def make_async():
-        return graph
 
     def needs(database):
         return graph
@@ -101,8 +99,7 @@ async def test_a_compiled_graph_a_builder_and_a_factory_all_run(write: Write, at
     ("attribute", "sentence"),
     [
         ("nothing", "is a int, not a LangGraph graph"),
-        ("make_async", "is an async function"),
-        ("needs", r"raised TypeError.*missing.*A factory may take: models, tools"),
+        ("needs", r"raised TypeError.*missing.*A factory may take: config, models, tools"),
         ("absent", "has no 'absent'"),
     ],
 )
@@ -493,3 +490,160 @@ async def test_a_cancelled_batch_takes_the_calls_of_its_threads_with_it(write: W
     asked = server.stats().requests
     await asyncio.sleep(0.25)
     assert server.stats().requests == asked < 10  # no thread goes on asking
+
+
+# As LangGraph people write them -------------------------------------------------------------------------------------
+
+FACTORIES = """
+    from langchain_core.messages import AIMessage, HumanMessage
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.graph import MessagesState
+
+    def built(prefix):
+        async def echo(state):
+            return {"draft": prefix + state["text"]}
+        builder = StateGraph(State)
+        builder.add_node("echo", echo)
+        builder.add_edge(START, "echo")
+        return builder.compile()
+
+    def graph(config):
+        return built(config["configurable"]["prefix"])
+
+    def typed(settings: RunnableConfig):
+        return built(settings["configurable"]["prefix"])
+
+    async def later():
+        await asyncio.sleep(0)
+        return built("> ")
+
+    async def later_with_config(config: RunnableConfig):
+        return built(config["configurable"]["prefix"])
+"""
+
+
+@pytest.mark.parametrize("factory", ["graph", "typed", "later", "later_with_config"])
+async def test_factories_in_the_forms_of_the_platform_run(write: Write, factory: str) -> None:
+    stage = a_stage(f"{write(FACTORIES)}:{factory}", context={"prefix": "> "})
+    assert answers(await enrich(stage, rows("a"))) == [{"draft": "> a"}]
+
+
+def test_an_async_factory_that_fails_is_one_sentence(write: Write) -> None:
+    name = write("async def graph():\n    raise ValueError('no such thing')\n")
+    with pytest.raises(SpecError, match="raised ValueError: no such thing"):
+        a_stage(f"{name}:graph")
+
+
+MESSAGES = """
+    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+    from langgraph.graph import MessagesState
+
+    class Talk(MessagesState):
+        last: Any
+
+    async def talk(state):
+        said = state["messages"][-1].content
+        return {"messages": [AIMessage([{"type": "text", "text": said.upper()}]), HumanMessage("thanks")],
+                "last": AIMessage("7")}
+
+    builder = StateGraph(Talk)
+    builder.add_node("talk", talk)
+    builder.add_edge(START, "talk")
+    graph = builder.compile()
+"""
+
+
+async def test_messages_give_the_text_of_the_last_that_the_model_wrote(write: Write) -> None:
+    stage = a_stage(
+        f"{write(MESSAGES)}:graph", inputs={"messages": "text"}, outputs={"draft": "messages", "level": "last"},
+        output={"draft": "str", "level": "int"},
+    )  # fmt: skip
+    assert answers(await enrich(stage, rows("a"))) == [{"draft": "A", "level": 7}]
+
+
+AGENT = """
+    from langchain.agents import create_agent
+
+    def size(text: str) -> int:
+        "The length of a text."
+        return len(text)
+
+    def graph(model):
+        return create_agent(model, [size], system_prompt="Be brief.")
+"""
+
+
+async def test_an_agent_of_langchain_works_as_it_comes(write: Write, server: ModelServer) -> None:
+    call = {"name": "size", "arguments": {"text": "abc"}}
+    server.script({"rules": [
+        {"match": "abc", "action": "tool_calls", "tool_calls": [call]}, {"action": "text", "text": "It is 3."},
+    ]})  # fmt: skip
+    stage = a_stage(f"{write(AGENT)}:graph", model=MODEL, inputs={"messages": "text"}, outputs={"draft": "messages"})
+    assert answers(await enrich(stage, rows("abc"))) == [{"draft": "It is 3."}]
+    assert server.stats().requests == 2
+
+
+WITHOUT_SCHEMA = """
+    async def echo(state, runtime: Runtime):
+        context = runtime.context
+        said = await context["model"].ainvoke(state["text"])
+        return {"draft": f"{context['tone']} {sorted(context)} {bool(said.content)}"}
+
+    builder = StateGraph(State)
+    builder.add_node("echo", echo)
+    builder.add_edge(START, "echo")
+    graph = builder.compile()
+"""
+
+
+async def test_a_graph_without_a_context_schema_finds_a_dictionary(write: Write, server: ModelServer) -> None:
+    stage = a_stage(f"{write(WITHOUT_SCHEMA)}:graph", model=MODEL, context={"tone": "kind"})
+    [answer] = answers(await enrich(stage, rows("a")))
+    assert answer == {"draft": "kind ['model', 'models', 'tone', 'tools'] True"}
+
+
+BLOCKING = """
+    def built(node, **given):
+        builder = StateGraph(State, **given)
+        builder.add_node("ask", node)
+        builder.add_edge(START, "ask")
+        return builder.compile()
+
+    def by_context():
+        async def ask(state, runtime: Runtime):
+            return {"draft": runtime.context["model"].invoke(state["text"]).content}
+        return built(ask)
+
+    def by_name():
+        async def ask(state, runtime: Runtime):
+            llm = runtime.context["models"]["main"].with_structured_output(State)
+            if state["text"]:
+                return {"draft": str(llm.invoke(state["text"]))}
+        return built(ask)
+
+    def by_closure(model):
+        async def ask(state):
+            return {"draft": model.bind(stop=["x"]).invoke(state["text"]).content}
+        return built(ask)
+
+    def fine(model):
+        class Other:
+            def invoke(self, text):
+                return text
+        async def ask(state, runtime: Runtime):
+            Other().invoke("x")
+            said = await asyncio.to_thread(lambda: model.invoke(state["text"]))
+            return {"draft": (await model.ainvoke(state["text"])).content}
+        return built(ask)
+"""
+
+
+@pytest.mark.parametrize("factory", ["by_context", "by_name", "by_closure"])
+def test_a_call_that_would_block_is_refused_once_and_before_any_row(write: Write, factory: str) -> None:
+    with pytest.raises(SpecError, match=r"the async node 'ask' calls .*invoke \(line \d+\)"):
+        a_stage(f"{write(BLOCKING)}:{factory}", model=MODEL)
+
+
+async def test_calls_that_block_nobody_are_not(write: Write, server: ModelServer) -> None:
+    stage = a_stage(f"{write(BLOCKING)}:fine", model=MODEL)
+    assert kinds(await enrich(stage, rows("a"))) == ["ok"]

@@ -103,7 +103,7 @@ async def test_a_call_that_does_not_fit_is_not_made(server: ModelServer) -> None
     ("rule", "error", "said"),
     [
         ({"action": "error", "status": 400}, RowError, ["sending", "unbilled", "close"]),
-        ({"action": "malformed"}, RowError, ["sending", "close"]),
+        ({"action": "oversized", "mb": 2}, RowError, ["sending", "close"]),
     ],
 )
 async def test_what_was_not_billed_is_given_back_and_what_may_be_is_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 
@@ -12,7 +13,7 @@ from stages.limits.limiter import Blocked, Limiter, Limiters, Rates
 from stages.limits.pacing import Tokens
 from stages.limits.provider_queue import ProviderQueue
 from stages.limits.rate_headers import rates_of
-from tests.harness.script import Limits
+from tests.harness.script import Gate, Limits
 from tests.stages.virtual import Provider, clock, crowd, virtually
 
 PER_MINUTE = 600
@@ -310,3 +311,94 @@ def test_failures_among_answers_are_no_outage() -> None:
             await asyncio.sleep(0.1)
 
     virtually(work())
+
+
+# The law of a hidden limit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("per_minute", "seconds"), [(60, 400), (600, 180), (6_000, 60)])
+@pytest.mark.parametrize("latency_s", [0.02, 0.2])
+@pytest.mark.parametrize("burst_s", [1.0, 60.0])
+@pytest.mark.parametrize("says_when", [True, False])
+def test_nine_tenths_of_a_hidden_limit_are_used_after_ten_seconds_or_thirty_calls(
+    per_minute: int, seconds: int, latency_s: float, burst_s: float, says_when: bool
+) -> None:
+    limits = Limits(requests_per_minute=per_minute, burst_s=burst_s)
+    provider = asked(limits, seconds=seconds, latency_s=latency_s, says_when=says_when)
+    begin = max(10.0, sorted(provider.ok)[29])
+    assert utilisation(provider, begin, seconds, per_minute) >= 0.9
+    steady = seconds / 3
+    refused, answered = sum(at > steady for at in provider.refused), provider.answered(steady, seconds)
+    assert refused <= max(0.02 * answered, 1 + (seconds - steady) / 120)
+
+
+@dataclass
+class RefusesFirst(Provider):
+    """Refuses so many requests, then none."""
+
+    first: int = 8
+
+    def __post_init__(self) -> None:
+        self._gate = _First(self.first)
+
+
+class _First(Gate):
+    def __init__(self, left: int) -> None:
+        super().__init__(Limits(), 0.0)
+        self._left = left
+
+    def refuse(self, in_flight: int, tokens: int, now: float) -> int | None:
+        self._left -= 1
+        return 2 if self._left >= 0 else None
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 8, 16])
+@pytest.mark.parametrize("refusal_s", [0.002, 0.01, 0.1])
+def test_a_burst_of_refusals_at_the_start_says_little_of_the_rate(refusals: int, refusal_s: float) -> None:
+    async def work() -> float:
+        provider = RefusesFirst(first=refusals, latency_s=0.01, refusal_s=refusal_s, says_when=False)
+        one = limiter()
+        await asyncio.gather(*(provider.ask(one) for _ in range(400)))
+        return max(provider.ok)
+
+    assert virtually(work()) < 10
+
+
+@pytest.mark.parametrize("refusals", [1, 4, 12])
+def test_who_was_refused_with_a_time_calls_soon_after_it(refusals: int) -> None:
+    async def work() -> Provider:
+        provider = RefusesFirst(first=refusals, latency_s=0.01)
+        one = limiter()
+        await asyncio.gather(*(provider.ask(one) for _ in range(12)))
+        return provider
+
+    provider = virtually(work())
+    assert min(provider.ok) >= 0 if refusals < 3 else min(provider.ok) >= 2
+    assert max(provider.ok) < 2 * 3 + 1
+
+
+def test_a_limit_that_is_lifted_is_soon_noticed() -> None:
+    async def work() -> Provider:
+        provider, one = Provider(Limits(requests_per_minute=60)), limiter()
+        asking = asyncio.create_task(crowd(provider, one, 600))
+        await asyncio.sleep(120)
+        provider._gate = Gate(Limits(), clock())
+        await asking
+        return provider
+
+    provider = virtually(work())
+    assert provider.answered(480, 600) >= 10 * provider.answered(0, 120)
+
+
+def test_a_limit_that_is_lowered_is_found_by_few_refusals() -> None:
+    async def work() -> Provider:
+        provider, one = Provider(Limits(requests_per_minute=6_000)), limiter()
+        asking = asyncio.create_task(crowd(provider, one, 200))
+        await asyncio.sleep(60)
+        provider._gate = Gate(Limits(requests_per_minute=PER_MINUTE), clock())
+        await asking
+        return provider
+
+    provider = virtually(work())
+    assert utilisation(provider, 80, 200) >= 0.9
+    assert sum(at > 60 for at in provider.refused) <= 30

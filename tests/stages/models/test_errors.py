@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
-from stages.models.errors import classify, describe, from_status, may_be_billed, retry_after
+from stages.models.errors import classify, describe, from_status, may_be_billed
+from stages.models.retry_after import retry_after
 
 KEY = "OPENAI_API_KEY"
 BILLING_AD = (
@@ -90,6 +91,10 @@ def test_a_rate_limit_that_speaks_of_billing_is_still_a_rate_limit(text: str) ->
         ({"Retry-After": "nan"}, None),
         ({"retry-after-ms": "inf"}, None),
         ({"Retry-After": "-5"}, None),
+        ({"Retry-After": "-1.5", "Retry-After-Ms": "-3"}, None),
+        ({"Retry-After": "Thu Jan  1 00:00:00 2026"}, 0.0),
+        ({"Retry-After": "1000000001"}, 0.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 00:00:07 GMT", "Date": "Thu, 01 Jan 2026 00:00:05 GMT"}, 2.0),
     ],
 )
 def test_retry_after_in_seconds_milliseconds_or_nonsense(headers: dict[str, str], seconds: float | None) -> None:
@@ -166,8 +171,7 @@ def test_every_exception_of_the_openai_sdk_is_sorted() -> None:
     by_name = {type(exc).__name__: classify(exc, model="m", setting=KEY) for exc in errors}
     assert {name for name, failure in by_name.items() if failure is None} == set()
     fatal = {"AuthenticationError", "OAuthError", "PermissionDeniedError", "NotFoundError", "OpenAIError"}
-    row = {"BadRequestError", "UnprocessableEntityError", "LengthFinishReasonError", "ContentFilterFinishReasonError",
-           "APIResponseValidationError"}  # fmt: skip
+    row = {"BadRequestError", "UnprocessableEntityError", "LengthFinishReasonError", "ContentFilterFinishReasonError"}
     for name, failure in by_name.items():
         expected = FatalModelError if name in fatal else RowError if name in row else TransientModelError
         assert isinstance(failure, expected), (name, failure)
@@ -237,3 +241,28 @@ def test_a_reject_says_kind_message_and_raw_in_writable_text() -> None:
     assert describe(RowError("m", kind="k", raw="r")) == {"kind": "k", "message": "m", "raw": "r"}
     assert describe(KeyError("x")) == {"kind": "KeyError", "message": "'x'", "raw": None}
     assert describe(ValueError("\ud800"))["message"] == "?"
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ('{"error": {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]}}', 34.0),
+        ('{"error": {"details": [{"retryDelay": "0.5s"}]}}', 0.5),
+        ("Rate limit reached. Please try again in 1.5s.", 1.5),
+        ("Please try again in 6m2s.", 362.0),
+        ("Please try again in 20ms.", 0.02),
+        ("Please retry in 34.07s.", 34.07),
+        ("Too many requests, retry after 3 seconds", 3.0),
+        ("slow down", None),
+    ],
+)
+def test_a_wait_that_the_body_asks_for(body: str, seconds: float | None) -> None:
+    failure = sorted_as(429, body)
+    assert isinstance(failure, TransientModelError)
+    assert failure.retry_after == pytest.approx(seconds)
+
+
+def test_the_header_wins_over_the_body() -> None:
+    failure = sorted_as(429, '{"error": {"details": [{"retryDelay": "34s"}]}}', {"Retry-After": "2"})
+    assert isinstance(failure, TransientModelError)
+    assert failure.retry_after == 2.0

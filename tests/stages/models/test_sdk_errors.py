@@ -85,7 +85,7 @@ def google_error(code: int, message: str, status: str = "", reason: str = "") ->
 def test_every_exception_of_google_genai_is_sorted() -> None:
     kinds: dict[str, type[TandemError]] = {
         "APIError": TransientModelError, "ServerError": TransientModelError, "ClientError": RowError,
-        "ContinuationInterruptedError": TransientModelError, "UnknownApiResponseError": RowError,
+        "ContinuationInterruptedError": TransientModelError, "UnknownApiResponseError": TransientModelError,
         "FunctionInvocationError": RowError, "UnknownFunctionCallArgumentError": RowError,
         "UnsupportedFunctionError": RowError,
     }  # fmt: skip

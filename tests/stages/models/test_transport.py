@@ -14,7 +14,7 @@ from aiohttp import web
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import SecretStr
 
-from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
+from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
 from stages.models.wires.transport import OpenAICompatibleChatModel, close_session
 from tests.harness.model_server import ModelServer
 
@@ -131,11 +131,11 @@ def peak_kib() -> int:
         ("empty_choices", "empty_answer"),
     ],
 )
-async def test_what_is_no_completion_rejects_the_row_with_what_came(
+async def test_what_is_no_completion_is_no_answer_and_says_what_came(
     server: ModelServer, action: str, kind: str
 ) -> None:
     failure = await failed(server, {"action": action})
-    assert isinstance(failure, RowError)
+    assert isinstance(failure, NoAnswer)
     assert failure.kind == kind
     assert failure.raw
 
@@ -183,14 +183,13 @@ async def test_an_error_inside_a_200_is_sorted_by_its_code() -> None:
     "changed",
     [
         {"choices": [{"message": "text"}]},
-        {"usage": "none"},
         {"message": {"tool_calls": ["x"]}},
         {"message": {"content": 5}},
     ],
 )
-async def test_an_answer_of_another_shape_rejects_the_row(changed: dict[str, Any]) -> None:
+async def test_an_answer_of_another_shape_is_none(changed: dict[str, Any]) -> None:
     async with a_provider(lambda asked: (200, completion(**changed), {})) as url:
-        with pytest.raises(RowError) as caught:
+        with pytest.raises(NoAnswer) as caught:
             await model_at(url).ainvoke("x")
     assert caught.value.kind == "malformed_response"
 
@@ -219,7 +218,7 @@ async def test_messages_go_out_in_the_form_of_the_api() -> None:
     assert body["temperature"] == 0
     assert body["stop"] == ["\n"]
     assert body["tool_choice"] == {"type": "function", "function": {"name": "f"}}
-    assert "stream" not in body
+    assert body["stream"] is False
 
 
 async def test_an_endpoint_without_schemas_is_asked_in_words_after_its_first_refusal() -> None:
@@ -245,7 +244,7 @@ async def test_an_endpoint_without_schemas_is_asked_in_words_after_its_first_ref
 async def test_a_wrong_schema_is_not_asked_in_words() -> None:
     said = {"error": {"message": "Invalid schema for response_format 'w': 'minLength' is not permitted"}}
     async with a_provider(lambda body: (400, said, {})) as url:
-        with pytest.raises(RowError, match="Invalid schema"):
+        with pytest.raises(FatalModelError, match="Invalid schema"):
             await model_at(url).bind(response_format=FORMAT).ainvoke("x")
 
 
@@ -257,3 +256,111 @@ async def test_one_session_serves_a_loop_and_closes(server: ModelServer) -> None
     model = model_at(server.base_url)
     await asyncio.gather(*(model.ainvoke(f"hello {at}") for at in range(20)))
     assert server.stats().answered_ok == 20
+
+
+# What a model refuses -----------------------------------------------------------------------------------------------
+
+
+def refusing(*refusals: tuple[Any, str]) -> tuple[Any, list[dict[str, Any]]]:
+    """A provider that refuses requests of a kind, with a message; and what it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def answer(body: dict[str, Any]) -> Any:
+        asked.append(body)
+        for refused, message in refusals:
+            if refused(body):
+                return 400, {"error": {"message": message, "type": "invalid_request_error"}}, {}
+        return 200, completion(), {}
+
+    return answer, asked
+
+
+@pytest.mark.parametrize(
+    ("sent", "message", "then"),
+    [
+        ("max_tokens", "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+         "max_completion_tokens"),
+        ("max_completion_tokens", "Unrecognized request argument supplied: max_completion_tokens", "max_tokens"),
+        ("max_completion_tokens", "max_completion_tokens: Extra inputs are not permitted", "max_tokens"),
+    ],
+)  # fmt: skip
+async def test_a_cap_goes_by_the_name_that_the_model_takes_from_its_first_refusal_on(
+    sent: str, message: str, then: str
+) -> None:
+    answer, asked = refusing((lambda body: sent in body, message))
+    async with a_provider(answer) as url:
+        for text in ("one", "two"):
+            await model_at(url, params={sent: 50}).ainvoke(text)
+    assert [[name for name in body if name.startswith("max_")] for body in asked] == [[sent], [then], [then]]
+    assert asked[-1][then] == 50
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+        "Developer instruction is not enabled for models/gemma-3-27b-it",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "System role not supported",
+        "Only user and assistant roles are supported!",
+    ],
+)
+async def test_a_system_text_goes_into_the_users_turn_where_there_is_no_such_role(message: str) -> None:
+    answer, asked = refusing((lambda body: body["messages"][0]["role"] == "system", message))
+    async with a_provider(answer) as url:
+        for text in ("one", "two"):
+            await model_at(url).ainvoke([SystemMessage("Be brief."), HumanMessage(text)])
+    assert [[m["role"] for m in body["messages"]] for body in asked] == [["system", "user"], ["user"], ["user"]]
+    assert asked[-1]["messages"][0]["content"] == "Be brief.\n\ntwo"
+
+
+async def test_a_model_that_knows_neither_schemas_nor_a_system_text_is_asked_all_the_same() -> None:
+    answer, asked = refusing(
+        (lambda body: "response_format" in body, "response_format is not supported"),
+        (lambda body: body["messages"][0]["role"] == "system", "system role is not supported"),
+        (lambda body: "max_tokens" in body, "Unsupported parameter: 'max_tokens'"),
+        (lambda body: "stream" in body, "Unknown parameter: 'stream'"),
+    )
+    async with a_provider(answer) as url:
+        model = model_at(url, params={"max_tokens": 9}).bind(response_format=FORMAT)
+        for text in ("one", "two"):
+            await model.ainvoke([SystemMessage("Be brief."), HumanMessage(text)])
+    assert len(asked) == 4 + 2
+    assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
+    assert '"word"' in asked[-1]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"temperature": 0}, "Unsupported value: 'temperature' does not support 0 with this model."),
+        ({"top_k": 5}, "top_k: Extra inputs are not permitted"),
+        ({"reasoning_effort": "none"}, "Invalid value: 'none'. reasoning_effort must be one of low, medium, high"),
+        ({"stop": ["x"]}, "Unsupported parameter: 'stop' is not supported with this model."),
+        ({"max_tokens": 99_999}, "max_tokens is too large: 99999. This model supports at most 16384 of them"),
+    ],
+)
+async def test_a_parameter_that_cannot_be_put_otherwise_is_fatal_by_name(params: dict[str, Any], message: str) -> None:
+    answer, asked = refusing((lambda body: True, message))
+    async with a_provider(answer) as url:
+        with pytest.raises(FatalModelError, match=repr(next(iter(params)))):
+            await model_at(url, params=params).ainvoke("x")
+    assert len(asked) == 1
+
+
+async def test_what_the_model_has_taken_before_is_not_what_it_refuses() -> None:
+    said = "Unsupported value: 'temperature' does not support the image of this message"
+    answer, _ = refusing((lambda body: body["messages"][0]["content"] == "bad", said))
+    async with a_provider(answer) as url:
+        await model_at(url, params={"temperature": 0}).ainvoke("good")
+        with pytest.raises(RowError):
+            await model_at(url, params={"temperature": 0}).ainvoke("bad")
+
+
+@pytest.mark.parametrize("error", ["Unexpected endpoint or method. (POST /chat/completions)", "Cannot POST /v1/x"])
+@pytest.mark.parametrize("status", [200, 400, 404])
+async def test_an_endpoint_that_is_none_names_the_base_url(error: str, status: int) -> None:
+    async with a_provider(lambda body: (status, {"error": error}, {})) as url:
+        with pytest.raises(FatalModelError) as caught:
+            await model_at(url).ainvoke("x")
+    assert url in caught.value.hint

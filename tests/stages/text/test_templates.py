@@ -1,6 +1,7 @@
 """Prompts are strict, sandboxed, and say what they read before any row is rendered."""
 
 import datetime as dt
+from typing import Any
 
 import pytest
 
@@ -121,3 +122,30 @@ def test_blank_is_null_or_white_space() -> None:
     assert is_blank(" \n\t")
     assert not is_blank("x")
     assert not is_blank(0)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "text"),
+    [
+        ("{{ s.x }}", {"s": None}, ""),
+        ("{{ s['x'] }}", {"s": None}, ""),
+        ("{{ s.x.y | trim }}|", {"s": None}, "|"),
+        ("{{ s.x.y }}", {"s": {"x": None}}, ""),
+        ("{{ s.x.y }}", {"s": {"x": {"y": 1}}}, "1"),
+        ("{{ s.title | upper }}", {"s": None}, ""),  # `title` is a method of every text
+        ("{{ s.x or 'none' }}", {"s": None}, "none"),
+        ("{% if s.x is none %}none{% endif %}", {"s": None}, "none"),
+        ("{% for a in s.items() %}{{ a }}{% endfor %}", {"s": None}, ""),
+        ("{% for a in s.parts %}{{ a }}{% endfor %}", {"s": None}, ""),
+        ("{{ s.parts[0].x }}", {"s": None}, ""),
+        ("{{ s.upper() }}", {"s": None}, ""),
+        ("{{ row.s.x }}", {"s": None}, ""),
+    ],
+)
+def test_what_a_null_holds_is_null(template: str, row: dict[str, Any], text: str) -> None:
+    assert Template(template, where="stage a: prompt").render(row) == text
+
+
+def test_the_class_of_a_null_is_not_to_be_had() -> None:
+    with pytest.raises(RowError):
+        Template("{{ s.__class__.x }}", where="stage a: prompt").render({"s": None})

@@ -1,0 +1,50 @@
+"""One attempt of one batch: what it has, and how its rows ended."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.errors import TandemError
+from stages.execution.node_steps import Steps
+from stages.execution.single_flight import Shared
+from stages.journal.records import RowRecord
+from stages.journal.writer import Journal
+from stages.limits.budget import Budget
+from stages.models.row_scope import Tally
+
+
+@dataclass
+class BatchContext:
+    """One attempt of one batch. `drain` is set when the worker is asked to stop; `on_row` is told of finished rows;
+    `on_step`, where somebody watches, of (row fingerprint, node, update)."""
+
+    run: str
+    batch: int
+    journal: Journal
+    shared: Shared
+    drain: asyncio.Event
+    on_row: Callable[[int], None] = lambda rows: None
+    on_step: Callable[[str, str, Any], None] | None = None
+    tally: Tally = field(default_factory=Tally)
+    budget: Budget | None = None
+    damage: list[str] = field(default_factory=list)
+    steps: Steps | None = None  # of the one row of this batch, where nodes are activities
+
+
+@dataclass
+class StageOutcome:
+    """Outcomes by position in the batch's frame; `stopped` is what kept the rest from being finished."""
+
+    records: list[RowRecord | None]
+    stopped: TandemError | None = None
+    drained: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return all(record is not None for record in self.records)
+
+    @property
+    def done(self) -> list[RowRecord]:
+        """The records that there are: one a row, where all are finished."""
+        return [record for record in self.records if record is not None]

@@ -1,0 +1,146 @@
+"""How one model at one address takes requests, learned from what it refuses, and remembered for the process. No I/O.
+
+What can be said in another way is: `max_tokens` by its newer or older name, a schema in words, the system's text in the
+user's turn. A parameter that cannot stops the run, as every row would be refused.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from schemas.errors import FatalModelError, RowError
+
+_SCHEMA_WORDS = re.compile(r"response_format|json_schema|structured.?output", re.I)
+_REFUSED = re.compile(
+    r"not support|unsupported|unavailable|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|must be"
+    r"|should be|invalid (value|parameter|argument)|not valid|deprecated|out of range|(less|greater) than"
+    r"|at (most|least)|too (large|small|high|low|big)|cannot be|can't be|not accept|extra (input|field)|not enabled"
+    r"|incompatible",
+    re.I,
+)
+_UNKNOWN = re.compile(r"not support|unsupported|unknown|unrecogni|extra (input|field)|not permitted", re.I)
+_SYSTEM = re.compile(
+    r"system.{0,3} (role|message|prompt|instruction|turn)|role.{0,20}system|support.{0,20}system|developer instruction"
+    r"|roles? must alternate|only (the )?user and assistant|messages\[0\]\.role",
+    re.I,
+)
+_CAPS = ("max_tokens", "max_completion_tokens")
+# Words that errors use for other things, too: as parameters they stand in quotes.
+_PLAIN_WORD = re.compile(r"[a-z]+")
+_UNMISTAKABLE = frozenset(("temperature", "logprobs", "verbosity"))
+
+
+@dataclass
+class Dialect:
+    """`accepted`: the parameters with which the model has answered; they are not what it refuses."""
+
+    renamed: dict[str, str] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
+    schema_in_words: bool = False
+    system_in_user: bool = False
+    accepted: set[str] = field(default_factory=set)
+
+    def apply(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """The request as this model takes it."""
+        if self.schema_in_words and "response_format" in payload:
+            payload = asked_in_words(payload)
+        if self.system_in_user:
+            payload = {**payload, "messages": _folded(payload["messages"])}
+        if self.renamed or self.left_out:
+            payload = {self.renamed.get(k, k): v for k, v in payload.items() if k not in self.left_out}
+        return payload
+
+    def learn(self, refusal: RowError, sent: Mapping[str, Any], model: str) -> bool:
+        """Whether the request can be sent in another way from now on. Raises FatalModelError for a parameter that can
+        neither be put in another way nor has ever been taken."""
+        if refusal.kind != "bad_request" or refusal.status is None:
+            return False
+        if "response_format" in sent and refuses_schemas(refusal):
+            self.schema_in_words = True
+            return True
+        name = _refused_parameter(refusal, sent)
+        if name in _CAPS and name not in (*self.renamed, *self.renamed.values(), *self.accepted):
+            other = _CAPS[1 - _CAPS.index(name)]
+            if other in refusal.message or _UNKNOWN.search(refusal.message):
+                self.renamed[name] = other
+                return True
+        if name is None and any(m["role"] == "system" for m in sent["messages"]) and _refuses_system(refusal):
+            self.system_in_user = True
+            return True
+        if name == "stream":
+            self.left_out.add(name)
+            return True
+        if name is None or name in self.accepted:
+            return False
+        raise FatalModelError(
+            f"{model}: the provider refuses the parameter {name!r} ({refusal.message})",
+            hint="Mend the output's declaration: the provider takes no such schema."
+            if name == "response_format"
+            else f"Take {name} out of params, or give it a value that this model takes.",
+        )
+
+
+def _refused_parameter(refusal: RowError, sent: Mapping[str, Any]) -> str | None:
+    """The parameter of ours that a refusal is about."""
+    named = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
+    ours = [name for name in sent if name not in ("messages", "model")]
+    if named in ours and named not in ("tools", "response_format"):
+        return named
+    if not _REFUSED.search(refusal.message):
+        return None
+    found = [(at.start(), name) for name in ours if (at := _mention(name).search(refusal.message)) is not None]
+    return min(found)[1] if found else None
+
+
+def _mention(name: str) -> re.Pattern[str]:
+    plain = _PLAIN_WORD.fullmatch(name) and name not in _UNMISTAKABLE
+    return re.compile(rf"['\"`]{name}['\"`]" if plain else rf"(?<!\w){re.escape(name)}(?!\w)")
+
+
+def _refuses_system(refusal: RowError) -> bool:
+    said = refusal.message
+    return bool(_SYSTEM.search(said) and (_REFUSED.search(said) or re.search(r"must alternate|only ", said, re.I)))
+
+
+def refuses_schemas(exc: RowError) -> bool:
+    """A 400 about `response_format` as such; not one about what is wrong with our schema."""
+    said = exc.message
+    return bool(
+        exc.kind == "bad_request"
+        and _SCHEMA_WORDS.search(said)
+        and _REFUSED.search(said)
+        and not re.search(r"invalid schema", said, re.I)
+    )
+
+
+def asked_in_words(payload: dict[str, Any]) -> dict[str, Any]:
+    """The same request with its schema in a system message."""
+    wanted = payload["response_format"]
+    schema = (wanted.get("json_schema") or {}).get("schema") if isinstance(wanted, dict) else None
+    words = "Answer with one JSON object and nothing else."
+    if schema is not None:
+        words += f" It must fit this JSON schema:\n{orjson.dumps(schema).decode()}"
+    first, *rest = payload["messages"]
+    if first["role"] == "system" and isinstance(first["content"], str):
+        messages = [{**first, "content": f"{first['content']}\n\n{words}"}, *rest]
+    else:
+        messages = [{"role": "system", "content": words}, first, *rest]
+    return {**{k: v for k, v in payload.items() if k != "response_format"}, "messages": messages}
+
+
+def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The system's text at the head of the first turn of the user."""
+    system = [str(message["content"]) for message in messages if message["role"] == "system"]
+    rest = [message for message in messages if message["role"] != "system"]
+    if not system:
+        return messages
+    text = "\n\n".join(system)
+    first = next((at for at, message in enumerate(rest) if message["role"] == "user"), None)
+    if first is None:
+        return [{"role": "user", "content": text}, *rest]
+    content = rest[first]["content"]
+    joined = f"{text}\n\n{content}" if isinstance(content, str) else [{"type": "text", "text": text}, *content]
+    return [*rest[:first], {**rest[first], "content": joined}, *rest[first + 1 :]]
