@@ -1,16 +1,14 @@
 """What the work on a partition, and on one of its batches, is done with: handles, so that it is named once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.enrichment.staging import StagingFolder
+from pipeline.note import Note, unnoted
 from pipeline.planning.job import Job
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from schemas.plan import Plan
 from schemas.staging import OpenedPartition, PlannedBatch
-
-Note = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class PartitionRun:
     plan: Plan
     store: Store
     partition: str
-    note: Note = lambda rows: None
+    note: Note = unnoted
 
     @property
     def entry(self) -> Entry:
