@@ -27,22 +27,21 @@ def _checks(project: Project, *checks: dict[str, Any]) -> None:
 def test_what_no_row_could_be_held_against_is_refused_before_any_call(
     project: Project, model_server: ModelServer
 ) -> None:
-    for sql, sentence in {
-        "nosuch > 1": "there is no column 'nosuch'",
-        "id + 1": "is a number, neither true nor false",
-        "length(summary)": "is a number, neither true nor false",
-        "sum(id) > 3": "uses an aggregate",
-    }.items():
+    for command, sql, sentence, hint in (
+        ("run", "nosuch > 1", "there is no column 'nosuch'", "Columns: id"),
+        ("check", "id + 1", "is a number, neither true nor false", "Compare it"),
+        ("plan", "length(summary)", "is a number, neither true nor false", "Compare it"),
+        ("run", "sum(id) > 3", "uses an aggregate", "Compute it"),
+    ):
         _checks(project, {"name": "fine", "sql": "id >= 0"}, {"name": "odd", "sql": sql})
-        for command in ("check", "run"):
-            told = project.tandem(command, "--json")
-            assert told.code == 2, (sql, told)
-            error = told.json["error"]
-            assert error["code"] == "SpecError"
-            assert f"check 'odd': '{sql}'" in error["message"]
-            assert sentence in error["message"]
-            assert error["message"].startswith("tandem.yaml:")
-            assert "Columns: id" in error["hint"] or "Compare it" in error["hint"] or "Compute it" in error["hint"]
+        told = project.tandem(command, "--json")
+        assert told.code == 2, (sql, told)
+        error = told.json["error"]
+        assert error["code"] == "SpecError"
+        assert f"check 'odd': '{sql}'" in error["message"]
+        assert sentence in error["message"]
+        assert error["message"].startswith("tandem.yaml:")
+        assert hint in error["hint"]
     assert model_server.stats().requests == 0
 
 

@@ -65,7 +65,7 @@ def test_what_moved_is_asked_and_nothing_else(tmp_path: Path, model_server: Mode
     assert first["sink"] == str(tmp_path / "out")
     assert first["partitions"]["published"] == first["partitions"]["total"] == 3
     assert first["rows"] == {
-        "in": 30, "ok": 30, "rejected": 0, "filtered": 0, "pending": 0, "removed": 0, "out": 30,
+        "in": 30, "ok": 30, "rejected": 0, "filtered": 0, "pending": 0, "removed": 0, "out": 30, "unfinished": 0,
     }  # fmt: skip
     assert first["usage"]["calls"] == 30
     assert first["usage"]["input_tokens"] > 0
@@ -153,7 +153,7 @@ def test_rows_that_are_filtered_or_rejected(tmp_path: Path, model_server: ModelS
     model_server.script({"rules": [{"match": "number 7 ", "action": "error", "code": "content_filter"}]})
     report = check_report(project.tandem("run", "--json").ok().json)
     assert report["rows"] == {
-        "in": 30, "ok": 15, "rejected": 1, "filtered": 14, "pending": 0, "removed": 0, "out": 16,
+        "in": 30, "ok": 15, "rejected": 1, "filtered": 14, "pending": 0, "removed": 0, "out": 16, "unfinished": 0,
     }  # fmt: skip
     assert table(project).filter(pl.col("id") == 7).select("mood", "summary").row(0) == (None, None)
 
