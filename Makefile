@@ -2,9 +2,9 @@
 #
 #   make demo      install, then the bundled example: 2,000 rows, no key, no network
 #   make test      the tests                      make check   lint, format, types, layers
+#   make quick     those of about two minutes     make docs    write what pages are generated from
 #   make prove     the full-size tests            make bench   measurements
 #   make simulate  SEEDS=2000                     make lock    resolve the lock files anew
-#   make docs      the generated parts of docs/reference/
 #   make clean     remove caches and .venv        make help    this
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +19,7 @@ UV := $(BIN)/uv
 FIRST_DAY := $(VENV)/.first-day
 DEV := $(VENV)/.dev
 
-.PHONY: demo test check bench prove simulate docs lock clean help
+.PHONY: demo test quick check bench prove simulate docs lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -28,8 +28,15 @@ help:
 demo: $(FIRST_DAY)
 	$(BIN)/tandem demo
 
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The quick half measures coverage: what it leaves out runs in processes of their own, which are not measured.
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not prove" $(ARGS)
+	$(PYTEST) -m "not prove and not slow" --cov --cov-report=term $(ARGS)
+	$(PYTEST) -m "slow and not prove" $(ARGS)
+
+quick: $(DEV)
+	$(PYTEST) -m "not prove and not slow" $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff check .

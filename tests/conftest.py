@@ -10,6 +10,17 @@ from pipeline import settings
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3, TemporalServer
 
+# Whole commands, servers that die, pages that run: what is left out while one works on something else.
+_SLOW = ("cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "test_readme.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of some folders as slow: `make quick` leaves them out."""
+    slow = tuple(str(config.rootpath / "tests" / name) for name in _SLOW)
+    for item in items:
+        if str(item.path).startswith(slow):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def _settings_of_this_test() -> None:

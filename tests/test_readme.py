@@ -236,7 +236,6 @@ def test_every_variable_of_ours_is_listed() -> None:
     assert others == set()
 
 
-@pytest.mark.skipif(not (ROOT / "pipeline" / "planning").is_dir(), reason="the rooms of `pipeline` are not built yet")
 @pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=name_of)
 def test_named_files_are_there(page: Path) -> None:
     """Paths of the repository in backticks lead somewhere."""

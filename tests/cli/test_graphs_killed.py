@@ -11,7 +11,7 @@ from tests.cli.support import Project, eventually
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 IN_FLIGHT, CHUNKS, STEPS = 4, 6, 6
 TOOLS = '''
 def stock(item: str) -> str:

@@ -15,8 +15,8 @@ from tests.cli.support import eventually
 from tests.faults.conftest import MakeRig
 from tests.faults.rig import IN_FLIGHT, Rig, Twins, measured, table
 
-# Real processes and real seconds: `make prove` runs these, on a quiet machine.
-pytestmark = pytest.mark.prove
+# Real processes and real seconds.
+pytestmark = pytest.mark.timeout(300)
 
 _AGENT = """
     from typing import TypedDict
@@ -154,6 +154,7 @@ def tear(path: Path, lines: int = 3) -> None:
     path.write_bytes(b"\n".join(found) + b"\n")
 
 
+@pytest.mark.prove
 def test_a_torn_segment_between_kill_and_restart_costs_its_records_and_is_named(
     make_rig: MakeRig, twins: Twins
 ) -> None:

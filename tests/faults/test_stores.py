@@ -19,8 +19,8 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3
 
-# Real processes and real seconds: `make prove` runs these, on a quiet machine.
-pytestmark = pytest.mark.prove
+# Real processes and real seconds. In full by `make prove`, on a quiet machine; CI runs the reduced ones.
+pytestmark = pytest.mark.timeout(300)
 
 
 @contextlib.contextmanager
@@ -55,19 +55,20 @@ def _commits(store: Store) -> int:
     return len(list(store.list("_tandem/commits/")))
 
 
+@pytest.mark.parametrize("count", [240, pytest.param(800, marks=pytest.mark.prove)])
 def test_s3_dies_and_comes_back(
-    tmp_path: Path, model_server: ModelServer, twins: Twins, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_server: ModelServer, twins: Twins, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """SIGKILL of the store in mid-run, 5 s down: the run carries on by itself, no acknowledged object is lost."""
     model_server.script({"latency_ms": 200})
-    rows = table(800)
+    rows = table(count)
     with (
         SeaweedS3.start(tmp_path / "weed") as seaweed,
         rig_on_s3(tmp_path / "rig", model_server, seaweed, "killed", rows, monkeypatch) as rig,
     ):
         twin = twins.of(rig)
         with rig.read(), rig.run() as process:
-            rig.answered(300)
+            rig.answered(3 * count // 8)
             seaweed.kill()
             time.sleep(5)
             seaweed.restart()
@@ -116,6 +117,7 @@ def test_s3_behind_a_bad_wire(
         measured(f"S3 {what}", hits=getattr(stats, what), billed=rig.billed, needed=twin.calls, usage=report["usage"])
 
 
+@pytest.mark.prove
 def test_a_model_outage_rejects_no_row(make_rig: MakeRig, twins: Twins) -> None:
     """Connections refused for 10 s, then HTTP 500 for 5 s, then all is well: everything is done, nothing rejected."""
     rig = make_rig(table(800), latency_ms=100)

@@ -31,29 +31,34 @@ from tests.faults.rig import (
 )
 from tests.harness.servers import TemporalServer
 
-# Real processes and real seconds: `make prove` runs these, on a quiet machine.
-pytestmark = pytest.mark.prove
+# Real processes and real seconds. In full by `make prove`, on a quiet machine; CI runs the reduced ones.
+pytestmark = pytest.mark.timeout(300)
+SIZES = [160, pytest.param(800, marks=pytest.mark.prove)]
 
 
-def test_one_of_two_workers_is_killed(make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer) -> None:
-    rig = make_rig(table(800))
+@pytest.mark.parametrize("rows", SIZES)
+def test_one_of_two_workers_is_killed(
+    make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer, rows: int
+) -> None:
+    rig = make_rig(table(rows))
     twin = twins.of(rig)
     with rig.read(), rig.workers(temporal_server, 2) as (one, _), rig.run() as client:
-        rig.answered(300)
+        rig.answered(3 * rows // 8)
         one.end(signal.SIGKILL)
         report = client.wait().ok().json
         rig.check(twin, again=IN_FLIGHT)
     measured("one of two workers killed", billed=rig.billed, needed=twin.calls, usage=report["usage"])
 
 
+@pytest.mark.parametrize("rows", SIZES)
 def test_sigterm_drains_and_pays_for_nothing_twice(
-    make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer
+    make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer, rows: int
 ) -> None:
     """The worker ends within 35 s, its rows in flight are finished and kept; another one carries on."""
-    rig = make_rig(table(800), latency_ms=300)
+    rig = make_rig(table(rows), latency_ms=300)
     twin = twins.of(rig)
     with rig.read(), rig.workers(temporal_server, 1) as (one,), rig.run() as client:
-        rig.answered(200)
+        rig.answered(rows // 4)
         began = time.monotonic()
         assert one.end(signal.SIGTERM).code == 0, one.err
         took = time.monotonic() - began
@@ -65,6 +70,7 @@ def test_sigterm_drains_and_pays_for_nothing_twice(
     measured("SIGTERM", seconds=round(took, 1), billed=rig.billed, needed=twin.calls)
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(240)
 def test_a_frozen_worker_commits_nothing_when_it_thaws(
     make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer
@@ -95,6 +101,7 @@ def test_a_frozen_worker_commits_nothing_when_it_thaws(
     assert took <= 5 * HEARTBEAT_S + 10
 
 
+@pytest.mark.prove
 def test_the_temporal_server_dies_and_comes_back(make_rig: MakeRig, twins: Twins, tmp_path: Path) -> None:
     """SIGKILL in mid-run, 5 s down; workers and the client reconnect by themselves, no call is repaid."""
     rig = make_rig(table(800))
@@ -130,6 +137,7 @@ def test_the_embedded_server_dies_and_comes_back(make_rig: MakeRig, twins: Twins
     measured("embedded server SIGKILL", billed=rig.billed, needed=twin.calls, usage=report["usage"])
 
 
+@pytest.mark.prove
 def test_a_cancel_is_seen_at_once_and_nothing_follows(make_rig: MakeRig, twins: Twins) -> None:
     """`tandem dev` works, `run --detach` starts, `runs cancel` returns: by then 0 new calls, 0 commits, ever."""
     rig = make_rig(table(800), latency_ms=1000)
