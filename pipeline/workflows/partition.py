@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ActivityError,
     ChildWorkflowError,
@@ -26,27 +25,22 @@ from temporalio.exceptions import (
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import (
         ANSWERS,
-        CLOSE,
         ENRICH,
         OPEN,
-        PUBLISH,
         call,
-        call_to_the_end,
         cause_of,
         stop_if_cancelled,
     )
     from pipeline.workflows.budget_pause import PartitionBudget
-    from pipeline.workflows.row import RowWorkflow
-    from schemas import ids
+    from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
     from schemas.errors import Cancelled, CommitConflict, by_code
     from schemas.messages.base import Outcome
-    from schemas.messages.batch import BatchRequest, BatchResult, RowInput, RowsOfBatch, Spent
+    from schemas.messages.batch import BatchRequest, BatchResult, RowsOfBatch, Spent
     from schemas.messages.partition import (
         AnswersRequest,
         CloseRequest,
         Opened,
         OpenRequest,
-        ParkedPartition,
         PartitionInput,
         PartitionResult,
         PublishRequest,
@@ -116,9 +110,7 @@ class PartitionWorkflow:
         for attempt in range(_REOPENS + 1):
             self._finished = {}
             opened = await self._open(lost_to)
-            if (
-                opened.up_to_date
-            ):  # by now: written down, as an earlier attempt of the run may have left another outcome
+            if opened.up_to_date:  # by now; written down, as an earlier attempt may have left another outcome
                 closed = await self._close("unchanged", "", "", fence=False)
                 return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows = opened.base, opened.rows
@@ -167,7 +159,7 @@ class PartitionWorkflow:
         try:
             while (found := await call(ANSWERS, request)).missing:
                 if request.tell:
-                    await self._tell_run(found.missing)
+                    await report_questions(given.partition, found.missing)
                 request = request.model_copy(update={"tell": False})
                 s = "" if found.missing == 1 else "s"
                 self._waiting = f"{found.missing:,} answer{s} of a person (tandem review ls)"
@@ -179,19 +171,7 @@ class PartitionWorkflow:
         finally:
             self._waiting = ""
         if not request.tell:
-            await self._tell_run(0)
-
-    async def _tell_run(self, questions: int) -> None:
-        """A partition that waits for people must keep no other from being worked on. Shielded: a signal that gets
-        through although it was to be cancelled would swallow the cancel."""
-        await asyncio.shield(asyncio.ensure_future(self._signal_run(questions)))
-
-    async def _signal_run(self, questions: int) -> None:
-        parent = workflow.info().parent
-        if parent is not None:
-            run = workflow.get_external_workflow_handle(parent.workflow_id, run_id=parent.run_id)
-            with contextlib.suppress(FailureError):  # one that has just ended needs no telling
-                await run.signal("parked", ParkedPartition(partition=self._given.partition, questions=questions))
+            await report_questions(given.partition, 0)
 
     async def _enriched(self, opened: Opened, numbers: Iterable[int], *, answered: bool) -> None:
         """Do these batches, a window of them at work at once. However it ends, none is at work afterwards: what they
@@ -222,7 +202,7 @@ class PartitionWorkflow:
         finally:
             for task in tuple(running):
                 task.cancel()
-            await _all_ended(running)
+            await all_ended(running)
 
     async def _batch(self, opened: Opened, number: int, answered: bool) -> None:
         given = self._given
@@ -277,28 +257,15 @@ class PartitionWorkflow:
         finally:
             for task in tasks:
                 task.cancel()
-            await _all_ended(set(tasks))
+            await all_ended(set(tasks))
 
     async def _row(self, batch: BatchRequest, rows: RowsOfBatch, number: int) -> None:
-        given = self._given
-        request = RowInput(
-            ref=given.ref, plan=given.plan, partition=given.partition, opened=batch.opened, batch=batch.batch,
-            answered=batch.answered, stage=rows.stage, rows=rows.rows, row=number, id=rows.ids[number],
-        )  # fmt: skip
+        request = rows.row_of(batch, number)
         while True:
             await workflow.wait_condition(lambda: not self._paused and not self._short)
             self._short.at_work += 1
             try:
-                result = await workflow.execute_child_workflow(
-                    RowWorkflow.run,
-                    request,
-                    id=ids.row_workflow_id(
-                        given.ref.pipeline, given.ref.sink, given.partition, rows.stage, batch.batch, rows.ids[number]
-                    ),
-                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                    parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-                    cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                )
+                result = await run_row(request)
                 self._spent += result.spent
                 if result.short:
                     self._short.note(result.needed)
@@ -321,15 +288,7 @@ class PartitionWorkflow:
             receipts=tuple(receipts),
             rehearsal=given.rehearsal,
         )
-        # Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed.
-        task = asyncio.ensure_future(call(PUBLISH, request, waiting=self._wait_for_code))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError as cancelled:
-            try:
-                return await task
-            except ActivityError:
-                raise cancelled from None
+        return await publish(request, self._wait_for_code)
 
     async def _close(self, outcome: Outcome, error: str, message: str, *, fence: bool) -> PartitionResult:
         given = self._given
@@ -344,11 +303,7 @@ class PartitionWorkflow:
             fence=workflow.uuid4().hex if fence else "",
             rows=self._rows,
         )
-        try:
-            return await call_to_the_end(CLOSE, request)
-        except ActivityError as exc:
-            reason = f"{message}; closing it failed too: {cause_of(exc)[1]}"
-            return PartitionResult(partition=given.partition, outcome=outcome, error=error, message=reason)
+        return await close(request)
 
     @property
     def _done(self) -> int:
@@ -392,15 +347,3 @@ class PartitionWorkflow:
             waiting=self._waiting,
             spent=self._spent,
         )
-
-
-async def _all_ended(running: set["asyncio.Task[None]"]) -> None:
-    """Wait for tasks to end, also when the workflow is cancelled meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    while not all(task.done() for task in tuple(running)):
-        try:
-            await workflow.wait_condition(lambda: all(task.done() for task in tuple(running)))
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    if cancelled is not None:
-        raise cancelled

@@ -7,50 +7,51 @@ execution is `Carried`.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import (
     ActivityError,
-    ApplicationError,
     ChildWorkflowError,
-    FailureError,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import (
-        CLOSE,
-        FINALISE,
         PLAN,
-        READ_PAGE,
         SET_LIMITS,
         call,
-        call_to_the_end,
         cause_of,
     )
     from pipeline.workflows.budget_pause import BudgetPause
     from pipeline.workflows.held_partitions import HeldPartitions
     from pipeline.workflows.notifications import Notifications
     from pipeline.workflows.partition import PartitionWorkflow
+    from pipeline.workflows.partition_children import Child, result_of_cancelled, signal_child, start_child
     from pipeline.workflows.policies import SHORT
-    from schemas import ids
-    from schemas.errors import CanaryFailed, Cancelled, TooManyFailures, UsageError
+    from pipeline.workflows.run_steps import (
+        MAX_FAILURES,
+        canary_refused,
+        ended_as,
+        finalise,
+        not_run,
+        read_page,
+        refuse_limits,
+        stop_after,
+        with_window,
+    )
+    from schemas.errors import Cancelled
     from schemas.manifest import Counts
     from schemas.messages.base import RunState
-    from schemas.messages.partition import CloseRequest, ParkedPartition, PartitionInput, PartitionResult
+    from schemas.messages.partition import ParkedPartition, PartitionResult
     from schemas.messages.run import (
         BudgetShortfall,
         CarriedState,
         Failure,
-        FinaliseRequest,
         Page,
-        PageRequest,
         PlannedPartition,
         PlanRef,
         PlanRequest,
@@ -62,15 +63,11 @@ with workflow.unsafe.imports_passed_through():
         Totals,
     )
 
-_MAX_FAILURES = 50
 _LATEST = 50
 _MAX_HELD = 50
-_MOST_PARTITIONS = 500
-_MOST_ROWS = 10_000
 _MAX_PARKED = 300
 STATE = SearchAttributeKey.for_keyword("TandemState")
 PAUSED = "paused"  # in the memo: why, so that whoever looks need not ask a worker
-PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
 
 
 @workflow.defn
@@ -88,7 +85,7 @@ class RunWorkflow:
         self._held = HeldPartitions(given.ref)  # of those: waited for until another run is done with them
         self._partitions: int | None = None  # asked for before there was a plan
         self._parked: dict[str, int] = {}  # of those: waiting for people, with how many questions
-        self._children: dict[str, workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]] = {}
+        self._children: dict[str, Child] = {}
         self._latest: list[PartitionResult] = []
         self._finished = 0
         self._rehearsed = Counts()
@@ -104,7 +101,7 @@ class RunWorkflow:
         minding = asyncio.create_task(self._budget_pause.watch(self._at_work, self._say, self._funded))
         try:
             if self._planned is None:
-                self._planned = self._with_window(await self._plan(), self._partitions)
+                self._planned = with_window(await self._plan(), self._partitions)
                 self._hooks.wanted = self._planned.hooks
                 total, to_run = self._planned.partitions, self._planned.to_run
                 self._totals = Totals(total=total, unchanged=total - to_run)
@@ -116,7 +113,7 @@ class RunWorkflow:
                     break
                 if number > first and workflow.info().is_continue_as_new_suggested():
                     await self._continue(number)
-                await self._page(await self._read(number))
+                await self._page(await read_page(given.ref, self._planned, number))
         except (ActivityError, asyncio.CancelledError) as exc:
             # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if not is_cancelled_exception(exc):
@@ -142,35 +139,20 @@ class RunWorkflow:
         self._note = f"waiting: {reason}" if reason else "planning"
         workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}")
 
-    @staticmethod
-    def _with_window(plan: PlanRef, partitions: int | None) -> PlanRef:
-        if partitions is None:
-            return plan
-        return plan.model_copy(update={"windows": plan.windows.model_copy(update={"partitions": partitions})})
-
-    async def _read(self, number: int) -> Page:
-        assert self._planned is not None
-        request = PageRequest(ref=self._given.ref, plan=self._planned.key, page=number)
-        return await call(READ_PAGE, request, within=SHORT)
-
     async def _continue(self, page: int) -> None:
         assert self._planned is not None
         # Neither a pause nor a signal half handled would outlive this execution.
         await workflow.wait_condition(lambda: not self._paused and workflow.all_handlers_finished())
         carried = CarriedState(
-            plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:_MAX_FAILURES])
+            plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:MAX_FAILURES])
         )
         workflow.continue_as_new(self._given.model_copy(update={"carried": carried}))
 
     async def _canary(self, planned: PlanRef) -> None:
         """A sample of rows over all partitions goes first and publishes nothing; the rest begins once it has passed."""
         self._note = f"canary of {planned.canary_rows:,} rows"
-        await self._page(await self._read(planned.pages), rehearsal=True)
-        seen, allowed = self._rehearsed, planned.max_reject_rate
-        if self._stop is None and seen.rejected > allowed * seen.rows_in:
-            said = f"{seen.rejected:,} of the canary's {seen.rows_in:,} rows were rejected"
-            message = f"{said}; limits.max_reject_rate is {allowed:.1%}. The rest was not begun; see: tandem rejects ls"
-            self._stop = Failure(partition="", error=CanaryFailed.__name__, message=message)
+        await self._page(await read_page(self._given.ref, planned, planned.pages), rehearsal=True)
+        self._stop = self._stop or canary_refused(self._rehearsed, planned.max_reject_rate)
 
     # A page: a sliding window of children ---------------------------------------------------------------------------
 
@@ -238,34 +220,25 @@ class RunWorkflow:
                 self._stop = failure
                 for task in self._running.values():
                     task.cancel()
-            self._stop = self._stop or self._enough(failure, rehearsal)
+            self._stop = self._stop or stop_after(
+                failure, self._totals, self._given.course.max_failures, rehearsal=rehearsal
+            )
         self._say()
-
-    def _enough(self, failure: Failure, rehearsal: bool) -> Failure | None:
-        """What stops the run after a failure; those at work then may end."""
-        if rehearsal:
-            message = f"the canary failed: {failure.message} The rest was not begun."
-            return Failure(partition=failure.partition, error=CanaryFailed.__name__, message=message)
-        most = self._given.course.max_failures
-        if most is None or self._totals.failed < most:
-            return None
-        failed = f"{self._totals.failed:,} of {self._totals.total:,} partitions failed"
-        message = f"{failed}, and --max-failures is {most}; nothing new was begun."
-        return Failure(partition="", error=TooManyFailures.__name__, message=message)
 
     async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
         """Run the child. A partition that another run holds is waited for, outside of the window: then its `open`
         decides again whether anything is left to do."""
         while True:
-            starting = asyncio.ensure_future(self._start(planned, rehearsal))
+            assert self._planned is not None
+            starting = asyncio.ensure_future(start_child(self._given.ref, self._planned, planned, rehearsal=rehearsal))
             try:
                 child = await asyncio.shield(starting)
             except asyncio.CancelledError as cancelled:
-                return await _cancelled_child(starting, cancelled)
+                return await result_of_cancelled(starting, cancelled)
             except WorkflowAlreadyStartedError:
                 holder = await self._held.holder(planned.key)
                 if not self._given.waits:
-                    return await self._not_run(planned.key, f"held by {holder}")
+                    return await not_run(self._given.ref, self._planned, planned.key, f"held by {holder}")
                 self._note = f"{planned.key} is held by {holder}"
                 await self._held.wait(planned.key)
                 while not self._has_room():
@@ -274,45 +247,8 @@ class RunWorkflow:
                 continue
             self._children[planned.key] = child
             if self._paused:
-                await self._tell(child, PartitionWorkflow.pause, self._paused)
+                await signal_child(child, PartitionWorkflow.pause, self._paused)
             return await child
-
-    async def _not_run(self, partition: str, why: str) -> PartitionResult:
-        request = CloseRequest(
-            ref=self._given.ref,
-            plan=self._planned.key if self._planned else "",
-            partition=partition,
-            outcome="not_run",
-            message=why,
-        )
-        return await call(CLOSE, request)
-
-    async def _start(
-        self, planned: PlannedPartition, rehearsal: bool
-    ) -> "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]":
-        assert self._planned is not None
-        given = self._given
-        return await workflow.start_child_workflow(
-            PartitionWorkflow.run,
-            PartitionInput(
-                ref=given.ref,
-                plan=self._planned.key,
-                partition=planned.key,
-                rows=planned.rows,
-                windows=self._planned.windows,
-                rehearsal=rehearsal,
-            ),
-            id=ids.partition_workflow_id(given.ref.pipeline, given.ref.sink, planned.key),
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-            search_attributes=self._attributes(planned.key),
-        )
-
-    def _attributes(self, partition: str) -> TypedSearchAttributes | None:
-        """The parent's search attributes and the child's partition, where the server knows them."""
-        known = workflow.info().typed_search_attributes
-        return known.updated(SearchAttributePair(PARTITION, partition)) if len(known) else None
 
     # The end --------------------------------------------------------------------------------------------------------
 
@@ -322,23 +258,12 @@ class RunWorkflow:
         self._totals = totals.model_copy(update={"not_run": totals.total - ended})
         if len(workflow.info().typed_search_attributes):
             workflow.upsert_search_attributes([STATE.value_set(self._state())])
-        request = FinaliseRequest(
-            ref=self._given.ref,
-            plan=self._planned.key if self._planned else "",
-            state=self._state(),
-            totals=self._totals,
-            failures=tuple(self._failures[:_MAX_FAILURES]),
-            stop=self._stop,
-            started_at=started,
+        return await finalise(
+            self._given.ref, self._planned, self._state(), self._totals, self._failures, self._stop, started
         )
-        return await call_to_the_end(FINALISE, request)
 
     def _state(self) -> RunState:
-        if self._cancelled:
-            return "cancelled"
-        if self._stop is not None or self._totals.failed or self._totals.cancelled:
-            return "failed"
-        return "completed"
+        return ended_as(self._totals, self._stop, cancelled=self._cancelled)
 
     def _say(self) -> None:
         totals = self._totals
@@ -358,20 +283,13 @@ class RunWorkflow:
         await call(SET_LIMITS, SetLimitsRequest(ref=self._given.ref, limits=asked), within=SHORT)
         self._partitions = asked.partitions or self._partitions
         if self._planned is not None:
-            self._planned = self._with_window(self._planned, asked.partitions)
+            self._planned = with_window(self._planned, asked.partitions)
         if asked.max_cost_usd is not None:
             self._budget_pause.go_on()
 
     @set_limits.validator
     def _check_limits(self, asked: SetLimits) -> None:
-        if asked.model_dump(exclude_none=True) == {}:
-            raise _refused("Nothing was given to be set.", "Say --max-active N, --rows-in-flight N or --max-cost USD.")
-        for flag, value, most in (
-            ("--max-active", asked.partitions, _MOST_PARTITIONS),
-            ("--rows-in-flight", asked.rows_in_flight, _MOST_ROWS),
-        ):
-            if value is not None and not 1 <= value <= most:
-                raise _refused(f"{flag} {value}: not between 1 and {most:,}.", "")
+        refuse_limits(asked)
 
     @workflow.signal
     def freed(self, partition: str) -> None:
@@ -383,7 +301,7 @@ class RunWorkflow:
         self._paused = reason or "paused"
         workflow.upsert_memo({PAUSED: self._paused})
         for child in list(self._children.values()):
-            await self._tell(child, PartitionWorkflow.pause, self._paused)
+            await signal_child(child, PartitionWorkflow.pause, self._paused)
 
     @workflow.signal
     async def resume(self) -> None:
@@ -392,7 +310,7 @@ class RunWorkflow:
             workflow.upsert_memo({PAUSED: None})
         self._budget_pause.go_on()
         for child in list(self._children.values()):
-            await self._tell(child, PartitionWorkflow.resume)
+            await signal_child(child, PartitionWorkflow.resume)
 
     @workflow.signal
     def parked(self, told: ParkedPartition) -> None:
@@ -413,15 +331,7 @@ class RunWorkflow:
 
     async def _funded(self, partitions: Sequence[str]) -> None:
         for child in [self._children[key] for key in partitions if key in self._children]:
-            await self._tell(child, PartitionWorkflow.funded)
-
-    async def _tell(
-        self, child: "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]", what: Any, *said: str
-    ) -> None:
-        """Signal our own child, by its handle: under its id another run's may be at work. One that has just ended needs
-        no telling."""
-        with contextlib.suppress(FailureError):
-            await child.signal(what, args=said)
+            await signal_child(child, PartitionWorkflow.funded)
 
     @workflow.query
     def progress(self) -> Progress:
@@ -440,20 +350,3 @@ class RunWorkflow:
             waiting=self._waiting,
             stop=over_budget,
         )
-
-
-async def _cancelled_child(
-    starting: "asyncio.Future[workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]]",
-    cancelled: asyncio.CancelledError,
-) -> PartitionResult:
-    """The result of a child that was being started when the cancel came: it may fence, so it is waited for."""
-    try:
-        child = await starting
-    except WorkflowAlreadyStartedError:
-        raise cancelled from None
-    child.cancel()
-    return await child
-
-
-def _refused(fact: str, hint: str) -> ApplicationError:
-    return ApplicationError(fact, hint, type=UsageError.__name__, non_retryable=True)

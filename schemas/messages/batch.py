@@ -23,6 +23,12 @@ class RowsOfBatch(Message):
     rows: str
     ids: tuple[str, ...]
 
+    def row_of(self, batch: BatchRequest, number: int) -> "RowInput":
+        return RowInput(
+            ref=batch.ref, plan=batch.plan, partition=batch.partition, opened=batch.opened, batch=batch.batch,
+            answered=batch.answered, stage=self.stage, rows=self.rows, row=number, id=self.ids[number],
+        )  # fmt: skip
+
 
 class Spent(Message):
     """What an activity paid for, as it counted: who watches a run adds it up. The journal is what a report counts."""

@@ -1,0 +1,80 @@
+"""What a partition asks of others, once each: its publication, its closing, a word to its run, a row's workflow."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from pipeline.workflows.activity_calls import CLOSE, PUBLISH, call, call_to_the_end, cause_of
+    from pipeline.workflows.row import RowWorkflow
+    from schemas import ids
+    from schemas.messages.batch import RowInput, RowResult
+    from schemas.messages.partition import CloseRequest, ParkedPartition, PartitionResult, PublishRequest
+
+
+async def publish(request: PublishRequest, waiting: Callable[[str], None]) -> PartitionResult:
+    """Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed."""
+    task = asyncio.ensure_future(call(PUBLISH, request, waiting=waiting))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError as cancelled:
+        try:
+            return await task
+        except ActivityError:
+            raise cancelled from None
+
+
+async def close(request: CloseRequest) -> PartitionResult:
+    """Write down how the partition ended, also where the run is cancelled or that cannot be written."""
+    try:
+        return await call_to_the_end(CLOSE, request)
+    except ActivityError as exc:
+        return PartitionResult(
+            partition=request.partition,
+            outcome=request.outcome,
+            error=request.error,
+            message=f"{request.message}; closing it failed too: {cause_of(exc)[1]}",
+        )
+
+
+async def report_questions(partition: str, questions: int) -> None:
+    """A partition that waits for people must keep no other from being worked on. Shielded: a signal that gets through
+    although it was to be cancelled would swallow the cancel."""
+    await asyncio.shield(asyncio.ensure_future(_signal_run(partition, questions)))
+
+
+async def _signal_run(partition: str, questions: int) -> None:
+    parent = workflow.info().parent
+    if parent is not None:
+        run = workflow.get_external_workflow_handle(parent.workflow_id, run_id=parent.run_id)
+        with contextlib.suppress(FailureError):  # one that has just ended needs no telling
+            await run.signal("parked", ParkedPartition(partition=partition, questions=questions))
+
+
+async def run_row(request: RowInput) -> RowResult:
+    """Raises WorkflowAlreadyStartedError while a row of a partition workflow that was terminated is at work."""
+    ref = request.ref
+    return await workflow.execute_child_workflow(
+        RowWorkflow.run,
+        request,
+        id=ids.row_workflow_id(ref.pipeline, ref.sink, request.partition, request.stage, request.batch, request.id),
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+        cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+
+
+async def all_ended(running: set["asyncio.Task[None]"]) -> None:
+    """Wait for tasks to end, also when the workflow is cancelled meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not all(task.done() for task in tuple(running)):
+        try:
+            await workflow.wait_condition(lambda: all(task.done() for task in tuple(running)))
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled
