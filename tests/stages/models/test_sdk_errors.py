@@ -66,8 +66,7 @@ def test_every_exception_of_anthropic_is_sorted() -> None:
     fatal = {"AuthenticationError", "PaymentRequiredError", "PermissionDeniedError", "NotFoundError", "AnthropicError",
              "CredentialsError", "IdentityTokenFileError"}  # fmt: skip
     row = {"BadRequestError", "PreconditionFailedError", "RequestTooLargeError", "ContentTooLargeError",
-           "UnprocessableEntityError", "RequestHeaderFieldsTooLargeError", "ClientClosedRequestError",
-           "APIResponseValidationError"}  # fmt: skip
+           "UnprocessableEntityError", "RequestHeaderFieldsTooLargeError", "ClientClosedRequestError"}  # fmt: skip
     for name, failure in found.items():
         expected = FatalModelError if name in fatal else RowError if name in row else TransientModelError
         assert isinstance(failure, expected), (name, failure)
