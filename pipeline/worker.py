@@ -14,6 +14,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from pipeline.activities.registered import Activities
 from pipeline.limits.leases import Leases
+from pipeline.publishing import cleanup
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from pipeline.workflows.row import RowWorkflow
@@ -65,6 +66,7 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     )
     running = asyncio.create_task(worker.run())
     leases = asyncio.create_task(Leases(client, activities.jobs.services.limiters, sandbox()).run())
+    sweeping = asyncio.create_task(cleanup.sweep_now_and_then(activities.jobs.stores))
     try:
         yield RunningWorker(activities)
     finally:
@@ -72,5 +74,6 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
         await worker.shutdown()
         await running
         leases.cancel()
-        await asyncio.gather(leases, return_exceptions=True)
+        sweeping.cancel()
+        await asyncio.gather(leases, sweeping, return_exceptions=True)
         await close_session()

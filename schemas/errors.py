@@ -29,6 +29,8 @@
     │   └── RowError                … and would fail again for this row: the row is rejected
     ├── StoreError            (4)   an object could not be read or written
     │   ├── StoreRefused            … and will not be until somebody mends credentials, bucket, region or disk
+    │   │   ├── NoRoom              the disk, or the quota, is full
+    │   │   └── Damaged             an object of ours is empty, cut short or no longer what was written
     │   ├── ObjectExists            put-if-absent found an object
     │   └── ObjectMissing           get found none
     └── Bug                  (70)   an exception that is none of these
@@ -245,6 +247,14 @@ class StoreRefused(StoreError):
     """Refused, and would be again: credentials, bucket, region, a full or read-only disk, a name that is too long."""
 
     retryable = False
+
+
+class NoRoom(StoreRefused):
+    """Nothing more can be written until somebody frees some space."""
+
+
+class Damaged(StoreRefused):
+    """An object of ours cannot be read any more; the hint names the way back."""
 
 
 class ObjectExists(StoreError):

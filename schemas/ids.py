@@ -6,6 +6,8 @@
     <sink>/_tandem/dataset.json                        whose sink this is, types pinned at the first publish
     <sink>/_tandem/schema.json                         the dataset's declared schema
     <sink>/_tandem/commits/<partition>/<generation>.json
+    <sink>/_tandem/history/<partition>/…               data files and rejects of earlier generations, by their own names
+    <sink>/_tandem/unsettled/<partition>/<generation>.json     a publication whose traces in data/ are not tidied yet
     <sink>/_tandem/catalogue/<kind>-<time>-<digest>.parquet    derived indexes: commits, attempts
     <sink>/_tandem/journal/<partition>/…               segments and compacted records
     <sink>/_tandem/pending/<partition>/part-….parquet  rows parked for a person, and what they ask
@@ -102,7 +104,9 @@ RUNS = f"{TANDEM}/runs/"
 SNAPSHOTS = f"{TANDEM}/snapshots/"
 STAGING = f"{TANDEM}/staging/"
 JOURNAL = f"{TANDEM}/journal/"
-SUPERSEDED = f"{TANDEM}/superseded/"
+SUPERSEDED = f"{TANDEM}/superseded/"  # markers of versions before `UNSETTLED`
+UNSETTLED = f"{TANDEM}/unsettled/"
+HISTORY = f"{TANDEM}/history/"
 LAGGING = f"{TANDEM}/lagging/"
 BUDGETS = f"{TANDEM}/budget/"
 WAITING = f"{TANDEM}/waiting/"
@@ -267,9 +271,30 @@ def rejects_of_run(run: str, partition: str) -> str:
     return f"{RUNS}{run}/rejects/{partition}.parquet"
 
 
-def superseded(partition: str) -> str:
-    """A marker: files of earlier generations of this partition are to be removed once readers had their time."""
-    return f"{SUPERSEDED}{partition}.json"
+def history_folder(partition: str) -> str:
+    return f"{HISTORY}{partition}/"
+
+
+def history(key: str) -> str:
+    """Where a file of `data/` or `rejects/` is kept once its generation is an earlier one; others stay where they are.
+    No level of a partition is called `rejects`, as each has a "="."""
+    kind, _, rest = key.partition("/")
+    partition, _, name = rest.rpartition("/")
+    if kind == "data":
+        return f"{history_folder(partition)}{name}"
+    return f"{history_folder(partition)}rejects/{name}" if kind == "rejects" else key
+
+
+def unsettled(partition: str, generation: int) -> str:
+    """A marker, written before the generation's files are uploaded and removed once `data/` holds just what is current:
+    until then a reader by glob may see rows twice."""
+    return f"{UNSETTLED}{partition}/{generation:020d}.json"
+
+
+def parse_unsettled(key: str) -> tuple[str, int]:
+    """(partition, generation) of a marker's key."""
+    partition, _, name = key.removeprefix(UNSETTLED).rpartition("/")
+    return partition, int(name.removesuffix(".json"))
 
 
 def lagging(partition: str) -> str:

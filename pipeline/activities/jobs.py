@@ -32,6 +32,10 @@ class Jobs:
             self._stores[ref.sink] = open_store(ref.sink)
         return self._stores[ref.sink]
 
+    def stores(self) -> list[Store]:
+        """The sinks that this process has worked for."""
+        return list(self._stores.values())
+
     async def of(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan, ModelServices]:
         """The plan's job, and the services that its models use: prepared once a process. Raises CodeMismatch where the
         code here is not what was planned."""

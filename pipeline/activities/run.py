@@ -45,6 +45,7 @@ from schemas.messages.run import (
 from stages.models.factory import ModelServices
 
 log = logging.getLogger("tandem.activities")
+_WAITED_OUT = dt.timedelta(seconds=15)  # a `sink.keep_superseded` that a run sees the end of
 
 
 @dataclass
@@ -106,17 +107,28 @@ class RunActivities:
             result = await asyncio.to_thread(_finalise, store, request)
             try:
                 await asyncio.to_thread(_catch_up, store, request.ref.run)
-                await asyncio.to_thread(cleanup.sweep_superseded, store, dt.datetime.now(dt.UTC))
+                await _settled(store, request.ref.run)
                 await asyncio.to_thread(catalogue.update, store, dt.datetime.now(dt.UTC))
             except (TandemError, OSError) as exc:
                 log.warning("the table, superseded files or the catalogue are not up to date: %s", exc)
         return result
 
 
+async def _settled(store: Store, run: str) -> None:
+    """Sweep at the end of a run, and once more where what has to stay for readers is due soon."""
+    for _ in range(2):
+        now = dt.datetime.now(dt.UTC)
+        due = await asyncio.to_thread(partial(cleanup.sweep, store, now, ended=run))
+        if due is None or not now < due <= now + _WAITED_OUT:
+            return
+        await asyncio.sleep((due - now).total_seconds())
+
+
 def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Note) -> PlanRef:
     asked = requests.load_request(store, request.ref.run)
     if asked is None:
         raise TandemError(f"the request of run {request.ref.run!r} is gone from {store.uri}")
+    cleanup.try_to_sweep(store)
     spec = requests.load_spec_of(store, asked.spec)
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
     job = make_job(spec, Path(asked.base), store, services, note=note)

@@ -6,6 +6,7 @@ does work brings a worker along, on a task queue of the pipeline's own, so that 
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from temporalio.service import RPCError
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retries import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured
-from schemas.errors import ConnectionFailed
+from schemas.errors import ConnectionFailed, NoRoom
 
 _CONNECT_S = 10.0
+_LEAST_ROOM = 4 << 20  # bytes: what a small run writes to the embedded server's file
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,18 @@ def log_to_python() -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)
 
 
+def _refuse_full(home: Path) -> None:
+    """The server stands still where its file cannot grow, and does not say why. Raises NoRoom."""
+    there = next(folder for folder in (home, *home.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < _LEAST_ROOM:
+        raise NoRoom(
+            f"{str(home)!r}, where the embedded Temporal server keeps its file, has {free:,} bytes left, and "
+            f"{_LEAST_ROOM:,} are needed.",
+            hint="Free some space, or set TANDEM_HOME to a folder on another disk; nothing that was answered is lost.",
+        )
+
+
 @asynccontextmanager
 async def connected(base: Path) -> AsyncIterator[Connection]:
     """Connect; start or join the embedded server where no Temporal is configured. Raises ConnectionFailed."""
@@ -60,6 +74,7 @@ async def connected(base: Path) -> AsyncIterator[Connection]:
         client = await connect()
         yield Connection(client, None, None, await _knows_attributes(client))
         return
+    await asyncio.to_thread(_refuse_full, home_of(base))
     embedded = await EmbeddedServer.join(home_of(base))
     try:
         client = await Client.connect(embedded.info.address, data_converter=pydantic_data_converter, lazy=False)

@@ -18,6 +18,7 @@ from pipeline.planning.decide import unchanged
 from pipeline.review import questions
 from pipeline.sinks import commits
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.staging import OpenedPartition
 from stages.journal.records import AnswerRecord
@@ -93,4 +94,4 @@ def answers_of(store: Store, opened: OpenedPartition, *, anew: bool) -> list[Ans
 
 
 def load_opened(store: Store, key: str) -> OpenedPartition:
-    return OpenedPartition.model_validate_json(store.get(key))
+    return read_document(store, key, OpenedPartition)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from pipeline.enrichment.join_rows import wanted_of
 from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
@@ -189,7 +190,7 @@ def _index(store: Store, key: str) -> pl.DataFrame:
     try:
         with store.open_input(key) as source:
             return pl.DataFrame(table_of(source, columns=list(_INDEX)))
-    except ObjectMissing:
+    except (ObjectMissing, OSError, pa.ArrowException):  # damaged: it is derived, and all rows count as new
         return pl.DataFrame(schema=_INDEX)
 
 

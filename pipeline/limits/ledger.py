@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from pipeline.retries import Overtaken, until_first
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
 from schemas.manifest import Noun
@@ -153,7 +154,7 @@ class LedgerStore:
             if not keys:
                 return 0, None
             try:
-                found = Ledger.model_validate_json(self.store.get(keys[-1]))
+                found = read_document(self.store, keys[-1], Ledger)
             except ObjectMissing:  # removed since it was listed, being old
                 continue
             self._seen = ids.parse_budget_version(keys[-1])
@@ -166,7 +167,7 @@ class LedgerStore:
             raise Overtaken
         key = ids.budget_version(self.folder, version)
         if not self.store.put_absent(key, ledger.model_dump_json().encode()):
-            there = Ledger.model_validate_json(self.store.get(key))
+            there = read_document(self.store, key, Ledger)
             if there.writer != ledger.writer:
                 raise Overtaken
         self._seen = version

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import ObjectMissing, StoreError
 from schemas.messages.run import SetLimits
@@ -22,7 +23,7 @@ LOOK_EVERY_S = 2.0
 def load_limits(store: Store, run: str) -> SetLimits:
     """What was set on a run; it holds until the run has ended, also where it is resumed."""
     try:
-        return SetLimits.model_validate_json(store.get(ids.limits_of_run(run)))
+        return read_document(store, ids.limits_of_run(run), SetLimits)
     except ObjectMissing:
         return SetLimits()
 

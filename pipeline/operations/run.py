@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
 from pipeline.client import known_pipelines
 from pipeline.client.connection import Connection, connected_if_running
 from pipeline.client.follow import status_of_run
@@ -16,13 +19,16 @@ from pipeline.embedded.dev import dev_is_up
 from pipeline.limits import budget
 from pipeline.operations.control import closing_worker
 from pipeline.planning.job import Ready
+from pipeline.publishing import cleanup
 from pipeline.runs import requests
 from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, load_report
+from pipeline.sinks.schema import load_schema
 from pipeline.stores import Store
 from pipeline.worker import working
-from schemas.errors import TandemError
-from schemas.messages.run import RunOptions
+from pipeline.workflows.run import RunWorkflow
+from schemas.errors import TandemError, by_code
+from schemas.messages.run import RunOptions, RunResult
 from schemas.plan import RunRequest, Selection
 from schemas.spec.sections import Spec
 from stages.stage_digests import code_digests
@@ -58,12 +64,14 @@ def completed_report(order: Order) -> tuple[Store, Report] | None:
     if request is None or report is None or report.state != "completed":
         return None
     requests.write_request(store, order.spec, order.base, order.selection, order.name)
+    cleanup.try_to_sweep(store)  # no workflow does
     return store, report
 
 
 def prepare(order: Order) -> Ready:
     """All that can be wrong before money. Raises UsageError, ConnectionFailed, StoreError."""
     ready = preflight(order.spec, order.base, file=order.spec_path)
+    load_schema(ready.store)  # a damaged one would fail each partition after its calls are paid for
     budget.refuse_unpriced(ready.job.spec, order.max_cost_usd)
     return ready
 
@@ -120,10 +128,28 @@ async def working_on(found: Connection, pipeline: str, *, with_worker: bool = Fa
 
 
 async def final_report(run: Run) -> Report:
-    """The report of a run that has ended. Raises RunEnded where its workflow was ended before it could write one."""
+    """The report of a run that has ended. Where its workflow could not write one, raises why; RunEnded where it was
+    ended from outside."""
     report = await asyncio.to_thread(load_report, run.store, run.request.run)
     if report is None:
         status = await status_of_run(run) if run.handle is not None else None
+        if run.handle is not None and status == WorkflowExecutionStatus.FAILED:
+            raise await _failure_of(run.handle)
         how = status.name.lower() if status else "gone"
         raise RunEnded(f"The run {run.request.run!r} was ended from outside ({how}).", hint="Run it again to carry on.")
     return report
+
+
+async def _failure_of(handle: WorkflowHandle[RunWorkflow, RunResult]) -> TandemError:
+    """What kept a run's workflow from writing its report: a sink that is full, for example."""
+    cause: BaseException | None = None
+    try:
+        await handle.result()
+    except WorkflowFailureError as exc:
+        cause = exc.cause
+        while cause is not None and not isinstance(cause, ApplicationError):
+            cause = cause.__cause__
+    if not isinstance(cause, ApplicationError):
+        return RunEnded("The run failed, and Temporal does not say why.", hint="Run it again to carry on.")
+    hint = str(cause.details[0]) if cause.details else "Run it again to carry on."
+    return by_code(cause.type or "")(cause.message, hint=hint)

@@ -1,25 +1,29 @@
 """What may go: objects that no manifest needs, that are older than a rule, and that no open run may still want.
 
-    superseded   parts of earlier generations             orphaned    parts that no generation names
+    superseded   parts of earlier generations in data/    orphaned    parts that no generation names
+    history      those of more than are to be kept
     staging      what batches staged for a publication    snapshots   inputs that were split for plans of closed runs
     uploads      what interrupted writes left             probes      what `check` could not remove
 
-Commits, journals, reports and whatever is not named as ours are never touched. A run is closed once its last plan is
+Superseded parts of a generation that is to be kept move to history. Commits, journals, reports and whatever is not
+named as ours are never touched. A run is closed once its last plan is
 older than its report: an open one may be carried on at any time, so its partitions and its snapshot stay. What is
 open is looked at once more right before anything is removed.
 """
 
+import contextlib
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pipeline.runs import plan_pages
-from pipeline.sinks import commits
-from pipeline.stores import Store, Upload
+from pipeline.sinks import commits, generations
+from pipeline.sinks.generations import Retention
+from pipeline.stores import ObjectInfo, Store, Upload
 from schemas import ids
+from schemas.errors import ObjectMissing
 from schemas.manifest import named
-from schemas.plan import Plan
 
 # A publication that was given up is told from one under way by the runs; this is for one whose run was just closed.
 UNCOMMITTED = dt.timedelta(hours=1)
@@ -27,13 +31,15 @@ UNCOMMITTED = dt.timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Litter:
-    """One object that may go. `partition` and `snapshot` are what an open run would hold it by."""
+    """One object that may go. `partition` and `snapshot` are what an open run would hold it by; `history` is where it
+    goes, if it is to be kept."""
 
     kind: str
     key: str
     size: int
     partition: str = ""
     snapshot: str = ""
+    history: str = ""
 
 
 @dataclass
@@ -46,7 +52,7 @@ class InUse:
     everything: bool = False  # a run that has not planned yet may want any of it
 
     def holds(self, litter: Litter) -> bool:
-        if litter.kind in ("superseded", "uploads", "probes"):
+        if litter.kind in ("superseded", "history", "uploads", "probes"):
             return False
         if litter.kind == "snapshots":
             return self.everything or litter.snapshot in self.snapshots
@@ -64,14 +70,13 @@ class Garbage:
 
 
 def find(
-    store: Store, partition: str | None = None, *, older_than: dt.timedelta, keep_superseded: dt.timedelta,
-    now: dt.datetime,
-) -> Garbage:  # fmt: skip
+    store: Store, partition: str | None = None, *, older_than: dt.timedelta, retention: Retention, now: dt.datetime
+) -> Garbage:
     """Everything that may go, or what is one partition's. Reads only."""
     before = now - older_than
     uploads = list(store.stale_uploads(before)) if partition is None else []
     litter = [
-        *_parts(store, before, min(before, now - keep_superseded), min(before, now - UNCOMMITTED)),
+        *_parts(store, min(before, now - retention.stay), min(before, now - UNCOMMITTED), retention.generations),
         *_staging(store, min(before, now - UNCOMMITTED)),
         *_snapshots(store, before),
         *(
@@ -94,6 +99,10 @@ def remove(store: Store, found: Garbage) -> list[Litter]:
     going = [one for one in found.litter if not held.holds(one)]
     # The description of a snapshot goes first: without it the rest is no snapshot, for whoever looks in between.
     going.sort(key=lambda one: not one.key.endswith("/snapshot.json"))
+    for one in going:
+        if one.history:
+            with contextlib.suppress(ObjectMissing):  # moved by somebody else
+                store.copy(one.key, one.history)
     store.delete(one.key for one in going if one.kind != "uploads")
     store.abort_uploads(found.uploads)
     return going
@@ -102,12 +111,9 @@ def remove(store: Store, found: Garbage) -> list[Litter]:
 def open_runs(store: Store) -> InUse:
     held = InUse()
     for run in store.folders(ids.RUNS):
-        last = _last_plan(store, run)
-        report = store.head(ids.report(run))
-        if report is not None and (last is None or last.created_at <= report.modified):
+        if plan_pages.is_closed(store, run) or store.head(ids.request(run)) is None:
             continue
-        if store.head(ids.request(run)) is None:
-            continue
+        last = plan_pages.latest_plan(store, run)
         held.runs.add(run)
         held.partitions |= plan_pages.planned_partitions(store, run) or set()
         if last is None:
@@ -117,48 +123,70 @@ def open_runs(store: Store) -> InUse:
     return held
 
 
-def _last_plan(store: Store, run: str) -> Plan | None:
-    found = [
-        plan_pages.load_plan(store, info.key)
-        for info in store.list(f"{ids.run_folder(run)}plan-")
-        if info.key.endswith("/plan.json")
-    ]
-    return max(found, key=lambda plan: plan.created_at, default=None)
-
-
 # What there is -----------------------------------------------------------------------------------------------------
 
 
-def _parts(store: Store, before: dt.datetime, superseded: dt.datetime, uncommitted: dt.datetime) -> Iterator[Litter]:
-    """Parts of our naming that the current generation does not name. The listing comes first, so that whatever is
-    committed after it only adds to what is kept."""
+@dataclass(frozen=True)
+class _Part:
+    """A part of our naming; `key` is what manifests call it, wherever it lies."""
+
+    info: ObjectInfo
+    generation: int
+    key: str
+
+
+def _parts(store: Store, superseded: dt.datetime, uncommitted: dt.datetime, keep: int) -> Iterator[Litter]:
+    """Parts that the current generation does not name, nor, in history, one that is kept. The listing comes first, so
+    that whatever is committed after it only adds to what is kept."""
     by_partition = defaultdict(list)
-    for prefix in ("data/", "rejects/", f"{ids.TANDEM}/index/", f"{ids.TANDEM}/pending/"):
-        for info in store.list(prefix):
-            folder = f"{info.key.rpartition('/')[0]}/"
-            generation = ids.parse_part(folder, info.key)
-            if generation is not None and "=" in folder:
-                by_partition[folder.removeprefix(prefix).rstrip("/")].append((info, generation))
+    for partition, part in _listed(store):
+        by_partition[partition].append(part)
     for partition, listed in by_partition.items():
-        since = {
-            parsed[1]: info.modified
-            for info in store.list(ids.commits_of(partition))
-            if (parsed := ids.parse_commit(info.key)) is not None and parsed[0] == partition
-        }
-        newest = max(since, default=0)
-        manifest = commits.read_commit(store, partition, newest) if newest else None
-        kept = named(manifest)
-        if store.head(ids.lagging(partition)) is not None:
-            continue  # a table still sends its readers to earlier files
-        for info, generation in listed:
-            if info.key in kept:
+        if store.head(ids.lagging(partition)) is None:  # else a table still sends its readers to earlier files
+            yield from _parts_of(store, partition, listed, superseded, uncommitted, keep)
+
+
+def _parts_of(
+    store: Store, partition: str, listed: list[_Part], superseded: dt.datetime, uncommitted: dt.datetime, keep: int
+) -> Iterator[Litter]:
+    since = {
+        parsed[1]: info.modified
+        for info in store.list(ids.commits_of(partition))
+        if (parsed := ids.parse_commit(info.key)) is not None and parsed[0] == partition
+    }
+    newest = max(since, default=0)
+    manifest = commits.read_commit(store, partition, newest) if newest else None
+    current = named(manifest)
+    kept = set[str]().union(*(named(one) for one in generations.earlier(store, manifest, keep))) if manifest else set()
+    for part in listed:
+        info = part.info
+        if part.key in current or (part.key in kept and ids.history(part.key) == info.key):
+            continue
+        if part.generation > newest:
+            if info.modified <= uncommitted:
+                yield Litter("orphaned", info.key, info.size, partition)
+        elif info.key.startswith(ids.HISTORY):
+            if info.modified <= superseded:
+                yield Litter("history", info.key, info.size, partition)
+        elif max(info.modified, since.get(part.generation + 1, info.modified)) <= superseded:
+            kind = "superseded" if part.generation < newest else "orphaned"
+            history = ids.history(part.key) if part.key in kept else ""
+            yield Litter(kind, info.key, info.size, partition, history=history)
+
+
+def _listed(store: Store) -> Iterator[tuple[str, _Part]]:
+    homes = ("data/", "rejects/", f"{ids.TANDEM}/index/", f"{ids.TANDEM}/pending/")
+    for prefix in (*homes, ids.HISTORY):
+        for info in store.list(prefix):
+            folder, _, name = info.key.rpartition("/")
+            generation = ids.parse_part(f"{folder}/", info.key)
+            if generation is None or "=" not in folder:
                 continue
-            if generation > newest:
-                if info.modified <= uncommitted:
-                    yield Litter("orphaned", info.key, info.size, partition)
-            elif max(info.modified, since.get(generation + 1, info.modified)) <= superseded:
-                kind = "superseded" if generation < newest else "orphaned"
-                yield Litter(kind, info.key, info.size, partition)
+            partition, home = folder.removeprefix(prefix), prefix
+            if prefix == ids.HISTORY:
+                home = "rejects/" if partition.endswith("/rejects") else "data/"
+                partition = partition.removesuffix("/rejects")
+            yield partition, _Part(info, generation, f"{home}{partition}/{name}")
 
 
 def _staging(store: Store, before: dt.datetime) -> Iterator[Litter]:
@@ -187,5 +215,5 @@ def _snapshots(store: Store, before: dt.datetime) -> Iterator[Litter]:
 
 
 def _lately_planned(store: Store) -> str:
-    last = [plan for run in store.folders(ids.RUNS) if (plan := _last_plan(store, run)) is not None]
+    last = [plan for run in store.folders(ids.RUNS) if (plan := plan_pages.latest_plan(store, run)) is not None]
     return max(last, key=lambda plan: plan.created_at).snapshot if last else ""

@@ -1,21 +1,22 @@
 """One committed file as a reader sees it: the dataset's declared columns, and the partition's keys with their types.
 
-A column that a file does not have, as it was published before the column was added, is null throughout. A file that is
-gone was superseded and removed: that is said by its name, GenerationSuperseded.
+A column that a file does not have, as it was published before the column was added, is null throughout. A file that a
+later generation has replaced is read on from history; once it is gone from there too, that is GenerationSuperseded.
 """
 
-import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.sinks.generations import locate
 from pipeline.sinks.schema import DeclaredSchema, key_schema, key_values, load_schema
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
-from schemas.errors import ObjectMissing, TandemError
+from schemas.errors import TandemError
 from schemas.manifest import Manifest
 from schemas.tables import decode_schema
 
@@ -44,12 +45,17 @@ class ReaderSchema:
 
 @dataclass(frozen=True)
 class CommittedPart:
-    """One committed file."""
+    """One committed file: `key` as its manifest names it, `place` where it lies."""
 
     store: Store
     partition: str
     key: str
     rows: int
+    place: str
+
+
+def parts_of(store: Store, manifest: Manifest) -> list[CommittedPart]:
+    return [CommittedPart(store, manifest.partition, file.key, file.rows, file.key) for file in manifest.files]
 
 
 def reader_schema(store: Store, manifests: Sequence[Manifest]) -> ReaderSchema:
@@ -73,23 +79,20 @@ def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: Decl
         )
 
 
-@contextlib.contextmanager
-def superseded(part: CommittedPart) -> Iterator[None]:
-    """Whatever a library says of a file that is gone, as GenerationSuperseded."""
-    try:
-        yield
-    except TandemError as exc:
-        if isinstance(exc, ObjectMissing):
-            raise _gone(part) from exc
-        raise
-    except Exception as exc:
-        if part.store.head(part.key) is None:
-            raise _gone(part) from exc
-        if isinstance(exc, pa.ArrowException | OSError | pl.exceptions.ComputeError):
-            raise TandemError(
-                f"{part.store.uri}/{part.key} cannot be read ({type(exc).__name__}).", hint="See: tandem outputs verify"
-            ) from exc
-        raise
+def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
+    """The file where it lies by now, after reading it failed. Raises GenerationSuperseded where it is gone, and what
+    happened where it has not moved."""
+    place = locate(part.store, part.key)
+    if place is None:
+        raise _gone(part) from exc
+    if place != part.place:
+        return replace(part, place=place)
+    if isinstance(exc, pa.ArrowException | OSError | pl.exceptions.ComputeError):
+        raise TandemError(
+            f"{part.store.uri}/{place} cannot be read ({type(exc).__name__}).",
+            hint="See what is damaged with tandem outputs verify; tandem outputs repair publishes it anew.",
+        ) from exc
+    raise exc
 
 
 def _gone(part: CommittedPart) -> GenerationSuperseded:
@@ -100,11 +103,18 @@ def _gone(part: CommittedPart) -> GenerationSuperseded:
 
 
 def batches(part: CommittedPart, shape: ReaderSchema, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-    """A file, some rows at a time, in the shape."""
+    """A file, some rows at a time, in the shape; one that is moved meanwhile is read on where it went."""
     values = dict(key_values(part.partition, shape.keys))
-    with superseded(part), part.store.open_input(part.key) as source, pq.ParquetFile(source) as parquet:
-        for batch in batches_of(parquet, rows):
-            yield _shaped(batch, shape, values)
+    done = 0
+    while True:
+        try:
+            with part.store.open_input(part.place) as source, pq.ParquetFile(source) as parquet:
+                for batch in itertools.islice(batches_of(parquet, rows), done, None):
+                    yield _shaped(batch, shape, values)
+                    done += 1
+            return
+        except Exception as exc:  # noqa: BLE001  each library says in its own way that a file is gone
+            part = _relocated(part, exc)
 
 
 def _shaped(batch: pa.RecordBatch, shape: ReaderSchema, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
@@ -126,25 +136,33 @@ def frames(
     part: CommittedPart, shape: ReaderSchema, columns: list[str] | None, predicate: pl.Expr | None, rows: int | None
 ) -> Iterator[pl.DataFrame]:
     """A file for Polars' scan. Projection and predicate are pushed into it; a long one comes in slices."""
-    path, options = part.store.polars_path(part.key)
-    with superseded(part):
-        scanned = pl.scan_parquet(path, storage_options=options, glob=False, hive_partitioning=False)
-        there = scanned.collect_schema().names()
-        absent = [(field.name, field.type) for field in shape.columns if field.name not in there]
-        values = [
-            *((name, pa.scalar(None, kind)) for name, kind in absent),
-            *key_values(part.partition, shape.keys),
-        ]
-        literals = [
-            pl.lit(pl.Series(name, pa.array([value], value.type))).first().alias(name) for name, value in values
-        ]
-        for start in range(0, max(1, part.rows), _SLICE):
-            piece = scanned if part.rows <= _SLICE else scanned.slice(start, _SLICE)
-            piece = piece.with_columns(literals).select(shape.schema.names)
-            if predicate is not None:
-                piece = piece.filter(predicate)
-            if columns is not None:
-                piece = piece.select(columns)
-            if rows is not None:
-                piece = piece.head(rows)
-            yield piece.collect()
+    literals: list[pl.Expr] | None = None
+    for start in range(0, max(1, part.rows), _SLICE):
+        while True:
+            try:
+                scanned = _scanned(part)
+                if literals is None:
+                    literals = _literals(part, shape, scanned.collect_schema().names())
+                piece = scanned if part.rows <= _SLICE else scanned.slice(start, _SLICE)
+                piece = piece.with_columns(literals).select(shape.schema.names)
+                if predicate is not None:
+                    piece = piece.filter(predicate)
+                if columns is not None:
+                    piece = piece.select(columns)
+                frame = (piece if rows is None else piece.head(rows)).collect()
+                break
+            except Exception as exc:  # noqa: BLE001  each library says in its own way that a file is gone
+                part = _relocated(part, exc)
+        yield frame
+
+
+def _scanned(part: CommittedPart) -> pl.LazyFrame:
+    path, options = part.store.polars_path(part.place)
+    return pl.scan_parquet(path, storage_options=options, glob=False, hive_partitioning=False)
+
+
+def _literals(part: CommittedPart, shape: ReaderSchema, there: Sequence[str]) -> list[pl.Expr]:
+    """What the file itself does not have: later columns, and the keys of its path."""
+    absent = [(field.name, pa.scalar(None, field.type)) for field in shape.columns if field.name not in there]
+    values = [*absent, *key_values(part.partition, shape.keys)]
+    return [pl.lit(pl.Series(name, pa.array([value], value.type))).first().alias(name) for name, value in values]

@@ -1,13 +1,13 @@
 """For readers of a dataset: only committed files, exactly; `pipeline.consume` is their public face.
 
-What a reader holds stays there for `sink.keep_superseded` after a newer generation was published; who takes longer is
-told so by GenerationSuperseded, and reads again.
+What a reader holds is found in history once a newer generation was published, for as many generations as
+`sink.keep_generations` says; who takes longer gets GenerationSuperseded, and reads again.
 """
 
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from pipeline.outputs.reader import (
     VersionsDiffer,
     batches,
     frames,
+    parts_of,
     reader_schema,
 )
 from pipeline.sinks import commits
+from pipeline.sinks.generations import locate
 from pipeline.sinks.schema import key_values
 from pipeline.stores import Store, open_store
 from schemas import ids
@@ -88,23 +90,29 @@ def _at(store: Store, partition: str | None, generation: int) -> Manifest:
     manifest = commits.read_commit(store, partition, generation)
     if manifest is None or not manifest.ever_published:
         raise UsageError(f"{partition} has no generation {generation}.", hint="See: tandem outputs ls")
-    gone = next((file.key for file in manifest.files if store.head(file.key) is None), None)
+    gone = next((file.key for file in manifest.files if locate(store, file.key) is None), None)
     if gone is not None:
         raise GenerationSuperseded(
             f"Generation {generation} of {partition} was superseded, and {gone} removed.",
-            hint="Read the current one; sink.keep_superseded says how long earlier ones stay.",
+            hint="Read the current one; sink.keep_generations says how many earlier ones are kept.",
         )
     return manifest
 
 
 def files(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> list[CommittedFile]:
-    """The exact objects of the committed dataset, in order of partition."""
+    """The exact objects of the committed dataset, in order of partition, where they lie now."""
     store = _store(sink)
+    there = {info.key for info in store.list(ids.data_folder(partition) if partition else "data/")}
     return [
-        CommittedFile(m.partition, m.generation, f"{store.uri}/{file.key}", file.rows, file.size)
+        CommittedFile(m.partition, m.generation, f"{store.uri}/{_place(store, file.key, there)}", file.rows, file.size)
         for m in manifests(store, partition, generation=generation)
         for file in m.files
     ]
+
+
+def _place(store: Store, key: str, there: Container[str]) -> str:
+    """Where a file lies: in place, or, overtaken since its manifest was read, in history."""
+    return key if key in there else locate(store, key) or key
 
 
 def parts(
@@ -114,7 +122,9 @@ def parts(
     found = list(manifests(store, partition, generation=generation))
     if not found:
         raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
-    listed = [CommittedPart(store, m.partition, file.key, file.rows) for m in found for file in m.files]
+    listed = [part for manifest in found for part in parts_of(store, manifest)]
+    if generation is not None:
+        listed = [replace(part, place=_place(store, part.key, ())) for part in listed]
     return listed, reader_schema(store, found)
 
 
@@ -149,7 +159,7 @@ def dataset(sink: Sink, partition: str | None = None, *, generation: int | None 
     form = ds.ParquetFileFormat()
     fragments = []
     for part in listed:
-        system, path = part.store.arrow_path(part.key)
+        system, path = part.store.arrow_path(part.place)
         fragments.append(form.make_fragment(path, system, partition_expression=_expression(part, shape)))
     system = listed[0].store.arrow_path("")[0] if listed else None
     return ds.FileSystemDataset(fragments, shape.schema, form, system)
@@ -171,8 +181,7 @@ def head(sink: Sink, rows: int, partition: str | None = None) -> pl.DataFrame | 
     shape = None
     for manifest in manifests(store, partition):
         shape = shape or reader_schema(store, [manifest])
-        for file in manifest.files:
-            part = CommittedPart(store, manifest.partition, file.key, file.rows)
+        for part in parts_of(store, manifest):
             left = rows - sum(batch.num_rows for batch in found)
             found += itertools.islice(batches(part, shape, max(1, left)), 1)
             if sum(batch.num_rows for batch in found) >= rows:
@@ -199,9 +208,9 @@ def wait_for(
         time.sleep(every_s)
 
 
-def how_to_read(sink: str, *, republished: bool) -> str:
-    """A line of Python that reads the dataset: with any Parquet reader, and exactly where earlier generations may still
-    lie beside the current one."""
-    if republished:
+def how_to_read(sink: str, *, exactly: bool) -> str:
+    """A line of Python that reads the dataset: with any Parquet reader, or `exactly` where other generations may lie
+    beside the current one."""
+    if exactly:
         return f'from pipeline.consume import scan; scan("{sink}").collect()'
     return f'import polars as pl; pl.read_parquet("{sink}/data/**/*.parquet", hive_partitioning=True)'

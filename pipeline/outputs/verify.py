@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 
 from pipeline.outputs import scan
 from pipeline.sinks import commits
-from pipeline.sinks.schema import DeclaredSchema, load_schema, schema_fingerprint
+from pipeline.sinks.schema import Dataset, DeclaredSchema, load_schema, schema_fingerprint
 from pipeline.sinks.table_formats.base import Lake
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ObjectMissing
+from schemas.errors import Damaged, ObjectMissing
 from schemas.manifest import DataFile, Manifest
 from schemas.tables import decode_schema, stored_schema
 
@@ -32,8 +33,8 @@ _REREADS = 3
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind`: missing, size, checksum, rows, schema, counts, foreign or table. `path` is absolute, empty for what is
-    wrong with no object alone."""
+    """`kind`: missing, size, checksum, rows, schema, counts, foreign, table or damaged. `path` is absolute, empty for
+    what is wrong with no object alone."""
 
     kind: str
     partition: str
@@ -51,20 +52,53 @@ class Verified:
     rows: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # keys of damaged manifests
 
 
 def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
     """Read everything that is published, or one partition of it; `lake` is its table, if it has one. Raises StoreError
     where the store is away."""
     found = Verified()
-    declared = load_schema(store)
+    declared = _declaration(store, found)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="tandem-verify") as pool:
-        for manifest in list(scan.manifests(store, partition)):
+        for manifest in _manifests(store, partition, found):
             _verify_partition(store, manifest, declared, pool, found)
+    if found.unreadable:
+        return found  # what belongs to whom, only all manifests tell
     found.problems.extend(_foreign(store, partition, found.notes))
     if lake is not None:
         found.problems.extend(_table(store, partition, lake))
     return found
+
+
+def _declaration(store: Store, found: Verified) -> DeclaredSchema | None:
+    """The declared schema; None where it is gone or, which is told here, damaged. Looks at dataset.json as well."""
+    try:
+        read_document(store, ids.DATASET, Dataset)
+    except ObjectMissing:
+        pass
+    except Damaged as exc:
+        found.problems.append(Problem("damaged", "", f"{store.uri}/{ids.DATASET}", str(exc)))
+    try:
+        return load_schema(store)
+    except Damaged as exc:
+        found.problems.append(Problem("damaged", "", f"{store.uri}/{ids.SCHEMA}", str(exc)))
+        return None
+
+
+def _manifests(store: Store, partition: str | None, found: Verified) -> Iterator[Manifest]:
+    """The current ones; those that cannot be read are problems."""
+    for key, generation in scan.partitions(store).items():
+        if partition is not None and key != partition:
+            continue
+        try:
+            manifest = commits.read_commit(store, key, generation)
+        except Damaged as exc:
+            found.unreadable.append(ids.commit(key, generation))
+            found.problems.append(Problem("damaged", key, f"{store.uri}/{ids.commit(key, generation)}", str(exc)))
+            continue
+        if manifest is not None and manifest.ever_published:
+            yield manifest
 
 
 def _table(store: Store, partition: str | None, lake: Lake) -> Iterator[Problem]:
@@ -153,7 +187,9 @@ def _counts(manifest: Manifest) -> Iterator[Problem]:
 def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None) -> Iterator[Problem]:
     """A generation's columns are those of the dataset, or, published earlier, some of them."""
     if declared is None:
-        yield Problem("schema", manifest.partition, f"{store.uri}/{ids.SCHEMA}", f"{store.uri}/{ids.SCHEMA} is gone")
+        if store.head(ids.SCHEMA) is None:
+            path = f"{store.uri}/{ids.SCHEMA}"
+            yield Problem("schema", manifest.partition, path, f"{path} is gone; tandem outputs repair makes it again")
         return
     columns = decode_schema(declared.arrow_schema)
     for file in manifest.files[:1]:
@@ -223,6 +259,12 @@ def _foreign_of(store: Store, partition: str, objects: list[tuple[str, str]], no
             path = f"{store.uri}/{key}"
             yield Problem("foreign", partition, path, f"{path} belongs to no generation; readers by glob would read it")
     if superseded:
-        notes.append(f"{partition}: {superseded} file(s) of earlier generations, kept for readers that still use them")
+        notes.append(
+            f"{partition}: {superseded} file(s) of earlier generations are still in data/, so readers by glob see rows "
+            "twice; tandem outputs gc --older-than 0s --yes moves them to history"
+        )
     if uncommitted:
-        notes.append(f"{partition}: {uncommitted} file(s) of a publication that is under way or was given up")
+        notes.append(
+            f"{partition}: {uncommitted} file(s) of a publication that is under way or was given up; the next run "
+            "removes them"
+        )

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import PlanOutdated, UsageError
 from schemas.manifest import Noun
@@ -75,7 +76,7 @@ def keep(store: Store, agreed: SavedPlan) -> Selection:
 
 
 def load(store: Store, key: str) -> SavedPlan:
-    return SavedPlan.model_validate_json(store.get(key))
+    return read_document(store, key, SavedPlan)
 
 
 def refuse_other(agreed: SavedPlan, *, pipeline: str, sink: str, spec: str) -> None:

@@ -1,34 +1,45 @@
-"""After a commit: compact the journal, remove what was superseded. Nothing depends on it having happened."""
+"""After a commit: former files leave `data/`, the journal is compacted. Who reads by manifest depends on neither."""
 
+import asyncio
 import contextlib
 import datetime as dt
+import logging
+import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import orjson
 import polars as pl
+import pyarrow as pa
 
 from pipeline.journal import compaction
 from pipeline.journal.compaction import InUse
 from pipeline.planning.job import Job
+from pipeline.runs.plan_pages import is_closed
+from pipeline.runs.requests import load_request
 from pipeline.settings import expanded
-from pipeline.sinks import commits
+from pipeline.sinks import commits, generations
+from pipeline.sinks.generations import Mark
 from pipeline.sinks.table_formats import follow
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas import ids
-from schemas.errors import StoreError
-from schemas.manifest import Manifest, named
+from schemas.errors import StoreError, TandemError
+from schemas.manifest import Manifest
 from schemas.spec.sections import Spec
 from stages.contract import graph_stages
 
+log = logging.getLogger("tandem.publishing")
+EVERY = dt.timedelta(seconds=30)
+
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
-    """Compact the journal and remove what the commit superseded. Nothing depends on it having happened."""
-    in_use = _in_use(job, store, manifest)
-    compaction.compact(store, manifest.partition, now, in_use)
-    keep = job.spec.sink.keep_superseded
-    if _remove_superseded(store, manifest, now - keep):
-        store.put(ids.superseded(manifest.partition), orjson.dumps({"keep_s": keep.total_seconds()}))
+    """Settle the partition's files, then compact its journal. What fails here is left to the next sweep."""
+    if generations.settle(store, manifest, generations.retention_of(job.spec.sink), now) is None:
+        seen = [
+            mark.key for mark in generations.marks(store, manifest.partition) if mark.generation <= manifest.generation
+        ]
+        store.delete(seen)
+    compaction.compact(store, manifest.partition, now, _in_use(job, store, manifest))
 
 
 def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:
@@ -47,49 +58,60 @@ def catch_up(store: Store, spec: Spec, base: Path) -> None:
             follow.catch_up(lake, store)
 
 
-def sweep_superseded(store: Store, now: dt.datetime) -> None:
-    """Remove superseded files that are due, of all partitions: every run does so at its end."""
-    for info in list(store.list(ids.SUPERSEDED)):
-        partition = info.key.removeprefix(ids.SUPERSEDED).removesuffix(".json")
-        marker = orjson.loads(store.get(info.key))
-        manifest = commits.current(store, partition)
-        before = now - dt.timedelta(seconds=marker["keep_s"])
-        if manifest is None or not _remove_superseded(store, manifest, before):
-            store.delete([info.key])
+def sweep(store: Store, now: dt.datetime, *, ended: str = "") -> dt.datetime | None:
+    """Settle whatever is marked, of all partitions: every command that publishes does so at its start, every run at
+    its end. `ended` is a run of which nothing is at work any more. Returns when the next files are due."""
+    due = [_swept(store, mark, now, ended) for mark in generations.marks(store)]
+    return min((one for one in due if one is not None), default=None)
+
+
+def try_to_sweep(store: Store) -> None:
+    """The same, where something else is to be done that must not fail by it."""
+    try:
+        sweep(store, dt.datetime.now(dt.UTC))
+    except (TandemError, OSError) as exc:
+        log.warning("%s: what earlier publications left in data/ is not removed yet: %s", store.uri, exc)
+
+
+async def sweep_now_and_then(stores: Callable[[], Iterable[Store]], every: dt.timedelta = EVERY) -> None:
+    """Remove what is due in the sinks that a process knows, until it is cancelled."""
+    while True:
+        await asyncio.sleep(every.total_seconds())
+        for store in stores():
+            await asyncio.to_thread(try_to_sweep, store)
+
+
+def _swept(store: Store, mark: Mark, now: dt.datetime, ended: str) -> dt.datetime | None:
+    manifest = commits.current(store, mark.partition)
+    if manifest is None or manifest.generation < mark.generation:
+        manifest = _given_up(store, mark, manifest, ended)
+        if manifest is None:
+            return None  # somebody is about to publish it, or nothing of it is to be seen
+    due = generations.settle(store, manifest, mark.retention, now)
+    if due is None:
+        store.delete([mark.key])
+    return due
+
+
+def _given_up(store: Store, mark: Mark, current: Manifest | None, ended: str) -> Manifest | None:
+    """Fence a publication that was uploaded and not committed, once its run is closed: its worker may be frozen rather
+    than dead, and must not commit what is about to be removed. Returns the tombstone."""
+    if not generations.uncommitted(store, mark.partition, current.generation if current else 0):
+        return None
+    if not mark.run:
+        return None
+    request = load_request(store, mark.run)  # a rollback has none: it takes a moment, and is given again
+    if request is not None and mark.run != ended and not is_closed(store, mark.run):
+        return None
+    pipeline = request.pipeline if request is not None else current.pipeline if current is not None else ""
+    base = current.generation if current is not None else 0
+    commits.fence(store, mark.partition, run=mark.run, pipeline=pipeline, nonce=uuid.uuid4().hex, base=base)
+    return commits.current(store, mark.partition)
 
 
 def _index_ids(store: Store, key: str) -> pl.Series:
     try:
         with store.open_input(key) as source:
             return pl.DataFrame(table_of(source, columns=["row_id"]))["row_id"]
-    except (StoreError, OSError):
+    except (StoreError, OSError, pa.ArrowException):
         return pl.Series("row_id", [], pl.String)
-
-
-def _remove_superseded(store: Store, manifest: Manifest, before: dt.datetime) -> int:
-    """Files of earlier generations, and those that lost the race for this one, once the generation after theirs has
-    been there since `before`: a reader of the old one has had its time, however old the file itself is. Returns how
-    many are left to a later sweep."""
-    left = 0
-    partition = manifest.partition
-    if store.head(ids.lagging(partition)) is not None:
-        return 1  # the table's readers are still sent to the old ones
-    kept = named(manifest)
-    committed = {
-        parsed[1]: info.modified
-        for info in store.list(ids.commits_of(partition))
-        if (parsed := ids.parse_commit(info.key)) is not None and parsed[0] == partition
-    }
-    folders = (ids.data_folder, ids.rejects_folder, ids.pending_folder, ids.index_folder)
-    for folder in (of(partition) for of in folders):
-        old = []
-        for info in store.list(folder):
-            generation = ids.parse_part(folder, info.key)
-            if info.key in kept or generation is None or generation > manifest.generation:
-                continue
-            if max(info.modified, committed.get(generation + 1, info.modified)) <= before:
-                old.append(info.key)
-            else:
-                left += 1
-        store.delete(old)
-    return left

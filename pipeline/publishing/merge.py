@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -25,6 +26,14 @@ GROUP_ROWS = 250_000
 GROUP_BYTES = 64 * 1024 * 1024
 
 
+@dataclass(frozen=True)
+class LocalFile:
+    """A final file on this machine's disk, and what a manifest will say of it."""
+
+    path: Path
+    file: DataFile
+
+
 class Merge:
     """The final files of one generation, made in a local `folder`."""
 
@@ -45,8 +54,8 @@ class Merge:
             )
         }
 
-    def data(self, staged: Sequence[StagedFile], checks: OutputChecks) -> list[DataFile]:
-        """Data files of the declared schema, at least one. Raises ChecksFailed before anything is uploaded."""
+    def data(self, staged: Sequence[StagedFile], checks: OutputChecks) -> list[LocalFile]:
+        """Data files of the declared schema, at least one. Raises ChecksFailed."""
         schema = self.job.columns
         tables = self.tables(staged, checks)
         if self.job.spec.sink.provenance == "columns":
@@ -55,9 +64,9 @@ class Merge:
         checks.verdict()
         time = self._time_column()
         folder = ids.data_folder(self.partition)
-        return [self._upload(folder, at, path, time) for at, path in enumerate(paths)]
+        return [self._named(folder, at, path, time) for at, path in enumerate(paths)]
 
-    def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[DataFile]:
+    def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[LocalFile]:
         """Rejects, questions or index: no file where there are no rows."""
         if not any(file.rows for file in staged):
             return []
@@ -65,7 +74,14 @@ class Merge:
         folder = folders[kind](self.partition)
         tables = (of_any_version(schema, table) for table in self.tables(staged, None))
         paths = self._write(schema, tables, kind)
-        return [self._upload(folder, at, path, None) for at, path in enumerate(paths)]
+        return [self._named(folder, at, path, None) for at, path in enumerate(paths)]
+
+    def upload(self, files: Sequence[LocalFile]) -> list[DataFile]:
+        """Where manifests name them."""
+        for local in files:
+            self.store.upload(local.file.key, local.path)
+            self.note(0)
+        return [local.file for local in files]
 
     def tables(self, staged: Sequence[StagedFile], checks: "OutputChecks | None") -> Iterator[pa.Table]:
         for file in staged:
@@ -97,17 +113,16 @@ class Merge:
             writer.close()
             yield path
 
-    def _upload(self, folder: str, part: int, path: Path, time: str | None) -> DataFile:
+    def _named(self, folder: str, part: int, path: Path, time: str | None) -> LocalFile:
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         key = ids.part_file(folder, part, self.generation, content)
-        self.store.upload(key, path)
-        self.note(0)
         metadata = pq.read_metadata(path)
         low, high = _time_range(path, time) if time and metadata.num_rows else (None, None)
-        return DataFile(
+        file = DataFile(
             key=key, size=path.stat().st_size, sha256=content, rows=metadata.num_rows, time_min=low, time_max=high
         )
+        return LocalFile(path, file)
 
     def _time_column(self) -> str | None:
         column = self.job.spec.partition.column

@@ -3,7 +3,6 @@
 receipts → counts add up, checks hold → final files (same rows, same bytes, same key) → upload → one conditional put
 """
 
-import contextlib
 import datetime as dt
 import tempfile
 import uuid
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,14 +18,13 @@ import pyarrow.parquet as pq
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal import usage
-from pipeline.publishing import partition_stages
+from pipeline.publishing import committing, partition_stages
 from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_rejects
-from pipeline.publishing.merge import Merge, of_any_version, provenance_of
+from pipeline.publishing.merge import LocalFile, Merge, of_any_version, provenance_of
 from pipeline.review.questions import PENDING
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import INDEX, REJECTS
 from pipeline.sinks.schema import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
-from pipeline.sinks.table_formats import follow
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of, table_of
 from schemas import digests, ids
@@ -69,11 +66,16 @@ class _Batches:
 
 @dataclass(frozen=True)
 class _FinalFiles:
-    data: list[DataFile]
-    rejects: list[DataFile]
+    data: list[LocalFile]
+    rejects: list[LocalFile]
     pending: list[DataFile]
     index: list[DataFile]
     counts: Counts
+
+    @property
+    def seen(self) -> list[LocalFile]:
+        """What readers by glob find, uploaded last; data and rejects, in this order."""
+        return [*self.data, *self.rejects]
 
 
 def publish(
@@ -96,7 +98,17 @@ def publish(
         return Published(None, counts.model_copy(update={"out": 0}), batches.reuse)
     load_dataset(store, plan.pipeline)
     refuse_breaking(store, job.columns, job.keys, new_version=plan.selection.new_version)
-    files = _final_files(work, opened, batches, checks)
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        return _published(work, opened, batches, checks, Merge(work, opened.base, Path(folder)), attempt)
+
+
+def _published(
+    work: PartitionRun, opened: OpenedPartition, batches: _Batches, checks: OutputChecks, merge: Merge, attempt: int
+) -> Published:
+    """Merge, upload and commit, in the merge's folder."""
+    job, plan, store = work.job, work.plan, work.store
+    parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
+    files = _final_files(work, opened, batches, checks, merge)
     # Only what passed its checks may bind later publications.
     version = declare_schema(store, job.columns, job.keys, new_version=plan.selection.new_version)
     claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
@@ -109,8 +121,8 @@ def publish(
         partition=opened.partition,
         generation=opened.base + 1,
         parent=opened.base or None,
-        files=tuple(files.data),
-        rejects=tuple(files.rejects),
+        files=tuple(local.file for local in files.data),
+        rejects=tuple(local.file for local in files.rejects),
         pending=tuple(files.pending),
         index=files.index[0] if files.index else None,
         schema_fingerprint=schema_fingerprint(job.columns),
@@ -119,7 +131,7 @@ def publish(
         stage_fingerprints=plan.stages,
         stage_aspects=plan.aspects,
         input_columns=tuple(job.snapshot.schema.names),
-        content_digest=digests.digest(*(file.sha256 for file in (*files.data, *files.rejects)), str(counts.rows_in)),
+        content_digest=digests.digest(*(local.file.sha256 for local in files.seen), str(counts.rows_in)),
         counts=counts,
         reuse=batches.reuse,
         shares=batches.shares,
@@ -133,43 +145,26 @@ def publish(
         started_at=opened.started_at,
         committed_at=dt.datetime.now(dt.UTC),
     )
-    committed = _commit(work, draft)
-    _say_success(store, committed)
+    committed = committing.commit(job.spec, job.base, store, draft, lambda: merge.upload(files.seen))
     return Published(committed, counts, batches.reuse)
 
 
-def _final_files(work: PartitionRun, opened: OpenedPartition, batches: _Batches, checks: OutputChecks) -> _FinalFiles:
-    """Merge and upload. Raises ChecksFailed before anything is uploaded, PartitionError, StoreError."""
+def _final_files(
+    work: PartitionRun, opened: OpenedPartition, batches: _Batches, checks: OutputChecks, merge: Merge
+) -> _FinalFiles:
+    """Merge, and upload what no reader by glob sees. Raises ChecksFailed before that, PartitionError, StoreError."""
     receipts = batches.receipts
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        merge = Merge(work, opened.base, Path(folder))
-        passed = partition_stages.through(work.job, batches.staging, receipts, batches.counts, Path(folder))
-        try:
-            data = merge.data(passed.data, checks)
-        except ChecksFailed as exc:
-            refused = batches.refusal(passed.counts).model_copy(update={"checks": exc.checks})
-            _keep_refused(work, opened, batches, refused)
-            raise
-        return _FinalFiles(
-            data=data,
-            rejects=merge.plain("rejects", REJECTS, [r.rejects for r in receipts if r.rejects is not None]),
-            pending=merge.plain("pending", PENDING, [r.pending for r in receipts if r.pending is not None]),
-            index=merge.plain("index", INDEX, [receipt.index for receipt in receipts]),
-            counts=passed.counts,
-        )
-
-
-def _commit(work: PartitionRun, draft: Manifest) -> Manifest:
-    """Put the manifest, then bring the sink's table up to it, where it has one. Raises CommitConflict, Cancelled,
-    StoreError."""
-    lake = follow.lake_of(work.job.spec, work.job.base, work.store)
-    if lake is None:
-        return commits.commit(work.store, draft).manifest
-    follow.mark(work.store, work.partition)
-    committed = commits.commit(work.store, draft).manifest
-    with contextlib.closing(lake):
-        follow.follow(lake, work.store, work.partition)
-    return committed
+    passed = partition_stages.through(work.job, batches.staging, receipts, batches.counts, merge.folder)
+    try:
+        data = merge.data(passed.data, checks)
+    except ChecksFailed as exc:
+        refused = batches.refusal(passed.counts).model_copy(update={"checks": exc.checks})
+        _keep_refused(work, opened, batches, refused)
+        raise
+    rejects = merge.plain("rejects", REJECTS, [r.rejects for r in receipts if r.rejects is not None])
+    pending = merge.plain("pending", PENDING, [r.pending for r in receipts if r.pending is not None])
+    index = merge.plain("index", INDEX, [receipt.index for receipt in receipts])
+    return _FinalFiles(data, rejects, merge.upload(pending), merge.upload(index), passed.counts)
 
 
 def _damage(opened: OpenedPartition, batches: _Batches) -> list[str]:
@@ -239,12 +234,6 @@ def _hashed_ids(store: Store, key: str) -> pl.Series:
         with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
             batches = batches_of(parquet, 65_536, ["row_id"])
             found = [pl.Series("row_id", batch.column("row_id")).hash() for batch in batches]
-    except (StoreError, OSError):
+    except (StoreError, OSError, pa.ArrowException):
         found = []
     return pl.concat([pl.Series("row_id", [], pl.UInt64), *found])
-
-
-def _say_success(store: Store, manifest: Manifest) -> None:
-    """A hint for tools that look for it; the commit is the truth."""
-    said = {"generation": manifest.generation, "run": manifest.run, "counts": manifest.counts.model_dump()}
-    store.put(ids.success(manifest.partition), orjson.dumps(said))

@@ -1,10 +1,12 @@
 """How partitions ended, one object each."""
 
+import contextlib
 from collections.abc import Iterator
 
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ObjectMissing
+from schemas.errors import Damaged, ObjectMissing
 from schemas.messages.partition import PartitionResult
 
 
@@ -15,12 +17,13 @@ def write_outcome(store: Store, run: str, result: PartitionResult) -> None:
 def load_outcome(store: Store, run: str, partition: str) -> PartitionResult | None:
     """How a partition ended last in a run."""
     try:
-        return PartitionResult.model_validate_json(store.get(ids.outcome(run, partition)))
-    except ObjectMissing:
+        return read_document(store, ids.outcome(run, partition), PartitionResult)
+    except (ObjectMissing, Damaged):
         return None
 
 
 def outcomes(store: Store, run: str) -> Iterator[PartitionResult]:
     """How each partition of a run ended last."""
     for info in store.list(ids.outcomes(run)):
-        yield PartitionResult.model_validate_json(store.get(info.key))
+        with contextlib.suppress(Damaged):  # as if it had not ended: what is published, the commits know
+            yield read_document(store, info.key, PartitionResult)

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.messages.run import Page, PlannedPartition
 from schemas.plan import Plan
 
 
 def load_plan(store: Store, key: str) -> Plan:
-    return Plan.model_validate_json(store.get(key))
+    return read_document(store, key, Plan)
 
 
 def latest_plan(store: Store, run: str) -> Plan | None:
@@ -19,7 +20,14 @@ def latest_plan(store: Store, run: str) -> Plan | None:
 
 
 def load_page(store: Store, plan_key: str, page: int) -> Page:
-    return Page.model_validate_json(store.get(ids.plan_page(plan_key, page)))
+    return read_document(store, ids.plan_page(plan_key, page), Page)
+
+
+def is_closed(store: Store, run: str) -> bool:
+    """Whether a run has ended: its last plan is older than its report."""
+    report = store.head(ids.report(run))
+    last = latest_plan(store, run)
+    return report is not None and (last is None or last.created_at <= report.modified)
 
 
 def planned_lines(store: Store, run: str, plan: str = "") -> Iterator[PlannedPartition]:
@@ -27,7 +35,7 @@ def planned_lines(store: Store, run: str, plan: str = "") -> Iterator[PlannedPar
     prefix = f"{plan.removesuffix('plan.json')}page-" if plan else f"{ids.run_folder(run)}plan-"
     for info in store.list(prefix):
         if "/page-" in info.key:
-            yield from Page.model_validate_json(store.get(info.key)).partitions
+            yield from read_document(store, info.key, Page).partitions
 
 
 def planned_partitions(store: Store, run: str) -> set[str] | None:
@@ -35,5 +43,5 @@ def planned_partitions(store: Store, run: str) -> set[str] | None:
     pages = [info.key for info in store.list(f"{ids.run_folder(run)}plan-") if "/page-" in info.key]
     if not pages:
         return None
-    found = (Page.model_validate_json(store.get(key)) for key in pages)
+    found = (read_document(store, key, Page) for key in pages)
     return {planned.key for page in found for planned in page.partitions if planned.run}

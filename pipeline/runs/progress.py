@@ -7,6 +7,7 @@ from pipeline.limits import ledger
 from pipeline.runs import outcomes
 from pipeline.runs.report import Report, broken_checks, lost_attempts
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import BudgetReached
 from schemas.manifest import Usage
@@ -83,7 +84,7 @@ def _planned(store: Store, run: str) -> Iterator[PlannedPartition]:
     found: dict[str, PlannedPartition] = {}
     for info in list(store.list(f"{ids.run_folder(run)}plan-")):
         if "/page-" in info.key:
-            for line in Page.model_validate_json(store.get(info.key)).partitions:
+            for line in read_document(store, info.key, Page).partitions:
                 if line.run or line.key not in found:
                     found[line.key] = line
     yield from found.values()

@@ -12,8 +12,9 @@ from pipeline.runs.plan_pages import load_plan
 from pipeline.sinks import catalogue
 from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import Bug, LimitReached, ObjectMissing, TandemError, by_code
+from schemas.errors import Bug, Damaged, LimitReached, NoRoom, ObjectMissing, TandemError, by_code
 from schemas.manifest import BrokenCheck, Counts, Noun, Share
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
@@ -138,8 +139,8 @@ def _recovered(store: Store, report: Report) -> bool:
     if report.state not in ("completed", "failed"):
         return False
     try:
-        last = LastRun.model_validate_json(store.get(ids.last_run()))
-    except ObjectMissing:
+        last = read_document(store, ids.last_run(), LastRun)
+    except (ObjectMissing, Damaged):
         last = LastRun(run="", state="completed")
     if (last.run, last.state) == (report.run, report.state):
         return last.recovered
@@ -169,7 +170,7 @@ def _up_to_date(store: Store, plan: str) -> set[str]:
     if not plan:
         return set()
     folder = plan.removesuffix("plan.json")
-    pages = (Page.model_validate_json(store.get(info.key)) for info in store.list(f"{folder}page-"))
+    pages = (read_document(store, info.key, Page) for info in store.list(f"{folder}page-"))
     return {planned.key for page in pages for planned in page.partitions if not planned.run}
 
 
@@ -205,9 +206,10 @@ def broken_checks(ended: Iterable[PartitionResult]) -> tuple[PartitionCheck, ...
 
 
 def load_report(store: Store, run: str) -> Report | None:
+    """A run's report; None where there is none, or it is damaged: it is derived, and the end of a run writes it."""
     try:
-        return Report.model_validate_json(store.get(ids.report(run)))
-    except ObjectMissing:
+        return read_document(store, ids.report(run), Report)
+    except (ObjectMissing, Damaged):
         return None
 
 
@@ -273,6 +275,8 @@ def exit_code(report: Report) -> int:
         return LimitReached.exit_code
     if Bug in causes:
         return Bug.exit_code
+    if any(issubclass(cause, NoRoom) for cause in causes):
+        return NoRoom.exit_code
     if stop is not None and stop.exit_code != TandemError.exit_code:
         return stop.exit_code
     return 0 if report.state == "completed" else 1

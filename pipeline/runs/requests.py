@@ -6,20 +6,27 @@ import uuid
 from pathlib import Path
 
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import digests, ids
-from schemas.errors import NameTaken, ObjectMissing
+from schemas.errors import Damaged, NameTaken, ObjectMissing
 from schemas.plan import RunRequest, Selection
-from schemas.spec.sections import Spec
+from schemas.spec.sections import Spec, superseded_stay
 
 # Of a spec, what does not change what a run does, only how fast, how loudly or at what cost it may.
 _NOT_IDENTITY = {
     "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
                "max_cost_usd_per_day", "max_tokens", "call_timeout"},
+    "sink": {"keep_generations"},
     "notify": True, "schedule": True, "prices": True,
 }  # fmt: skip
+_FORMER_STAY = dt.timedelta(minutes=15)
 
 
 def request_digest(spec: Spec, selection: Selection) -> str:
+    """A run that began under the former default of `keep_superseded` is the same request now."""
+    if spec.sink.keep_superseded == superseded_stay(spec.sink.format):
+        sink = spec.sink.model_copy(update={"keep_superseded": _FORMER_STAY})
+        spec = spec.model_copy(update={"sink": sink})
     said = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
     return digests.digest(said, selection.model_dump_json())
 
@@ -44,8 +51,7 @@ def write_request(store: Store, spec: Spec, base: Path, selection: Selection, ru
     store.put_absent(spec_key, data)
     if store.put_absent(ids.request(run), request.model_dump_json().encode()):
         return request
-    known = load_request(store, run)
-    assert known is not None
+    known = read_document(store, ids.request(run), RunRequest)
     if known.digest != request.digest:
         raise NameTaken(
             f"The run {run!r} has another spec or selection.", hint="Choose another --name, or leave it out."
@@ -54,11 +60,12 @@ def write_request(store: Store, spec: Spec, base: Path, selection: Selection, ru
 
 
 def load_request(store: Store, run: str) -> RunRequest | None:
+    """A run's request; None where there is none, or nobody can tell any more what it was."""
     try:
-        return RunRequest.model_validate_json(store.get(ids.request(run)))
-    except ObjectMissing:
+        return read_document(store, ids.request(run), RunRequest)
+    except (ObjectMissing, Damaged):
         return None
 
 
 def load_spec_of(store: Store, key: str) -> Spec:
-    return Spec.model_validate_json(store.get(key))
+    return read_document(store, key, Spec)

@@ -17,8 +17,9 @@ from pipeline.runs.report import Report
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ChecksFailed, ObjectMissing, RejectRateExceeded, by_code
+from schemas.errors import ChecksFailed, Damaged, ObjectMissing, RejectRateExceeded, by_code
 from schemas.manifest import Noun
 from schemas.messages.partition import PartitionResult
 from stages.journal.records import CallRecord, Record, RowRecord, record_of
@@ -105,8 +106,8 @@ def save(store: Store, run: str, story: RunStatistics) -> None:
 
 def load(store: Store, run: str) -> RunStatistics | None:
     try:
-        return RunStatistics.model_validate_json(store.get(ids.story(run)))
-    except ObjectMissing:
+        return read_document(store, ids.story(run), RunStatistics)
+    except (ObjectMissing, Damaged):
         return None
 
 

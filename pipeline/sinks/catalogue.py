@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from pipeline.note import Note, unnoted
 from pipeline.sinks import commits
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ObjectMissing, StoreError
+from schemas.errors import Damaged, ObjectMissing, StoreError
 from schemas.manifest import Counts, DataFile, Manifest
 from schemas.messages.partition import PartitionResult
 
@@ -199,8 +200,8 @@ def _completed(store: Store, run: str) -> str:
 def _read_outcomes(store: Store, run: str, wanted: list[tuple[str, dt.datetime]], note: Note) -> pl.DataFrame:
     def read(one: tuple[str, dt.datetime]) -> tuple[str, str, str, str, str, dt.datetime] | None:
         try:
-            result = PartitionResult.model_validate_json(store.get(one[0]))
-        except ObjectMissing:
+            result = read_document(store, one[0], PartitionResult)
+        except (ObjectMissing, Damaged):
             return None
         note(0)
         if result.outcome == "not_run":  # a canary is no attempt

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from pipeline.retries import after_failure
 from pipeline.stores.base import Store
+from pipeline.stores.documents import damaged
 from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, ObjectMissing, StoreError, StoreRefused
 from schemas.manifest import FORMAT, Manifest, Reuse, Usage
@@ -81,7 +82,7 @@ def read_commit(store: Store, partition: str, generation: int) -> Manifest | Non
             )
         return Manifest.model_validate_json(data)
     except (ValueError, TypeError, KeyError, ValidationError) as exc:
-        raise StoreRefused(f"{store.uri}/{key} is not a manifest ({type(exc).__name__}).") from exc
+        raise damaged(store, key, data) from exc
 
 
 def reopen(store: Store, partition: str, *, base: int) -> Manifest | None:
@@ -143,6 +144,13 @@ def _read_back(store: Store, draft: Manifest, failure: Exception) -> Manifest | 
 
 def _may_pass(exc: Exception) -> bool:
     return isinstance(exc, StoreError | OSError) and not isinstance(exc, StoreRefused)
+
+
+def taken(store: Store, draft: Manifest) -> Manifest | None:
+    """Whoever has the draft's generation already, if it says the same; None while it is free. Raises Cancelled,
+    CommitConflict: as a commit would, before anything is uploaded for it."""
+    winner = read_commit(store, draft.partition, draft.generation)
+    return _lost_or_won(draft, winner).manifest if winner is not None else None
 
 
 def _lost_or_won(draft: Manifest, winner: Manifest) -> Committed:

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import digests, ids, partition_keys
 from schemas.errors import ObjectExists, ObjectMissing, SchemaChanged, SinkError
 from schemas.manifest import Noun
@@ -35,7 +36,7 @@ class DeclaredSchema(Noun):
 def load_dataset(store: Store, pipeline: str) -> Dataset | None:
     """What the sink holds, None for a new one. Raises SinkError where it is another pipeline's."""
     try:
-        found = Dataset.model_validate_json(store.get(ids.DATASET))
+        found = read_document(store, ids.DATASET, Dataset)
     except ObjectMissing:
         return None
     if found.pipeline != pipeline:
@@ -65,7 +66,7 @@ def claim(store: Store, wanted: Dataset) -> Dataset:
 
 def load_schema(store: Store) -> DeclaredSchema | None:
     try:
-        return DeclaredSchema.model_validate_json(store.get(ids.SCHEMA))
+        return read_document(store, ids.SCHEMA, DeclaredSchema)
     except ObjectMissing:
         return None
 

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from pipeline.process_state import STATE
 from pipeline.sources.listing import SourceFile, check_unchanged, open_file
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from pipeline.stores.parquet import table_of
 from schemas import partition_keys
-from schemas.errors import ObjectMissing, SourceError
+from schemas.errors import Damaged, ObjectMissing, SourceError
 from schemas.manifest import Noun
 from schemas.staging import RowRange
 from schemas.tables import conform, decode_schema
@@ -197,22 +198,18 @@ def save(store: Store, info: SnapshotInfo, entries: Sequence[Entry]) -> Snapshot
 
 
 def load(store: Store, key: str) -> Snapshot:
-    """The snapshot at a key. Raises ObjectMissing; SourceError for one of a newer version."""
+    """The snapshot at a key. Raises ObjectMissing, Damaged; SourceError for one of a newer version."""
     found: Snapshot = STATE.snapshots.get((store.uri, key), lambda: _read(store, key))
     return replace(found, store=store)
 
 
 def _read(store: Store, key: str) -> Snapshot:
-    info = SnapshotInfo.model_validate_json(store.get(key))
+    info = read_document(store, key, SnapshotInfo)
     if info.format != FORMAT:
         raise SourceError(f"{key}: written by another version of Tandem (format {info.format}).", hint="Upgrade.")
-    with store.open_input(info.entries) as source:
-        entries = pl.DataFrame(table_of(source))
-    return Snapshot(info, decode_schema(info.arrow_schema), entries, store)
-
-
-def exists(store: Store, key: str) -> bool:
     try:
-        return store.head(key) is not None
-    except ObjectMissing:
-        return False
+        with store.open_input(info.entries) as source:
+            entries = pl.DataFrame(table_of(source))
+    except (pa.ArrowException, OSError, ObjectMissing) as exc:
+        raise Damaged(f"{store.uri}/{info.entries} is damaged.", hint="The next run makes it again.") from exc
+    return Snapshot(info, decode_schema(info.arrow_schema), entries, store)

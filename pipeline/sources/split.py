@@ -18,7 +18,7 @@ from pipeline.sources.readers import ParquetReader, Reader, TextReader
 from pipeline.sources.snapshot import Entry, InputFile, Snapshot, SnapshotInfo
 from pipeline.stores import Store
 from schemas import digests, ids, partition_keys, tables
-from schemas.errors import SourceError
+from schemas.errors import Damaged, ObjectMissing, SourceError
 from schemas.partition_keys import NULL
 from schemas.spec.sections import Spec
 from schemas.staging import RowRange
@@ -38,10 +38,14 @@ def snapshot_of(spec: Spec, base: Path, store: Store, *, pinned: dict[str, str],
     SourceError, InputChanged."""
     listing = list_source(spec.source, base)
     key = f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
-    if snapshots.exists(store, key):
+    try:
         found = snapshots.load(store, key)
         _check_key(spec, found.schema)
         return found
+    except ObjectMissing:
+        pass
+    except Damaged:  # it is derived from the source
+        store.delete(info.key for info in store.list(key.removesuffix("snapshot.json")))
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         reader: Reader
         if listing.format == "parquet":

@@ -6,10 +6,10 @@ from urllib.parse import unquote, urlsplit
 from pipeline.stores.base import ObjectInfo, Store, Upload
 from pipeline.stores.local import LocalStore
 from pipeline.stores.memory import MemoryStore
-from pipeline.stores.probe import probe
+from pipeline.stores.probe import may_delete, probe
 from schemas.errors import UsageError
 
-__all__ = ["LocalStore", "MemoryStore", "ObjectInfo", "Store", "Upload", "open_store", "probe"]
+__all__ = ["LocalStore", "MemoryStore", "ObjectInfo", "Store", "Upload", "may_delete", "open_store", "probe"]
 
 _ALLOWED = (
     "Write a folder ('./out'), 'file:///path' or 's3://bucket/prefix' (AWS_ENDPOINT_URL names another S3 server)."

@@ -56,6 +56,10 @@ class Store(Protocol):
         """Create an object, whose key names its content, from a file of any size; done already if one of the same size
         is there."""
 
+    def copy(self, source: str, target: str) -> None:
+        """Create an object from another one without its bytes passing through here; `target` names its content, so one
+        that is there is left alone. ObjectMissing without a source."""
+
     def get(self, key: str) -> bytes:
         """ObjectMissing if there is none."""
         ...

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from schemas import ids
-from schemas.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused
+from schemas.errors import NoRoom, ObjectExists, ObjectMissing, StoreError, StoreRefused
 
 _TEMPORARY = f"{ids.TANDEM}/tmp/"  # noqa: S108 - a folder of the sink's own, on its file system
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -60,6 +60,22 @@ class LocalStore(Store):
                 pass
         return same_size(self, key, size)
 
+    def copy(self, source: str, target: str) -> None:
+        """A second name for the same file; where the file system has none, its bytes."""
+        origin, final = self._path(source), self._path(target)
+        with contextlib.suppress(ObjectExists), self._reading(source):
+            if final.exists():
+                return
+            if origin.is_dir():
+                raise FileNotFoundError
+            try:
+                self._place(os.link, origin, final)
+            except OSError as exc:
+                if exc.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP):
+                    raise
+                with origin.open("rb") as file:
+                    self._write(target, file, os.link)
+
     def _write(self, key: str, source: IO[bytes], place: Callable[[Path, Path], None]) -> None:
         final, temporary = self._path(key), self.root / _TEMPORARY / uuid.uuid4().hex
         with _refusals(final):
@@ -81,8 +97,8 @@ class LocalStore(Store):
                 break
             except FileExistsError:
                 raise ObjectExists(f"{str(final)!r} exists.") from None
-            except FileNotFoundError:  # a delete took the folder that it had emptied
-                if attempt == 4:
+            except FileNotFoundError:  # a delete took the folder that it had emptied, or the file that is copied
+                if attempt == 4 or not temporary.exists():
                     raise
         _sync(final.parent)
 
@@ -220,5 +236,6 @@ def _refusals(path: Path | str) -> Iterator[None]:
     except OSError as exc:
         reason, hint = _REFUSALS.get(exc.errno or 0, ("", ""))
         if reason:
-            raise StoreRefused(f"{str(path)!r} cannot be used: {reason}.", hint=hint) from exc
+            kind = NoRoom if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreRefused
+            raise kind(f"{str(path)!r} cannot be used: {reason}.", hint=hint) from exc
         raise StoreError(f"{str(path)!r} cannot be read or written: {exc.strerror or exc}.") from exc

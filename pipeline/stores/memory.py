@@ -49,6 +49,14 @@ class MemoryStore(Store):
             self._objects[key] = (bytes(data), self._now())
         self.fault(f"{operation} done", key)
 
+    def copy(self, source: str, target: str) -> None:
+        self.fault("copy", checked(target))
+        with self._lock:
+            if source not in self._objects:
+                raise ObjectMissing(f"{self.uri}/{source} does not exist.")
+            self._objects.setdefault(target, (self._objects[source][0], self._now()))
+        self.fault("copy done", target)
+
     def get(self, key: str) -> bytes:
         self.fault("get", key)
         with self._lock:

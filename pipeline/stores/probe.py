@@ -1,11 +1,11 @@
-"""Does this store keep the one promise that publishing stands on?"""
+"""Does this store keep the one promise that publishing stands on? And may this writer tidy up?"""
 
 import contextlib
 import uuid
 
 from pipeline.stores.base import Store
 from schemas import ids
-from schemas.errors import ObjectExists, SinkError, StoreError
+from schemas.errors import ObjectExists, SinkError, StoreError, StoreRefused
 
 
 def probe(store: Store) -> None:
@@ -24,3 +24,12 @@ def probe(store: Store) -> None:
         "publish the same generation.",
         hint="Use AWS S3, SeaweedFS, MinIO, another store that honours it, or a local folder.",
     )
+
+
+def may_delete(store: Store) -> bool:
+    """Whether this writer may remove what it has replaced, asked by an object that does not exist."""
+    try:
+        store.delete([f"data/{uuid.uuid4().hex}", f"{ids.HISTORY}{uuid.uuid4().hex}"])
+        return True
+    except StoreRefused:
+        return False

@@ -189,11 +189,21 @@ def _roles(model: Any) -> Any:
     return model
 
 
+def superseded_stay(table_format: str) -> timedelta:
+    """The default of `keep_superseded`. Readers by glob want replaced files gone at once; those of an earlier version
+    of a table find its files where the table says."""
+    return timedelta(0) if table_format == "parquet" else timedelta(minutes=15)
+
+
 class Sink(Section):
     path: str = Field(min_length=1)
     format: Literal["parquet", "delta", "iceberg"] = "parquet"
     table: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+$")  # iceberg: namespace.name
-    keep_superseded: Duration = timedelta(minutes=15)
+    keep_superseded: Duration = Field(
+        default_factory=lambda sink: superseded_stay(sink.get("format", "parquet")),
+        description="how long replaced files stay in data/; 0s for parquet, 15m for delta and iceberg by default",
+    )
+    keep_generations: int = Field(default=1, ge=0, le=1000, description="earlier generations kept in _tandem/history/")
     provenance: Literal["none", "columns"] = "none"
 
     @field_validator("provenance", mode="before")

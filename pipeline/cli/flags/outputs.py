@@ -11,7 +11,8 @@ from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
-app = typer.Typer(help="Read and check what is published: ls, files, head, verify, export, gc.", no_args_is_help=True)
+_HELP = "Read, check and mend what is published: ls, files, head, verify, export, gc, rollback, repair."
+app = typer.Typer(help=_HELP, no_args_is_help=True)
 
 
 @app.command(name="ls")
@@ -102,5 +103,42 @@ def outputs_gc(
             raise UsageError("--dry-run and --yes: which of the two?", hint="Leave one out.")
         age = duration("--older-than", older_than)
         return await asyncio.to_thread(gc_command, *spec_and_key(spec, key), age, yes, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="rollback")
+def outputs_rollback(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    to: Annotated[int | None, typer.Option(min=1, metavar="N", help="Which generation; default: the last one.")] = None,
+    json: Json = False,
+) -> None:
+    """Publish an earlier generation of a partition again, without a call."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.change.outputs import rollback_command
+
+        return await asyncio.to_thread(rollback_command, *spec_and_key(spec, key), to, Screen(json=json))
+
+    go(work)
+
+
+@app.command(name="repair")
+def outputs_repair(
+    spec: SpecArgument = DEFAULT_SPEC,
+    key: KeyArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; so it does without --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Mend it.")] = False,
+    json: Json = False,
+) -> None:
+    """Make damaged files of Tandem's again, and publish partitions with damaged files anew, from the journal."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.change.outputs import repair_command
+
+        if dry_run and yes:
+            raise UsageError("--dry-run and --yes: which of the two?", hint="Leave one out.")
+        return await repair_command(*spec_and_key(spec, key), yes, Screen(json=json))
 
     go(work)

@@ -7,6 +7,7 @@ from rich.text import Text
 from pipeline.cli.screen.console import Screen, broken, counted, failure, lasting, money, out, shown
 from pipeline.outputs import scan
 from pipeline.runs.report import Report, cascades
+from pipeline.sinks import generations
 from pipeline.stores import Store
 from schemas.errors import by_code
 from schemas.manifest import Usage
@@ -29,7 +30,8 @@ def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> Non
     if sample.height:
         show_rows(sample, new=[name for stage in spec.stages for name in stage.output])
     screen.result(f"Output: {report.sink}/data")
-    screen.result(f"Read it: {scan.how_to_read(report.sink, republished=_republished(report.sink))}")
+    exactly = spec.sink.format != "parquet" or generations.any_marked(store)
+    screen.result(f"Read it: {scan.how_to_read(report.sink, exactly=exactly)}")
 
 
 def summary(report: Report) -> list[str]:
@@ -115,7 +117,3 @@ def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
 def _cell(value: object) -> Text:
     text = "" if value is None else shown(str(value))
     return Text(text if len(text) <= _CELL else text[: _CELL - 1] + "…")
-
-
-def _republished(sink: str) -> bool:
-    return any(generation > 1 for generation in scan.partitions(sink).values())

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from pipeline.consume import GenerationSuperseded, dataset, files, head, manifests, scan, wait_for
-from pipeline.publishing import cleanup
 from pipeline.stores import LocalStore, open_store
 from schemas.errors import TandemError, UsageError
 from tests.harness.servers import SeaweedS3
@@ -70,14 +69,16 @@ async def test_a_generation_is_read_until_it_is_removed(bench: Bench) -> None:
     first = await bench.one()
     before = scan(bench.store)
     bench.write(rows(8))
-    job = bench.job()
-    second = await bench.one(job)
+    await bench.one()
+    assert not bench.store.head(first.files[0].key), "it is in history"
     assert scan(bench.store).collect().height == 8
     assert scan(bench.store, FILE, generation=1).collect().height == before.collect().height == 6
     assert [file.generation for file in files(bench.store, FILE, generation=1)] == [1]
     with pytest.raises(UsageError, match="no generation 3"):
         files(bench.store, FILE, generation=3)
-    cleanup.after_commit(job, bench.store, second, dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
+    bench.write(rows(9))
+    await bench.one()
+    assert scan(bench.store, FILE, generation=2).collect().height == 8
     with pytest.raises(GenerationSuperseded, match=r"Generation 1 of file=rows\.parquet was superseded"):
         scan(bench.store, FILE, generation=1)
     with pytest.raises(GenerationSuperseded, match=first.files[0].key):

@@ -22,6 +22,7 @@ from pipeline.enrichment.staging import StagingFolder
 from pipeline.outputs.rejects import all_rejects
 from pipeline.publishing import cleanup, merge
 from pipeline.sinks import commits
+from pipeline.sinks.generations import locate
 from pipeline.sinks.schema import load_schema
 from pipeline.stores import LocalStore, MemoryStore
 from schemas import ids
@@ -52,7 +53,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def table(bench: Bench, manifest: Manifest) -> pa.Table:
-    return pa.concat_tables(pq.read_table(io.BytesIO(bench.store.get(file.key))) for file in manifest.files)
+    places = [locate(bench.store, file.key) or file.key for file in manifest.files]
+    return pa.concat_tables(pq.read_table(io.BytesIO(bench.store.get(place))) for place in places)
 
 
 def published(bench: Bench) -> list[str]:
@@ -422,19 +424,21 @@ def aged(tmp_path: Path) -> tuple[Bench, Clock]:
 async def test_superseded_files_are_kept_for_readers_and_then_swept(aged: tuple[Bench, Clock]) -> None:
     bench, clock = aged
     bench.write(rows(5))
-    first = await bench.one()
+    sink = {"path": "out", "keep_superseded": "15m"}
+    first = await bench.one(bench.job(sink=sink))
     clock.now += dt.timedelta(days=1)
     bench.write(rows(6))
-    job = bench.job()
+    job = bench.job(sink=sink)
     second = await bench.one(job)
     cleanup.after_commit(job, bench.store, second, clock.now + dt.timedelta(minutes=14))
-    cleanup.sweep_superseded(bench.store, clock.now + dt.timedelta(minutes=14))
+    cleanup.sweep(bench.store, clock.now + dt.timedelta(minutes=14))
     parts = {*(file.key for file in first.files), *(file.key for file in second.files)}
     assert parts <= set(bench.keys("data/")), "however old the file, it was current a moment ago"
-    cleanup.sweep_superseded(bench.store, clock.now + dt.timedelta(minutes=15))
+    cleanup.sweep(bench.store, clock.now + dt.timedelta(minutes=15))
     left = [key for key in bench.keys("data/") if key.endswith(".parquet")]
     assert left == [file.key for file in second.files]
-    assert not bench.keys(ids.SUPERSEDED)
+    assert bench.keys(ids.HISTORY) == [ids.history(file.key) for file in first.files]
+    assert not bench.keys(ids.UNSETTLED)
 
 
 async def test_without_a_time_for_readers_they_go_at_once(aged: tuple[Bench, Clock]) -> None:

@@ -111,6 +111,28 @@ def test_put_new_never_overwrites_and_put_does(store: Store) -> None:
     assert (store.get("k"), store.get("l")) == (b"third", b"")
 
 
+def test_a_copy_is_made_by_the_server_and_leaves_what_is_there(store: Store) -> None:
+    for at, key in enumerate(ODD_KEYS):
+        store.put_new(key, key.encode())
+        store.copy(key, f"kept/{at}/{key}")
+    store.delete(ODD_KEYS)
+    assert [store.get(f"kept/{at}/{key}").decode() for at, key in enumerate(ODD_KEYS)] == ODD_KEYS
+    store.put("other", b"other")
+    store.copy("other", f"kept/0/{ODD_KEYS[0]}")
+    assert store.get(f"kept/0/{ODD_KEYS[0]}").decode() == ODD_KEYS[0]
+    with pytest.raises(ObjectMissing):
+        store.copy("absent", "target")
+    assert store.head("target") is None
+
+
+def test_a_large_object_is_copied_by_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stores.s3._COPY_WHOLE", 8 * PART)
+    data = os.urandom(8 * PART + 1)
+    store.put("large", data)
+    store.copy("large", "kept/large")
+    assert store.get("kept/large") == data
+
+
 def test_put_absent_tells_whether_it_wrote(store: Store) -> None:
     assert store.put_absent("k", b"x") is True
     assert store.put_absent("k", b"x") is False

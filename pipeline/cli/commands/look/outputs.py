@@ -14,6 +14,7 @@ from pipeline.outputs import garbage, scan
 from pipeline.outputs.export import ENDINGS, export
 from pipeline.outputs.verify import verify
 from pipeline.settings import expanded
+from pipeline.sinks.generations import retention_of
 from pipeline.sinks.table_formats.follow import lake_of
 from pipeline.stores import Store, open_store
 from schemas.errors import UsageError
@@ -159,7 +160,7 @@ def gc_command(path: Path, key: str | None, older_than: dt.timedelta, yes: bool,
     """What may go (of one partition), by kind; and with `yes` it goes."""
     store, spec = _open(path)
     now = dt.datetime.now(dt.UTC)
-    found = garbage.find(store, key, older_than=older_than, keep_superseded=spec.sink.keep_superseded, now=now)
+    found = garbage.find(store, key, older_than=older_than, retention=retention_of(spec.sink), now=now)
     litter = garbage.remove(store, found) if yes else found.litter
     number, size = Counter(one.kind for one in litter), Counter[str]()
     for one in litter:

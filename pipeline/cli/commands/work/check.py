@@ -8,8 +8,15 @@ from pipeline.client.connection import connect
 from pipeline.client.preflight import preflight, read_spec
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
+from pipeline.stores import may_delete
 from schemas.spec.sections import Spec
 from schemas.tables import same_but_for_case
+
+_MAY_NOT_DELETE = (
+    "Warning: this writer may not delete in {0}, so replaced files stay in data/ and readers by glob will see rows "
+    "twice after each re-run. Let it delete under data/, rejects/ and _tandem/ (but for _tandem/commits/), or read "
+    "with pipeline.consume."
+)
 
 
 async def check_command(path: Path, screen: Screen) -> int:
@@ -25,6 +32,9 @@ async def check_command(path: Path, screen: Screen) -> int:
 
         temporal = f"embedded ({await asyncio.to_thread(find_binary)})"
     screen.say(f"✓ Temporal: {temporal}")
+    deletes = await asyncio.to_thread(may_delete, ready.store)
+    if not deletes:
+        screen.say(_MAY_NOT_DELETE.format(ready.store.uri))
     job = ready.job
     said = {
         "pipeline": spec.name,
@@ -42,6 +52,7 @@ async def check_command(path: Path, screen: Screen) -> int:
             for stage in job.stages
         ],
         "sink": ready.store.uri,
+        "may_delete": deletes,
         "temporal": temporal,
     }
     warnings = [

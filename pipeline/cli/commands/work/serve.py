@@ -6,19 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.cli.screen.console import Screen
+from pipeline.client import known_pipelines
 from pipeline.client.connection import connect, log_to_python
 from pipeline.embedded import notes
 from pipeline.embedded.dev import DEV_LOCK
 from pipeline.embedded.server import EmbeddedServer
+from pipeline.publishing import cleanup
 from pipeline.settings import current, home_of, temporal_configured
+from pipeline.stores import Store
 from pipeline.worker import working
-from schemas.errors import UsageError
+from schemas.errors import TandemError, UsageError
 
 _LOOK_EVERY_S = 1.0
 
@@ -51,6 +55,8 @@ async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> 
         client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
         async with contextlib.AsyncExitStack() as workers:
             at_work: set[str] = set()
+            sweeping = asyncio.create_task(cleanup.sweep_now_and_then(partial(_sinks, Path.cwd())))
+            workers.push_async_callback(_cancelled, sweeping)
             while not stop.is_set():
                 for queue in await _open_queues(client) - at_work:
                     await workers.enter_async_context(working(client, queue))
@@ -63,6 +69,19 @@ async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> 
         os.close(lock)
         server.leave()
     return 0
+
+
+def _sinks(folder: Path) -> list[Store]:
+    """Those of the pipelines that this folder knows; none yet in a new one, or while its spec cannot be read."""
+    try:
+        return list(known_pipelines.sinks(folder).values())
+    except TandemError:
+        return []
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _open_queues(client: Client) -> set[str]:

@@ -1,0 +1,187 @@
+"""Which files lie where: those of the current generation in `data/` and `rejects/`, those of earlier ones in history.
+
+A publication leaves a mark before it uploads anything, and settles the partition after its commit:
+
+    mark → upload → commit → former files move to history → mark away
+
+So `data/` read by glob is right again as soon as nothing is marked, and whatever a process that died left behind is
+found by its mark. Settling looks only at files of generations up to the one that was read as current, whose names
+nobody can commit any more; it may run anywhere, at any time, twice at once.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from pipeline.sinks import commits
+from pipeline.stores import ObjectInfo, Store
+from schemas import ids
+from schemas.errors import ObjectMissing, StoreRefused
+from schemas.manifest import Manifest, named
+from schemas.spec.sections import Sink
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long replaced files stay in `data/`, and how many earlier generations stay in history."""
+
+    stay: dt.timedelta = dt.timedelta(0)
+    generations: int = 1
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A partition that is not settled. `generation` is the one that was about to be published."""
+
+    key: str
+    partition: str
+    generation: int
+    run: str
+    retention: Retention
+
+
+def retention_of(sink: Sink) -> Retention:
+    return Retention(sink.keep_superseded, sink.keep_generations)
+
+
+# Marks -------------------------------------------------------------------------------------------------------------
+
+
+def mark(store: Store, partition: str, generation: int, run: str, retention: Retention) -> None:
+    """Before anything of this generation is uploaded."""
+    content = {"run": run, "keep_s": retention.stay.total_seconds(), "generations": retention.generations}
+    store.put(ids.unsettled(partition, generation), orjson.dumps(content))
+
+
+def marks(store: Store, partition: str | None = None) -> Iterator[Mark]:
+    """What is not settled, of all partitions or one; a mark that cannot be read names no run."""
+    for info in list(store.list(f"{ids.UNSETTLED}{partition}/" if partition else ids.UNSETTLED)):
+        of, generation = ids.parse_unsettled(info.key)
+        if partition is None or of == partition:
+            content = _content(store, info.key)
+            yield Mark(info.key, of, generation, str(content.get("run", "")), _retention(content))
+    for info in list(store.list(f"{ids.SUPERSEDED}{partition}.json" if partition else ids.SUPERSEDED)):
+        of = info.key.removeprefix(ids.SUPERSEDED).removesuffix(".json")
+        yield Mark(info.key, of, 0, "", _retention(_content(store, info.key)))
+
+
+def any_marked(store: Store) -> bool:
+    """Whether a reader by glob may see rows twice somewhere."""
+    return any(next(iter(store.list(prefix)), None) is not None for prefix in (ids.UNSETTLED, ids.SUPERSEDED))
+
+
+def _content(store: Store, key: str) -> Mapping[str, object]:
+    try:
+        found = orjson.loads(store.get(key))
+    except (ObjectMissing, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _retention(content: Mapping[str, object]) -> Retention:
+    stay, generations = content.get("keep_s", 0), content.get("generations", 1)
+    return Retention(
+        dt.timedelta(seconds=stay) if isinstance(stay, int | float) else dt.timedelta(0),
+        generations if isinstance(generations, int) else 1,
+    )
+
+
+# Settling ----------------------------------------------------------------------------------------------------------
+
+
+def earlier(store: Store, manifest: Manifest, count: int) -> list[Manifest]:
+    """The `count` generations before this one, newest first, that held something else: a tombstone repeats its
+    parent's files. Raises StoreRefused where a manifest cannot be read."""
+    found: list[Manifest] = []
+    seen = {frozenset(named(manifest))}
+    for generation in range(manifest.generation - 1, 0, -1):
+        if len(found) >= count:
+            break
+        one = commits.read_commit(store, manifest.partition, generation)
+        if one is not None and one.ever_published and frozenset(named(one)) not in seen:
+            seen.add(frozenset(named(one)))
+            found.append(one)
+    return found
+
+
+def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datetime) -> dt.datetime | None:
+    """Bring a partition's folders to what its current manifest names: files of kept generations move to history, the
+    rest of our own goes. Returns when the next are due that have to stay for readers, None where all is settled."""
+    partition = manifest.partition
+    if store.head(ids.lagging(partition)) is not None:
+        return now  # the table's readers are still sent to the former files
+    current = named(manifest)
+    try:
+        kept = set().union(*(named(one) for one in earlier(store, manifest, retention.generations)))
+    except StoreRefused:
+        return now  # which files an unreadable manifest names, nobody knows: none goes
+    committed = _committed(store, partition)
+    moving, going, due = [], [], []
+    for info, generation, key in _parts(store, manifest):
+        if key in current or (key in kept and ids.history(key) == info.key):
+            continue
+        left = committed.get(generation + 1, info.modified) + retention.stay
+        if left > now and not info.key.startswith(ids.HISTORY):
+            due.append(left)
+        elif key in kept:
+            moving.append(info.key)
+        else:
+            going.append(info.key)
+    for key in moving:
+        try:
+            store.copy(key, ids.history(key))
+        except ObjectMissing:  # somebody else moved it
+            continue
+        going.append(key)
+    store.delete(going)
+    return min(due, default=None)
+
+
+def settle_marked(store: Store, manifest: Manifest, retention: Retention, now: dt.datetime) -> None:
+    """Settle a partition that was just published, and take its marks away where nothing is left to do."""
+    if settle(store, manifest, retention, now) is None:
+        done = [mark.key for mark in marks(store, manifest.partition) if mark.generation <= manifest.generation]
+        store.delete(done)
+
+
+def _committed(store: Store, partition: str) -> dict[int, dt.datetime]:
+    return {
+        parsed[1]: info.modified
+        for info in store.list(ids.commits_of(partition))
+        if (parsed := ids.parse_commit(info.key)) is not None and parsed[0] == partition
+    }
+
+
+def _parts(store: Store, manifest: Manifest) -> Iterator[tuple[ObjectInfo, int, str]]:
+    """Files of generations up to this one, wherever they lie, with the key that manifests name them by."""
+    partition = manifest.partition
+    own = (ids.data_folder, ids.rejects_folder, ids.pending_folder, ids.index_folder)
+    folders = {folder: folder for folder in (of(partition) for of in own)}
+    history = ids.history_folder(partition)
+    folders |= {history: ids.data_folder(partition), f"{history}rejects/": ids.rejects_folder(partition)}
+    for folder, home in folders.items():
+        for info in list(store.list(folder)):
+            generation = ids.parse_part(folder, info.key)
+            if generation is not None and generation <= manifest.generation:
+                yield info, generation, f"{home}{info.key.removeprefix(folder)}"
+
+
+def uncommitted(store: Store, partition: str, current: int) -> list[str]:
+    """Files that readers by glob see of generations that nobody has committed."""
+    found = []
+    for folder in (ids.data_folder(partition), ids.rejects_folder(partition)):
+        for info in store.list(folder):
+            generation = ids.parse_part(folder, info.key)
+            if generation is not None and generation > current:
+                found.append(info.key)
+    return found
+
+
+def locate(store: Store, key: str) -> str | None:
+    """Where a file that a manifest names lies now: in place, or in history. None where it is gone."""
+    for place in dict.fromkeys((key, ids.history(key))):
+        if store.head(place) is not None:
+            return place
+    return None
