@@ -16,6 +16,7 @@ _NOT_IDENTITY = {
     "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
                "max_cost_usd_per_day", "max_tokens", "call_timeout"},
     "notify": True, "schedule": True, "prices": True,
+    "stages": {"__all__": {"row_timeout", "blocking"}},
 }  # fmt: skip
 
 
