@@ -6,7 +6,9 @@
     result = run(spec, frame=df)                       # a Polars, pandas or Arrow table instead of the source
     result.report["rows"]["ok"], result.frame.collect()
 
-Everything is what the command line does: the same engine, the same journal, the same published dataset.
+Everything is what the command line does: the same engine, the same journal, the same published dataset. But the work is
+done in the caller's own process: what a row's code does to a process (it exits, blocks, runs out of memory) it does to
+the caller's. Where rows may do such things, run `tandem run`.
 """
 
 import asyncio

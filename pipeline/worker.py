@@ -1,25 +1,25 @@
-"""The composition root: one process's worker, with everything that its activities share."""
+"""The composition root: the Temporal workers of one process, with everything that its activities share."""
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from pipeline.activities.registered import Activities
 from pipeline.limits.leases import Leases
 from pipeline.publishing import cleanup
 from pipeline.workflows.partition import PartitionWorkflow
-from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
+from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY, STICKY
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
+from stages.execution.row_threads import RowThreads
 from stages.models.own_models import journal_own_models
 from stages.models.wires.transport import close_session
 
@@ -46,29 +46,61 @@ class RunningWorker:
 
 @asynccontextmanager
 async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
-    """Work on a task queue until the block ends, then drain."""
-    os.environ.setdefault("LANGSMITH_TRACING", "false")  # langgraph brings langsmith along; no row leaves unasked
-    os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
-    journal_own_models()
-    # Synchronous nodes of users' graphs, a thread each, beside our own reads and writes.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="tandem"))
+    """Do all the work of a task queue in this process until the block ends, then drain."""
     activities = Activities()
+    async with orchestrating(client, queue), enriching(client, queue, activities):
+        yield RunningWorker(activities)
+
+
+@asynccontextmanager
+async def orchestrating(client: Client, queue: str, identity: str | None = None) -> AsyncIterator[None]:
+    """Run the workflows of a task queue until the block ends: code of ours alone, whatever their activities do."""
     worker = Worker(
         client,
         task_queue=queue,
         workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
-        activities=activities.all(),
         workflow_runner=sandbox(),
+        sticky_queue_schedule_to_start_timeout=STICKY,
+        identity=identity,
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        await worker.shutdown()
+        await running
+
+
+@asynccontextmanager
+async def enriching(
+    client: Client,
+    queue: str,
+    activities: Activities,
+    interceptors: Sequence[Interceptor] = (),
+    identity: str | None = None,
+) -> AsyncIterator[None]:
+    """Do the activities of a task queue, user code included, until the block ends, then drain."""
+    os.environ.setdefault("LANGSMITH_TRACING", "false")  # langgraph brings langsmith along; no row leaves unasked
+    os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
+    journal_own_models()
+    # Synchronous nodes of users' graphs, a thread each, beside our own reads and writes.
+    asyncio.get_running_loop().set_default_executor(RowThreads(_THREADS, thread_name_prefix="tandem"))
+    worker = Worker(
+        client,
+        task_queue=queue,
+        activities=activities.all(),
+        interceptors=interceptors,
         max_concurrent_activities=MAX_ACTIVITIES,
         graceful_shutdown_timeout=GRACE,
         max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
         default_heartbeat_throttle_interval=HEARTBEAT_EVERY,
+        identity=identity,
     )
     running = asyncio.create_task(worker.run())
     leases = asyncio.create_task(Leases(client, activities.jobs.services.limiters, sandbox()).run())
     sweeping = asyncio.create_task(cleanup.sweep_now_and_then(activities.jobs.stores))
     try:
-        yield RunningWorker(activities)
+        yield
     finally:
         activities.drain.set()
         await worker.shutdown()

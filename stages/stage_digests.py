@@ -14,6 +14,8 @@ from stages.models.answer_format import AnswerFormat
 from stages.models.factory import model_identity
 from stages.user_code import code_digest
 
+_PACE = {"row_timeout", "blocking"}
+
 
 def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: Options | None = None) -> str:
     """Digest of everything that could change the stage's answers; not of what happens to them afterwards."""
@@ -78,7 +80,7 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
         "output": {name: field.model_dump() for name, field in stage.fields.items()},
         "code": code,
         "query": spec.query,
-        "options": spec.model_dump(exclude=named),
+        "options": spec.model_dump(exclude=named | _PACE),
     }
     return {
         name: digests.digest(orjson.dumps(said[name], option=orjson.OPT_SORT_KEYS, default=str))[:16] for name in said

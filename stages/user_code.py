@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import sys
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from schemas.digests import digest
 from schemas.errors import SpecError
+from stages.process_state import kept
+from stages.text.exceptions import text_of
 
 _OURS = ("pipeline", "stages", "schemas")
 
@@ -34,7 +37,8 @@ def load_attribute(reference: str, *, where: str) -> Any:
     """The attribute that `module:attribute` names. Raises SpecError that says which half fails, and with what."""
     module_name, _, attribute = reference.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        with kept():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         missing = exc.name or module_name
         known = missing == module_name or module_name.startswith(missing + ".")
@@ -43,8 +47,8 @@ def load_attribute(reference: str, *, where: str) -> Any:
             + (" in the spec's folder or installed." if known else f", which {module_name} imports."),
             hint="Check the name, or install the package into the environment of tandem.",
         ) from exc
-    except Exception as exc:
-        raise SpecError(f"{where}: importing {module_name!r} raised {type(exc).__name__}: {exc}") from exc
+    except BaseException as exc:
+        raise refused(exc, f"{where}: importing {module_name!r}") from exc
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -52,6 +56,13 @@ def load_attribute(reference: str, *, where: str) -> Any:
         raise SpecError(
             f"{where}: {module_name!r} has no {attribute!r}.", hint=f"It has: {', '.join(names[:12])}"
         ) from None
+
+
+def refused(exc: BaseException, doing: str, *, hint: str = "") -> BaseException:
+    """What code of the user's raised before any row, as a sentence; a person's Ctrl-C stays what it is."""
+    if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        return exc
+    return SpecError(f"{doing} raised {type(exc).__name__}: {text_of(exc)}", hint=hint)
 
 
 def code_digest(reference: str) -> str:

@@ -5,9 +5,10 @@ A drain or a long wait is a result, not a failure: it takes no attempt.
 
 import asyncio
 import datetime as dt
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
@@ -32,12 +33,31 @@ from schemas.messages.batch import BatchRequest, BatchResult, Heartbeat, RowInpu
 from schemas.messages.run import (
     SetLimits,
 )
+from stages.execution.claims import Claims
+from stages.execution.isolation import Isolation, RowWatch
 from stages.execution.single_flight import Shared
 from stages.models.errors import Waiting
 from stages.models.factory import ModelServices
 from stages.models.row_scope import Tally
 
+_RECENT = 4  # partitions whose answers are kept for a while, as batches of them may come that have equal rows
 _CODE_WAIT = dt.timedelta(seconds=10)
+
+
+class Supervision(Protocol):
+    """What a supervisor does for the batches of its child processes. `watch` is told of rows that are run."""
+
+    @property
+    def watch(self) -> RowWatch: ...
+
+    def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
+        """How equal rows of other processes are shared, where there are any."""
+
+    def stuck(self, row: str) -> None:
+        """A row has taken too long, and its thread goes on."""
+
+    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> Isolation:
+        """Processes for rows of a batch that may kill the one they run in; what is spent there is added to `tally`."""
 
 
 @dataclass
@@ -49,6 +69,8 @@ class BatchActivities:
     drain: asyncio.Event
     spools: Spools
     controls: LiveLimits = field(default_factory=LiveLimits)
+    supervision: Supervision | None = None
+    _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
 
     def all(self) -> list[Callable[..., Any]]:
@@ -71,6 +93,11 @@ class BatchActivities:
             answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
             context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
             context.on_row, beat.tally, beat.waiting = beat.note, context.tally, services.limiters.silence
+            if self.supervision is not None:
+                context.watch = self.supervision.watch
+                context.claims = self.supervision.claims_of(request, context.shared)
+                context.on_stuck = self.supervision.stuck
+                context.isolation = self.supervision.isolation(request, self.spools, context.tally)
             async with (
                 self.controls.followed(
                     store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)
@@ -103,6 +130,8 @@ class BatchActivities:
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             stage, row, context = await row_context(attempt, request, answers, self.drain)
             beat.tally, beat.waiting = context.tally, services.limiters.silence
+            if self.supervision is not None:
+                context.watch = self.supervision.watch
             async with (
                 self.controls.followed(
                     store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)
@@ -130,6 +159,8 @@ class BatchActivities:
         found = self._shared.get(key)
         if found is None:
             found = self._shared[key] = Shared()
+        if not self._recent or self._recent[-1] is not found:
+            self._recent.append(found)
         return found
 
 

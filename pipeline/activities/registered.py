@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.activities.batch import BatchActivities
+from pipeline.activities.batch import BatchActivities, Supervision
 from pipeline.activities.jobs import Jobs
 from pipeline.activities.partition import PartitionActivities
 from pipeline.activities.run import RunActivities
@@ -22,13 +22,14 @@ class Activities:
     jobs: Jobs = field(default_factory=Jobs)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     settings: Settings = field(default_factory=current)
+    supervision: Supervision | None = None
 
     def __post_init__(self) -> None:
         self.spools = Spools(self.settings.spool_folder)
         self.budgets = RunBudgets(self.settings.spend_folder)
         self.run = RunActivities(self.jobs, self.budgets)
         self.partition = PartitionActivities(self.jobs, self.spools)
-        self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools)
+        self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools, supervision=self.supervision)
         self.schedule = ScheduleActivities(self.jobs)
 
     def all(self) -> list[Callable[..., Any]]:

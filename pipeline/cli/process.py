@@ -13,16 +13,21 @@ from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from pipeline import tracebacks
 from pipeline.cli.screen.console import InterruptedByUser, print_error
+from pipeline.processes.loop import new_loop
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 
-def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False) -> None:
-    """Run a command to its exit code."""
+def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, works: bool = False) -> None:
+    """Run a command to its exit code. `works`: it may need worker processes."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
     # By default stamina tells structlog, where that is installed, and structlog prints to stdout: that is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
+    if works:
+        from pipeline.processes import fork_server
+
+        fork_server.prepare()
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
-    raise typer.Exit(asyncio.Runner(loop_factory=_new_loop).run(_stopped_by_sigterm(work())))
+    raise typer.Exit(asyncio.Runner(loop_factory=new_loop).run(_stopped_by_sigterm(work())))
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
@@ -31,15 +36,6 @@ async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await work
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where it runs: it takes a quarter off the CPU of a row."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def main(app: typer.Typer, arguments: list[str]) -> int:

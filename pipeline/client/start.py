@@ -22,7 +22,7 @@ from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import load_report
 from pipeline.runs.requests import new_run_name, write_request
 from pipeline.stores import Store
-from pipeline.workflows.policies import fair_share
+from pipeline.workflows.policies import WORKFLOW_TASK, fair_share
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
 from schemas.errors import UsageError
@@ -115,6 +115,7 @@ async def start(
         search_attributes=_attributes(request) if found.search_attributes else None,
         priority=fair_share(ref),
         static_summary=f"{request.pipeline}: {request.run}",
+        task_timeout=WORKFLOW_TASK if found.embedded is not None else None,
     )
 
 

@@ -14,7 +14,8 @@ from schemas.errors import TandemError
 from schemas.manifest import Counts
 from schemas.messages.batch import RowsOfBatch
 from stages.contract import GraphStage
-from stages.execution.batch import BatchContext, run_graph_stage
+from stages.execution.attempt import BatchContext
+from stages.execution.batch import run_graph_stage
 
 
 @dataclass

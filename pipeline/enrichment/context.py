@@ -14,7 +14,7 @@ from pipeline.journal.spool import Spools
 from schemas import ids
 from schemas.messages.batch import RowInput
 from stages.contract import GraphStage, graph_stages
-from stages.execution.batch import BatchContext
+from stages.execution.attempt import BatchContext
 from stages.execution.node_steps import Steps
 from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints

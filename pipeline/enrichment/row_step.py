@@ -7,7 +7,9 @@ from pipeline.stores.parquet import table_of
 from schemas.errors import PartitionError
 from schemas.messages.batch import RowInput
 from stages.contract import GraphStage
-from stages.execution.batch import ID, BatchContext, StageOutcome, run_graph_stage
+from stages.execution.attempt import BatchContext, StageOutcome
+from stages.execution.batch import run_graph_stage
+from stages.execution.unsettled import ID
 
 
 async def step(stage: GraphStage, row: pl.DataFrame, context: BatchContext) -> StageOutcome:

@@ -23,11 +23,13 @@ from stages.journal.segments import decode_spool, encode_segment
 
 
 class FileSpool:
-    """The spool of one batch attempt: there from its first line on, so that one without a line leaves nothing. A disk
-    that refuses costs the help, not the row."""
+    """The spool of one batch attempt, or, `kept`, of a process that has no other journal: that one is never emptied.
+    There from its first line on, so that one without a line leaves nothing. A disk that refuses costs the help, not the
+    row."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, kept: bool = False) -> None:
         self._path = path
+        self._kept = kept
         self._file: int | None = None
 
     def write(self, line: bytes) -> None:
@@ -36,6 +38,8 @@ class FileSpool:
 
     def replace(self, lines: Sequence[bytes]) -> None:
         """These lines and no others."""
+        if self._kept:
+            return
         if self._file is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, 0)
@@ -46,7 +50,7 @@ class FileSpool:
         """Drop it where everything is in the store, else leave it to a later attempt."""
         if self._file is None:
             return
-        if whole:
+        if whole and not self._kept:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = None
@@ -76,10 +80,11 @@ class Spools:
         except OSError:
             return ""
 
-    def open(self, sink: str, run: str, partition: str, batch: int) -> FileSpool:
+    def open(self, sink: str, run: str, partition: str, batch: int, *, kept: bool = False) -> FileSpool:
         """A new spool for an attempt."""
         of = digests.digest(sink, partition)
-        return FileSpool(self.folder / f"{of}.{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl")
+        name = f"{of}.{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl"
+        return FileSpool(self.folder / name, kept=kept)
 
     def left_by_the_dead(self, sink: str, run: str, partition: str, batch: int) -> list[tuple[Path, list[Record]]]:
         """What killed attempts of a batch had noted. The caller stores the records, then unlinks the files."""

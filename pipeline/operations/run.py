@@ -19,6 +19,7 @@ from pipeline.embedded.dev import dev_is_up
 from pipeline.limits import budget
 from pipeline.operations.control import closing_worker
 from pipeline.planning.job import Ready
+from pipeline.processes.supervisor import Processes, workers
 from pipeline.publishing import cleanup
 from pipeline.runs import requests
 from pipeline.runs.plan_pages import latest_plan
@@ -117,13 +118,16 @@ async def _ended_for_other_code(found: Connection, ready: Ready, request: RunReq
 
 
 @contextlib.asynccontextmanager
-async def working_on(found: Connection, pipeline: str, *, with_worker: bool = False) -> AsyncIterator[None]:
-    """Work on a pipeline's runs in this process where the embedded server is used, or where `with_worker` asks for it;
-    elsewhere workers of their own do."""
+async def working_on(
+    found: Connection, pipeline: str, processes: Processes | None = None, *, with_worker: bool = False
+) -> AsyncIterator[None]:
+    """Work on a pipeline's runs where the embedded server is used, or `with_worker` asks for it; elsewhere workers
+    of their own do. By `processes` of their own, or, without, in this one."""
     if found.embedded is None and not with_worker:
         yield
         return
-    async with working(found.client, found.queue(pipeline)):
+    queue = found.queue(pipeline)
+    async with working(found.client, queue) if processes is None else workers(found, queue, processes):
         yield
 
 

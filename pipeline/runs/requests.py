@@ -18,6 +18,7 @@ _NOT_IDENTITY = {
                "max_cost_usd_per_day", "max_tokens", "call_timeout"},
     "sink": {"keep_generations"},
     "notify": True, "schedule": True, "prices": True,
+    "stages": {"__all__": {"row_timeout", "blocking"}},
 }  # fmt: skip
 _FORMER_STAY = dt.timedelta(minutes=15)
 

@@ -23,6 +23,8 @@ HEARTBEAT_EVERY = timedelta(seconds=1)
 LONG = timedelta(hours=12)
 SHORT = timedelta(minutes=2)
 GRACE = timedelta(seconds=30)
+WORKFLOW_TASK = timedelta(seconds=4)  # on one machine, where they take milliseconds: who has begun one may be killed
+STICKY = timedelta(seconds=2)  # a worker that has not begun a task of its cached workflow by then is taken for dead
 
 
 def fair_share(ref: RunRef) -> Priority:

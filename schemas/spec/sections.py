@@ -131,6 +131,10 @@ class Stage(Section):
     over_max_cell: Literal["reject", "truncate"] = "reject"
     placement: Literal["batch", "node"] = "batch"
     pending: Literal["publish", "wait"] = "publish"
+    row_timeout: Duration = Field(
+        default=timedelta(minutes=10), gt=timedelta(0), description="of a row's own time: waiting does not count"
+    )
+    blocking: bool = Field(default=False, description="its async nodes block: run them in threads")
 
     @model_validator(mode="before")
     @classmethod

@@ -7,8 +7,8 @@ from typing import Any
 # Keys that say nothing to some stages; any other key is every stage's.
 _SPECIFIC = frozenset(
     ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
-) | {"tools", "context", "coerce"}
-_PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class", "coerce"))
+) | {"tools", "context", "coerce", "row_timeout", "blocking"}
+_PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout"))
 _WHAT = {
     "output": "output: the columns that it shall write",
     "prompt": "prompt: the text that the model is given",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import TandemError
+from stages.execution.claims import Claims
+from stages.execution.isolation import Isolation, RowWatch
 from stages.execution.node_steps import Steps
 from stages.execution.single_flight import Shared
 from stages.journal.records import RowRecord
@@ -30,6 +32,10 @@ class BatchContext:
     budget: Budget | None = None
     damage: list[str] = field(default_factory=list)
     steps: Steps | None = None  # of the one row of this batch, where nodes are activities
+    watch: RowWatch | None = None
+    on_stuck: Callable[[str], None] = lambda row: None  # is told of a row (its id) whose thread cannot be stopped
+    claims: Claims | None = None  # where other processes may run equal rows
+    isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
 
 
 @dataclass

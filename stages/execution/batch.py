@@ -9,8 +9,8 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import polars as pl
 from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import FatalModelError, RowError, TandemError
-from stages.contract import RESERVED, Answered, GraphStage
+from stages.contract import Answered, GraphStage
 from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.interrupts import (
     INTERRUPT,
@@ -31,21 +31,20 @@ from stages.execution.interrupts import (
     described,
     interrupts_of,
     resumed,
-    waits,
 )
+from stages.execution.isolated_run import run_isolated
+from stages.execution.isolation import GraphRow
 from stages.execution.node_steps import StepDone
 from stages.execution.row_flow import RowAnswer
+from stages.execution.row_graph import config_of, graph_of_rows
+from stages.execution.row_guard import RowCode, guard_rows
+from stages.execution.row_timeout import RowTimeouts
+from stages.execution.unsettled import is_answered, is_settled
 from stages.journal.fingerprints import fingerprints
-from stages.journal.known import Known
 from stages.journal.records import RowKey, RowRecord, now
 from stages.models.errors import Waiting, describe
 from stages.models.refused_rows import is_refusal
 from stages.models.row_scope import RowScope, RowStopped, current
-
-__all__ = ["ID", "BatchContext", "StageOutcome", "answer_of", "run_graph_stage", "unsettled"]
-
-_RECURSION_LIMIT = 100
-ID = f"{RESERVED}id"
 
 
 def answer_of(record: RowRecord) -> RowAnswer:
@@ -62,25 +61,22 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
     first: dict[str, int] = {}
     for at, row in enumerate(prints):
         first.setdefault(row, at)
-    todo = [(row, at) for row, at in first.items() if not _settled(known.rows.get((stage.fingerprint, row)), known)]
+    todo = [(row, at) for row, at in first.items() if not is_settled(known.rows.get((stage.fingerprint, row)), known)]
     equal = Counter(prints)
     if answered := len(prints) - sum(equal[row] for row, _ in todo):
         context.on_row(answered)
-    if len(todo) < len(first) and any(_answered(known.rows.get((stage.fingerprint, row))) for row in first):
+    if len(todo) < len(first) and any(is_answered(known.rows.get((stage.fingerprint, row))) for row in first):
         stage.refused_rows.answered()
     run = _Run(stage, context)
+    await run.claim([(stage.fingerprint, row) for row, _ in todo])
     values = rows.select(stage.reads)
     await run.all(
-        _Row((stage.fingerprint, row), ids[at], values.row(at, named=True) if stage.reads else {}, equal[row])
+        GraphRow((stage.fingerprint, row), ids[at], values.row(at, named=True) if stage.reads else {}, equal[row])
         for row, at in todo
     )
     found = (known.rows.get((stage.fingerprint, row)) for row in prints)
-    records = [record if _settled(record, known) else None for record in found]
+    records = [record if is_settled(record, known) else None for record in found]
     return StageOutcome(records, _named(stage, run.stopped), context.drain.is_set())
-
-
-def _answered(record: RowRecord | None) -> bool:
-    return record is not None and record.status == "ok" and bool(record.calls)
 
 
 def _named(stage: GraphStage, stopped: TandemError | None) -> TandemError | None:
@@ -90,30 +86,11 @@ def _named(stage: GraphStage, stopped: TandemError | None) -> TandemError | None
     return stopped
 
 
-def unsettled(stage: GraphStage, rows: pl.DataFrame, ids: list[str], known: Known) -> pl.DataFrame:
-    """What the stage reads of the rows that it would still have to run, and their identities under ID; of equal rows
-    the first."""
-    prints = fingerprints(rows, stage.reads)
-    first: dict[str, int] = {}
-    for at, row in enumerate(prints):
-        first.setdefault(row, at)
-    todo = [at for row, at in first.items() if not _settled(known.rows.get((stage.fingerprint, row)), known)]
-    return rows.select(stage.reads)[todo].with_columns(pl.Series(ID, [ids[at] for at in todo], dtype=pl.String))
-
-
-def _settled(record: RowRecord | None, known: Known) -> bool:
-    """Is there nothing to do for a row? A pending one has to be run again once it was answered."""
-    return record is not None and (record.status != PENDING or waits(record, known))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """The first of `equal` rows of a batch that share a fingerprint."""
-
-    key: RowKey
-    id: str
-    values: dict[str, Any]
-    equal: int
+async def run_rows(stage: GraphStage, rows: Iterable[GraphRow], context: BatchContext) -> TandemError | None:
+    """Run rows, their records to the journal; what stopped them, where something did."""
+    run = _Run(stage, context)
+    await run.all(rows)
+    return run.stopped
 
 
 class _Run:
@@ -124,16 +101,39 @@ class _Run:
         self.context = context
         self.stopped: TandemError | None = None
         self._broken: Exception | None = None
-        self._config = _config(stage)
-        self._held: list[tuple[_Row, RowRecord]] = []  # refused, while it is not known whether the stage is
+        self._config = config_of(stage)
+        self._held: list[tuple[GraphRow, RowRecord]] = []  # refused, while it is not known whether the stage is
+        self._graph_of_rows = graph_of_rows(stage)
+        self._claimed: Sequence[RowKey] = ()
+        self._elsewhere: set[RowKey] = set()
+        self._timeouts = RowTimeouts(stage.spec.row_timeout.total_seconds(), context.on_stuck)
+
+    async def claim(self, keys: Sequence[RowKey]) -> None:
+        """Tell other processes which rows are run here, and hear which they run already."""
+        if self.context.claims is not None and keys:
+            self._claimed = keys
+            self._elsewhere = await self.context.claims.claim(keys)
 
     def _over(self) -> bool:
         return self.stopped is not None or self._broken is not None or self.context.drain.is_set()
 
-    async def all(self, rows: Iterable[_Row]) -> None:
+    async def all(self, rows: Iterable[GraphRow]) -> None:
         """Run rows until they end or something stops us; what is in flight then is paid for, so it may finish."""
+        guard_rows(asyncio.get_running_loop())
+        try:
+            async with self._timeouts.watched():
+                await self._all(rows)
+        finally:
+            if self.context.claims is not None:
+                self.context.claims.release(self._claimed)
+        if self._broken is not None:
+            raise self._broken
+
+    async def _all(self, rows: Iterable[GraphRow]) -> None:
         limiter = self.stage.limiter
         tasks: set[asyncio.Task[None]] = set()
+        isolation = self.context.isolation
+        suspects: list[GraphRow] = []
 
         def ended(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
@@ -143,6 +143,9 @@ class _Run:
             for row in rows:
                 if self._over():
                     break
+                if isolation is not None and isolation.suspects(row.key):
+                    suspects.append(row)
+                    continue
                 await limiter.take_row()
                 if self._over():
                     limiter.leave_row()
@@ -152,22 +155,24 @@ class _Run:
                 task.add_done_callback(ended)
             if tasks:
                 await asyncio.wait(tasks)
+            if isolation is not None and suspects:
+                stopped = await run_isolated(isolation, self.stage, suspects, self.context, self._over)
+                if stopped is not None:
+                    self._stop(stopped)
         finally:
             left = list(tasks)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-        if self._broken is not None:
-            raise self._broken
         if not self._over():
             for held, record in self._held:
                 await self._keep(held, record)
 
-    async def _keep(self, row: _Row, record: RowRecord) -> None:
+    async def _keep(self, row: GraphRow, record: RowRecord) -> None:
         await self.context.journal.append(record)
         self.context.on_row(row.equal)
 
-    async def _one(self, row: _Row) -> None:
+    async def _one(self, row: GraphRow) -> None:
         refused_rows = self.stage.refused_rows
         try:
             record = await self._answer(row)
@@ -175,7 +180,7 @@ class _Run:
                 self._held.append((row, record))
                 refused_rows.refused(record.row, record.error or {})
                 return
-            if refused_rows.undecided and _answered(record):
+            if refused_rows.undecided and is_answered(record):
                 refused_rows.answered()
             await self._keep(row, record)
         except StepDone:
@@ -190,14 +195,18 @@ class _Run:
         if self.stopped is None or _gravity(exc) > _gravity(self.stopped):
             self.stopped = exc
 
-    async def _answer(self, row: _Row) -> RowRecord:
+    async def _answer(self, row: GraphRow) -> RowRecord:
         """The row's record, from an equal row of another batch or from the graph."""
         shared = self.context.shared
         record = shared.recalled(row.key)
-        if not _settled(record, self.context.journal.known):
+        if not is_settled(record, self.context.journal.known):
             record = None
         while record is None:
             leader = shared.rows.get(row.key)
+            if leader is None and row.key in self._elsewhere and self.context.claims is not None:
+                self._elsewhere.discard(row.key)
+                record = await self.context.claims.result(row.key)
+                continue
             if leader is None:
                 return await self._led(row)
             try:
@@ -208,7 +217,7 @@ class _Run:
             await self._keep_calls(row)
         return replace(record, id=row.id, run=self.context.run, at=now(), shared=record.shared or record.id != row.id)
 
-    async def _keep_calls(self, row: _Row) -> None:
+    async def _keep_calls(self, row: GraphRow) -> None:
         """The row waits for the answer to a question of an equal row of another batch. Its graph may be the one that is
         run again then, so what was paid for up to the question belongs to this row too."""
         known = self.context.journal.known.calls
@@ -216,7 +225,7 @@ class _Run:
             if call.key not in known:
                 await self.context.journal.append(replace(call, id=row.id))
 
-    async def _led(self, row: _Row) -> RowRecord:
+    async def _led(self, row: GraphRow) -> RowRecord:
         """Run the graph as the one that others with the same row wait for. What stops it stops them."""
         shared = self.context.shared
         future: asyncio.Future[RowRecord] = asyncio.get_running_loop().create_future()
@@ -238,7 +247,7 @@ class _Run:
         finally:
             del shared.rows[row.key]
 
-    async def _graph(self, row: _Row) -> RowRecord:
+    async def _graph(self, row: GraphRow) -> RowRecord:
         """One run of the graph. Raises what is not the row's fault: a wait, a fatal model error, a store that fails.
         A question parks the row; everything else that goes wrong rejects it, with its reason."""
         context = self.context
@@ -252,13 +261,16 @@ class _Run:
             loop=asyncio.get_running_loop(),
             halted=lambda: self.stopped,
             budget=context.budget,
+            stage=self.stage.name,
         )
         token = current.set(scope)
+        number = context.watch.began(self.stage.name, row.key, row.id) if context.watch is not None else None
         answer: str | None = None
         error: dict[str, Any] | None = None
         status: Literal["ok", "rejected", "pending"] = "rejected"
         try:
-            answer = _json(await self._state(row, scope))
+            with self._timeouts.row(scope):
+                answer = _json(await RowCode(self._state(row, scope), scope, scope.loop))
             status = "ok"
         except StepDone:
             raise
@@ -273,9 +285,13 @@ class _Run:
             if task is not None and task.cancelling():
                 raise
             error = describe(RowError("the graph cancelled itself", kind="interrupted"))
-        except Exception as exc:  # noqa: BLE001  a user's graph may raise anything
+        except BaseException as exc:  # a user's graph may raise anything
+            if isinstance(exc, GeneratorExit) and asyncio.current_task() is None:
+                raise  # nobody runs this any more
             error = describe(exc)
         finally:
+            if context.watch is not None:
+                context.watch.ended(number)
             current.reset(token)
             scope.close()
         if scope.stop is not None:
@@ -311,18 +327,18 @@ class _Run:
                         told(row, str(node), update)
         return {**state, INTERRUPT: asked} if asked and isinstance(state, Mapping) else state
 
-    async def _state(self, row: _Row, scope: RowScope) -> dict[str, Any]:
+    async def _state(self, row: GraphRow, scope: RowScope) -> dict[str, Any]:
         prepared = self.stage.prepare(row.values)
         if isinstance(prepared, Answered):
             return prepared.answer
         said = self.context.journal.known.answers.get(row.key)
         try:
             if said is None:
-                state = await self._invoked(row.key[1], self.stage.graph, prepared, {})
+                state = await self._invoked(row.key[1], self._graph_of_rows, prepared, {})
             else:
                 scope.rounds = rounds = Rounds()
                 invoke = partial(self._invoked, row.key[1])
-                state = await resumed(self.stage.graph, prepared, said, rounds, invoke)
+                state = await resumed(self._graph_of_rows, prepared, said, rounds, invoke)
         except StepDone:
             raise
         except GraphBubbleUp as exc:
@@ -330,12 +346,6 @@ class _Run:
         if interrupts := interrupts_of(state):
             raise ask(interrupts)
         return self.stage.output_of(state)
-
-
-def _config(stage: GraphStage) -> Any:
-    """How graphs are run; a graph's own limit of steps holds."""
-    own = (stage.graph.config or {}).get("recursion_limit")
-    return {"recursion_limit": own or _RECURSION_LIMIT, "callbacks": []}
 
 
 def _gravity(exc: TandemError) -> tuple[bool, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from schemas.errors import RowError, TandemError
 from stages.contract import GraphStage
-from stages.execution.batch import _config
+from stages.execution.row_graph import config_of
 from stages.journal.known import Known
 from stages.journal.writer import Journal
 from stages.models.row_scope import RowScope, Tally, current
@@ -37,7 +37,7 @@ async def replay(
         token = current.set(scope)
         answer = None
         try:
-            state = await stage.graph.ainvoke(prepared, _config(stage), context=stage.context)
+            state = await stage.graph.ainvoke(prepared, config_of(stage), context=stage.context)
             answer = stage.output_of(state)
         except (RowError, WouldAsk):
             pass

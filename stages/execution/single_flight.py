@@ -20,12 +20,14 @@ def _short(key: RowKey) -> bytes:
 @dataclass(eq=False)
 class Shared:
     """What batches of one partition share within a process: rows and calls in flight, recent answers, and the calls of
-    rows that are parked, which whoever goes on with an equal row will need."""
+    rows that are parked, which whoever goes on with an equal row will need. `claimed` are rows that batches at work
+    here have to run, and other processes wait for."""
 
     rows: dict[RowKey, "asyncio.Future[RowRecord]"] = field(default_factory=dict)
     calls: dict[CallKey, "asyncio.Future[CallRecord]"] = field(default_factory=dict)
     recent: dict[bytes, bytes] = field(default_factory=dict)
     parked: dict[RowKey, list[CallRecord]] = field(default_factory=dict)
+    claimed: set[RowKey] = field(default_factory=set)
 
     def remember(self, record: RowRecord) -> None:
         """Keep an answer for equal rows of later batches: packed, as a run may hold many of them, and without what its

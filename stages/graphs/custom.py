@@ -26,8 +26,9 @@ from stages.graphs.blocking_calls import blocking_calls
 from stages.graphs.toolkit.assemble import answer_format, limiter_of
 from stages.models.answer_format import text_of
 from stages.models.factory import build_model
+from stages.process_state import kept
 from stages.stage_digests import stage_fingerprint
-from stages.user_code import code_digest, load_attribute
+from stages.user_code import code_digest, load_attribute, refused
 
 VERSION = "custom-1"
 
@@ -88,14 +89,13 @@ def build(wanted: Build) -> GraphStage:
 def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
     if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
         try:
-            found = found(**_parameters(found, context))
-            if inspect.isawaitable(found):
-                found = _awaited(found)
-        except Exception as exc:
-            raise SpecError(
-                f"{wanted.where}: calling {wanted.stage.uses} raised {type(exc).__name__}: {exc}",
-                hint=f"A factory may take: config, {', '.join(context)}",
-            ) from exc
+            with kept():
+                found = found(**_parameters(found, context))
+                if inspect.isawaitable(found):
+                    found = _awaited(found)
+        except BaseException as exc:
+            hint = f"A factory may take: config, {', '.join(context)}"
+            raise refused(exc, f"{wanted.where}: calling {wanted.stage.uses}", hint=hint) from exc
     if isinstance(found, StateGraph):
         found = found.compile()
     if not isinstance(found, Pregel):

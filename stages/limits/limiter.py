@@ -9,6 +9,7 @@ import copy
 import datetime as dt
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -16,11 +17,10 @@ from typing import Self
 from schemas.errors import FatalModelError
 from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
 from stages.limits.pacing import Tokens
-from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, clock
+from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, clock, rows_for
 
 __all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
-_ROWS_PER_CALL = 1.25
 _SILENT_S = 5.0  # of failures and nothing else, before it is worth a word
 DEFAULT_OUTPUT = 512  # tokens of an answer, until the first was seen, where the spec caps none
 
@@ -38,7 +38,7 @@ class Limiter:
 
     @property
     def _rows(self) -> int:
-        return max(self.rows_in_flight + 1, int(self.rows_in_flight * _ROWS_PER_CALL))
+        return int(rows_for(self.rows_in_flight))
 
     async def take_row(self) -> None:
         """Take a place for one row's graph, to be given back with `leave_row`."""
@@ -50,10 +50,16 @@ class Limiter:
     def leave_row(self) -> None:
         self._place.rows.release(self._taken.popleft())
 
-    def call(self, size: int = 0, *, patience_s: float = float("inf")) -> "Turn":
+    def call(
+        self,
+        size: int = 0,
+        *,
+        patience_s: float = float("inf"),
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> "Turn":
         """To be held while a request of `size` bytes is out. Raises Blocked on entering where that is not to be within
-        `patience_s`."""
-        return Turn(self, size, patience_s)
+        `patience_s`. The wait for it is within a `waiting()`."""
+        return Turn(self, size, patience_s, waiting)
 
     def block(self, seconds: float) -> None:
         """Nobody calls for so long."""
@@ -69,19 +75,23 @@ class Turn(PendingCall):
     """One request's turn. It is told how the request ended; where it is not, the provider is taken to have answered,
     unless the caller was cancelled."""
 
-    __slots__ = ("_limiter", "_size", "_told")
+    __slots__ = ("_limiter", "_size", "_told", "_waiting")
 
-    def __init__(self, limiter: Limiter, size: int, patience_s: float) -> None:
+    def __init__(
+        self, limiter: Limiter, size: int, patience_s: float, waiting: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         super().__init__(limiter.rows_in_flight, limiter.rates, patience_s)
         self._limiter = limiter
         self._size = size
         self._told = False
+        self._waiting = waiting
 
     def expected(self) -> float:
         return self._limiter._tokens.estimate(self._size)
 
     async def __aenter__(self) -> Self:
-        await self._limiter._place.enter(self)
+        with self._waiting():
+            await self._limiter._place.enter(self)
         return self
 
     async def __aexit__(
@@ -122,12 +132,22 @@ class Limiters:
         self._gauges: dict[tuple[str, str], Tokens] = {}
         self._given: list[Limiter] = []
         self._asks: list[Callable[[], None]] = []
+        self._divides: list[Callable[[], None]] = []
 
     def share(self, asks: Callable[[], None]) -> None:
         """From now on limits are shared with other processes; `asks` is called when a share is needed."""
         self._asks.append(asks)
         for place in self._places.values():
             place.fleet = Fleet(asks)
+
+    def divide(self, asks: Callable[[], None]) -> None:
+        """From now on what may be called at once is divided among processes; `asks` is called when a part is needed."""
+        self._divides.append(asks)
+        for place in self._places.values():
+            place.limit_to(0)
+
+    def places(self) -> list[tuple[str, ProviderQueue]]:
+        return list(self._places.items())
 
     def shared(self) -> list[tuple[str, ProviderQueue, Fleet]]:
         """The places with a limit to share."""
@@ -169,6 +189,9 @@ class Limiters:
         if place is None:
             place = self._places[key] = ProviderQueue(ramps=ramps)
             place.fleet = Fleet(self._asks[0]) if self._asks else None
+            if self._divides:
+                place.limit_to(0)
+                self._divides[0]()
         tokens = self._gauges.setdefault((key, gauge), Tokens(output_cap))
         limiter = Limiter(rows_in_flight, rates, place, tokens)
         self._given.append(limiter)

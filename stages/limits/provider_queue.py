@@ -19,7 +19,13 @@ _BELOW = 0.98  # of every limit: clocks differ, and a provider counts when a req
 _USED_S = 30.0  # rates hold for so long after the last call under them
 _LOOK_EVERY_S = 5.0
 _BACKOFF_S = 0.5  # after a 429 that names no time, doubled with every other in a row
+ROWS_PER_CALL = 1.25
 _ROWS_AHEAD_S = 20.0  # no more rows are begun than can be asked for in this time, so that a drain need not wait long
+
+
+def rows_for(calls: float) -> float:
+    """Rows whose graphs run while so many calls may be out: a few more, so that the work around calls overlaps."""
+    return calls if calls in (0, inf) else max(calls + 1, int(calls * ROWS_PER_CALL))
 
 
 class Blocked(Exception):
@@ -87,6 +93,7 @@ class ProviderQueue:
         # Since when nothing but failures has come, and the first of them, whose words stay while it lasts.
         self._failing_since = inf
         self._failure = ""
+        self._part = inf  # of what may be called at once, where processes share that
 
     # In and out -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +179,7 @@ class ProviderQueue:
     def _next_in(self, now: float) -> float | None:
         """Seconds until the next call may go; None where that is when another one ends."""
         late, self._late = self._late, False
-        if self.in_flight >= max(1, int(min(*self._active, self._window))):
+        if self.in_flight >= min(max(1, int(min(*self._active, self._window))), self._part):
             return None
         healthy = self._breaker.wait(now)
         if healthy is None:
@@ -210,6 +217,19 @@ class ProviderQueue:
             self._at_rates(now)
         self._limits[rates] = now
 
+    def use_now(self) -> tuple[int, int, bool]:
+        """How many calls the limits in use allow at once (0 where none is in use), how many are out, and whether more
+        are held back."""
+        limit = min(self._active, default=0) or int(self.rows.limit / ROWS_PER_CALL)
+        out = max(self.in_flight, int(self.rows.held / ROWS_PER_CALL))
+        return limit, out, bool(self._queue) or self.rows.waiting
+
+    def limit_to(self, part: float) -> None:
+        """From now on only so many at once."""
+        self._part = part
+        self.rows.look()
+        self.look()
+
     @property
     def limit(self) -> Rates:
         """The smallest of those in use, and a little less."""
@@ -242,7 +262,8 @@ class ProviderQueue:
 
     def _rows_ahead(self) -> float:
         each = max(1.0, self._usual_tokens)
-        return max(1.0, _ROWS_AHEAD_S * min(self._requests.rate, self._tokens.rate / each))
+        ahead = max(1.0, _ROWS_AHEAD_S * min(self._requests.rate, self._tokens.rate / each))
+        return min(ahead, rows_for(self._part))
 
     # What came of it ------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,23 @@ class Semaphore:
         self.held -= 1
         self._leave(limit)
 
+    @property
+    def limit(self) -> int:
+        """The smallest limit among those who hold or wait; 0 where nobody does."""
+        return min(self._limits, default=0)
+
+    @property
+    def waiting(self) -> bool:
+        return any(not turn.done() for turn in self._queue)
+
+    def look(self) -> None:
+        """Let in whoever has room now: what is allowed has changed."""
+        while self._queue and self._room():
+            turn = self._queue.popleft()
+            if not turn.done():
+                self.held += 1
+                turn.set_result(None)
+
     def _room(self) -> bool:
         return self.held < min(self._limits, default=0) and self.held < self._cap()
 
@@ -46,8 +63,4 @@ class Semaphore:
         self._limits[limit] -= 1
         if not self._limits[limit]:
             del self._limits[limit]
-        while self._queue and self._room():
-            turn = self._queue.popleft()
-            if not turn.done():
-                self.held += 1
-                turn.set_result(None)
+        self.look()

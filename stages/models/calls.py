@@ -123,7 +123,8 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
         if shared is None:
             return await _call_as_leader(scope, backend, key, request, send)
         try:
-            record = await asyncio.shield(shared)
+            with scope.clock.waiting():
+                record = await asyncio.shield(shared)
         except RowStopped:
             continue  # who asked for us too was cancelled
         if key not in scope.journal.known.calls:  # it is in another batch's journal: ours must not depend on that
@@ -176,9 +177,10 @@ async def _call_with_retries(
     while True:
         if (why := scope.halted()) is not None:
             raise why
-        held, cap = await _reserve(scope, backend, request)
+        with scope.clock.waiting():
+            held, cap = await _reserve(scope, backend, request)
         try:
-            async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S) as turn:
+            async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S, waiting=scope.clock.waiting) as turn:
                 sent = time.monotonic()
                 first = first or sent
                 call = unknown_call(scope, backend, key)

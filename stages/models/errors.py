@@ -16,6 +16,7 @@ from schemas.errors import FatalModelError, ModelError, NoAnswer, RowError, Tand
 from stages.models.credentials import variable
 from stages.models.retry_after import wait_of
 from stages.models.sdk_errors import Kind, is_unnumbered, is_wrapper, kind_of, refuses_to_call
+from stages.text.exceptions import text_of
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
 _CONGESTION = {429: "rate", 503: "overload", 529: "overload"}
@@ -52,6 +53,7 @@ _THROTTLED = re.compile(
     r"|InternalFailure",
     re.I,
 )
+_LONGEST_BODY = 100_000
 _CONNECTION = re.compile(
     r"connection|connect(or)?error|timeout|disconnected|unavailable|transporterror|protocolerror|networkerror"
     r"|payloaderror|incompleteread",
@@ -210,7 +212,7 @@ def _body(exc: BaseException) -> str:
         if isinstance(body, Mapping):
             with contextlib.suppress(TypeError):
                 return orjson.dumps(body).decode()
-    return str(exc)
+    return text_of(exc, _LONGEST_BODY)
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
@@ -255,7 +257,7 @@ def describe(exc: BaseException) -> dict[str, Any]:
     if isinstance(exc, RowError):
         said = {"kind": exc.kind, "message": exc.message, "raw": exc.raw}
     else:
-        said = {"kind": type(exc).__name__, "message": redacted(str(exc)[:500]), "raw": None}
+        said = {"kind": type(exc).__name__, "message": redacted(text_of(exc)), "raw": None}
     # Text from anywhere; what is no Unicode could never be written to the journal.
     out: dict[str, Any] = {
         key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in said.items()

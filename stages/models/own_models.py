@@ -77,8 +77,12 @@ class JournalCache(BaseCache):
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         scope = current.get()
         record = self._record(scope, prompt, llm_string, return_val)
-        if scope is not None and record is not None:
+        if scope is None or record is None:
+            return
+        if asyncio.get_running_loop() is scope.loop:
             await append(scope, record)
+        else:  # a node that runs in a thread with a loop of its own
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(append(scope, record), scope.loop))
 
     def clear(self, **kwargs: Any) -> None:
         """A journal is no cache: nothing drops it."""

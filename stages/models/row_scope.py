@@ -13,6 +13,7 @@ from schemas.errors import RowError, TandemError
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
+from stages.models.row_clock import RowClock
 
 
 class RowStopped(TandemError):
@@ -64,6 +65,9 @@ class RowScope:
     closed: bool = False
     rounds: Repeats | None = None
     mended: set[str] = field(default_factory=set)
+    stage: str = ""
+    clock: RowClock = field(default_factory=RowClock)
+    threads: int = 0  # in which its code is at work just now
 
     def next_key(self, request: str) -> CallKey:
         """The key of the next call with this request in this row."""

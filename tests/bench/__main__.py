@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.bench import catalogue, memory, publish, reuse, throughput, transport
+from tests.bench import catalogue, killed, memory, publish, reuse, throughput, transport
 
 BENCHMARKS = {
     "throughput": throughput.main,
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "reuse": reuse.main,
     "memory": memory.main,
     "catalogue": catalogue.main,
+    "killed": killed.main,
     "publish": publish.main,
 }
 

@@ -14,7 +14,8 @@ from langchain_core.language_models import BaseChatModel
 
 from schemas.spec.sections import ModelChoice, Spec
 from stages.contract import AnyStage, GraphStage
-from stages.execution.batch import BatchContext, StageOutcome, run_graph_stage
+from stages.execution.attempt import BatchContext, StageOutcome
+from stages.execution.batch import run_graph_stage
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import Record

@@ -19,6 +19,7 @@ from pipeline.cli.flags.options import (
     MaxCost,
     NewVersion,
     Partitions,
+    Processes,
     Quiet,
     Reprocess,
     SpecArgument,
@@ -86,7 +87,8 @@ def run(
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
     watch_timeout: WatchTimeout = None,
-    with_worker: Annotated[bool, typer.Option("--with-worker", help="Work on it in this process too.")] = False,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="Work on it here too.")] = False,
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -113,11 +115,12 @@ def run(
                 watch_timeout_s=seconds(watch_timeout),
                 with_worker=with_worker,
                 max_cost_usd=max_cost,
+                processes=processes,
             ),
             Screen(json=json, quiet=quiet),
         )
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command()
@@ -148,7 +151,7 @@ def plan(
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command()
@@ -173,6 +176,7 @@ def backfill(
     ] = None,
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -205,11 +209,12 @@ def backfill(
                 detach=not watch,
                 max_cost_usd=max_cost,
                 course=course,
+                processes=processes,
             ),
             screen,
         )
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command()
@@ -226,7 +231,7 @@ def check(
 
         return await check_command(spec, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command(name="try")
@@ -251,7 +256,7 @@ def try_(
         options = TryOptions(spec=spec, rows=rows, stage=stage, partition=partition, graph=graph)
         return await try_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command()
@@ -260,6 +265,7 @@ def demo(
     dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the example and its output.")] = Path(
         "tandem-demo"
     ),
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -269,9 +275,9 @@ def demo(
     async def work() -> int:
         from pipeline.cli.commands.work.demo import demo_command
 
-        return await demo_command(rows, dir, Screen(json=json, quiet=quiet))
+        return await demo_command(rows, dir, processes, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command()
@@ -308,6 +314,7 @@ def schema() -> None:
 def dev(
     port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
     ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
+    processes: Processes = None,
     verbose: Verbose = False,
 ) -> None:
     """Start Temporal, its UI and a worker here, until Ctrl-C."""
@@ -315,14 +322,14 @@ def dev(
     async def work() -> int:
         from pipeline.cli.commands.work.serve import dev_command
 
-        return await dev_command(port, ui_port, Screen())
+        return await dev_command(port, ui_port, processes, Screen())
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command()
 def worker(
-    processes: Annotated[int, typer.Option(min=1, metavar="N", help="How many worker processes.")] = 1,
+    processes: Processes = None,
     task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -333,4 +340,4 @@ def worker(
 
         return await worker_command(processes, task_queue, Screen())
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)

@@ -2,14 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from schemas.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def _usd(value: float | None) -> float | None:
@@ -32,6 +29,10 @@ Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The las
 Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="What runs again.")]
 NewVersion = Annotated[
     bool, typer.Option("--new-version", help="Let the output's schema break with what is published.")
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, metavar="N", help="Worker processes; by default one a core, one for small jobs."),
 ]
 WatchTimeout = Annotated[
     str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")

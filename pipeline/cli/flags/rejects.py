@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, spec_and_key
-from pipeline.cli.flags.options import Json, KeyArgument, Quiet, SpecArgument, Verbose, Yes
+from pipeline.cli.flags.options import Json, KeyArgument, Processes, Quiet, SpecArgument, Verbose, Yes
 from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
@@ -48,6 +48,7 @@ def rejects_retry(
     key: KeyArgument = None,
     error: Annotated[str | None, typer.Option(metavar="CLASS", help="Only rejects of this class.")] = None,
     yes: Yes = False,
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -58,7 +59,7 @@ def rejects_retry(
         from pipeline.cli.commands.look.rejects import RetryOptions, retry_command
 
         path, partition = spec_and_key(spec, key)
-        options = RetryOptions(spec=path, key=partition, error=error, yes=yes)
+        options = RetryOptions(spec=path, key=partition, error=error, yes=yes, processes=processes)
         return await retry_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pipeline.cli.arguments import seconds
-from pipeline.cli.flags.options import Json, MaxCost, Quiet, RunArgument, Verbose, WatchTimeout
+from pipeline.cli.flags.options import Json, MaxCost, Processes, Quiet, RunArgument, Verbose, WatchTimeout
 from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
@@ -80,6 +80,7 @@ def runs_resume(
     run: RunArgument = None,
     max_cost: MaxCost = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -89,9 +90,9 @@ def runs_resume(
     async def work() -> int:
         from pipeline.cli.commands.change.control import resume_command
 
-        return await resume_command(run, max_cost, Screen(json=json, quiet=quiet), wait=wait)
+        return await resume_command(run, max_cost, Screen(json=json, quiet=quiet), wait=wait, processes=processes)
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command(name="cancel")
@@ -112,6 +113,7 @@ def runs_retry(
     only: Annotated[
         str, typer.Option(metavar="failed|cancelled|rejects", help="What of the run is tried again.")
     ] = "failed",
+    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -123,9 +125,9 @@ def runs_retry(
 
         if only not in ("failed", "cancelled", "rejects"):
             raise UsageError(f"--only {only}: not one of failed, cancelled, rejects.")
-        return await retry_command(run, cast("Only", only), Screen(json=json, quiet=quiet))
+        return await retry_command(run, cast("Only", only), processes, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose)
+    go(work, verbose=verbose, works=True)
 
 
 @app.command(name="set")
@@ -133,7 +135,7 @@ def runs_set(
     run: RunArgument = None,
     max_active: Annotated[int | None, typer.Option(metavar="N", help="Partitions at work at once.")] = None,
     rows_in_flight: Annotated[
-        int | None, typer.Option(metavar="N", help="Calls at once, per worker process and model.")
+        int | None, typer.Option(metavar="N", help="Calls at once, per command and model.")
     ] = None,
     max_cost: MaxCost = None,
     json: Json = False,

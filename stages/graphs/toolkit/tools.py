@@ -21,9 +21,11 @@ from pydantic import ValidationError
 from schemas.errors import RowError, SpecError, TandemError
 from schemas.spec.fields import problems
 from stages.contract import Build
+from stages.execution.row_guard import as_row_error, is_row_error
 from stages.journal.records import TOOL, CallRecord, now
 from stages.models.errors import redacted
 from stages.models.row_scope import RowScope, current, request_digest
+from stages.text.exceptions import text_of
 from stages.user_code import load_attribute
 
 
@@ -131,7 +133,11 @@ async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float
             raise
         return ToolResult(f"{tool.name}: {exc.message}", True)
     except Exception as exc:  # noqa: BLE001  a tool of the user's may raise anything
-        return ToolResult(f"{tool.name}: {type(exc).__name__}: {redacted(str(exc)[:500])}", True)
+        return ToolResult(f"{tool.name}: {type(exc).__name__}: {redacted(text_of(exc))}", True)
+    except BaseException as exc:
+        if is_row_error(exc):  # what would end a process is no news for a model
+            raise as_row_error(exc) from exc
+        raise
     return ToolResult(text if len(text) <= most else f"{text[:most]}\n… cut after {most:,} characters")
 
 

@@ -8,7 +8,7 @@ import pytest
 from schemas.digests import digest
 from schemas.errors import SpecError
 from stages.contract import GraphStage
-from stages.execution.batch import StageOutcome
+from stages.execution.attempt import StageOutcome
 from stages.execution.interrupts import GraphQuestion, questions_of, waits
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known

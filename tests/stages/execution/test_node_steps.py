@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from stages.contract import GraphStage
-from stages.execution.batch import StageOutcome, run_graph_stage
+from stages.execution.attempt import StageOutcome
+from stages.execution.batch import run_graph_stage
 from stages.execution.interrupts import questions_of
 from stages.execution.node_steps import Steps
 from stages.journal.fingerprints import fingerprints

@@ -16,7 +16,7 @@ from langgraph.types import Send
 from pydantic import BaseModel, SecretStr, create_model
 
 from schemas.errors import FatalModelError, RowError
-from stages.execution.batch import BatchContext
+from stages.execution.attempt import BatchContext
 from stages.execution.single_flight import Shared
 from stages.journal.records import CallRecord
 from stages.limits.limiter import Limiter

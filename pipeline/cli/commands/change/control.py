@@ -30,7 +30,9 @@ async def pause_command(name: str | None, reason: str, screen: Screen) -> int:
     return 0
 
 
-async def resume_command(name: str | None, max_cost_usd: float | None, screen: Screen, *, wait: bool) -> int:
+async def resume_command(
+    name: str | None, max_cost_usd: float | None, screen: Screen, *, wait: bool, processes: int | None = None
+) -> int:
     """Let a run go on: one that was paused, by telling it; one that nothing works on, by working on it here. A higher
     budget is written down first."""
     store, request = await asyncio.to_thread(find_run, name)
@@ -42,7 +44,9 @@ async def resume_command(name: str | None, max_cost_usd: float | None, screen: S
             await _show_status(found, store, request, screen, json_only=True)
             return 0
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
-    options = RunFlags(spec=None, selection=request.selection, name=request.run, yes=True, wait=wait)
+    options = RunFlags(
+        spec=None, selection=request.selection, name=request.run, yes=True, wait=wait, processes=processes
+    )
     return await run_spec(spec, Path(request.base), options, screen)
 
 
@@ -76,7 +80,7 @@ def _flags(limits: SetLimits) -> dict[str, Any]:
     }
 
 
-async def retry_command(name: str | None, only: Only, screen: Screen) -> int:
+async def retry_command(name: str | None, only: Only, processes: int | None, screen: Screen) -> int:
     """Run again what of a run failed, was cancelled (or not begun because of that), or was rejected: a run of its own,
     with the spec of that one, worked on and followed here."""
     store, request = await asyncio.to_thread(find_run, name)
@@ -91,7 +95,8 @@ async def retry_command(name: str | None, only: Only, screen: Screen) -> int:
         f"Retrying {counted(len(keys), 'partition')} of {request.run}: {', '.join(keys[:5])}" + " …" * (len(keys) > 5)
     )
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
-    return await run_spec(spec, Path(request.base), RunFlags(spec=None, selection=selection, yes=True), screen)
+    flags = RunFlags(spec=None, selection=selection, yes=True, processes=processes)
+    return await run_spec(spec, Path(request.base), flags, screen)
 
 
 async def _show_status(

@@ -77,6 +77,7 @@ class RetryOptions:
     key: str | None
     error: str | None
     yes: bool
+    processes: int | None = None
 
 
 async def retry_command(options: RetryOptions, screen: Screen) -> int:
@@ -101,7 +102,8 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
     screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
     try:
-        return await run_command(RunFlags(spec=options.spec, selection=selection, yes=options.yes), screen)
+        flags = RunFlags(spec=options.spec, selection=selection, yes=options.yes, processes=options.processes)
+        return await run_command(flags, screen)
     except typer.Abort:
         screen.say("They are asked for by the next run of their partitions.")
         raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connect
 from pipeline.client.preflight import preflight, read_spec
+from pipeline.processes.probe import probe_user_code
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
 from pipeline.stores import may_delete
@@ -22,6 +23,7 @@ _MAY_NOT_DELETE = (
 async def check_command(path: Path, screen: Screen) -> int:
     """Validates and probes; sends no completion."""
     spec, base = read_spec(path)
+    await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=path, say=lambda done: screen.say(f"✓ {done}"))
     await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
     if temporal_configured():

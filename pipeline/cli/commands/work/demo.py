@@ -10,11 +10,12 @@ from schemas.errors import UsageError
 from schemas.plan import Selection
 
 
-async def demo_command(rows: int, folder: Path, screen: Screen) -> int:
+async def demo_command(rows: int, folder: Path, processes: int | None, screen: Screen) -> int:
     """Copy the example where the reader can change it, run it, say what to try next."""
     _copy(rows, folder)
     screen.say(f"The example is in {folder}: tickets.csv ({rows:,} support tickets) and tandem.yaml.")
-    code = await run_command(RunFlags(spec=folder / "tandem.yaml", selection=Selection(), yes=True), screen)
+    flags = RunFlags(spec=folder / "tandem.yaml", selection=Selection(), yes=True, processes=processes)
+    code = await run_command(flags, screen)
     if code == 0:
         for text in _next(folder):
             screen.result(text)

@@ -12,6 +12,7 @@ from pipeline.client.preflight import preflight, read_spec
 from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan
 from pipeline.planning.job import Ready
+from pipeline.processes.probe import probe_user_code
 from schemas.plan import Decision, RowChanges, Selection
 
 _GROUPS = 20
@@ -30,6 +31,7 @@ class PlanOptions:
 async def plan_command(options: PlanOptions, screen: Screen) -> int:
     """The plan; the exit code."""
     spec, base = read_spec(options.spec)
+    await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     outlook = await asyncio.to_thread(preview, ready, options.selection)
     if options.out is not None:

@@ -21,6 +21,8 @@ from pipeline.estimates.preview import Preview, decide, preview_of, selection_of
 from pipeline.limits import budget
 from pipeline.operations.run import Order, completed_report, final_report, prepare, refuse_held, start, working_on
 from pipeline.planning.job import Ready
+from pipeline.processes.probe import probe_user_code
+from pipeline.processes.supervisor import Processes, processes_for
 from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report, as_json, exit_code
 from pipeline.settings import temporal_configured
@@ -48,6 +50,7 @@ class RunFlags:
     with_worker: bool = False
     max_cost_usd: float | None = None
     course: RunOptions = field(default_factory=RunOptions)
+    processes: int | None = None
 
     def order(self, spec: Spec, base: Path) -> Order:
         return Order(
@@ -81,6 +84,7 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         store, report = done
         screen.say(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
+    await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(prepare, order)
     decided = await asyncio.to_thread(decide, ready, options.selection)
     await refuse_held(ready, order, decided.to_run)
@@ -92,14 +96,16 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         say_run(run, found, base, screen)
         if options.detach:
             return _detached(run, base, screen)
-        return await followed(run, found, ready.spec, base, options, screen)
+        rows = sum(decision.rows for decision in outlook.found.running)
+        return await followed(run, found, ready, rows, options, screen)
 
 
-async def followed(run: Run, found: Connection, spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
-    """Work on a run where nobody else does, follow it to its end, show what came of it."""
-    async with working_on(found, spec.name, with_worker=options.with_worker):
-        code = await _watched(run, found, base, options, screen)
-    return await shown(await final_report(run), run.store, spec, screen) if code is None else code
+async def followed(run: Run, found: Connection, ready: Ready, rows: int, options: RunFlags, screen: Screen) -> int:
+    """Work on a run of so many rows where nobody else does, follow it to its end, show what came of it."""
+    processes = Processes(processes_for(rows, options.processes), screen.fault)
+    async with working_on(found, ready.spec.name, processes, with_worker=options.with_worker):
+        code = await _watched(run, found, ready.base, options, screen)
+    return await shown(await final_report(run), run.store, ready.spec, screen) if code is None else code
 
 
 def _refuse_detached(base: Path) -> None:

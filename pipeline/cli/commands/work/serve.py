@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +12,15 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.cli.screen.console import Screen
 from pipeline.client import known_pipelines
-from pipeline.client.connection import connect, log_to_python
+from pipeline.client.connection import Connection, connect, log_to_python
 from pipeline.embedded import notes
 from pipeline.embedded.dev import DEV_LOCK
 from pipeline.embedded.server import EmbeddedServer
+from pipeline.processes import cgroup
+from pipeline.processes.supervisor import Processes, workers
 from pipeline.publishing import cleanup
 from pipeline.settings import current, home_of, temporal_configured
 from pipeline.stores import Store
-from pipeline.worker import working
 from schemas.errors import TandemError, UsageError
 
 _LOOK_EVERY_S = 1.0
@@ -35,7 +34,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> int:
+async def dev_command(port: int | None, ui_port: int | None, processes: int | None, screen: Screen) -> int:
     """The embedded server of this folder, and a worker for every pipeline that has an open run in it."""
     if temporal_configured():
         raise UsageError(
@@ -53,13 +52,15 @@ async def dev_command(port: int | None, ui_port: int | None, screen: Screen) -> 
     screen.say("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
     try:
         client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
-        async with contextlib.AsyncExitStack() as workers:
+        found = Connection(client, server, server.info.ui_url, True)
+        async with contextlib.AsyncExitStack() as stack:
             at_work: set[str] = set()
             sweeping = asyncio.create_task(cleanup.sweep_now_and_then(partial(_sinks, Path.cwd())))
-            workers.push_async_callback(_cancelled, sweeping)
+            stack.push_async_callback(_cancelled, sweeping)
             while not stop.is_set():
                 for queue in await _open_queues(client) - at_work:
-                    await workers.enter_async_context(working(client, queue))
+                    count = processes or cgroup.cores()
+                    await stack.enter_async_context(workers(found, queue, Processes(count, screen.fault)))
                     at_work.add(queue)
                     screen.say(f"At work on {queue.removeprefix('tandem/')}.")
                 with contextlib.suppress(TimeoutError):
@@ -92,43 +93,19 @@ async def _open_queues(client: Client) -> set[str]:
     return found
 
 
-async def worker_command(processes: int, queue: str | None, screen: Screen) -> int:
-    """One worker here, or several as processes of their own."""
+async def worker_command(processes: int | None, queue: str | None, screen: Screen) -> int:
+    """Worker processes, by default one a core."""
     if not temporal_configured():
         raise UsageError(
             "`tandem worker` works for a configured Temporal, and none is.",
             hint="Set TEMPORAL_ADDRESS; on a laptop use `tandem dev`, or just `tandem run`.",
         )
     queue = queue or current().task_queue
-    if processes > 1:
-        return await _several(processes, queue, screen)
+    count = processes or cgroup.cores()
     stop = _stop_on_signals()
-    client = await connect()
-    async with working(client, queue):
-        screen.say(f"Working on the task queue {queue!r}. SIGTERM drains.")
+    found = Connection(await connect(), None, None, False)
+    async with workers(found, queue, Processes(count, screen.fault)):
+        screen.say(f"Working on the task queue {queue!r} with {count} process{'es' * (count > 1)}. SIGTERM drains.")
         await stop.wait()
         screen.say("Draining: rows in flight finish, the journal is flushed.")
     return 0
-
-
-async def _several(processes: int, queue: str, screen: Screen) -> int:
-    """Children of this process; a signal to it reaches them, and one that dies is named."""
-    stop = _stop_on_signals()
-    command = [sys.executable, "-m", "pipeline.cli", "worker", "--task-queue", queue]
-    children = [await asyncio.to_thread(subprocess.Popen, command, start_new_session=True) for _ in range(processes)]
-    screen.say(f"{processes} workers on the task queue {queue!r}.")
-    code = 0
-    while not stop.is_set():
-        for child in children:
-            if child.poll() is not None:
-                screen.say(f"Worker {child.pid} ended with {child.returncode}; stopping the others.")
-                code = 1
-                stop.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
-    for child in children:
-        if child.poll() is None:
-            child.send_signal(signal.SIGTERM)
-    for child in children:
-        await asyncio.to_thread(child.wait)
-    return code

@@ -16,10 +16,11 @@ from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial
 from pipeline.journal import join
 from pipeline.planning.job import Ready, source_stages
+from pipeline.processes.probe import probe_user_code
 from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
 from stages.contract import graph_stages
-from stages.execution.batch import BatchContext
+from stages.execution.attempt import BatchContext
 from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.records import Record, now
@@ -42,6 +43,7 @@ class TryOptions:
 async def try_command(options: TryOptions, screen: Screen) -> int:
     """Show what the stages make of the first rows of a partition."""
     spec, base = read_spec(options.spec)
+    await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     names = [stage.name for stage in ready.job.stages]
     if options.stage is not None and options.stage not in names:

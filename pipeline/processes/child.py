@@ -1,0 +1,130 @@
+"""A worker process: it does the activities of one task queue, user code included, and tells its supervisor how it goes.
+
+It works until it is told to stop, gets SIGTERM, or its supervisor is gone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from pipeline.activities.registered import Activities
+from pipeline.client.connection import connect, log_to_python
+from pipeline.processes.activity_watch import ActivityWatch
+from pipeline.processes.cgroup import resident_bytes
+from pipeline.processes.channel import Channel, Handler, Message
+from pipeline.processes.imports import import_user_code
+from pipeline.processes.in_flight import InFlight
+from pipeline.processes.isolated import IsolatedRows
+from pipeline.processes.loop import new_loop
+from pipeline.processes.loop_watch import INTERRUPT, LoopWatch
+from pipeline.processes.owner import identity_of
+from pipeline.processes.shares import Shares
+from pipeline.processes.supervision import ChildSupervision, RowNotes
+from pipeline.worker import enriching
+from stages.execution.blocking import interrupt_node
+
+log = logging.getLogger("tandem.processes")
+_LOG = "%(asctime)s %(name)s %(message)s"
+_TURN_S = 0.2
+
+
+def run(end: socket.socket, table: int) -> int:
+    """Be a child until told to stop; the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor's to handle: it drains us
+    signal.signal(INTERRUPT, interrupt_node)
+    in_flight = InFlight(table)
+    LoopWatch(end.fileno(), in_flight).start()
+    asyncio.Runner(loop_factory=new_loop).run(_Child(in_flight).work(end))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    return 0
+
+
+@dataclass
+class _Child:
+    in_flight: InFlight
+    max_memory: int = 0  # bytes; 0: not known yet
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    drained: asyncio.Event = field(default_factory=asyncio.Event)
+    supervision: ChildSupervision = field(init=False)
+    activities: Activities = field(init=False)
+
+    async def work(self, end: socket.socket) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop.set)
+        begun: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+        async def begin(message: Message) -> None:
+            begun.set_result(message.data)
+
+        async def stop(_: Message) -> None:
+            self.stop.set()
+
+        handlers: dict[str, Handler] = {"begin": begin, "drain": self._drain, "stop": stop}
+        channel = await Channel.over(end, handlers)
+        self.supervision = ChildSupervision(channel, RowNotes(self.in_flight), self._retire)
+        handlers["import"] = import_user_code
+        handlers["suspect"] = self.supervision.suspect
+        self.activities = Activities(drain=self.drained, supervision=self.supervision)
+        handlers["rows"] = IsolatedRows(self.supervision.watch, self.drained, self.activities.jobs).run
+        shares = Shares(self.activities.jobs.services.limiters, channel)
+        handlers["share"] = shares.take
+        handlers["find"] = self.supervision.claims.find
+        beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), channel.serve())]
+        try:
+            given = await begun
+            logging.basicConfig(level=given["log_level"], format=_LOG)
+            logging.getLogger().setLevel(given["log_level"])
+            self.max_memory = given["max_memory"]
+            self.supervision.alone = given.get("alone", True)
+            if given["role"] == "rows":
+                channel.tell("ready")
+                await self.stop.wait()
+            else:
+                await self._enrich(given, channel)
+            channel.tell("leaving")
+            await channel.writer.drain()
+        finally:
+            channel.close()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _enrich(self, given: dict[str, Any], channel: Channel) -> None:
+        client = await _client(given["address"])
+        watch = ActivityWatch(self.in_flight)
+        async with enriching(client, given["queue"], self.activities, [watch], identity_of(given["owner"])):
+            channel.tell("ready")
+            await self.stop.wait()
+
+    async def _drain(self, _: Message) -> None:
+        self.drained.set()
+
+    async def _turn(self) -> None:
+        """Say that the loop turns, and look at what it takes."""
+        while True:
+            self.in_flight.turned()
+            await asyncio.sleep(_TURN_S)
+            if self.max_memory and not self.stop.is_set() and (held := resident_bytes()) > self.max_memory:
+                self._retire(f"it holds {held / 1e6:,.0f} MB of {self.max_memory / 1e6:,.0f} MB")
+
+    def _retire(self, why: str) -> None:
+        """Take no new rows, finish those in flight, and have another process take this one's place."""
+        print(f"{why}: the process finishes its rows and is replaced", file=sys.stderr, flush=True)
+        self.stop.set()
+
+
+async def _client(address: str | None) -> Client:
+    """The embedded server at an address, else the configured Temporal."""
+    log_to_python()
+    if address is None:
+        return await connect()
+    return await Client.connect(address, data_converter=pydantic_data_converter)

@@ -1,0 +1,68 @@
+"""Who works: a name that Temporal keeps with each activity, and a lock that the kernel frees when its owner dies.
+
+So whoever carries on can tell at once, on the same machine, that a worker is dead, and need not wait for heartbeats.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import socket
+import time
+import uuid
+from pathlib import Path
+from typing import Self
+
+from pipeline.owned_file import is_owned
+from pipeline.settings import current
+
+_IDENTITY = re.compile(r"^\d+@(?P<host>.*)/(?P<owner>[0-9a-f]{32})$")
+_KEPT_S = 86_400.0  # longer than any heartbeat is waited for
+
+
+class Owner:
+    """A command that works, for as long as it lives."""
+
+    def __init__(self, name: str, lock: int) -> None:
+        self.name = name
+        self._lock = lock
+
+    @classmethod
+    def new(cls) -> Self:
+        """Raises OSError where the folder of spools cannot be written."""
+        folder = _folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        _forget_old(folder)
+        name = uuid.uuid4().hex
+        lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return cls(name, lock)
+
+    def leave(self) -> None:
+        """It works no more: what is left of it may be carried on."""
+        os.close(self._lock)
+
+
+def identity_of(owner: str) -> str:
+    """What this process of an owner's is called in Temporal."""
+    return f"{os.getpid()}@{socket.gethostname()}/{owner}"
+
+
+def is_dead(identity: str) -> bool:
+    """Is this certainly the name of a process whose owner has died on this machine? Of others nothing is known."""
+    found = _IDENTITY.match(identity)
+    if found is None or found["host"] != socket.gethostname():
+        return False
+    path = _folder() / found["owner"]
+    return path.exists() and not is_owned(path)
+
+
+def _folder() -> Path:
+    return current().spool_folder / "owners"
+
+
+def _forget_old(folder: Path) -> None:
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_S and not is_owned(path):
+                path.unlink()

@@ -1,0 +1,106 @@
+"""What a child's batches get from the supervisor: a note of their rows that outlives the child, and processes of their
+own for rows that may kill it."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.journal.spool import Spools
+from pipeline.processes.activity_watch import at_work
+from pipeline.processes.channel import Channel, Message
+from pipeline.processes.in_flight import InFlight
+from pipeline.processes.isolated import packed, unpacked_stop
+from pipeline.processes.row_claims import ChildClaims
+from schemas.messages.batch import BatchRequest
+from stages.contract import GraphStage
+from stages.execution.claims import Claims
+from stages.execution.isolation import Attempt, GraphRow
+from stages.execution.single_flight import Shared
+from stages.journal.records import Record, RowKey
+from stages.models.row_scope import Tally
+
+_LONGEST_ID = 60
+
+
+class RowNotes:
+    """Rows that are run, in the table that outlives the process."""
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._slots = in_flight.rows
+
+    def began(self, stage: str, key: RowKey, id: str) -> int | None:
+        said = {"activity": at_work.get(), "stage": stage[:_LONGEST_ID], "key": key, "id": id[:_LONGEST_ID]}
+        return self._slots.put(said)
+
+    def ended(self, number: int | None) -> None:
+        self._slots.clear(number)
+
+
+@dataclass
+class ChildSupervision:
+    """One a child, which `retire` has replaced, for a reason. `suspected` and `everything` are told by the supervisor,
+    and grow while the child works: which rows were in flight when a process died, and whether so many died that every
+    row is suspect. `alone`: no other process works on the same queue."""
+
+    channel: Channel
+    watch: RowNotes
+    retire: Callable[[str], None]
+    suspected: set[RowKey] = field(default_factory=set)
+    everything: bool = False
+    alone: bool = True
+    claims: ChildClaims = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.claims = ChildClaims(self.channel)
+
+    def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
+        return None if self.alone else self.claims.of(request, shared)
+
+    async def suspect(self, message: Message) -> None:
+        self.suspected.update((stage, row) for stage, row in message.data["keys"])
+        self.everything = message.data["everything"]
+
+    def stuck(self, row: str) -> None:
+        self.retire(f"row {row[:_LONGEST_ID]} took too long, and its thread cannot be stopped")
+
+    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> "BatchIsolation":
+        return BatchIsolation(self, request, spools, tally)
+
+
+@dataclass
+class BatchIsolation:
+    """Processes for suspects of one batch, one after the other."""
+
+    supervision: ChildSupervision
+    request: BatchRequest
+    spools: Spools
+    tally: Tally
+    _session: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def suspects(self, key: RowKey) -> bool:
+        return self.supervision.everything or key in self.supervision.suspected
+
+    async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
+        asked = {"session": self._session, "stage": stage.name, "request": self.request.model_dump(mode="json")}
+        answer = await self.supervision.channel.ask("isolate", asked, packed(rows, known))
+        records = await asyncio.to_thread(self._taken_over)
+        said = answer.data
+        if "failed" in said:  # the supervisor's own trouble: the batch is tried again
+            raise RuntimeError("rows could not be run in a process of their own; see the log of the command")
+        self.tally.calls += said.get("calls", 0)
+        self.tally.cost_usd += said.get("cost_usd", 0.0)
+        in_flight = frozenset((stage_print, row) for stage_print, row in said.get("in_flight", ()))
+        return Attempt(records, said.get("death", ""), in_flight, unpacked_stop(answer.body))
+
+    async def over(self) -> None:
+        self.supervision.channel.tell("isolated", {"session": self._session})
+
+    def _taken_over(self) -> list[Record]:
+        """What the process noted on disk."""
+        records: list[Record] = []
+        ref = self.request.ref
+        for path, found in self.spools.left_by_the_dead(ref.sink, ref.run, self.request.partition, self.request.batch):
+            records += found
+            path.unlink(missing_ok=True)
+        return records

@@ -1,0 +1,47 @@
+"""Rows of a batch that may kill the process they run in, in processes of their own."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from schemas.errors import TandemError
+from stages.contract import GraphStage
+from stages.execution.attempt import BatchContext
+from stages.execution.isolation import Attempt, GraphRow, Isolation, run_in_halves
+from stages.execution.unsettled import is_settled
+from stages.journal.known import Known
+from stages.journal.records import Record, RowRecord
+
+
+async def run_isolated(
+    isolation: Isolation,
+    stage: GraphStage,
+    rows: list[GraphRow],
+    context: BatchContext,
+    over: Callable[[], bool],
+) -> TandemError | None:
+    """Run rows apart, their records to the batch's journal. Returns what stopped it."""
+    journal, equal = context.journal, {row.key: row.equal for row in rows}
+
+    async def attempt(group: Sequence[GraphRow]) -> Attempt:
+        return await isolation.attempt(stage, group, _known_of(group, journal.known))
+
+    async def take(records: Sequence[Record]) -> None:
+        for record in records:
+            await journal.append(record)
+            if isinstance(record, RowRecord) and record.key in equal:
+                context.on_row(equal.pop(record.key))
+
+    def is_left(row: GraphRow) -> bool:
+        return not is_settled(journal.known.rows.get(row.key), journal.known)
+
+    try:
+        return await run_in_halves(rows, context.run, attempt, take, is_left, over)
+    finally:
+        await isolation.over()
+
+
+def _known_of(rows: Iterable[GraphRow], known: Known) -> list[Record]:
+    """What is known that a run of these rows may use: calls, and what people answered."""
+    keys, ids = {row.key for row in rows}, {row.id for row in rows}
+    calls = [call for call in known.calls.values() if call.id in ids]
+    answers = [said for key in keys & known.answers.keys() for said in known.answers[key].values()]
+    return [*calls, *answers]

@@ -1,0 +1,123 @@
+"""Rows that misbehave: each costs itself at most, in one command, whose stdout is one document."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.support import Project, Result, write_csv
+from tests.cli.test_run import check_report
+
+pytestmark = pytest.mark.timeout(400)
+ROWS, GUILTY = 40, (7, 23)
+KILLS = {"die": "ended with 9", "leave": "ended with 0", "abort": "SIGABRT", "segfault": "SIGSEGV", "faulthandler": "S"}
+HARMLESS = ("fork", "thread", "print", "block", "spin", "interpreter", "change")
+NODES = ("graph", "threaded")
+
+
+def unruly(folder: Path, kind: str, node: str, count: int = ROWS) -> Project:
+    shutil.copy(Path(__file__).parent / "unruly.py", folder / "unruly.py")
+    write_csv(
+        folder / "rows.csv", [{"id": at, "text": f"{kind if at in GUILTY else 'row'} {at}"} for at in range(count)]
+    )
+    project = Project(folder)
+    project.spec = {
+        "name": "unruly",
+        "source": {"path": "rows.csv", "key": ["id"]},
+        "stages": [{"name": "u", "uses": f"unruly:{node}", "output": {"reply": "str"}}],
+        "sink": {"path": "out"},
+    }
+    project.write()
+    return project
+
+
+def run(project: Project) -> tuple[Result, dict[str, Any]]:
+    told = project.tandem("run", "--json", timeout_s=300).ok()
+    return told, check_report(told.json)
+
+
+def is_full_size(kind: str, node: str) -> bool:
+    return (kind, node) not in {("die", "graph"), ("segfault", "threaded"), ("fork", "graph"), ("block", "graph")}
+
+
+def pairs(kinds: Any) -> list[Any]:
+    """Every kind in every kind of node; most of them for `make prove` only."""
+    marks = {True: [pytest.mark.prove], False: []}
+    return [pytest.param(k, n, marks=marks[is_full_size(k, n)]) for k in kinds for n in NODES]
+
+
+@pytest.mark.parametrize(("kind", "node"), pairs(KILLS))
+def test_a_row_that_kills_its_process_is_rejected_and_the_rest_is_published(
+    tmp_path: Path, kind: str, node: str
+) -> None:
+    project = unruly(tmp_path, kind, node)
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], rejects["rows"]) == ("killed_worker", 2)
+    assert KILLS[kind] in rejects["message"]
+
+
+@pytest.mark.parametrize(("kind", "node"), pairs(HARMLESS))
+def test_a_row_that_only_disturbs_is_published_like_the_others(tmp_path: Path, kind: str, node: str) -> None:
+    told, report = run(unruly(tmp_path, kind, node))
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS, 0)
+    if kind in ("block", "spin") and node == "graph":
+        assert "stage u, node node, row " in told.err
+        assert "blocks the event loop; write it as `def`, or await" in told.err
+
+
+def test_many_rows_that_kill_do_not_use_up_the_attempts_of_their_batch(tmp_path: Path) -> None:
+    project = unruly(tmp_path, "row", "graph", 60)
+    rows = [{"id": at, "text": f"{'die' if at % 4 == 0 else 'row'} {at}"} for at in range(60)]
+    write_csv(tmp_path / "rows.csv", rows)
+    project.spec["limits"] = {"rows_in_flight": 2}
+    project.write()
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (45, 15)
+
+
+def test_a_row_that_takes_too_long_is_rejected_and_its_thread_is_left_behind(tmp_path: Path) -> None:
+    project = unruly(tmp_path, "block", "threaded")
+    project.env["UNRULY_BLOCK_S"] = "3600"
+    project.spec["stages"][0]["row_timeout"] = "2s"
+    project.write()
+    began = time.monotonic()
+    told, report = run(project)
+    assert time.monotonic() - began < 200
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
+    assert "its thread cannot be stopped: the process finishes its rows and is replaced" in told.err
+
+
+IMPORTS = {
+    "exits": ("raise SystemExit(3)", "raised SystemExit: 3"),
+    "interrupts": ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
+    "dies": ("import os; os._exit(4)", "ended the process: it ended with 4"),
+    "crashes": ("import ctypes; ctypes.string_at(0)", "ended the process: it was killed by SIGSEGV"),
+}
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_module_that_cannot_be_imported_is_a_sentence(tmp_path: Path, kind: str, command: str) -> None:
+    code, sentence = IMPORTS[kind]
+    project = unruly(tmp_path, "row", "graph")
+    (tmp_path / "unruly.py").write_text(f"print('imported')\n{code}\n")
+    told = project.tandem(command, "--json")
+    assert told.code == 2, told
+    assert sentence in told.json["error"]["message"]
+    assert told.json["error"]["message"].startswith("stage u")
+
+
+def test_a_module_may_change_its_process_when_it_is_imported(tmp_path: Path) -> None:
+    project = unruly(tmp_path, "row", "graph")
+    changes = "\nmisbehave('change')\nmisbehave('print')\nimport locale\nlocale.setlocale(locale.LC_ALL, 'C')\n"
+    with (tmp_path / "unruly.py").open("a") as file:
+        file.write(changes)
+    told, report = run(project)
+    assert report["rows"]["ok"] == ROWS
+    assert "from a node" in told.err
