@@ -24,7 +24,7 @@ from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limits.limiter import Limiter
 from stages.models.factory import ModelServices
-from stages.models.refused_rows import RefusedRows
+from stages.models.failures.refused_rows import RefusedRows
 
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"

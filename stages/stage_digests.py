@@ -10,7 +10,7 @@ from schemas import digests
 from schemas.digests import digest
 from schemas.spec.sections import Spec
 from stages.contract import AnyStage, Build, Options
-from stages.models.answer_format import AnswerFormat
+from stages.models.answers.answer_format import AnswerFormat
 from stages.models.factory import model_identity
 from stages.user_code import code_digest
 

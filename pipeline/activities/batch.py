@@ -36,8 +36,8 @@ from schemas.messages.run import (
 from stages.execution.claims import Claims
 from stages.execution.isolation import Isolation, RowWatch
 from stages.execution.single_flight import Shared
-from stages.models.errors import Waiting
 from stages.models.factory import ModelServices
+from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
 
 _RECENT = 4  # partitions whose answers are kept for a while, as batches of them may come that have equal rows

@@ -78,20 +78,25 @@ class Found:
 # What is wanted ----------------------------------------------------------------------------------------------------
 
 
-def terms_of(
-    spec: Spec,
-    *,
-    cron: str | None = None,
-    zone: str | None = None,
-    overlap: str | None = None,
-    catchup: str | None = None,
-    jitter: str | None = None,
-    pause_on_failure: bool = False,
-    when: Literal["due", "new-files"] = "due",
-) -> ScheduleTerms:
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFlags:
+    """What the command line says of a schedule; None and the defaults: what the spec says."""
+
+    cron: str | None = None
+    zone: str | None = None
+    overlap: str | None = None
+    catchup: str | None = None
+    jitter: str | None = None
+    pause_on_failure: bool = False
+    when: Literal["due", "new-files"] = "due"
+
+
+def terms_of(spec: Spec, flags: ScheduleFlags) -> ScheduleTerms:
     """The spec's `schedule:`, with what the command line says instead. Raises UsageError."""
     said = spec.schedule
-    given = cron or (said.cron if said is not None else None) or (EVERY_MINUTE if when == "new-files" else None)
+    given = (
+        flags.cron or (said.cron if said is not None else None) or (EVERY_MINUTE if flags.when == "new-files" else None)
+    )
     if given is None:
         raise UsageError(
             f"The spec of {spec.name!r} has no schedule.", hint='Add schedule: {cron: "0 3 * * *"}, or say --cron.'
@@ -99,13 +104,13 @@ def terms_of(
     usual = (said or Wanted(cron=given)).model_copy(update={"cron": given})
     return ScheduleTerms(
         cron=" ".join(given.split()),
-        time_zone=_zone(zone) or usual.zone,
-        overlap_policy=_policy(overlap) or usual.overlap,
-        catchup_window=_duration("--catchup-window", catchup) or format_duration(usual.catchup),
-        jitter=_duration("--jitter", jitter) or format_duration(usual.jitter),
+        time_zone=_zone(flags.zone) or usual.zone,
+        overlap_policy=_policy(flags.overlap) or usual.overlap,
+        catchup_window=_duration("--catchup-window", flags.catchup) or format_duration(usual.catchup),
+        jitter=_duration("--jitter", flags.jitter) or format_duration(usual.jitter),
         lookback=format_duration(usual.lookback),
-        pause_on_failure=pause_on_failure,
-        when=when,
+        pause_on_failure=flags.pause_on_failure,
+        when=flags.when,
     )
 
 

@@ -18,7 +18,7 @@ from stages.execution.batch import answer_of, run_graph_stage
 from stages.execution.row_flow import RowTable, Step, apply_stage, take_answers
 from stages.journal.fingerprints import row_ids
 from stages.journal.records import RowRecord
-from stages.models.errors import Waiting
+from stages.models.failures.errors import Waiting
 
 
 @dataclass

@@ -70,10 +70,8 @@ def decisions(
         note(0)
         manifest = catalogue.manifest_of(*text)
         yield decide.decide(
-            key,
-            count,
+            decide.PartitionInput(key, count, fingerprint),
             manifest,
-            input_fingerprint=fingerprint,
             shape=now_is,
             reprocess=levels[key],
             last_failed=failed.get(key),

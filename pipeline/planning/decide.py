@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemas.manifest import Manifest
 from schemas.plan import Cause, Decision, Reprocess
@@ -21,12 +22,18 @@ class OutputShape:
     columns: Sequence[str] = ()
 
 
+class PartitionInput(NamedTuple):
+    """A partition as the source has it now."""
+
+    partition: str
+    rows: int
+    fingerprint: str
+
+
 def decide(
-    partition: str,
-    rows: int,
+    found: PartitionInput,
     current: Manifest | None,
     *,
-    input_fingerprint: str,
     shape: OutputShape,
     reprocess: Reprocess,
     last_failed: str | None = None,
@@ -34,17 +41,17 @@ def decide(
 ) -> Decision:
     """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`.
     `answered`: of the rows that are pending there, those that a person has answered since."""
-    causes, level = _difference(current, input_fingerprint, shape, last_failed, answered)
+    causes, level = _difference(current, found.fingerprint, shape, last_failed, answered)
     order = ("missing", "failed", "stale", "all")
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
         causes = _ASKED
     return Decision(
-        partition=partition,
+        partition=found.partition,
         run=runs,
         causes=causes,
-        rows=rows,
-        fingerprint=input_fingerprint,
+        rows=found.rows,
+        fingerprint=found.fingerprint,
         generation=current.generation if current else 0,
         published_by=current.run if current else "",
         index=current.index.key if current and current.index else None,

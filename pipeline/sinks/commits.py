@@ -24,6 +24,8 @@ from schemas import ids
 from schemas.errors import Cancelled, CommitConflict, ObjectMissing, StoreError, StoreRefused
 from schemas.manifest import FORMAT, Manifest, Reuse, Usage
 
+_FENCE_ROUNDS = 10
+
 
 class _NotWritten(Exception):
     """A put failed, and the generation was absent when read back."""
@@ -188,7 +190,6 @@ def fence(
     nonce: str,
     base: int | None = None,
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-    rounds: int = 10,
 ) -> Literal["fenced", "committed_first"]:
     """See to it that no attempt of `run` can publish the partition after this returned, or say that it already has.
 
@@ -201,7 +202,7 @@ def fence(
         base = newest.generation if newest else 0
         if newest and newest.run == run and (newest.kind != "tombstone" or newest.nonce == nonce):
             base -= 1
-    for _ in range(rounds):
+    for _ in range(_FENCE_ROUNDS):
         newer = list(history(store, partition, after=base))
         if any(manifest.run == run and manifest.kind != "tombstone" for manifest in newer):
             return "committed_first"
@@ -213,7 +214,7 @@ def fence(
             return "fenced"
         except (Cancelled, CommitConflict):
             continue
-    raise StoreError(f"{partition!r} could not be fenced: other runs committed {rounds} generations meanwhile.")
+    raise StoreError(f"{partition!r} could not be fenced: other runs committed {_FENCE_ROUNDS} generations meanwhile.")
 
 
 def _tombstone(

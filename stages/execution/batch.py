@@ -42,8 +42,8 @@ from stages.execution.row_timeout import RowTimeouts
 from stages.execution.unsettled import is_answered, is_settled
 from stages.journal.fingerprints import fingerprints
 from stages.journal.records import RowKey, RowRecord, now
-from stages.models.errors import Waiting, describe
-from stages.models.refused_rows import is_refusal
+from stages.models.failures.errors import Waiting, describe
+from stages.models.failures.refused_rows import is_refusal
 from stages.models.row_scope import RowScope, RowStopped, current
 
 

@@ -24,7 +24,7 @@ from schemas.spec.fields import OutputField, problems
 from stages.contract import Answered, Build, GraphStage, check_outputs
 from stages.graphs.blocking_calls import blocking_calls
 from stages.graphs.toolkit.assemble import answer_format, limiter_of
-from stages.models.answer_format import text_of
+from stages.models.answers.answer_format import text_of
 from stages.models.factory import build_model
 from stages.process_state import kept
 from stages.stage_digests import stage_fingerprint

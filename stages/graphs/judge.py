@@ -22,7 +22,7 @@ from stages.contract import Build, GraphStage, Options
 from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
-from stages.models.answer_format import AnswerFormat
+from stages.models.answers.answer_format import AnswerFormat
 from stages.text.quoting import RULE, quoted
 
 VERSION = "judge-1"

@@ -26,7 +26,7 @@ from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_co
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.graphs.toolkit.tools import call, load_tools
-from stages.models.answer_format import AnswerFormat
+from stages.models.answers.answer_format import AnswerFormat
 from stages.text.quoting import RULE, quoted
 from stages.text.search import LANGUAGES, load_corpus
 

@@ -8,7 +8,7 @@ from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
-from stages.models.no_answers import NoAnswers
+from stages.models.failures.no_answers import NoAnswers
 
 # Ask, with an answer of so many tokens at most where that is not said already.
 Send = Callable[[int | None], Awaitable[ChatResult]]

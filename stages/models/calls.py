@@ -27,13 +27,13 @@ from stages.journal.records import CallKey, CallRecord, now
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
+from stages.models.answers.usage import usage_of
 from stages.models.backend import Backend, Send
-from stages.models.errors import Waiting, classify, may_be_billed
-from stages.models.no_answers import MAX_ATTEMPTS, checked
+from stages.models.failures.errors import Waiting, classify, may_be_billed
+from stages.models.failures.no_answers import MAX_ATTEMPTS, checked
+from stages.models.finish import CUT_OFF, finish_of
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, RowStopped, current
-from stages.models.usage import usage_of
-from stages.models.wires.openai_chat import CUT_OFF, finish_of
 from stages.text.plain_json import to_json
 
 # Answered, and so billed, but not with anything that could be kept.

@@ -25,7 +25,6 @@ _EXTRAS = {
     "openai": "openai", "anthropic": "anthropic", "google_genai": "google", "bedrock": "bedrock",
     "bedrock_converse": "bedrock", "ollama": "ollama",
 }  # fmt: skip
-_OURS = frozenset(("openai", "offline"))
 # Parameters of the connection, which change nothing of what is answered.
 _CONNECTION = frozenset(
     ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
@@ -185,8 +184,3 @@ def _not_built(name: str, stage: str, exc: Exception) -> SpecError:
         hint = f"pip install 'tandem-pipeline[{extra}]'" if extra else "Install the LangChain package of that provider."
         return SpecError(f"stage {stage}: model {name!r} needs a package that is not installed.", hint=hint)
     return SpecError(f"stage {stage}: model {name!r}: {exc}", hint="Write provider:name.")
-
-
-def structured_method(name: str) -> str:
-    """How a provider is asked for a schema: `json_schema` (response_format) or `tool` (a forced tool call)."""
-    return "json_schema" if name.partition(":")[0] in _OURS else "tool"

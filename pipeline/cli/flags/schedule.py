@@ -36,19 +36,20 @@ def schedule_apply(
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import apply_command
+        from pipeline.client.schedules import ScheduleFlags
 
         if when not in ("due", "new-files"):
             raise UsageError(f"--when {when}: not one of due, new-files.")
-        wanted = {
-            "cron": cron,
-            "zone": time_zone,
-            "overlap": overlap_policy,
-            "catchup": catchup_window,
-            "jitter": jitter,
-            "pause_on_failure": pause_on_failure,
-            "when": when,
-        }
-        return await apply_command(spec, wanted, Screen(json=json))
+        flags = ScheduleFlags(
+            cron=cron,
+            zone=time_zone,
+            overlap=overlap_policy,
+            catchup=catchup_window,
+            jitter=jitter,
+            pause_on_failure=pause_on_failure,
+            when="due" if when == "due" else "new-files",
+        )
+        return await apply_command(spec, flags, Screen(json=json))
 
     go(work)
 

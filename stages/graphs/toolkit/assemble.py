@@ -17,8 +17,9 @@ from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, Doubt
 from stages.limits.limiter import Limiter
 from stages.models import factory
-from stages.models.answer_format import AnswerFormat
-from stages.models.factory import model_identity, structured_method
+from stages.models.answers.answer_format import AnswerFormat
+from stages.models.answers.method import structured_method
+from stages.models.factory import model_identity
 from stages.stage_digests import stage_fingerprint
 from stages.user_code import load_attribute
 

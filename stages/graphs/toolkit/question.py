@@ -15,7 +15,7 @@ from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError
 from stages.contract import Build
-from stages.models.answer_format import AnswerFormat, correction, said_text
+from stages.models.answers.answer_format import AnswerFormat, correction, said_text
 from stages.models.factory import build_model
 
 MAX_REPAIRS = 2

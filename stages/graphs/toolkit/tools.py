@@ -23,7 +23,7 @@ from schemas.spec.fields import problems
 from stages.contract import Build
 from stages.execution.row_guard import as_row_error, is_row_error
 from stages.journal.records import TOOL, CallRecord, now
-from stages.models.errors import redacted
+from stages.models.failures.errors import redacted
 from stages.models.row_scope import RowScope, current, request_digest
 from stages.text.exceptions import text_of
 from stages.user_code import load_attribute

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import NoAnswer
-from stages.models.json_in_text import without_surrogates
+from stages.text.surrogates import without_surrogates
 
 _EVENT = re.compile(r"(data|event|id|retry)?:")
 _END = "[DONE]"

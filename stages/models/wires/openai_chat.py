@@ -16,15 +16,6 @@ _STATUS_OF_WORD = {
     "insufficient_quota": 429, "overloaded_error": 529, "overloaded": 529, "unavailable": 503, "server_error": 500,
     "invalid_api_key": 401, "unauthenticated": 401, "permission_denied": 403, "model_not_found": 404,
 }  # fmt: skip
-CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
-WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
-                      "recitation", "refusal", "guardrail_intervened"))  # fmt: skip
-
-
-def finish_of(message: AIMessage) -> str:
-    """Why an answer ended, in lower case, wherever its provider says so."""
-    said = message.response_metadata
-    return str(said.get("finish_reason") or said.get("stop_reason") or said.get("stopReason") or "").lower()
 
 
 def wire(message: BaseMessage) -> dict[str, Any]:

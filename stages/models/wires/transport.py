@@ -26,7 +26,7 @@ from pydantic import Field, SecretStr
 from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
-from stages.models.errors import from_status
+from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
 from stages.models.wires.openai_chat import failure_of, result_of, wire

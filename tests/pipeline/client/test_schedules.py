@@ -17,6 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.client import schedules
 from pipeline.client.connection import Connection
+from pipeline.client.schedules import ScheduleFlags
 from pipeline.journal import usage
 from pipeline.runs.report import load_report
 from pipeline.runs.requests import load_request
@@ -130,17 +131,17 @@ async def test_a_month_of_hours_is_told_as_the_clock_of_the_zone_shows_them(
 )
 def test_terms_that_cannot_be(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=re.escape(sentence)):
-        schedules.terms_of(spec_of(), **{"cron": "0 3 * * *", **given})
+        schedules.terms_of(spec_of(), ScheduleFlags(**{"cron": "0 3 * * *", **given}))
 
 
 def test_terms_come_from_the_spec_and_flags_win() -> None:
     spec = spec_of(schedule={"cron": "0 3 * * *", "zone": "Europe/Paris", "overlap": "buffer_one", "lookback": "14d"})
-    said = schedules.terms_of(spec, overlap="CancelOther", catchup="90m", pause_on_failure=True)
+    said = schedules.terms_of(spec, ScheduleFlags(overlap="CancelOther", catchup="90m", pause_on_failure=True))
     assert said == ScheduleTerms(
         cron="0 3 * * *", time_zone="Europe/Paris", overlap_policy="cancel_other", catchup_window="90m", jitter="0s",
         lookback="2w", pause_on_failure=True,
     )  # fmt: skip
-    assert schedules.terms_of(spec_of(), when="new-files").cron == "* * * * *"
+    assert schedules.terms_of(spec_of(), ScheduleFlags(when="new-files")).cron == "* * * * *"
 
 
 # Firing -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.planning.batches import MAX_BATCHES, PAGE_PARTITIONS, batch_rows, cut, deal, pages_of
 from pipeline.planning.calendar import start_of
-from pipeline.planning.decide import OutputShape, decide
+from pipeline.planning.decide import OutputShape, PartitionInput, decide
 from pipeline.planning.selection import select
 from pipeline.sinks.commits import commit, fence, read_commit
 from pipeline.stores import MemoryStore
@@ -265,7 +265,7 @@ STATES: dict[str, tuple[Manifest | None, bool, Reprocess, str]] = {
 def test_reprocess_is_cumulative_and_says_why(state: str, reprocess: Reprocess) -> None:
     current, failed, least, reason = STATES[state]
     decision = decide(
-        DAYS[0], 7, current, input_fingerprint="in", shape=NOW_IS, reprocess=reprocess,
+        PartitionInput(DAYS[0], 7, "in"), current, shape=NOW_IS, reprocess=reprocess,
         last_failed="failed (Bug)" if failed else None,
     )  # fmt: skip
     assert (decision.partition, decision.rows) == (DAYS[0], 7)
@@ -278,4 +278,4 @@ def test_a_cancel_over_a_partial_publication_leaves_the_partition_due() -> None:
     commit(store, manifest(kind="partial"))
     assert fence(store, DAYS[0], run="r2", pipeline="p", nonce="x") == "fenced"
     current = read_commit(store, DAYS[0], 2)
-    assert decide(DAYS[0], 1, current, input_fingerprint="in", shape=NOW_IS, reprocess="stale").run
+    assert decide(PartitionInput(DAYS[0], 1, "in"), current, shape=NOW_IS, reprocess="stale").run

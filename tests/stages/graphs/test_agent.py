@@ -148,7 +148,7 @@ async def test_where_answers_are_a_tools_the_agent_ends_with_it(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stages.graphs.toolkit import assemble
-    from stages.models import answer_format
+    from stages.models.answers import answer_format
 
     for module in (answer_format, assemble):
         monkeypatch.setattr(module, "structured_method", lambda name: "tool")

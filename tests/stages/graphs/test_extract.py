@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from schemas.errors import RowError, SpecError
 from schemas.tables import fields_of_class
 from stages.graphs.toolkit import assemble
-from stages.models import answer_format
-from stages.models.answer_format import AnswerFormat
+from stages.models.answers import answer_format
+from stages.models.answers.answer_format import AnswerFormat
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds
 

@@ -23,10 +23,10 @@ from schemas.messages.schedule import ScheduleTerms
 from schemas.spec.sections import Spec
 
 
-async def apply_command(path: Path, wanted: dict[str, Any], screen: Screen) -> int:
+async def apply_command(path: Path, flags: schedules.ScheduleFlags, screen: Screen) -> int:
     """Create the pipeline's schedule or change what differs; the same again changes nothing."""
     spec, base = read_spec(path)
-    terms = schedules.terms_of(spec, **wanted)
+    terms = schedules.terms_of(spec, flags)
     ready = await asyncio.to_thread(preflight, spec, base, file=path)
     known_pipelines.remember(ready, path)
     async with connected(base) as found:

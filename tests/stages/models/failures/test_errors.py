@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
-from stages.models.errors import classify, describe, from_status, may_be_billed
-from stages.models.retry_after import retry_after
+from stages.models.failures.errors import classify, describe, from_status, may_be_billed
+from stages.models.failures.retry_after import retry_after
 
 KEY = "OPENAI_API_KEY"
 BILLING_AD = (

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatResult
 
 from schemas.errors import NoAnswer, RowError
-from stages.models.wires.openai_chat import CUT_OFF, WITHHELD, finish_of
+from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 
 MAX_ATTEMPTS = 5
 # With these a model has to say something; what a graph of the user's asks otherwise may have no answer.

@@ -14,8 +14,8 @@ import orjson
 
 from schemas.errors import FatalModelError, ModelError, NoAnswer, RowError, TandemError, TransientModelError
 from stages.models.credentials import variable
-from stages.models.retry_after import wait_of
-from stages.models.sdk_errors import Kind, is_unnumbered, is_wrapper, kind_of, refuses_to_call
+from stages.models.failures.retry_after import wait_of
+from stages.models.failures.sdk_errors import Kind, is_unnumbered, is_wrapper, kind_of, refuses_to_call
 from stages.text.exceptions import text_of
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx

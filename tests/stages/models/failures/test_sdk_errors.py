@@ -16,7 +16,7 @@ from google.genai import errors as google
 from langchain_google_genai.chat_models import ChatGoogleGenerativeAIError
 
 from schemas.errors import FatalModelError, RowError, TandemError, TransientModelError
-from stages.models.errors import classify
+from stages.models.failures.errors import classify
 
 KEY = "SOME_API_KEY"
 httpx: Any = sys.modules.get("httpx2") or sys.modules["httpx"]  # whichever the SDK imported

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from stages.text.surrogates import without_surrogates
+
 _MOST_CHARACTERS, _MOST_STARTS, _DEEPEST = 400_000, 200, 64
 _SPACE = re.compile(r"(?:[\s\ufeff]|//[^\n]*|/\*.*?\*/)*", re.S)
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
@@ -16,7 +18,6 @@ _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
 # A quote within ends the text only where an end can be: {'note': 'it's late'}.
 _SINGLE = re.compile(r"'((?:[^'\\]|\\.|'(?!\s*[,:}\]]))*)'", re.S)
 _ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|.)|(")', re.S)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _THINKING = re.compile(
     r"<(think|thinking|thought|thoughts|reasoning|reflection|scratchpad)\b[^>]*>|\[THINK\]|<\|channel\|>analysis<\|message\|>",
     re.I,
@@ -47,11 +48,6 @@ def json_values(text: str) -> Found:
         return Found([], [])
     thoughts, rest = _thinking(text)
     return Found(_scan(rest), [value for thought in thoughts for value in _scan(thought)])
-
-
-def without_surrogates(text: str) -> str:
-    """The text as Unicode that can be written: half of a pair becomes U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 def number(text: str) -> Any:

@@ -13,11 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField, json_schema, problems, validator_for
-from stages.models.factory import structured_method
-from stages.models.json_in_text import Found, json_values
-from stages.models.near_misses import coerced, mended
+from stages.models.answers.json_in_text import Found, json_values
+from stages.models.answers.method import structured_method
+from stages.models.answers.near_misses import coerced, mended
+from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.row_scope import current
-from stages.models.wires.openai_chat import CUT_OFF, WITHHELD, finish_of
 
 WHOLE = "$"  # among the places that were mended: the text around the answer
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemas.spec.fields import OutputField
-from stages.models.json_in_text import NumberAsWritten
+from stages.models.answers.json_in_text import NumberAsWritten
 
 _EXACT_INTEGERS = 2**53  # beyond it a float no longer says which integer was written
 _NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?([eE][-+]?\d+)?\s*", re.ASCII)

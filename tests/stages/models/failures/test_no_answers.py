@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stages.models.errors import Waiting
+from stages.models.failures.errors import Waiting
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, enrich, kinds
 
