@@ -20,11 +20,11 @@ def refusing(match: str, message: str, status: int = 400) -> dict[str, Any]:
 async def test_a_stage_whose_first_rows_are_all_refused_alike_stops_the_run(server: ModelServer, status: int) -> None:
     server.script({"rules": [refusing("*", "tools[0] is wrong, request req_8f3a at 12:01", status)]})
     segments, stage = Segments(), an_extract()
-    outcome = await enrich(stage, ROWS, a_context(segments))
+    outcome = await enrich(stage, [f"row {at}" for at in range(90)], a_context(segments))
     assert isinstance(outcome.stopped, FatalModelError)
     assert "stage stage0: the provider refused the first 20 rows alike" in outcome.stopped.message
     assert "tools[0] is wrong" in outcome.stopped.message
-    assert server.stats().requests <= 20 + 8
+    assert server.stats().requests <= 20 + 10  # rows let in before it was known
     assert [record for record in segments.records if isinstance(record, RowRecord)] == []
     server.reset()
     assert kinds(await enrich(stage, ROWS, a_context(segments))) == ["ok"] * 30
