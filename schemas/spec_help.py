@@ -88,6 +88,10 @@ _STAGE = {
     "graph "
     "an activity; for few, long rows.",
     "pending": "Rows that wait for a person: `publish` the partition without them, or `wait` for the answers.",
+    "row_timeout": "How long a row may take by its own code and the calls that it has sent; it is rejected then. Time "
+    "that it waits for a limit, an outage, a budget or a person does not count.",
+    "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage that "
+    "is seen to block is treated so by itself.",
 }
 _OUTPUT_FIELD = {
     "type": "The type; a `?` at its end makes it optional.",
@@ -113,7 +117,7 @@ _SINK = {
     "`tandem_cost_usd` and `tandem_generation` to each row.",
 }
 _LIMITS = {
-    "rows_in_flight": "Model calls at once, for each worker process and model.",
+    "rows_in_flight": "Model calls at once, for each model, over all processes of a command.",
     "partitions_in_flight": "Partitions at once.",
     "batch_rows": "Rows in one batch. Default: chosen when the run is planned.",
     "requests_per_minute": "Requests per minute to each model, over all workers together.",

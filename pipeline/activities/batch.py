@@ -132,6 +132,11 @@ class BatchActivities:
             beat.tally, beat.waiting = context.tally, services.limiters.silence
             if self.supervision is not None:
                 context.watch = self.supervision.watch
+                batch = BatchRequest(
+                    ref=request.ref, plan=request.plan, partition=request.partition, opened=request.opened,
+                    batch=request.batch, rows=0,
+                )  # fmt: skip
+                context.isolation = self.supervision.isolation(batch, self.spools, context.tally)
             async with (
                 self.controls.followed(
                     store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)

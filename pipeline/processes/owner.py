@@ -23,24 +23,27 @@ _KEPT_S = 86_400.0  # longer than any heartbeat is waited for
 class Owner:
     """A command that works, for as long as it lives."""
 
-    def __init__(self, name: str, lock: int) -> None:
+    def __init__(self, name: str, lock: int | None) -> None:
         self.name = name
         self._lock = lock
 
     @classmethod
     def new(cls) -> Self:
-        """Raises OSError where the folder of spools cannot be written."""
-        folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        _forget_old(folder)
-        name = uuid.uuid4().hex
-        lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        """Where the folder of spools cannot be written, one of whose death nobody can be certain."""
+        folder, name = _folder(), uuid.uuid4().hex
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget_old(folder)
+            lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            return cls(name, None)
         return cls(name, lock)
 
     def leave(self) -> None:
         """It works no more: what is left of it may be carried on."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
 
 def identity_of(owner: str) -> str:

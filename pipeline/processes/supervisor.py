@@ -220,7 +220,7 @@ async def workers(found: Connection, queue: str, processes: Processes) -> AsyncI
         keepers = [asyncio.create_task(running.keep(number, broken)) for number in range(1, processes.count + 1)]
         try:
             yield running
-        except asyncio.CancelledError:
+        except BaseException:  # whatever the block makes of being cancelled
             if running.broken is None:
                 raise
             block.uncancel()

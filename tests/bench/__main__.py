@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.bench import catalogue, killed, memory, publish, reuse, throughput, transport
+from tests.bench import catalogue, killed, memory, processes, publish, reuse, throughput, transport
 
 BENCHMARKS = {
     "throughput": throughput.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "memory": memory.main,
     "catalogue": catalogue.main,
     "killed": killed.main,
+    "processes": processes.main,
     "publish": publish.main,
 }
 

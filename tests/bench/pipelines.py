@@ -1,5 +1,6 @@
 """Tables and specs that the benchmarks run on, and `tandem` as a process."""
 
+import contextlib
 import json
 import os
 import random
@@ -46,7 +47,8 @@ sink: {{path: out}}
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished command: its document, wall and CPU seconds, peak resident memory in MB."""
+    """A finished command: its document, wall and CPU seconds, peak memory in MB; of all its processes together, pages
+    that several share counted once."""
 
     report: Any
     wall_s: float
@@ -62,16 +64,21 @@ def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> 
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
     began = time.monotonic()
     process = psutil.Popen(command, cwd=folder, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True)
-    peak, cpu = [0.0], [0.0]
+    peak, cpu = [0.0], dict[int, float]()
 
     def sample() -> None:
         while process.is_running():
             try:
-                peak[0] = max(peak[0], process.memory_info().rss / 1e6)
-                times = process.cpu_times()
-                cpu[0] = times.user + times.system
+                family = [process, *process.children(recursive=True)]
             except psutil.Error:
                 return
+            held = 0.0
+            for one in family:
+                with contextlib.suppress(psutil.Error):
+                    times = one.cpu_times()
+                    cpu[one.pid] = times.user + times.system
+                    held += one.memory_full_info().pss / 1e6
+            peak[0] = max(peak[0], held)
             time.sleep(0.05)
 
     watcher = threading.Thread(target=sample, daemon=True)
@@ -80,4 +87,4 @@ def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> 
     report = json.loads(out)
     if process.returncode:
         raise RuntimeError(f"exit {process.returncode}: {report}")
-    return Ran(report, time.monotonic() - began, cpu[0], peak[0])
+    return Ran(report, time.monotonic() - began, sum(cpu.values()), peak[0])

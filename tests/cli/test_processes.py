@@ -141,3 +141,17 @@ def test_rows_in_flight_hold_for_all_processes_together(tmp_path: Path, model_se
     report = check_report(project.tandem("run", "--json", "--processes", "3", timeout_s=200).ok().json)
     assert report["rows"]["ok"] == model_server.stats().answered_ok == 240
     assert model_server.stats().max_in_flight <= 7
+
+
+def test_an_outage_is_not_held_against_rows(tmp_path: Path, model_server: ModelServer) -> None:
+    """Far longer than a row may take by its own doing."""
+    project = slow(tmp_path, model_server, 60)
+    project.spec["stages"][0]["row_timeout"] = "3s"
+    project.write()
+    with project.start("run", "--json") as run:
+        eventually(partial(answered, model_server, 10), "some answers")
+        model_server.script({"rules": [{"match": "*", "action": "error", "status": 503}]})
+        time.sleep(12)
+        model_server.script({"latency_ms": 300})
+        report = check_report(run.wait(200).ok().json)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (60, 0)
