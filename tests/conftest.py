@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as properties
 
 from pipeline import settings
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3, TemporalServer
 
+# How long an example takes says how busy the machine is, and nothing of us.
+properties.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+properties.load_profile("tandem")
 # Whole commands, servers that die, pages that run: what is left out while one works on something else.
 _SLOW = ("cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "test_readme.py")
 

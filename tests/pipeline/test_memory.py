@@ -45,10 +45,10 @@ def test_what_becomes_garbage_after_it_was_set_apart_is_freed_by_the_next() -> N
 # Eight threads that live at once, one after the other, make 20 MB and free all but the last of it.
 FILLING = """
 import sys, threading
-from pipeline import heap
+from pipeline import memory
 
 if sys.argv[1:] == ["given back"]:
-    heap.give_back()
+    memory.configure_allocators()
 kept, turn, everybody = [], threading.Lock(), threading.Barrier(8)
 
 def fill():

@@ -125,7 +125,7 @@ def test_a_manifest_of_a_later_version_is_not_guessed_at(store: Store) -> None:
 def test_what_is_no_manifest_is_named(data: bytes) -> None:
     store = MemoryStore()
     store.put(ids.commit(DAY, 1), data)
-    with pytest.raises(StoreRefused, match=r"commits/day=2026-11-01/0{19}1.json is not a manifest"):
+    with pytest.raises(StoreRefused, match=r"commits/day=2026-11-01/0{19}1.json is damaged"):
         current(store, DAY)
 
 

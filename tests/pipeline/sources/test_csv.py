@@ -80,7 +80,7 @@ def test_what_a_csv_writer_quotes_comes_back(values: list[tuple[str, str]], deli
 
 def test_quotes_and_newlines_may_cross_the_blocks_in_which_a_file_is_read(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "_BLOCK_BYTES", 256)
+        patch.setattr(text, "BLOCK_BYTES", 256)
         values = [f'line {n}\n"quoted, {n}"\r\n' + "é" * (n % 40) for n in range(300)]
         data = "id,text,last\n" + "".join(
             f'{n:03d},"{v.replace(chr(34), chr(34) * 2)}",x\n' for n, v in enumerate(values)
@@ -163,7 +163,7 @@ def test_what_is_null_is_said_by_the_spec(tmp_path: Path) -> None:
 def test_the_last_row_of_many_counts_as_much_as_the_first(tmp_path: Path, last: str, kind: Any) -> None:
     (tmp_path / "in.csv").write_text("a,b\n" + "5,x\n" * 100_000 + f"{last},x\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "_BLOCK_BYTES", 64 * 1024)
+        patch.setattr(text, "BLOCK_BYTES", 64 * 1024)
         found = snap(tmp_path, "in.csv", {"by": "rows", "rows": 60_000})
     parts = list(frames(found, 7_000).values())
     assert {frame.schema["a"] for frame in parts} == {kind()}

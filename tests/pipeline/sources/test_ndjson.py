@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources import csv
+from pipeline.sources import ndjson
 from tests.pipeline.sources.reading import csv_rows, refusal
 
 
@@ -49,6 +49,6 @@ def test_a_bad_line_is_named(tmp_path: Path, data: bytes | str, said: str) -> No
 
 def test_ndjson_lines_may_cross_blocks(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv, "_BLOCK_BYTES", 100)
+        patch.setattr(ndjson, "BLOCK_BYTES", 100)
         data = "".join(json.dumps({"n": n, "t": "é" * (n % 90)}, ensure_ascii=False) + "\n" for n in range(200))
         assert [row["n"] for row in csv_rows(tmp_path, data, "in.ndjson")] == list(range(200))
