@@ -14,6 +14,7 @@ from pipeline.client.follow import progress_of
 from pipeline.client.open_runs import OpenRun, open_run
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.limits import budget
+from pipeline.processes.carry_on import release_from_the_dead
 from pipeline.runs import requests
 from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import load_report
@@ -128,6 +129,8 @@ async def closing_worker(found: Connection, request: RunRequest) -> AsyncIterato
         return
     from pipeline.worker import working  # a second of imports, which pausing and asking need not pay
 
-    async with working(found.client, found.queue(request.pipeline)) as worker:
+    queue = found.queue(request.pipeline)
+    await release_from_the_dead(found.client, queue)
+    async with working(found.client, queue) as worker:
         worker.drain()  # batches are handed back unasked; partitions are fenced and the run is closed
         yield

@@ -4,7 +4,6 @@ So whoever carries on can tell at once, on the same machine, that a worker is de
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import socket
@@ -13,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Self
 
-from pipeline.owned_file import is_owned
+from pipeline.owned_file import is_owned, own
 from pipeline.settings import current
 
 _IDENTITY = re.compile(r"^\d+@(?P<host>.*)/(?P<owner>[0-9a-f]{32})$")
@@ -34,8 +33,7 @@ class Owner:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _forget_old(folder)
-            lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = own(folder / name)
         except OSError:
             return cls(name, None)
         return cls(name, lock)

@@ -62,6 +62,7 @@ async def run_row(request: RowInput) -> RowResult:
         RowWorkflow.run,
         request,
         id=ids.row_workflow_id(ref.pipeline, ref.sink, request.partition, request.stage, request.batch, request.id),
+        task_timeout=workflow.info().task_timeout,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
         cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
