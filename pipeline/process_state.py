@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.recent import Recent
+from pipeline.recent_cache import Recent
 
 _MB = 1024 * 1024
 

@@ -16,9 +16,9 @@ from pipeline.activities.jobs import Jobs, refuse_other_code
 from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.limits.run_budget import RunBudgets
-from pipeline.note import Note
 from pipeline.planning import builder
 from pipeline.planning.job import make_job
+from pipeline.progress_note import Note
 from pipeline.publishing import cleanup
 from pipeline.runs import html_report, plan_pages, requests, statistics
 from pipeline.runs import report as reports

@@ -13,7 +13,7 @@ from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from pipeline import tracebacks
 from pipeline.cli.screen.console import InterruptedByUser, print_error
-from pipeline.processes.loop import new_loop
+from pipeline.processes.child.event_loop import new_loop
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 

@@ -22,7 +22,7 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, Tele
 from temporalio.service import RPCError
 
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
-from pipeline.retries import after_failure_async
+from pipeline.retry_policy import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured
 from schemas.errors import ConnectionFailed, NoRoom
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.enrichment.staging import StagingFolder
-from pipeline.note import Note, unnoted
 from pipeline.planning.job import Job
+from pipeline.progress_note import Note, unnoted
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from schemas.plan import Plan

@@ -19,10 +19,10 @@ from pipeline.enrichment.join_rows import wanted_of
 from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
 from pipeline.journal import compacted, join, segments
 from pipeline.journal.join import has_journal
-from pipeline.note import Note, unnoted
 from pipeline.planning import batches
 from pipeline.planning.batches import dealt_batches
 from pipeline.planning.job import Job
+from pipeline.progress_note import Note, unnoted
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from pipeline.retries import Overtaken, until_first
+from pipeline.retry_policy import Overtaken, until_first
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids

@@ -14,7 +14,7 @@ from pipeline.client.follow import progress_of
 from pipeline.client.open_runs import OpenRun, open_run
 from pipeline.embedded.server import EmbeddedServer
 from pipeline.limits import budget
-from pipeline.processes.carry_on import release_from_the_dead
+from pipeline.processes.take_over import release_from_the_dead
 from pipeline.runs import requests
 from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import load_report

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import polars as pl
 
-from pipeline.note import Note, unnoted
 from pipeline.planning import batches, decide, due_partitions, saved_plan
 from pipeline.planning.job import Job
 from pipeline.planning.selection import select
+from pipeline.progress_note import Note, unnoted
 from pipeline.review.questions import answered_rows
 from pipeline.runs.requests import load_request
 from pipeline.sinks import catalogue

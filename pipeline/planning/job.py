@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.note import Note, unnoted
+from pipeline.progress_note import Note, unnoted
 from pipeline.runs.requests import load_spec_of
 from pipeline.settings import expanded
 from pipeline.sinks.schema import load_dataset

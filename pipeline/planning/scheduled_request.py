@@ -4,9 +4,9 @@ and from manifests, not from what fired before."""
 import datetime as dt
 from pathlib import Path
 
-from pipeline.note import Note
 from pipeline.planning import builder
 from pipeline.planning.job import make_job
+from pipeline.progress_note import Note
 from pipeline.runs import requests
 from pipeline.settings import expanded
 from pipeline.sources.listing import list_source

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from pipeline.processes import cgroup
 from pipeline.processes.channel import Channel, Handler, Message
+from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.deaths import Death
 from pipeline.processes.fork_server import ForkServer
-from pipeline.processes.in_flight import InFlight
 from pipeline.processes.output import OutputLines
 from pipeline.workflows.policies import GRACE
 

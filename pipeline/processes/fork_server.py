@@ -26,8 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Self
 
 from pipeline import memory
-from pipeline.processes import child
-from pipeline.processes.leash import die_with_parent
+from pipeline.processes.child import main
+from pipeline.processes.child.parent_death import die_with_parent
 
 _LONGEST = 65_536
 _BOOT = "import sys; from pipeline.processes import fork_server; fork_server.boot(int(sys.argv[1]))"
@@ -223,7 +223,7 @@ def _become(end: socket.socket, inherited: tuple[int, ...], descriptors: list[in
     os.close(output)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os._exit(child.run(socket.socket(fileno=channel), table))
+    os._exit(main.run(socket.socket(fileno=channel), table))
 
 
 def _quietly(work: Callable[[], object]) -> NoReturn:

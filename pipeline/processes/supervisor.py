@@ -20,15 +20,15 @@ from typing import Any
 
 from pipeline.client.connection import Connection
 from pipeline.processes import cgroup, fork_server
-from pipeline.processes.carry_on import release_from_the_dead
 from pipeline.processes.channel import Channel, Handler, Message
+from pipeline.processes.child_watch import oversee
 from pipeline.processes.children import Child, Say
 from pipeline.processes.deaths import Death, fail_activities
-from pipeline.processes.division import Division
-from pipeline.processes.isolates import Isolates
-from pipeline.processes.overseer import oversee
+from pipeline.processes.isolation_pool import Isolates
+from pipeline.processes.limit_division import Division
 from pipeline.processes.owner import Owner, identity_of
 from pipeline.processes.row_claims import ClaimedRows
+from pipeline.processes.take_over import release_from_the_dead
 from pipeline.worker import orchestrating
 from schemas.errors import TandemError
 

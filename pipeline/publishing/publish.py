@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal import usage
-from pipeline.publishing import committing, partition_stages
+from pipeline.publishing import commit_partition, partition_stages
 from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_rejects
 from pipeline.publishing.merge import LocalFile, Merge, of_any_version, provenance_of
 from pipeline.review.questions import PENDING
@@ -145,7 +145,7 @@ def _published(
         started_at=opened.started_at,
         committed_at=dt.datetime.now(dt.UTC),
     )
-    committed = committing.commit(job.spec, job.base, store, draft, lambda: merge.upload(files.seen))
+    committed = commit_partition.commit(job.spec, job.base, store, draft, lambda: merge.upload(files.seen))
     return Published(committed, counts, batches.reuse)
 
 

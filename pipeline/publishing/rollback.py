@@ -4,7 +4,7 @@ import datetime as dt
 import uuid
 from pathlib import Path
 
-from pipeline.publishing import committing
+from pipeline.publishing import commit_partition
 from pipeline.sinks import commits, generations
 from pipeline.sinks.schema import load_schema
 from pipeline.stores import Store
@@ -28,7 +28,7 @@ def rollback(spec: Spec, base: Path, store: Store, partition: str, to: int | Non
         hidden.append((target.index, draft.index))
     seen = [*zip(target.files, draft.files, strict=True), *zip(target.rejects, draft.rejects, strict=True)]
     _copy(store, hidden)
-    manifest = committing.commit(spec, base, store, draft, lambda: _copy(store, seen))
+    manifest = commit_partition.commit(spec, base, store, draft, lambda: _copy(store, seen))
     generations.settle_marked(store, manifest, generations.retention_of(spec.sink), dt.datetime.now(dt.UTC))
     return manifest, target.generation
 

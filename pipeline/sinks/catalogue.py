@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.note import Note, unnoted
+from pipeline.progress_note import Note, unnoted
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document

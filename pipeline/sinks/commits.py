@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from pipeline.retries import after_failure
+from pipeline.retry_policy import after_failure
 from pipeline.stores.base import Store
 from pipeline.stores.documents import damaged
 from schemas import ids

@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.note import Note
+from pipeline.progress_note import Note
 from pipeline.sources.csv import csv_frames
 from pipeline.sources.encoding import Chunk
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file

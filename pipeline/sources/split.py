@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.note import Note, unnoted
+from pipeline.progress_note import Note, unnoted
 from pipeline.sources import snapshot as snapshots
 from pipeline.sources.listing import Listing, list_source
 from pipeline.sources.partitioning import check_partition_column, hive_levels, key_name, keys_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.retries import after_failure
+from pipeline.retry_policy import after_failure
 from schemas.errors import ObjectExists, StoreError
 
 MAX_KEY_BYTES = 1024

@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.retries import after_failure
+from pipeline.retry_policy import after_failure
 from pipeline.stores import s3_environment
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from pipeline.stores.s3_errors import FOREIGN, translated

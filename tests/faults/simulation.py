@@ -196,7 +196,7 @@ def _ruled_by(seed: int, loop: VirtualLoop) -> Iterator[None]:
         stack.enter_context(
             mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128), version=4))
         )
-        stack.enter_context(mock.patch("tenacity.nap.time", clock))  # where `pipeline.retries` pauses
+        stack.enter_context(mock.patch("tenacity.nap.time", clock))  # where `pipeline.retry_policy` pauses
         stack.enter_context(mock.patch("stages.journal.records.time", clock))
         random.seed(seed)
         yield

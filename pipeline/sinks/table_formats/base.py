@@ -1,5 +1,5 @@
-"""What a table format has to do. Overtaken (`pipeline.retries`): another transaction came between reading the table and
-writing to it."""
+"""What a table format has to do. Overtaken (`pipeline.retry_policy`): another transaction came between reading the
+table and writing to it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

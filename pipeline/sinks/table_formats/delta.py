@@ -12,7 +12,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, create_table_with_add_actions
 
-from pipeline.retries import Overtaken
+from pipeline.retry_policy import Overtaken
 from pipeline.sinks.table_formats.base import Lake, values
 from pipeline.stores import Store
 from pipeline.stores.s3 import S3Store

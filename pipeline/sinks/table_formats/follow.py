@@ -13,7 +13,7 @@ import importlib.util
 from pathlib import Path
 
 from pipeline.process_state import STATE
-from pipeline.retries import Overtaken, until_first
+from pipeline.retry_policy import Overtaken, until_first
 from pipeline.sinks import commits
 from pipeline.sinks.schema import key_schema, load_schema
 from pipeline.sinks.table_formats.base import Lake

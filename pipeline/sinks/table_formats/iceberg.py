@@ -21,7 +21,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.utils.config import Config
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from pipeline.retries import Overtaken, until_first
+from pipeline.retry_policy import Overtaken, until_first
 from pipeline.settings import home_of
 from pipeline.sinks.table_formats.base import Lake, values
 from pipeline.stores import LocalStore, Store

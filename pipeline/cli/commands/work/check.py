@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connect
 from pipeline.client.preflight import preflight, read_spec
-from pipeline.processes.probe import probe_user_code
+from pipeline.processes.import_probe import probe_user_code
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
 from pipeline.stores import may_delete

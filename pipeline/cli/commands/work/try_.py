@@ -16,7 +16,7 @@ from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial
 from pipeline.journal import join
 from pipeline.planning.job import Ready, source_stages
-from pipeline.processes.probe import probe_user_code
+from pipeline.processes.import_probe import probe_user_code
 from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
 from stages.contract import graph_stages

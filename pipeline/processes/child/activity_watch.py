@@ -7,7 +7,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from pipeline.processes.in_flight import InFlight
+from pipeline.processes.child.in_flight import InFlight
 
 at_work: ContextVar[int | None] = ContextVar("tandem_activity", default=None)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.journal.spool import Spools
-from pipeline.processes.activity_watch import at_work
 from pipeline.processes.channel import Channel, Message
-from pipeline.processes.in_flight import InFlight
-from pipeline.processes.isolated import packed, unpacked_stop
+from pipeline.processes.child.activity_watch import at_work
+from pipeline.processes.child.in_flight import InFlight
+from pipeline.processes.child.isolated_rows import packed, unpacked_stop
 from pipeline.processes.row_claims import ChildClaims
 from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage

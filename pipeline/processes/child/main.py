@@ -17,17 +17,17 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.activities.registered import Activities
 from pipeline.client.connection import connect, log_to_python
-from pipeline.processes.activity_watch import ActivityWatch
 from pipeline.processes.cgroup import resident_bytes
 from pipeline.processes.channel import Channel, Handler, Message
-from pipeline.processes.imports import import_user_code
-from pipeline.processes.in_flight import InFlight
-from pipeline.processes.isolated import IsolatedRows
-from pipeline.processes.loop import new_loop
-from pipeline.processes.loop_watch import INTERRUPT, LoopWatch
+from pipeline.processes.child.activity_watch import ActivityWatch
+from pipeline.processes.child.batch_isolation import ChildSupervision, RowNotes
+from pipeline.processes.child.event_loop import new_loop
+from pipeline.processes.child.import_user_code import import_user_code
+from pipeline.processes.child.in_flight import InFlight
+from pipeline.processes.child.isolated_rows import IsolatedRows
+from pipeline.processes.child.limit_shares import Shares
+from pipeline.processes.child.loop_watch import INTERRUPT, LoopWatch
 from pipeline.processes.owner import identity_of
-from pipeline.processes.shares import Shares
-from pipeline.processes.supervision import ChildSupervision, RowNotes
 from pipeline.worker import enriching
 from stages.execution.blocking import interrupt_node
 

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import stamina
 
-from pipeline.retries import Overtaken, after_failure, after_failure_async, until_first
+from pipeline.retry_policy import Overtaken, after_failure, after_failure_async, until_first
 
 
 @pytest.fixture

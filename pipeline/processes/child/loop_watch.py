@@ -8,7 +8,7 @@ import threading
 import time
 from types import FrameType
 
-from pipeline.processes.in_flight import InFlight
+from pipeline.processes.child.in_flight import InFlight
 from stages.execution.blocking import loop_use
 
 INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2)  # takes the loop from a node; programs use it for nothing else
