@@ -6,7 +6,8 @@ A drain or a long wait is a result, not a failure: it takes no attempt.
 import asyncio
 import datetime as dt
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -23,7 +24,7 @@ from pipeline.enrichment.context import batch_context, row_context
 from pipeline.enrichment.open import answers_of, load_opened
 from pipeline.journal.spool import Spools
 from pipeline.limits.live_limits import LiveLimits
-from pipeline.limits.run_budget import RunBudgets
+from pipeline.limits.run_budget import RunBudget, RunBudgets
 from pipeline.planning.job import Job
 from pipeline.stores import Store
 from schemas import ids
@@ -98,12 +99,7 @@ class BatchActivities:
                 context.claims = self.supervision.claims_of(request, context.shared)
                 context.on_stuck = self.supervision.stuck
                 context.isolation = self.supervision.isolation(request, self.spools, context.tally)
-            async with (
-                self.controls.followed(
-                    store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)
-                ),
-                self.budgets.of(store, request.ref) as context.budget,
-            ):
+            async with self._under_limits(request, job, services) as context.budget:
                 done = await enrich_batch(attempt, context)
         spent = _spent(beat.tally)
         if done.receipt:
@@ -137,12 +133,7 @@ class BatchActivities:
                     batch=request.batch, rows=0,
                 )  # fmt: skip
                 context.isolation = self.supervision.isolation(batch, self.spools, context.tally)
-            async with (
-                self.controls.followed(
-                    store, request.ref.run, request.plan, self._applied_to(request.ref, job, services)
-                ),
-                self.budgets.of(store, request.ref) as context.budget,
-            ):
+            async with self._under_limits(request, job, services) as context.budget:
                 outcome = await row_step.step(stage, row, context)
         spent = _spent(beat.tally)
         if outcome.finished:
@@ -150,6 +141,22 @@ class BatchActivities:
         if outcome.stopped is None and context.steps is not None and context.steps.more:
             return StepResult(state="more", spent=spent)
         return StepResult.model_validate({**_halted(outcome.stopped), "spent": spent})
+
+    @asynccontextmanager
+    async def _under_limits(
+        self, request: BatchRequest | RowInput, job: Job, services: ModelServices
+    ) -> AsyncIterator[RunBudget]:
+        """The run's budget, and its limits as they are set on it; with the last batch of a plan its limits end."""
+        store, ref = self.jobs.store(request.ref), request.ref
+        try:
+            async with (
+                self.controls.followed(store, ref.run, request.plan, self._applied_to(ref, job, services)),
+                self.budgets.of(store, ref) as budget,
+            ):
+                yield budget
+        finally:
+            if self.controls.is_idle(request.plan):
+                services.limiters.end()
 
     def _applied_to(self, ref: RunRef, job: Job, services: ModelServices) -> Callable[[SetLimits], Awaitable[None]]:
         async def apply(limits: SetLimits) -> None:

@@ -46,7 +46,8 @@ class LiveLimits:
     async def followed(
         self, store: Store, run: str, plan: str, apply: Callable[[SetLimits], Awaitable[None]]
     ) -> AsyncIterator[None]:
-        """Within the block, `apply` is told of the limits, and again when they change."""
+        """Within the block, `apply` is told of the limits, and again when they change. `is_idle` says afterwards
+        whether it was the last of its plan."""
         self._at_work[plan] += 1
         if plan not in self._looking:
             self._looking[plan] = asyncio.create_task(_look(store, run, apply))
@@ -57,6 +58,9 @@ class LiveLimits:
             if not self._at_work[plan]:
                 del self._at_work[plan]
                 self._looking.pop(plan).cancel()
+
+    def is_idle(self, plan: str) -> bool:
+        return not self._at_work[plan]
 
 
 async def _look(store: Store, run: str, apply: Callable[[SetLimits], Awaitable[None]]) -> None:

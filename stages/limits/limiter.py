@@ -65,6 +65,10 @@ class Limiter:
         """Nobody calls for so long."""
         self._place.block(seconds)
 
+    def forget(self) -> None:
+        if self.rates != UNLIMITED:
+            self._place.forget(self.rates)
+
     @property
     def out(self) -> bool:
         """Whether the provider looks as in an outage."""
@@ -156,6 +160,11 @@ class Limiters:
             for key, place in self._places.items()
             if place.fleet is not None and place.limit != UNLIMITED
         ]
+
+    def end(self) -> None:
+        """The job that these were given to has nothing at work: its rates bound nobody any more."""
+        for limiter in self._given:
+            limiter.forget()
 
     def silence(self) -> str:
         """Which providers have only failed for some seconds, since when, and how; "" where all answer. It reads the

@@ -230,6 +230,18 @@ class ProviderQueue:
         self.rows.look()
         self.look()
 
+    def forget(self, rates: Rates) -> None:
+        """Nobody works under these rates any more: they end at once, and not some time after the last call. Another
+        job under equal ones says so with its next row."""
+        if self._limits.pop(rates, None) is not None:
+            self._look_at = -inf
+            smallest = UNLIMITED
+            for known in self._limits:
+                smallest = smallest.smaller(known)
+            self._limit = smallest if smallest == UNLIMITED else smallest.part(_BELOW)
+            self._at_rates(clock())
+            self.look()
+
     @property
     def limit(self) -> Rates:
         """The smallest of those in use, and a little less."""

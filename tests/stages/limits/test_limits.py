@@ -402,3 +402,29 @@ def test_a_limit_that_is_lowered_is_found_by_few_refusals() -> None:
     provider = virtually(work())
     assert utilisation(provider, 80, 200) >= 0.9
     assert sum(at > 60 for at in provider.refused) <= 30
+
+
+def test_a_limit_ends_with_the_job_that_declared_it() -> None:
+    """Another job on the same key is paced no longer, from its next call on."""
+
+    async def work() -> tuple[float, float]:
+        process = Limiters()
+        mine, other = process.apart(), process.apart()
+        paced, free = mine.of("key", 64, Rates(requests=60)), other.of("key", 64)
+
+        async def ten() -> float:
+            began = clock()
+            for _ in range(10):
+                async with free.call():
+                    pass
+            return clock() - began
+
+        async with paced.call():
+            pass
+        bound = await ten()
+        mine.end()
+        return bound, await ten()
+
+    bound, unbound = virtually(work())
+    assert bound > 5.0
+    assert unbound < 0.1
