@@ -139,7 +139,7 @@ def unpublished(folder: Path) -> None:
     (folder / "reviews.csv").write_bytes(reviews(0, 300, header=True) + reviews(300, 20, header=False))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     """On 300 rows with dates as text, blanks and an odd encoding; then 20 more rows, another prompt, and readers."""
     (tmp_path / "reviews.csv").write_bytes(reviews(0, 300, header=True))
@@ -148,7 +148,7 @@ def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     assert sum(file.rows for file in files(tmp_path / "mine" / "output")) == 306
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in RUNNING if page != TUTORIAL], ids=name_of)
 def test_what_a_page_shows_runs_as_written(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     start = re.search(r"^<!-- starts: (new|published) -->$", text_of(page), re.M)

@@ -44,7 +44,7 @@ def environment(cwd: Path, env: Mapping[str, str] | None = None) -> dict[str, st
     return {**kept, "TANDEM_HOME": str(cwd / ".home"), "NO_COLOR": "1", **(env or {})}
 
 
-def tandem(*args: str, cwd: Path, env: Mapping[str, str] | None = None, timeout_s: float = 90) -> Result:
+def tandem(*args: str, cwd: Path, env: Mapping[str, str] | None = None, timeout_s: float = 300) -> Result:
     """Run a command to its end."""
     done = subprocess.run(
         [TANDEM, *args], cwd=cwd, env=environment(cwd, env), stdin=subprocess.DEVNULL, capture_output=True,
@@ -81,17 +81,17 @@ class Started:
     def __exit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
 
-    def end(self, number: signal.Signals, timeout_s: float = 45) -> Result:
+    def end(self, number: signal.Signals, timeout_s: float = 150) -> Result:
         """Signal it, unless it has ended, and wait."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 90) -> Result:
+    def wait(self, timeout_s: float = 300) -> Result:
         return Result(self.process.wait(timeout_s), self.out, self.err)
 
 
-def eventually(true: Callable[[], bool], what: str, timeout_s: float = 45) -> None:
+def eventually(true: Callable[[], bool], what: str, timeout_s: float = 150) -> None:
     until = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}"

@@ -15,7 +15,7 @@ from tests.cli.test_plan import check_plan
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 FIRST = dt.date(2026, 9, 1)
 
 

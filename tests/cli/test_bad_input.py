@@ -269,7 +269,7 @@ def test_a_provider_that_never_answers(tmp_path: Path) -> None:
     project = Project.make(tmp_path, count=9, model="openai:gpt-5-mini")
     (closed,) = free_ports(1)
     project.env = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": f"http://127.0.0.1:{closed}/v1"}
-    told = project.tandem("run", "--json", timeout_s=120)
+    told = project.tandem("run", "--json", timeout_s=400)
     assert told.code == 4, told
     assert told.json["error"]["code"] == "ConnectionFailed"
     assert "30 s" in told.json["error"]["message"]

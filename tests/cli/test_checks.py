@@ -11,7 +11,7 @@ import pytest
 from tests.cli.support import DAYS, Project
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

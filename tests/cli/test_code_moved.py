@@ -15,7 +15,7 @@ from tests.cli.support import Project, eventually
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import TemporalServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 GRAPH = """
 from typing import TypedDict
@@ -100,7 +100,7 @@ def test_a_killed_run_whose_code_is_edited_is_planned_anew_from_the_journal(
     name = re.findall(r"Run (\S+) started", first.err)
     time.sleep(0.5)
     (project.folder / "moods.py").write_text(GRAPH.replace("VERSION", "new"))
-    again = project.tandem("run", "--json", timeout_s=150).ok()
+    again = project.tandem("run", "--json", timeout_s=400).ok()
     assert [again.json["run"]] == name
     assert "planned anew" in again.err
     assert moods(project) == {"new True"}

@@ -11,7 +11,7 @@ from tests.cli.support import Project, eventually, rows, write_csv
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def slow(folder: Path, server: ModelServer, *, count: int = 90, latency_ms: int = 100) -> Project:
@@ -85,7 +85,7 @@ def test_a_killed_run_is_carried_on_by_resume(tmp_path: Path, model_server: Mode
         run.end(signal.SIGKILL)
     shown = project.tandem("runs", "show", "--json").ok().json
     assert (shown["state"], shown["reason"]) == ("paused", "nothing works on it just now")
-    done = project.tandem("runs", "resume", "--json", timeout_s=120).ok().json
+    done = project.tandem("runs", "resume", "--json", timeout_s=400).ok().json
     assert (done["run"], done["state"], done["rows"]["ok"]) == ("cut", "completed", 45)
     assert project.tandem("runs", "resume", "--json").ok().json["state"] == "completed"
 

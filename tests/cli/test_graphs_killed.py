@@ -11,7 +11,7 @@ from tests.cli.support import Project, eventually
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 IN_FLIGHT, CHUNKS, STEPS = 4, 6, 6
 TOOLS = '''
 def stock(item: str) -> str:
@@ -60,7 +60,7 @@ def test_a_kill_in_mid_graph_costs_the_calls_in_flight(tmp_path: Path, model_ser
     with project.start("run", "--json") as second:
         eventually(lambda: model_server.stats().answered_ok >= 60, "sixty answers")
         second.end(signal.SIGKILL)
-    report = check_report(project.tandem("run", "--json", timeout_s=150).ok().json)
+    report = check_report(project.tandem("run", "--json", timeout_s=400).ok().json)
     assert report["rows"]["ok"] == len(rows)
     stats = model_server.stats()
     assert stats.contents >= len(rows) * (CHUNKS + STEPS)

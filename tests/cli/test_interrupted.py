@@ -16,7 +16,7 @@ from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import TemporalServer
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 ROWS, IN_FLIGHT, FLUSH = 300, 8, 50
 
 
@@ -35,7 +35,7 @@ def test_a_killed_command_given_again_carries_on(tmp_path: Path, model_server: M
         eventually(lambda: model_server.stats().answered_ok >= ROWS // 2, "half of the rows")
         assert first.end(signal.SIGKILL).out == ""
     name = re.findall(r"Run (\S+) started", first.err)
-    again = project.tandem("run", "--json", timeout_s=150).ok()
+    again = project.tandem("run", "--json", timeout_s=400).ok()
     report = check_report(again.json)
     assert [report["run"]] == name
     assert (report["rows"]["ok"], report["partitions"]["published"]) == (ROWS, 3)
@@ -57,7 +57,7 @@ def test_an_interrupted_command_pays_nothing_twice(
     shown = project.tandem("runs", "show", "--json").ok().json
     assert shown["state"] == "paused", shown
     assert project.tandem("runs", "watch", "--json").json["state"] == "paused"
-    report = check_report(project.tandem("run", "--json", timeout_s=150).ok().json)
+    report = check_report(project.tandem("run", "--json", timeout_s=400).ok().json)
     assert report["run"] == shown["run"]
     assert report["rows"]["ok"] == model_server.stats().answered_ok == ROWS
     assert report["usage"]["calls"] == ROWS
@@ -72,7 +72,7 @@ def test_a_watch_that_ends_first(tmp_path: Path, model_server: ModelServer) -> N
     other = project.tandem("run", "--name", "long", "--reprocess", "all")
     assert other.code == 2
     assert "'long'" in other.err
-    assert check_report(project.tandem("run", "--json", timeout_s=150).ok().json)["run"] == "long"
+    assert check_report(project.tandem("run", "--json", timeout_s=400).ok().json)["run"] == "long"
     assert model_server.stats().max_ok_per_content == 1
 
 
@@ -85,7 +85,7 @@ def test_dev_works_for_what_is_detached(tmp_path: Path, model_server: ModelServe
         assert "runs here already" in second.err
         accepted = project.tandem("run", "--detach", "--json", "--name", "far").ok()
         assert accepted.json["state"] == "running"
-        watched = project.tandem("runs", "watch", timeout_s=150).ok()
+        watched = project.tandem("runs", "watch", timeout_s=400).ok()
         assert "Run far completed" in watched.out
         assert sum(line.startswith("✓ ") for line in watched.err.splitlines()) == 3
         again = project.tandem("run", "--detach", "--name", "far").ok()

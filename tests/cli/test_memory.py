@@ -16,7 +16,7 @@ def peak_mb(folder: Path, rows: int, days: int) -> float:
     return ran.peak_mb
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_memory_is_flat_in_the_number_of_rows(tmp_path: Path) -> None:
     """Partitions of one size, few and many of them. What is left to grow is bounded: caches that fill up."""
     few = peak_mb(tmp_path / "few", 5_000, 5)

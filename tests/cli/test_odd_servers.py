@@ -11,7 +11,7 @@ import pytest
 from tests.cli.support import Project
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(900)
 CASES = {
     case["name"]: case
     for case in json.loads((Path(__file__).parents[1] / "cases" / "answers.json").read_text())["cases"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.support import DAYS, Project, rows, write_csv
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 FACTS = ["partition", "published", "last_attempt", "decision", "reason"]
 
 

@@ -12,7 +12,7 @@ from tests.cli.support import DAYS, Project, eventually, rows, write_csv
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 ESTIMATES = ["calls", "input_tokens", "output_tokens", "cost_usd", "seconds"]
 
 

@@ -15,7 +15,7 @@ from tests.cli.support import Project, eventually, write_csv
 from tests.cli.test_run import check_report
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 NOISY = """
 import ctypes
 import os
@@ -103,7 +103,7 @@ def test_worker_processes_end_with_their_command(tmp_path: Path, model_server: M
         run.wait(5)
         time.sleep(2)
         assert [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
-    report = check_report(project.tandem("run", "--json", timeout_s=150).ok().json)
+    report = check_report(project.tandem("run", "--json", timeout_s=400).ok().json)
     assert report["rows"]["ok"] == 240
 
 

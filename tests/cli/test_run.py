@@ -12,7 +12,7 @@ import pytest
 from tests.cli.support import DAYS, Project, rows, write_csv
 from tests.harness.model_server import ModelServer
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 KEYS: dict[str, type | tuple[type, ...] | dict[str, type]] = {
     "run": str, "pipeline": str, "state": str,
     "partitions": dict.fromkeys(("total", "published", "unchanged", "failed", "cancelled", "not_run"), int),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.support import Project, eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_schedule_from_apply_to_delete(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def run(rig: Rig, *args: str, timeout_s: float = 240) -> Result:
         return process.wait(timeout_s)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rows", [600, pytest.param(3000, marks=pytest.mark.prove)])
 def test_three_workers_spend_a_third_and_then_the_rest(
     make_rig: MakeRig, temporal_server: TemporalServer, rows: int
@@ -64,7 +64,7 @@ def test_three_workers_spend_a_third_and_then_the_rest(
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_they_share_it_by_a_book_in_s3_too(
     make_rig: MakeRig, temporal_server: TemporalServer, seaweed: SeaweedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +89,7 @@ def test_they_share_it_by_a_book_in_s3_too(
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_killed_workers_do_not_reset_what_is_spent(make_rig: MakeRig, temporal_server: TemporalServer) -> None:
     """Two of three workers, one after the other; what they had in flight stays charged, and is asked again."""
     rig, price = dear_rig(make_rig, 3000, 9.0, limits={"batch_rows": 50, "rows_in_flight": 16})

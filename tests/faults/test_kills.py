@@ -15,7 +15,7 @@ from tests.faults.conftest import MakeRig
 from tests.faults.rig import FLUSH_S, HEARTBEAT_S, IN_FLIGHT, Rig, Twins, answered_within, measured, table
 
 # Real processes and real seconds. In full by `make prove`, on a quiet machine; CI runs the reduced ones.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 ROWS, FEWER, FEW = 2000, 800, 240
 SIZES = [FEW, pytest.param(ROWS, marks=pytest.mark.prove)]
@@ -74,7 +74,7 @@ POINTS = {
     "ended": "_tandem/runs/*/outcomes/*.json",
     "reported": "_tandem/runs/*/report.json",
 }
-_IN_CI = ("opened", "uploaded", "committed", "reported")
+_IN_CI = ("uploaded", "committed")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def _same_money(rig: Rig, usage: list[dict[str, float]]) -> None:
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(900)
 def test_three_kills_at_random_instants(make_rig: MakeRig, twins: Twins) -> None:
     _killed_at_random(make_rig(table(FEWER)), twins, seed=7, kills=3)
 

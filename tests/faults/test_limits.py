@@ -54,7 +54,7 @@ def test_workers_of_a_fleet_together_never_meet_their_limit(make_rig: MakeRig, t
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
 def test_a_fleet_uses_its_limit_over_minutes(make_rig: MakeRig, temporal_server: TemporalServer, unit: str) -> None:
     """Three minutes; then one of three workers is killed, and the others take its share within 15 s."""
@@ -84,7 +84,7 @@ def test_a_fleet_uses_its_limit_over_minutes(make_rig: MakeRig, temporal_server:
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_limit_that_nobody_named_is_learned(make_rig: MakeRig) -> None:
     rig = a_fleet(make_rig, 1800, {"requests_per_minute": PER_MINUTE}, {})
     with rig.run() as client:

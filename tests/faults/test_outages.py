@@ -54,7 +54,7 @@ def test_an_outage_is_waited_out_and_rejects_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_after_a_minute_of_it_the_run_is_done_within_ninety_seconds(tmp_path: Path) -> None:
     assert outage(tmp_path, 30, 30) <= 90
 

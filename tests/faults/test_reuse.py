@@ -16,7 +16,7 @@ from tests.faults.conftest import MakeRig
 from tests.faults.rig import IN_FLIGHT, Rig, Twins, measured, table
 
 # Real processes and real seconds.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 _AGENT = """
     from typing import TypedDict
@@ -81,6 +81,7 @@ def test_an_agent_killed_in_its_fourth_call_pays_for_the_fourth_and_fifth_only(m
     assert rig.billed == 40
 
 
+@pytest.mark.prove
 def test_a_changed_third_prompt_costs_the_third_call_onward(make_rig: MakeRig, twins: Twins) -> None:
     rig = an_agent(make_rig, table(20), latency_ms=5)
     rig.finish()
@@ -115,6 +116,7 @@ def test_ten_more_rows_cost_ten_calls(make_rig: MakeRig, twins: Twins) -> None:
     measured("+10 rows", paid=rig.billed - 120, usage=report["usage"], reuse=report["journal"])
 
 
+@pytest.mark.prove
 def test_poison_rows_are_rejected_with_one_call_each(make_rig: MakeRig, twins: Twins) -> None:
     """Some rows get HTTP 400, before and after a kill: just these are rejected, each asked for once."""
     poison = ({"match": "poison", "action": "error", "status": 400},)
@@ -195,6 +197,7 @@ def _forget_compacted(rig: Rig) -> None:
         path.unlink()
 
 
+@pytest.mark.prove
 def test_a_torn_segment_costs_the_next_run_only_its_records(make_rig: MakeRig, twins: Twins) -> None:
     def damage(rig: Rig) -> list[str]:
         _forget_compacted(rig)
@@ -219,6 +222,7 @@ def test_a_journal_of_another_version_is_refused_and_not_misread(make_rig: MakeR
     assert rig.billed == 82
 
 
+@pytest.mark.prove
 def test_a_broken_compacted_journal_is_named_and_costs_nothing_that_its_segments_hold(
     make_rig: MakeRig, twins: Twins
 ) -> None:

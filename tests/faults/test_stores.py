@@ -20,7 +20,7 @@ from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3
 
 # Real processes and real seconds. In full by `make prove`, on a quiet machine; CI runs the reduced ones.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from tests.faults.rig import (
 from tests.harness.servers import TemporalServer
 
 # Real processes and real seconds. In full by `make prove`, on a quiet machine; CI runs the reduced ones.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 SIZES = [160, pytest.param(800, marks=pytest.mark.prove)]
 
 
@@ -71,7 +71,7 @@ def test_sigterm_drains_and_pays_for_nothing_twice(
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_frozen_worker_commits_nothing_when_it_thaws(
     make_rig: MakeRig, twins: Twins, temporal_server: TemporalServer
 ) -> None:

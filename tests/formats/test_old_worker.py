@@ -25,7 +25,7 @@ from tests.harness.model_server import ModelServer
 from tests.harness.servers import TemporalServer
 
 # Two checkouts are needed, and real seconds.
-pytestmark = [pytest.mark.prove, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(900)]
 ROWS = 60
 IN_FLIGHT = 6
 LATENCY_MS = 400
@@ -165,7 +165,7 @@ def test_dev_of_the_old_version_drains_and_dev_of_the_new_one_goes_on(
     assert dev.end(signal.SIGTERM).code == 0, dev.err
     with project.start("dev") as new:
         eventually(lambda: "Temporal: " in new.out, "the new dev is up")
-        report = project.tandem("runs", "watch", "moved", "--json", timeout_s=120).ok().json
+        report = project.tandem("runs", "watch", "moved", "--json", timeout_s=400).ok().json
         new.end(signal.SIGTERM)
     check(project, model, report, again=0)
 
@@ -184,7 +184,7 @@ def test_a_run_that_waits_for_people_and_takes_its_rows_through_workflows_is_car
         killed = project.start("run", "--json")
         eventually(
             lambda: len(project.tandem("review", "ls", "--json").json) == 1 and len(published(project)) == 2,
-            "one partition parked, two published", timeout_s=90,
+            "one partition parked, two published", timeout_s=400,
         )  # fmt: skip
     kill_all(project.folder)
     assert killed.wait().code == -signal.SIGKILL

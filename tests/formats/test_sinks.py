@@ -18,7 +18,7 @@ from tests.formats.kept import Kept
 from tests.harness.servers import TemporalServer
 
 # Seconds on a quiet machine; this is for one on which ten others work.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 DAY = "day=2026-11-0"
 UP_TO_DATE = tuple(part for day in "123" for part in ("--partition", f"{DAY}{day}"))
 

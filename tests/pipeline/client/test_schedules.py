@@ -237,7 +237,7 @@ async def results(client: Client, store: Store) -> list[ScheduledResult]:
     return sorted(found, key=lambda result: result.at)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 async def test_what_a_dead_server_missed_is_published_afterwards_and_nothing_twice(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     days = [add_day(tmp_path, 2), add_day(tmp_path, 3)]
@@ -274,7 +274,7 @@ def _runs(store: Store) -> list[str]:
     return list(store.folders(ids.RUNS))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 async def test_new_files_are_found_and_only_what_they_change_is_run(
     temporal_server: TemporalServer, tmp_path: Path
 ) -> None:

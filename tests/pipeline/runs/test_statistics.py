@@ -146,7 +146,7 @@ def _in_browser(page: Path, folder: Path) -> Any:
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1000,1400",
          f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", measured.as_uri()],
-        capture_output=True, text=True, timeout=90, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
     assert title is not None, done.stdout[:500]

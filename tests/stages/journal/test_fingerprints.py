@@ -117,7 +117,7 @@ def test_fingerprints_are_the_same_in_another_process() -> None:
         "                  'd': [{'k': [1]}, None]});"
         "print(fingerprints(f, f.columns))"
     )
-    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
             for _ in range(2)]  # fmt: skip
     assert runs[0].stdout == runs[1].stdout
     # Written down: a change here is a change of every journal there is.

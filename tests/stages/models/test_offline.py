@@ -240,7 +240,7 @@ def test_two_processes_with_other_hash_seeds_say_the_same() -> None:
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "."},
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=300,
         ).stdout
         for seed in ("1", "2")
     ]
