@@ -55,7 +55,7 @@ def test_two_facts_and_what_is_due(tmp_path: Path) -> None:
     assert [line.split()[0] for line in said.out.splitlines()] == ["partition", *DAYS]
 
     shown = project.tandem("partitions", "show", DAYS[0], "--json").ok().json
-    assert list(shown) == [*FACTS, "rows", "generations"]
+    assert list(shown) == [*FACTS, "rows", "checks", "generations"]
     assert shown["rows"] == {"new": 0, "changed": 1, "unchanged": 9, "removed": 0}
     assert [(said["generation"], said["kind"], said["run"], said["calls"]) for said in shown["generations"]] == [
         (1, "published", run, 10)
