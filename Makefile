@@ -2,7 +2,8 @@
 #
 #   make demo      install, then the bundled example: 2,000 rows, no key, no network
 #   make test      the tests                      make check   lint, format, types, layers
-#   make quick     those of about two minutes     make docs    write what pages are generated from
+#   make quick     those without whole commands   make docs    write what pages are generated from
+#   make commands  every command, every page
 #   make prove     the full-size tests            make bench   measurements
 #   make simulate  SEEDS=2000                     make lock    resolve the lock files anew
 #   make clean     remove caches and .venv        make help    this
@@ -19,7 +20,7 @@ UV := $(BIN)/uv
 FIRST_DAY := $(VENV)/.first-day
 DEV := $(VENV)/.dev
 
-.PHONY: demo test quick check bench prove simulate docs lock clean help
+.PHONY: demo test quick commands check bench prove simulate docs lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -33,7 +34,11 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # The quick half measures coverage: what it leaves out runs in processes of their own, which are not measured.
 test: $(DEV)
 	$(PYTEST) -m "not prove and not slow" --cov --cov-report=term $(ARGS)
-	$(PYTEST) -m "slow and not prove" $(ARGS)
+	$(PYTEST) -m "slow and not prove and not commands" $(ARGS)
+
+# Every command and every page, one after the other: most of an hour on two cores.
+commands: $(DEV)
+	$(PYTEST) -m "commands and not prove" $(ARGS)
 
 quick: $(DEV)
 	$(PYTEST) -m "not prove and not slow" $(ARGS)

@@ -19,12 +19,23 @@ properties.load_profile("tandem")
 _SLOW = ("cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "test_readme.py")
 
 
+# Of whole commands those that CI runs, too: a run from its start to its end, killed, carried on, with code that moves.
+_IN_CI = ("test_run.py", "test_code_moved.py", "test_unruly.py", "test_processes.py", "test_interrupted.py",
+          "test_bad_input.py", "test_control.py", "test_backfill.py", "test_memory.py")  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of some folders as slow: `make quick` leaves them out."""
-    slow = tuple(str(config.rootpath / "tests" / name) for name in _SLOW)
+    """Mark the tests of some folders as slow, which `make quick` leaves out, and most of those that run commands as
+    such, which `make commands` runs."""
+    tests = config.rootpath / "tests"
+    slow = tuple(str(tests / name) for name in _SLOW)
+    commands = tuple(str(tests / name) for name in ("cli", "examples", "test_readme.py"))
     for item in items:
-        if str(item.path).startswith(slow):
+        path = str(item.path)
+        if path.startswith(slow):
             item.add_marker(pytest.mark.slow)
+        if path.startswith(commands) and item.path.name not in _IN_CI:
+            item.add_marker(pytest.mark.commands)
 
 
 @pytest.fixture(autouse=True)
