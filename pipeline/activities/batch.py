@@ -28,7 +28,7 @@ from pipeline.limits.run_budget import RunBudget, RunBudgets
 from pipeline.planning.job import Job
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import BudgetReached, CodeMismatch, TandemError
+from schemas.errors import BudgetReached, TandemError
 from schemas.messages.base import RunRef
 from schemas.messages.batch import BatchRequest, BatchResult, Heartbeat, RowInput, Spent, StepResult
 from schemas.messages.run import (
@@ -42,7 +42,6 @@ from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
 
 _RECENT = 4  # partitions whose answers are kept for a while, as batches of them may come that have equal rows
-_CODE_WAIT = dt.timedelta(seconds=10)
 
 
 class Supervision(Protocol):
@@ -85,10 +84,7 @@ class BatchActivities:
         spool = await asyncio.to_thread(self.spools.identity)
         async with heartbeating(spool=spool) as beat:
             await _note_lost_attempt(store, request, spool)
-            try:
-                job, _, services = await self.jobs.of(request.ref, request.plan)
-            except CodeMismatch as exc:
-                return BatchResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
+            job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
@@ -117,10 +113,7 @@ class BatchActivities:
         """The next step of one row's graph, where nodes are activities."""
         store = self.jobs.store(request.ref)
         async with heartbeating() as beat:
-            try:
-                job, _, services = await self.jobs.of(request.ref, request.plan)
-            except CodeMismatch as exc:
-                return StepResult(state="waiting", until=dt.datetime.now(dt.UTC) + _CODE_WAIT, reason=exc.message)
+            job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)

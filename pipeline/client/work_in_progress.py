@@ -30,6 +30,12 @@ class WorkInProgress:
         self.whole = len(_own_partitions(progress)) <= _LOOKED_AT
         self.budget_usd: float | None = None
         self.waiting = progress.waiting
+        self.waits_for_code = progress.waits_for_code
+
+    @property
+    def reason(self) -> str:
+        """What is waited for, of whatever kind."""
+        return self.waits_for_code or self.waiting
 
     async def add(self, partition: WorkflowHandle[Any, Any]) -> None:
         """Add what a partition's workflow reports. Raises RPCError, WorkflowQueryFailedError."""
@@ -40,6 +46,7 @@ class WorkInProgress:
         self.calls += progress.spent.calls
         self.cost_usd += progress.spent.cost_usd
         self.waiting = self.waiting or progress.waiting
+        self.waits_for_code = self.waits_for_code or progress.waits_for_code
         for beat in await _heartbeats(described):
             self.rows += beat.rows
             self.calls += beat.calls

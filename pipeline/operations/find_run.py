@@ -59,7 +59,7 @@ async def report_of(engine: Connection | None, store: Store, request: RunRequest
     if progress is not None and engine is not None:
         counted = {"total": progress.totals.total, "unchanged": progress.totals.unchanged}
         work = await work_in_progress(engine.client, run, progress)
-        reason = f"waiting: {work.waiting}" if work.waiting else so_far.reason
+        reason = f"waiting: {work.reason}" if work.reason else so_far.reason
         so_far = so_far.model_copy(update={"totals": so_far.totals.model_copy(update=counted), "reason": reason})
     if standing.paused and so_far.stop is None:
         return so_far.model_copy(update={"state": "paused", "reason": standing.paused})

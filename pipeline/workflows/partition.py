@@ -67,6 +67,7 @@ class PartitionWorkflow:
         self._paused = ""
         self._window = 1
         self._waiting = ""
+        self._code = ""
         self._spent = Spent()
         self._base = 0
         self._wanted_by: set[str] = set()
@@ -136,7 +137,7 @@ class PartitionWorkflow:
         return await call(OPEN, request, waiting=self._wait_for_code)
 
     def _wait_for_code(self, reason: str) -> None:
-        self._waiting = reason
+        self._code = reason
         self._say(f"waiting: {reason}" if reason else "opening")
 
     def _parked(self) -> list[int]:
@@ -214,7 +215,7 @@ class PartitionWorkflow:
         while True:
             self._short.at_work += 1
             try:
-                result = await call(ENRICH, request, whole=True)
+                result = await call(ENRICH, request, whole=True, waiting=self._wait_for_code)
                 self._spent += result.spent
                 if result.state == "short":
                     self._short.note(result.needed)
@@ -345,5 +346,6 @@ class PartitionWorkflow:
             rejected=sum(result.rejected for result in self._finished.values()),
             running=(),
             waiting=self._waiting,
+            waits_for_code=self._code,
             spent=self._spent,
         )

@@ -347,6 +347,6 @@ class RunWorkflow:
             held=tuple(self._held.partitions),
             finished=tuple(self._latest),
             finished_before=self._finished - len(self._latest),
-            waiting=self._waiting,
+            waits_for_code=self._waiting,
             stop=over_budget,
         )

@@ -212,6 +212,7 @@ class Progress(Message):
     finished: tuple[PartitionResult, ...] = ()
     finished_before: int = 0  # finished ones that are not in `finished`, which holds the latest
     waiting: str = ""
+    waits_for_code: str = ""  # of which stage; no worker at hand has it
     spent: Spent = Spent()
     stop: Failure | None = None  # what a paused run has run into
 

@@ -139,7 +139,7 @@ class _Lines:
         (self._screen.fault if result.error else self._screen.say)(line(result))
 
     def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
-        waiting = progress.stop.message if progress.stop is not None else work.waiting
+        waiting = progress.stop.message if progress.stop is not None else work.reason
         news = bool(waiting) and waiting != self._waiting
         self._waiting = waiting
         if news or now() - self._said_at >= _LINE_EVERY_S:
@@ -181,8 +181,8 @@ def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
     spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
     least = "" if work.whole else "at least "
     parts.append(f"{least}{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")
-    if work.waiting:
-        parts.append(f"waiting: {work.waiting}")
+    if work.reason:
+        parts.append(f"waiting: {work.reason}")
     return "; ".join(parts)
 
 
