@@ -88,6 +88,9 @@ _STAGE = {
     "graph "
     "an activity; for few, long rows.",
     "pending": "Rows that wait for a person: `publish` the partition without them, or `wait` for the answers.",
+    "coerce": "`lenient` takes an answer that is nearly of the declared types where only one thing can be meant (an enum "
+    'in another case or with blanks, `"2"` or `2.0` for an int, a number for a text, unknown keys) and notes in the '
+    "journal what was mended. `strict` asks again for it.",
     "row_timeout": "How long a row may take by its own code and the calls that it has sent; it is rejected then. Time "
     "that it waits for a limit, an outage, a budget or a person does not count.",
     "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage that "
@@ -112,7 +115,9 @@ _SINK = {
     "path": "A folder (relative to the spec's folder) or `s3://bucket/prefix`. One sink holds one pipeline.",
     "format": "`parquet` only, or also a `delta` or `iceberg` table over the same files.",
     "table": "With `format: iceberg`: the table as `namespace.name`. Default: `tandem.<pipeline>`.",
-    "keep_superseded": "How long replaced files stay for readers that still use them.",
+    "keep_superseded": "How long replaced files stay in `data/` for readers that still use them; default `0s` with "
+    "`format: parquet`, `15m` with delta and iceberg.",
+    "keep_generations": "How many earlier generations of a partition are kept in `_tandem/history/`; 0 deletes them.",
     "provenance": "`columns` adds the columns `tandem_model`, `tandem_prompt_digest`, `tandem_enriched_at`, "
     "`tandem_cost_usd` and `tandem_generation` to each row.",
 }
