@@ -89,8 +89,8 @@ _STAGE = {
     "an activity; for few, long rows.",
     "pending": "Rows that wait for a person: `publish` the partition without them, or `wait` for the answers.",
     "coerce": "`lenient` takes an answer that is nearly of the declared types where only one thing can be meant (an "
-    'enum in another case or with blanks, `"2"` or `2.0` for an int, a number for a text, unknown keys) and notes in the '
-    "journal what was mended. `strict` asks again for it.",
+    'enum in another case or with blanks, `"2"` or `2.0` for an int, a number for a text, unknown keys) and notes in '
+    "the journal what was mended. `strict` asks again for it.",
     "row_timeout": "How long a row may take by its own code and the calls that it has sent; it is rejected then. Time "
     "that it waits for a limit, an outage, a budget or a person does not count.",
     "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage that "
