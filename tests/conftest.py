@@ -20,8 +20,8 @@ _SLOW = ("cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "
 
 
 # Of whole commands those that CI runs, too: a run from its start to its end, killed, carried on, with code that moves.
-_IN_CI = ("test_run.py", "test_code_moved.py", "test_unruly.py", "test_processes.py", "test_interrupted.py",
-          "test_bad_input.py", "test_control.py", "test_backfill.py", "test_memory.py")  # fmt: skip
+_IN_CI = ("test_run.py", "test_code_moved.py", "test_unruly.py", "test_processes.py", "test_bad_input.py",
+          "test_control.py", "test_backfill.py", "test_kills.py", "test_simulation.py", "test_checker.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     such, which `make commands` runs."""
     tests = config.rootpath / "tests"
     slow = tuple(str(tests / name) for name in _SLOW)
-    commands = tuple(str(tests / name) for name in ("cli", "examples", "test_readme.py"))
+    commands = tuple(str(tests / name) for name in ("cli", "examples", "faults", "formats", "test_readme.py"))
     for item in items:
         path = str(item.path)
         if path.startswith(slow):
