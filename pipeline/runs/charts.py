@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 640, 190
 LEFT, RIGHT, TOP, BASE = 64, 12, 24, 160
 _WIDEST = 80.0
 _LONGEST_LABEL = 18
+_SMALLEST = 1e-5  # what labels of six places can tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _across(share: float, text: str) -> Tick:
 
 def _ticks(most: float) -> list[float]:
     """0 and up to four round steps, the last not below `most`."""
-    if most <= 0:
+    if most < _SMALLEST:
         return [0.0, 1.0]
     power: float = 10.0 ** math.floor(math.log10(most))
     steps = [size * power for size in (0.25, 0.5, 1.0, 2.0, 2.5)]
