@@ -25,7 +25,7 @@ def commit(spec: Spec, base: Path, store: Store, draft: Manifest, upload: Callab
     lake = follow.lake_of(spec, base, store)
     with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
         try:
-            current = commits.taken(store, draft)
+            current = commits.adoptable(store, draft)
             if current is None:
                 if lake is not None:
                     follow.mark(store, draft.partition)

@@ -1,4 +1,4 @@
-"""The catalogue: what is published and how the last attempts ended, of all partitions, as two Parquet indexes.
+"""The catalogue: the published generation and the last outcome of every partition, as two Parquet indexes.
 
     _tandem/catalogue/commits-<time>-<digest>.parquet     the current manifest of each partition, without its files
     _tandem/catalogue/attempts-<time>-<digest>.parquet    the last outcome of each partition, in whatever run
@@ -39,7 +39,7 @@ _COMMITS = pl.Schema(
 )  # fmt: skip
 _TEXTS = ("partition", "run", "outcome", "error", "message")
 _ATTEMPTS = pl.Schema([*((name, pl.String()) for name in _TEXTS), ("at", pl.Datetime("us", "UTC"))])
-# What all partitions of a pipeline mostly share is kept once; what lists need not is read with the commit itself.
+# Fields that all partitions mostly share are kept once; those that lists do not need are read with the commit itself.
 _SHAPE = {"format", "pipeline", "schema_fingerprint", "schema_version", "stage_fingerprints", "stage_aspects",
           "input_columns"}  # fmt: skip
 _LEFT_OUT = {"files", "rejects", "provenance", "warnings", "checks", "content_digest", "reuse", "usage", "attempt",
@@ -59,18 +59,18 @@ class Catalogue:
     attempts: pl.DataFrame
 
 
-def read(store: Store, wanted: Iterable[str] | None = None, *, note: Note = unnoted) -> Catalogue:
-    """What is published and how the last attempts ended. Raises StoreError."""
-    return Catalogue(published(store, wanted, note=note), attempts(store, note=note))
+def read(store: Store, partitions: Iterable[str] | None = None, *, note: Note = unnoted) -> Catalogue:
+    """Read both indexes: current generations and last outcomes. Raises StoreError."""
+    return Catalogue(published(store, partitions, note=note), attempts(store, note=note))
 
 
 # What is published --------------------------------------------------------------------------------------------------
 
 
-def published(store: Store, wanted: Iterable[str] | None = None, *, note: Note = unnoted) -> pl.DataFrame:
+def published(store: Store, partitions: Iterable[str] | None = None, *, note: Note = unnoted) -> pl.DataFrame:
     """The current generation of each partition that ever committed, for `manifests`. Only commits that the index does
     not have are read. Raises StoreError."""
-    few = set(wanted) if wanted is not None else None
+    few = set(partitions) if partitions is not None else None
     if few is not None and len(few) <= _FEW:
         listed = {key: last for key in few if (last := max(commits.generations(store, key), default=0))}
         return _read_commits(store, sorted(listed.items()), note)
@@ -98,7 +98,7 @@ def _listed(store: Store) -> pl.DataFrame:
     return pl.DataFrame({"partition": list(found), "generation": list(found.values())}, schema=schema)
 
 
-def _read_commits(store: Store, wanted: Iterable[tuple[str, int]], note: Note) -> pl.DataFrame:
+def _read_commits(store: Store, generations: Iterable[tuple[str, int]], note: Note) -> pl.DataFrame:
     def read(one: tuple[str, int]) -> tuple[str, int, int, str, str] | None:
         manifest = commits.read_commit(store, *one)
         note(0)
@@ -108,12 +108,12 @@ def _read_commits(store: Store, wanted: Iterable[tuple[str, int]], note: Note) -
         own = manifest.model_dump_json(exclude=_LEFT_OUT | _SHAPE, exclude_defaults=True)
         return manifest.partition, manifest.generation, size, own, manifest.model_dump_json(include=_SHAPE)
 
-    rows = [row for row in _in_threads(read, list(wanted)) if row is not None]
+    rows = [row for row in _in_threads(read, list(generations)) if row is not None]
     return pl.DataFrame(rows, schema=_COMMITS, orient="row")
 
 
 def manifests(published: pl.DataFrame) -> Iterator[Manifest]:
-    """The manifests of an index, without what lists need not."""
+    """Yield the manifests of an index, without the fields that lists do not need."""
     for text, shape in published.select("manifest", "shape").iter_rows():
         manifest = manifest_of(text, shape)
         assert manifest is not None
@@ -121,25 +121,25 @@ def manifests(published: pl.DataFrame) -> Iterator[Manifest]:
 
 
 def manifest_of(text: str | None, shape: str | None) -> Manifest | None:
-    """One of them, from its row; None for an absent one. Not validated again, and copied from one that has the shape
-    and all defaults: there may be 100,000."""
+    """Return one manifest from its row; None for an absent one. It is not validated again, and copied from one that has
+    the shape and all defaults: there may be 100,000."""
     if text is None or shape is None:
         return None
     own = orjson.loads(text)
-    at = dt.datetime.fromisoformat(own.pop("committed_at"))
+    time = dt.datetime.fromisoformat(own.pop("committed_at"))
     index = own.pop("index", None)
     own["index"] = None if index is None else DataFile.model_construct(**index)
     own["pending"] = tuple(DataFile.model_construct(**file) for file in own.pop("pending", ()))
     own["counts"] = _NO_COUNTS.model_copy(update=own.pop("counts", {}))
-    return _of_shape(shape).model_copy(update={**own, "started_at": at, "committed_at": at})
+    return _of_shape(shape).model_copy(update={**own, "started_at": time, "committed_at": time})
 
 
 @lru_cache(maxsize=1_000)
 def _of_shape(text: str) -> Manifest:
-    """The manifest of no partition, with what those of one shape share."""
-    at = dt.datetime.min.replace(tzinfo=dt.UTC)
+    """Return a manifest of no partition, with the fields that those of one shape share."""
+    time = dt.datetime.min.replace(tzinfo=dt.UTC)
     own = {"kind": "published", "partition": "", "generation": 0, "parent": None, "run": "", "nonce": ""}
-    return Manifest.model_validate({**orjson.loads(text), **own, "started_at": at, "committed_at": at})
+    return Manifest.model_validate({**orjson.loads(text), **own, "started_at": time, "committed_at": time})
 
 
 _NO_COUNTS = Counts()
@@ -154,7 +154,7 @@ def attempts(store: Store, *, note: Note = unnoted) -> pl.DataFrame:
 
 
 def failed(ended: pl.DataFrame) -> dict[str, str]:
-    """Partition → how, of those whose last attempt failed or was cancelled."""
+    """Partition → outcome as text, of those whose last attempt failed or was cancelled."""
     found = ended.filter(pl.col("outcome").is_in(["failed", "cancelled"])).select("partition", "outcome", "error")
     return {
         partition: "was cancelled" if outcome == "cancelled" else f"failed ({error})"
@@ -163,8 +163,8 @@ def failed(ended: pl.DataFrame) -> dict[str, str]:
 
 
 def _attempts(store: Store, note: Note) -> tuple[pl.DataFrame, dict[str, str]]:
-    """And a mark for each run: the report that completed it, after which nothing of it changes, or else when its latest
-    outcome was written, so that only later ones are read."""
+    """Return the attempts, and a mark for each run: the report that completed it, after which nothing of it changes, or
+    else the time of its latest outcome, so that only later ones are read."""
     known, marks = _load(store, "attempts", _ATTEMPTS)
     frames = [known]
     now: dict[str, str] = {}
@@ -186,7 +186,7 @@ _REPORT = "report "
 
 
 def _completed(store: Store, run: str) -> str:
-    """Names the report of a run that is completed, for good."""
+    """Return a mark that names the report of a completed run; "" for a run that may still change."""
     found = store.head(ids.report(run))
     if found is None:
         return ""
@@ -197,7 +197,7 @@ def _completed(store: Store, run: str) -> str:
     return f"{_REPORT}{found.etag}" if state == "completed" else ""
 
 
-def _read_outcomes(store: Store, run: str, wanted: list[tuple[str, dt.datetime]], note: Note) -> pl.DataFrame:
+def _read_outcomes(store: Store, run: str, outcomes: list[tuple[str, dt.datetime]], note: Note) -> pl.DataFrame:
     def read(one: tuple[str, dt.datetime]) -> tuple[str, str, str, str, str, dt.datetime] | None:
         try:
             result = read_document(store, one[0], PartitionResult)
@@ -208,7 +208,7 @@ def _read_outcomes(store: Store, run: str, wanted: list[tuple[str, dt.datetime]]
             return None
         return result.partition, run, result.outcome, result.error, result.message, one[1]
 
-    rows = [row for row in _in_threads(read, wanted) if row is not None]
+    rows = [row for row in _in_threads(read, outcomes) if row is not None]
     return pl.DataFrame(rows, schema=_ATTEMPTS, orient="row")
 
 
@@ -236,7 +236,7 @@ def _load(store: Store, kind: str, schema: pl.Schema) -> tuple[pl.DataFrame, dic
                 # By Polars: what pyarrow decodes with takes as much again, and stays with its pool.
                 return pl.read_parquet(io.BytesIO(data)).cast(schema), orjson.loads(metadata[b"marks"])
         except (StoreError, OSError, pa.ArrowException, pl.exceptions.PolarsError, KeyError, ValueError):
-            continue  # it is derived: what it would have said is read from the truth
+            continue  # it is derived: commits and outcomes are read instead
     return pl.DataFrame(schema=schema), {}
 
 
@@ -252,9 +252,9 @@ def _save(store: Store, kind: str, frame: pl.DataFrame, marks: dict[str, str], n
     store.delete(old)
 
 
-def _in_threads(work: Callable[[T], U], wanted: list[T]) -> Iterator[U]:
-    if len(wanted) < 2:
-        yield from map(work, wanted)
+def _in_threads(work: Callable[[T], U], items: list[T]) -> Iterator[U]:
+    if len(items) < 2:
+        yield from map(work, items)
         return
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-catalogue") as threads:
-        yield from threads.map(work, wanted)
+        yield from threads.map(work, items)

@@ -1,4 +1,4 @@
-"""Publishing is one small conditional put. Whoever creates a generation's manifest has committed it.
+"""Publishing is one small conditional put: the writer that creates a generation's manifest has committed it.
 
 Generations of a partition follow one another without gaps: a writer builds on the current one, its base, and tries to
 create base + 1. The store lets exactly one of all that try succeed, so rivals and zombies lose there, whatever they
@@ -37,7 +37,7 @@ _READS = 5
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """`manifest` is what readers now see: ours, or when adopted the winner's, which says the same."""
+    """`manifest` is the one that readers now see: ours, or when adopted the winner's, which has equal content."""
 
     manifest: Manifest
     how: Literal["committed", "adopted"]
@@ -100,11 +100,11 @@ def reopen(store: Store, partition: str, *, base: int) -> Manifest | None:
 
 
 def commit(store: Store, draft: Manifest) -> Committed:
-    """Create the draft's generation, once, or say who did.
+    """Create the draft's generation, once, or find the manifest that another writer created.
 
-    Cancelled, CommitConflict (with the winner), or StoreError when the store cannot be asked any more; that one says
-    whether the generation was absent when last read or the outcome is unknown. Calling again with the same draft is
-    always safe.
+    Raises Cancelled, CommitConflict (with the winner), or StoreError when the store does not answer any more; its
+    message says whether the generation was absent when last read or the outcome is unknown. Calling again with the
+    same draft is always safe.
     """
     key = ids.commit(draft.partition, draft.generation)
     data = draft.model_dump_json().encode()
@@ -148,9 +148,9 @@ def _may_pass(exc: Exception) -> bool:
     return isinstance(exc, StoreError | OSError) and not isinstance(exc, StoreRefused)
 
 
-def taken(store: Store, draft: Manifest) -> Manifest | None:
-    """Whoever has the draft's generation already, if it says the same; None while it is free. Raises Cancelled,
-    CommitConflict: as a commit would, before anything is uploaded for it."""
+def adoptable(store: Store, draft: Manifest) -> Manifest | None:
+    """Return the manifest that already has the draft's generation, if its content is equal; None while the generation
+    is free. Raises Cancelled, CommitConflict, as a commit would, before anything is uploaded for it."""
     winner = read_commit(store, draft.partition, draft.generation)
     return _lost_or_won(draft, winner).manifest if winner is not None else None
 
@@ -191,7 +191,7 @@ def fence(
     base: int | None = None,
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> Literal["fenced", "committed_first"]:
-    """See to it that no attempt of `run` can publish the partition after this returned, or say that it already has.
+    """Ensure that no attempt of `run` can publish the partition after this returned, or report that it already has.
 
     `base` is the generation that the run built on, 0 for none; without it, only the current generation tells whether
     the run has committed. Any tombstone above the base will do (see `reopen`). `nonce` names this cancel: repeating

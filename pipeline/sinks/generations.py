@@ -1,4 +1,4 @@
-"""Which files lie where: those of the current generation in `data/` and `rejects/`, those of earlier ones in history.
+"""Places of files: the current generation's in `data/` and `rejects/`, those of earlier generations in history.
 
 A publication leaves a mark before it uploads anything, and settles the partition after its commit:
 
@@ -25,7 +25,7 @@ from schemas.spec.sections import Sink
 
 @dataclass(frozen=True)
 class Retention:
-    """How long replaced files stay in `data/`, and how many earlier generations stay in history."""
+    """The time that replaced files stay in `data/`, and the number of earlier generations that stay in history."""
 
     stay: dt.timedelta = dt.timedelta(0)
     generations: int = 1
@@ -50,25 +50,25 @@ def retention_of(sink: Sink) -> Retention:
 
 
 def mark(store: Store, partition: str, generation: int, run: str, retention: Retention) -> None:
-    """Before anything of this generation is uploaded."""
+    """Mark the partition as not settled, before anything of this generation is uploaded."""
     content = {"run": run, "keep_s": retention.stay.total_seconds(), "generations": retention.generations}
     store.put(ids.unsettled(partition, generation), orjson.dumps(content))
 
 
 def marks(store: Store, partition: str | None = None) -> Iterator[Mark]:
-    """What is not settled, of all partitions or one; a mark that cannot be read names no run."""
+    """Yield the marks of partitions that are not settled, all or one; a mark that cannot be read names no run."""
     for info in list(store.list(f"{ids.UNSETTLED}{partition}/" if partition else ids.UNSETTLED)):
-        of, generation = ids.parse_unsettled(info.key)
-        if partition is None or of == partition:
+        owner, generation = ids.parse_unsettled(info.key)
+        if partition is None or owner == partition:
             content = _content(store, info.key)
-            yield Mark(info.key, of, generation, str(content.get("run", "")), _retention(content))
+            yield Mark(info.key, owner, generation, str(content.get("run", "")), _retention(content))
     for info in list(store.list(f"{ids.SUPERSEDED}{partition}.json" if partition else ids.SUPERSEDED)):
-        of = info.key.removeprefix(ids.SUPERSEDED).removesuffix(".json")
-        yield Mark(info.key, of, 0, "", _retention(_content(store, info.key)))
+        owner = info.key.removeprefix(ids.SUPERSEDED).removesuffix(".json")
+        yield Mark(info.key, owner, 0, "", _retention(_content(store, info.key)))
 
 
 def any_marked(store: Store) -> bool:
-    """Whether a reader by glob may see rows twice somewhere."""
+    """True if a reader by glob may see rows twice somewhere."""
     return any(next(iter(store.list(prefix)), None) is not None for prefix in (ids.UNSETTLED, ids.SUPERSEDED))
 
 
@@ -107,8 +107,8 @@ def earlier(store: Store, manifest: Manifest, count: int) -> list[Manifest]:
 
 
 def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datetime) -> dt.datetime | None:
-    """Bring a partition's folders to what its current manifest names: files of kept generations move to history, the
-    rest of our own goes. Returns when the next are due that have to stay for readers, None where all is settled."""
+    """Bring a partition's folders to the state of its current manifest: files of kept generations move to history, the
+    rest of our own goes. Returns the time when the next files that stay for readers are due, None if all is settled."""
     partition = manifest.partition
     if store.head(ids.lagging(partition)) is not None:
         return now  # the table's readers are still sent to the former files
@@ -116,9 +116,9 @@ def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datet
     try:
         kept = set().union(*(named(one) for one in earlier(store, manifest, retention.generations)))
     except StoreRefused:
-        return now  # which files an unreadable manifest names, nobody knows: none goes
+        return now  # the files of an unreadable manifest are unknown: none is removed
     committed = _committed(store, partition)
-    moving, going, due = [], [], []
+    moving, removed, due = [], [], []
     for info, generation, key in _parts(store, manifest):
         if key in current or (key in kept and ids.history(key) == info.key):
             continue
@@ -128,14 +128,14 @@ def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datet
         elif key in kept:
             moving.append(info.key)
         else:
-            going.append(info.key)
+            removed.append(info.key)
     for key in moving:
         try:
             store.copy(key, ids.history(key))
         except ObjectMissing:  # somebody else moved it
             continue
-        going.append(key)
-    store.delete(going)
+        removed.append(key)
+    store.delete(removed)
     return min(due, default=None)
 
 
@@ -158,7 +158,7 @@ def _parts(store: Store, manifest: Manifest) -> Iterator[tuple[ObjectInfo, int, 
     """Files of generations up to this one, wherever they lie, with the key that manifests name them by."""
     partition = manifest.partition
     own = (ids.data_folder, ids.rejects_folder, ids.pending_folder, ids.index_folder)
-    folders = {folder: folder for folder in (of(partition) for of in own)}
+    folders = {folder: folder for folder in (folder_of(partition) for folder_of in own)}
     history = ids.history_folder(partition)
     folders |= {history: ids.data_folder(partition), f"{history}rejects/": ids.rejects_folder(partition)}
     for folder, home in folders.items():
@@ -180,8 +180,8 @@ def uncommitted(store: Store, partition: str, current: int) -> list[str]:
 
 
 def locate(store: Store, key: str) -> str | None:
-    """Where a file that a manifest names lies now: in place, or in history. None where it is gone."""
-    for place in dict.fromkeys((key, ids.history(key))):
-        if store.head(place) is not None:
-            return place
+    """Return the present key of a file that a manifest names: in place, or in history. None where it is gone."""
+    for path in dict.fromkeys((key, ids.history(key))):
+        if store.head(path) is not None:
+            return path
     return None

@@ -40,7 +40,7 @@ def read_rejects(store: Store, key: str) -> pl.DataFrame:
 
 
 def row_name(key: Mapping[str, object]) -> str:
-    """A row's key as text, a line of it: the value of one column, `name=value` of several."""
+    """Return a row's key as one line of text: the value of one column, `name=value` of several."""
     texts = [str(value)[:_LONGEST_VALUE] for value in key.values()]
     named = texts if len(texts) == 1 else [f"{name}={text}" for name, text in zip(key, texts, strict=True)]
     return ", ".join(named)[:_LONGEST_NAME]

@@ -1,4 +1,4 @@
-"""The dataset behind a sink: whose it is, the types that its source was pinned to, its declared schema."""
+"""The dataset behind a sink: its pipeline, the types that its source was pinned to, its declared schema."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +34,7 @@ class DeclaredSchema(Noun):
 
 
 def load_dataset(store: Store, pipeline: str) -> Dataset | None:
-    """What the sink holds, None for a new one. Raises SinkError where it is another pipeline's."""
+    """Return the dataset of the sink, None for a new one. Raises SinkError where it is another pipeline's."""
     try:
         found = read_document(store, ids.DATASET, Dataset)
     except ObjectMissing:
@@ -47,17 +47,17 @@ def load_dataset(store: Store, pipeline: str) -> Dataset | None:
     return found
 
 
-def claim(store: Store, wanted: Dataset) -> Dataset:
+def claim(store: Store, dataset: Dataset) -> Dataset:
     """Make the sink this pipeline's, pinning the types of columns not pinned yet. Raises SinkError."""
-    known = load_dataset(store, wanted.pipeline)
+    known = load_dataset(store, dataset.pipeline)
     if known is None:
         try:
-            store.put_new(ids.DATASET, wanted.model_dump_json().encode())
-            return wanted
+            store.put_new(ids.DATASET, dataset.model_dump_json().encode())
+            return dataset
         except ObjectExists:
-            known = load_dataset(store, wanted.pipeline)
+            known = load_dataset(store, dataset.pipeline)
     assert known is not None
-    types = {**wanted.types, **known.types}
+    types = {**dataset.types, **known.types}
     if types != known.types:
         known = known.model_copy(update={"types": types})
         store.put(ids.DATASET, known.model_dump_json().encode())
@@ -72,7 +72,7 @@ def load_schema(store: Store) -> DeclaredSchema | None:
 
 
 def schema_fingerprint(schema: pa.Schema) -> str:
-    """Names and types, in order."""
+    """Digest names and types, in order."""
     return digests.digest(*(f"{field.name}:{field.type}" for field in schema))
 
 
@@ -93,74 +93,74 @@ def declare_schema(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_vers
             known = load_schema(store)
             assert known is not None
     _refuse(known, schema, keys, new_version)
-    wanted = _declared(schema, keys, known)
-    if known.columns != wanted.columns:
-        store.put(ids.SCHEMA, wanted.model_dump_json().encode())
-        return wanted.version
+    declared = _declared(schema, keys, known)
+    if known.columns != declared.columns:
+        store.put(ids.SCHEMA, declared.model_dump_json().encode())
+        return declared.version
     return known.version
 
 
 def _declared(schema: pa.Schema, keys: pa.Schema, known: DeclaredSchema | None) -> DeclaredSchema:
-    """The next version after the known one; readers of the two do not go together where it breaks with it."""
+    """Return the version after the known one; its readers start anew where it breaks the known one's."""
     version = known.version + 1 if known else 1
-    broke = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
+    breaks = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
     return DeclaredSchema(
         version=version,
         columns={field.name: str(field.type) for field in schema},
         keys={field.name: str(field.type) for field in keys},
         arrow_schema=encode_schema(schema),
         arrow_keys=encode_schema(keys),
-        compatible_since=version if broke or known is None else known.compatible_since,
+        compatible_since=version if breaks or known is None else known.compatible_since,
         earlier=(*known.earlier, known.columns) if known else (),
     )
 
 
 def refuse_breaking(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> None:
-    """Raises SchemaChanged where `declare_schema` would; declares nothing."""
+    """Raise SchemaChanged where `declare_schema` would; declare nothing."""
     known = load_schema(store)
     if known is not None:
         _refuse(known, schema, keys, new_version)
 
 
 def _refuse(known: DeclaredSchema, schema: pa.Schema, keys: pa.Schema, new_version: bool) -> None:
-    by = {field.name: str(field.type) for field in keys}
-    if by and known.keys and by != known.keys:
+    present = {field.name: str(field.type) for field in keys}
+    if present and known.keys and present != known.keys:
         raise SchemaChanged(
-            f"The dataset is partitioned by {_said(known.keys)} and would be by {_said(by)}: its rows would be there "
-            "twice.",
+            f"The dataset is partitioned by {_key_list(known.keys)} and would be by {_key_list(present)}: its rows "
+            "would be there twice.",
             hint="Undo the change of partition, or publish to another sink.path.",
         )
     difference = breaking(decode_schema(known.arrow_schema), schema)
     if difference and not new_version:
         raise SchemaChanged(
             f"The output would change the dataset's schema: {'; '.join(difference)}.",
-            hint="Only new columns may be added. Undo the change, publish to another sink.path, or break with the "
-            "readers of the present version and publish all partitions anew: tandem run --new-version.",
+            hint="Only new columns may be added. Undo the change, publish to another sink.path, or start a new version "
+            "and publish all partitions again: tandem run --new-version.",
         )
 
 
-def _said(keys: dict[str, str]) -> str:
+def _key_list(keys: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in keys.items())
 
 
 def breaking(before: pa.Schema, after: pa.Schema) -> list[str]:
-    """What readers of `before` would miss or misread in `after`."""
-    said = []
+    """List the differences that readers of `before` would miss or misread in `after`."""
+    differences = []
     for field in before:
         if field.name not in after.names:
-            said.append(f"column {field.name!r} ({field.type}) is gone")
+            differences.append(f"column {field.name!r} ({field.type}) is gone")
         elif after.field(field.name).type != field.type:
-            said.append(f"column {field.name!r} was {field.type} and is {after.field(field.name).type}")
-    return said
+            differences.append(f"column {field.name!r} was {field.type} and is {after.field(field.name).type}")
+    return differences
 
 
 def key_values(partition: str, keys: pa.Schema) -> list[tuple[str, pa.Scalar]]:
-    """The partition's keys and values, typed as declared; text where nothing is."""
-    out = []
+    """The partition's keys and values, typed as declared; text where no type is declared."""
+    values = []
     for name, text in partition_keys.partition_texts(partition):
         kind = keys.field(name).type if name in keys.names else pa.string()
-        out.append((name, _typed(text, kind)))
-    return out
+        values.append((name, _typed(text, kind)))
+    return values
 
 
 def _typed(text: str | None, kind: pa.DataType) -> pa.Scalar:

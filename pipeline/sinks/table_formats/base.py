@@ -1,4 +1,4 @@
-"""What a table format has to do. Overtaken (`pipeline.retry_policy`): another transaction came between reading the
+"""The interface of a table format. Overtaken (`pipeline.retry_policy`): another transaction came between reading the
 table and writing to it."""
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from schemas.manifest import DataFile, Manifest
 
 
 class Lake(Protocol):
-    """A table of some format. `version` is whatever `files` read, and what `replace` builds on."""
+    """A table of some format. `version` is the state that `files` reads, and that `replace` builds on."""
 
     def exists(self) -> bool: ...
 
     def version(self, columns: pa.Schema, keys: pa.Schema) -> Any:
-        """The table as it is now, made or given new columns where it has to be. Raises Overtaken, StoreError."""
+        """Return the table as it is now; create it or add columns where needed. Raises Overtaken, StoreError."""
 
     def files(self, version: Any, keys: pa.Schema, partition: str) -> dict[str, Any]:
         """The partition's files in the table, by key in the sink."""
@@ -30,7 +30,7 @@ class Lake(Protocol):
         gone: dict[str, Any],
         new: Sequence[DataFile],
     ) -> None:
-        """One transaction. Raises Overtaken where the table is not at that version any more, StoreError."""
+        """Replace files in one transaction. Raises Overtaken where the table has left that version, StoreError."""
 
     def all_files(self) -> set[str]:
         """Keys of all files that the table names now."""

@@ -35,19 +35,19 @@ class DeltaLake(Lake):
         return self._open() is not None
 
     def version(self, columns: pa.Schema, keys: pa.Schema) -> DeltaTable:
-        wanted = self._schema(columns, keys)
+        schema = self._schema(columns, keys)
         table = self._open()
         if table is None:
-            with contextlib.suppress(CommitFailedError, DeltaError):  # somebody else's is as good
+            with contextlib.suppress(CommitFailedError, DeltaError):  # another process made it
                 create_table_with_add_actions(
-                    self.uri, wanted, [], mode="error", partition_by=keys.names, name=self.name,
+                    self.uri, schema, [], mode="error", partition_by=keys.names, name=self.name,
                     storage_options=self.options,
                 )  # fmt: skip
             table = self._open()
             if table is None:
                 raise StoreError(f"{self.uri}: the Delta table could not be made.")
-        there = {field.name for field in table.schema().fields}
-        missing = [field for field in wanted.fields if field.name not in there]
+        present = {field.name for field in table.schema().fields}
+        missing = [field for field in schema.fields if field.name not in present]
         if missing:
             with _errors(self.uri):
                 table.alter.add_columns(missing)
@@ -76,13 +76,13 @@ class DeltaLake(Lake):
         self, version: DeltaTable, keys: pa.Schema, manifest: Manifest, gone: dict[str, Any], new: Sequence[DataFile]
     ) -> None:
         now = int(time.time() * 1000)
-        said = _values(keys, manifest.partition)
+        texts = _values(keys, manifest.partition)
         actions: list[AddAction | RemoveAction] = [
             RemoveAction(path=key.removeprefix(_ROOT), deletion_timestamp=now, data_change=True) for key in gone
         ]
         actions += [
             AddAction(
-                path=file.key.removeprefix(_ROOT), size=file.size, partition_values=said, modification_time=now,
+                path=file.key.removeprefix(_ROOT), size=file.size, partition_values=texts, modification_time=now,
                 data_change=True, stats=json.dumps({"numRecords": file.rows}),
             )
             for file in new
@@ -112,19 +112,19 @@ def _paths(table: DeltaTable) -> list[str]:
 
 
 def _values(keys: pa.Schema, partition: str) -> dict[str, str | None]:
-    """Values as Delta writes them: text, with a blank in a time."""
-    out: dict[str, str | None] = {}
+    """Format values as Delta writes them: text, with a blank in a time."""
+    texts: dict[str, str | None] = {}
     for name, value in values(keys, partition).items():
         plain = value.as_py()
         if plain is None or isinstance(plain, str):
-            out[name] = plain
+            texts[name] = plain
         elif isinstance(plain, bool):
-            out[name] = "true" if plain else "false"
+            texts[name] = "true" if plain else "false"
         elif pa.types.is_timestamp(value.type):
-            out[name] = f"{plain:%Y-%m-%d %H:%M:%S.%f}"
+            texts[name] = f"{plain:%Y-%m-%d %H:%M:%S.%f}"
         else:
-            out[name] = str(plain)
-    return out
+            texts[name] = str(plain)
+    return texts
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
-"""Table formats over the published files: a Delta or an Iceberg table that names just what the current manifests name.
+"""Table formats over the published files: a Delta or Iceberg table that names exactly the files of current manifests.
 
 The manifest stays the truth. Once a generation is committed, one transaction of the table takes the partition's former
 files out and puts the new ones in; no byte is written twice. A transaction is made from the table's version as it was
-read before the manifest, and fails if anybody else's came between. So whoever tries, late or twice, a zombie included,
-can only bring the table to what is current, or finds it there.
+read before the manifest, and fails if another one came between. So any attempt, late or twice, a zombie's included, can
+only bring the table to the current state, or finds it there.
 
-A mark is put before the commit and taken away once the table has followed: what a process that died in between left
-behind is caught up by the partition's next attempt, or by the end of any run.
+A mark is put before the commit and removed once the table has followed: if the process dies in between, the partition's
+next attempt or the end of any run brings the table up to date.
 """
 
 import importlib.util
@@ -51,7 +51,7 @@ def lake_of(spec: Spec, base: Path, store: Store) -> Lake | None:
 
 
 def mark(store: Store, partition: str) -> None:
-    """Before a commit: the table is about to lag behind."""
+    """Mark, before a commit, that the table is about to lag behind."""
     store.put(ids.lagging(partition), b"{}")
 
 
@@ -85,15 +85,15 @@ def _follow_once(lake: Lake, store: Store, partition: str) -> None:
     manifest = commits.current(store, partition)  # after the table: what is newer then makes the transaction fail
     if manifest is None or not manifest.ever_published:
         return
-    there = lake.files(version, keys, partition)
-    wanted = {file.key: file for file in manifest.files}
-    if there.keys() != wanted.keys():
-        gone = {key: file for key, file in there.items() if key not in wanted}
-        lake.replace(version, keys, manifest, gone, [file for key, file in wanted.items() if key not in there])
+    present = lake.files(version, keys, partition)
+    required = {file.key: file for file in manifest.files}
+    if present.keys() != required.keys():
+        gone = {key: file for key, file in present.items() if key not in required}
+        lake.replace(version, keys, manifest, gone, [file for key, file in required.items() if key not in present])
 
 
 def catch_up(lake: Lake, store: Store) -> list[str]:
-    """Follow whatever is marked. Returns the partitions."""
+    """Follow every marked partition. Returns the partitions."""
     lagging = [info.key.removeprefix(ids.LAGGING).removesuffix(".json") for info in store.list(ids.LAGGING)]
     for partition in lagging:
         follow(lake, store, partition)

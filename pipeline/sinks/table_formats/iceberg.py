@@ -33,7 +33,7 @@ from schemas.spec.sections import Spec
 
 CATALOG = "tandem"
 _NAMES = "schema.name-mapping.default"  # our files have no field ids, and none of the columns of their paths
-# A transaction that is tried again by pyiceberg itself would be built on what we have not looked at.
+# A transaction that pyiceberg itself tries again would be built on a version that we have not read.
 _PROPERTIES = {"commit.retry.num-retries": "0"}
 _OPENINGS = 5
 _EPOCH = dt.date(1970, 1, 1)
@@ -55,10 +55,10 @@ class IcebergLake(Lake):
             if table is None:
                 self._create(pa.schema([*columns, *keys]), keys)
                 raise Overtaken
-            wanted = pa.schema([*columns, *keys])
-            if missing := [name for name in wanted.names if name not in table.schema().column_names]:
+            schema = pa.schema([*columns, *keys])
+            if missing := [name for name in schema.names if name not in table.schema().column_names]:
                 with table.update_schema() as update:
-                    update.union_by_name(pa.schema([wanted.field(name) for name in missing]))
+                    update.union_by_name(pa.schema([schema.field(name) for name in missing]))
                 raise Overtaken
             return table
 
@@ -96,12 +96,12 @@ class IcebergLake(Lake):
         self, version: Table, keys: pa.Schema, manifest: Manifest, gone: dict[str, Any], new: Sequence[DataFile]
     ) -> None:
         partition = Record(*(_value(value) for value in values(keys, manifest.partition).values()))
-        made = {"tandem.partition": manifest.partition, "tandem.generation": str(manifest.generation),
+        properties = {"tandem.partition": manifest.partition, "tandem.generation": str(manifest.generation),
                 "tandem.run": manifest.run, "tandem.nonce": manifest.nonce}  # fmt: skip
         with (
             _errors(self.name),
             version.transaction() as transaction,
-            transaction.update_snapshot(snapshot_properties=made).overwrite() as overwrite,
+            transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite,
         ):
             for file in gone.values():
                 overwrite.delete_data_file(file)
@@ -109,7 +109,7 @@ class IcebergLake(Lake):
                 overwrite.append_data_file(self._file(one, partition, version.spec().spec_id))
 
     def _file(self, file: DataFile, partition: Record, spec_id: int) -> IcebergFile:
-        unsaid: dict[str, Any] = dict.fromkeys(
+        absent: dict[str, Any] = dict.fromkeys(
             ("column_sizes", "value_counts", "null_value_counts", "nan_value_counts", "lower_bounds", "upper_bounds",
              "split_offsets", "equality_ids", "sort_order_id", "key_metadata")
         )  # fmt: skip
@@ -121,7 +121,7 @@ class IcebergLake(Lake):
             record_count=file.rows,
             file_size_in_bytes=file.size,
             spec_id=spec_id,
-            **unsaid,
+            **absent,
         )
 
     def all_files(self) -> set[str]:
@@ -134,7 +134,7 @@ class IcebergLake(Lake):
 
 
 def _opened(store: Store, base: Path, name: str) -> Catalog:
-    """Two that make the tables of one new catalog at once get in each other's way."""
+    """Open the catalog; try again, as two processes that create the tables of one new catalog can collide."""
 
     def attempt() -> Catalog:
         with _errors(name):
@@ -144,18 +144,18 @@ def _opened(store: Store, base: Path, name: str) -> Catalog:
 
 
 def catalog_of(store: Store, base: Path) -> Catalog:
-    """As configured, else a SQLite file."""
-    given = Config().get_catalog_config(CATALOG) or {}
+    """Return the configured catalog, else a SQLite file."""
+    configured = Config().get_catalog_config(CATALOG) or {}
     access = _access(store)
-    if given:
-        return load_catalog(CATALOG, **{name: value for name, value in access.items() if name not in given})
+    if configured:
+        return load_catalog(CATALOG, **{name: value for name, value in access.items() if name not in configured})
     folder = Path(store.uri) / ids.TANDEM if isinstance(store, LocalStore) else home_of(base)
     folder.mkdir(parents=True, exist_ok=True)
     return SqlCatalog(CATALOG, uri=f"sqlite:///{folder / 'iceberg.db'}?timeout=30", **access)
 
 
 def _access(store: Store) -> dict[str, str]:
-    """Credentials and endpoint as boto3 found them."""
+    """Return credentials and endpoint as boto3 found them."""
     if not isinstance(store, S3Store):
         return {}
     options = store.options()
@@ -167,7 +167,7 @@ def _access(store: Store) -> dict[str, str]:
 
 
 def _value(value: pa.Scalar) -> Any:
-    """Days and microseconds since 1970, as Iceberg keeps dates and times."""
+    """Convert to days and microseconds since 1970, as Iceberg keeps dates and times."""
     plain = value.as_py()
     if plain is None:
         return None
