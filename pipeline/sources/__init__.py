@@ -1,1 +1,1 @@
-"""Where rows come from: list the source, split it into partitions once, read a batch's rows and nothing else."""
+"""Input: list the source, split it into partitions once, read a batch's rows and nothing else."""

@@ -52,7 +52,7 @@ def csv_frames(file: SourceFile, source: Source) -> Iterator[pl.DataFrame]:
                     quoted_strings_can_be_null=True,
                 ),
             )
-            skip = 1  # the header comes along as a row, so that its quoting is read as that of the rows
+            skip = 1  # the header is read as a row, so that its quoting is read as that of the rows
             last = None
             for batch in reader:
                 frame = pl.DataFrame(pa.Table.from_batches([batch]))
@@ -60,30 +60,30 @@ def csv_frames(file: SourceFile, source: Source) -> Iterator[pl.DataFrame]:
                 skip = max(0, skip - frame.height)
                 last = frame[-1:, -1:] if frame.height else last
         except (pa.ArrowInvalid, OSError) as exc:
-            raise stream.error or _csv_error(file, delimiter, ragged.said or short(exc)) from None
+            raise stream.error or _csv_error(file, delimiter, ragged.message or short(exc)) from None
         if last is not None and "\n" in (last.item() or "") and not stream.ends_quoted:
             raise _csv_error(file, delimiter, "a quote is opened and never closed")
 
 
 class _Ragged:
-    """Hears of rows with too many or too few fields; every one is an error."""
+    """Handler of rows with too many or too few fields; every one is an error. `message` describes the row."""
 
-    said = ""
+    message = ""
 
     def __call__(self, row: Any) -> str:
-        self.said = (
+        self.message = (
             f"row {row.number:,} (the header is row 1) has {row.actual_columns} field(s), "
             f"the header {row.expected_columns}"
         )
         return "error"
 
 
-def _csv_error(file: SourceFile, delimiter: str, said: str) -> SourceError:
-    if "straddl" in said:
-        said = f"a row is longer than {BLOCK_BYTES // 1024**2} MB, or a quote is opened and never closed"
+def _csv_error(file: SourceFile, delimiter: str, reason: str) -> SourceError:
+    if "straddl" in reason:
+        reason = f"a row is longer than {BLOCK_BYTES // 1024**2} MB, or a quote is opened and never closed"
     return SourceError(
-        f"{file.uri}: not readable as CSV with delimiter {delimiter!r}: {said}.",
-        hint="Mend the line, or set source.delimiter or source.encoding.",
+        f"{file.uri}: not readable as CSV with delimiter {delimiter!r}: {reason}.",
+        hint="Correct the line, or set source.delimiter or source.encoding.",
     )
 
 
@@ -114,10 +114,10 @@ def _header(text: str, delimiter: str, file: SourceFile) -> list[str]:
         raise _csv_error(file, delimiter, f"its header: {short(exc)}") from None
     if not row:
         raise SourceError(f"{file.uri}: there is no header line.")
-    names = [name.strip() or f"column_{at}" for at, name in enumerate(row, start=1)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SourceError(f"{file.uri}: the header has {twice[0]!r} twice.", hint="Rename one of the columns.")
+    names = [name.strip() or f"column_{index}" for index, name in enumerate(row, start=1)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SourceError(f"{file.uri}: the header has {repeated[0]!r} twice.", hint="Rename one of the columns.")
     return names
 
 

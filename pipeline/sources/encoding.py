@@ -14,14 +14,14 @@ from schemas.spec.sections import Source
 
 BLOCK_BYTES = 4 * 1024 * 1024
 SNIFF_BYTES = 1024 * 1024
-# What cp1252 makes of text in a western language; counting letters, short texts are taken for the oddest languages.
+# Letters of western languages in cp1252: by letter counts alone, short texts are guessed to be in rare languages.
 _WESTERN = frozenset("àâäáãåæçéèêëíìîïñóòôöõøœúùûüÿßÀÂÄÁÃÅÆÇÉÈÊËÍÌÎÏÑÓÒÔÖÕØŒÚÙÛÜŸ€£§°º«»¿¡–—‘’“”„…•·™®© ")
 
 
 @dataclass(frozen=True)
 class Chunk:
     """The next rows of a file, as text columns. `quoted` are the columns in which JSON had a string: those are never
-    taken for numbers."""
+    read as numbers."""
 
     file: int
     rows: pl.DataFrame
@@ -35,7 +35,7 @@ def open_text(file: SourceFile) -> Any:
 
 
 class Utf8(io.RawIOBase):
-    """A file of any encoding as UTF-8 without byte order mark. What cannot be decoded is an `error` with its line."""
+    """A file of any encoding as UTF-8 without byte order mark. `error` holds a decoding error with its line."""
 
     def __init__(self, source: Any, encoding: str, file: SourceFile) -> None:
         self.error: SourceError | None = None
@@ -78,11 +78,11 @@ class Utf8(io.RawIOBase):
 def not_decodable(file: SourceFile, encoding: str, exc: UnicodeDecodeError, lines: int) -> SourceError:
     line = lines + exc.object[: exc.start].count(b"\n") + 1
     if encoding not in ("utf-8", "utf-8-sig"):
-        return SourceError(f"{file.uri}: line {line:,} is not {encoding}.", hint="Say source.encoding as it is.")
+        return SourceError(f"{file.uri}: line {line:,} is not {encoding}.", hint="Correct source.encoding.")
     guess = _guess(exc.object[max(0, exc.start - 32_768) : exc.start + 32_768])
     return SourceError(
         f"{file.uri}: line {line:,} is not UTF-8.",
-        hint=f"Say source.encoding: {guess} if that is what it was written in.",
+        hint=f"Set source.encoding: {guess} if the file was written in it.",
     )
 
 
@@ -113,13 +113,13 @@ def encoding_of(head: bytes, file: SourceFile, source: Source) -> str:
     if b"\0" in head:
         raise SourceError(
             f"{file.uri}: has NUL bytes, so it is not UTF-8 text.",
-            hint=f"Say source.encoding: {_guess(head)} if that is what it was written in.",
+            hint=f"Set source.encoding: {_guess(head)} if the file was written in it.",
         )
     return "utf-8"
 
 
 def _guess(sample: bytes) -> str:
-    """The likeliest encoding. cp1252 stands for all that read the sample as it does."""
+    """Return the likeliest encoding. cp1252 stands for all that read the sample as it does."""
     from charset_normalizer import from_bytes
 
     zeros = [sample[0::2].count(0), sample[1::2].count(0)]

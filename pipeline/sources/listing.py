@@ -37,7 +37,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What there is to read, in order of path."""
+    """The files to read, in order of path."""
 
     files: tuple[SourceFile, ...]
     format: Format
@@ -64,10 +64,10 @@ def list_source(source: Source, base: Path) -> Listing:
 def _format_of(files: list[SourceFile], path: str) -> Format:
     endings = {ending for file in files if (ending := _ending(file.relative))}
     if len(endings) != 1:
-        said = (
+        problem = (
             "no file of a known ending" if not endings else f"files of several formats ({', '.join(sorted(endings))})"
         )
-        raise SourceError(f"source.path = {path!r}: {said}.", hint="Say source.format: parquet, csv or ndjson.")
+        raise SourceError(f"source.path = {path!r}: {problem}.", hint="Set source.format: parquet, csv or ndjson.")
     return endings.pop()
 
 
@@ -79,16 +79,16 @@ def _ending(name: str) -> Format | None:
 
 
 def _local(path: str, base: Path) -> Iterator[SourceFile]:
-    given = Path(path.removeprefix("file://")).expanduser()
-    root = base / given
+    relative = Path(path.removeprefix("file://")).expanduser()
+    root = base / relative
     if root.is_dir():
         matches = _walk(root, path)
     elif root.exists():  # also where its name has a [
         matches, root = iter((root,)), root.parent
     elif _GLOB.search(path):
-        fixed = next(at for at, part in enumerate(given.parts) if _GLOB.search(part))
-        pattern = re.compile(translate_glob("/".join(given.parts[fixed:])))
-        root = base.joinpath(*given.parts[:fixed])
+        fixed = next(index for index, part in enumerate(relative.parts) if _GLOB.search(part))
+        pattern = re.compile(translate_glob("/".join(relative.parts[fixed:])))
+        root = base.joinpath(*relative.parts[:fixed])
         matches = (p for p in _walk(root, path) if pattern.fullmatch(p.relative_to(root).as_posix()))
     else:
         raise SourceError(f"source.path = {path!r}: no such file or folder ({root}).", hint="Check the path.")
@@ -117,9 +117,9 @@ def _walk(root: Path, path: str) -> Iterator[Path]:
 
 
 def _loops(folder: str, name: str) -> bool:
-    """A link that leads back to a folder above would be walked for ever."""
-    place = Path(folder, name)
-    return place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve())
+    """True for a link to a folder above, which would be walked without end."""
+    path = Path(folder, name)
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _s3(path: str) -> Iterator[SourceFile]:
@@ -150,17 +150,17 @@ _TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", re.S)
 def translate_glob(pattern: str) -> str:
     """A regular expression for a glob in which `*`, `?` and `[…]` stop at `/` and `**` does not."""
     known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    out = []
+    parts = []
     for token in _TOKENS.findall(pattern):
         if token in known:
-            out.append(known[token])
+            parts.append(known[token])
         elif len(token) > 2 and token.startswith("["):
             negated = token[1] == "!"
             inner = re.sub(r"([\\\[\]&~|^])", r"\\\1", token[2 if negated else 1 : -1])
-            out.append(f"(?!/)[{'^' if negated else ''}{inner}]")
+            parts.append(f"(?!/)[{'^' if negated else ''}{inner}]")
         else:
-            out.append(re.escape(token))
-    return f"(?s:{''.join(out)})"
+            parts.append(re.escape(token))
+    return f"(?s:{''.join(parts)})"
 
 
 def _bucket(bucket: str) -> Store:
@@ -169,12 +169,12 @@ def _bucket(bucket: str) -> Store:
 
 @lru_cache(maxsize=8)
 def _bucket_at(bucket: str, endpoint: str | None) -> Store:
-    """One store, and so one pool of connections, a bucket; `endpoint` is where the environment has it."""
+    """Return one store, and so one pool of connections, a bucket; `endpoint` is the environment's."""
     return open_store(f"s3://{bucket}")
 
 
 def open_file(file: SourceFile) -> Any:
-    """A `pyarrow.NativeFile` over the object as it was listed. Raises InputChanged where it is another one now."""
+    """Open the object as it was listed, as a `pyarrow.NativeFile`. Raises InputChanged if it has changed since."""
     check_unchanged(file)
     try:
         if file.uri.startswith("s3://"):
@@ -188,8 +188,8 @@ def open_file(file: SourceFile) -> Any:
 
 
 def check_unchanged(file: SourceFile) -> None:
-    """Raises InputChanged where the object is not the one that was listed. Also called after reading: until then a
-    writer may have come in between."""
+    """Raise InputChanged if the object is not the one that was listed. Also called after reading, as a writer may have
+    changed it in between."""
     if file.uri.startswith("s3://"):
         bucket, _, key = file.uri.removeprefix("s3://").partition("/")
         info = _bucket(bucket).head(key)
@@ -209,5 +209,5 @@ def compression_of(file: SourceFile) -> str | None:
 
 def _changed(file: SourceFile) -> InputChanged:
     return InputChanged(
-        f"{file.uri} changed after it was planned.", hint="Nothing of it was published; run again to plan anew."
+        f"{file.uri} changed after it was planned.", hint="Nothing of it was published; run it again for a new plan."
     )

@@ -17,8 +17,8 @@ from schemas.errors import SourceError
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
-def ndjson_chunks(at: int, file: SourceFile) -> Iterator[Chunk]:
-    """Strings as they are, other scalars and nested values as their JSON text."""
+def ndjson_chunks(file_index: int, file: SourceFile) -> Iterator[Chunk]:
+    """Yield the rows: strings as they are, other scalars and nested values as their JSON text."""
     number = 0
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
@@ -32,12 +32,12 @@ def ndjson_chunks(at: int, file: SourceFile) -> Iterator[Chunk]:
         rows.append(row)
         size += len(line)
         if size >= BLOCK_BYTES and names:
-            yield _chunk(at, rows, names)
+            yield _chunk(file_index, rows, names)
             rows, size = [], 0
     if rows and not names:
         raise SourceError(f"{file.uri}: none of its objects has a key.")
     if rows:
-        yield _chunk(at, rows, names)
+        yield _chunk(file_index, rows, names)
 
 
 def _json_object(line: bytes, number: int, file: SourceFile) -> dict[str, Any]:
@@ -45,10 +45,10 @@ def _json_object(line: bytes, number: int, file: SourceFile) -> dict[str, Any]:
         row: Any = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         array = number == 1 and line.lstrip()[:1] == b"["
-        hint = "One object a line; an array is turned into that by: jq -c '.[]'" if array else ""
+        hint = "Write one object per line; to convert an array: jq -c '.[]'" if array else ""
         raise SourceError(f"{file.uri}: line {number:,} is not JSON: {short(exc)}.", hint=hint) from None
     if not isinstance(row, dict):
-        raise SourceError(f"{file.uri}: line {number:,} is no JSON object.", hint="One object a line: {…}.")
+        raise SourceError(f"{file.uri}: line {number:,} is no JSON object.", hint="Write one object per line: {…}.")
     if _LONG_NUMBER.search(line):  # orjson would round an integer of more than 64 bits: it is kept as text
         return dict(json.loads(line, parse_int=lambda digits: int(digits) if len(digits) < 19 else digits))
     return row
@@ -71,10 +71,10 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
         yield rest
 
 
-def _chunk(at: int, rows: list[dict[str, Any]], names: dict[str, None]) -> Chunk:
+def _chunk(file_index: int, rows: list[dict[str, Any]], names: dict[str, None]) -> Chunk:
     columns = {name: pl.Series([_text(row.get(name)) for row in rows], dtype=pl.String) for name in names}
     quoted = frozenset(name for name in names if any(isinstance(row.get(name), str) for row in rows))
-    return Chunk(at, pl.DataFrame(columns), quoted)
+    return Chunk(file_index, pl.DataFrame(columns), quoted)
 
 
 def _text(value: Any) -> str | None:

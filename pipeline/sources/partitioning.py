@@ -1,6 +1,6 @@
-"""Which partition a row belongs to. Pure: from a frame's values, or from a file's place, to partition keys.
+"""Partition keys of rows. Pure: computed from a frame's values, or from a file's path.
 
-A key is made of the value as readers will see it in the path (design: keys). Every row is in exactly one partition.
+A key is made of the value as readers will see it in the path. Every row is in exactly one partition.
 """
 
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ from schemas.spec.sections import Partition
 _FORMATS = {"hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 
 
-def key_name(partition: Partition, taken: Iterable[str]) -> str:
-    """The name before `=`. One that collides with a column gets `_key` appended; by column it is the column, and by
-    hive each level has its own."""
+def key_name(partition: Partition, columns: Iterable[str]) -> str:
+    """Return the name before `=`. A name that collides with a column gets `_key` appended; by column it is the column,
+    and by hive each level has its own."""
     if partition.by in ("column", "hive"):
         return partition.column or ""
     name = {"time": partition.every, "files": "file", "rows": "block"}[partition.by]
-    columns = set(taken)
-    while name in columns:
+    used = set(columns)
+    while name in used:
         name += "_key"
     return name
 
 
 def check_partition_column(partition: Partition, columns: pa.Schema) -> None:
-    """Raises SourceError where the column is absent or of a type that cannot be partitioned by."""
+    """Raise SourceError if the column is absent or has a type that cannot be partitioned by."""
     if partition.column is None:
         return
     if partition.column not in columns.names:
@@ -38,16 +38,16 @@ def check_partition_column(partition: Partition, columns: pa.Schema) -> None:
         )
     kind = columns.field(partition.column).type
     if partition.by == "time":
-        wanted = pa.types.is_timestamp(kind) or (pa.types.is_date(kind) and partition.every != "hour")
-        if not wanted:
+        supported = pa.types.is_timestamp(kind) or (pa.types.is_date(kind) and partition.every != "hour")
+        if not supported:
             raise SourceError(
-                f"partition.column = {partition.column!r} is {_said(kind)}; by: time needs "
+                f"partition.column = {partition.column!r} is {_type_name(kind)}; by: time needs "
                 + ("a datetime." if partition.every == "hour" else "a date or a datetime."),
-                hint=f"Say how it is written: source.columns: {{{partition.column}: {{type: datetime, format: …}}}}.",
+                hint=f"Set its format: source.columns: {{{partition.column}: {{type: datetime, format: …}}}}.",
             )
     elif not any(fits(kind) for fits in _VALUES):
         raise SourceError(
-            f"partition.column = {partition.column!r} is {_said(kind)}; by: column needs text, int, bool or date."
+            f"partition.column = {partition.column!r} is {_type_name(kind)}; by: column needs text, int, bool or date."
         )
 
 
@@ -61,26 +61,26 @@ _VALUES = (
 )
 
 
-def _said(kind: pa.DataType) -> str:
+def _type_name(kind: pa.DataType) -> str:
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
 
 
 def keys_of(values: pl.Series, partition: Partition, name: str, *, start: int = 0, file: str = "") -> pl.Series:
-    """The partition key of each value (by time or column), which are those of a file from row `start`. Raises
+    """Return the partition key of each value (by time or column); the values are a file's from row `start`. Raises
     SourceError for a null unless `nulls: own`."""
     if values.null_count() and partition.nulls == "error":
         row = start + int(values.is_null().arg_max() or 0) + 1
         raise SourceError(
             f"partition.column = {values.name!r} is null in {values.null_count():,} row(s), first in row {row:,} of "
             f"{file or 'the source'}, a header not counted.",
-            hint="Mend the rows, or say partition.nulls: own to give them a partition of their own.",
+            hint="Correct the rows, or set partition.nulls: own to give them a partition of their own.",
         )
     try:
         labels = _time_labels(values, partition) if partition.by == "time" else _column_labels(values)
     except pl.exceptions.ComputeError as exc:
         raise SourceError(f"partition.zone = {partition.zone!r}: {exc}.", hint="Write one like Europe/Paris.") from None
     different = labels.unique().to_list()
-    if partition.by == "column":  # its values stand in the path only
+    if partition.by == "column":  # its values are in the path only
         cut = next((label for label in different if label and decode_value(encode_value(label)) != label), None)
         if cut is not None:
             raise SourceError(
@@ -104,7 +104,7 @@ def _time_labels(values: pl.Series, partition: Partition) -> pl.Series:
 
 
 def _localised(values: pl.Series, zone: str) -> pl.Series:
-    """Naive times in a zone: of an hour that happens twice the first is taken; one that never happens is read by the
+    """Localise naive times: of an hour that happens twice the first is used; one that never happens is read by the
     clock before the change (which skipped a whole day where a zone crossed the date line)."""
 
     def read(back: pl.Expr) -> pl.Expr:

@@ -1,4 +1,4 @@
-"""What a table looks like to `tandem init`: key, dates, text columns."""
+"""Profile of a table for `tandem init`: key, dates, text columns."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ _MOST_COLUMNS = 40
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a table's columns suggest. `formats`: columns of dates written as text, and how (several: no telling).
-    `text`: the columns for the prompt; `whole`: none of them is text, they are the record. `characters`: how many the
-    prompt's columns have on average. `constant`: columns of one value, which tell a model nothing."""
+    """Settings suggested by a table's columns. `formats`: columns of dates written as text, and their formats (several
+    if ambiguous). `text`: the columns for the prompt; `whole`: none of them is text, they are the record. `characters`:
+    the mean length of the prompt's columns. `constant`: columns of one value, which tell a model nothing."""
 
     rows: int
     columns: list[str]
@@ -38,7 +38,7 @@ class Proposal:
 
 
 def propose(path: Path) -> Proposal:
-    """Key, time column and text columns of a table, by what its values are. Raises SourceError."""
+    """Propose key, time column and text columns of a table from its values. Raises SourceError."""
     rows, encoding = _read(path)
     if not rows.width:
         raise SourceError(f"{path}: no columns.")
@@ -57,8 +57,8 @@ def propose(path: Path) -> Proposal:
         if rows[n].dtype == pl.String and n not in (*ids, *formats, *constant) and _is_text(rows[n])
     }
     longest = sorted(lengths, key=lambda n: -lengths[n])[:2]
-    telling = [n for n in rows.columns if n not in constant and n not in ids[:1]]
-    text = [n for n in rows.columns if n in longest] or telling[:_MOST_COLUMNS] or rows.columns[:1]
+    informative = [n for n in rows.columns if n not in constant and n not in ids[:1]]
+    text = [n for n in rows.columns if n in longest] or informative[:_MOST_COLUMNS] or rows.columns[:1]
     return Proposal(
         rows=rows.height,
         columns=rows.columns,
@@ -75,12 +75,12 @@ def propose(path: Path) -> Proposal:
 
 
 def _is_text(values: pl.Series) -> bool:
-    """Sentences rather than names, codes or labels: several words, or many characters, and rarely the same again."""
-    there = values.drop_nulls()
-    if there.len() > _FEW_ROWS and there.n_unique() < _DISTINCT * there.len():
+    """True for sentences, as against names, codes or labels: several words, or many characters, rarely repeated."""
+    present = values.drop_nulls()
+    if present.len() > _FEW_ROWS and present.n_unique() < _DISTINCT * present.len():
         return False
-    words = _mean(there.str.count_matches(r"\S+"))
-    return words >= _WORDS or (words > 1 and _mean(there.str.len_chars()) >= _CHARACTERS)
+    words = _mean(present.str.count_matches(r"\S+"))
+    return words >= _WORDS or (words > 1 and _mean(present.str.len_chars()) >= _CHARACTERS)
 
 
 def _mean(numbers: pl.Series) -> float:
@@ -88,7 +88,7 @@ def _mean(numbers: pl.Series) -> float:
 
 
 def _keys(rows: pl.DataFrame, unique: list[str]) -> list[str]:
-    """Of the columns without a repetition, those that name a row: by their own name, or by being codes (numbers, short
+    """Return the columns without a repetition that name a row: by their own name, or by being codes (numbers, short
     texts without blanks) in the first column."""
     named = [n for n in unique if n.lower().endswith(("id", "key", "number", "nr", "ref", "code", "uuid", "sku"))]
     first = rows.columns[0]
@@ -100,7 +100,7 @@ def _keys(rows: pl.DataFrame, unique: list[str]) -> list[str]:
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, str | None]:
-    """The table, read as a run would read it; a wrong encoding is guessed once."""
+    """Read the table as a run would; a wrong encoding is guessed once."""
     try:
         return _table(path, None), None
     except SourceError as exc:

@@ -21,13 +21,13 @@ from schemas.tables import common_type, conform, stored_schema
 
 def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
     """The source's rows in order, some megabytes at a time. Raises SourceError, InputChanged."""
-    for at, file in enumerate(listing.files):
+    for index, file in enumerate(listing.files):
         if file.size == 0:
             continue
         if listing.format == "csv":
-            yield from (Chunk(at, rows) for rows in csv_frames(file, source))
+            yield from (Chunk(index, rows) for rows in csv_frames(file, source))
         else:
-            yield from ndjson_chunks(at, file)
+            yield from ndjson_chunks(index, file)
         check_unchanged(file)
 
 
@@ -51,17 +51,17 @@ class Reader:
 class ParquetReader(Reader):
     """Parquet as it is, but for text columns that the spec gives another type."""
 
-    def __init__(self, listing: Listing, given: Mapping[str, ColumnType]) -> None:
+    def __init__(self, listing: Listing, columns: Mapping[str, ColumnType]) -> None:
         self.listing = listing
         self.types = {}
         self.group_rows = {}
         fields: dict[str, pa.DataType] = {}
-        for at, file in enumerate(listing.files):
+        for index, file in enumerate(listing.files):
             if file.size:
-                self.group_rows[at] = self._add(file, fields)
+                self.group_rows[index] = self._add(file, fields)
         self.referable = max(self.group_rows.values(), default=0) <= _MAX_GROUP_ROWS
         self._stored = stored_schema(pa.schema([pa.field(name, kind) for name, kind in fields.items()]))
-        self._typing = self._given(given)
+        self._typing = self._declared_types(columns)
         self.referable &= not self._typing.types
         typed = stored_schema(self._typing.cast(pl.DataFrame(self._stored.empty_table())).to_arrow().schema)
         self.schema = pa.schema([typed.field(f.name) if f.name in self._typing.types else f for f in self._stored])
@@ -89,21 +89,21 @@ class ParquetReader(Reader):
             fields[found.name] = both
         return int(largest)
 
-    def _given(self, given: Mapping[str, ColumnType]) -> Typing:
-        """The typing of those columns that are text in the files and shall be something else."""
-        for name in given:
+    def _declared_types(self, columns: Mapping[str, ColumnType]) -> Typing:
+        """Return the typing of the columns that are text in the files and that the spec gives another type."""
+        for name in columns:
             if name not in self._stored.names:
                 raise SourceError(
                     f"source.columns names {name!r}, which is no column of the source.",
                     hint=f"Columns: {', '.join(self._stored.names)}",
                 )
-        text = {n: c for n, c in given.items() if pa.types.is_string(self._stored.field(n).type)}
-        for name, column in given.items():
+        text = {n: c for n, c in columns.items() if pa.types.is_string(self._stored.field(n).type)}
+        for name, column in columns.items():
             kind = self._stored.field(name).type
             if name not in text and not _IS[column.type](kind):
                 raise SourceError(
                     f"source.columns.{name} = {column.type}: the files have {kind}; only text can be given a type.",
-                    hint="Leave it out.",
+                    hint="Remove it from source.columns.",
                 )
         text = {name: column for name, column in text.items() if column.type != "str"}
         unsure = [name for name, column in text.items() if column.type == "datetime" and not column.format]
@@ -114,16 +114,16 @@ class ParquetReader(Reader):
         return Typing.decide(inference.types(text) if unsure else dict.fromkeys(text, "str"), text, {})
 
     def _tables(self, names: list[str]) -> Iterator[tuple[int, int, pa.Table]]:
-        wanted = pa.schema([self._stored.field(name) for name in names])
-        for at, file in enumerate(self.listing.files):
+        schema = pa.schema([self._stored.field(name) for name in names])
+        for index, file in enumerate(self.listing.files):
             if not file.size:
                 continue
             start = 0
             try:
                 with open_file(file) as source, pq.ParquetFile(source) as parquet:
-                    there = [name for name in names if name in parquet.schema_arrow.names]
-                    for batch in batches_of(parquet, _READ_ROWS, there):
-                        yield at, start, conform(pa.Table.from_batches([batch]), wanted)
+                    present = [name for name in names if name in parquet.schema_arrow.names]
+                    for batch in batches_of(parquet, _READ_ROWS, present):
+                        yield index, start, conform(pa.Table.from_batches([batch]), schema)
                         start += batch.num_rows
             except (pa.ArrowException, OSError) as exc:
                 check_unchanged(file)
@@ -131,8 +131,8 @@ class ParquetReader(Reader):
             check_unchanged(file)
 
     def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
-        for at, start, table in self._tables(self._stored.names):
-            yield at, start, self._typing.cast(pl.DataFrame(table))
+        for index, start, table in self._tables(self._stored.names):
+            yield index, start, self._typing.cast(pl.DataFrame(table))
 
 
 _IS: dict[str, Callable[[pa.DataType], bool]] = {
@@ -180,8 +180,8 @@ class TextReader(Reader):
 
     def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
         starts: dict[int, int] = {}
-        for at, path in self._chunks:
+        for index, path in self._chunks:
             frame = self._typed(path)
-            yield at, starts.get(at, 0), frame
-            starts[at] = starts.get(at, 0) + frame.height
+            yield index, starts.get(index, 0), frame
+            starts[index] = starts.get(index, 0) + frame.height
             path.unlink()

@@ -1,4 +1,4 @@
-"""A snapshot: an input as it was listed, split by partition. Immutable, and named by what it was made from, so that the
+"""A snapshot: an input as it was listed, split by partition. Immutable, and named by a digest of its input, so that the
 command line, the plan activity and every later run over the same input share one.
 
 A partition is a list of row ranges. Where the source is Parquet whose row groups are small and whose rows of a
@@ -85,12 +85,12 @@ class Snapshot:
         return self.entries_of([partition])[partition]
 
     def entries_of(self, partitions: Sequence[str]) -> dict[str, Entry]:
-        """The same of many, in one pass; those that are not in the input are left out."""
+        """Return the entries of many partitions, in one pass; those that are not in the input are left out."""
         chosen = self.entries.filter(pl.col("partition").is_in(list(partitions)))
         return {row["partition"]: _entry(row) for row in chosen.iter_rows(named=True)}
 
     def read(self, partition: str, ranges: Sequence[RowRange]) -> pl.DataFrame:
-        """The rows of some ranges of a partition, in order. Raises InputChanged."""
+        """Read some ranges of a partition, in order. Raises InputChanged."""
         tables = [self._read(found) for found in ranges if found.rows]
         table = pa.concat_tables(tables) if tables else self._file_schema().empty_table()
         frame = pl.DataFrame(table)
@@ -102,12 +102,12 @@ class Snapshot:
     def _file_schema(self) -> pa.Schema:
         return pa.schema([f for f in self.schema if f.name not in self.info.constants])
 
-    def _read(self, wanted: RowRange) -> pa.Table:
-        file = self.info.files[wanted.file]
+    def _read(self, part: RowRange) -> pa.Table:
+        file = self.info.files[part.file]
         same = (self.store.uri if file.staged else "", file.uri, file.etag)
         try:
             footer = STATE.footers.get(same, lambda: self._footer(file))
-            groups, skip = _groups(footer, wanted)
+            groups, skip = _groups(footer, part)
             tables = [
                 STATE.row_groups.get((*same, group), partial(self._group, file, footer, group)) for group in groups
             ]
@@ -115,7 +115,7 @@ class Snapshot:
             _check_unchanged(file)
             raise SourceError(f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}") from None
         _check_unchanged(file)
-        return conform(pa.concat_tables(tables).slice(skip, wanted.rows), self._file_schema())
+        return conform(pa.concat_tables(tables).slice(skip, part.rows), self._file_schema())
 
     def _footer(self, file: InputFile) -> pq.FileMetaData:
         with open_input(file, self.store) as source:
@@ -127,8 +127,8 @@ class Snapshot:
             open_input(file, self.store) as source,
             pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet,
         ):
-            there = set(parquet.schema_arrow.names)
-            return parquet.read_row_group(group, columns=[name for name in names if name in there])
+            present = set(parquet.schema_arrow.names)
+            return parquet.read_row_group(group, columns=[name for name in names if name in present])
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
@@ -154,17 +154,17 @@ def _source_file(file: InputFile) -> SourceFile:
     return SourceFile(file.uri, file.relative, file.size, file.etag)
 
 
-def _groups(metadata: pq.FileMetaData, wanted: RowRange) -> tuple[list[int], int]:
-    """The row groups that hold a range, and how many of their rows come before it."""
+def _groups(metadata: pq.FileMetaData, part: RowRange) -> tuple[list[int], int]:
+    """Return the row groups that hold a range, and the number of their rows that come before it."""
     groups: list[int] = []
-    skip = at = 0
+    skip = position = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
-        if at + rows > wanted.start and at < wanted.start + wanted.rows:
+        if position + rows > part.start and position < part.start + part.rows:
             if not groups:
-                skip = wanted.start - at
+                skip = part.start - position
             groups.append(group)
-        at += rows
+        position += rows
     return groups, skip
 
 
@@ -198,7 +198,7 @@ def save(store: Store, info: SnapshotInfo, entries: Sequence[Entry]) -> Snapshot
 
 
 def load(store: Store, key: str) -> Snapshot:
-    """The snapshot at a key. Raises ObjectMissing, Damaged; SourceError for one of a newer version."""
+    """Load the snapshot with this key. Raises ObjectMissing, Damaged; SourceError for one of a newer version."""
     found: Snapshot = STATE.snapshots.get((store.uri, key), lambda: _read(store, key))
     return replace(found, store=store)
 
@@ -211,5 +211,5 @@ def _read(store: Store, key: str) -> Snapshot:
         with store.open_input(info.entries) as source:
             entries = pl.DataFrame(table_of(source))
     except (pa.ArrowException, OSError, ObjectMissing) as exc:
-        raise Damaged(f"{store.uri}/{info.entries} is damaged.", hint="The next run makes it again.") from exc
+        raise Damaged(f"{store.uri}/{info.entries} is damaged.", hint="Run it again: the file is rebuilt.") from exc
     return Snapshot(info, decode_schema(info.arrow_schema), entries, store)

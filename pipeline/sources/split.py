@@ -34,8 +34,8 @@ _TEXT_ROWS = 4_000  # as Python's strings, which take several times as much
 
 
 def snapshot_of(spec: Spec, base: Path, store: Store, *, pinned: dict[str, str], note: Note = unnoted) -> Snapshot:
-    """The snapshot of the source as it is now, made if it is not there yet. `note` hears of rows read. Raises
-    SourceError, InputChanged."""
+    """Return the snapshot of the source as it is now, made if it is absent. `note` is called with the number of rows
+    read. Raises SourceError, InputChanged."""
     listing = list_source(spec.source, base)
     key = f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
     try:
@@ -83,7 +83,7 @@ def _check_key(spec: Spec, columns: pa.Schema) -> None:
 
 
 @dataclass
-class _Growing:
+class _PartialEntry:
     """A partition while the pass is under way. `state` digests its rows as they come."""
 
     state: "hashlib.blake2b"
@@ -91,7 +91,7 @@ class _Growing:
     ranges: list[RowRange] = field(default_factory=list)
 
     def add(self, file: int, start: int, rows: int) -> bool:
-        """Whether these rows begin a range of their own."""
+        """Add rows. Returns True if they begin a range of their own."""
         self.rows += rows
         last = self.ranges[-1] if self.ranges else None
         if last and last.file == file and last.start + last.rows == start:
@@ -147,12 +147,12 @@ class _Splitter:
         return snapshots.save(self.store, info, entries)
 
     def _hive_names(self) -> tuple[str, ...]:
-        """The names of the levels, the same for every file, each of them with a value unless `nulls: own`."""
+        """Return the names of the levels, the same for every file, each of them with a value unless `nulls: own`."""
         names: tuple[str, ...] = ()
-        for at, file in enumerate(self.listing.files):
+        for index, file in enumerate(self.listing.files):
             levels = hive_levels(file.relative)
             found = tuple(name for name, _ in levels)
-            if at and found != names:
+            if index and found != names:
                 raise SourceError(
                     f"partition.by = 'hive': {file.relative!r} lies in {'/'.join(found)}, others in {'/'.join(names)}.",
                     hint="Point source.path at a folder all of whose files have the same levels.",
@@ -161,7 +161,7 @@ class _Splitter:
             if self.partition.nulls == "error" and any(value is None for _, value in levels):
                 raise SourceError(
                     f"partition.by = 'hive': {file.relative!r} lies in a folder of nulls ({NULL}).",
-                    hint="Say partition.nulls: own to give them a partition of their own.",
+                    hint="Set partition.nulls: own to give them a partition of their own.",
                 )
         return names
 
@@ -175,10 +175,10 @@ class _Splitter:
     def _keyed(self) -> Iterator[tuple[int, int, pl.DataFrame, pl.Series]]:
         """Frames with the partition key of each row."""
         seen = 0
-        for at, start, frame in self.reader.frames():
+        for index, start, frame in self.reader.frames():
             if not frame.height:  # a header alone
                 continue
-            yield at, start, frame, self._keys(at, start, seen, frame)
+            yield index, start, frame, self._keys(index, start, seen, frame)
             seen += frame.height
             self.note(frame.height)
 
@@ -202,39 +202,39 @@ class _Splitter:
         first = file - file % self.partition.files
         return partition_keys.partition_key([(self.name, self.listing.files[first].relative)])
 
-    def _empty_partitions(self) -> dict[str, _Growing]:
-        """With files (and hive) a file without rows is a partition all the same, and the first block always is one."""
+    def _empty_partitions(self) -> dict[str, _PartialEntry]:
+        """Return the partitions that exist without rows: each file's (by files, hive), and the first block."""
         if self.partition.by == "rows":
-            return {self._block(0): self._grow()}
+            return {self._block(0): self._new_entry()}
         if self.partition.by not in ("files", "hive"):
             return {}
-        return {self._file_key(at): self._grow() for at in range(len(self.listing.files))}
+        return {self._file_key(index): self._new_entry() for index in range(len(self.listing.files))}
 
-    def _grow(self) -> _Growing:
+    def _new_entry(self) -> _PartialEntry:
         types = "\0".join(f"{f.name}:{f.type}" for f in self.reader.schema)
-        return _Growing(hashlib.blake2b(types.encode(), digest_size=16))
+        return _PartialEntry(hashlib.blake2b(types.encode(), digest_size=16))
 
-    def _digest(self, grown: dict[str, _Growing], keys: pl.Series, rows: pl.DataFrame) -> None:
+    def _digest(self, grown: dict[str, _PartialEntry], keys: pl.Series, rows: pl.DataFrame) -> None:
         """Add rows to what their partitions' digests have seen; some partitions begin with them."""
-        for at in range(0, rows.height, _TEXT_ROWS):
-            texts = row_texts(rows[at : at + _TEXT_ROWS], self.names)
+        for index in range(0, rows.height, _TEXT_ROWS):
+            texts = row_texts(rows[index : index + _TEXT_ROWS], self.names)
             offset = 0
-            for length, key in keys[at : at + _TEXT_ROWS].rle().struct.unnest().iter_rows():
+            for length, key in keys[index : index + _TEXT_ROWS].rle().struct.unnest().iter_rows():
                 if key not in grown:
-                    grown[key] = self._grow()
+                    grown[key] = self._new_entry()
                 grown[key].state.update("\n".join(texts[offset : offset + length]).encode() + b"\n")
                 offset += length
 
-    def _referenced(self) -> tuple[list[InputFile], dict[str, _Growing]]:
+    def _referenced(self) -> tuple[list[InputFile], dict[str, _PartialEntry]]:
         """Ranges of the source itself. Raises _Fragmented where there would be many small ones."""
         grown = self._empty_partitions()
         seen = cost = 0
-        for at, start, frame, keys in self._keyed():
+        for index, start, frame, keys in self._keyed():
             self._digest(grown, keys, frame)
             offset = 0
             for length, key in keys.rle().struct.unnest().iter_rows():
-                if grown[key].add(at, start + offset, length):
-                    cost += self.reader.group_rows[at]
+                if grown[key].add(index, start + offset, length):
+                    cost += self.reader.group_rows[index]
                 offset += length
             seen += frame.height
             if cost > 2 * seen + _CHEAP_ROWS:
@@ -242,7 +242,7 @@ class _Splitter:
         files = [InputFile(uri=f.uri, relative=f.relative, size=f.size, etag=f.etag) for f in self.listing.files]
         return files, grown
 
-    def _staged(self) -> tuple[list[InputFile], dict[str, _Growing]]:
+    def _staged(self) -> tuple[list[InputFile], dict[str, _PartialEntry]]:
         """Staged files in partition order."""
         grown = self._empty_partitions()
         files: list[InputFile] = []
@@ -259,7 +259,7 @@ class _Splitter:
             files.append(self._write(len(files), pl.concat(buffer), grown))
         return files, grown
 
-    def _write(self, number: int, frame: pl.DataFrame, grown: dict[str, _Growing]) -> InputFile:
+    def _write(self, number: int, frame: pl.DataFrame, grown: dict[str, _PartialEntry]) -> InputFile:
         path = self.folder / f"staged-{number:06d}.parquet"
         keys, rows = frame[_KEY], frame.drop(_KEY)
         if not keys.is_sorted():
@@ -267,14 +267,14 @@ class _Splitter:
             keys, rows = keys[order], rows[order]
         table = conform(rows.to_arrow(), self.reader.schema)
         self._digest(grown, keys, rows)
-        at = group = 0
+        position = group = 0
         with pq.ParquetWriter(path, self.reader.schema, compression="zstd", compression_level=1) as writer:
             for length, key in keys.rle().struct.unnest().iter_rows():
-                grown[key].add(number, at, length)
-                at += length
-                if at - group >= _STAGED_LEAST_ROWS or at == frame.height:
-                    writer.write_table(table.slice(group, at - group), row_group_size=_STAGED_GROUP_ROWS)
-                    group = at
+                grown[key].add(number, position, length)
+                position += length
+                if position - group >= _STAGED_LEAST_ROWS or position == frame.height:
+                    writer.write_table(table.slice(group, position - group), row_group_size=_STAGED_GROUP_ROWS)
+                    group = position
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         key = f"{self.key.removesuffix('snapshot.json')}part-{number:06d}-{content[:16]}.parquet"

@@ -55,7 +55,7 @@ class Inference:
 
 
 def _fits(present: pl.Series, kind: str) -> bool:
-    """2026-02-30 has the form of a date and is none, so both the form and the value count."""
+    """True if every value has the form and the value of the type: 2026-02-30 has the form of a date and is none."""
     if not present.str.contains(_PATTERNS[kind]).all():
         return False
     return kind in ("bool", "int", "float") or not _parsed(present, kind).null_count()
@@ -63,8 +63,8 @@ def _fits(present: pl.Series, kind: str) -> bool:
 
 @dataclass(frozen=True)
 class Typing:
-    """The type of each column, and the strptime format of those that were given one. Columns that are not named are
-    left as they are. Values of `strict` columns, which were pinned, must be written as inference would want them."""
+    """The type of each column, and the strptime format of those that have one. Columns that are not named are left as
+    they are. Values of `strict` columns, which were pinned, must be written as inference expects them."""
 
     types: Mapping[str, str]
     formats: Mapping[str, str]
@@ -74,28 +74,28 @@ class Typing:
     def decide(
         cls,
         inferred: Mapping[str, str],
-        given: Mapping[str, ColumnType],
+        declared: Mapping[str, ColumnType],
         pinned: Mapping[str, str],
     ) -> "Typing":
-        """Given types win over pinned ones, pinned ones over inferred. Raises SourceError for a given column that is
-        not there."""
-        absent = sorted(set(given) - set(inferred))
+        """Choose each column's type: declared before pinned, pinned before inferred. Raises SourceError for a declared
+        column that is absent."""
+        absent = sorted(set(declared) - set(inferred))
         if absent:
             raise SourceError(
                 f"source.columns names {absent[0]!r}, which is no column of the source.",
                 hint=f"Columns: {', '.join(inferred)}",
             )
-        held = {name: kind for name, kind in pinned.items() if name in inferred and name not in given}
+        held = {name: kind for name, kind in pinned.items() if name in inferred and name not in declared}
         types = {**inferred, **held}
         types.update(
-            {name: _given(column, pinned.get(name) or inferred[name]) for name, column in given.items()},
+            {name: _declared_type(column, pinned.get(name) or inferred[name]) for name, column in declared.items()},
         )
-        formats = {name: column.format for name, column in given.items() if column.format}
+        formats = {name: column.format for name, column in declared.items() if column.format}
         strict = frozenset(name for name, kind in held.items() if kind != inferred[name])
         return cls(types, formats, strict)
 
     def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Text columns as their types. Raises SourceError that names column, value and type where one does not fit."""
+        """Cast text columns to their types. Raises SourceError with column, value and type if one does not fit."""
         return frame.with_columns(self._cast(frame[name]) for name in frame.columns if name in self.types)
 
     def _cast(self, column: pl.Series) -> pl.Series:
@@ -114,22 +114,22 @@ class Typing:
         return typed.alias(name)
 
     def _misfit(self, name: str, value: str) -> SourceError:
-        kind, wanted = self.types[name].removesuffix("_zone"), self.formats.get(name)
-        form = f" with format {wanted!r}" if wanted else ""
+        kind, format_text = self.types[name].removesuffix("_zone"), self.formats.get(name)
+        form = f" with format {format_text!r}" if format_text else ""
         if name in self.strict:
             form = f", which this column was when it was first published{', in this form' if kind != 'str' else ''}"
-        elif self.types[name] == "datetime_zone" and not wanted:
+        elif self.types[name] == "datetime_zone" and not format_text:
             form = " with an offset, as others of the column have"
-        elif kind == "datetime" and not wanted:
+        elif kind == "datetime" and not format_text:
             form = " without an offset, written as 2026-11-01T05:00:00"
         return SourceError(
             f"column {name!r}: {value!r} is no {kind}{form}.",
-            hint=f"Mend the value, or say source.columns: {{{name}: str}}.",
+            hint=f"Correct the value, or set source.columns: {{{name}: str}}.",
         )
 
 
-def _given(column: ColumnType, otherwise: str) -> str:
-    """A given datetime has a zone where its format or all its values say so."""
+def _declared_type(column: ColumnType, otherwise: str) -> str:
+    """Return the type of a declared column. A datetime has a zone if its format or all its values have one."""
     if column.type != "datetime":
         return column.type
     if column.format:
@@ -167,6 +167,6 @@ def _parsed(text: pl.Series, kind: str, form: str | None = None) -> pl.Series:
 
 
 def _clock(text: pl.Series) -> pl.Series:
-    """ISO 8601 with a T, and with seconds; a date alone is its midnight."""
+    """Rewrite as ISO 8601 with a T, and with seconds; a date alone is its midnight."""
     whole = text.str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", "${1}T00:00:00").str.replace("^(.{10}) ", "${1}T")
     return whole.str.replace(r"^(.{13}:[0-9]{2})($|[^:0-9.])", "${1}:00${2}")
