@@ -46,7 +46,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 @dataclass(frozen=True)
-class Build:
+class StageSetup:
     """What a stage is built from: its part of the spec, the columns that reach it, the spec's folder."""
 
     spec: Spec
@@ -182,7 +182,7 @@ def query_failed(where: str, exc: Exception) -> PartitionError:
     )
 
 
-def check_outputs(build: Build, fields: Mapping[str, OutputField]) -> None:
+def check_outputs(build: StageSetup, fields: Mapping[str, OutputField]) -> None:
     """Refuse an output that would shadow an input column unasked, or take a reserved name."""
     for name in fields:
         if name.startswith(RESERVED) or not name:
@@ -195,7 +195,7 @@ def check_outputs(build: Build, fields: Mapping[str, OutputField]) -> None:
     check_drop(build)
 
 
-def check_drop(build: Build) -> None:
+def check_drop(build: StageSetup) -> None:
     """Refuse to drop what is not there."""
     for name in build.stage.drop:
         if name not in build.columns.names:

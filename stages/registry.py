@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from schemas.errors import RowError, SpecError
 from schemas.spec.sections import Spec, Stage
-from stages.contract import Answered, AnyStage, Build, GraphStage
+from stages.contract import Answered, AnyStage, GraphStage, StageSetup
 from stages.graphs import agent, cascade, classify, custom, embed, extract, judge, research, summarize, translate
 from stages.models.factory import ModelServices
 from stages.tables import aggregate, checks, dedupe, explode, sample, sql
 
-BUILT_IN: dict[str, Callable[[Build], AnyStage]] = {
+BUILT_IN: dict[str, Callable[[StageSetup], AnyStage]] = {
     "extract": extract.build,
     "classify": classify.build,
     "summarize": summarize.build,
@@ -37,17 +37,17 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
     """Every stage of a spec over a source with these columns. Raises SpecError."""
     stages: list[AnyStage] = []
     for stage in spec.stages:
-        wanted = Build(spec=spec, stage=stage, columns=columns, base=base, services=services)
+        setup = StageSetup(spec=spec, stage=stage, columns=columns, base=base, services=services)
         builder = BUILT_IN.get(stage.uses)
         if builder is None:
             if ":" not in stage.uses:
                 raise SpecError(
-                    f"{wanted.where}: there is no stage {stage.uses!r}.",
+                    f"{setup.where}: there is no stage {stage.uses!r}.",
                     hint=f"Built in: {', '.join(BUILT_IN)}; or a graph of yours as module:attribute.",
                 )
             builder = custom.build
-        built = builder(wanted)
-        _refuse_behind_barrier(wanted, built, stages)
+        built = builder(setup)
+        _refuse_behind_barrier(setup, built, stages)
         if isinstance(built, GraphStage):
             built = replace(built, prepare=capped(stage, built.prepare))
         columns = built.columns_after(columns)
@@ -55,19 +55,19 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
     return stages
 
 
-def _refuse_behind_barrier(wanted: Build, built: AnyStage, before: list[AnyStage]) -> None:
+def _refuse_behind_barrier(setup: StageSetup, built: AnyStage, before: list[AnyStage]) -> None:
     """Only tables may follow what waits for the whole partition, as that runs once all rows are answered."""
     barrier = next((stage.name for stage in before if stage.is_barrier), None)
     if barrier is None:
         return
     if isinstance(built, GraphStage):
         raise SpecError(
-            f"{wanted.where}: it comes after stage {barrier}, which waits for the whole partition.",
+            f"{setup.where}: it comes after stage {barrier}, which waits for the whole partition.",
             hint="Such a stage runs once all rows are answered: put it behind those that ask a model.",
         )
     if built.reject_reason is not None:
         raise SpecError(
-            f"{wanted.where}: it comes after stage {barrier}, behind which no row can be rejected any more.",
+            f"{setup.where}: it comes after stage {barrier}, behind which no row can be rejected any more.",
             hint="Put it before, use filter or fail in all its rules, or the checks of the spec.",
         )
 

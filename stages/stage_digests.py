@@ -9,7 +9,7 @@ import orjson
 from schemas import digests
 from schemas.digests import digest
 from schemas.spec.sections import Spec
-from stages.contract import AnyStage, Build, Options
+from stages.contract import AnyStage, Options, StageSetup
 from stages.models.answers.answer_format import AnswerFormat
 from stages.models.factory import model_identity
 from stages.user_code import code_digest
@@ -17,9 +17,9 @@ from stages.user_code import code_digest
 _PACE = {"row_timeout", "blocking"}
 
 
-def stage_fingerprint(wanted: Build, version: str, form: AnswerFormat, options: Options | None = None) -> str:
+def stage_fingerprint(setup: StageSetup, version: str, form: AnswerFormat, options: Options | None = None) -> str:
     """Digest of everything that could change the stage's answers; not of what happens to them afterwards."""
-    stage = wanted.stage
+    stage = setup.stage
     code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *stage.tools)]
     if stage.output_class:
         code.append(code_digest(stage.output_class))

@@ -1,7 +1,7 @@
 """agent: a model that calls tools until it can answer; one conversation a row.
 
 START → think ─ calls tools ─→ tools ─┐      tools: those of the stage and no other; arguments are validated; a failure,
-          ↑   │                       │             an unknown tool or bad arguments are told to the model
+          ↑   │                       │             an unknown tool or bad arguments are reported to the model
           ├───┼───────────────────────┘
           ├───┼─ an answer that does not fit: repair, at most twice
               └─ an answer ─→ END            at `steps` model calls or `token_cap` tokens: rejected, or made to answer
@@ -19,8 +19,8 @@ from pydantic import Field
 
 from schemas.errors import RowError
 from schemas.spec.durations import Duration
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
 from stages.graphs.toolkit.tools import call, load_tools
@@ -47,13 +47,13 @@ class State(TypedDict, total=False):
     answer: Answer
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: agent`. Raises SpecError."""
-    options = wanted.options(AgentOptions)
-    form = answer_format(wanted)
-    tools = load_tools(wanted)
-    prompts = Prompts(wanted)
-    free, last = ModelQuestion(wanted, form, tools=tools), ModelQuestion(wanted, form)
+    options = setup.options(AgentOptions)
+    form = answer_format(setup)
+    tools = load_tools(setup)
+    prompts = Prompts(setup)
+    with_tools, without_tools = ModelQuestion(setup, form, tools=tools), ModelQuestion(setup, form)
     timeout_s = options.tool_timeout.total_seconds()
 
     async def think(state: State) -> Command[Literal["think", "tools", "__end__"]]:
@@ -61,9 +61,9 @@ def build(wanted: Build) -> GraphStage:
         capped = _cap(steps + (options.at_cap == "answer"), spent, options)
         if capped and options.at_cap == "reject":
             raise RowError(f"no answer after {capped}", kind=f"{capped.split()[-1].rstrip('s')}_cap")
-        told: list[BaseMessage] = [HumanMessage(_NOW)] if capped else []
-        messages = [*state["messages"], *told]
-        message = await (last if capped else free).ask(messages)
+        final_prompt: list[BaseMessage] = [HumanMessage(_NOW)] if capped else []
+        messages = [*state["messages"], *final_prompt]
+        message = await (without_tools if capped else with_tools).ask(messages)
         update: State = {"steps": steps + 1, "spent": spent + _tokens(messages, message)}
         if not capped and form.wants_tools(message):
             return Command(goto="tools", update={**update, "messages": [*messages, message]})
@@ -73,30 +73,33 @@ def build(wanted: Build) -> GraphStage:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS or capped:
                 raise invalid(message, exc, repairs) from None
-            said = [*messages, message, *complaints(message, str(exc))]
-            return Command(goto="think", update={**update, "repairs": repairs + 1, "messages": said})
+            conversation = [*messages, message, *complaints(message, str(exc))]
+            return Command(goto="think", update={**update, "repairs": repairs + 1, "messages": conversation})
 
     async def use_tools(state: State) -> State:
-        asked = state["messages"][-1]
-        assert isinstance(asked, AIMessage)
+        request = state["messages"][-1]
+        assert isinstance(request, AIMessage)
         results = await asyncio.gather(
-            *(call(tools, wish, timeout_s=timeout_s, most=options.result_chars) for wish in asked.tool_calls)
+            *(
+                call(tools, tool_call, timeout_s=timeout_s, max_chars=options.result_chars)
+                for tool_call in request.tool_calls
+            )
         )
-        said = [
+        replies = [
             ToolMessage(
                 result.text if result.failed else quoted("result", result.text),
-                tool_call_id=wish["id"] or "",
+                tool_call_id=tool_call["id"] or "",
                 status="error" if result.failed else "success",
             )
-            for wish, result in zip(asked.tool_calls, results, strict=True)
+            for tool_call, result in zip(request.tool_calls, results, strict=True)
         ]
-        said += [
-            ToolMessage("The arguments are not a JSON object.", tool_call_id=wish["id"] or "", status="error")
-            for wish in asked.invalid_tool_calls
+        replies += [
+            ToolMessage("The arguments are not a JSON object.", tool_call_id=tool_call["id"] or "", status="error")
+            for tool_call in request.invalid_tool_calls
         ]
-        return {"messages": [*state["messages"], *said]}
+        return {"messages": [*state["messages"], *replies]}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row, RULE), HumanMessage(prompts.text(row))]}
 
     builder = StateGraph(State)
@@ -105,11 +108,11 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge(START, "think")
     builder.add_edge("tools", "think")
     graph = builder.compile().with_config({"recursion_limit": 2 * options.steps + MAX_REPAIRS + 5})
-    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, calls=(1, options.steps)))
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, calls=(1, options.steps)))
 
 
 def _cap(steps: int, spent: int, options: AgentOptions) -> str:
-    """The cap that is reached, in words; none: ''."""
+    """Return the cap that was reached, in words; '' if there is none."""
     if steps >= options.steps:
         return f"{options.steps} steps"
     return f"{options.token_cap:,} tokens" if spent >= options.token_cap else ""
@@ -118,4 +121,4 @@ def _cap(steps: int, spent: int, options: AgentOptions) -> str:
 def _tokens(messages: list[BaseMessage], message: AIMessage) -> int:
     if message.usage_metadata is not None:
         return message.usage_metadata["total_tokens"]
-    return sum(tokens(str(said.content)) for said in (*messages, message))
+    return sum(tokens(str(item.content)) for item in (*messages, message))

@@ -15,8 +15,8 @@ _BLOCKING = frozenset(("invoke", "stream", "batch"))
 
 
 def blocking_calls(graph: Pregel[Any, Any, Any, Any]) -> Iterator[tuple[str, str, int]]:
-    """Node, call and line of the module, for each call of a stage's model that does not await. Where the source is not
-    to be had, or the model comes by a way that cannot be followed, the call is refused when it is made."""
+    """Yield node, call and line of the module, for each blocking call of a stage's model. If the source is not
+    available, or the model cannot be traced in it, the call is refused when it is made."""
     for name, node in graph.nodes.items():
         function = getattr(node.bound, "afunc", None)
         function = getattr(function, "__func__", function)
@@ -42,7 +42,8 @@ def _is_ours(value: Any) -> bool:
 
 
 def _calls(function: ast.AST, ours: set[str]) -> Iterator[ast.Call]:
-    """In the order of the source, names that are given a model of ours on the way. Functions within run elsewhere."""
+    """Yield blocking calls in the order of the source; `ours` grows by names that are assigned one of our models.
+    Nested functions are skipped: they run elsewhere."""
     for node in ast.iter_child_nodes(function):
         if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
             continue
@@ -56,7 +57,7 @@ def _calls(function: ast.AST, ours: set[str]) -> Iterator[ast.Call]:
 
 
 def _leads_to_model(expression: ast.AST, ours: set[str]) -> bool:
-    """`model`, `models["main"]`, `runtime.context.model`, `runtime.context["model"].with_structured_output(…)`."""
+    """True for `model`, `models["main"]`, `runtime.context.model`, `runtime.context["model"].bind_tools(…)`."""
     if isinstance(expression, ast.Name):
         return expression.id in ours
     if isinstance(expression, ast.Call):

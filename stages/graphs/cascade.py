@@ -3,7 +3,8 @@
 START → cheap ─ fits, and is sure enough ─→ END
           └─ does not fit, refuses, or is below `below` ─→ main ─→ END   (repaired at most twice, then rejected)
 
-Who answered which row is a column if asked for (`answered_by`); what each model was asked and cost is in the report.
+The name of the model that answered a row is a column if `answered_by` names one; calls and cost of each model are in
+the report.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
-from stages.contract import BY, Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, check_confidence, finished, own_column
+from stages.contract import BY, GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, check_confidence, own_column
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 
@@ -30,7 +31,7 @@ class CascadeOptions(Options):
 
 
 class State(TypedDict, total=False):
-    """`why` main is asked; an answer that stands has none."""
+    """`why` is the reason to call `main`; an accepted answer has none."""
 
     messages: list[BaseMessage]
     answer: Answer
@@ -38,16 +39,16 @@ class State(TypedDict, total=False):
     why: str
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: cascade`. Raises SpecError."""
-    options = wanted.options(CascadeOptions)
-    form = answer_format(wanted)
-    check_confidence(wanted, form.fields, options.confidence)
+    options = setup.options(CascadeOptions)
+    form = answer_format(setup)
+    check_confidence(setup, form.fields, options.confidence)
     if (options.below is None) != (options.confidence is None):
-        raise SpecError(f"{wanted.where}: with.below and with.confidence belong together.")
-    added = own_column(wanted, form.fields, "answered_by", options.answered_by, "str")
-    prompts = Prompts(wanted)
-    cheap, main = ModelQuestion(wanted, form, "cheap"), ModelQuestion(wanted, form, "main")
+        raise SpecError(f"{setup.where}: with.below and with.confidence belong together.")
+    added = own_column(setup, form.fields, "answered_by", options.answered_by, "str")
+    prompts = Prompts(setup)
+    cheap, main = ModelQuestion(setup, form, "cheap"), ModelQuestion(setup, form, "main")
 
     def unsure(answer: Answer) -> bool:
         if options.below is None or options.confidence is None:
@@ -65,10 +66,10 @@ def build(wanted: Build) -> GraphStage:
     async def ask_main(state: State) -> State:
         return {"answer": await main.answer(state["messages"]), "answered_by": main.name}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
 
-    def harvest(state: Mapping[str, Any]) -> Answer:
+    def output_of(state: Mapping[str, Any]) -> Answer:
         by = {options.answered_by: state["answered_by"]} if options.answered_by else {}
         return {**state["answer"], **by, BY: "main" if state.get("why") else "cheap"}
 
@@ -78,5 +79,5 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge(START, "cheap")
     builder.add_conditional_edges("cheap", lambda state: "main" if state.get("why") else END, ["main", END])
     builder.add_edge("main", END)
-    made = Made(VERSION, options, form, prompts, builder.compile(), first, harvest, added, calls=(1, 2))
-    return finished(wanted, made)
+    made = GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, output_of, added, calls=(1, 2))
+    return assemble(setup, made)

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, doubt_of, finished
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, doubt_of
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Doubt, ModelQuestion, asking_graph
+from stages.graphs.toolkit.question import Answer, Doubt, ModelQuestion, question_graph
 from stages.text.quoting import RULE, quoted
 
 VERSION = "classify-1"
@@ -35,64 +35,64 @@ class ClassifyOptions(Options):
     fallback: str | None = Field(default=None, description="a label; null leaves the label empty")
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: classify`. Raises SpecError."""
-    options = wanted.options(ClassifyOptions)
-    form = answer_format(wanted)
-    column, labels, several = _labels(wanted, form.fields, options)
-    doubt = _check(wanted, form.fields, labels, options, column)
-    prompts = Prompts(wanted)
+    options = setup.options(ClassifyOptions)
+    form = answer_format(setup)
+    column, labels, several = _labels(setup, form.fields, options)
+    doubt = _check(setup, form.fields, labels, options, column)
+    prompts = Prompts(setup)
     instructions = _instructions(labels, several, options)
     known = {_plain(label): label for label in labels} | {label: label for label in labels}
 
-    def meant(said: Any) -> Any:
-        return known.get(said) or known.get(_plain(said), said) if isinstance(said, str) else said
+    def to_label(value: Any) -> Any:
+        return known.get(value) or known.get(_plain(value), value) if isinstance(value, str) else value
 
     def mend(data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        given = data.get(column)
-        if isinstance(given, str):
-            return {**data, column: [meant(given)] if several else meant(given)}
-        if several and isinstance(given, list):
-            said = [meant(item) for item in given]
-            return {**data, column: [item for at, item in enumerate(said) if item not in said[:at]]}
+        value = data.get(column)
+        if isinstance(value, str):
+            return {**data, column: [to_label(value)] if several else to_label(value)}
+        if several and isinstance(value, list):
+            chosen = [to_label(item) for item in value]
+            return {**data, column: [item for position, item in enumerate(chosen) if item not in chosen[:position]]}
         return data
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row, instructions, RULE), HumanMessage(quoted("text", prompts.text(row)))]}
 
-    def harvest(state: Mapping[str, Any]) -> Answer:
+    def output_of(state: Mapping[str, Any]) -> Answer:
         answer = dict(state["answer"])
         if options.below is not None and options.confidence is not None:
             sure = answer[options.confidence]
             if sure is None or sure < options.below:
-                kept = [] if options.fallback is None else [options.fallback]
-                answer[column] = kept if several else options.fallback
+                chosen = [] if options.fallback is None else [options.fallback]
+                answer[column] = chosen if several else options.fallback
         return answer
 
-    graph = asking_graph(ModelQuestion(wanted, form), mend, doubt)
-    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest))
+    graph = question_graph(ModelQuestion(setup, form), mend, doubt)
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of))
 
 
 def _labels(
-    wanted: Build, fields: Mapping[str, OutputField], options: ClassifyOptions
+    setup: StageSetup, fields: Mapping[str, OutputField], options: ClassifyOptions
 ) -> tuple[str, tuple[str, ...], bool]:
-    """The output that holds the label, its values, and whether it holds several."""
+    """Return the output that holds the label, its values, and True if it holds several."""
     found = {name: values for name, declared in fields.items() if (values := _closed(declared))}
     if options.label is not None and options.label not in found:
         raise SpecError(
-            f"{wanted.where}: with.label = {options.label!r} is no output with a closed list of values.",
+            f"{setup.where}: with.label = {options.label!r} is no output with a closed list of values.",
             hint=f"Those are: {', '.join(found) or 'none'}.",
         )
     if not found:
         raise SpecError(
-            f"{wanted.where}: uses: classify needs an output with a closed list of labels.",
+            f"{setup.where}: uses: classify needs an output with a closed list of labels.",
             hint="Write output: {category: {type: enum, values: [first, second]}}, or a list of such.",
         )
     if options.label is None and len(found) > 1:
         raise SpecError(
-            f"{wanted.where}: {' and '.join(found)} could each hold the label.", hint="Name it: with: {label: …}."
+            f"{setup.where}: {' and '.join(found)} could each hold the label.", hint="Name it: with: {label: …}."
         )
     name = options.label or next(iter(found))
     return name, found[name], fields[name].type == "list"
@@ -104,34 +104,34 @@ def _closed(declared: OutputField) -> tuple[str, ...]:
 
 
 def _check(
-    wanted: Build, fields: Mapping[str, OutputField], labels: tuple[str, ...], options: ClassifyOptions, column: str
+    setup: StageSetup, fields: Mapping[str, OutputField], labels: tuple[str, ...], options: ClassifyOptions, column: str
 ) -> Doubt | None:
     for label in options.labels:
         if label not in labels:
-            raise SpecError(f"{wanted.where}: with.labels describes {label!r}, which is no label.")
-    doubt = doubt_of(wanted, fields, options.confidence, options.ask_below, column)
+            raise SpecError(f"{setup.where}: with.labels describes {label!r}, which is no label.")
+    doubt = doubt_of(setup, fields, options.confidence, options.ask_below, column)
     if options.below is not None and options.confidence is None:
-        raise SpecError(f"{wanted.where}: with.below needs with.confidence: the float output to compare.")
+        raise SpecError(f"{setup.where}: with.below needs with.confidence: the float output to compare.")
     if options.fallback is not None and options.below is None:
-        raise SpecError(f"{wanted.where}: with.fallback needs with.below: the confidence under which it is taken.")
+        raise SpecError(f"{setup.where}: with.fallback needs with.below: the confidence below which it is used.")
     if options.fallback is not None and options.fallback not in labels:
         raise SpecError(
-            f"{wanted.where}: with.fallback = {options.fallback!r} is no label.", hint=f"Labels: {', '.join(labels)}"
+            f"{setup.where}: with.fallback = {options.fallback!r} is no label.", hint=f"Labels: {', '.join(labels)}"
         )
     if options.below is not None and doubt is not None:
         raise SpecError(
-            f"{wanted.where}: with.below takes the fallback and with.ask_below asks a person: say one of them."
+            f"{setup.where}: with.below takes the fallback and with.ask_below asks a person: set only one of them."
         )
     return doubt
 
 
 def _plain(label: str) -> str:
-    """What is left of a label without case, quotes, spaces and punctuation around it."""
+    """Return a label without case, and without quotes, spaces and punctuation around it."""
     return re.sub(r"[\s_-]+", " ", label.strip(" \t\r\n.,;:!\"'`*")).casefold()
 
 
 def _instructions(labels: tuple[str, ...], several: bool, options: ClassifyOptions) -> str:
-    lines = [f"- {label}" + (f": {said}" if (said := options.labels.get(label)) else "") for label in labels]
+    lines = [f"- {label}" + (f": {meaning}" if (meaning := options.labels.get(label)) else "") for label in labels]
     which = "every label that applies" if several else "exactly one label"
     sure = f" {options.confidence}: how sure you are, from 0 to 1." if options.confidence else ""
     return f"Classify the text. Choose {which} of this list, as it is written there:\n" + "\n".join(lines) + sure

@@ -21,7 +21,7 @@ from schemas.digests import digest
 from schemas.errors import RowError, SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField, problems
-from stages.contract import Answered, Build, GraphStage, check_outputs
+from stages.contract import Answered, GraphStage, StageSetup, check_outputs
 from stages.graphs.blocking_calls import blocking_calls
 from stages.graphs.toolkit.assemble import answer_format, limiter_of
 from stages.models.answers.answer_format import text_of
@@ -33,33 +33,33 @@ from stages.user_code import code_digest, load_attribute, refused
 VERSION = "custom-1"
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that uses a graph of the user's. Raises SpecError."""
-    stage = wanted.stage
+    stage = setup.stage
     if stage.options:
-        raise SpecError(f"{wanted.where}: with is for built-in graphs.", hint="Give a graph of yours its context.")
-    models = {role: build_model(c, stage, wanted.spec, wanted.services) for role, c in stage.model.items()}
-    tools = [load_attribute(tool, where=f"{wanted.where}: tools") for tool in stage.tools]
+        raise SpecError(f"{setup.where}: with is for built-in graphs.", hint="Give a graph of yours its context.")
+    models = {role: build_model(c, stage, setup.spec, setup.services) for role, c in stage.model.items()}
+    tools = [load_attribute(tool, where=f"{setup.where}: tools") for tool in stage.tools]
     context = {**stage.context, "models": models, "tools": tools}
     if "main" in models:
         context["model"] = models["main"]
-    graph = _compiled(load_attribute(stage.uses, where=wanted.where), wanted, context)
+    graph = _compiled(load_attribute(stage.uses, where=setup.where), setup, context)
     if not stage.output and not stage.output_class:
-        raise SpecError(f"{wanted.where}: output is missing.", hint="Declare the columns that the graph writes.")
-    form = answer_format(wanted)
-    check_outputs(wanted, form.fields)
-    inputs = _inputs(wanted, graph)
-    outputs = _outputs(wanted, graph, form.fields)
+        raise SpecError(f"{setup.where}: output is missing.", hint="Declare the columns that the graph writes.")
+    form = answer_format(setup)
+    check_outputs(setup, form.fields)
+    inputs = _inputs(setup, graph)
+    outputs = _outputs(setup, graph, form.fields)
 
     def prepare(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
         return {key: row[column] for key, column in inputs.items()}
 
-    def harvest(state: Mapping[str, Any]) -> dict[str, Any]:
+    def read_output(state: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(state, Mapping):
             raise RowError(f"the graph ended with {type(state).__name__}, not with a state", kind="missing_output")
-        absent = [key for column, key in outputs.items() if key not in state and not form.fields[column].optional]
-        if absent:
-            raise RowError(f"the graph ended without {absent[0]!r} in its state", kind="missing_output")
+        missing = [key for column, key in outputs.items() if key not in state and not form.fields[column].optional]
+        if missing:
+            raise RowError(f"the graph ended without {missing[0]!r} in its state", kind="missing_output")
         try:
             return form.validate(
                 {column: _value(state.get(key), form.fields[column]) for column, key in outputs.items()}
@@ -71,22 +71,22 @@ def build(wanted: Build) -> GraphStage:
         spec=stage,
         reads=tuple(sorted(set(inputs.values()))),
         fields=form.fields,
-        fingerprint=stage_fingerprint(wanted, VERSION, form),
+        fingerprint=stage_fingerprint(setup, VERSION, form),
         graph=graph,
         prepare=prepare,
-        output_of=harvest,
+        output_of=read_output,
         provenance=Provenance(
             stage=stage.name,
             uses=stage.uses,
             models={role: choice.name for role, choice in stage.model.items()},
             code_digest=digest(code_digest(stage.uses), *(code_digest(tool) for tool in stage.tools)),
         ),
-        limiter=limiter_of(wanted),
-        context=_runtime_context(wanted, graph, context),
+        limiter=limiter_of(setup),
+        context=_runtime_context(setup, graph, context),
     )
 
 
-def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
+def _compiled(found: Any, setup: StageSetup, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
     if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
         try:
             with kept():
@@ -95,24 +95,24 @@ def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[A
                     found = _awaited(found)
         except BaseException as exc:
             hint = f"A factory may take: config, {', '.join(context)}"
-            raise refused(exc, f"{wanted.where}: calling {wanted.stage.uses}", hint=hint) from exc
+            raise refused(exc, f"{setup.where}: calling {setup.stage.uses}", hint=hint) from exc
     if isinstance(found, StateGraph):
         found = found.compile()
     if not isinstance(found, Pregel):
         raise SpecError(
-            f"{wanted.where}: {wanted.stage.uses} is a {type(found).__name__}, not a LangGraph graph.",
+            f"{setup.where}: {setup.stage.uses} is a {type(found).__name__}, not a LangGraph graph.",
             hint="Name a compiled graph, a StateGraph, or a function that returns one.",
         )
     stops = [*found.interrupt_before_nodes, *found.interrupt_after_nodes]
     if stops:
         raise SpecError(
-            f"{wanted.where}: {wanted.stage.uses} is compiled to stop at {stops[0]!r}, where nobody would resume it.",
+            f"{setup.where}: {setup.stage.uses} is compiled to stop at {stops[0]!r}, and nothing would resume it.",
             hint="Compile it without interrupt_before and interrupt_after.",
         )
-    _refuse_retries(found, wanted)
+    _refuse_retries(found, setup)
     for node, call, line in blocking_calls(found):
         raise SpecError(
-            f"{wanted.where}: {wanted.stage.uses}: the async node {node!r} calls {call} (line {line}), which would "
+            f"{setup.where}: {setup.stage.uses}: the async node {node!r} calls {call} (line {line}), which would "
             "block the worker.",
             hint=f"Write: await {call.rpartition('.')[0]}.a{call.rpartition('.')[2]}(…), or make the node a plain def.",
         )
@@ -121,24 +121,24 @@ def _compiled(found: Any, wanted: Build, context: Mapping[str, Any]) -> Pregel[A
 
 
 def _parameters(factory: Any, context: Mapping[str, Any]) -> dict[str, Any]:
-    """What a factory takes: values of the context by name, and LangGraph's config, which holds them, too."""
+    """Return a factory's arguments: values of the context by name, and LangGraph's config, which also holds them."""
     accepted = inspect.signature(factory).parameters
-    given = {name: value for name, value in context.items() if name in accepted}
+    arguments = {name: value for name, value in context.items() if name in accepted}
     config: RunnableConfig = {"configurable": dict(context), "metadata": {}, "tags": []}
-    left = [
+    unfilled = [
         name for name, parameter in accepted.items()
-        if name not in given and parameter.default is parameter.empty
+        if name not in arguments and parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]  # fmt: skip
-    if "config" in accepted and "config" not in given:
-        given["config"] = config
-    elif len(left) == 1 and "RunnableConfig" in str(accepted[left[0]].annotation):
-        given[left[0]] = config
-    return given
+    if "config" in accepted and "config" not in arguments:
+        arguments["config"] = config
+    elif len(unfilled) == 1 and "RunnableConfig" in str(accepted[unfilled[0]].annotation):
+        arguments[unfilled[0]] = config
+    return arguments
 
 
 def _awaited(found: Awaitable[Any]) -> Any:
-    """What an async factory gives. In a thread, as this one's loop may be at work."""
+    """Return the result of an async factory. In a thread, because this thread's loop may be running."""
 
     async def once() -> Any:
         return await found
@@ -147,68 +147,69 @@ def _awaited(found: Awaitable[Any]) -> Any:
         return thread.submit(asyncio.run, once()).result()
 
 
-def _refuse_retries(graph: Pregel[Any, Any, Any, Any], wanted: Build) -> None:
-    """One layer retries: a node that is run again asks its models anew, as further calls, and each is paid for."""
+def _refuse_retries(graph: Pregel[Any, Any, Any, Any], setup: StageSetup) -> None:
+    """Refuse RetryPolicies: a node that runs again calls its models again, and each call is paid for. Only one layer
+    retries."""
     for name, node in graph.nodes.items():
         if node.retry_policy or graph.retry_policy:
             raise SpecError(
-                f"{wanted.where}: {wanted.stage.uses}: the node {name!r} has a RetryPolicy, under which a node that "
-                "failed would ask its models anew and pay for each attempt.",
+                f"{setup.where}: {setup.stage.uses}: the node {name!r} has a RetryPolicy, under which a node that "
+                "failed would call its models again and pay for each attempt.",
                 hint="Leave it out: failed model calls are retried below the graph; retry other things inside a node.",
             )
     for _, inner in graph.get_subgraphs():
         if isinstance(inner, Pregel):
-            _refuse_retries(inner, wanted)
+            _refuse_retries(inner, setup)
 
 
-def _inputs(wanted: Build, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
-    """State key → column."""
-    columns = wanted.columns.names
-    for key, column in wanted.stage.inputs.items():
+def _inputs(setup: StageSetup, graph: Pregel[Any, Any, Any, Any]) -> dict[str, str]:
+    """Return state key → column."""
+    columns = setup.columns.names
+    for key, column in setup.stage.inputs.items():
         if column not in columns:
             raise SpecError(
-                f"{wanted.where}: inputs.{key} names {column!r}, which is no column here.",
+                f"{setup.where}: inputs.{key} names {column!r}, which is no column here.",
                 hint=f"Columns: {', '.join(columns)}",
             )
     keys = _keys(graph, "input")
-    if wanted.stage.inputs:
-        unknown = [key for key in wanted.stage.inputs if keys and key not in keys]
+    if setup.stage.inputs:
+        unknown = [key for key in setup.stage.inputs if keys and key not in keys]
         if unknown:
             raise SpecError(
-                f"{wanted.where}: inputs.{unknown[0]} is no key of the graph's input.",
+                f"{setup.where}: inputs.{unknown[0]} is no key of the graph's input.",
                 hint=f"It has: {', '.join(keys)}",
             )
-        return dict(wanted.stage.inputs)
-    same = {key: key for key in keys if key in columns}
-    if not same:
+        return dict(setup.stage.inputs)
+    matching = {key: key for key in keys if key in columns}
+    if not matching:
         raise SpecError(
-            f"{wanted.where}: no column has the name of a key of the graph's input ({', '.join(keys) or 'unknown'}).",
+            f"{setup.where}: no column has the name of a key of the graph's input ({', '.join(keys) or 'unknown'}).",
             hint="Map them with inputs: {state_key: column}.",
         )
-    return same
+    return matching
 
 
-def _outputs(wanted: Build, graph: Pregel[Any, Any, Any, Any], fields: Mapping[str, Any]) -> dict[str, str]:
-    """Column → state key."""
-    outputs = {column: wanted.stage.outputs.get(column, column) for column in fields}
-    stray = sorted(set(wanted.stage.outputs) - set(fields))
+def _outputs(setup: StageSetup, graph: Pregel[Any, Any, Any, Any], fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return column → state key."""
+    outputs = {column: setup.stage.outputs.get(column, column) for column in fields}
+    stray = sorted(set(setup.stage.outputs) - set(fields))
     if stray:
-        raise SpecError(f"{wanted.where}: outputs.{stray[0]} is not declared under output.")
+        raise SpecError(f"{setup.where}: outputs.{stray[0]} is not declared under output.")
     keys = _keys(graph, "output")
     for column, key in outputs.items():
         if keys and key not in keys:
             raise SpecError(
-                f"{wanted.where}: the graph's output has no {key!r}, which output.{column} declares.",
+                f"{setup.where}: the graph's output has no {key!r}, which output.{column} declares.",
                 hint=f"It has: {', '.join(keys)}. Map others with outputs: {{{column}: state_key}}.",
             )
     return outputs
 
 
 def _keys(graph: Pregel[Any, Any, Any, Any], side: Literal["input", "output"]) -> list[str]:
-    """The keys of a graph's input or output; none where the graph does not say.
+    """Return the keys of a graph's input or output; none if the graph declares none.
 
-    A state graph is asked for its channels, not for its JSON schema: pydantic makes none of `typing.TypedDict` before
-    Python 3.12, nor of arbitrary classes.
+    Of a state graph, channels are read, not the JSON schema: pydantic makes none of `typing.TypedDict` before Python
+    3.12, nor of arbitrary classes.
     """
     builder = getattr(graph, "builder", None)
     if isinstance(builder, StateGraph):
@@ -221,9 +222,9 @@ def _keys(graph: Pregel[Any, Any, Any, Any], side: Literal["input", "output"]) -
     return list(schema.get("properties", {}))
 
 
-def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
-    """The graph's context schema, filled with the values that it has a place for; a graph without one finds them all in
-    a dictionary."""
+def _runtime_context(setup: StageSetup, graph: Pregel[Any, Any, Any, Any], values: Mapping[str, Any]) -> Any:
+    """Fill the graph's context schema with the values that it has fields for; a graph without a schema gets all values
+    in a dictionary."""
     schema: Any = graph.context_schema
     if schema is None:
         return dict(values)
@@ -238,24 +239,24 @@ def _runtime_context(wanted: Build, graph: Pregel[Any, Any, Any, Any], values: M
     except (TypeError, ValueError) as exc:
         why = problems(exc) if isinstance(exc, ValidationError) else str(exc)
         raise SpecError(
-            f"{wanted.where}: the graph's context {schema.__name__} does not take what there is: {why}.",
-            hint=f"It is given: {', '.join(values)}; add what is missing under context.",
+            f"{setup.where}: the graph's context {schema.__name__} cannot be filled: {why}.",
+            hint=f"Available: {', '.join(values)}; add missing values under context.",
         ) from exc
 
 
 def _value(value: Any, field: OutputField) -> Any:
-    """A value of the state as an output has it: of messages, where the output is no list and no object, the text of the
+    """Return a value of the state as JSON types; of messages, if the output is no list and no object, the text of the
     last that the model wrote."""
     if field.type not in ("list", "fields"):
         messages = value if isinstance(value, list) else [value]
         if messages and all(isinstance(message, BaseMessage) for message in messages):
-            written = [message for message in messages if isinstance(message, AIMessage)] or messages
-            return text_of(written[-1])
+            from_model = [message for message in messages if isinstance(message, AIMessage)] or messages
+            return text_of(from_model[-1])
     return _plain(value)
 
 
 def _plain(value: Any) -> Any:
-    """JSON-like, through and through: graphs keep pydantic objects and dataclasses in their state."""
+    """Convert a value to JSON types at every depth: graphs keep pydantic objects and dataclasses in their state."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

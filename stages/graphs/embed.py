@@ -14,8 +14,8 @@ from pydantic import Field
 
 from schemas.errors import RowError, SpecError
 from schemas.spec.fields import OutputField
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer
 from stages.models.embeddings import unpacked
@@ -34,33 +34,35 @@ class State(TypedDict, total=False):
     answer: Answer
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: embed`. Raises SpecError."""
-    options, stage = wanted.options(EmbedOptions), wanted.stage
-    form = answer_format(wanted)
-    column = _column(wanted, form.fields)
-    prompts = Prompts(wanted)
-    model = build_embedder(stage.model["main"], stage, wanted.spec, wanted.services)
+    options, stage = setup.options(EmbedOptions), setup.stage
+    form = answer_format(setup)
+    column = _column(setup, form.fields)
+    prompts = Prompts(setup)
+    model = build_embedder(stage.model["main"], stage, setup.spec, setup.services)
 
     async def embed(state: State) -> State:
-        said = (await model._agenerate(state["messages"])).generations[0].message
-        return {"answer": {column: _vector(str(said.content), options)}}
+        message = (await model._agenerate(state["messages"])).generations[0].message
+        return {"answer": {column: _vector(str(message.content), options)}}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [HumanMessage(prompts.text(row))]}
 
     builder = StateGraph(State)
     builder.add_node("embed", embed)
     builder.add_edge(START, "embed")
     builder.add_edge("embed", END)
-    return finished(wanted, Made(VERSION, options, form, prompts, builder.compile(), first, structured=False))
+    return assemble(
+        setup, GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, structured=False)
+    )
 
 
-def _column(wanted: Build, fields: Mapping[str, OutputField]) -> str:
+def _column(setup: StageSetup, fields: Mapping[str, OutputField]) -> str:
     kinds = [(declared.type, declared.items.type if declared.items else None) for declared in fields.values()]
     if kinds != [("list", "float")]:
         raise SpecError(
-            f"{wanted.where}: uses: embed needs one output, of type list[float].",
+            f"{setup.where}: uses: embed needs one output, of type list[float].",
             hint='Write output: {vector: "list[float]"}.',
         )
     return next(iter(fields))

@@ -5,7 +5,7 @@ START → ask → check ─ fits → sure enough? ─ yes ─→ END
           │      └─ does not: repair ─┐
           └───────────────────────────┘   at most twice, with the validation error; then the row is rejected
 
-Sure enough is what `with: {confidence: column, ask_below: 0.6}` says; without it every answer is.
+`with: {confidence: column, ask_below: 0.6}` defines sure enough; without it every answer is.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 from pydantic import Field
 
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, doubt_of, finished
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, doubt_of
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import ModelQuestion, asking_graph
+from stages.graphs.toolkit.question import ModelQuestion, question_graph
 
 VERSION = "extract-1"
 
@@ -27,15 +27,15 @@ class ExtractOptions(Options):
     ask_below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: a person is asked")
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: extract`. Raises SpecError."""
-    options = wanted.options(ExtractOptions)
-    form = answer_format(wanted)
-    doubt = doubt_of(wanted, form.fields, options.confidence, options.ask_below, None)
-    prompts = Prompts(wanted)
+    options = setup.options(ExtractOptions)
+    form = answer_format(setup)
+    doubt = doubt_of(setup, form.fields, options.confidence, options.ask_below, None)
+    prompts = Prompts(setup)
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
 
-    graph = asking_graph(ModelQuestion(wanted, form), doubt=doubt)
-    return finished(wanted, Made(VERSION, options, form, prompts, graph, first))
+    graph = question_graph(ModelQuestion(setup, form), doubt=doubt)
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state))

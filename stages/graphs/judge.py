@@ -18,8 +18,8 @@ from pydantic import Field
 
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, own_column
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answers.answer_format import AnswerFormat
@@ -46,7 +46,7 @@ class JudgeOptions(Options):
 
 
 class State(TypedDict, total=False):
-    """`drafts` with their scores, in order; `messages` is the conversation of the one who writes."""
+    """`drafts` with their scores, in order; `messages` is the conversation of the model that writes."""
 
     task: str
     messages: list[BaseMessage]
@@ -55,26 +55,26 @@ class State(TypedDict, total=False):
     problems: list[str]
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: judge`. Raises SpecError."""
-    options = wanted.options(JudgeOptions)
-    form = answer_format(wanted)
-    added = own_column(wanted, form.fields, "score", options.score, "float")
-    prompts = Prompts(wanted)
-    writer = ModelQuestion(wanted, form)
+    options = setup.options(JudgeOptions)
+    form = answer_format(setup)
+    added = own_column(setup, form.fields, "score", options.score, "float")
+    prompts = Prompts(setup)
+    writer = ModelQuestion(setup, form)
     critic = ModelQuestion(
-        wanted, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in wanted.stage.model else "main"
+        setup, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in setup.stage.model else "main"
     )
-    judging = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
+    system_message = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
 
     async def draft(state: State) -> State:
         return {"draft": await writer.answer(state["messages"])}
 
     async def criticise(state: State) -> State:
-        shown = orjson.dumps(state["draft"]).decode()
-        asked = f"{quoted('task', state['task'])}\n\n{quoted('draft', shown)}"
-        said = await critic.answer([judging, HumanMessage(asked)])
-        return {"drafts": [(said["score"], state["draft"])], "problems": said["problems"]}
+        draft_json = orjson.dumps(state["draft"]).decode()
+        question = f"{quoted('task', state['task'])}\n\n{quoted('draft', draft_json)}"
+        critique = await critic.answer([system_message, HumanMessage(question)])
+        return {"drafts": [(critique["score"], state["draft"])], "problems": critique["problems"]}
 
     def next_step(state: State) -> str:
         score, _ = state["drafts"][-1]
@@ -82,14 +82,14 @@ def build(wanted: Build) -> GraphStage:
 
     def revise(state: State) -> State:
         problems = "\n".join(f"- {problem}" for problem in state["problems"]) or "- It does not meet the rubric."
-        said = AIMessage(orjson.dumps(state["draft"]).decode())
-        return {"messages": [*state["messages"], said, HumanMessage(_REVISE + quoted("problems", problems))]}
+        last_draft = AIMessage(orjson.dumps(state["draft"]).decode())
+        return {"messages": [*state["messages"], last_draft, HumanMessage(_REVISE + quoted("problems", problems))]}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         task = prompts.text(row)
         return {"task": task, "messages": [*prompts.system(row), HumanMessage(task)]}
 
-    def harvest(state: Mapping[str, Any]) -> Answer:
+    def output_of(state: Mapping[str, Any]) -> Answer:
         score, best = max(state["drafts"], key=lambda scored: scored[0])
         if score < options.accept and options.unsatisfied == "reject":
             raise RowError(
@@ -108,4 +108,6 @@ def build(wanted: Build) -> GraphStage:
     builder.add_conditional_edges("criticise", next_step, ["revise", END])
     builder.add_edge("revise", "draft")
     calls = (2, 2 * (options.revisions + 1))
-    return finished(wanted, Made(VERSION, options, form, prompts, builder.compile(), first, harvest, added, calls))
+    return assemble(
+        setup, GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, output_of, added, calls)
+    )

@@ -21,8 +21,8 @@ from pydantic import Field
 from schemas.errors import RowError, SpecError
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, finished, own_column
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, own_column
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.graphs.toolkit.tools import call, load_tools
@@ -73,42 +73,40 @@ class Section(TypedDict):
     query: str
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: research`. Raises SpecError."""
-    options = wanted.options(ResearchOptions)
-    form = answer_format(wanted)
-    added = own_column(wanted, form.fields, "failed", options.failed, "int")
-    prompts = Prompts(wanted)
-    search, content = _search(wanted, options)
-    planning = ModelQuestion(wanted, AnswerFormat(_plan_fields(options.sections), None, "plan"))
-    role = "sections" if "sections" in wanted.stage.model else "main"
-    writing = ModelQuestion(
-        wanted, AnswerFormat({"text": OutputField(type="str", min_length=1)}, None, "section"), role
-    )
-    answering = ModelQuestion(wanted, form)
+    options = setup.options(ResearchOptions)
+    form = answer_format(setup)
+    added = own_column(setup, form.fields, "failed", options.failed, "int")
+    prompts = Prompts(setup)
+    search, content = _search(setup, options)
+    planner = ModelQuestion(setup, AnswerFormat(_plan_fields(options.sections), None, "plan"))
+    role = "sections" if "sections" in setup.stage.model else "main"
+    writer = ModelQuestion(setup, AnswerFormat({"text": OutputField(type="str", min_length=1)}, None, "section"), role)
+    answerer = ModelQuestion(setup, form)
 
     async def plan(state: State) -> State:
-        told = SystemMessage(f"{_PLAN.format(sections=options.sections)}\n\n{RULE}")
-        said = await planning.answer([told, HumanMessage(quoted("question", state["question"]))])
-        return {"sections": said["sections"]}
+        system = SystemMessage(f"{_PLAN.format(sections=options.sections)}\n\n{RULE}")
+        answer = await planner.answer([system, HumanMessage(quoted("question", state["question"]))])
+        return {"sections": answer["sections"]}
 
     def parts(state: State) -> list[Send]:
-        planned = [(at, found["title"], found["query"]) for at, found in enumerate(state["sections"])]
+        planned = [(place, section["title"], section["query"]) for place, section in enumerate(state["sections"])]
         return [
-            Send("section", Section(question=state["question"], place=at, title=title, query=query))
-            for at, title, query in planned
+            Send("section", Section(question=state["question"], place=place, title=title, query=query))
+            for place, title, query in planned
         ]
 
     async def section(state: Section) -> State:
         place, title = state["place"], state["title"]
         try:
             found = await search(state["query"])
-            asked = [quoted("question", state["question"]), quoted("section", title), quoted("found", found)]
-            told = SystemMessage(f"{_SECTION}\n\n{RULE}")
-            said = await writing.answer([told, HumanMessage("\n\n".join(asked))])
+            prompt_parts = [quoted("question", state["question"]), quoted("section", title), quoted("found", found)]
+            system = SystemMessage(f"{_SECTION}\n\n{RULE}")
+            answer = await writer.answer([system, HumanMessage("\n\n".join(prompt_parts))])
         except RowError as exc:
             return {"gone": [(place, title, exc.message)]}
-        return {"written": [(place, title, said["text"])]}
+        return {"written": [(place, title, answer["text"])]}
 
     async def synthesise(state: State) -> State:
         written, gone = sorted(state.get("written", [])), sorted(state.get("gone", []))
@@ -117,16 +115,16 @@ def build(wanted: Build) -> GraphStage:
                 f"{len(gone)} of {len(state['sections'])} sections failed: {gone[0][2] if gone else 'none planned'}",
                 kind="sections_failed",
             )
-        asked = [quoted("question", state["question"])]
-        asked += [quoted("section", f"{title}\n\n{text}") for _, title, text in written]
+        prompt_parts = [quoted("question", state["question"])]
+        prompt_parts += [quoted("section", f"{title}\n\n{text}") for _, title, text in written]
         if gone:
-            asked.append(quoted("missing", _GONE.format(titles="; ".join(title for _, title, _ in gone))))
-        return {"answer": await answering.answer([*state["system"], HumanMessage("\n\n".join(asked))])}
+            prompt_parts.append(quoted("missing", _GONE.format(titles="; ".join(title for _, title, _ in gone))))
+        return {"answer": await answerer.answer([*state["system"], HumanMessage("\n\n".join(prompt_parts))])}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"system": prompts.system(row, _SYNTHESIS, RULE), "question": prompts.text(row)}
 
-    def harvest(state: Mapping[str, Any]) -> Answer:
+    def output_of(state: Mapping[str, Any]) -> Answer:
         count = {options.failed: len(state.get("gone", []))} if options.failed else {}
         return {**state["answer"], **count}
 
@@ -140,32 +138,34 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge("synthesise", END)
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
     calls = (3, options.sections + 2)
-    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest, added, calls, code=content))
+    return assemble(
+        setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of, added, calls, code=content)
+    )
 
 
-def _plan_fields(most: int) -> dict[str, OutputField]:
+def _plan_fields(limit: int) -> dict[str, OutputField]:
     section = {"fields": {"title": "str", "query": "str"}}
     return {
-        "sections": OutputField.model_validate({"type": "list", "items": section, "min_length": 1, "max_length": most})
+        "sections": OutputField.model_validate({"type": "list", "items": section, "min_length": 1, "max_length": limit})
     }
 
 
-def _search(wanted: Build, options: ResearchOptions) -> tuple[Search, str]:
-    """The search of the stage, and a digest of what it searches, where that is ours to know."""
-    tools = load_tools(wanted)
+def _search(setup: StageSetup, options: ResearchOptions) -> tuple[Search, str]:
+    """Return the search of the stage, and a digest of the text that it searches; "" for a tool."""
+    tools = load_tools(setup)
     if (len(tools) == 1) == (options.corpus is not None) or len(tools) > 1:
         raise SpecError(
-            f"{wanted.where}: uses: research needs one search.",
+            f"{setup.where}: uses: research needs one search.",
             hint="Give with: {corpus: a folder of text files}, or tools: [module:function] of a query.",
         )
     if tools:
-        return _by_tool(wanted, tools[0], options), ""
+        return _by_tool(setup, tools[0], options), ""
     if options.language not in LANGUAGES:
         raise SpecError(
-            f"{wanted.where}: with.language = {options.language!r} is not known.",
+            f"{setup.where}: with.language = {options.language!r} is not known.",
             hint=f"One of {', '.join(LANGUAGES)}.",
         )
-    corpus = load_corpus(wanted.base, options.corpus or "", wanted.where, options.language)
+    corpus = load_corpus(setup.base, options.corpus or "", setup.where, options.language)
 
     async def search(query: str) -> str:
         found = corpus.search(query, options.passages)
@@ -176,18 +176,18 @@ def _search(wanted: Build, options: ResearchOptions) -> tuple[Search, str]:
     return search, corpus.digest
 
 
-def _by_tool(wanted: Build, tool: BaseTool, options: ResearchOptions) -> Search:
+def _by_tool(setup: StageSetup, tool: BaseTool, options: ResearchOptions) -> Search:
     if len(tool.args) != 1:
         raise SpecError(
-            f"{wanted.where}: tools: {tool.name} takes {', '.join(tool.args) or 'nothing'}.",
+            f"{setup.where}: tools: {tool.name} takes {', '.join(tool.args) or 'nothing'}.",
             hint="A search takes one argument, the query.",
         )
     (argument,) = tool.args
     timeout_s = options.tool_timeout.total_seconds()
 
     async def search(query: str) -> str:
-        wish = ToolCall(name=tool.name, args={argument: query}, id="search", type="tool_call")
-        result = await call([tool], wish, timeout_s=timeout_s, most=options.result_chars)
+        tool_call = ToolCall(name=tool.name, args={argument: query}, id="search", type="tool_call")
+        result = await call([tool], tool_call, timeout_s=timeout_s, max_chars=options.result_chars)
         if result.failed or not result.text.strip():
             raise RowError(result.text if result.failed else "nothing was found", kind="search_failed")
         return result.text

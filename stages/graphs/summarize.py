@@ -6,7 +6,7 @@ START → split ─ fits in one question ─────────────
           └─────────────────────────────────────────────────────────────────────────────────────┘
 
 A chunk is at most `chunk_tokens` long and ends at a paragraph, else at a line, a sentence, a word. Notes are taken by
-the role `notes` where the stage names one, else by `main`, which gives the answer.
+the role `notes` where the stage names one, else by `main`, which also writes the answer.
 """
 
 import operator
@@ -20,8 +20,8 @@ from pydantic import Field
 
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answers.answer_format import AnswerFormat
@@ -43,7 +43,7 @@ class SummarizeOptions(Options):
 
 
 class State(TypedDict, total=False):
-    """`notes` of all levels as (level, place, text); `text` is what is left to read at `level`."""
+    """`notes` of all levels as (level, place, text); `text` is the text to read at `level`."""
 
     system: list[BaseMessage]
     text: str
@@ -58,41 +58,41 @@ class Chunk(TypedDict):
     place: int
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: summarize`. Raises SpecError."""
-    options = wanted.options(SummarizeOptions)
-    form = answer_format(wanted)
-    prompts = Prompts(wanted)
-    answering = ModelQuestion(wanted, form)
-    role = "notes" if "notes" in wanted.stage.model else "main"
-    noting = ModelQuestion(wanted, AnswerFormat({"notes": OutputField(type="str")}, None, "notes"), role)
+    options = setup.options(SummarizeOptions)
+    form = answer_format(setup)
+    prompts = Prompts(setup)
+    answerer = ModelQuestion(setup, form)
+    role = "notes" if "notes" in setup.stage.model else "main"
+    note_taker = ModelQuestion(setup, AnswerFormat({"notes": OutputField(type="str")}, None, "notes"), role)
 
     def split(state: State) -> dict[str, Any]:
         return {"level": state.get("level", 0)}
 
     def parts(state: State) -> list[Send] | str:
-        found = chunked(state["text"], options.chunk_tokens)
-        if len(found) <= 1:
+        chunks = chunked(state["text"], options.chunk_tokens)
+        if len(chunks) <= 1:
             return "answer"
-        return [Send("note", Chunk(text=text, level=state["level"], place=at)) for at, text in enumerate(found)]
+        return [Send("note", Chunk(text=text, level=state["level"], place=place)) for place, text in enumerate(chunks)]
 
     async def note(state: Chunk) -> State:
-        asked = [SystemMessage(f"{_NOTE}\n\n{RULE}"), HumanMessage(quoted("text", state["text"]))]
-        said = (await noting.answer(asked))["notes"]
-        return {"notes": [(state["level"], state["place"], said)]}
+        messages = [SystemMessage(f"{_NOTE}\n\n{RULE}"), HumanMessage(quoted("text", state["text"]))]
+        notes = (await note_taker.answer(messages))["notes"]
+        return {"notes": [(state["level"], state["place"], notes)]}
 
     def gather(state: State) -> State:
         level = state["level"]
-        text = "\n\n".join(said for at, _, said in sorted(state["notes"]) if at == level)
+        text = "\n\n".join(note for note_level, _, note in sorted(state["notes"]) if note_level == level)
         if level + 1 == _LEVELS or tokens(text) >= tokens(state["text"]):
             raise RowError("the notes on the text are no shorter than the text", kind="no_shorter")
         return {"text": text, "level": level + 1}
 
     async def answer(state: State) -> State:
         name = "notes" if state["level"] else "text"
-        return {"answer": await answering.answer([*state["system"], HumanMessage(quoted(name, state["text"]))])}
+        return {"answer": await answerer.answer([*state["system"], HumanMessage(quoted(name, state["text"]))])}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         text = prompts.text(row)
         long = tokens(text) > options.chunk_tokens
         return {"system": prompts.system(row, *([_NOTES] if long else []), RULE), "text": text}
@@ -108,4 +108,4 @@ def build(wanted: Build) -> GraphStage:
     builder.add_edge("gather", "split")
     builder.add_edge("answer", END)
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
-    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, calls=(1, None)))
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, calls=(1, None)))

@@ -1,4 +1,4 @@
-"""translate: a text into another language, of any length, with what must stay staying.
+"""translate: a text of any length into another language; terms, links and placeholders are kept.
 
 START → split ─ Send ─→ translate (one a chunk, `parallel` at once) → join → END
                           ↑    └─ a term or something to keep is missing: repair ─┐
@@ -20,8 +20,8 @@ from pydantic import Field, field_validator
 
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
-from stages.contract import Build, GraphStage, Options
-from stages.graphs.toolkit.assemble import Made, answer_format, finished
+from stages.contract import GraphStage, Options, StageSetup
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answers.answer_format import AnswerFormat
@@ -67,32 +67,35 @@ class Chunk(TypedDict):
     place: int
 
 
-def build(wanted: Build) -> GraphStage:
+def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: translate`. Raises SpecError."""
-    options = wanted.options(TranslateOptions)
-    form = answer_format(wanted)
-    column = _column(wanted, form.fields)
-    prompts = Prompts(wanted)
-    question = ModelQuestion(wanted, AnswerFormat({"translation": OutputField(type="str")}, None, "translation"))
+    options = setup.options(TranslateOptions)
+    form = answer_format(setup)
+    column = _column(setup, form.fields)
+    prompts = Prompts(setup)
+    question = ModelQuestion(setup, AnswerFormat({"translation": OutputField(type="str")}, None, "translation"))
     instructions = _instructions(options)
 
     def parts(state: State) -> list[Send]:
         chunks = chunked(state["text"], options.chunk_tokens) or [""]
-        return [Send("translate", Chunk(system=state["system"], text=text, place=at)) for at, text in enumerate(chunks)]
+        return [
+            Send("translate", Chunk(system=state["system"], text=text, place=number))
+            for number, text in enumerate(chunks)
+        ]
 
     async def translate(state: Chunk) -> State:
         text = state["text"].strip()
         if not text:
             return {"done": [(state["place"], state["text"])]}
         messages = [*state["system"], HumanMessage(quoted("text", text))]
-        answer = await question.answer(messages, lambda said: _checked(said, text, options))
+        answer = await question.answer(messages, lambda found: _check(found, text, options))
         before, _, after = state["text"].partition(text)
         return {"done": [(state["place"], before + answer["translation"].strip() + after)]}
 
-    def first(row: Mapping[str, Any]) -> dict[str, Any]:
+    def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"system": prompts.system(row, instructions, RULE), "text": prompts.text(row)}
 
-    def harvest(state: Mapping[str, Any]) -> Answer:
+    def output_of(state: Mapping[str, Any]) -> Answer:
         return form.validate({column: "".join(text for _, text in sorted(state["done"]))})
 
     builder = StateGraph(State)
@@ -102,37 +105,37 @@ def build(wanted: Build) -> GraphStage:
     builder.add_conditional_edges("split", parts, ["translate"])
     builder.add_edge("translate", END)
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
-    return finished(wanted, Made(VERSION, options, form, prompts, graph, first, harvest, calls=(1, None)))
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of, calls=(1, None)))
 
 
-def _column(wanted: Build, fields: Mapping[str, OutputField]) -> str:
+def _column(setup: StageSetup, fields: Mapping[str, OutputField]) -> str:
     if [declared.type for declared in fields.values()] != ["str"]:
         raise SpecError(
-            f"{wanted.where}: uses: translate needs one output, of type str.", hint="Write output: {translation: str}."
+            f"{setup.where}: uses: translate needs one output, of type str.", hint="Write output: {translation: str}."
         )
     return next(iter(fields))
 
 
 def _instructions(options: TranslateOptions) -> str:
     source = f" from {options.source}" if options.source else ""
-    said = f"Translate the text{source} into {options.to}. Keep its form: paragraphs, lists, mark-up."
+    instructions = f"Translate the text{source} into {options.to}. Keep its form: paragraphs, lists, mark-up."
     if options.glossary:
         terms = "\n".join(f"- {term}: {word}" for term, word in options.glossary.items())
-        said += f"\nUse these words:\n{terms}"
-    return said + ("\nLeave links and placeholders as they are." if options.keep else "")
+        instructions += f"\nUse these words:\n{terms}"
+    return instructions + ("\nLeave links and placeholders as they are." if options.keep else "")
 
 
-def _checked(answer: Answer, text: str, options: TranslateOptions) -> Answer:
-    """The answer. Raises ValueError that names what is missing in it."""
-    said = answer["translation"]
-    if not said.strip():
+def _check(answer: Answer, text: str, options: TranslateOptions) -> Answer:
+    """Return the answer if it is complete. Raises ValueError that names what is missing."""
+    translation = answer["translation"]
+    if not translation.strip():
         raise ValueError("the translation is empty")
-    kept = dict.fromkeys(found[0] for expression in options.keep for found in re.finditer(expression, text))
-    missing = [part for part in kept if part not in said]
+    required = dict.fromkeys(found[0] for expression in options.keep for found in re.finditer(expression, text))
+    missing = [part for part in required if part not in translation]
     if missing:
         raise ValueError(f"these must stay as they are: {', '.join(missing[:5])}")
     for term, word in options.glossary.items():
-        there = re.search(rf"(?<!\w){re.escape(term)}(?!\w)", text, re.I)
-        if there and word.casefold() not in said.casefold():
+        in_text = re.search(rf"(?<!\w){re.escape(term)}(?!\w)", text, re.I)
+        if in_text and word.casefold() not in translation.casefold():
             raise ValueError(f"{term!r} must be translated as {word!r}")
     return answer

@@ -14,7 +14,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.contract import RESERVED, ROW, Build, Options, TableStage
+from stages.contract import RESERVED, ROW, Options, StageSetup, TableStage
 from stages.tables.sql import DIALECT
 
 VERSION = "aggregate-1"
@@ -25,32 +25,32 @@ class AggregateOptions(Options):
     columns: dict[str, str] = Field(min_length=1, description="column: SQL over the group, such as avg(score)")
 
 
-def build(wanted: Build) -> TableStage:
+def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: aggregate`. Raises SpecError."""
-    options, stage = wanted.options(AggregateOptions), wanted.stage
+    options, stage = setup.options(AggregateOptions), setup.stage
     if stage.drop:
-        raise SpecError(f"{wanted.where}: drop says nothing here: a group has only by and columns.")
+        raise SpecError(f"{setup.where}: drop says nothing here: a group has only by and columns.")
     for name in options.by:
-        if name not in wanted.columns.names:
+        if name not in setup.columns.names:
             raise SpecError(
-                f"{wanted.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(wanted.columns.names)}"
+                f"{setup.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(setup.columns.names)}"
             )
     for name in options.columns:
         if name in options.by or name.startswith(RESERVED):
-            raise SpecError(f"{wanted.where}: with.columns: the name {name!r} is taken.")
+            raise SpecError(f"{setup.where}: with.columns: the name {name!r} is taken.")
     try:
         made = [pl.sql_expr(said).alias(name) for name, said in options.columns.items()]
-        empty = pl.DataFrame(wanted.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
+        empty = pl.DataFrame(setup.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
         after = _grouped(empty.lazy(), options.by, made).collect()
     except pl.exceptions.PolarsError as exc:
         raise SpecError(
-            f"{wanted.where}: with.columns: {str(exc).splitlines()[0]}",
-            hint=f"Columns: {', '.join(wanted.columns.names)}",
+            f"{setup.where}: with.columns: {str(exc).splitlines()[0]}",
+            hint=f"Columns: {', '.join(setup.columns.names)}",
         ) from None
     plain = [name for name, said in options.columns.items() if not _aggregates(said, after.schema[name])]
     if plain:
         raise SpecError(
-            f"{wanted.where}: with.columns.{plain[0]} = {options.columns[plain[0]]!r} is no aggregate.",
+            f"{setup.where}: with.columns.{plain[0]} = {options.columns[plain[0]]!r} is no aggregate.",
             hint="For example count(*), sum(x), avg(x), max(x), first(x), string_agg(x, ', ').",
         )
     return TableStage(

@@ -14,7 +14,7 @@ from schemas.digests import digest
 from schemas.errors import ChecksFailed
 from schemas.manifest import Provenance
 from schemas.spec.sections import Section
-from stages.contract import Build, Options, TableStage, check_drop, query_failed
+from stages.contract import Options, StageSetup, TableStage, check_drop, query_failed
 from stages.tables.conditions import bind, holds
 
 VERSION = "checks-1"
@@ -32,14 +32,14 @@ class ChecksOptions(Options):
     rules: list[Rule] = Field(min_length=1, description="the conditions, each `{name, sql, action}`")
 
 
-def build(wanted: Build) -> TableStage:
+def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: checks`. Raises SpecError."""
-    options, stage = wanted.options(ChecksOptions), wanted.stage
-    check_drop(wanted)
+    options, stage = setup.options(ChecksOptions), setup.stage
+    check_drop(setup)
     judged: dict[str, frozenset[str]] = {}
     for at, rule in enumerate(options.rules):
-        place = wanted.place("with", "rules", at, "sql")
-        looked_at = bind(rule.sql, wanted.columns, f"{wanted.where}: with.rules: {rule.name}", place)
+        place = setup.place("with", "rules", at, "sql")
+        looked_at = bind(rule.sql, setup.columns, f"{setup.where}: with.rules: {rule.name}", place)
         judged[rule.name] = judged.get(rule.name, frozenset()) | looked_at
 
     rejecting = [rule for rule in options.rules if rule.action == "reject"]
@@ -48,7 +48,7 @@ def build(wanted: Build) -> TableStage:
         try:
             return holds(rows, rule.sql)
         except pl.exceptions.PolarsError as exc:
-            raise query_failed(wanted.where, exc) from exc
+            raise query_failed(setup.where, exc) from exc
 
     def refuse(rows: pl.DataFrame) -> pl.Series:
         why = pl.Series([None] * rows.height, dtype=pl.String)
@@ -62,14 +62,14 @@ def build(wanted: Build) -> TableStage:
                 rows = rows.filter(held(rows, rule))
             elif rule.action == "fail" and (broken := int((~held(rows, rule)).sum())):
                 raise ChecksFailed(
-                    f"{wanted.where}: {rule.name!r}: {broken} row(s) of a batch break it.",
+                    f"{setup.where}: {rule.name!r}: {broken} row(s) of a batch break it.",
                     hint="Nothing was published; answers are kept in the journal.",
                 )
         return rows.drop(stage.drop)
 
     return TableStage(
         spec=stage,
-        columns=pa.schema([field for field in wanted.columns if field.name not in stage.drop]),
+        columns=pa.schema([field for field in setup.columns if field.name not in stage.drop]),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="checks"),

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
-from stages.contract import RESERVED, Build, Options, TableStage, check_drop
+from stages.contract import RESERVED, Options, StageSetup, TableStage, check_drop
 from stages.tables.minhash import ALGORITHM, WORD, like_texts
 from stages.tables.partition_rows import parts
 from stages.tables.vectors import Vectors
@@ -40,15 +40,15 @@ class DedupeOptions(Options):
         return self
 
 
-def build(wanted: Build) -> TableStage:
+def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: dedupe`. Raises SpecError."""
-    options, stage = wanted.options(DedupeOptions), wanted.stage
-    check_drop(wanted)
-    _check(wanted, options)
+    options, stage = setup.options(DedupeOptions), setup.stage
+    check_drop(setup)
+    _check(setup, options)
     read = [options.vector] if options.vector is not None else options.on
 
     def over(source: Path) -> pl.LazyFrame:
-        kinds = pl.Series(_kinds(source, read, options, wanted.where), dtype=pl.Int64)
+        kinds = pl.Series(_kinds(source, read, options, setup.where), dtype=pl.Int64)
         places = pl.Series(range(kinds.len()), dtype=pl.Int64)
         rows = pl.scan_parquet(source).drop(stage.drop)
         marked = rows.with_columns((kinds != places).alias(options.duplicate))
@@ -60,7 +60,7 @@ def build(wanted: Build) -> TableStage:
     added = [pa.field(options.duplicate, pa.bool_())]
     added += [pa.field(options.group, pa.int64())] if options.group is not None else []
     names = {field.name for field in added}
-    kept = [field for field in wanted.columns if field.name not in names and field.name not in stage.drop]
+    kept = [field for field in setup.columns if field.name not in names and field.name not in stage.drop]
     return TableStage(
         spec=stage,
         columns=pa.schema([*kept, *added]),
@@ -70,21 +70,21 @@ def build(wanted: Build) -> TableStage:
     )
 
 
-def _check(wanted: Build, options: DedupeOptions) -> None:
-    columns = wanted.columns
+def _check(setup: StageSetup, options: DedupeOptions) -> None:
+    columns = setup.columns
     for name in (*options.on, *([options.vector] if options.vector else [])):
         if name not in columns.names:
-            raise SpecError(f"{wanted.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(columns.names)}")
+            raise SpecError(f"{setup.where}: {name!r} is no column here.", hint=f"Columns: {', '.join(columns.names)}")
         kind = columns.field(name).type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         if name == options.vector and not (listed and pa.types.is_floating(kind.value_type)):
-            raise SpecError(f"{wanted.where}: with.vector = {name!r} is {kind}, not list[float].", hint="See: embed.")
+            raise SpecError(f"{setup.where}: with.vector = {name!r} is {kind}, not list[float].", hint="See: embed.")
     for name in (options.duplicate, *([options.group] if options.group is not None else [])):
         if name.startswith(RESERVED):
-            raise SpecError(f"{wanted.where}: the column name {name!r} is reserved.")
-        if name in columns.names and not wanted.stage.replace:
+            raise SpecError(f"{setup.where}: the column name {name!r} is reserved.")
+        if name in columns.names and not setup.stage.replace:
             raise SpecError(
-                f"{wanted.where}: {name!r} is already a column.",
+                f"{setup.where}: {name!r} is already a column.",
                 hint="Name another: with: {duplicate: …, group: …}; or say replace: true.",
             )
 

@@ -15,7 +15,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.contract import RESERVED, Build, Options, TableStage, check_drop
+from stages.contract import RESERVED, Options, StageSetup, TableStage, check_drop
 from stages.text.chunks import chunked
 
 VERSION = "explode-1"
@@ -29,11 +29,11 @@ class ExplodeOptions(Options):
     keep_empty: bool = Field(default=True, description="a row without parts: kept with null, or filtered")
 
 
-def build(wanted: Build) -> TableStage:
+def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: explode`. Raises SpecError."""
-    options, stage = wanted.options(ExplodeOptions), wanted.stage
-    check_drop(wanted)
-    _check(wanted, options)
+    options, stage = setup.options(ExplodeOptions), setup.stage
+    check_drop(setup)
+    _check(setup, options)
     into = options.into or options.column
     cut = _chunker(options.chunk_tokens) if options.chunk_tokens is not None else None
 
@@ -55,7 +55,7 @@ def build(wanted: Build) -> TableStage:
 
     return TableStage(
         spec=stage,
-        columns=stored_schema(apply(pl.DataFrame(wanted.columns.empty_table())).to_arrow().schema),
+        columns=stored_schema(apply(pl.DataFrame(setup.columns.empty_table())).to_arrow().schema),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="explode"),
@@ -67,26 +67,26 @@ def _chunker(size: int) -> Callable[[Any], list[str] | None]:
     return lambda text: None if text is None else chunked(text, size)
 
 
-def _check(wanted: Build, options: ExplodeOptions) -> None:
-    columns = wanted.columns
+def _check(setup: StageSetup, options: ExplodeOptions) -> None:
+    columns = setup.columns
     if options.column not in columns.names:
         raise SpecError(
-            f"{wanted.where}: with.column = {options.column!r} is no column here.",
+            f"{setup.where}: with.column = {options.column!r} is no column here.",
             hint=f"Columns: {', '.join(columns.names)}",
         )
     kind = columns.field(options.column).type
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if options.chunk_tokens is not None and not text:
-        raise SpecError(f"{wanted.where}: with.chunk_tokens cuts a text, and {options.column!r} is {kind}.")
+        raise SpecError(f"{setup.where}: with.chunk_tokens cuts a text, and {options.column!r} is {kind}.")
     if options.chunk_tokens is None and not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise SpecError(
-            f"{wanted.where}: with.column = {options.column!r} is {kind}, not a list.",
+            f"{setup.where}: with.column = {options.column!r} is {kind}, not a list.",
             hint="A text is cut into chunks with chunk_tokens: 500.",
         )
     for name in (options.into, options.position):
         if name is not None and name.startswith(RESERVED):
-            raise SpecError(f"{wanted.where}: the column name {name!r} is reserved.")
-        if name is not None and name in columns.names and name != options.column and not wanted.stage.replace:
+            raise SpecError(f"{setup.where}: the column name {name!r} is reserved.")
+        if name is not None and name in columns.names and name != options.column and not setup.stage.replace:
             raise SpecError(
-                f"{wanted.where}: {name!r} is already a column.", hint="Rename it, or say replace: true in the stage."
+                f"{setup.where}: {name!r} is already a column.", hint="Rename it, or say replace: true in the stage."
             )

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
-from stages.contract import REJECTED, ROW, Build, Options, TableStage, check_drop
+from stages.contract import REJECTED, ROW, Options, StageSetup, TableStage, check_drop
 from stages.journal.fingerprints import fingerprints
 from stages.tables.partition_rows import parts
 
@@ -33,16 +33,16 @@ class SampleOptions(Options):
         return self
 
 
-def build(wanted: Build) -> TableStage:
+def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: sample`. Raises SpecError."""
-    options, stage = wanted.options(SampleOptions), wanted.stage
-    check_drop(wanted)
+    options, stage = setup.options(SampleOptions), setup.stage
+    check_drop(setup)
     if (options.rows is not None) != (stage.scope == "partition"):
         raise SpecError(
-            f"{wanted.where}: with.rows and scope: partition belong together.",
+            f"{setup.where}: with.rows and scope: partition belong together.",
             hint="A number of rows is counted over a partition; a rate needs no scope.",
         )
-    by = _columns(wanted, options)
+    by = _columns(setup, options)
 
     def draws(rows: pl.DataFrame) -> pl.Series:
         texts = (digest(str(options.seed), found)[:15] for found in fingerprints(rows, by))
@@ -58,7 +58,7 @@ def build(wanted: Build) -> TableStage:
         rows = pl.scan_parquet(source).drop(stage.drop)
         return rows if first is None else rows.filter(pl.col(ROW).is_in(first[ROW].to_list()))
 
-    after = pa.schema([field for field in wanted.columns if field.name not in stage.drop])
+    after = pa.schema([field for field in setup.columns if field.name not in stage.drop])
     return TableStage(
         spec=stage,
         columns=after,
@@ -69,10 +69,10 @@ def build(wanted: Build) -> TableStage:
     )
 
 
-def _columns(wanted: Build, options: SampleOptions) -> list[str]:
-    here = [name for name in wanted.columns.names if name not in (ROW, REJECTED)]
+def _columns(setup: StageSetup, options: SampleOptions) -> list[str]:
+    here = [name for name in setup.columns.names if name not in (ROW, REJECTED)]
     for name in options.by:
         if name not in here:
-            raise SpecError(f"{wanted.where}: with.by names {name!r}, which is no column here.")
-    key = wanted.spec.source.key
+            raise SpecError(f"{setup.where}: with.by names {name!r}, which is no column here.")
+    key = setup.spec.source.key
     return options.by or (key if key and set(key) <= set(here) else sorted(here))

@@ -19,7 +19,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.tables import stored_schema
-from stages.contract import REJECTED, RESERVED, ROW, Build, Options, TableStage, query_failed
+from stages.contract import REJECTED, RESERVED, ROW, Options, StageSetup, TableStage, query_failed
 
 VERSION = "sql-1"
 DIALECT = "postgres"
@@ -49,13 +49,13 @@ _AGGREGATES = frozenset(("quantile_cont", "quantile_disc", "var", "covar", "list
 _HIDDEN = re.compile(rf',? ?"?{RESERVED}\w*"?')
 
 
-def build(wanted: Build) -> TableStage:
+def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: sql`. Raises SpecError."""
-    stage = wanted.stage
-    wanted.options(Options)
+    stage = setup.stage
+    setup.options(Options)
     query = (stage.query or "").strip().rstrip(";")
     whole = stage.scope == "partition"
-    tree = _of_partition(query, wanted.where) if whole else _row_wise(query, wanted.where)
+    tree = _of_partition(query, setup.where) if whole else _row_wise(query, setup.where)
     identity = not whole or _keeps_rows(tree)
     numbered = _with_row_number(query, tree) if identity else query
 
@@ -67,7 +67,7 @@ def build(wanted: Build) -> TableStage:
         try:
             return run(rows.lazy()).collect()
         except pl.exceptions.PolarsError as exc:
-            raise query_failed(wanted.where, exc) from exc
+            raise query_failed(setup.where, exc) from exc
 
     def over(source: Path) -> pl.LazyFrame:
         rows = pl.scan_parquet(source)
@@ -80,15 +80,15 @@ def build(wanted: Build) -> TableStage:
             rows.select(ROW, REJECTED).unique(ROW), on=ROW, how="left", maintain_order="left"
         )
 
-    empty = pl.DataFrame(wanted.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
+    empty = pl.DataFrame(setup.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
     try:
         after = run(empty.lazy()).collect()
     except pl.exceptions.PolarsError as exc:
         raise SpecError(
-            f"{wanted.where}: query: {polars_fact(exc)}.", hint=f"Columns: {', '.join(wanted.columns.names)}"
+            f"{setup.where}: query: {polars_fact(exc)}.", hint=f"Columns: {', '.join(setup.columns.names)}"
         ) from None
     if identity and ROW not in after.columns:
-        raise SpecError(f"{wanted.where}: query: it must select FROM rows.")
+        raise SpecError(f"{setup.where}: query: it must select FROM rows.")
     return TableStage(
         spec=stage,
         columns=stored_schema(after.drop(ROW, strict=False).to_arrow().schema),

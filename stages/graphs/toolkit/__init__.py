@@ -1,1 +1,1 @@
-"""What built-in graphs are made of: prompts, questions to a model, tools, the finished stage."""
+"""Parts of built-in graphs: prompts, questions to a model, tools, the finished stage."""

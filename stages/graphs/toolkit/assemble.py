@@ -1,4 +1,4 @@
-"""From a graph's own parts to a finished stage: declared output, limiter, columns that options name."""
+"""Assemble a stage from the parts of a graph: declared output, limiter, columns that options name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField
 from schemas.tables import fields_of_class
-from stages.contract import Answered, Build, GraphStage, Options, check_outputs
+from stages.contract import Answered, GraphStage, Options, StageSetup, check_outputs
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, Doubt
 from stages.limits.limiter import Limiter
@@ -24,111 +24,115 @@ from stages.stage_digests import stage_fingerprint
 from stages.user_code import load_attribute
 
 
-def answer_format(wanted: Build) -> AnswerFormat:
-    """The declared output of a stage, inline or as a pydantic class."""
-    stage = wanted.stage
+def answer_format(setup: StageSetup) -> AnswerFormat:
+    """Return the declared output of a stage, inline or as a pydantic class."""
+    stage = setup.stage
     cls: type[BaseModel] | None = None
     fields: dict[str, OutputField] = dict(stage.output)
     if stage.output_class:
-        found = load_attribute(stage.output_class, where=f"{wanted.where}: output")
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            raise SpecError(f"{wanted.where}: output: {stage.output_class} is not a pydantic class.")
-        cls, fields = found, fields_of_class(found)
-    return AnswerFormat(fields, cls, f"{wanted.spec.name}_{stage.name}", exact=stage.coerce == "strict")
+        loaded = load_attribute(stage.output_class, where=f"{setup.where}: output")
+        if not (isinstance(loaded, type) and issubclass(loaded, BaseModel)):
+            raise SpecError(f"{setup.where}: output: {stage.output_class} is not a pydantic class.")
+        cls, fields = loaded, fields_of_class(loaded)
+    return AnswerFormat(fields, cls, f"{setup.spec.name}_{stage.name}", exact=stage.coerce == "strict")
 
 
-def limiter_of(wanted: Build) -> Limiter:
-    """Bounds the rows whose graphs run: the limiter of the first model, or of the process where a stage names none."""
-    for choice in wanted.stage.model.values():
-        return factory.limiter_of(choice, wanted.stage, wanted.spec, wanted.services)
-    return wanted.services.limiters.of("no model", wanted.spec.limits.rows_in_flight)
+def limiter_of(setup: StageSetup) -> Limiter:
+    """Return the limiter of running rows: that of the first model, or of the process if the stage has no model."""
+    for choice in setup.stage.model.values():
+        return factory.limiter_of(choice, setup.stage, setup.spec, setup.services)
+    return setup.services.limiters.of("no model", setup.spec.limits.rows_in_flight)
 
 
 def own_column(
-    wanted: Build,
+    setup: StageSetup,
     fields: Mapping[str, OutputField],
     option: str,
     name: str | None,
     kind: Literal["str", "int", "float"],
 ) -> dict[str, OutputField]:
-    """A column that Tandem writes and no model is asked for; none where the option is not given. Raises SpecError."""
+    """Return a column that Tandem writes, not a model; none if the option is not set. Raises SpecError."""
     if name is None:
         return {}
     if name in fields:
         raise SpecError(
-            f"{wanted.where}: with.{option} = {name!r} is declared under output, too.",
+            f"{setup.where}: with.{option} = {name!r} is declared under output, too.",
             hint="Tandem writes it: take it out of output.",
         )
     return {name: OutputField(type=kind, optional=True)}
 
 
 def doubt_of(
-    wanted: Build, fields: Mapping[str, OutputField], confidence: str | None, below: float | None, column: str | None
+    setup: StageSetup,
+    fields: Mapping[str, OutputField],
+    confidence: str | None,
+    below: float | None,
+    column: str | None,
 ) -> Doubt | None:
-    """What `confidence` and `ask_below` of a stage's options say. Raises SpecError."""
-    check_confidence(wanted, fields, confidence)
+    """Return the condition under which a person is asked; None without `ask_below`. Raises SpecError."""
+    check_confidence(setup, fields, confidence)
     if below is None:
         return None
     if confidence is None:
-        raise SpecError(f"{wanted.where}: with.ask_below needs with.confidence: the float output to compare.")
+        raise SpecError(f"{setup.where}: with.ask_below needs with.confidence: the float output to compare.")
     return Doubt(confidence, below, column)
 
 
-def check_confidence(wanted: Build, fields: Mapping[str, OutputField], name: str | None) -> None:
-    """Raises SpecError where the output that shall say how sure the model is says something else."""
+def check_confidence(setup: StageSetup, fields: Mapping[str, OutputField], name: str | None) -> None:
+    """Raises SpecError if `with.confidence` names anything but a float output."""
     declared = fields.get(name or "")
     if name is not None and (declared is None or declared.type != "float"):
         raise SpecError(
-            f"{wanted.where}: with.confidence = {name!r} is no float output.",
+            f"{setup.where}: with.confidence = {name!r} is no float output.",
             hint=f"Declare it: output: {{{name}: {{type: float, ge: 0, le: 1}}}}",
         )
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a graph's file gives to `finished`. `added` are columns that Tandem writes, beside those of the model;
-    `first` makes the graph's first state from a row that is not empty; `structured`: a model is asked for a schema;
-    `code` is what else answers depend on."""
+class GraphParts:
+    """Arguments of `assemble`. `added_columns` are written by Tandem, beside those of the model; `first_state` makes
+    the graph's first state from a row that is not empty; `structured`: the model is called with a schema; `code` is a
+    digest of anything else that answers depend on."""
 
     version: str
     options: Options
     form: AnswerFormat
     prompts: Prompts
     graph: Pregel[Any, Any, Any, Any]
-    first: Callable[[Mapping[str, Any]], dict[str, Any]]
-    harvest: Callable[[Mapping[str, Any]], Answer] = lambda state: dict(state["answer"])
-    added: Mapping[str, OutputField] = field(default_factory=dict)
+    first_state: Callable[[Mapping[str, Any]], dict[str, Any]]
+    output_of: Callable[[Mapping[str, Any]], Answer] = lambda state: dict(state["answer"])
+    added_columns: Mapping[str, OutputField] = field(default_factory=dict)
     calls: tuple[int, int | None] = (1, 1)
     structured: bool = True
     code: str = ""
 
 
-def finished(wanted: Build, made: Made) -> GraphStage:
-    """The stage of a built-in graph. Raises SpecError for outputs that cannot be."""
-    stage = wanted.stage
-    fields = {**made.form.fields, **made.added}
-    check_outputs(wanted, fields)
-    prompts, nothing = made.prompts, Answered(dict.fromkeys(fields))
+def assemble(setup: StageSetup, parts: GraphParts) -> GraphStage:
+    """Return the stage of a built-in graph. Raises SpecError for invalid outputs."""
+    stage = setup.stage
+    fields = {**parts.form.fields, **parts.added_columns}
+    check_outputs(setup, fields)
+    prompts, empty_answer = parts.prompts, Answered(dict.fromkeys(fields))
 
     def prepare(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
-        return nothing if prompts.is_empty(row) else made.first(row)
+        return empty_answer if prompts.is_empty(row) else parts.first_state(row)
 
-    said = [model_identity(choice, stage.params) for _, choice in sorted(stage.model.items())]
+    identities = [model_identity(choice, stage.params) for _, choice in sorted(stage.model.items())]
     return GraphStage(
         spec=stage,
         reads=prompts.reads,
         fields=fields,
-        fingerprint=stage_fingerprint(wanted, made.version + made.code, made.form, made.options),
-        graph=made.graph,
+        fingerprint=stage_fingerprint(setup, parts.version + parts.code, parts.form, parts.options),
+        graph=parts.graph,
         prepare=prepare,
-        output_of=made.harvest,
+        output_of=parts.output_of,
         provenance=Provenance(
             stage=stage.name,
             uses=stage.uses,
             models={role: choice.name for role, choice in stage.model.items()},
-            prompt_digest=digest(stage.system or "", stage.prompt or "", *said),
-            structured_output=structured_method(stage.model["main"].name) if made.structured else None,
+            prompt_digest=digest(stage.system or "", stage.prompt or "", *identities),
+            structured_output=structured_method(stage.model["main"].name) if parts.structured else None,
         ),
-        limiter=limiter_of(wanted),
-        calls=made.calls,
+        limiter=limiter_of(setup),
+        calls=parts.calls,
     )

@@ -1,4 +1,4 @@
-"""A stage's prompt and system text, and the rows that need no call."""
+"""Prompt and system text of a stage, and the rows that need no call."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 from langchain_core.messages import BaseMessage, SystemMessage
 
 from schemas.errors import RowError
-from stages.contract import Build
+from stages.contract import StageSetup
 from stages.text.templates import Template, is_blank
 
 
 class Prompts:
-    """A stage's prompt and system. A row whose prompt reads only blanks is answered, or refused, without a call."""
+    """Prompt and system text of a stage. A row whose prompt reads only blanks needs no call."""
 
-    def __init__(self, wanted: Build) -> None:
-        stage = wanted.stage
-        available = frozenset(wanted.columns.names)
-        self._prompt = Template(stage.prompt or "", where=f"{wanted.where}: prompt")
-        self._system = Template(stage.system, where=f"{wanted.where}: system") if stage.system else None
-        self._asks = self._prompt.reads(available)
+    def __init__(self, setup: StageSetup) -> None:
+        stage = setup.stage
+        available = frozenset(setup.columns.names)
+        self._prompt = Template(stage.prompt or "", where=f"{setup.where}: prompt")
+        self._system = Template(stage.system, where=f"{setup.where}: system") if stage.system else None
+        self._columns = self._prompt.reads(available)
         self._when_empty = stage.when_empty
-        self.reads = tuple(sorted(self._asks | (self._system.reads(available) if self._system else frozenset())))
+        self.reads = tuple(sorted(self._columns | (self._system.reads(available) if self._system else frozenset())))
 
     def is_empty(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row needs no call. Raises RowError where it shall be rejected."""
-        if not self._asks or self._when_empty == "call" or not all(is_blank(row[name]) for name in self._asks):
+        """True if the row needs no call. Raises RowError if it has to be rejected."""
+        if not self._columns or self._when_empty == "call" or not all(is_blank(row[name]) for name in self._columns):
             return False
         if self._when_empty == "reject":
             raise RowError("every column of the prompt is blank", kind="empty")
@@ -34,6 +34,6 @@ class Prompts:
         return self._prompt.render(row)
 
     def system(self, row: Mapping[str, Any], *ours: str) -> list[BaseMessage]:
-        """The system message, the user's words after ours; none where nobody says anything."""
-        said = [*ours, *([self._system.render(row)] if self._system else [])]
-        return [SystemMessage("\n\n".join(said))] if said else []
+        """Return the system message, the user's text after ours; none if both are empty."""
+        texts = [*ours, *([self._system.render(row)] if self._system else [])]
+        return [SystemMessage("\n\n".join(texts))] if texts else []

@@ -1,7 +1,4 @@
-"""What built-in graphs are made of: a stage's prompts, a model that is asked until its answer fits, the finished stage.
-
-A graph of its own file says only what is its own: which questions, in which order, and what becomes of the answers.
-"""
+"""Questions to a model, repeated until the answer fits: the part that built-in graphs share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +11,8 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError
-from stages.contract import Build
-from stages.models.answers.answer_format import AnswerFormat, correction, said_text
+from stages.contract import StageSetup
+from stages.models.answers.answer_format import AnswerFormat, correction, raw_answer
 from stages.models.factory import build_model
 
 MAX_REPAIRS = 2
@@ -24,15 +21,15 @@ Answer = dict[str, Any]
 
 
 class ModelQuestion:
-    """A model of the stage, asked for one format."""
+    """A model of the stage, called for answers of one format."""
 
     def __init__(
-        self, wanted: Build, form: AnswerFormat, role: str = "main", *, tools: Sequence[BaseTool] = ()
+        self, setup: StageSetup, form: AnswerFormat, role: str = "main", *, tools: Sequence[BaseTool] = ()
     ) -> None:
-        choice = wanted.stage.model[role]
+        choice = setup.stage.model[role]
         self.form = form
         self.name = choice.name
-        self.ask = form.asker(build_model(choice, wanted.stage, wanted.spec, wanted.services), choice.name, tools)
+        self.ask = form.asker(build_model(choice, setup.stage, setup.spec, setup.services), choice.name, tools)
 
     async def answer(
         self,
@@ -41,8 +38,8 @@ class ModelQuestion:
         *,
         repairs: int = MAX_REPAIRS,
     ) -> Answer:
-        """The answer, repaired where it does not fit. `check` may change it, or raise ValueError in words that a model
-        can act on. Raises RowError."""
+        """Return the answer, repaired if it does not fit. `check` may change it, or raise ValueError with a message for
+        the model. Raises RowError."""
         for repair in range(repairs + 1):
             message = await self.ask(messages)
             try:
@@ -55,12 +52,12 @@ class ModelQuestion:
 
 
 def invalid(message: AIMessage, exc: ValueError, repairs: int) -> RowError:
-    """The reject of a row whose answers never fitted."""
-    return RowError(f"still invalid after {repairs} repairs: {exc}", kind="invalid_answer", raw=said_text(message))
+    """Return the error of a row whose answers never fitted."""
+    return RowError(f"still invalid after {repairs} repairs: {exc}", kind="invalid_answer", raw=raw_answer(message))
 
 
 def complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
-    """What is wrong, said to the model: as the reply to its tool calls, which providers insist on, or as a message."""
+    """Return messages that state the problem: replies to the tool calls, which providers require, or text."""
     complaint = f"That answer is not valid: {problem[:_COMPLAINT]}. Answer again with the corrected JSON only."
     calls = [*message.tool_calls, *message.invalid_tool_calls]
     return [ToolMessage(complaint, tool_call_id=call["id"] or "") for call in calls] or [HumanMessage(complaint)]
@@ -70,7 +67,7 @@ def complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
 
 
 class AskState(TypedDict, total=False):
-    """The conversation so far, how often it was repaired, the answer once one fits, and why a person is asked."""
+    """The conversation so far, the number of repairs, the answer once one fits, and the reason to ask a person."""
 
     messages: list[BaseMessage]
     repairs: int
@@ -80,8 +77,8 @@ class AskState(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Doubt:
-    """When a person is asked: where `confidence`, a float output, is less than `below`, or null. Of several outputs the
-    person may say `column` alone."""
+    """The condition under which a person is asked: `confidence`, a float output, is less than `below`, or null. If
+    `column` is set, the person may answer with its value alone."""
 
     confidence: str
     below: float
@@ -92,11 +89,11 @@ class Doubt:
         return None if sure is not None and sure >= self.below else f"{self.confidence} {sure} is below {self.below}"
 
 
-def asking_graph(
+def question_graph(
     question: ModelQuestion, mend: Callable[[Any], Any] = lambda data: data, doubt: Doubt | None = None
 ) -> Pregel[Any, Any, Any, Any]:
-    """START → ask, again with what is wrong while it does not fit, → person, where there is doubt. `mend` sees an
-    answer before it is validated."""
+    """Return the graph START → ask (again, with the problem, until the answer fits) → person (if in doubt). `mend`
+    changes an answer before it is validated."""
 
     async def ask(state: AskState) -> AskState | Command[Literal["ask", "person"]]:
         message = await question.ask(state["messages"])
@@ -114,8 +111,8 @@ def asking_graph(
     async def person(state: AskState) -> AskState:
         assert doubt is not None
         answer = state["answer"]
-        wanted = correction(question.form, answer, doubt.column, mend)
-        return {"answer": interrupt({"why": state["why"], "answer": answer}, response_schema=wanted)}
+        schema = correction(question.form, answer, doubt.column, mend)
+        return {"answer": interrupt({"why": state["why"], "answer": answer}, response_schema=schema)}
 
     builder = StateGraph(AskState)
     builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))
@@ -123,9 +120,3 @@ def asking_graph(
     if doubt is not None:
         builder.add_node("person", person)
     return builder.compile()
-
-
-# Columns that options name -------------------------------------------------------------------------------------------
-
-
-# The stage ---------------------------------------------------------------------------------------------------------

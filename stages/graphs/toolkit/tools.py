@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from schemas.errors import RowError, SpecError, TandemError
 from schemas.spec.fields import problems
-from stages.contract import Build
+from stages.contract import StageSetup
 from stages.execution.row_guard import as_row_error, is_row_error
 from stages.journal.records import TOOL, CallRecord, now
 from stages.models.failures.errors import redacted
@@ -31,69 +31,70 @@ from stages.user_code import load_attribute
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a call came to; `failed` with what is told to the model instead."""
+    """The result of a call; if `failed`, `text` is the error message for the model."""
 
     text: str
     failed: bool = False
 
 
-def load_tools(wanted: Build) -> list[BaseTool]:
-    """The stage's tools: LangChain tools, or functions with type hints and a docstring. Raises SpecError."""
+def load_tools(setup: StageSetup) -> list[BaseTool]:
+    """Load the stage's tools: LangChain tools, or functions with type hints and a docstring. Raises SpecError."""
     tools: list[BaseTool] = []
-    for reference in wanted.stage.tools:
-        found = load_attribute(reference, where=f"{wanted.where}: tools")
-        if not isinstance(found, BaseTool):
-            found = _made(found, reference, wanted)
-        if found.name in {tool.name for tool in tools}:
-            raise SpecError(f"{wanted.where}: tools: two are called {found.name!r}.")
-        tools.append(found)
+    for reference in setup.stage.tools:
+        loaded = load_attribute(reference, where=f"{setup.where}: tools")
+        if not isinstance(loaded, BaseTool):
+            loaded = _to_tool(loaded, reference, setup)
+        if loaded.name in {tool.name for tool in tools}:
+            raise SpecError(f"{setup.where}: tools: two are called {loaded.name!r}.")
+        tools.append(loaded)
     return tools
 
 
-def _made(found: Any, reference: str, wanted: Build) -> BaseTool:
-    if not inspect.isroutine(found):
+def _to_tool(loaded: Any, reference: str, setup: StageSetup) -> BaseTool:
+    if not inspect.isroutine(loaded):
         raise SpecError(
-            f"{wanted.where}: tools: {reference} is a {type(found).__name__}.",
+            f"{setup.where}: tools: {reference} is a {type(loaded).__name__}.",
             hint="Name a function with type hints and a docstring, or a LangChain tool.",
         )
     try:
-        if inspect.iscoroutinefunction(found):
-            return StructuredTool.from_function(coroutine=found)
-        return StructuredTool.from_function(found)
+        if inspect.iscoroutinefunction(loaded):
+            return StructuredTool.from_function(coroutine=loaded)
+        return StructuredTool.from_function(loaded)
     except (ValueError, TypeError) as exc:
         raise SpecError(
-            f"{wanted.where}: tools: {reference} cannot be a tool: {exc}", hint="Give it type hints and a docstring."
+            f"{setup.where}: tools: {reference} cannot be a tool: {exc}", hint="Give it type hints and a docstring."
         ) from exc
 
 
-async def call(tools: Sequence[BaseTool], asked: ToolCall, *, timeout_s: float, most: int) -> ToolResult:
-    """The result of what a model asked for, at most `most` characters of it. What is not allowed, does not fit or
-    fails is a result, too: the model is told. Raises what is not the tool's: a wait, a fatal error, an interrupt."""
-    tool = next((tool for tool in tools if tool.name == asked["name"]), None)
+async def call(tools: Sequence[BaseTool], request: ToolCall, *, timeout_s: float, max_chars: int) -> ToolResult:
+    """Run a tool call of a model and return its result, at most `max_chars` characters. An unknown tool, bad arguments
+    and a failure are results for the model, too. Raises errors that are not the tool's: a wait, a fatal error, an
+    interrupt."""
+    tool = next((tool for tool in tools if tool.name == request["name"]), None)
     if tool is None:
-        return ToolResult(f"There is no tool {asked['name']!r}; there are: {', '.join(t.name for t in tools)}.", True)
-    stray = sorted(set(asked["args"]) - set(tool.args))
+        return ToolResult(f"There is no tool {request['name']!r}; there are: {', '.join(t.name for t in tools)}.", True)
+    stray = sorted(set(request["args"]) - set(tool.args))
     if stray:
         return ToolResult(f"{tool.name} takes no {stray[0]!r}; it takes: {', '.join(tool.args) or 'nothing'}.", True)
     scope = current.get()
     if scope is None:
-        return await _result(tool, asked["args"], timeout_s, most)
-    return await _journalled(scope, tool, asked["args"], timeout_s, most)
+        return await _result(tool, request["args"], timeout_s, max_chars)
+    return await _journalled(scope, tool, request["args"], timeout_s, max_chars)
 
 
 async def _journalled(
-    scope: RowScope, tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, most: int
+    scope: RowScope, tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, max_chars: int
 ) -> ToolResult:
-    said = orjson.dumps([scope.run, scope.id, tool.name, arguments], option=orjson.OPT_SORT_KEYS, default=str)
-    key = scope.next_key(request_digest(TOOL.encode(), said))
+    payload = orjson.dumps([scope.run, scope.id, tool.name, arguments], option=orjson.OPT_SORT_KEYS, default=str)
+    key = scope.next_key(request_digest(TOOL.encode(), payload))
     known = scope.journal.known.calls.get(key)
     if known is not None and known.raw is not None:
         return ToolResult(**orjson.loads(known.raw))
-    if (why := scope.halted()) is not None:
-        scope.failed(why)
-        raise why
+    if (halted := scope.halted()) is not None:
+        scope.failed(halted)
+        raise halted
     began = time.monotonic()
-    result = await _result(tool, arguments, timeout_s, most)
+    result = await _result(tool, arguments, timeout_s, max_chars)
     record = CallRecord(
         request=key[0],
         ordinal=key[1],
@@ -118,7 +119,7 @@ async def _journalled(
     return result
 
 
-async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, most: int) -> ToolResult:
+async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, max_chars: int) -> ToolResult:
     try:
         async with asyncio.timeout(timeout_s):
             text = _text(await tool.ainvoke(dict(arguments)))
@@ -138,7 +139,7 @@ async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float
         if is_row_error(exc):  # what would end a process is no news for a model
             raise as_row_error(exc) from exc
         raise
-    return ToolResult(text if len(text) <= most else f"{text[:most]}\n… cut after {most:,} characters")
+    return ToolResult(text if len(text) <= max_chars else f"{text[:max_chars]}\n… cut after {max_chars:,} characters")
 
 
 def _text(value: Any) -> str:

@@ -242,7 +242,7 @@ def text_of(message: BaseMessage) -> str:
     return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
 
 
-def said_text(message: AIMessage) -> str:
+def raw_answer(message: AIMessage) -> str:
     """What the model answered, as a reject shows it: its text, or what it called its tools with."""
     arguments = [str(call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
     return text_of(message) or "\n".join(arguments)

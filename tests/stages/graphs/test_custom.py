@@ -215,7 +215,7 @@ async def test_models_tools_and_settings_reach_the_runtime_context(write: Write)
 
 
 def test_a_context_that_lacks_a_value_is_refused_at_build(write: Write) -> None:
-    with pytest.raises(SpecError, match=r"context Typed does not take.*add what is missing under context"):
+    with pytest.raises(SpecError, match=r"context Typed cannot be filled.*add missing values under context"):
         a_stage(f"{write(CONTEXT)}:typed")
 
 
