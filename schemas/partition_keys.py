@@ -10,6 +10,8 @@ _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 _MAX_VALUE_BYTES = 128
 # Escapes are upper-case, so this lower-case one can only mean "cut here, the digest of the whole follows".
 _CUT = "%7e"
+# How sinks of earlier commits wrote empty text, which other readers take for `~`.
+EMPTY_BEFORE = _CUT
 # What Hive, Spark and pyarrow write and read for a null partition value; the text itself is encoded (leading `_`).
 NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -18,11 +20,9 @@ def encode_value(value: str) -> str:
     """One path component from any text: injective, and safe on S3, POSIX and in URLs.
 
     Keeps `[A-Za-z0-9_-]` and inner dots, percent-encodes the rest with upper-case hex. A leading `_` is encoded too:
-    readers skip such names. Above 128 bytes the rest is replaced by a digest. An empty value becomes a lone lower-case
-    `%7e`, which no other value does.
+    readers skip such names. Above 128 bytes the rest is replaced by a digest. Empty text stays empty (`v=`), which
+    DuckDB, Polars, pandas and pyarrow read as what it is.
     """
-    if value == "":
-        return _CUT
     last = len(value) - 1
     out = []
     for at, char in enumerate(value):
@@ -36,7 +36,7 @@ def encode_value(value: str) -> str:
 
 def decode_value(encoded: str) -> str | None:
     """The text that was encoded, or None for a null or where only its digest was kept."""
-    if encoded == _CUT:
+    if encoded == EMPTY_BEFORE:
         return ""
     if encoded == NULL:
         return None

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from schemas.errors import SourceError
-from schemas.partition_keys import NULL, decode_value, encode_value, partition_key
+from schemas.partition_keys import EMPTY_BEFORE, NULL, decode_value, encode_value, partition_key
 from schemas.spec.sections import Partition
 
 _FORMATS = {"hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
@@ -145,4 +145,4 @@ def hive_levels(relative: str) -> list[tuple[str, str | None]]:
 def _hive_value(written: str) -> str | None:
     if written == NULL:
         return None
-    return "" if written == encode_value("") else unquote(written)
+    return "" if written == EMPTY_BEFORE else unquote(written)

@@ -17,7 +17,7 @@ _VALUES = st.one_of(
         ["", ".", "..", "...", "_", "__", "%", "%7e", "%7E", "~", "/", "//", "a/../b", "CON", partition_keys.NULL]
     ),
 )
-_COMPONENT = re.compile(r"(?:[A-Za-z0-9_.-]|%[0-9A-F]{2}|%7e)+")
+_COMPONENT = re.compile(r"(?:[A-Za-z0-9_.-]|%[0-9A-F]{2}|%7e)*")
 _LEVELS = st.lists(st.tuples(st.text(min_size=1, max_size=20), st.none() | _VALUES), min_size=1, max_size=3)
 
 

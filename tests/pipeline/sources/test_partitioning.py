@@ -85,7 +85,7 @@ def test_a_week_belongs_to_the_year_of_its_thursday() -> None:
 
 def test_column_values_of_every_type() -> None:
     assert keys(pl.Series(["fr", "a b/c", "_x", "", "é=%"]), column()) == [
-        "t=fr", "t=a%20b%2Fc", "t=%5Fx", "t=%7e", "t=%C3%A9%3D%25",
+        "t=fr", "t=a%20b%2Fc", "t=%5Fx", "t=", "t=%C3%A9%3D%25",
     ]  # fmt: skip
     assert keys(pl.Series([1, -2]), column()) == ["t=1", "t=-2"]
     assert keys(pl.Series([True, False]), column()) == ["t=true", "t=false"]

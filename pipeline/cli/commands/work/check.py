@@ -1,4 +1,4 @@
-"""`tandem check`: each thing looked at, in order, with what was found."""
+"""`tandem check`: check one thing after another and show the findings."""
 
 import asyncio
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connect
 from pipeline.client.preflight import preflight, read_spec
+from pipeline.planning.job import Job
 from pipeline.processes.import_probe import probe_user_code
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
 from pipeline.stores import may_delete
+from schemas.partition_keys import partition_texts
 from schemas.spec.sections import Spec
 from schemas.tables import same_but_for_case
 
@@ -21,7 +23,7 @@ _MAY_NOT_DELETE = (
 
 
 async def check_command(path: Path, screen: Screen) -> int:
-    """Validates and probes; sends no completion."""
+    """Validate and probe; send no model call."""
     spec, base = read_spec(path)
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=path, say=lambda done: screen.say(f"✓ {done}"))
@@ -38,7 +40,7 @@ async def check_command(path: Path, screen: Screen) -> int:
     if not deletes:
         screen.say(_MAY_NOT_DELETE.format(ready.store.uri))
     job = ready.job
-    said = {
+    findings = {
         "pipeline": spec.name,
         "partitions": len(job.snapshot.partitions),
         "rows": job.snapshot.info.rows,
@@ -57,22 +59,18 @@ async def check_command(path: Path, screen: Screen) -> int:
         "may_delete": deletes,
         "temporal": temporal,
     }
-    warnings = [
-        f"The columns {' and '.join(map(repr, names))} differ only in case: Athena, Hive and Spark take them for one. "
-        "Rename one in a stage (uses: sql)."
-        for names in same_but_for_case(job.checked_columns.names)
-    ]
+    warnings = _warnings(job)
     for warning in warnings:
         screen.say(f"Warning: {warning}")
     if screen.json:
-        screen.document({"ok": True, **said, "warnings": warnings})
+        screen.document({"ok": True, **findings, "warnings": warnings})
         return 0
     rows, parts = counted(job.snapshot.info.rows, "row"), counted(len(job.snapshot.partitions), "partition")
     screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")
     for name in own_models(spec):
         screen.say(
-            f"Note: stage {name} names no model. Those that its graph builds for itself are journalled by LangChain's "
-            "cache hook, except where they stream; limits, budget and retries do not reach them."
+            f"Note: stage {name} names no model. Models that its graph builds itself are journalled by LangChain's cache hook, "
+            "except streamed ones; limits, budget and retries do not apply to them."
         )
     for stage in job.stages:
         reads = ", ".join(stage.reads) or "rows"
@@ -83,5 +81,21 @@ async def check_command(path: Path, screen: Screen) -> int:
 
 
 def own_models(spec: Spec) -> list[str]:
-    """Stages with a graph of the user's that is handed no model."""
+    """Return the names of stages with a user's graph that gets no model from the spec."""
     return [stage.name for stage in spec.stages if ":" in stage.uses and not stage.model]
+
+
+def _warnings(job: Job) -> list[str]:
+    """What some readers of the output will not take."""
+    found = [
+        f"The columns {' and '.join(map(repr, names))} differ only in case: Athena, Hive and Spark treat them as one. "
+        "Rename one in a stage (uses: sql)."
+        for names in same_but_for_case(job.checked_columns.names)
+    ]
+    empty = next((key for key in job.snapshot.partitions if any(text == "" for _, text in partition_texts(key))), None)
+    if empty is not None:
+        found.append(
+            f"The partition {empty!r} is of empty text: Spark refuses to read such a folder (DuckDB, Polars, pandas "
+            "and pyarrow read it). Give these rows a value in the source, or null and partition.nulls: own."
+        )
+    return found
