@@ -9,6 +9,7 @@ the model server's own log, Temporal, and what a reader saw, and compares them w
     I6  nothing is left running
     I7  the reports' usage.calls are at most what was billed, and that is at most usage.calls and usage.unknown; every
         answer in the journal was given by the model server
+    I8  a plain glob over data/ finds the files of the live generations and no others: each row once
 
 All violations are raised together, so that one failure shows its whole pattern.
 """
@@ -86,6 +87,7 @@ class Observed:
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)  # "I3 …": what is wrong with the objects themselves
+    globbed: set[str] = field(default_factory=set)  # the Parquet files under data/
     torn: int = 0
 
     @property
@@ -114,6 +116,7 @@ def observe(store: Store) -> Observed:
         seen.tables[partition] = _table(store, manifest["files"], seen.broken)
         rejects = _table(store, manifest["rejects"], seen.broken)
         seen.rejects[partition] = rejects["key"].to_list() if rejects.width else []
+    seen.globbed = {info.key for info in store.list("data/") if info.key.endswith(".parquet")}
     for name in store.folders(ids.RUNS):
         try:
             seen.reports[name] = json.loads(store.get(f"{ids.RUNS}{name}/report.json"))
@@ -197,6 +200,7 @@ def check(
         *_paid(calls, twin, allowed),
         *(f"I6 {workflow} is left running" for workflow in running),
         *_usage(seen, calls, allowed),
+        *_globbed(seen),
     ]
     if found:
         raise Violated(found)
@@ -302,3 +306,11 @@ def _usage(seen: Observed, calls: Sequence[Call], allowed: Allowed) -> Iterator[
         yield f"I7 {len(invented)} answers in the journal were never given, for example {invented[0]}"
     if seen.torn and not allowed.warned:
         yield f"I7 {seen.torn} torn records in the journal"
+
+
+def _globbed(seen: Observed) -> Iterator[str]:
+    live = {file["key"] for key in seen.commits for file in (seen.current(key) or {}).get("files", ())}
+    if extra := sorted(seen.globbed - live):
+        yield f"I8 a glob reads {len(extra)} files that belong to no live generation: {extra[:3]}"
+    if absent := sorted(live - seen.globbed):
+        yield f"I8 a glob does not find {len(absent)} files of live generations: {absent[:3]}"

@@ -161,6 +161,10 @@ def forgets_a_reject(world: World) -> None:
     world.publish(world.output, rejects=())
 
 
+def leaves_a_former_file(world: World) -> None:
+    world.store.put(ids.part_file(ids.data_folder(PART), 0, 0, "former"), b"PAR1")
+
+
 def saw_a_partial_file(world: World) -> None:
     world.reader = Seen(polls=3, partial=("part-0",))
 
@@ -191,6 +195,10 @@ def test_a_sound_world_passes() -> None:
         (reports_too_much, r"I7 10 calls were billed; the reports tell of 11"),
         (invents_an_answer, r"I7 1 answers in the journal were never given"),
         (forgets_a_reject, r"I2 part=a: 1 rows are nowhere.*\[9\]"),
+        (
+            leaves_a_former_file,
+            r"I8 a glob reads 1 files that belong to no live generation: \['data/part=a/part-00000-g0",
+        ),
         (saw_a_partial_file, r"I3 the reader saw a partial file"),
         (saw_nothing_at_all, r"I3 the reader never polled"),
     ],
@@ -208,7 +216,7 @@ def test_all_violations_are_told_together() -> None:
         plant(world)
     with pytest.raises(Violated) as caught:
         world.check()
-    assert {said[:2] for said in caught.value.found} == {"I2", "I4", "I6", "I7"}
+    assert {said[:2] for said in caught.value.found} == {"I2", "I4", "I6", "I7", "I8"}
 
 
 def test_what_is_allowed_is_no_violation() -> None:
@@ -223,7 +231,7 @@ def test_what_is_allowed_is_no_violation() -> None:
 
 def test_nothing_due_means_that_nothing_needs_to_be_there() -> None:
     world = World()
-    world.store.delete([ids.commit(PART, 1)])
+    world.store.delete([ids.commit(PART, 1), world.data_file()])
     assert world.check(due=False)
     with pytest.raises(Violated, match="I1"):
         world.check()
