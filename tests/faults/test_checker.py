@@ -197,7 +197,7 @@ def test_a_sound_world_passes() -> None:
         (forgets_a_reject, r"I2 part=a: 1 rows are nowhere.*\[9\]"),
         (
             leaves_a_former_file,
-            r"I8 a glob reads 1 files that belong to no live generation: \['data/part=a/part-00000-g0",
+            r"I8 a glob reads 1 files that belong to no live generation: .*part-00000-g0",
         ),
         (saw_a_partial_file, r"I3 the reader saw a partial file"),
         (saw_nothing_at_all, r"I3 the reader never polled"),
