@@ -67,7 +67,7 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
     if answered := len(prints) - sum(equal[row] for row, _ in todo):
         context.on_row(answered)
     if len(todo) < len(first) and any(is_answered(known.rows.get((stage.fingerprint, row))) for row in first):
-        stage.refused_rows.answered()
+        stage.refused_rows.record_answer()
     run = _Run(stage, context)
     await run.claim([(stage.fingerprint, row) for row, _ in todo])
     values = rows.select(stage.reads)
@@ -179,10 +179,10 @@ class _Run:
             record = await self._record_of(row)
             if refused_rows.undecided and is_refusal(record.error):
                 self._held.append((row, record))
-                refused_rows.refused(record.row, record.error or {})
+                refused_rows.record_refusal(record.row, record.error or {})
                 return
             if refused_rows.undecided and is_answered(record):
-                refused_rows.answered()
+                refused_rows.record_answer()
             await self._store(row, record)
         except StepDone:
             pass  # `steps.more` is set

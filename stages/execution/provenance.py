@@ -2,7 +2,8 @@
 
 The values come from the journal, so that the same answers make the same bytes, however often they are published. Of
 several stages the models and prompts are named one after the other, costs are added up, and the last answer's time is
-taken."""
+taken.
+"""
 
 import datetime as dt
 from dataclasses import dataclass

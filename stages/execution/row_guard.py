@@ -3,7 +3,8 @@ BaseException.
 
 asyncio takes the first two out of the task that raised them and through the loop, which ends everything. So the tasks
 that a row's graph starts are guarded where they begin: an exception that escapes becomes the row's error. Code that
-runs in a thread is guarded by the task that awaits it."""
+runs in a thread is guarded by the task that awaits it.
+"""
 
 import asyncio
 import os
