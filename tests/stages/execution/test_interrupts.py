@@ -227,8 +227,8 @@ async def test_sure_enough_asks_nobody(server: ModelServer) -> None:
     [
         ("classify", LABEL, "invoices", "category: Input should be 'billing', 'bug' or 'other'"),
         ("extract", NOTE, {"level": 9}, "level: "),
-        ("extract", NOTE, {"notes": "x"}, "'notes' is no output; those are note, level, sure"),
-        ("extract", NOTE, "fine", "an object with outputs to change is wanted, not 'fine'"),
+        ("extract", NOTE, {"notes": "x"}, "'notes' is no output; outputs: note, level, sure"),
+        ("extract", NOTE, "fine", "expected an object with the outputs to change, not 'fine'"),
     ],
 )
 async def test_what_a_person_says_is_held_to_the_output_and_asked_again(
