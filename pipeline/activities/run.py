@@ -89,7 +89,7 @@ class RunActivities:
     async def reckon(self, request: BudgetCheck) -> BudgetVerdict:
         """Is there room in a run's budget, now that nothing of it is in flight?"""
         async with heartbeating():
-            return await asyncio.to_thread(reckoning.reckon, self.jobs.store(request.ref), request, self.budgets.folder)
+            return await asyncio.to_thread(reckoning.check_budget, self.jobs.store(request.ref), request, self.budgets.folder)
 
     @activity.defn
     @activity_boundary
