@@ -93,7 +93,7 @@ class RowJoin:
         batches = batches_over(self._entry, sizes)
         batch = pl.Series("batch", [number for number, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
         required = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
-        for number, path in joined.deal(required, local).items():
+        for number, path in joined.by_batch(required, local).items():
             with path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             target = ids.staged(folder, number, "known", content, "jsonl")

@@ -56,8 +56,8 @@ def summary(report: Report) -> list[str]:
         lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(became)}; {counts.out:,} published{gone}.")
     if counts.rows_in or usage.calls:
         lines.append(_paid(usage))
-    if report.lost_said:
-        lines.append(report.lost_said)
+    if report.lost_attempts_note:
+        lines.append(report.lost_attempts_note)
     if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:
         lines.append(
             f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "

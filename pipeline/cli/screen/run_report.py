@@ -17,7 +17,7 @@ def story_of(store: Store, report: Report) -> RunStatistics:
     found = statistics.load(store, report.run)
     if found is not None and report.finished_at is not None:
         return found
-    return RunStatistics(lines=tuple(statistics.lines_of(store, report, outcomes.outcomes(store, report.run))))
+    return RunStatistics(lines=tuple(statistics.partition_lines(store, report, outcomes.outcomes(store, report.run))))
 
 
 def show_story(store: Store, report: Report, said: RunStatistics, screen: Screen) -> None:

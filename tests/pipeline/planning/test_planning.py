@@ -150,7 +150,7 @@ def test_both_dates_are_included_and_a_datetime_is_an_exclusive_end() -> None:
         ({"from_date": "2027-01-01"}, "No partition lies between"),
         ({"last": "7x"}, "not a duration"),
         ({"last": "0d"}, "the duration is zero"),
-        ({"last": "7d", "to_date": "2026-11-04"}, "goes without"),
+        ({"last": "7d", "to_date": "2026-11-04"}, "cannot be combined"),
     ],
 )
 def test_dates_that_are_none_or_select_nothing_are_refused(asked: dict[str, Any], said: str) -> None:
