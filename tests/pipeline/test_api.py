@@ -62,7 +62,7 @@ def test_it_runs_where_an_event_loop_is_at_work_as_in_a_notebook(spec: dict[str,
 
 
 def test_what_is_no_table_or_no_spec_is_said_in_a_sentence(spec: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="no table"):
+    with pytest.raises(UsageError, match="not a table"):
         check(spec, frame=object())
     with pytest.raises(SpecError, match="stages is missing"):
         check({"name": "x", "source": {"path": "x.csv"}, "sink": {"path": "y"}})
