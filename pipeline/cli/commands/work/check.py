@@ -26,7 +26,7 @@ async def check_command(path: Path, screen: Screen) -> int:
     """Validate and probe; send no model call."""
     spec, base = read_spec(path)
     await probe_user_code(spec, base, screen.fault)
-    ready = await asyncio.to_thread(preflight, spec, base, file=path, say=lambda done: screen.say(f"✓ {done}"))
+    ready = await asyncio.to_thread(preflight, spec, base, file=path, on_step=lambda step: screen.say(f"✓ {step}"))
     await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
     if temporal_configured():
         client = await connect()
@@ -69,8 +69,8 @@ async def check_command(path: Path, screen: Screen) -> int:
     screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")
     for name in own_models(spec):
         screen.say(
-            f"Note: stage {name} names no model. Models that its graph builds itself are journalled by LangChain's cache hook, "
-            "except streamed ones; limits, budget and retries do not apply to them."
+            f"Note: stage {name} names no model. Models that its graph builds itself are journalled by LangChain's "
+            "cache hook, except streamed ones; limits, budget and retries do not apply to them."
         )
     for stage in job.stages:
         reads = ", ".join(stage.reads) or "rows"
