@@ -188,13 +188,13 @@ async def _call_with_retries(
                 if isinstance(result, ChatResult):
                     longest = request.cap or backend.cap or cap
                     record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
-                    turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
+                    turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
                     reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
                     if cap is not None and cap < DEFAULT_CAP and finish_of(_message(result)) in CUT_OFF:
                         _note_unknown(scope, call, "cut off by what was left of the budget")
                         raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
                     return record
-                turn.failed(result.message, result.congestion, result.retry_after or 0.0)
+                turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
         except Blocked as blocked:
             raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
         finally:
