@@ -87,14 +87,14 @@ class Leases:
                     continue
                 share = Rates(*(inf if rate is None else rate for rate in (lease.share.requests, lease.share.tokens)))
                 fleet.grant(share, began + lease.seconds / 2)
-                queue.look()
+                queue.dispatch()
                 less = held is not None and _less(lease.share, held.share)
                 held = lease
                 if not less:  # else the others wait for the confirmation of a smaller share
                     await asyncio.sleep(_AGAIN_S if min(share.requests, share.tokens) > 0 else _SOON_S)
         finally:
             del self._kept[key]
-            fleet.left()
+            fleet.end_grant()
             if held is not None:
                 with contextlib.suppress(TimeoutError, RPCError, WorkflowUpdateFailedError):
                     request = LeaseRequest(worker=self._name, leaving=True)
