@@ -46,7 +46,7 @@ def check_clash(columns: pa.Schema, barrier: bool) -> None:
 class _RowFacts:
     models: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-    at: float = 0.0
+    enriched_at: float = 0.0
     cost_usd: float | None = 0.0
 
 
@@ -76,14 +76,14 @@ class RowProvenance:
         self._rows[position] = _RowFacts(
             models=(*known.models, *models),
             prompts=(*known.prompts, prompt) if has_calls and prompt and prompt not in known.prompts else known.prompts,
-            at=max(known.at, record.at),
+            enriched_at=max(known.enriched_at, record.at),
             cost_usd=None if cost is None or known.cost_usd is None else known.cost_usd + cost,
         )
 
     def append_to(self, table: pa.Table, positions: list[int]) -> pa.Table:
         """Return the table with the columns; `positions` are the source rows of its rows."""
         facts = [self._rows.get(position, _RowFacts()) for position in positions]
-        times = [dt.datetime.fromtimestamp(row.at, dt.UTC) if row.at else None for row in facts]
+        times = [dt.datetime.fromtimestamp(row.enriched_at, dt.UTC) if row.enriched_at else None for row in facts]
         values = (
             [", ".join(row.models) or None for row in facts],
             [", ".join(row.prompts) or None for row in facts],

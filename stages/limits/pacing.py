@@ -85,7 +85,7 @@ class LearnedRate:
         self._drained = False  # no saved-up allowance can have been used since `_since`
         self._exact = 0  # refusals that bounded the rate closely
         self._nothing = 0  # refusals since the first call, before any was accepted
-        self._taken = inf  # a second, before the last informative refusal
+        self._accepted = inf  # a second, before the last informative refusal
         self._shock = _Refusal(0, 1.0, inf, inf, 0, inf)
 
     def rate(self, now: float) -> float:
@@ -120,7 +120,7 @@ class LearnedRate:
         else:
             elapsed += wait
         exact = 0 if self._good < inf and rate > self._OUTGROWN * self._good else self._exact
-        self._shock = _Refusal(number - 1, elapsed, pace, self._good, exact, self._taken)
+        self._shock = _Refusal(number - 1, elapsed, pace, self._good, exact, self._accepted)
         self._nothing += self._nothing >= 0
         self._conclude()
         self._resumed = self._last = now + wait
@@ -129,28 +129,28 @@ class LearnedRate:
 
     def record_further_refusal(self, number: int) -> None:
         """Record another refusal of the same calls."""
-        if number - 1 < self._shock.taken:
-            self._shock = replace(self._shock, taken=number - 1)
+        if number - 1 < self._shock.accepted:
+            self._shock = replace(self._shock, accepted=number - 1)
             self._conclude()
 
     def _conclude(self) -> None:
         shock = self._shock
         self._good, self._exact = shock.good, shock.exact
-        taken = shock.taken / shock.elapsed
-        if shock.pace < inf and taken > 0:
-            pace = max(taken, shock.pace)
-            many = shock.taken >= self._RECENT
-            again = many and 1 / self._EXACT < taken / shock.before < self._EXACT
-            weight = self._FAR if many and (again or pace > 2 * taken) else self._NEAR
-            self._good = self._start = taken ** (1 - weight) * pace**weight
-            self._exact += again or pace < self._EXACT * taken
-            self._taken = taken
+        accepted = shock.accepted / shock.elapsed
+        if shock.pace < inf and accepted > 0:
+            pace = max(accepted, shock.pace)
+            many = shock.accepted >= self._RECENT
+            again = many and 1 / self._EXACT < accepted / shock.before < self._EXACT
+            weight = self._FAR if many and (again or pace > 2 * accepted) else self._NEAR
+            self._good = self._start = accepted ** (1 - weight) * pace**weight
+            self._exact += again or pace < self._EXACT * accepted
+            self._accepted = accepted
         elif shock.pace == inf and self._good < inf:  # the saved-up allowance is used: the rate stays as good as before
             self._start = self._good
-        elif self._nothing > 0 and taken == 0:
+        elif self._nothing > 0 and accepted == 0:
             self._start = self._START * 4 ** min(self._nothing - 1, 8)
         else:
-            self._start = max(1.0, taken)
+            self._start = max(1.0, accepted)
 
     def record_answer(self) -> None:
         """Record an answer: the provider accepts calls."""
@@ -162,7 +162,7 @@ class _Refusal:
     """The state at a refusal: the number of calls accepted before it, in which time, at which pace; the good rate until
     then, how often it was exact, and the rate accepted before the previous refusal."""
 
-    taken: int
+    accepted: int
     elapsed: float
     pace: float
     good: float

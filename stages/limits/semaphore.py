@@ -7,7 +7,7 @@ from math import inf
 
 
 class Semaphore:
-    """As many holders as the smallest limit among holders and waiters, and as `cap`; first come first served."""
+    """Holders up to the smallest limit among holders and waiters, and up to `cap`; first come first served."""
 
     def __init__(self, cap: Callable[[], float] = lambda: inf) -> None:
         self.held = 0

@@ -1,4 +1,4 @@
-"""From `provider:name` to a chat model whose calls are journalled and limited. Provider SDKs' own retries are off."""
+"""Build chat models from `provider:name`, with journalled and limited calls. Provider SDKs' own retries are off."""
 
 from dataclasses import dataclass, field, replace
 from math import inf

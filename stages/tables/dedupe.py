@@ -85,7 +85,7 @@ def _check(setup: StageSetup, options: DedupeOptions) -> None:
         if name in columns.names and not setup.stage.replace:
             raise SpecError(
                 f"{setup.where}: {name!r} is already a column.",
-                hint="Name another: with: {duplicate: …, group: …}; or say replace: true.",
+                hint="Name another: with: {duplicate: …, group: …}; or set replace: true.",
             )
 
 

@@ -88,5 +88,5 @@ def _check(setup: StageSetup, options: ExplodeOptions) -> None:
             raise SpecError(f"{setup.where}: the column name {name!r} is reserved.")
         if name is not None and name in columns.names and name != options.column and not setup.stage.replace:
             raise SpecError(
-                f"{setup.where}: {name!r} is already a column.", hint="Rename it, or say replace: true in the stage."
+                f"{setup.where}: {name!r} is already a column.", hint="Rename it, or set replace: true in the stage."
             )

@@ -1,7 +1,7 @@
 """Tools that a model may call: those of the stage's `tools`, and no other.
 
 A tool's result is journalled under the run and the row, so that a graph that is run again after a kill goes the same
-way; other rows and other runs call it anew. A tool that the process died in is called again.
+way; other rows and other runs call it again, and so does a run whose process died during the call.
 """
 
 import asyncio
