@@ -1,4 +1,4 @@
-"""All errors, by what the reader can do about them.
+"""The errors of Tandem, by what the reader can do about them.
 
     TandemError                     a fact, a hint (the next step), a code, an exit code
     ├── UsageError            (2)   the command, the spec or its data cannot be used as they are
@@ -180,7 +180,7 @@ class BudgetReached(LimitReached):
 
 
 class TooManyFailures(LimitReached):
-    """As many partitions failed as `--max-failures` allows; the rest was not begun."""
+    """The number of failed partitions reached `--max-failures`; the rest was not begun."""
 
 
 class CanaryFailed(LimitReached):

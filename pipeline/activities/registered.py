@@ -1,4 +1,4 @@
-"""All activities of a worker, with their shared state."""
+"""The activities of a worker, with their shared state."""
 
 import asyncio
 from collections.abc import Callable

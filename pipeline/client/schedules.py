@@ -253,7 +253,7 @@ async def apply(connection: Connection, store: Store, spec: Spec, base: str, ter
             return Applied(schedule, created=True)
         await client.get_schedule_handle(schedule).update(lambda update: _keep_state(new, update))
     except ScheduleAlreadyRunningError:
-        return await apply(connection, store, spec, base, terms)  # somebody was faster
+        return await apply(connection, store, spec, base, terms)  # another process was faster
     except RPCError as exc:
         if exc.status == RPCStatusCode.INVALID_ARGUMENT:
             raise UsageError(_refused(terms, exc)) from None

@@ -34,7 +34,7 @@ class Notifications:
             self._notify("review", "running", "Rows wait for a person: tandem review ls", totals)
 
     def ended(self, result: RunResult, first: Failure | None) -> None:
-        """Notify of the end of the run; `first` is its first failure. A cancelled run notifies nobody."""
+        """Notify of the end of the run; `first` is its first failure. A cancelled run calls no hook."""
         self.events = result.hooks
         if result.state == "failed":
             self._notify("failed", result.state, first.message if first else "", result.totals)

@@ -56,7 +56,7 @@ async def _signal_run(partition: str, questions: int) -> None:
 
 
 async def run_row(request: RowInput) -> RowResult:
-    """Raises WorkflowAlreadyStartedError while a row of a partition workflow that was terminated is at work."""
+    """Raises WorkflowAlreadyStartedError while a row of a terminated partition workflow is still running."""
     ref = request.ref
     return await workflow.execute_child_workflow(
         RowWorkflow.run,

@@ -76,7 +76,7 @@ class ScheduledWorkflow:
                 static_summary=f"{ref.pipeline}: {run}",
             )
         except WorkflowAlreadyStartedError:
-            return "running"  # somebody has started it by its name, and follows it
+            return "running"  # it was started by its name, and is followed elsewhere
         assert isinstance(result, RunResult)
         return result.state
 

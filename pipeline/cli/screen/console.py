@@ -39,7 +39,7 @@ class Screen:
     def live(self) -> bool:
         return sys.stderr.isatty() and not self.quiet and not self.json
 
-    def say(self, text: str, *, style: str | None = None) -> None:
+    def note(self, text: str, *, style: str | None = None) -> None:
         """Print progress and notes, unless quiet."""
         if not self.quiet:
             err.print(shown(text), style=style, markup=False)
@@ -111,7 +111,7 @@ def money(usd: float) -> str:
     return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd else "0 USD"
 
 
-def lasting(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds < 3600 else f"{seconds / 3600:.1f} h"

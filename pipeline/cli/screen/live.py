@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client
 
-from pipeline.cli.screen.console import Screen, broken, counted, err, failure, lasting, money, now, shown
+from pipeline.cli.screen.console import Screen, broken, counted, duration_text, err, failure, money, now, shown
 from pipeline.client.follow import follow
 from pipeline.client.start import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
@@ -112,7 +112,7 @@ class RowRate:
 
     def note(self, time: float, rows: int) -> None:
         if self._samples and rows < self._samples[-1][1]:
-            self._samples.clear()  # a batch began anew; its rows come back from the journal
+            self._samples.clear()  # a batch started again; its rows come back from the journal
         self._samples.append((time, rows))
         while len(self._samples) > 2 and time - self._samples[0][0] > _PACE_OVER_S:
             self._samples.popleft()
@@ -136,7 +136,7 @@ class _Lines:
         yield
 
     def finished(self, result: PartitionResult) -> None:
-        (self._screen.fault if result.error else self._screen.say)(line(result))
+        (self._screen.fault if result.error else self._screen.note)(line(result))
 
     def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
         waiting = progress.stop.message if progress.stop is not None else work.reason
@@ -144,7 +144,7 @@ class _Lines:
         self._waiting = waiting
         if changed or now() - self._printed_at >= _LINE_EVERY_S:
             self._printed_at = now()
-            self._screen.say(status(progress, work, pace))
+            self._screen.note(status(progress, work, pace))
 
 
 class _Live:
@@ -177,7 +177,9 @@ def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
     paused = "paused: " if progress.state == "paused" else ""
     parts = [f"{work.rows:,} of {progress.rows_total:,} rows", f"{paused}{progress.detail}"]
     if progress.state == "running":
-        parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
+        parts.append(
+            f"{rate:,.0f} rows/s" + (f", about {duration_text(left / rate)} left" if rate and left > 0 else "")
+        )
     spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
     least = "" if work.whole else "at least "
     parts.append(f"{least}{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")

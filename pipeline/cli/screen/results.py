@@ -4,7 +4,7 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.screen.console import Screen, broken, counted, failure, lasting, money, out, shown
+from pipeline.cli.screen.console import Screen, broken, counted, duration_text, failure, money, out, shown
 from pipeline.outputs import scan
 from pipeline.runs.report import Report, cascades
 from pipeline.sinks import generations
@@ -38,7 +38,9 @@ def summary(report: Report) -> list[str]:
     """Return a few lines, failures with their reasons."""
     totals = report.totals
     counts, usage, reuse = totals.counts, totals.usage, totals.reuse
-    duration = f" in {lasting((report.finished_at - report.started_at).total_seconds())}" if report.finished_at else ""
+    duration = (
+        f" in {duration_text((report.finished_at - report.started_at).total_seconds())}" if report.finished_at else ""
+    )
     parts = [f"{totals.published:,} published", f"{totals.unchanged:,} unchanged"]
     parts += [
         f"{getattr(totals, name):,} {name.replace('_', ' ')}"

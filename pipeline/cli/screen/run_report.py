@@ -1,6 +1,6 @@
 """The statistics of a run on a screen: its partitions, its calls, and its slow, costly or rejected rows."""
 
-from pipeline.cli.screen.console import Screen, counted, lasting, money
+from pipeline.cli.screen.console import Screen, counted, duration_text, money
 from pipeline.runs import outcomes, statistics
 from pipeline.runs.report import Report
 from pipeline.runs.statistics import CostlyRow, RunStatistics
@@ -39,7 +39,7 @@ def show_statistics(store: Store, report: Report, run_statistics: RunStatistics,
         over = (last.at - first.at).total_seconds() + last.seconds
         shares = ", ".join(f"{name} {value:,.0f} ms" for name, value in run_statistics.percentiles_ms.items())
         calls = counted(sum(moment.calls for moment in run_statistics.moments), "call")
-        screen.result(f"Timeline: {calls} from {first.at:%Y-%m-%d %H:%M:%S} UTC, over {lasting(over)}; {shares}")
+        screen.result(f"Timeline: {calls} from {first.at:%Y-%m-%d %H:%M:%S} UTC, over {duration_text(over)}; {shares}")
     _show_rows("Slowest rows", run_statistics.slowest, screen)
     _show_rows("Most expensive rows", run_statistics.dearest, screen)
     for found in run_statistics.errors:
@@ -54,9 +54,8 @@ def _show_rows(title: str, rows: tuple[CostlyRow, ...], screen: Screen) -> None:
         screen.result(f"{title}:")
     for row in rows[:_ROWS]:
         calls = counted(row.calls, "call")
-        screen.result(
-            f"  {row.partition} row {row.key or row.row}: {calls}, {lasting(row.ms / 1000)}, {money(row.cost_usd)}"
-        )
+        duration = duration_text(row.ms / 1000)
+        screen.result(f"  {row.partition} row {row.key or row.row}: {calls}, {duration}, {money(row.cost_usd)}")
 
 
 def _short(text: str) -> str:

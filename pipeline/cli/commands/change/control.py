@@ -26,7 +26,7 @@ async def pause_command(name: str | None, reason: str, screen: Screen) -> int:
         received = await control.pause(connection, store, request, reason)
         await _show_status(connection, store, request, screen, json_only=True)
     later = "" if received else " as soon as a worker receives it"
-    screen.say(f"{request.run} is paused{later}; running batches finish. Resume it: tandem runs resume {request.run}")
+    screen.note(f"{request.run} is paused{later}; running batches finish. Resume it: tandem runs resume {request.run}")
     return 0
 
 
@@ -40,7 +40,7 @@ async def resume_command(
         await control.set_budget(store, request, max_cost_usd)
     async with connected_if_running(Path.cwd()) as connection:
         if await control.resume(connection, store, request):
-            screen.say(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")
+            screen.note(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")
             await _show_status(connection, store, request, screen, json_only=True)
             return 0
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
@@ -87,11 +87,11 @@ async def retry_command(name: str | None, only: Only, processes: int | None, scr
     async with connected_if_running(Path.cwd()) as connection:
         selection = await retry_selection(connection, store, request, only)
     if selection is None:
-        screen.say(f"The run {request.run!r} has nothing to retry with --only {only}.")
+        screen.note(f"The run {request.run!r} has nothing to retry with --only {only}.")
         await _show_status(None, store, request, screen, json_only=True)
         return 0
     keys = selection.partitions
-    screen.say(
+    screen.note(
         f"Retrying {counted(len(keys), 'partition')} of {request.run}: {', '.join(keys[:5])}" + " …" * (len(keys) > 5)
     )
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)

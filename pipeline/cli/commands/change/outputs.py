@@ -30,7 +30,7 @@ def rollback_command(path: Path, key: str | None, to: int | None, screen: Screen
         return 0
     rows = counted(manifest.counts.out, "row")
     screen.result(f"{key}: generation {manifest.generation} repeats generation {repeated}, {rows}, 0 calls.")
-    screen.say("The next tandem run publishes by the spec and the input of that time; undo their change to keep this.")
+    screen.note("The next tandem run publishes by the spec and the input of that time; undo their change to keep this.")
     return 0
 
 
@@ -73,6 +73,6 @@ def _show_repaired(damage: Damage, yes: bool, screen: Screen) -> None:
     if not (damage.rebuild or damage.aside or damage.partitions):
         screen.result("Nothing is damaged." if not damage.left else "None of this can be repaired here.")
     elif not yes:
-        screen.say(
+        screen.note(
             "Nothing was changed; add --yes to repair it. Answers come from the journal and are not paid for again."
         )

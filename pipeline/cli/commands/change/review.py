@@ -62,14 +62,14 @@ def ls_command(path: Path, key: str | None, screen: Screen) -> int:
         if question.why:
             screen.result(f"        the last answer did not fit: {shown(question.why)}")
     if len(questions) > _LISTED:
-        screen.say(f"… and {len(questions) - _LISTED:,} more: {command()} review export questions.csv {path}")
+        screen.note(f"… and {len(questions) - _LISTED:,} more: {command()} review export questions.csv {path}")
     if not questions:
-        screen.say("No row waits for an answer.")
+        screen.note("No row waits for an answer.")
     elif any(question.answer is None for question in questions):
-        screen.say(f"Answer one: {command()} review answer {path} --row ID --answer TEXT")
-        screen.say(f"Or by a file: {command()} review export questions.csv {path}")
+        screen.note(f"Answer one: {command()} review answer {path} --row ID --answer TEXT")
+        screen.note(f"Or by a file: {command()} review export questions.csv {path}")
     else:
-        screen.say(_next(path, questions))
+        screen.note(_next(path, questions))
     return 0
 
 
@@ -133,7 +133,7 @@ def export_command(path: Path, key: str | None, file: Path, screen: Screen) -> i
         return 0
     screen.result(f"{counted(len(questions), 'question')} in {file}.")
     if questions:
-        screen.say(f"Fill in the column `answer`, then: {command()} review import {file} {path}")
+        screen.note(f"Fill in the column `answer`, then: {command()} review import {file} {path}")
     return 0
 
 
@@ -143,7 +143,7 @@ async def import_command(path: Path, key: str | None, file: Path, screen: Screen
     store, questions = await asyncio.to_thread(_questions, path, key)
     answers, blank = await asyncio.to_thread(import_file, file, questions)
     if blank:
-        screen.say(f"{counted(blank, 'row')} without an answer, left as they are.")
+        screen.note(f"{counted(blank, 'row')} without an answer, left as they are.")
     return await _store_answers(path, store, questions, answers, screen)
 
 
@@ -159,7 +159,7 @@ async def _store_answers(
         return 0
     screen.result(f"{counted(len(answers), 'answer')} saved in {counted(len(counts), 'partition')}, {left:,} missing.")
     if answers:
-        screen.say(_next(path, [question for question, _ in answers]))
+        screen.note(_next(path, [question for question, _ in answers]))
     return 0
 
 

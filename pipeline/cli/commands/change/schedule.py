@@ -58,11 +58,11 @@ def _describe(terms: ScheduleTerms) -> str:
 
 def _show_next(schedule: ExistingSchedule, screen: Screen) -> None:
     if schedule.paused:
-        screen.say(
+        screen.note(
             f"It is paused{': ' * bool(schedule.note)}{schedule.note}. Let it go on with: tandem schedule unpause"
         )
     elif schedule.next:
-        screen.say(f"Next: {_local(schedule.next[0], schedule.inputs.terms)}")
+        screen.note(f"Next: {_local(schedule.next[0], schedule.inputs.terms)}")
 
 
 def _local(time: dt.datetime, terms: ScheduleTerms) -> str:
@@ -71,7 +71,7 @@ def _local(time: dt.datetime, terms: ScheduleTerms) -> str:
 
 def _show_dev_hint(base: Path, screen: Screen) -> None:
     if not temporal_configured() and not dev_is_up(base):
-        screen.say(f"With the embedded server it fires only while this is up: {command_in(base, 'dev')}")
+        screen.note(f"With the embedded server it fires only while this is up: {command_in(base, 'dev')}")
 
 
 # The others --------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ async def list_command(screen: Screen) -> int:
         ],
     )
     if not listed:
-        screen.say("Nothing is scheduled here. Schedule a pipeline with: tandem schedule apply SPEC")
+        screen.note("Nothing is scheduled here. Schedule a pipeline with: tandem schedule apply SPEC")
     return 0
 
 
@@ -178,7 +178,7 @@ async def next_command(target: str, count: int, screen: Screen) -> int:
     for time in times:
         screen.result(f"{_local(time, terms)}  ({_iso(time)})")
     if schedule.paused:
-        screen.say("It is paused: until it is unpaused, none of these fires.")
+        screen.note("It is paused: until it is unpaused, none of these fires.")
     return 0
 
 

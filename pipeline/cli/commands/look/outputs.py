@@ -75,7 +75,7 @@ def ls_command(path: Path, key: str | None, screen: Screen) -> int:
         ],
     )
     if not found:
-        screen.say(_NOTHING)
+        screen.note(_NOTHING)
     return 0
 
 
@@ -93,7 +93,7 @@ def files_command(path: Path, key: str | None, screen: Screen) -> int:
     for file in found:
         screen.result(file.path)
     if not found:
-        screen.say(_NOTHING)
+        screen.note(_NOTHING)
     return 0
 
 
@@ -105,7 +105,7 @@ def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
     if screen.json:
         screen.document([] if frame is None else frame.to_dicts())
     elif frame is None:
-        screen.say(_NOTHING)
+        screen.note(_NOTHING)
     elif not screen.quiet:
         show_rows(frame, new=[name for name in frame.columns if name in written] or frame.columns[-5:])
     return 0
@@ -123,7 +123,7 @@ def verify_command(path: Path, key: str | None, screen: Screen) -> int:
     for problem in found.problems:
         screen.result(f"{problem.kind}: {problem.message}")
     for note in found.notes:
-        screen.say(note)
+        screen.note(note)
     read = f"{counted(found.files, 'file')} of {counted(found.partitions, 'partition')}, {found.bytes:,} bytes"
     screen.result(f"{read}: {counted(len(found.problems), 'problem') if found.problems else 'all is as published'}.")
     return 1 if found.problems else 0
@@ -183,9 +183,9 @@ def gc_command(path: Path, key: str | None, older_than: dt.timedelta, yes: bool,
     verb = "removed" if yes else "to remove"
     screen.result(f"{counted(len(objects), 'object')}, {size.total():,} bytes {verb}.")
     if found.kept:
-        screen.say(
+        screen.note(
             f"{counted(found.kept, 'object')} kept for open runs: {', '.join(runs[:5])}{' …' if len(runs) > 5 else ''}."
         )
     if not yes and objects:
-        screen.say(_DRY)
+        screen.note(_DRY)
     return 0

@@ -55,12 +55,12 @@ def list_command(path: Path, status: list[str], screen: Screen) -> int:
         [_line(partition) for partition in found[:_SHOWN]],
     )
     if len(found) > _SHOWN:
-        screen.say(f"… and {len(found) - _SHOWN:,} more; all of them: --json, some of them: --status")
+        screen.note(f"… and {len(found) - _SHOWN:,} more; all of them: --json, some of them: --status")
     if not found:
-        screen.say("No partition has this status." if status else "There are no partitions.")
+        screen.note("No partition has this status." if status else "There are no partitions.")
     gone = sum(partition.gone for partition in found)
     if gone and "gone" not in status:
-        screen.say(f"{counted(gone, 'partition')} gone from the source; what is published of them is kept.")
+        screen.note(f"{counted(gone, 'partition')} gone from the source; what is published of them is kept.")
     return 0
 
 

@@ -38,9 +38,9 @@ def ls_command(path: Path, key: str | None, screen: Screen) -> int:
         screen.result(f"{line['partition']}  {line['rows']:,} × {line['stage']}: {line['error']}: {line['message']}")
         screen.result(f"    for example {line['key']}")
     if not grouped:
-        screen.say("No rows are rejected.")
+        screen.note("No rows are rejected.")
     else:
-        screen.say(f"See one: {command()} rejects show {path} --row VALUE   Retry: {command()} rejects retry {path}")
+        screen.note(f"See one: {command()} rejects show {path} --row VALUE   Retry: {command()} rejects retry {path}")
     return 0
 
 
@@ -95,17 +95,17 @@ async def retry_command(options: RetryOptions, screen: Screen) -> int:
             message += f" There are: {', '.join(others)}."
         if screen.json:
             screen.document({"asked_again": 0, "rejected": rejected, "message": message})
-        screen.say(message)
+        screen.note(message)
         return 0
     await asyncio.to_thread(lambda: preflight(*read_spec(options.spec), file=options.spec))  # before anything is voided
     rows = await void_all(store, chosen)
-    screen.say(f"Retrying {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
+    screen.note(f"Retrying {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
     try:
         flags = RunFlags(spec=options.spec, selection=selection, yes=options.yes, processes=options.processes)
         return await run_command(flags, screen)
     except typer.Abort:
-        screen.say("The next run of their partitions retries them.")
+        screen.note("The next run of their partitions retries them.")
         raise
 
 

@@ -43,7 +43,7 @@ async def list_command(screen: Screen) -> int:
         if item["state"] in ("running", "paused") and item.get("reason"):
             screen.result(f"{item['pipeline']}/{item['run']}: {item['reason']}")
     if not listed:
-        screen.say("Nothing has run here yet. Start with: tandem run")
+        screen.note("Nothing has run here yet. Start with: tandem run")
     return 0
 
 
@@ -65,13 +65,13 @@ async def show_command(name: str | None, screen: Screen) -> int:
 
 def _show_idle(report: Report, screen: Screen) -> None:
     if report.state == "running" and report.reason:
-        screen.say(f"{report.reason[0].upper()}{report.reason[1:]}")
+        screen.note(f"{report.reason[0].upper()}{report.reason[1:]}")
     if report.state != "paused" or report.stop is not None:  # `stop` then names the next step
         return
     if report.reason == IDLE:
-        screen.say(f"No worker runs it now; resume it with: tandem runs resume {report.run}")
+        screen.note(f"No worker runs it now; resume it with: tandem runs resume {report.run}")
     else:
-        screen.say(f"Paused: {report.reason}. Resume it with: tandem runs resume {report.run}")
+        screen.note(f"Paused: {report.reason}. Resume it with: tandem runs resume {report.run}")
 
 
 async def watch_command(name: str | None, timeout_s: float | None, screen: Screen) -> int:
@@ -85,7 +85,7 @@ async def watch_command(name: str | None, timeout_s: float | None, screen: Scree
             except PausedByBudget:
                 pass  # its report says so
             except WatchTimeout:
-                screen.say(f"Still running after {timeout_s:g} s: tandem runs watch {request.run}")
+                screen.note(f"Still running after {timeout_s:g} s: tandem runs watch {request.run}")
                 if screen.json:
                     screen.document(as_json(await report_of(connection, store, request)))
                 return 5

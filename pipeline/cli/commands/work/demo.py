@@ -13,7 +13,7 @@ from schemas.plan import Selection
 async def demo_command(rows: int, folder: Path, processes: int | None, screen: Screen) -> int:
     """Copy the example to a folder, run it, and show the next commands."""
     _copy(rows, folder)
-    screen.say(f"The example is in {folder}: tickets.csv ({rows:,} support tickets) and tandem.yaml.")
+    screen.note(f"The example is in {folder}: tickets.csv ({rows:,} support tickets) and tandem.yaml.")
     flags = RunFlags(spec=folder / "tandem.yaml", selection=Selection(), yes=True, processes=processes)
     code = await run_command(flags, screen)
     if code == 0:

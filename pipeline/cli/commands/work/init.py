@@ -55,13 +55,13 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
                 shutil.copy(bundled / _GRAPH, folder / _GRAPH)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be written: {exc.strerror}.", hint="Name another folder.") from exc
-    screen.say(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
-    screen.say(f"  key: {proposal.key or 'none found; rows are identified by their content'}")
-    screen.say(f"  partitions: {f'a day, by {proposal.time}' if proposal.time else 'one'}")
-    screen.say(f"  prompt: {_prompt_text(proposal)}; model: {chosen}")
+    screen.note(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
+    screen.note(f"  key: {proposal.key or 'none found; rows are identified by their content'}")
+    screen.note(f"  partitions: {f'a day, by {proposal.time}' if proposal.time else 'one'}")
+    screen.note(f"  prompt: {_prompt_text(proposal)}; model: {chosen}")
     if proposal.constant:
-        screen.say(f"  not in the prompt, as every row has the same: {', '.join(proposal.constant)}")
-    screen.say("Read it, then:")
+        screen.note(f"  not in the prompt, as every row has the same: {', '.join(proposal.constant)}")
+    screen.note("Read it, then:")
     for verb in ("check", "try", "run"):
         screen.result(f"  {command()} {verb} {shlex.quote(str(target))}")
     return 0

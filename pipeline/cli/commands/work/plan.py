@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.environment import command
-from pipeline.cli.screen.console import Screen, counted, lasting, money
+from pipeline.cli.screen.console import Screen, counted, duration_text, money
 from pipeline.client.preflight import preflight, read_spec
 from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan
@@ -36,7 +36,7 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     outlook = await asyncio.to_thread(preview, ready, options.selection)
     if options.out is not None:
         saved_plan.write(options.out, to_saved_plan(ready, outlook))
-        screen.say(
+        screen.note(
             f"Plan written to {options.out}; run exactly this plan: {command()} run {options.spec} --plan {options.out}"
         )
     if screen.json:
@@ -108,4 +108,7 @@ def estimate_lines(outlook: Preview) -> list[str]:
     tokens = (
         f"{estimate.input_tokens[0]:,} to {estimate.input_tokens[1]:,} tokens in, to {estimate.output_tokens[1]:,} out"
     )
-    return [*lines, f"{calls}, {cost}; {tokens}; {lasting(estimate.seconds[0])} to {lasting(estimate.seconds[1])}."]
+    return [
+        *lines,
+        f"{calls}, {cost}; {tokens}; {duration_text(estimate.seconds[0])} to {duration_text(estimate.seconds[1])}.",
+    ]

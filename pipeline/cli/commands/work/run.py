@@ -82,7 +82,7 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
     done = await asyncio.to_thread(completed_report, order)
     if done is not None:
         store, report = done
-        screen.say(f"Run {report.run} is completed; this is its report.")
+        screen.note(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(prepare, order)
@@ -139,22 +139,22 @@ async def _watch(run: Run, connection: Connection, base: Path, options: RunFlags
     except PausedByBudget:
         return await report_budget_pause(run, screen)
     except WatchTimeout:
-        screen.say(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
+        screen.note(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
         if screen.json:
             screen.document(as_json(await asyncio.to_thread(running_report, run)))
         return 5
     except asyncio.CancelledError:
         if alone or options.with_worker:
-            screen.say("Stopping: waiting for calls in flight, to keep their answers. Ctrl-C again stops at once.")
+            screen.note("Stopping: waiting for calls in flight, to keep their answers. Ctrl-C again stops at once.")
         raise InterruptedByUser(f"Interrupted. Nothing that was answered is lost; {follow}") from None
     return None
 
 
 def _show_plan(ready: Ready, outlook: Preview, max_cost_usd: float | None, screen: Screen) -> None:
     for text in [*decision_lines(ready, outlook.found.decisions), *estimate_lines(outlook)]:
-        screen.say(text)
+        screen.note(text)
     for text in budget.notes(ready.spec, max_cost_usd):
-        screen.say(text)
+        screen.note(text)
 
 
 def _confirm(outlook: Preview, options: RunFlags, screen: Screen) -> None:
@@ -177,15 +177,15 @@ def show_start(run: Run, connection: Connection, base: Path, screen: Screen) -> 
         "replanned": "The stage code has changed since run {0} was planned: planned again, from the journal.",
         "completed": "Run {0} is completed; this is its report.",
     }[run.began]
-    screen.say(message.format(run.request.run))
+    screen.note(message.format(run.request.run))
     if run.handle is None:
         return
     if connection.ui:
-        screen.say(
+        screen.note(
             f"Temporal UI: {connection.ui}/namespaces/{connection.client.namespace}/workflows/{_quoted(run.handle.id)}"
         )
     again = "; after an interrupt the same command resumes it" if connection.embedded else ""
-    screen.say(f"Follow it elsewhere: {watch_command(run, base)}{again}")
+    screen.note(f"Follow it elsewhere: {watch_command(run, base)}{again}")
 
 
 def watch_command(run: Run, base: Path) -> str:

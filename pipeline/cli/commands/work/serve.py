@@ -49,7 +49,7 @@ async def dev_command(port: int | None, ui_port: int | None, processes: int | No
         raise UsageError(f"`tandem dev` runs here already: {server.info.address} (UI: {server.info.ui_url}).")
     screen.result(f"Temporal: {server.info.address}")
     screen.result(f"UI: {server.info.ui_url}")
-    screen.say("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
+    screen.note("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
     try:
         client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
         connection = Connection(client, server, server.info.ui_url, True)
@@ -62,10 +62,10 @@ async def dev_command(port: int | None, ui_port: int | None, processes: int | No
                     count = processes or cgroup.cores()
                     await stack.enter_async_context(workers(connection, queue, Processes(count, screen.fault)))
                     queues.add(queue)
-                    screen.say(f"Working on {queue.removeprefix('tandem/')}.")
+                    screen.note(f"Working on {queue.removeprefix('tandem/')}.")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
-            screen.say("Draining: rows in flight finish, the journal is flushed.")
+            screen.note("Draining: rows in flight finish, the journal is flushed.")
     finally:
         os.close(lock)
         server.leave()
@@ -105,7 +105,7 @@ async def worker_command(processes: int | None, queue: str | None, screen: Scree
     stop = _stop_on_signals()
     connection = Connection(await connect(), None, None, False)
     async with workers(connection, queue, Processes(count, screen.fault)):
-        screen.say(f"Working on the task queue {queue!r} with {count} process{'es' * (count > 1)}. SIGTERM drains.")
+        screen.note(f"Working on the task queue {queue!r} with {count} process{'es' * (count > 1)}. SIGTERM drains.")
         await stop.wait()
-        screen.say("Draining: rows in flight finish, the journal is flushed.")
+        screen.note("Draining: rows in flight finish, the journal is flushed.")
     return 0
