@@ -87,7 +87,7 @@ class BatchActivities:
             job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
-            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             if self.supervision is not None:
@@ -115,7 +115,7 @@ class BatchActivities:
         async with heartbeating() as progress:
             job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
-            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             stage, row, context = await row_context(attempt, request, answers, self.drain)
             progress.tally, progress.waiting = context.tally, services.limiters.silence

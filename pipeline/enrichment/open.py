@@ -84,9 +84,9 @@ def _answers(store: Store, partition: str, folder: str) -> str | None:
     return key
 
 
-def answers_of(store: Store, opened: OpenedPartition, *, anew: bool) -> list[AnswerRecord]:
-    """Return people's answers as of when the partition was opened; `anew`: as of now."""
-    if anew:
+def answers_of(store: Store, opened: OpenedPartition, *, latest: bool) -> list[AnswerRecord]:
+    """Return people's answers as of the opening of the partition; `latest`: as of now."""
+    if latest:
         return questions.read_answers(store, opened.partition)
     if opened.answers is None:
         return []

@@ -59,7 +59,7 @@ class Trial:
             steps.setdefault(row, []).append({"node": node, "update": short(update)})
 
         self.context.on_step = record_step
-        ids = [self.ids[at] for at in self.table.positions]
+        ids = [self.ids[row] for row in self.table.positions]
         outcome = await run_graph_stage(stage, self.table.frame, ids, self.context)
         if isinstance(outcome.stopped, Waiting):
             raise ConnectionFailed(outcome.stopped.message, hint="Answers so far are kept; try again later.")

@@ -42,7 +42,7 @@ class RunBudget:
         self._book = ledger.of_run(store, run)
         self._store, self._folder, self._day_nanos, self._today = store, folder, day_nanos, today
         self.limited = limited
-        self.was_set = False  # somebody set a budget on the live run
+        self.was_set = False  # True once a budget was set on the live run
         self._days: dict[dt.date, Account] = {}
         self.tight = False
         self._turn = asyncio.Lock()

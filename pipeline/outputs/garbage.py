@@ -100,7 +100,7 @@ def remove(store: Store, found: Garbage) -> list[GarbageObject]:
     removable.sort(key=lambda one: not one.key.endswith("/snapshot.json"))
     for one in removable:
         if one.history:
-            with contextlib.suppress(ObjectMissing):  # moved by somebody else
+            with contextlib.suppress(ObjectMissing):  # moved by another process
                 store.copy(one.key, one.history)
     store.delete(one.key for one in removable if one.kind != "uploads")
     store.abort_uploads(found.uploads)

@@ -168,7 +168,7 @@ def _short(reason: str) -> str:
 
 
 def limited(decided: list[Decision], limit: int | None) -> list[Decision]:
-    """With `--limit-rows`, the partitions that hold the first N rows in plan order; a cut one has fewer `rows`."""
+    """Return the partitions that hold the first `limit` rows in plan order; a cut one has fewer `rows`."""
     if limit is None:
         return decided
     kept, room = [], limit

@@ -2,7 +2,7 @@
 
     command ─ workflows here (code of ours alone)
             ├ children ─ activities there (user code included)
-            └ isolates ─ rows that were in flight when a child died by its own doing
+            └ isolates ─ rows that were in flight when a child died by its own fault
 
 A child that dies loses only its calls in flight: its activities are failed at once, so that Temporal gives them to
 another without waiting for heartbeats.

@@ -1,4 +1,4 @@
-"""Our own JSON objects, read back: damaged ones raise an error with the damage and the repair."""
+"""Read our own JSON objects back: damaged ones raise an error with the damage and the repair."""
 
 from typing import TypeVar
 

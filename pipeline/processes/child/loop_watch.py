@@ -18,7 +18,7 @@ _LONGEST_ID = 60
 
 
 class LoopWatch(threading.Thread):
-    """To be started by the thread that runs the loop. `channel` is the socket to the supervisor."""
+    """The watching thread, started by the thread that runs the loop. `channel` is the socket to the supervisor."""
 
     def __init__(self, channel: int, in_flight: InFlight) -> None:
         super().__init__(name="tandem-watch", daemon=True)

@@ -1,6 +1,6 @@
 """A worker process: it runs the activities of one task queue, user code included, and reports to its supervisor.
 
-It works until it is told to stop, gets SIGTERM, or its supervisor is gone.
+It works until it is stopped, gets SIGTERM, or its supervisor is gone.
 """
 
 import asyncio
