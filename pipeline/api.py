@@ -6,9 +6,9 @@
     result = run(spec, frame=df)                       # a Polars, pandas or Arrow table instead of the source
     result.report["rows"]["ok"], result.frame.collect()
 
-Everything is what the command line does: the same engine, the same journal, the same published dataset. But the work is
-done in the caller's own process: what a row's code does to a process (it exits, blocks, runs out of memory) it does to
-the caller's. Where rows may do such things, run `tandem run`.
+It does the same as the command line: the same engine, journal and published dataset. But the work is done in the
+caller's process: a row whose code exits, blocks or runs out of memory does that to the caller. For such rows use
+`tandem run`.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Result:
-    """`report` has the keys of `tandem run --json`; `frame` is the committed dataset, None while nothing is."""
+    """`report` has the keys of `tandem run --json`; `frame` is the committed dataset, None while there is none."""
 
     report: dict[str, Any]
     frame: pl.LazyFrame | None
@@ -70,10 +70,10 @@ def run(
     limit_rows: int | None = None,
     max_cost_usd: float | None = None,
 ) -> Result:
-    """Run a pipeline to its end, or until its budget is reached (`report["state"]` is then "paused"; again with a
-    higher one it goes on). `base` is the folder that relative paths start from (default: the spec's, or the
-    current one). A run that ended without publishing everything is no exception: look at the report. Raises TandemError
-    for what would stop `tandem run` before it starts."""
+    """Run a pipeline to its end, or until its budget is reached (`report["state"]` is then "paused"; call it again with
+    a higher budget to resume). `base` is the folder of relative paths (default: the spec's, or the current one). A run
+    that ends without publishing everything raises nothing: check the report. Raises TandemError for errors that stop
+    `tandem run` before it starts."""
     selection = Selection(
         partitions=tuple(partitions),
         from_date=from_date,
@@ -82,9 +82,9 @@ def run(
         reprocess=reprocess,
         limit_rows=limit_rows,
     )
-    found, folder = _spec_of(spec, frame, base)
+    loaded, folder = _spec_of(spec, frame, base)
     order = Order(
-        spec=found,
+        spec=loaded,
         base=folder,
         selection=selection,
         spec_path=folder / DEFAULT_SPEC,
@@ -97,14 +97,14 @@ def run(
 def plan(
     spec: AnySpec, *, frame: Any = None, base: str | Path | None = None, reprocess: Reprocess = "stale"
 ) -> list[Decision]:
-    """What `run` would do: a decision with its reason for each partition. Spends nothing."""
+    """Return what `run` would do: a decision with its reason for each partition. Spends nothing."""
     ready = _ready(spec, frame, base)
     return list(builder.decisions(ready.job, ready.store, Selection(reprocess=reprocess), dt.datetime.now(dt.UTC)))
 
 
 def check(spec: AnySpec, *, frame: Any = None, base: str | Path | None = None) -> dict[str, str]:
-    """The published columns and their types, once everything that `tandem check` looks at is found right. Raises
-    TandemError for the first thing that is not."""
+    """Check everything that `tandem check` does, and return the published columns and their types. Raises TandemError
+    for the first fault."""
     ready = _ready(spec, frame, base)
     return {field.name: str(field.type) for field in ready.job.columns}
 
@@ -114,25 +114,25 @@ def _ready(spec: AnySpec, frame: Any, base: str | Path | None) -> Ready:
 
 
 def _spec_of(spec: AnySpec, frame: Any, base: str | Path | None) -> tuple[Spec, Path]:
-    """The spec, with the table as its source where one is given, and the folder that its paths start from."""
+    """Return the spec, with the table as its source if given, and the folder of relative paths."""
     read_again()
     folder = Path(base) if base is not None else Path.cwd()
     if isinstance(spec, str | Path):
-        found, folder = read_spec(Path(spec))
+        loaded, folder = read_spec(Path(spec))
     elif isinstance(spec, Spec):
-        found = spec
+        loaded = spec
     else:
-        given = dict(spec)
+        mapping = dict(spec)
         if frame is not None:
-            given.setdefault("source", {"path": "frame.parquet"})
-        found = spec_from_mapping(given, base=folder)
+            mapping.setdefault("source", {"path": "frame.parquet"})
+        loaded = spec_from_mapping(mapping, base=folder)
     if frame is not None:
-        found = _with_frame(found, frame, folder)
-    return found, folder.absolute()
+        loaded = _with_frame(loaded, frame, folder)
+    return loaded, folder.absolute()
 
 
 def _with_frame(spec: Spec, frame: Any, folder: Path) -> Spec:
-    """The spec with a table of this process as its source, kept as Parquet under the home: a run may outlive us."""
+    """Return the spec with a table as its source, saved as Parquet under the home: a run may outlive this process."""
     table = _polars(frame)
     inputs = home_of(folder) / "frames"
     inputs.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def _with_frame(spec: Spec, frame: Any, folder: Path) -> Spec:
 
 
 def _polars(frame: Any) -> pl.DataFrame:
-    """A Polars, pandas or Arrow table as Polars. Raises UsageError for anything else."""
+    """Return a Polars, pandas or Arrow table as Polars. Raises UsageError for anything else."""
     if isinstance(frame, pl.DataFrame):
         return frame
     if isinstance(frame, pl.LazyFrame):
@@ -159,25 +159,25 @@ def _polars(frame: Any) -> pl.DataFrame:
     try:
         if type(frame).__module__.startswith("pandas"):
             return pl.from_pandas(frame)
-        made = pl.from_arrow(frame)
+        table = pl.from_arrow(frame)
     except (TypeError, ValueError) as exc:
-        raise UsageError(f"frame is a {type(frame).__name__}, which is no table: {exc}.") from None
-    if not isinstance(made, pl.DataFrame):
+        raise UsageError(f"frame is a {type(frame).__name__}, which is not a table: {exc}.") from None
+    if not isinstance(table, pl.DataFrame):
         raise UsageError(f"frame is a {type(frame).__name__}; give a Polars, pandas or Arrow table.")
-    return made
+    return table
 
 
 async def _run(order: Order) -> Result:
     ready = await asyncio.to_thread(prepare, order)
-    decided = await asyncio.to_thread(
+    decisions = await asyncio.to_thread(
         lambda: list(builder.decisions(ready.job, ready.store, order.selection, dt.datetime.now(dt.UTC)))
     )
-    async with connected(ready.base) as found:
-        run = await start(found, ready, order, {d.partition for d in decided if d.run})
+    async with connected(ready.base) as connection:
+        run = await start(connection, ready, order, {d.partition for d in decisions if d.run})
         over_budget = False
         if run.handle is not None:
-            async with working_on(found, ready.spec.name):
-                over_budget = await _followed(run)
+            async with working_on(connection, ready.spec.name):
+                over_budget = await _follow(run)
     report = await asyncio.to_thread(running_report, run) if over_budget else await final_report(run)
     try:
         frame = await asyncio.to_thread(scan, ready.store)
@@ -186,8 +186,8 @@ async def _run(order: Order) -> Result:
     return Result(as_json(report), frame, ready.store.uri)
 
 
-async def _followed(run: Run) -> bool:
-    """To its end, or, True, until its budget has stopped it."""
+async def _follow(run: Run) -> bool:
+    """Follow a run to its end, or until its budget pauses it. Return True if it is paused."""
     async for progress in follow(run):
         if progress.stop is not None:
             return True
@@ -195,23 +195,23 @@ async def _followed(run: Run) -> bool:
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop is at work already (a notebook)."""
+    """Run a coroutine to its end, even if an event loop is running already (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    found: list[T] = []
-    failed: list[BaseException] = []
+    results: list[T] = []
+    errors: list[BaseException] = []
 
     def run_apart() -> None:
         try:
-            found.append(asyncio.run(work))
+            results.append(asyncio.run(work))
         except BaseException as exc:  # noqa: BLE001  handed to the caller's thread
-            failed.append(exc)
+            errors.append(exc)
 
     thread = threading.Thread(target=run_apart, name="tandem-run")
     thread.start()
     thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,6 +1,6 @@
-"""For readers of a dataset: only committed files, exactly. `from pipeline.consume import scan, files, wait_for`.
+"""Read a dataset: exactly its committed files. `from pipeline.consume import scan, files, wait_for`.
 
-What readers import stays here, wherever the code behind it lives.
+These names stay here, wherever the code behind them moves.
 """
 
 from pipeline.outputs.scan import (

@@ -1,7 +1,7 @@
-"""A file that its owner keeps locked while it lives, and that others read after its death.
+"""Files that their owner keeps locked while it lives, and that other processes read after its death.
 
-The kernel releases the lock however the owner ends, by SIGKILL too, so a lock that can be had means a dead owner: no
-process id is compared and no clock is read.
+The kernel releases the lock at any end of the owner, also by SIGKILL, so a lock that can be taken means a dead owner:
+no process id is compared and no clock is read.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether the lock could be had at once. Raises OSError where the file system has no locks."""
+    """Lock a file. Return False if another holds the lock. Raises OSError if the file system has no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -21,8 +21,8 @@ def lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def own(path: Path, flags: int = 0, mode: int = 0o600) -> int:
-    """Open a file for reading and writing, made where it is absent, and lock it until it is closed or the process ends.
-    Returns the descriptor. Raises OSError; BlockingIOError while another owner lives."""
+    """Open a file for reading and writing, create it if absent, and lock it until it is closed or the process ends.
+    Return the descriptor. Raises OSError; BlockingIOError while another owner lives."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, mode)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +34,8 @@ def own(path: Path, flags: int = 0, mode: int = 0o600) -> int:
 
 @contextlib.contextmanager
 def left_behind(path: Path) -> Iterator[int | None]:
-    """A dead owner's file, open and locked while it is read. None where there is no such file or its owner lives."""
+    """Yield the descriptor of a dead owner's file, locked while it is read; None if there is none or its owner
+    lives."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except OSError:
@@ -47,7 +48,7 @@ def left_behind(path: Path) -> Iterator[int | None]:
 
 
 def is_owned(path: Path) -> bool:
-    """A glance: whether an owner lives."""
+    """True if an owner lives."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

@@ -1,7 +1,7 @@
-"""What all work of one process shares, in one place: bounded caches of immutable things, threads and a lock.
+"""The shared state of one process: bounded caches of immutable values, threads and a lock.
 
-It is the process's, not a worker's or a run's: batches of all runs meet in it, on purpose. Nothing in it changes what
-is written; without it everything would be read again, more slowly. Elsewhere process-wide are only pure memos
+It belongs to the process, not to a worker or a run: batches of all runs share it, on purpose. It changes nothing that
+is written; without it everything would be read again, more slowly. Other process-wide state is only pure caches
 (`lru_cache`), settings (`pipeline.settings`), and what belongs to a library: Temporal's runtime, LangChain's cache hook
 (`stages.models.own_models`), the HTTP session of an event loop (`stages.models.wires.transport`).
 """
@@ -29,12 +29,12 @@ def _footer_bytes(metadata: Any) -> int:
 
 @dataclass(frozen=True)
 class ProcessState:
-    """`row_groups` and `footers`: of Parquet sources, read a moment ago. The batches of a partition are smaller than
-    its row groups, run at the same time, and would each read the group anew; those at work are at most some tens.
+    """`row_groups` and `footers`: of Parquet sources, read recently. The batches of a partition are smaller than its
+    row groups, run at the same time, and would each read the group again; at most some tens run at once.
 
-    `snapshots`: inputs by sink and key. `journal_writers`: threads of the journal's own, as a user's synchronous nodes
-    may hold every thread of the default pool while they wait for a flush. `table_transactions`: held by who commits to
-    a Delta or Iceberg table, as transactions of one process would only overtake each other.
+    `snapshots`: inputs by sink and key. `journal_writers`: own threads of the journal, as a user's synchronous nodes
+    may hold every thread of the default pool while they wait for a flush. `table_transactions`: held during a commit
+    to a Delta or Iceberg table, as transactions of one process would only conflict with each other.
     """
 
     row_groups: Recent[pa.Table] = field(default_factory=lambda: Recent(48 * _MB, _table_bytes, most=24))

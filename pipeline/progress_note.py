@@ -1,6 +1,6 @@
-"""How work over many rows says that it goes on: with how many rows it has done since it last did.
+"""The progress callback of work over many rows: it gets the number of rows done since its last call.
 
-An activity takes a note as its heartbeat; other callers leave it out.
+An activity sends it with its heartbeat; other callers leave it out.
 """
 
 from collections.abc import Callable
@@ -9,4 +9,4 @@ Note = Callable[[int], None]
 
 
 def unnoted(rows: int) -> None:
-    """For callers that nobody waits for."""
+    """Ignore progress, for callers without a heartbeat."""

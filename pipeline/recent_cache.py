@@ -1,4 +1,4 @@
-"""A bounded cache of values that are dear to make, filled by one thread a key."""
+"""A bounded cache of values that are costly to make; each key is filled by one thread."""
 
 import threading
 from collections import OrderedDict
@@ -20,23 +20,23 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, read: Callable[[], T]) -> T:
-        """The value of the key; `read` is called where none is held, and by one thread only."""
+        """Return the value of the key; if it is absent, one thread calls `read`."""
         with self._lock:
-            found = self._held.get(key)
-            if found is not None:
+            cached = self._held.get(key)
+            if cached is not None:
                 self._held.move_to_end(key)
             else:
-                mine = self._held[key] = Future()
-        if found is not None:
-            return found.result()
+                filling = self._held[key] = Future()
+        if cached is not None:
+            return cached.result()
         try:
             value = read()
         except BaseException as exc:
             with self._lock:
                 self._held.pop(key, None)
-            mine.set_exception(exc)
+            filling.set_exception(exc)
             raise
-        mine.set_result(value)
+        filling.set_result(value)
         self._note(key, self._size(value))
         return value
 

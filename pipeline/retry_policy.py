@@ -1,10 +1,10 @@
-"""How our own small steps are tried again outside of models: two curves of pauses, written once over stamina.
+"""Retry small steps outside of model calls: two patterns of pauses, over stamina.
 
     after_failure   a store or a server that fails: 0.05 s, doubling, at most 2 s
-    until_first     an optimistic write that another writer beat: pauses at random, as losers of one round must not
-                    meet again in the next
+    until_first     an optimistic write that lost to another writer: random pauses, so that the losers of one round do
+                    not collide again in the next
 
-`stamina.set_testing` takes the pauses away. Blocking pauses go through `tenacity.nap`, whose `time` the simulation
+`stamina.set_testing` removes the pauses. Blocking pauses go through `tenacity.nap`, whose `time` the simulation
 replaces by its own clock; their jitter comes from `random`, which it seeds.
 """
 
@@ -21,11 +21,11 @@ _LONGEST_S = 2.0
 
 
 class Overtaken(Exception):
-    """Another writer was first: read what it wrote and build on that."""
+    """Another writer was first: read its result and write again."""
 
 
 def after_failure(work: Callable[[], T], *, on: Failures, attempts: int) -> T:
-    """Call `work` until it doesn't raise one of `on`. The last attempt's failure is raised as it is."""
+    """Call `work` until it raises none of `on`. The error of the last attempt is raised as it is."""
     caller = stamina.RetryingCaller(
         attempts=attempts, timeout=None, wait_initial=_FIRST_S, wait_jitter=_FIRST_S, wait_max=_LONGEST_S
     )
@@ -33,7 +33,7 @@ def after_failure(work: Callable[[], T], *, on: Failures, attempts: int) -> T:
 
 
 async def after_failure_async(work: Callable[[], Awaitable[T]], *, on: Failures, attempts: int) -> T:
-    """The same for a coroutine function."""
+    """Call the coroutine function `work` until it raises none of `on`."""
     caller = stamina.AsyncRetryingCaller(
         attempts=attempts, timeout=None, wait_initial=_FIRST_S, wait_jitter=_FIRST_S, wait_max=_LONGEST_S
     )
@@ -41,11 +41,10 @@ async def after_failure_async(work: Callable[[], Awaitable[T]], *, on: Failures,
 
 
 def until_first(write: Callable[[], T], *, attempts: int, spread_s: float) -> T:
-    """Call `write`, which reads, changes and writes on condition that nobody else did, until it isn't Overtaken.
+    """Call `write`, which reads, changes and writes conditionally, until it does not raise Overtaken.
 
-    Pauses are up to `spread_s` seconds: what one write takes times the writers to expect. Raises Overtaken when the
-    attempts are used up.
-    """
+    Pauses are up to `spread_s` seconds: the time of one write times the number of expected writers. Raises Overtaken
+    when the attempts are used up."""
     caller = stamina.RetryingCaller(
         attempts=attempts, timeout=None, wait_initial=0.0, wait_exp_base=1, wait_jitter=spread_s, wait_max=spread_s
     )

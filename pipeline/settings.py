@@ -1,7 +1,7 @@
-"""The environment of a process: what of it is ours (`TANDEM_…`), read once, and `${NAME}` in specs.
+"""The settings of a process from its environment (`TANDEM_…`), read once, and `${NAME}` in specs.
 
-What others read for themselves stays theirs: Temporal's client its `TEMPORAL_…`, boto3 its `AWS_…`
-(`pipeline.stores.s3_environment`), providers' SDKs their keys (`stages.models.credentials`).
+Libraries read their own variables: Temporal's client `TEMPORAL_…`, boto3 `AWS_…` (`pipeline.stores.s3_environment`),
+providers' SDKs their keys (`stages.models.credentials`).
 """
 
 import os
@@ -20,13 +20,13 @@ from schemas.spec.sections import Spec
 
 TASK_QUEUE = "tandem"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# The rendered text of a prompt may hold `${x}` of its own; only settings are expanded; hooks when they
-# are called, as only the worker that calls them needs their secrets.
+# Keys that are not expanded: a prompt's text may contain `${x}` itself; hooks are expanded when they are called, as
+# only the worker that calls them needs their secrets.
 _KEPT = frozenset(("prompt", "system", "query", "sql", "description", "output", "notify"))
 
 
 class Settings(BaseSettings):
-    """What a process's environment says of Tandem itself. Empty variables count as unset."""
+    """The variables of Tandem itself. Empty variables count as unset."""
 
     model_config = SettingsConfigDict(env_prefix="TANDEM_", env_ignore_empty=True, frozen=True, populate_by_name=True)
 
@@ -38,22 +38,24 @@ class Settings(BaseSettings):
     temporal_config_file: Path | None = Field(default=None, validation_alias="TEMPORAL_CONFIG_FILE")
 
     def home_of(self, base: Path) -> Path:
-        """Where the embedded server keeps its file: `TANDEM_HOME`, else `.tandem/` beside the spec."""
+        """Return the folder of the embedded server: `TANDEM_HOME`, else `.tandem/` beside the spec."""
         return self.home.expanduser().absolute() if self.home is not None else base.absolute() / ".tandem"
 
     @property
     def spool_folder(self) -> Path:
-        """Where workers keep unflushed journal records: `TANDEM_SPOOL`, else one folder a user under /tmp."""
+        """The folder of unflushed journal records: `TANDEM_SPOOL`, else one folder per user under /tmp."""
         return self.spool or Path(tempfile.gettempdir()) / f"tandem-spool-{os.getuid()}"
 
     @property
     def spend_folder(self) -> Path:
-        """Where workers count what they spend of a budget, beside the spools."""
-        return self.spool_folder / "purses"  # as earlier versions call it: what their dead processes spent is read here
+        """The folder in which workers count their spending of a budget, beside the spools."""
+        return (
+            self.spool_folder / "purses"
+        )  # the name in earlier versions: the spending of their dead processes is read here
 
     @property
     def temporal_configured(self) -> bool:
-        """Has the user named a Temporal, by variables or by a profile?"""
+        """True if the user has configured a Temporal, by variables or by a profile."""
         if self.temporal_address or self.temporal_profile:
             return True
         return self.temporal_config_file is not None and self.temporal_config_file.exists()
@@ -61,12 +63,12 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def current() -> Settings:
-    """The settings of this process, read at their first use."""
+    """Return the settings of this process, read at the first use."""
     return Settings()
 
 
 def read_again() -> Settings:
-    """For a composition root within a process of the user's, whose environment may have changed between two calls."""
+    """Read the settings again, for calls in a user's process, whose environment may have changed between two calls."""
     current.cache_clear()
     return current()
 
@@ -80,28 +82,28 @@ def temporal_configured() -> bool:
 
 
 def expanded(spec: Spec) -> Spec:
-    """The spec with `${NAME}` replaced from this process's environment. Raises SpecError naming an unset variable."""
+    """Return the spec with `${NAME}` replaced from the environment. Raises SpecError that names an unset variable."""
     data = spec.model_dump(mode="json")
     if "${" not in str(data):
         return spec
     return Spec.model_validate(_expand(data, "spec", os.environ))
 
 
-def expanded_text(text: str, where: str) -> str:
-    """The same for one value. Raises SpecError."""
-    return str(_expand(text, where, os.environ))
+def expanded_text(text: str, place: str) -> str:
+    """Return one value with `${NAME}` replaced from the environment. Raises SpecError."""
+    return str(_expand(text, place, os.environ))
 
 
-def _expand(value: Any, where: str, environment: Mapping[str, str]) -> Any:
+def _expand(value: Any, place: str, environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {
-            key: item if key in _KEPT else _expand(item, f"{where}.{key}", environment) for key, item in value.items()
+            key: item if key in _KEPT else _expand(item, f"{place}.{key}", environment) for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_expand(item, f"{where}[{at}]", environment) for at, item in enumerate(value)]
+        return [_expand(item, f"{place}[{index}]", environment) for index, item in enumerate(value)]
     if isinstance(value, str) and "${" in value:
         for name in _REFERENCE.findall(value):
             if name not in environment:
-                raise SpecError(f"{where}: the environment variable {name} is not set.", hint=f"export {name}=…")
+                raise SpecError(f"{place}: the environment variable {name} is not set.", hint=f"export {name}=…")
         return _REFERENCE.sub(lambda match: environment[match[1]], value)
     return value

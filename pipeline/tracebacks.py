@@ -1,4 +1,4 @@
-"""Tracebacks of bugs, kept on this machine: they may show values of rows, so nothing else may hold them."""
+"""Keep tracebacks of bugs on this machine only: they may show values of rows."""
 
 import socket
 import tempfile
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def keep(exc: BaseException) -> Path:
-    """Write the traceback to a file of its own."""
+    """Write the traceback to a new file. Return its path."""
     with tempfile.NamedTemporaryFile("w", prefix="tandem-crash-", suffix=".txt", delete=False) as file:
         traceback.print_exception(exc, file=file)
     return Path(file.name)
 
 
 def keep_here(exc: BaseException) -> str:
-    """The same, for readers who may be elsewhere: the file and its machine."""
+    """Write the traceback. Return its file and machine, for readers on other machines."""
     try:
         return f"{keep(exc)} on {socket.gethostname()}"
     except OSError:

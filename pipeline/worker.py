@@ -1,4 +1,4 @@
-"""The composition root: the Temporal workers of one process, with everything that its activities share."""
+"""The composition root: the Temporal workers of one process, with the shared state of their activities."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from stages.models.own_models import journal_own_models
 from stages.models.wires.transport import close_session
 
 log = logging.getLogger("tandem.worker")
-# What workflow modules may take from outside the sandbox: pure values of ours, built once instead of for each workflow.
+# Modules that workflows import from outside the sandbox: pure values, built once instead of for each workflow.
 _PASSED_THROUGH = ("schemas", "pydantic", "pydantic_core", "annotated_types", "typing_extensions")
 MAX_ACTIVITIES = 32
 _THREADS = 128
@@ -36,7 +36,7 @@ def sandbox() -> SandboxedWorkflowRunner:
 
 @dataclass
 class RunningWorker:
-    """A worker at work. `drain` makes it hand its batches back: finish rows in flight, flush the journal."""
+    """A running worker. `drain` makes it hand its batches back: finish rows in flight, flush the journal."""
 
     activities: Activities
 
@@ -46,7 +46,7 @@ class RunningWorker:
 
 @asynccontextmanager
 async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
-    """Do all the work of a task queue in this process until the block ends, then drain."""
+    """Run all workflows and activities of a task queue in this process until the block ends, then drain."""
     activities = Activities()
     async with orchestrating(client, queue), enriching(client, queue, activities):
         yield RunningWorker(activities)
@@ -54,7 +54,7 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
 
 @asynccontextmanager
 async def orchestrating(client: Client, queue: str, identity: str | None = None) -> AsyncIterator[None]:
-    """Run the workflows of a task queue until the block ends: code of ours alone, whatever their activities do."""
+    """Run the workflows of a task queue until the block ends: only Tandem's code, no user code."""
     worker = Worker(
         client,
         task_queue=queue,
@@ -79,11 +79,13 @@ async def enriching(
     interceptors: Sequence[Interceptor] = (),
     identity: str | None = None,
 ) -> AsyncIterator[None]:
-    """Do the activities of a task queue, user code included, until the block ends, then drain."""
-    os.environ.setdefault("LANGSMITH_TRACING", "false")  # langgraph brings langsmith along; no row leaves unasked
+    """Run the activities of a task queue, user code included, until the block ends, then drain."""
+    os.environ.setdefault(
+        "LANGSMITH_TRACING", "false"
+    )  # langgraph imports langsmith; it must send no rows unless the user enables it
     os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
     journal_own_models()
-    # Synchronous nodes of users' graphs, a thread each, beside our own reads and writes.
+    # Synchronous nodes of users' graphs take a thread each, beside Tandem's reads and writes.
     asyncio.get_running_loop().set_default_executor(RowThreads(_THREADS, thread_name_prefix="tandem"))
     worker = Worker(
         client,
@@ -98,7 +100,7 @@ async def enriching(
     )
     running = asyncio.create_task(worker.run())
     leases = asyncio.create_task(Leases(client, activities.jobs.services.limiters, sandbox()).run())
-    sweeping = asyncio.create_task(cleanup.sweep_now_and_then(activities.jobs.stores))
+    sweeping = asyncio.create_task(cleanup.sweep_periodically(activities.jobs.stores))
     try:
         yield
     finally:

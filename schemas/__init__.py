@@ -1,1 +1,1 @@
-"""The nouns of Tandem: errors, ids, spec, messages, manifest, tables. Imports nothing of ours but itself."""
+"""The data types of Tandem: errors, ids, spec, messages, manifest, tables. Imports no other package of Tandem."""

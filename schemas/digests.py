@@ -1,10 +1,10 @@
-"""One digest for all that is named by its content."""
+"""The digest for everything that is named by its content."""
 
 import hashlib
 
 
 def digest(*parts: bytes | str, size: int = 16) -> str:
-    """Hex digest of length-prefixed parts (so that no two lists of parts run into one another)."""
+    """Return the hex digest of length-prefixed parts (so that two lists of parts never give the same bytes)."""
     state = hashlib.blake2b(digest_size=size)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -1,44 +1,43 @@
-"""Everything that can go wrong, by what the reader can do about it.
+"""The errors of Tandem, by what the reader can do about them.
 
     TandemError                     a fact, a hint (the next step), a code, an exit code
     ├── UsageError            (2)   the command, the spec or its data cannot be used as they are
     │   ├── SpecError               the spec file is wrong
     │   ├── SourceError             the input is absent, unreadable or lacks a column
-    │   ├── SinkError               the sink cannot take what it is given
-    │   ├── PlanOutdated            `--plan`: the world has moved since it was made
+    │   ├── SinkError               the sink cannot hold the output
+    │   ├── PlanOutdated            `--plan`: input or output has changed since it was made
     │   └── NameTaken               a run's name, or its partitions, belong to another request
     ├── ConnectionFailed      (4)   Temporal, a store or a provider cannot be reached
     ├── PartitionError        (1)   this partition fails, its siblings do not
-    │   ├── InputChanged            the source moved between plan and read
+    │   ├── InputChanged            the source changed between plan and read
     │   ├── DuplicateKeys           two rows of a partition share a key
     │   ├── SchemaChanged           the output would break the dataset's declared schema
     │   ├── ChecksFailed            a blocking check failed before publishing
-    │   ├── CountsMismatch          rows in and rows accounted for differ: a bug of ours, nothing is published
+    │   ├── CountsMismatch          rows in and rows accounted for differ: a bug of Tandem; nothing is published
     │   ├── CommitConflict          another writer published something else
     │   ├── Cancelled               a tombstone won: the run was cancelled
-    │   └── CodeMismatch            this worker has other code than the plan: another worker must take it
+    │   └── CodeMismatch            this worker has other code than the plan: another worker must run it
     ├── LimitReached          (3)   stopped on purpose
     │   ├── RejectRateExceeded
     │   ├── BudgetReached
     │   ├── TooManyFailures
     │   ├── CanaryFailed
-    │   └── FatalModelError         no key, no access, no such model, no money: every further call would fail
+    │   └── FatalModelError         no key, no access, no such model, no credit: every further call would fail
     ├── ModelError                  one call failed …
     │   ├── TransientModelError     … and may succeed later (never an attempt, always a wait)
-    │   │   └── NoAnswer            a success by its status that holds no answer
+    │   │   └── NoAnswer            a successful status without an answer
     │   └── RowError                … and would fail again for this row: the row is rejected
     ├── StoreError            (4)   an object could not be read or written
-    │   ├── StoreRefused            … and will not be until somebody mends credentials, bucket, region or disk
+    │   ├── StoreRefused            … and will not be until credentials, bucket, region or disk are fixed
     │   │   ├── NoRoom              the disk, or the quota, is full
-    │   │   └── Damaged             an object of ours is empty, cut short or no longer what was written
+    │   │   └── Damaged             an object of Tandem is empty, truncated or changed
     │   ├── ObjectExists            put-if-absent found an object
     │   └── ObjectMissing           get found none
     └── Bug                  (70)   an exception that is none of these
 
-A class says whether trying again can help (`retryable`) and whether it ends the run at once (`stops_run`);
-`pipeline.activities.boundary` turns the first into Temporal's terms. What has crossed Temporal is known by its class
-name alone: `by_code` finds the class again, so that nobody compares names.
-"""
+A class says if a retry can help (`retryable`) and if the error ends the run at once (`stops_run`);
+`pipeline.activities.boundary` translates the first for Temporal. An error that has crossed Temporal keeps only its
+class name: `by_code` finds the class again, so that no code compares names."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
@@ -55,7 +54,7 @@ class TandemError(Exception):
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
     stops_run: ClassVar[bool] = False
-    repeats: ClassVar[bool] = False  # the same run again fails the same, until somebody changes something
+    repeats: ClassVar[bool] = False  # the same run fails again the same, until something is changed
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -76,8 +75,8 @@ class UsageError(TandemError):
 
 
 class SpecError(UsageError):
-    """The spec is wrong; the message names file, line, field, value and what is allowed. `places`: of each sentence of
-    the message, where in the spec it belongs; for whoever knows the file."""
+    """The spec is wrong; the message names file, line, field, value and the allowed values. `places`: the location in
+    the spec of each sentence of the message, from which `in_file` finds the line."""
 
     def __init__(
         self, message: str, *, hint: str = "", places: "Sequence[tuple[tuple[str | int, ...], str]]" = ()
@@ -87,7 +86,7 @@ class SpecError(UsageError):
 
 
 class SourceError(UsageError):
-    """The input is absent, empty, unreadable, or lacks what the spec asks of it."""
+    """The input is absent, empty, unreadable, or lacks a column that the spec names."""
 
 
 class SinkError(UsageError):
@@ -99,7 +98,7 @@ class NameTaken(UsageError):
 
 
 class PlanOutdated(UsageError):
-    """A plan that was written down is not what would be done now; the message says what moved."""
+    """A saved plan differs from what would be done now; the message names the difference."""
 
 
 class ConnectionFailed(TandemError):
@@ -112,7 +111,7 @@ class PartitionError(TandemError):
 
 
 class InputChanged(PartitionError):
-    """A source object is not the one that was planned; planning again will see the new one."""
+    """A source object is not the planned one; a new plan will use the new object."""
 
 
 class DuplicateKeys(PartitionError):
@@ -129,7 +128,7 @@ class SchemaChanged(PartitionError):
 
 
 class ChecksFailed(PartitionError):
-    """A check of severity `block` found rows that break it. `checks`: those of either severity that rows break."""
+    """A check of severity `block` found rows that break it. `checks`: all broken checks, of either severity."""
 
     repeats = True
 
@@ -139,13 +138,13 @@ class ChecksFailed(PartitionError):
 
 
 class CountsMismatch(PartitionError):
-    """in ≠ ok + rejected + filtered + pending. Never published."""
+    """The rows in are not ok + rejected + filtered + pending. Never published."""
 
     repeats = True
 
 
 class CommitConflict(PartitionError):
-    """The generation was taken twice by other content; the message names the winner."""
+    """Two commits in a row lost to other content; the message names the winner."""
 
     def __init__(self, message: str, *, winner: "Manifest | None" = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -157,7 +156,7 @@ class Cancelled(PartitionError):
 
 
 class CodeMismatch(PartitionError):
-    """The code imported here is not the code that was planned; a worker that has it must take the batch."""
+    """The code of this worker is not the planned code; a worker that has it must run the batch."""
 
 
 class LimitReached(TandemError):
@@ -171,7 +170,7 @@ class RejectRateExceeded(LimitReached):
 
 
 class BudgetReached(LimitReached):
-    """The next call does not fit in a budget. `needed`: what it may take, in USD / 10^9 and in tokens."""
+    """The next call does not fit in a budget. `needed`: its highest cost, in USD / 10^9 and in tokens."""
 
     stops_run = True
 
@@ -181,7 +180,7 @@ class BudgetReached(LimitReached):
 
 
 class TooManyFailures(LimitReached):
-    """As many partitions failed as `--max-failures` allows; the rest was not begun."""
+    """The number of failed partitions reached `--max-failures`; the rest was not begun."""
 
 
 class CanaryFailed(LimitReached):
@@ -189,20 +188,20 @@ class CanaryFailed(LimitReached):
 
 
 class FatalModelError(LimitReached):
-    """Every further call would fail the same way; the message names the setting to mend."""
+    """Every further call would fail the same way; the message names the setting to fix."""
 
     stops_run = True
 
 
 class ModelError(TandemError):
-    """One model call failed. `billed` says whether the provider may have charged for it."""
+    """One model call failed. `billed`: the provider may have charged for it."""
 
     billed: bool = False
 
 
 class TransientModelError(ModelError):
     """Rate limit, overload, timeout, connection: wait at least `retry_after` seconds, then call again. `congestion`
-    says what asking more slowly would help: `rate` (too many a minute), `overload` (too many at once), or nothing."""
+    is the reason to call more slowly: `rate` (too many per minute), `overload` (too many at once), or empty."""
 
     retryable = True
 
@@ -213,8 +212,8 @@ class TransientModelError(ModelError):
 
 
 class NoAnswer(TransientModelError):
-    """A proxy's page, a body cut short, no choices, an empty message: nobody's fault, and tried again. `kind` groups
-    rejects, should one row alone never be answered; `billed`: the provider may have charged for it."""
+    """A proxy's page, a truncated body, no choices, an empty message: the call is tried again. `kind` groups rejects,
+    if only this row is never answered; `billed`: the provider may have charged for it."""
 
     def __init__(self, message: str, *, kind: str, raw: str | None = None, billed: bool = True) -> None:
         super().__init__(message)
@@ -225,7 +224,7 @@ class NoAnswer(TransientModelError):
 
 class RowError(ModelError):
     """The provider or the answer refuses this row. `kind` groups rejects: bad_request, content_filter, …; `status` is
-    that of a provider's refusal, `parameter` what it says that it refuses."""
+    the HTTP status of a provider's refusal, `parameter` the parameter that it refuses."""
 
     def __init__(
         self, message: str, *, kind: str, hint: str = "", raw: str | None = None, status: int | None = None,
@@ -244,21 +243,22 @@ class StoreError(TandemError):
 
 
 class StoreRefused(StoreError):
-    """Refused, and would be again: credentials, bucket, region, a full or read-only disk, a name that is too long."""
+    """Refused, and would be refused again: credentials, bucket, region, a full or read-only disk, a name that is too
+    long."""
 
     retryable = False
 
 
 class NoRoom(StoreRefused):
-    """Nothing more can be written until somebody frees some space."""
+    """Nothing more can be written until space is freed."""
 
 
 class Damaged(StoreRefused):
-    """An object of ours cannot be read any more; the hint names the way back."""
+    """An object of Tandem cannot be read any more; the hint names the repair."""
 
 
 class ObjectExists(StoreError):
-    """Put-if-absent: the key is taken."""
+    """Put-if-absent found an object under the key."""
 
     retryable = False
 
@@ -270,22 +270,22 @@ class ObjectMissing(StoreError):
 
 
 class Bug(TandemError):
-    """An exception that is none of these: a fault of Tandem's."""
+    """An exception that is none of these: a fault of Tandem."""
 
     repeats = True
     exit_code = 70
 
 
 def by_code(code: str) -> type[TandemError]:
-    """The class of this name, as `TandemError.code` and a failure that crossed Temporal give it; TandemError itself
-    for a name that is none of ours."""
+    """Return the class of this name, as in `TandemError.code` and in a failure that crossed Temporal; TandemError for
+    any other name."""
     return _CLASSES.get(code, TandemError)
 
 
 def _all(cls: type[TandemError]) -> Iterator[type[TandemError]]:
     yield cls
-    for below in cls.__subclasses__():
-        yield from _all(below)
+    for subclass in cls.__subclasses__():
+        yield from _all(subclass)
 
 
 _CLASSES = {cls.__name__: cls for cls in _all(TandemError)}

@@ -1,26 +1,26 @@
-"""Every workflow id and object key, built here and nowhere else, purely from its inputs.
+"""Every workflow id and object key: built only here, and only from the inputs.
 
     <sink>/data/<partition>/part-<n>-g<generation>-<digest>.parquet
     <sink>/data/<partition>/_SUCCESS
     <sink>/rejects/<partition>/part-<n>-g<generation>-<digest>.parquet
-    <sink>/_tandem/dataset.json                        whose sink this is, types pinned at the first publish
+    <sink>/_tandem/dataset.json                        the owner of the sink, types pinned at the first publish
     <sink>/_tandem/schema.json                         the dataset's declared schema
     <sink>/_tandem/commits/<partition>/<generation>.json
     <sink>/_tandem/history/<partition>/…               data files and rejects of earlier generations, by their own names
-    <sink>/_tandem/unsettled/<partition>/<generation>.json     a publication whose traces in data/ are not tidied yet
+    <sink>/_tandem/unsettled/<partition>/<generation>.json     a publication that has not cleaned up data/ yet
     <sink>/_tandem/catalogue/<kind>-<time>-<digest>.parquet    derived indexes: commits, attempts
     <sink>/_tandem/journal/<partition>/…               segments and compacted records
-    <sink>/_tandem/pending/<partition>/part-….parquet  rows parked for a person, and what they ask
+    <sink>/_tandem/pending/<partition>/part-….parquet  rows parked for a person, and their questions
     <sink>/_tandem/waiting/<partition>.parquet         the same, of a partition that waits before it is published
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
-    <sink>/_tandem/schedule/spec-<digest>.json         what a schedule was applied with
+    <sink>/_tandem/schedule/spec-<digest>.json         the spec that a schedule was applied with
     <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
-    <sink>/_tandem/budget/<day>/<version>.json         what the pipeline spends on a UTC day
-    <sink>/_tandem/plans/<digest>.json                 plans that were agreed on
+    <sink>/_tandem/budget/<day>/<version>.json         the spending of the pipeline on a UTC day
+    <sink>/_tandem/plans/<digest>.json                 saved plans that a run must match
 
-A partition key is `<name>=<value>`, or several joined by `/` (hive). It is the safe form already: the same string
-is the folder, the workflow id's last part, and what the user types after `--partition`.
+A partition key is `<name>=<value>`, or several joined by `/` (hive). It is already encoded safely: the same string
+is the folder, the last part of the workflow id, and the value of `--partition`.
 """
 
 import datetime as dt
@@ -38,7 +38,7 @@ PIPELINE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 
 
 def sink_digest(sink: str) -> str:
-    """Eight characters that tell sinks apart in workflow ids."""
+    """Return eight characters that identify a sink in workflow ids."""
     return digest(sink.rstrip("/"))[:8]
 
 
@@ -47,41 +47,41 @@ def run_workflow_id(pipeline: str, sink: str, run: str) -> str:
 
 
 def partition_workflow_id(pipeline: str, sink: str, partition: str) -> str:
-    """One id per partition of a sink, so that two runs can never work on it at once."""
+    """Return the one id of a partition of a sink, so that two runs can never work on it at once."""
     return f"tandem/{pipeline}/{sink_digest(sink)}/partition/{partition}"
 
 
 def fairness_key(pipeline: str, sink: str, run: str) -> str:
-    """Of a run's tasks on a queue that others share. Temporal takes 64 bytes at most."""
+    """Return the fairness key of a run's tasks on a shared queue. Temporal allows 64 bytes at most."""
     return digest(run_workflow_id(pipeline, sink, run))
 
 
 def run_of_workflow(workflow_id: str) -> str:
-    """The name of the run whose workflow this is; empty for another workflow."""
+    """Return the name of the run of a workflow; empty for another workflow."""
     kind, found, run = workflow_id.partition("/run/")
     return run if found and kind.startswith("tandem/") else ""
 
 
 def schedule_id(pipeline: str, sink: str) -> str:
-    """A pipeline of a sink has one schedule."""
+    """Return the id of the one schedule of a pipeline and sink."""
     return f"tandem/{pipeline}/{sink_digest(sink)}/schedule"
 
 
 def scheduled_workflow_id(pipeline: str, sink: str) -> str:
-    """Of what a schedule starts; Temporal appends the scheduled time."""
+    """Return the id of the workflow that a schedule starts; Temporal appends the scheduled time."""
     return f"tandem/{pipeline}/{sink_digest(sink)}/scheduled"
 
 
-def scheduled_run(at: datetime, kind: str) -> str:
-    """The name of the run of one firing: from its scheduled time, so that a firing that comes twice is one run."""
-    return f"{kind}-{at:%Y%m%dT%H%M%SZ}"
+def scheduled_run(time: datetime, kind: str) -> str:
+    """Return the name of the run of one firing: from its scheduled time, so that a repeated firing is one run."""
+    return f"{kind}-{time:%Y%m%dT%H%M%SZ}"
 
 
-LIMITS_QUEUE = "tandem/limits"  # where any worker of a namespace serves the limits that all share
+LIMITS_QUEUE = "tandem/limits"  # any worker of a namespace serves the shared limits here
 
 
 def limit_key(model: str, address: str, credential: str) -> str:
-    """What shares one limit: a model, at an address, with a credential, of which only a digest is told."""
+    """Return the key of one shared limit: of a model, an address and a credential, as a digest."""
     return f"{model}:{digest(address, credential)[:16]}"
 
 
@@ -90,7 +90,7 @@ def limiter_workflow_id(limit: str) -> str:
 
 
 def row_workflow_id(pipeline: str, sink: str, partition: str, stage: str, batch: int, row: str) -> str:
-    """One id per row of a batch and stage whose nodes are activities."""
+    """Return the id of a row of a batch, for a stage whose nodes are activities."""
     return f"tandem/{pipeline}/{sink_digest(sink)}/row/{partition}/{stage}/b{batch:05d}/{row}"
 
 
@@ -125,12 +125,12 @@ def rejects_folder(partition: str) -> str:
 
 
 def index_folder(partition: str) -> str:
-    """Which rows a generation was made of: identities and content digests, for counting what is new or removed."""
+    """Return the folder of a generation's row index: ids and content digests, to count new and removed rows."""
     return f"{TANDEM}/index/{partition}/"
 
 
 def pending_folder(partition: str) -> str:
-    """What the rows ask that a generation was published without."""
+    """Return the folder of the questions of rows that a generation was published without."""
     return f"{TANDEM}/pending/{partition}/"
 
 
@@ -139,18 +139,18 @@ def waiting(partition: str) -> str:
 
 
 def parse_waiting(key: str) -> str:
-    """The partition of a key of `waiting`."""
+    """Return the partition of a key of `waiting`."""
     return key.removeprefix(WAITING).removesuffix(".parquet")
 
 
 def parse_part(folder: str, key: str) -> int | None:
-    """The generation in a part's name, None for other objects (and those in folders below)."""
+    """Return the generation in a part's name, None for other objects (and those in subfolders)."""
     match = re.fullmatch(r"part-\d{5}-g(\d+)-[0-9a-f]{16}\.parquet", key.removeprefix(folder))
     return int(match[1]) if match else None
 
 
 def part_file(folder: str, part: int, generation: int, content: str) -> str:
-    """`content` is the file's SHA-256: the same bytes published again get the same key."""
+    """Return the key of a part. `content` is the file's SHA-256: the same bytes published again get the same key."""
     return f"{folder}part-{part:05d}-g{generation}-{content[:16]}.parquet"
 
 
@@ -163,18 +163,18 @@ def commit(partition: str, generation: int) -> str:
 
 
 def parse_commit(key: str) -> tuple[str, int] | None:
-    """(partition, generation) of a commit's key, None for a key that is none."""
+    """Return (partition, generation) of a commit's key, None for any other key."""
     match = re.fullmatch(re.escape(COMMITS) + r"(.+)/(\d{20})\.json", key)
     return (match[1], int(match[2])) if match else None
 
 
-def catalogue(kind: str, at: dt.datetime, content: str) -> str:
-    """Names sort by time: the last one is the newest."""
-    return f"{CATALOGUE}{kind}-{at.astimezone(dt.UTC):%Y%m%dT%H%M%S%f}-{content[:16]}.parquet"
+def catalogue(kind: str, time: dt.datetime, content: str) -> str:
+    """Return the key of an index object. Names sort by time: the last one is the newest."""
+    return f"{CATALOGUE}{kind}-{time.astimezone(dt.UTC):%Y%m%dT%H%M%S%f}-{content[:16]}.parquet"
 
 
 def agreed(content: str) -> str:
-    """A plan that was written down, for the runs that do what it says."""
+    """Return the key of a saved plan, for the runs that must match it."""
     return f"{TANDEM}/plans/{content[:32]}.json"
 
 
@@ -191,17 +191,17 @@ def report(run: str) -> str:
 
 
 def last_run() -> str:
-    """How the pipeline's last run ended, to tell a recovery."""
+    """Return the key of the last run's outcome, from which a recovery is known."""
     return f"{TANDEM}/last-run.json"
 
 
 def scheduled_spec(content: str) -> str:
-    """The spec that a schedule was applied with."""
+    """Return the key of the spec that a schedule was applied with."""
     return f"{TANDEM}/schedule/spec-{content[:16]}.json"
 
 
 def report_page(run: str) -> str:
-    """The report for a browser."""
+    """Return the key of the report for a browser."""
     return f"{RUNS}{run}/report.html"
 
 
@@ -210,7 +210,7 @@ def story(run: str) -> str:
 
 
 def limits_of_run(run: str) -> str:
-    """What was set on the run while it was going on; its workers look at it."""
+    """Return the key of the limits set on a live run; its workers poll it."""
     return f"{RUNS}{run}/limits.json"
 
 
@@ -231,17 +231,17 @@ def outcomes(run: str) -> str:
 
 
 def outcome(run: str, partition: str) -> str:
-    """How a partition ended in a run; overwritten by a later attempt of the same run."""
+    """Return the key of a partition's outcome in a run; a later attempt of the run overwrites it."""
     return f"{outcomes(run)}{partition}.json"
 
 
 def budget_of_run(run: str) -> str:
-    """Versions of what a run may spend and has spent."""
+    """Return the folder of a run's budget and spending, one object for each version."""
     return f"{RUNS}{run}/budget/"
 
 
 def budget_of_day(day: str) -> str:
-    """The same of the pipeline on a UTC day, whatever the run."""
+    """Return the folder of the pipeline's budget and spending on a UTC day, over all runs."""
     return f"{BUDGETS}{day}/"
 
 
@@ -258,7 +258,7 @@ def snapshot_folder(listing: str) -> str:
 
 
 def lost_attempts(run: str) -> str:
-    """Attempts of batches that died where nobody can read what they had not flushed."""
+    """Return the folder of batch attempts that died and whose unflushed records cannot be read."""
     return f"{RUNS}{run}/lost/"
 
 
@@ -267,7 +267,7 @@ def lost_attempt(run: str, partition: str, batch: int, attempt: int) -> str:
 
 
 def rejects_of_run(run: str, partition: str) -> str:
-    """Rejects of a partition that was not published."""
+    """Return the key of the rejects of a partition that was not published."""
     return f"{RUNS}{run}/rejects/{partition}.parquet"
 
 
@@ -276,7 +276,7 @@ def history_folder(partition: str) -> str:
 
 
 def history(key: str) -> str:
-    """Where a file of `data/` or `rejects/` is kept once its generation is an earlier one; others stay where they are.
+    """Return the key of a file of `data/` or `rejects/` after a later generation; other keys are returned as they are.
     No level of a partition is called `rejects`, as each has a "="."""
     kind, _, rest = key.partition("/")
     partition, _, name = rest.rpartition("/")
@@ -286,19 +286,19 @@ def history(key: str) -> str:
 
 
 def unsettled(partition: str, generation: int) -> str:
-    """A marker, written before the generation's files are uploaded and removed once `data/` holds just what is current:
-    until then a reader by glob may see rows twice."""
+    """Return the key of a marker, written before the generation's files are uploaded and removed when `data/` holds
+    only current files: until then a reader by glob may see rows twice."""
     return f"{UNSETTLED}{partition}/{generation:020d}.json"
 
 
 def parse_unsettled(key: str) -> tuple[str, int]:
-    """(partition, generation) of a marker's key."""
+    """Return (partition, generation) of a marker's key."""
     partition, _, name = key.removeprefix(UNSETTLED).rpartition("/")
     return partition, int(name.removesuffix(".json"))
 
 
 def lagging(partition: str) -> str:
-    """A marker: the table (Delta, Iceberg) may not name this partition's current generation yet."""
+    """Return the key of a marker: the table (Delta, Iceberg) may not have this partition's current generation yet."""
     return f"{LAGGING}{partition}.json"
 
 
@@ -307,12 +307,12 @@ def staging_folder(partition: str, temporal_run_id: str) -> str:
 
 
 def refusal(staging: str) -> str:
-    """What a refused partition came to, in its staging folder."""
+    """Return the key of a refused partition's counts, in its staging folder."""
     return f"{staging}refused.json"
 
 
 def staged(folder: str, batch: int, kind: str, content: str, ending: str) -> str:
-    """Staged objects are named by their own SHA-256: attempts with other content can never be taken for one another."""
+    """Return the key of a staged object, named by its SHA-256: attempts with different content never share a key."""
     return f"{folder}b{batch:05d}-{kind}-{content}.{ending}"
 
 
@@ -329,7 +329,7 @@ def journal_batch(partition: str, run: str, batch: int) -> str:
 
 
 def journal_answers(partition: str) -> str:
-    """What people answered. No run can have this name (RUN_NAME), so no other segments are among them."""
+    """Return the folder of people's answers. No run can have this name (RUN_NAME), so it has no other segments."""
     return f"{JOURNAL}{partition}/segments/_review/"
 
 
@@ -338,7 +338,7 @@ def journal_answer(partition: str, nonce: str) -> str:
 
 
 def journal_row(partition: str, run: str, batch: int, row: str, nonce: str = "") -> str:
-    """Segments of one row whose nodes are activities, among those of its batch; their folder, without a nonce."""
+    """Return the key of a segment of one row whose nodes are activities; without a nonce, their folder."""
     return f"{journal_batch(partition, run, batch)}r{row[:16]}/" + (f"{nonce}.jsonl" if nonce else "")
 
 

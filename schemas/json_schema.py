@@ -1,10 +1,9 @@
 """The JSON Schema of a spec (draft 2020-12), for editors: derived from the models of `schemas.spec`, and widened to the
-short forms that `schemas.loading` accepts.
+short forms that `schemas.spec.loading` accepts.
 
 It accepts every spec that loads and whose stages exist, and refuses most that do not load. Rules that JSON Schema
-cannot say (a time zone that exists, a regular expression that compiles, bounds that contradict one another) are left
-to `tandem check`.
-"""
+cannot express (a time zone that exists, a regular expression that compiles, bounds that contradict one another) are
+left to `tandem check`."""
 
 import json
 import re
@@ -33,8 +32,8 @@ _NULL: Schema = {"type": "null"}
 
 
 def spec_schema(options: Mapping[str, type[BaseModel]] | None = None) -> Schema:
-    """The schema of a whole spec. `options`: for each built-in stage the model of its key `with`; left out, `with` may
-    hold anything."""
+    """Return the schema of a whole spec. `options`: for each built-in stage the model of its key `with`; without,
+    `with` may hold anything."""
     raw = Spec.model_json_schema()
     models: dict[str, Schema] = {**raw.pop("$defs"), "Spec": raw}
     for model in (options or {}).values():
@@ -48,7 +47,7 @@ def spec_schema(options: Mapping[str, type[BaseModel]] | None = None) -> Schema:
 
 
 def schema_text(options: Mapping[str, type[BaseModel]] | None = None) -> str:
-    """The same as the text of a file."""
+    """Return the schema of a whole spec as the text of a file."""
     return json.dumps(spec_schema(options), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -56,7 +55,7 @@ def schema_text(options: Mapping[str, type[BaseModel]] | None = None) -> str:
 
 
 def _section(name: str, schema: Schema) -> Schema:
-    """One model's schema without pydantic's titles, with the descriptions of `schemas.spec_help`."""
+    """Return one model's schema without pydantic's titles, with the descriptions of `schemas.spec_help`."""
     help_of = KEYS.get(name, {})
     properties = {key: _property(value, help_of.get(key)) for key, value in schema["properties"].items()}
     out: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
@@ -79,7 +78,7 @@ def _property(value: Schema, description: str | None) -> Schema:
 
 
 def _plain(value: Schema) -> Schema:
-    """Without titles, and with `or null` written into the type."""
+    """Return a schema without titles, and with `or null` written into the type."""
     out: Schema = {}
     for key, item in value.items():
         if key == "title":
@@ -98,10 +97,10 @@ def _plain(value: Schema) -> Schema:
 
 
 def _iso_to_text(iso: str) -> str:
-    """`P90D` as `90d`; pydantic writes defaults in ISO 8601."""
-    found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", iso)
-    assert found is not None, iso
-    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    """Return `90d` for `P90D`; pydantic writes defaults in ISO 8601."""
+    match = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", iso)
+    assert match is not None, iso
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return format_duration(timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds))
 
 
@@ -147,7 +146,7 @@ def _widen_stage(stage: dict[str, Schema]) -> None:
 
 
 def _models(roles: Schema, *, main: bool) -> Schema:
-    """A model for each role; with `main`, one model alone is that of the role `main`."""
+    """Return the schema of a model for each role; with `main`, a single model is that of the role `main`."""
     name: Schema = {"type": "string", "pattern": _MODEL_NAME}
     choice: Schema = {"$ref": "#/$defs/ModelChoice"}
     by_role = {"type": "object", "additionalProperties": {"anyOf": [name, choice]}, **roles}
@@ -155,7 +154,7 @@ def _models(roles: Schema, *, main: bool) -> Schema:
 
 
 def _output_field(declared: Schema) -> Schema:
-    """The long form, or the short one: `str`, `list[str]?`."""
+    """Return the schema of the long form or the short one: `str`, `list[str]?`."""
     properties = declared["properties"]
     kinds = properties["type"]["enum"]
     properties["type"] = {
@@ -176,7 +175,7 @@ def _output_field(declared: Schema) -> Schema:
 
 
 def _needs(name: str, uses: Uses, options: type[BaseModel] | None) -> Schema:
-    """What a built-in stage must be given, which roles its models have, and its options."""
+    """Return the schema of a built-in stage's required keys, model roles and options."""
     properties: Schema = {}
     required = list(uses.needs)
     if not uses.roles:
@@ -197,7 +196,7 @@ def _needs(name: str, uses: Uses, options: type[BaseModel] | None) -> Schema:
 
 
 def _conditions(definitions: dict[str, Schema]) -> None:
-    """Rules of the models that look at two keys."""
+    """Add the rules over two keys."""
     definitions["Partition"] |= {
         "if": {"properties": {"by": {"enum": ["time", "column"]}}, "required": ["by"]},
         "then": {"properties": {"column": {"type": "string"}}, "required": ["column"]},
@@ -218,13 +217,13 @@ def _duration() -> Schema:
 
 
 def _or(properties: dict[str, Schema], key: str, other: Schema) -> None:
-    """Accept another form as well, under the same description."""
+    """Accept another form too, under the same description."""
     kept: Schema = {name: properties[key].pop(name) for name in ("description", "default") if name in properties[key]}
     properties[key] = {**kept, "anyOf": [other, properties[key]]}
 
 
 def _or_null(choice: Schema) -> None:
-    """The YAML word null stands for the value `null` or `none`."""
+    """Accept the YAML word null for the value `null` or `none`."""
     choice |= {"type": ["string", "null"], "enum": [*choice["enum"], None]}
 
 
@@ -233,5 +232,5 @@ def _described(schema: Schema, by: Schema) -> Schema:
 
 
 def _pattern(expression: re.Pattern[str]) -> str:
-    """A Python pattern for `match` in the dialect of JSON Schema."""
+    """Return a Python pattern for `match` in the dialect of JSON Schema."""
     return "^" + expression.pattern.replace(r"\Z", "$")

@@ -1,4 +1,4 @@
-"""What a generation of a partition consists of. The manifest is the commit: created once, never changed."""
+"""The manifest of a generation of a partition. It is the commit: created once, never changed."""
 
 import datetime as dt
 from typing import Literal, TypeVar
@@ -9,15 +9,15 @@ FORMAT = 1
 
 
 class Noun(BaseModel):
-    """Frozen data that is written to objects; unknown keys of a later version are ignored by an earlier reader."""
+    """Frozen data that is written to objects; an earlier reader ignores unknown keys of a later version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Counts(Noun):
-    """In source rows: rows_in = ok + rejected + filtered + pending + unfinished, which are rows whose partition failed
-    or was cancelled first, and never in a manifest. `out` counts published rows, `removed` rows of the parent
-    generation that the source no longer has."""
+    """Counts of source rows: rows_in = ok + rejected + filtered + pending + unfinished. `unfinished` are rows whose
+    partition failed or was cancelled first, never in a manifest. `out` counts published rows, `removed` rows of the
+    parent generation that the source no longer has."""
 
     rows_in: int = 0
     ok: int = 0
@@ -37,7 +37,7 @@ class Counts(Noun):
 
 
 class Reuse(Noun):
-    """What was not paid for: rows answered by the journal, calls replayed from it, rows that share an answer."""
+    """Work without cost: rows answered from the journal, calls replayed from it, rows that share an answer."""
 
     rows_reused: int = 0
     calls_reused: int = 0
@@ -48,8 +48,8 @@ class Reuse(Noun):
 
 
 class Usage(Noun):
-    """What was paid for. `calls` were answered; `unknown` were sent and their outcome is not known; `repaid` answers
-    were paid for although the same answer had been paid for before (its record was lost with a process)."""
+    """Paid work. `calls` were answered; `unknown` were sent, with unknown outcome; `repaid` answers were paid for
+    again, because the record of the first was lost with a process."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -73,7 +73,7 @@ def _added(one: Sum, other: Sum) -> Sum:
 
 
 class Share(Noun):
-    """Of a stage whose models take turns: how many rows one of them answered, and what it was asked, with its cost."""
+    """The share of one model in a stage whose models take turns: rows answered, calls and their cost."""
 
     rows: int = 0
     calls: int = 0
@@ -108,7 +108,7 @@ class DataFile(Noun):
 
 
 class Provenance(Noun):
-    """Per stage: what wrote its columns."""
+    """The origin of a stage's columns."""
 
     stage: str
     uses: str
@@ -119,8 +119,8 @@ class Provenance(Noun):
 
 
 class BrokenCheck(Noun):
-    """A check of the spec that `rows` rows of a partition break. `keys`: of some of them, as text, where the source has
-    a key."""
+    """A check of the spec that `rows` rows of a partition break. `keys`: keys of some of them, as text, if the source
+    has a key."""
 
     name: str
     severity: Literal["block", "warn"]
@@ -146,7 +146,7 @@ class Manifest(Noun):
     schema_version: int = 1
     input_fingerprint: str = ""
     stage_fingerprints: dict[str, str] = {}
-    stage_aspects: dict[str, dict[str, str]] = {}  # of each stage: prompt, model, …; to say what changed
+    stage_aspects: dict[str, dict[str, str]] = {}  # for each stage: prompt, model, …; to report what changed
     input_columns: tuple[str, ...] = ()
     content_digest: str = ""
     counts: Counts = Counts()
@@ -164,19 +164,19 @@ class Manifest(Noun):
 
     @property
     def ever_published(self) -> bool:
-        """A tombstone without a published ancestor counts as never published."""
+        """True unless it is a tombstone without a published ancestor."""
         return self.kind != "tombstone" or bool(self.stage_fingerprints)
 
     @property
     def whole(self) -> bool:
-        """Does it hold a whole partition? The tombstone over a partial one inherits no input fingerprint."""
+        """True if it holds a whole partition. A tombstone over a partial one inherits no input fingerprint."""
         return self.ever_published and (
             self.kind == "published" or (self.kind == "tombstone" and self.input_fingerprint != "")
         )
 
 
 def named(manifest: Manifest | None) -> set[str]:
-    """The objects that a generation consists of."""
+    """Return the keys of all objects of a generation."""
     if manifest is None:
         return set()
     return {

@@ -1,4 +1,4 @@
-"""Partition keys (`day=2026-11-01`): how a value becomes a folder's name, safely, and is read back."""
+"""Partition keys (`day=2026-11-01`): encode a value as a safe folder name, and decode it."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def encode_value(value: str) -> str:
-    """One path component from any text: injective, and safe on S3, POSIX and in URLs.
+    """Return one path component for any text: injective, and safe on S3, POSIX and in URLs.
 
     Keeps `[A-Za-z0-9_-]` and inner dots, percent-encodes the rest with upper-case hex. A leading `_` is encoded too:
     readers skip such names. Above 128 bytes the rest is replaced by a digest. Empty text stays empty (`v=`), which
@@ -25,8 +25,8 @@ def encode_value(value: str) -> str:
     """
     last = len(value) - 1
     out = []
-    for at, char in enumerate(value):
-        safe = (char in _SAFE and not (char == "_" and at == 0)) or (char == "." and 0 < at < last)
+    for position, char in enumerate(value):
+        safe = (char in _SAFE and not (char == "_" and position == 0)) or (char == "." and 0 < position < last)
         out.append(char if safe else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass")))
     encoded = "".join(out)
     if len(encoded) > _MAX_VALUE_BYTES:
@@ -35,7 +35,7 @@ def encode_value(value: str) -> str:
 
 
 def decode_value(encoded: str) -> str | None:
-    """The text that was encoded, or None for a null or where only its digest was kept."""
+    """Return the encoded text, None for a null or if only its digest was kept."""
     if encoded == EMPTY_BEFORE:
         return ""
     if encoded == NULL:
@@ -44,12 +44,13 @@ def decode_value(encoded: str) -> str | None:
 
 
 def partition_key(levels: Sequence[tuple[str, str | None]]) -> str:
-    """`day=2026-11-01`, or `year=2026/month=11`. Names and values are encoded; None is a partition of nulls."""
+    """Return a key such as `day=2026-11-01` or `year=2026/month=11`. Names and values are encoded; None is a partition
+    of nulls."""
     return "/".join(f"{encode_value(name)}={NULL if value is None else encode_value(value)}" for name, value in levels)
 
 
 def parse_partition_key(key: str) -> list[tuple[str, str | None]]:
-    """The levels of a partition key, decoded; a value is None where only its digest was kept."""
+    """Return the decoded levels of a partition key; a value is None if only its digest was kept."""
     levels = []
     for part in key.split("/"):
         name, _, value = part.partition("=")
@@ -58,7 +59,7 @@ def parse_partition_key(key: str) -> list[tuple[str, str | None]]:
 
 
 def partition_texts(key: str) -> list[tuple[str, str | None]]:
-    """The levels of a partition key as a reader sees them: None only for a null; where only a digest was kept, that."""
+    """Return the levels of a partition key for readers: None only for a null; the digest if only that was kept."""
     levels = []
     for part in key.split("/"):
         name, _, value = part.partition("=")

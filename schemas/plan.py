@@ -1,4 +1,4 @@
-"""What a run was asked and what it will do: the objects that a plan is written as, and the decisions in it."""
+"""The request of a run and its plan: the objects of a plan, and the decisions in it."""
 
 import datetime as dt
 from typing import Literal, NamedTuple
@@ -16,8 +16,8 @@ Reprocess = Literal["missing", "failed", "stale", "all"]
 
 
 class Due(Noun):
-    """A firing of a schedule: it takes what is over by `at`. Of what was over at `since` already, back to `lookback`,
-    only what was never published or failed last. `open`: all that changed back to there, over or not."""
+    """A firing of a schedule: it runs partitions that have ended by `at`. Of those that had ended at `since`, back to
+    `lookback`, only the never published or last failed. `open`: all that changed in that range, ended or not."""
 
     at: dt.datetime
     since: dt.datetime
@@ -26,7 +26,7 @@ class Due(Noun):
 
 
 class Selection(Noun):
-    """What a run is asked to take. Part of its identity. `limit_rows`: the first N rows in plan order;
+    """The partitions and rows of a run. Part of its identity. `limit_rows`: the first N rows in plan order;
     `new_version`: the dataset's schema may change in ways that break its readers."""
 
     partitions: tuple[str, ...] = ()
@@ -36,13 +36,13 @@ class Selection(Noun):
     reprocess: Reprocess = "stale"
     limit_rows: int | None = None
     fresh: bool = False
-    agreed: str = ""  # the object of a plan that was agreed on: what it says is done, or nothing
+    agreed: str = ""  # the object of a saved plan, which the run must match exactly
     due: Due | None = None
     new_version: bool = False
 
 
 class RowChanges(Noun):
-    """A partition's rows against those of its current generation, by identity and content."""
+    """The rows of a partition compared with its current generation, by identity and content."""
 
     new: int = 0
     changed: int = 0
@@ -53,18 +53,18 @@ class RowChanges(Noun):
         return RowChanges(**{name: getattr(self, name) + getattr(other, name) for name in RowChanges.model_fields})
 
     @property
-    def said(self) -> str:
-        """`12 rows new, 3 changed`; nothing where nothing moved."""
-        moved = [(n, name) for name in ("new", "changed", "removed") if (n := getattr(self, name))]
-        if not moved:
+    def summary(self) -> str:
+        """Return `12 rows new, 3 changed`; empty without changes."""
+        changes = [(n, name) for name in ("new", "changed", "removed") if (n := getattr(self, name))]
+        if not changes:
             return ""
-        (first, name), *more = moved
+        (first, name), *more = changes
         rows = f"{first:,} row{'' if first == 1 else 's'} {name}"
         return ", ".join([rows, *(f"{n:,} {name}" for n, name in more)])
 
 
 class Cause(NamedTuple):
-    """Why a partition runs, or doesn't: the kind, for code, and the words, for people."""
+    """The reason for which a partition runs or not: the kind, for code, and the text, for people."""
 
     kind: CauseKind
     text: str
@@ -72,9 +72,9 @@ class Cause(NamedTuple):
 
 @pydantic.dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a partition runs, and why (not), by which input and over which generation of which run. `index` names the
-    rows of that generation; `changes` are there where rows may have moved, once they were compared. With slots, as
-    there is one for each of 100,000 partitions."""
+    """The decision on a partition: run or not, the reasons, the input, and the current generation and its run. `index`
+    is the row index of that generation; `changes` are set once rows that may differ were compared. With slots, as there
+    is one for each of 100,000 partitions."""
 
     partition: str
     run: bool
@@ -92,13 +92,13 @@ class Decision:
 
     @property
     def why(self) -> str:
-        """The reason, with the rows that moved where they are the reason."""
-        moved = self.changes.said if self.changes is not None and self.input_changed else ""
-        return f"{self.reason}: {moved}" if moved else self.reason
+        """The reason, with the changed rows if they are the reason."""
+        summary = self.changes.summary if self.changes is not None and self.input_changed else ""
+        return f"{self.reason}: {summary}" if summary else self.reason
 
     @property
     def moved(self) -> RowChanges:
-        """Without a comparison nothing has moved: the input is the one that is published."""
+        """The changed rows; without a comparison none, as the input is the published one."""
         return self.changes or RowChanges(unchanged=self.rows)
 
     @property
@@ -107,7 +107,7 @@ class Decision:
 
     @property
     def rows_may_differ(self) -> bool:
-        """Whether its rows have to be compared with those that are published."""
+        """True if its rows must be compared with the published ones."""
         return self.input_changed or self.has("partial")
 
     def has(self, kind: CauseKind) -> bool:
@@ -127,8 +127,8 @@ class RunRequest(Noun):
 
 
 class Plan(Noun):
-    """`stages` are the shapes that manifests are compared with, `aspects` say what of them changed; `code` holds the
-    digests of user code."""
+    """`stages` are the fingerprints that manifests are compared with, `aspects` name what changed in them; `code` holds
+    the digests of user code."""
 
     plan_id: str
     request: str

@@ -1,24 +1,24 @@
-"""What each key of a spec means, in a sentence or two: the one text behind editors' hovers and the reference page.
+"""The help of each key of a spec, in a sentence or two: used by editors' hovers and the reference page.
 
-Named by the model and its field; `with` is what a spec calls the field `options`. `schemas.json_schema` reads it, and a
-test holds that every key has its sentence.
+By model and field; the field `options` is the key `with` of a spec. `schemas.json_schema` reads it, and a test checks
+that every key has a sentence.
 """
 
 SECTIONS: dict[str, str] = {
     "Spec": "A Tandem pipeline. `name`, `source`, `stages` and `sink` are enough.",
-    "Source": "Where the rows come from.",
+    "Source": "The source of the rows.",
     "ColumnType": "The type of a source column, or only its name: `opened: date`.",
-    "Partition": "How rows are divided into partitions. Each partition is processed and published on its own.",
+    "Partition": "The division of rows into partitions. Each partition is processed and published on its own.",
     "Stage": "One step over every row: a built-in graph, a graph of yours, or an operation on the table.",
     "ModelChoice": "A model and the parameters of its calls.",
     "OutputField": "The declared type of one output column, or its short form: `str`, `int?`, `list[str]`.",
-    "Sink": "Where the dataset is published.",
-    "Limits": "How much is done at once, and at most.",
+    "Sink": "The place where the dataset is published.",
+    "Limits": "Limits of concurrency, rate, cost and rejects.",
     "Price": "The price of one model, in USD per million tokens.",
-    "Journal": "How answers that were paid for are kept.",
+    "Journal": "The storage of answers that were paid for.",
     "Check": "A condition that every row must meet, tested before a partition is published.",
     "Schedule": "The defaults of `tandem schedule apply`.",
-    "Notify": "Who is told of which events of a run.",
+    "Notify": "Webhooks and commands for events of a run.",
 }
 
 _SPEC = {
@@ -38,9 +38,9 @@ _SPEC = {
 }
 _SOURCE = {
     "path": "A file, a folder or a glob; local (relative to the spec's folder) or `s3://bucket/…`.",
-    "format": "The format of the files. Default: by the ending of their names.",
+    "format": "The format of the files. Default: from the file extension.",
     "key": "The columns that identify a row. Default: the row's content, and its occurrence among equal rows.",
-    "columns": "Types of columns that are given rather than inferred.",
+    "columns": "Declared types of columns, instead of inferred ones.",
     "nulls": "CSV: the texts that are read as null.",
     "delimiter": "CSV: the character between two values. Default: `,`, `;`, tab or `|`, whichever fits the first rows.",
     "encoding": "CSV: the encoding of the files, for example `cp1252`. Default: UTF-8, or UTF-16 with a byte order "
@@ -59,7 +59,7 @@ _PARTITION = {
 _STAGE = {
     "name": "The name of the stage: lower-case letters, digits, `-` and `_`, starting with a letter.",
     "uses": "A built-in stage, or a LangGraph graph, builder or factory of yours as `module:attribute`.",
-    "version": "Raise it to ask for new answers although nothing else has changed.",
+    "version": "Increase it to get new answers although nothing else has changed.",
     "model": "The model as `provider:name`, as `{name, params}`, or one for each role: `{main: …, cheap: …}`.",
     "params": "Parameters of every model call of the stage, such as `temperature` or `max_tokens`.",
     "system": "The system prompt, or `{file: path}` relative to the spec. A Jinja2 template as `prompt` is.",
@@ -74,7 +74,7 @@ _STAGE = {
     "way.",
     "output": "The columns that the stage writes, each with its type; or a pydantic class as `module:Class`.",
     "replace": "Whether an output column may replace an input column of the same name.",
-    "drop": "Columns that go no further than this stage.",
+    "drop": "Columns that are removed after this stage.",
     "query": "With `uses: sql`: the query, over the table `rows`. Rows that it leaves out are counted as filtered.",
     "scope": "`batch`: row by row. `partition`: over the whole partition at once, at publishing.",
     "inputs": "With a graph of yours: `state key: column`.",
@@ -88,18 +88,18 @@ _STAGE = {
     "graph "
     "an activity; for few, long rows.",
     "pending": "Rows that wait for a person: `publish` the partition without them, or `wait` for the answers.",
-    "coerce": "`lenient` takes an answer that is nearly of the declared types where only one thing can be meant (an "
-    'enum in another case or with blanks, `"2"` or `2.0` for an int, a number for a text, unknown keys) and notes in '
-    "the journal what was mended. `strict` asks again for it.",
-    "row_timeout": "How long a row may take by its own code and the calls that it has sent; it is rejected then. Time "
-    "that it waits for a limit, an outage, a budget or a person does not count.",
-    "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage that "
-    "is seen to block is treated so by itself.",
+    "coerce": "`lenient` accepts an answer that is nearly of the declared types if its meaning is clear (an enum "
+    'in another case or with blanks, `"2"` or `2.0` for an int, a number for a text, unknown keys) and records the '
+    "correction in the journal. `strict` calls the model again.",
+    "row_timeout": "The longest time of a row in its own code and its calls; after that it is rejected. Time in "
+    "which it waits for a limit, an outage, a budget or a person does not count.",
+    "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage "
+    "that blocks is detected and treated the same.",
 }
 _OUTPUT_FIELD = {
     "type": "The type; a `?` at its end makes it optional.",
     "optional": "Whether the value may be null.",
-    "description": "What the model is told about the value.",
+    "description": "The description of the value for the model.",
     "values": "With `type: enum`: the values that are allowed.",
     "items": "With `type: list`: the type of the items.",
     "fields": "The fields of a nested object.",
@@ -129,10 +129,10 @@ _LIMITS = {
     "tokens_per_minute": "Tokens per minute of each model, over all workers together.",
     "max_reject_rate": "The share of a partition's rows that may be rejected; above it, the partition is not "
     "published.",
-    "max_cost_usd": "The budget of a run. The run pauses before it is passed.",
+    "max_cost_usd": "The budget of a run. The run pauses before it exceeds the budget.",
     "max_cost_usd_per_day": "The budget of the pipeline for a UTC day.",
     "max_tokens": "The most tokens of a run, in and out.",
-    "call_timeout": "How long one model call may take.",
+    "call_timeout": "The longest time of one model call.",
 }
 _PRICE = {
     "input": "Input tokens.",
@@ -143,7 +143,7 @@ _PRICE = {
 _JOURNAL = {
     "flush": "An answer is stored in the sink at the latest this long after it came.",
     "strict": "Whether each answer is stored before the next step.",
-    "keep": "How long answers stay after the last current generation that uses them.",
+    "keep": "The time for which answers are kept after the last generation that uses them.",
 }
 _CHECK = {
     "name": "The name of the check.",
@@ -151,12 +151,12 @@ _CHECK = {
     "severity": "`block`: the partition is not published. `warn`: it is, and the manifest names the check.",
 }
 _SCHEDULE = {
-    "cron": "When, as a cron expression.",
+    "cron": "The times, as a cron expression.",
     "zone": "IANA time zone of the cron expression.",
-    "overlap": "What happens when the run before is still at work. The names are Temporal's.",
-    "catchup": "Missed times that are younger than this are made up for.",
+    "overlap": "What to do while the previous run is open. The names are Temporal's.",
+    "catchup": "Missed times younger than this are made up for.",
     "jitter": "A run starts up to this much later, at random.",
-    "lookback": "How far back partitions are looked at that were never published or failed last.",
+    "lookback": "How far back to run partitions that were never published or failed last.",
 }
 _NOTIFY = {
     "on": "The events.",

@@ -1,4 +1,4 @@
-"""What a partition's batches stage before it is published, as objects that name each other."""
+"""The objects that a partition's batches stage before publication; they name each other."""
 
 import datetime as dt
 
@@ -14,7 +14,7 @@ class RowRange(Noun):
 
 
 class PlannedBatch(Noun):
-    """The rows of one batch, and the object of what the journal knows of them (None: nothing)."""
+    """The rows of one batch, and the object with the journal's records of them (None: there are none)."""
 
     rows: int
     ranges: tuple[RowRange, ...]
@@ -22,7 +22,7 @@ class PlannedBatch(Noun):
 
 
 class OpenedPartition(Noun):
-    """Written by `open`, read by every batch and by `publish`. `whole` false: `--limit-rows` cut it."""
+    """Written by `open`, read by every batch and by `publish`. `whole` false: limited by `--limit-rows`."""
 
     partition: str
     base: int
@@ -31,7 +31,7 @@ class OpenedPartition(Noun):
     whole: bool
     batches: tuple[PlannedBatch, ...]
     folder: str
-    answers: str | None = None  # the object of what people answered
+    answers: str | None = None  # the object with people's answers
     damage: tuple[str, ...] = ()
     started_at: dt.datetime
 
@@ -44,7 +44,7 @@ class StagedFile(Noun):
 
 
 class Receipt(Noun):
-    """What a batch came to."""
+    """The result of a batch."""
 
     batch: int
     data: StagedFile
@@ -59,7 +59,7 @@ class Receipt(Noun):
 
 
 class Refusal(Noun):
-    """What a partition came to that was enriched to its end and then refused; `publish` leaves it for `close`."""
+    """The counts of a partition that was enriched fully and then refused; `publish` writes it for `close`."""
 
     counts: Counts
     reuse: Reuse

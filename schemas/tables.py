@@ -1,4 +1,4 @@
-"""Declared types as Arrow types: the schema of every file is written from here, never inferred from values."""
+"""Convert declared types to Arrow types: the schema of every file comes from here, never from values."""
 
 import base64
 import datetime as dt
@@ -27,7 +27,7 @@ _PYTHON = {str: "str", int: "int", float: "float", bool: "bool", dt.date: "date"
 
 
 def arrow_type(field: OutputField) -> pa.DataType:
-    """int64, float64, string, bool, date32, timestamp[us, UTC], and lists and structs of them."""
+    """Return int64, float64, string, bool, date32, timestamp[us, UTC], or lists and structs of them."""
     if field.type == "list":
         assert field.items is not None
         return pa.list_(pa.field("item", arrow_type(field.items)))
@@ -37,13 +37,13 @@ def arrow_type(field: OutputField) -> pa.DataType:
 
 
 def arrow_fields(fields: Mapping[str, OutputField]) -> list[pa.Field]:
-    """Nullable throughout: a rejected row kept by `on_reject: null` has null outputs."""
+    """Return Arrow fields, all nullable: a rejected row kept by `on_reject: null` has null outputs."""
     return [pa.field(name, arrow_type(field)) for name, field in fields.items()]
 
 
 def stored_type(data_type: pa.DataType) -> pa.DataType:
-    """The type in which a pass-through column is stored: what every reader knows. Timestamps become microseconds (with
-    a zone: UTC), dictionaries, views and large types their plain twins."""
+    """Return the type in which a pass-through column is stored, one that every reader knows. Timestamps become
+    microseconds (with a zone: UTC), dictionaries, views and large types their plain twins."""
     if isinstance(data_type, pa.BaseExtensionType):
         return stored_type(data_type.storage_type)
     if pa.types.is_timestamp(data_type):
@@ -66,8 +66,8 @@ def stored_type(data_type: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type in which columns of two files are stored together, None where there is none: the stored types must be
-    equal, but a column (or list) that was null throughout takes any type."""
+    """Return the type in which columns of two files are stored together, else None: the stored types must be equal, but
+    a column (or list) that is all null takes any type."""
     if pa.types.is_null(one) or pa.types.is_null(other):
         return other if pa.types.is_null(one) else one
     if _is_list(one) and _is_list(other):
@@ -89,13 +89,15 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def fields_of_class(model: type[BaseModel]) -> dict[str, OutputField]:
-    """The declaration that a pydantic class amounts to. Raises SpecError for a type that no column can hold."""
+    """Return the declaration of a pydantic class. Raises SpecError for a type that no column can hold."""
     return _fields_of(model, ())
 
 
 def _fields_of(model: type[BaseModel], within: tuple[type, ...]) -> dict[str, OutputField]:
     if model in within:
-        raise SpecError(f"{model.__name__} contains itself; a column cannot.", hint="Say how deep: nest other classes.")
+        raise SpecError(
+            f"{model.__name__} contains itself; a column cannot.", hint="Nest different classes to a fixed depth."
+        )
     out = {}
     for name, info in model.model_fields.items():
         field = _field_of(info.annotation, f"{model.__name__}.{name}", (*within, model))
@@ -127,7 +129,7 @@ def _field_of(annotation: Any, where: str, within: tuple[type, ...]) -> OutputFi
 
 
 def _one_of(values: list[Any], optional: bool, annotation: Any, where: str) -> OutputField:
-    """A choice of texts is an enum; one of numbers or truths is written as such."""
+    """Return the declaration of a choice: of texts an enum, of numbers or booleans their type."""
     kinds = {type(value) for value in values}
     if kinds == {str}:
         return OutputField(type="enum", values=tuple(values), optional=optional)
@@ -144,8 +146,8 @@ def _no_column(annotation: Any, where: str) -> SpecError:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly these columns and types; absent columns are null. Raises ArrowInvalid where a value does
-    not fit; only fractions of a microsecond are cut off."""
+    """Return the table with exactly these columns and types; absent columns are null. Raises ArrowInvalid if a value
+    does not fit; only fractions of a microsecond are cut off."""
     columns = []
     for field in schema:
         if field.name not in table.column_names:
@@ -158,7 +160,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def same_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Names that a reader which folds case takes for one."""
+    """Return groups of names that differ only in case."""
     folded: dict[str, list[str]] = {}
     for name in names:
         folded.setdefault(name.casefold(), []).append(name)
@@ -166,7 +168,7 @@ def same_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def encode_schema(schema: pa.Schema) -> str:
-    """An Arrow schema as text (IPC, base64)."""
+    """Return an Arrow schema as text (IPC, base64)."""
     return base64.b64encode(stored_schema(schema).serialize().to_pybytes()).decode()
 
 
@@ -175,7 +177,8 @@ def decode_schema(text: str) -> pa.Schema:
 
 
 def answer_columns(answers: list[dict[str, Any] | None], fields: Mapping[str, OutputField]) -> dict[str, pa.Array]:
-    """JSON-like answers as Arrow arrays of the declared types; a row without an answer is null throughout."""
+    """Return JSON-like answers as Arrow arrays of the declared types; a row without an answer is null in all of
+    them."""
     out = {}
     for name, declared in fields.items():
         values = [None if answer is None else answer.get(name) for answer in answers]
@@ -196,8 +199,8 @@ def _parsed(value: Any, declared: OutputField) -> Any:
     if declared.type == "date":
         return dt.date.fromisoformat(value)
     if declared.type == "datetime":
-        when = dt.datetime.fromisoformat(value)
-        return when.astimezone(dt.UTC) if when.tzinfo else when.replace(tzinfo=dt.UTC)
+        time = dt.datetime.fromisoformat(value)
+        return time.astimezone(dt.UTC) if time.tzinfo else time.replace(tzinfo=dt.UTC)
     if declared.type == "list":
         assert declared.items is not None
         return [_parsed(item, declared.items) for item in value]

@@ -1,1 +1,1 @@
-"""What happens to rows: graphs, models, limits, the journal. Knows neither Temporal nor object storage."""
+"""Stages over rows: graphs, models, limits, the journal. Knows neither Temporal nor object storage."""

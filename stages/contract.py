@@ -1,7 +1,7 @@
-"""What a stage is. A graph stage enriches each row by a LangGraph graph; a table stage maps a batch to a batch.
+"""The contract of a stage. A graph stage enriches each row by a LangGraph graph; a table stage maps a batch to a batch.
 
-A graph stage reads `reads`, writes `fields`, and never sees another row. Its fingerprint covers all that could change
-an answer; two stages of one fingerprint give the same answers to the same rows.
+A graph stage reads `reads`, writes `fields`, and never sees another row. Its fingerprint covers everything that could
+change an answer; two stages of one fingerprint give the same answers to the same rows.
 """
 
 import re
@@ -28,16 +28,16 @@ from stages.models.failures.refused_rows import RefusedRows
 
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"
-# Whether the row was rejected, and stays all the same (`on_reject: null`); where a barrier has to count.
+# True for a rejected row that stays (`on_reject: null`); for barriers, which count it.
 REJECTED = "__tandem_rejected"
-# In an answer, beside its columns: the role of the model that gave it, where a stage's models take turns.
+# In an answer, beside its columns: the role of the model that answered, if a stage's models take turns.
 BY = "__tandem_by"
 RESERVED = "__tandem_"
 
 
 class Options(Section):
-    """Base of what a stage may say under `with`; as it is, for stages that have no options. `pacing` names those that
-    change how fast answers come and not which."""
+    """Base of a stage's options (`with`); used as it is by stages without options. `pacing` names options that change
+    the speed of answers, not their content."""
 
     pacing: ClassVar[frozenset[str]] = frozenset()
 
@@ -47,7 +47,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 @dataclass(frozen=True)
 class StageSetup:
-    """What a stage is built from: its part of the spec, the columns that reach it, the spec's folder."""
+    """The arguments that build a stage: its part of the spec, the columns that reach it, the spec's folder."""
 
     spec: Spec
     stage: StageSpec
@@ -56,7 +56,7 @@ class StageSetup:
     services: ModelServices
 
     def options(self, model: type[AnyOptions]) -> AnyOptions:
-        """The stage's `with`, validated. Raises SpecError."""
+        """Return the stage's `with`, validated. Raises SpecError."""
         try:
             return model.model_validate(self.stage.options)
         except ValidationError as exc:
@@ -64,7 +64,7 @@ class StageSetup:
             raise SpecError("\n".join(sentence for _, sentence in places), places=places) from None
 
     def place(self, *inner: str | int) -> tuple[str | int, ...]:
-        """Where something of the stage stands in the spec."""
+        """Return the place of a part of the stage in the spec."""
         return ("stages", self.spec.stages.index(self.stage), *inner)
 
     @property
@@ -94,7 +94,7 @@ class GraphStage:
     provenance: Provenance
     limiter: Limiter
     context: Any = None
-    calls: tuple[int, int | None] = (0, None)  # of a model, that a row takes at least and at most; None: who knows
+    calls: tuple[int, int | None] = (0, None)  # of models, that a row takes at least and at most; None: unknown
     refused_rows: RefusedRows = field(default_factory=RefusedRows)
     is_barrier: ClassVar[bool] = False
 
@@ -104,32 +104,32 @@ class GraphStage:
 
     @property
     def may_drop_rows(self) -> bool:
-        """Whether a rejected row leaves the table."""
+        """True if a rejected row leaves the table."""
         return self.spec.on_reject == "drop"
 
     def columns_after(self, before: pa.Schema) -> pa.Schema:
-        """The columns after this stage: inputs, then outputs; a replaced column keeps its place."""
+        """Return the columns after this stage: inputs, then outputs; a replaced column keeps its place."""
         out = {f.name: f for f in before if f.name not in self.spec.drop}
         out.update({f.name: f for f in arrow_fields(self.fields)})
         return pa.schema(list(out.values()))
 
     def known_after(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """What is known behind this stage of rows that it has not answered yet, or of which an earlier answer is still
-        to come: not what it writes."""
+        """Return the known columns after this stage of rows that it, or an earlier stage, has not answered yet: all but
+        its outputs."""
         return rows.drop(*self.fields, *self.spec.drop, strict=False)
 
 
 @dataclass(frozen=True)
 class TableStage:
     """`apply` maps the rows of a batch to rows and keeps the column ROW of those it keeps; one row may become several.
-    `reject_reason` says why rows are rejected, null for the others; `columns_checked` tells the columns that each
-    reason looks at.
+    `reject_reason` returns the reason of rejected rows, null for the others; `columns_checked` names the columns that
+    each reason reads.
 
     With `run_on_partition` the stage is a barrier: it waits for the whole partition, which lies in a local Parquet
-    file, and its result is written as it comes. Where it keeps no ROW (`keeps_rows` false), every row that reached it
+    file, and its result is written as a stream. If it keeps no ROW (`keeps_rows` false), every row that reached it
     counts as ok.
 
-    `apply_reads` names the columns, beside ROW, from which `apply` makes all that it makes; None: it needs every one.
+    `apply_reads` names the columns, beside ROW, that `apply` needs; None: all.
     """
 
     spec: StageSpec
@@ -142,7 +142,7 @@ class TableStage:
     run_on_partition: Callable[[Path], pl.LazyFrame] | None = None
     keeps_rows: bool = True
     apply_reads: frozenset[str] | None = None
-    reads: ClassVar[tuple[str, ...]] = ()  # of a row, to ask about it: nothing is asked
+    reads: ClassVar[tuple[str, ...]] = ()  # for questions to a model: none
     fields: ClassVar[Mapping[str, OutputField]] = {}
     may_drop_rows: ClassVar[bool] = True
 
@@ -152,15 +152,15 @@ class TableStage:
 
     @property
     def is_barrier(self) -> bool:
-        """Whether the stage waits for the whole partition."""
+        """True if the stage waits for the whole partition."""
         return self.run_on_partition is not None
 
     def columns_after(self, before: pa.Schema) -> pa.Schema:
         return self.columns
 
     def known_after(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """What is known behind this stage of rows of which an earlier answer is still to come. Where `apply` needs more
-        than is known, only that they exist, or may."""
+        """Return the known columns after this stage of rows that an earlier stage has not answered yet. If `apply`
+        needs other columns, only ROW is known."""
         if self.apply_reads is not None and self.apply_reads <= set(rows.columns):
             return self.apply(rows)
         return rows.select(ROW)
@@ -170,33 +170,33 @@ AnyStage = GraphStage | TableStage
 
 
 def graph_stages(stages: Iterable[AnyStage]) -> list[GraphStage]:
-    """Those that enrich rows by a graph, in order."""
+    """Return the stages that enrich rows by a graph, in order."""
     return [stage for stage in stages if isinstance(stage, GraphStage)]
 
 
 def query_failed(where: str, exc: Exception) -> PartitionError:
-    """The error of a table stage whose query Polars refuses: what it says, as far as it holds no values of rows."""
+    """Return the error of a table stage whose query Polars refuses: its message without values of rows."""
     fact = re.split(r" for | in column|: \[", str(exc).splitlines()[0])[0]
     return PartitionError(
         f"{where}: the query failed on these rows: {fact}.", hint="Where a cast may fail, use TRY_CAST."
     )
 
 
-def check_outputs(build: StageSetup, fields: Mapping[str, OutputField]) -> None:
-    """Refuse an output that would shadow an input column unasked, or take a reserved name."""
+def check_outputs(setup: StageSetup, fields: Mapping[str, OutputField]) -> None:
+    """Refuse an output that would replace an input column without `replace: true`, or has a reserved name."""
     for name in fields:
         if name.startswith(RESERVED) or not name:
-            raise SpecError(f"{build.where}: the output name {name!r} is reserved.", hint="Choose another.")
-        if name in build.columns.names and not build.stage.replace:
+            raise SpecError(f"{setup.where}: the output name {name!r} is reserved.", hint="Choose another.")
+        if name in setup.columns.names and not setup.stage.replace:
             raise SpecError(
-                f"{build.where}: the output {name!r} is already a column.",
-                hint="Rename the output, or say replace: true in the stage.",
+                f"{setup.where}: the output {name!r} is already a column.",
+                hint="Rename the output, or set replace: true in the stage.",
             )
-    check_drop(build)
+    check_drop(setup)
 
 
-def check_drop(build: StageSetup) -> None:
-    """Refuse to drop what is not there."""
-    for name in build.stage.drop:
-        if name not in build.columns.names:
-            raise SpecError(f"{build.where}: drop names {name!r}, which is no column here.")
+def check_drop(setup: StageSetup) -> None:
+    """Refuse to drop a column that does not exist."""
+    for name in setup.stage.drop:
+        if name not in setup.columns.names:
+            raise SpecError(f"{setup.where}: drop names {name!r}, which is no column here.")

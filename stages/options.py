@@ -1,4 +1,4 @@
-"""The options of each built-in stage, by its name in `uses`: what the key `with` may hold."""
+"""The options (`with`) of each built-in stage, by its name in `uses`."""
 
 from stages.contract import Options
 from stages.graphs.agent import AgentOptions

@@ -1,5 +1,5 @@
-"""What code of the user's may change for the whole process, put back: locale, working directory, umask, recursion
-limit, signal handlers; and what it writes to stdout, which belongs to results."""
+"""Restore process-wide state that a user's code may change: locale, working directory, umask, recursion limit, signal
+handlers; and redirect its writes to stdout, which is reserved for results."""
 
 import contextlib
 import locale
@@ -18,8 +18,8 @@ _one_at_a_time = threading.RLock()  # file descriptors are the whole process's
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Within the block code of the user's runs; afterwards the process is as it was."""
+def restoring_process_state() -> Iterator[None]:
+    """Run a user's code in the block; afterwards the process state is restored."""
     with _one_at_a_time:
         state = ProcessState.now()
         try:
@@ -44,7 +44,7 @@ class ProcessState:
         return cls(os.getcwd(), umask, sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL), handlers)
 
     def restore(self) -> None:
-        """Signal handlers only in the main thread: elsewhere nobody can have changed them."""
+        """Restore the state; signal handlers only in the main thread: other threads cannot have changed them."""
         with contextlib.suppress(OSError):  # it may have been removed
             os.chdir(self.folder)
         os.umask(self.umask)
@@ -57,19 +57,19 @@ class ProcessState:
 
 
 def _umask() -> int:
-    """Read where that can be done; elsewhere it has to be set for an instant."""
+    """Read the umask from /proc; without it, it has to be set for an instant."""
     try:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
     except (OSError, StopIteration):
-        found = os.umask(0o022)
-        os.umask(found)
-        return found
+        mask = os.umask(0o022)
+        os.umask(mask)
+        return mask
 
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Of Python, of C libraries and of processes that are started meanwhile."""
+    """Redirect stdout to stderr, for Python, C libraries and processes that are started in the block."""
     try:
         sys.stdout.flush()
         stdout = os.dup(1)

@@ -1,4 +1,4 @@
-"""From the spec's stages to runnable ones, in order, each seeing the columns that the ones before leave."""
+"""Build the spec's stages in order, each over the columns that the stages before it leave."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,7 +34,7 @@ BUILT_IN: dict[str, Callable[[StageSetup], AnyStage]] = {
 
 
 def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelServices) -> list[AnyStage]:
-    """Every stage of a spec over a source with these columns. Raises SpecError."""
+    """Build every stage of a spec over a source with these columns. Raises SpecError."""
     stages: list[AnyStage] = []
     for stage in spec.stages:
         setup = StageSetup(spec=spec, stage=stage, columns=columns, base=base, services=services)
@@ -56,14 +56,14 @@ def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelS
 
 
 def _refuse_behind_barrier(setup: StageSetup, built: AnyStage, before: list[AnyStage]) -> None:
-    """Only tables may follow what waits for the whole partition, as that runs once all rows are answered."""
+    """Refuse a graph stage after a barrier, which runs once all rows are answered."""
     barrier = next((stage.name for stage in before if stage.is_barrier), None)
     if barrier is None:
         return
     if isinstance(built, GraphStage):
         raise SpecError(
             f"{setup.where}: it comes after stage {barrier}, which waits for the whole partition.",
-            hint="Such a stage runs once all rows are answered: put it behind those that ask a model.",
+            hint="Such a stage runs once all rows are answered: put it after the stages that call a model.",
         )
     if built.reject_reason is not None:
         raise SpecError(
@@ -76,7 +76,7 @@ Prepare = Callable[[Mapping[str, Any]], dict[str, Any] | Answered]
 
 
 def capped(stage: Stage, prepare: Prepare) -> Prepare:
-    """A stage's `prepare`, behind its `max_cell`: a longer text is cut, or its row refused."""
+    """Wrap a stage's `prepare` with its `max_cell`: a longer text is cut, or its row rejected."""
 
     def within(row: Mapping[str, Any]) -> dict[str, Any] | Answered:
         long = [name for name, value in row.items() if isinstance(value, str) and len(value) > stage.max_cell]
@@ -86,7 +86,7 @@ def capped(stage: Stage, prepare: Prepare) -> Prepare:
             raise RowError(
                 f"{long[0]} has {len(row[long[0]]):,} characters, max_cell is {stage.max_cell:,}",
                 kind="too_long",
-                hint="Raise max_cell, or say over_max_cell: truncate.",
+                hint="Raise max_cell, or set over_max_cell: truncate.",
             )
         return prepare({**row, **{name: row[name][: stage.max_cell] for name in long}})
 

@@ -1,5 +1,5 @@
-"""Digests of a stage: its fingerprint (what could change its answers), its shape (what shapes its part of the output),
-its aspects (what of it a user changed) and the code of the user's that it runs.
+"""Digests of a stage: its fingerprint (everything that could change its answers), its shape (everything that shapes its
+output), its aspects (the parts that a user can change) and the user's code that it runs.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ _PACE = {"row_timeout", "blocking"}
 
 
 def stage_fingerprint(setup: StageSetup, version: str, form: AnswerFormat, options: Options | None = None) -> str:
-    """Digest of everything that could change the stage's answers; not of what happens to them afterwards."""
+    """Return the digest of everything that could change the stage's answers; not of later steps."""
     stage = setup.stage
     code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *stage.tools)]
     if stage.output_class:
         code.append(code_digest(stage.output_class))
-    said = {
+    content = {
         "kind": version,
         "version": stage.version,
         "models": {role: model_identity(choice, stage.params).decode() for role, choice in stage.model.items()},
@@ -39,18 +39,19 @@ def stage_fingerprint(setup: StageSetup, version: str, form: AnswerFormat, optio
         "max_cell": [stage.max_cell, stage.over_max_cell],
         "code": code,
     }
-    if stage.coerce != "lenient":  # the default is in no fingerprint: those of before there was a choice hold
-        said["coerce"] = stage.coerce
-    return digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str))
+    if stage.coerce != "lenient":  # the default is in no fingerprint, so that older fingerprints stay valid
+        content["coerce"] = stage.coerce
+    return digest(orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=str))
 
 
 def code_of(digests: Mapping[str, str]) -> str:
-    """One digest over those of all stages, as `code_digests` gives them."""
+    """Return one digest over those of all stages, as `code_digests` returns them."""
     return digest(*(f"{stage}={digests[stage]}" for stage in sorted(digests)))
 
 
 def code_digests(spec: Spec) -> dict[str, str]:
-    """Digest of each stage's user code, frozen into a plan, so that no worker runs a batch with other code."""
+    """Return the digest of each stage's user code, frozen into a plan, so that no worker runs a batch with other
+    code."""
     out = {}
     for stage in spec.stages:
         references = [ref for ref in (stage.uses, stage.output_class or "", *stage.tools) if ":" in ref]
@@ -60,20 +61,20 @@ def code_digests(spec: Spec) -> dict[str, str]:
 
 
 def shape_of(stage: AnyStage) -> str:
-    """A digest of all that shapes its part of the output: its answers, and what is done with them."""
+    """Return the digest of everything that shapes the stage's output: its answers, and how they are used."""
     spec = stage.spec
     limits = "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
     return digests.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
 
 
 def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
-    """Digests of what a user may change about a stage; `options` is all that has no name of its own. They explain a
-    difference, and decide nothing."""
+    """Return digests of the parts of a stage that a user may change; `options` covers parts without a name of their
+    own. They only explain differences."""
     spec = stage.spec
     named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query"}
     if spec.coerce == "lenient":
         named.add("coerce")
-    said: dict[str, object] = {
+    parts: dict[str, object] = {
         "version": spec.version,
         "prompt": [spec.system, spec.prompt],
         "model": {role: model_identity(choice, spec.params).decode() for role, choice in spec.model.items()},
@@ -83,5 +84,5 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
         "options": spec.model_dump(exclude=named | _PACE),
     }
     return {
-        name: digests.digest(orjson.dumps(said[name], option=orjson.OPT_SORT_KEYS, default=str))[:16] for name in said
+        name: digests.digest(orjson.dumps(parts[name], option=orjson.OPT_SORT_KEYS, default=str))[:16] for name in parts
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas.digests import digest
 from schemas.errors import SpecError
-from stages.process_state import kept
+from stages.process_state import restoring_process_state
 from stages.text.exceptions import text_of
 
 _OURS = ("pipeline", "stages", "schemas")
@@ -34,10 +34,11 @@ def add_user_folder(folder: Path) -> None:
 
 
 def load_attribute(reference: str, *, where: str) -> Any:
-    """The attribute that `module:attribute` names. Raises SpecError that says which half fails, and with what."""
+    """Return the attribute that `module:attribute` names. Raises SpecError that names the failing half and the
+    cause."""
     module_name, _, attribute = reference.partition(":")
     try:
-        with kept():
+        with restoring_process_state():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         missing = exc.name or module_name
@@ -48,7 +49,7 @@ def load_attribute(reference: str, *, where: str) -> Any:
             hint="Check the name, or install the package into the environment of tandem.",
         ) from exc
     except BaseException as exc:
-        raise refused(exc, f"{where}: importing {module_name!r}") from exc
+        raise user_code_error(exc, f"{where}: importing {module_name!r}") from exc
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -58,19 +59,19 @@ def load_attribute(reference: str, *, where: str) -> Any:
         ) from None
 
 
-def refused(exc: BaseException, doing: str, *, hint: str = "") -> BaseException:
-    """What code of the user's raised before any row, as a sentence; a person's Ctrl-C stays what it is."""
+def user_code_error(exc: BaseException, action: str, *, hint: str = "") -> BaseException:
+    """Convert an exception of a user's code, before any row, to SpecError; Ctrl-C stays KeyboardInterrupt."""
     if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
         return exc
-    return SpecError(f"{doing} raised {type(exc).__name__}: {text_of(exc)}", hint=hint)
+    return SpecError(f"{action} raised {type(exc).__name__}: {text_of(exc)}", hint=hint)
 
 
 def code_digest(reference: str) -> str:
-    """Digest of the module's source and, recursively, of the modules beside it that it imports."""
+    """Return the digest of the module's source and, recursively, of the modules beside it that it imports."""
     module_name = reference.partition(":")[0]
     try:
         spec = importlib.util.find_spec(module_name)
-    except (ModuleNotFoundError, ValueError):  # the package above it is absent
+    except (ModuleNotFoundError, ValueError):  # the parent package is missing
         spec = None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return digest("opaque", module_name)
@@ -78,13 +79,13 @@ def code_digest(reference: str) -> str:
     top = module_name.partition(".")[0]
     installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
     seen: dict[str, str] = {}
-    _collect(module_name, _Place(root, top, installed), seen)
+    _collect(module_name, _CodeRoot(root, top, installed), seen)
     return digest(*(f"{name}\0{content}" for name, content in sorted(seen.items())))
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a user's modules lie. Of an installed package only itself is digested; Tandem's own code never is."""
+class _CodeRoot:
+    """The folder of a user's modules. Of an installed package only itself is digested; Tandem's own code never is."""
 
     root: Path
     top: str
@@ -95,7 +96,7 @@ class _Place:
         return top == self.top or not (self.installed or top in _OURS)
 
 
-def _collect(module_name: str, place: _Place, seen: dict[str, str]) -> None:
+def _collect(module_name: str, place: _CodeRoot, seen: dict[str, str]) -> None:
     path = _file_of(module_name, place.root)
     if path is None or module_name in seen or not place.has(module_name):
         return
@@ -112,8 +113,8 @@ _loaded: dict[str, tuple[Any, bytes]] = {}
 
 
 def _source(module_name: str, path: Path) -> bytes:
-    """The source that runs: of an imported module what it was made of, whatever became of the file since. Otherwise a
-    long-lived worker would answer with old code under the digest of the new."""
+    """Return the source that runs: of an imported module the source at its import, even if the file has changed since.
+    Otherwise a long-lived worker would answer with old code under the digest of the new."""
     module = sys.modules.get(module_name)
     spec = getattr(module, "__spec__", None)
     if spec is None or spec.origin is None or Path(spec.origin) != path:
@@ -138,7 +139,7 @@ def _imports(source: bytes, module_name: str, is_package: bool) -> tuple[str, ..
     package = module_name if is_package else module_name.rpartition(".")[0]
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # not the business of a digest
+    except (SyntaxError, ValueError):  # a digest needs no valid syntax
         return ()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,1 +1,1 @@
-"""The activities: thin. They turn messages into calls of the rooms that know how, and send heartbeats."""
+"""The activities, kept thin: they turn messages into calls of the other packages, and send heartbeats."""

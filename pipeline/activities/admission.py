@@ -1,4 +1,4 @@
-"""Turns at what takes memory: partitions that end together need not be merged together."""
+"""Limit the memory of concurrent work: partitions that end together need not be merged together."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class MemoryAdmission:
-    """Lets in as much at once as there is room for, first come first served; what needs more than all goes alone."""
+    """Admits work up to a total size, first come, first served; work above the total runs alone."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -15,8 +15,8 @@ class MemoryAdmission:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def taken(self, size: int) -> AsyncIterator[None]:
-        """Room for `size`, once all that asked before had theirs. Raises CancelledError, and then takes none."""
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Reserve `size`, after all earlier requests. Raises CancelledError, without a reservation."""
         size = min(size, self._room)
         await self._enter(size)
         try:
@@ -37,7 +37,7 @@ class MemoryAdmission:
                 self._waiting.remove((size, turn))
                 self._admit()  # those behind it may fit
             else:
-                self._leave(size)  # it was let in at the very moment
+                self._leave(size)  # it was admitted at the same moment
             raise
 
     def _leave(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Activities of rows: a batch through the stages, or one step of one row.
+"""Activities of rows: run a batch through the stages, or one step of one row.
 
 A drain or a long wait is a result, not a failure: it takes no attempt.
 """
@@ -41,28 +41,28 @@ from stages.models.factory import ModelServices
 from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
 
-_RECENT = 4  # partitions whose answers are kept for a while, as batches of them may come that have equal rows
+_RECENT = 4  # partitions whose answers are kept for a while, as their later batches may have equal rows
 
 
 class Supervision(Protocol):
-    """What a supervisor does for the batches of its child processes. `watch` is told of rows that are run."""
+    """The services of a supervisor for batches in its child processes. `watch` is notified of running rows."""
 
     @property
     def watch(self) -> RowWatch: ...
 
     def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
-        """How equal rows of other processes are shared, where there are any."""
+        """Return the claims by which equal rows of several processes are shared, None for one process."""
 
     def stuck(self, row: str) -> None:
-        """A row has taken too long, and its thread goes on."""
+        """Report a row that has timed out while its thread goes on."""
 
     def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> Isolation:
-        """Processes for rows of a batch that may kill the one they run in; what is spent there is added to `tally`."""
+        """Return processes for rows that may kill the process they run in; their cost is added to `tally`."""
 
 
 @dataclass
 class BatchActivities:
-    """What batches of a process share: rows in flight, spools, budgets, limits that were set on their run."""
+    """The activities of rows, with what batches of a process share: rows in flight, spools, budgets, live limits."""
 
     jobs: Jobs
     budgets: RunBudgets
@@ -79,17 +79,17 @@ class BatchActivities:
     @activity.defn
     @activity_boundary
     async def enrich_batch(self, request: BatchRequest) -> BatchResult:
-        """The rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
+        """Run the rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
         store = self.jobs.store(request.ref)
         spool = await asyncio.to_thread(self.spools.identity)
-        async with heartbeating(spool=spool) as beat:
+        async with heartbeating(spool=spool) as progress:
             await _note_lost_attempt(store, request, spool)
             job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
-            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
-            context.on_row, beat.tally, beat.waiting = beat.note, context.tally, services.limiters.silence
+            context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             if self.supervision is not None:
                 context.watch = self.supervision.watch
                 context.claims = self.supervision.claims_of(request, context.shared)
@@ -97,7 +97,7 @@ class BatchActivities:
                 context.isolation = self.supervision.isolation(request, self.spools, context.tally)
             async with self._under_limits(request, job, services) as context.budget:
                 done = await enrich_batch(attempt, context)
-        spent = _spent(beat.tally)
+        spent = _spent(progress.tally)
         if done.receipt:
             return BatchResult(
                 state="done", receipt=done.receipt, rows=done.counts.rows_in, rejected=done.counts.rejected,
@@ -110,15 +110,15 @@ class BatchActivities:
     @activity.defn
     @activity_boundary
     async def step_row(self, request: RowInput) -> StepResult:
-        """The next step of one row's graph, where nodes are activities."""
+        """Run the next step of one row's graph, where nodes are activities."""
         store = self.jobs.store(request.ref)
-        async with heartbeating() as beat:
+        async with heartbeating() as progress:
             job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
-            answers = await asyncio.to_thread(answers_of, store, opened, anew=request.answered)
+            answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             stage, row, context = await row_context(attempt, request, answers, self.drain)
-            beat.tally, beat.waiting = context.tally, services.limiters.silence
+            progress.tally, progress.waiting = context.tally, services.limiters.silence
             if self.supervision is not None:
                 context.watch = self.supervision.watch
                 batch = BatchRequest(
@@ -128,7 +128,7 @@ class BatchActivities:
                 context.isolation = self.supervision.isolation(batch, self.spools, context.tally)
             async with self._under_limits(request, job, services) as context.budget:
                 outcome = await row_step.step(stage, row, context)
-        spent = _spent(beat.tally)
+        spent = _spent(progress.tally)
         if outcome.finished:
             return StepResult(state="done", spent=spent)
         if outcome.stopped is None and context.steps is not None and context.steps.more:
@@ -139,7 +139,7 @@ class BatchActivities:
     async def _under_limits(
         self, request: BatchRequest | RowInput, job: Job, services: ModelServices
     ) -> AsyncIterator[RunBudget]:
-        """The run's budget, and its limits as they are set on it; with the last batch of a plan its limits end."""
+        """Yield the run's budget and follow its live limits; they end with the last batch of a plan."""
         store, ref = self.jobs.store(request.ref), request.ref
         try:
             async with (
@@ -161,17 +161,17 @@ class BatchActivities:
 
     def _shared_of(self, request: BatchRequest) -> Shared:
         key = (request.ref.sink, request.ref.run, request.partition)
-        found = self._shared.get(key)
-        if found is None:
-            found = self._shared[key] = Shared()
-        if not self._recent or self._recent[-1] is not found:
-            self._recent.append(found)
-        return found
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = Shared()
+        if not self._recent or self._recent[-1] is not shared:
+            self._recent.append(shared)
+        return shared
 
 
 async def _note_lost_attempt(store: Store, request: BatchRequest, spool: str) -> None:
-    """Write down that the attempt before this one ended where we cannot read what it had not flushed: it may have had
-    answers that were paid for, and that nobody knows."""
+    """Record that the previous attempt ended on a machine whose unflushed records cannot be read: paid answers may be
+    lost with them."""
     info = activity.info()
     if info.attempt == 1 or not info.heartbeat_details:
         return
@@ -189,7 +189,7 @@ def _spent(tally: Tally) -> Spent:
 
 
 def _halted(stopped: TandemError | None) -> dict[str, Any]:
-    """What kept a batch or a row from being finished, as a result. Raises what is a failure."""
+    """Return the reason of an unfinished batch or row as a result. Raises it if it is a failure."""
     if isinstance(stopped, Waiting):
         until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=stopped.seconds)
         return {"state": "waiting", "until": until, "reason": stopped.message}

@@ -1,4 +1,4 @@
-"""What every activity does beside its work: it beats, tells our errors as Temporal's, and caps what it returns."""
+"""The common part of every activity: heartbeats, errors converted to Temporal's, a cap on the result's size."""
 
 import asyncio
 import functools
@@ -21,8 +21,8 @@ from stages.models.row_scope import Tally
 
 
 def as_application_error(exc: TandemError) -> ApplicationError:
-    """The error as Temporal knows it: its class name as type, so that the workflow decides by name; no row text, and
-    no stack of ours (histories are plain text)."""
+    """Convert an error to Temporal's: the class name becomes the type, by which the workflow decides. Without row text
+    and stack, as histories are plain text."""
     return ApplicationError(exc.message, exc.hint, type=exc.code, non_retryable=not exc.retryable)
 
 
@@ -31,13 +31,13 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
 _LONGEST_REASON = 500
-_BUG_ATTEMPTS = 3  # an unknown exception may be the machine's; three times the same is ours
+_BUG_ATTEMPTS = 3  # an unknown exception may be the machine's fault; three times is a bug of Tandem
 
 
 def activity_boundary(
     work: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Our errors as Temporal's, results within the cap."""
+    """Wrap an activity: convert errors to Temporal's, refuse results above the cap."""
 
     @functools.wraps(work)
     async def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -47,10 +47,10 @@ def activity_boundary(
             log.warning("%s: %s", exc.code, exc)
             raise as_application_error(exc) from None
         except Exception as exc:
-            # The message of a foreign exception may hold a row's text, and histories are plain: tell its class only.
+            # A foreign exception's message may hold a row's text, and histories are plain text: send its class only.
             log.exception("%s failed", activity.info().activity_type)
             last = activity.info().attempt >= _BUG_ATTEMPTS
-            kept = f", a bug of Tandem's; please report it with its traceback: {keep_here(exc)}" if last else ""
+            kept = f", a bug of Tandem; please report it with its traceback: {keep_here(exc)}" if last else ""
             raise ApplicationError(
                 f"{type(exc).__name__} in {activity.info().activity_type}{kept}",
                 type=Bug.__name__,
@@ -70,7 +70,7 @@ def activity_boundary(
 
 @dataclass
 class ActivityProgress:
-    """What an activity has done so far, told with each heartbeat: rows, calls, USD, and what it waits for."""
+    """The progress of an activity, sent with each heartbeat: rows, calls, USD, and the reason of a wait."""
 
     rows: int = 0
     tally: Tally = field(default_factory=Tally)
@@ -92,16 +92,16 @@ class ActivityProgress:
 
 @asynccontextmanager
 async def heartbeating(*, spool: str = "") -> AsyncIterator[ActivityProgress]:
-    """Beat in the background, so that a long thread or a slow model is never taken for a dead worker."""
-    beat = ActivityProgress(spool=spool)
+    """Send heartbeats in the background, so that a long thread or a slow model does not look like a dead worker."""
+    progress = ActivityProgress(spool=spool)
 
     async def forever() -> None:
         while True:
-            activity.heartbeat(beat.message())
+            activity.heartbeat(progress.message())
             await asyncio.sleep(HEARTBEAT_EVERY.total_seconds())
 
     task = asyncio.create_task(forever())
     try:
-        yield beat
+        yield progress
     finally:
         task.cancel()

@@ -1,4 +1,4 @@
-"""A plan's job, prepared once a process: its spec expanded, its user code imported, its stages built."""
+"""The jobs of plans, prepared once per process: spec expanded, user code imported, stages built."""
 
 import asyncio
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _KEPT = 8
 
 @dataclass
 class Jobs:
-    """Stores and prepared jobs of a process, with the models' limiters that all of them share."""
+    """Stores and prepared jobs of a process, with the model limiters that all jobs share."""
 
     services: ModelServices = field(default_factory=ModelServices)
     _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
@@ -33,12 +33,12 @@ class Jobs:
         return self._stores[ref.sink]
 
     def stores(self) -> list[Store]:
-        """The sinks that this process has worked for."""
+        """Return the sinks that this process has worked for."""
         return list(self._stores.values())
 
     async def of(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan, ModelServices]:
-        """The plan's job, and the services that its models use: prepared once a process. Raises CodeMismatch where the
-        code here is not what was planned."""
+        """Return the plan, its job and the services of its models, prepared once per process. Raises CodeMismatch if
+        the code here is not the planned code."""
         key = (ref.sink, plan_key)
         if key not in self._jobs:
             if len(self._jobs) > _KEPT:
@@ -46,7 +46,7 @@ class Jobs:
             self._jobs[key] = asyncio.create_task(asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services))
         try:
             return await asyncio.shield(self._jobs[key])
-        except Exception:  # a failed preparation is not kept; a cancel, which is no Exception, leaves it to the others
+        except Exception:  # a failed preparation is not kept; a cancel is no Exception and leaves it to other callers
             self._jobs.pop(key, None)
             raise
 
@@ -61,10 +61,10 @@ def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, P
 
 
 def refuse_other_code(spec: Spec, code: str, planned: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Raises CodeMismatch where this process has imported other user code than `code` is the digest of; "" is any.
-    `planned`: the digest of each stage, where they are known."""
-    here = code_digests(spec)
-    if code in ("", code_of(here)):
+    """Raises CodeMismatch if this process has other user code than that of the digest `code`; "" accepts any.
+    `planned`: the digest of each stage, if known."""
+    imported = code_digests(spec)
+    if code in ("", code_of(imported)):
         return
-    changed = sorted(name for name in {*here, *planned} if here.get(name) != planned.get(name))
+    changed = sorted(name for name in {*imported, *planned} if imported.get(name) != planned.get(name))
     raise CodeMismatch(f"the code of stage {changed[0]!r} here is not the planned one; waiting for a worker with it")

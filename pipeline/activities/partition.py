@@ -1,4 +1,4 @@
-"""Activities of a partition: open, ask who holds it, count answers, publish, close."""
+"""Activities of a partition: open, find its holder, count answers, publish, close."""
 
 import asyncio
 import contextlib
@@ -45,16 +45,16 @@ from schemas.messages.partition import (
 from schemas.staging import OpenedPartition, Refusal
 
 log = logging.getLogger("tandem.activities")
-# Of partitions that are published at once: a row takes some 500 bytes in the sums over the journal and its merging, and
-# a merge of data holds a few row groups.
+# Rows of partitions that are published at once: a row takes some 500 bytes to sum and merge the journal, and a merge
+# of data holds a few row groups.
 _PUBLISHED_ROWS = 20_000
-_OPENED_ROWS = 100_000  # of partitions that are opened at once: joining a row to its journal takes some 300 bytes
-_REFUSALS = (ChecksFailed, RejectRateExceeded)  # of partitions that were enriched to their end
+_OPENED_ROWS = 100_000  # rows of partitions that are opened at once: joining a row to its journal takes some 300 bytes
+_REFUSALS = (ChecksFailed, RejectRateExceeded)  # errors of partitions that were enriched fully
 
 
 @dataclass
 class PartitionActivities:
-    """Openings take turns at memory, and so do publications."""
+    """The activities of a partition. Openings share one memory limit, publications another."""
 
     jobs: Jobs
     spools: Spools
@@ -67,16 +67,16 @@ class PartitionActivities:
     @activity.defn
     @activity_boundary
     async def open(self, request: OpenRequest) -> Opened:
-        """Fix base and batches of a partition, join its journal."""
+        """Fix the base and the batches of a partition, and join its journal."""
         store = self.jobs.store(request.ref)
-        async with heartbeating() as beat:
+        async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
             await asyncio.to_thread(self.spools.absorb, store, request.partition)
-            async with self._opening.taken(request.limit):
-                work = PartitionRun(job, plan, store, request.partition, beat.note)
+            async with self._opening.reserve(request.limit):
+                work = PartitionRun(job, plan, store, request.partition, progress.note)
                 opening = await asyncio.to_thread(open_partition, work, limit=request.limit, folder=folder)
         if opening.opened is None or opening.key is None:
             return Opened(opened="", base=opening.base, batches=0, rows=0, up_to_date=True)
@@ -87,24 +87,24 @@ class PartitionActivities:
     @activity.defn
     @activity_boundary
     async def holder(self, request: HolderRequest) -> Holder:
-        """Which run is at work on a partition: the parent of its workflow."""
+        """Return the run that holds a partition: the parent of its workflow."""
         ref = request.ref
         handle = activity.client().get_workflow_handle(
             ids.partition_workflow_id(ref.pipeline, ref.sink, request.partition)
         )
         try:
             async with heartbeating():
-                found = await handle.describe()
+                description = await handle.describe()
         except RPCError as exc:
             if exc.status == RPCStatusCode.NOT_FOUND:
                 return Holder()
-            raise ConnectionFailed(f"Temporal does not say who holds {request.partition}.") from exc
-        return Holder(run=ids.run_of_workflow(found.parent_id or ""))
+            raise ConnectionFailed(f"Temporal does not answer which run holds {request.partition}.") from exc
+        return Holder(run=ids.run_of_workflow(description.parent_id or ""))
 
     @activity.defn
     @activity_boundary
     async def answers(self, request: AnswersRequest) -> Answers:
-        """Count the questions of finished batches that people have answered, and have not."""
+        """Count the questions of finished batches with and without an answer."""
         async with heartbeating():
             return await asyncio.to_thread(_answers, self.jobs.store(request.ref), request)
 
@@ -113,17 +113,17 @@ class PartitionActivities:
     async def publish(self, request: PublishRequest) -> PartitionResult:
         """Commit the partition's next generation."""
         store = self.jobs.store(request.ref)
-        async with heartbeating() as beat:
+        async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
-            async with self._publishing.taken(opened.rows):
+            async with self._publishing.reserve(opened.rows):
                 published = await asyncio.to_thread(
-                    publish_partition, PartitionRun(job, plan, store, request.partition, beat.note), opened,
+                    publish_partition, PartitionRun(job, plan, store, request.partition, progress.note), opened,
                     request.receipts, attempt=activity.info().attempt, rehearsal=request.rehearsal,
                 )  # fmt: skip
                 result = await asyncio.to_thread(_published, store, request, published, opened)
                 if any(stage.spec.pending == "wait" for stage in job.stages):
-                    await asyncio.to_thread(questions.no_longer_waiting, store, request.partition)
+                    await asyncio.to_thread(questions.remove_waiting, store, request.partition)
                 if published.manifest is not None:
                     await self._tidy(job, store, published.manifest)
         return result
@@ -131,7 +131,7 @@ class PartitionActivities:
     @activity.defn
     @activity_boundary
     async def close(self, request: CloseRequest) -> PartitionResult:
-        """Write down how a partition ended without a publication, behind a fence where it was cancelled."""
+        """Record the outcome of a partition without a publication, after a fence if it was cancelled."""
         async with heartbeating():
             staging = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             return await asyncio.to_thread(_close, self.jobs.store(request.ref), request, staging)
@@ -139,8 +139,8 @@ class PartitionActivities:
     async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:
         try:
             await asyncio.to_thread(cleanup.after_commit, job, store, manifest, dt.datetime.now(dt.UTC))
-        except Exception as exc:  # noqa: BLE001  it is published; whatever keeps it from being tidied must not undo that
-            log.warning("%s: published, but not tidied up: %s", manifest.partition, exc)
+        except Exception as exc:  # noqa: BLE001  it is published; a failed cleanup must not undo that
+            log.warning("%s: published, but not cleaned up: %s", manifest.partition, exc)
 
 
 def _published(store: Store, request: PublishRequest, published: Published, opened: OpenedPartition) -> PartitionResult:
@@ -165,15 +165,15 @@ def _answers(store: Store, request: AnswersRequest) -> Answers:
     opened = load_opened(store, request.opened)
     rows = waiting_rows(store, opened, request.receipts)
     if request.tell:
-        questions.say_waiting(store, request.partition, rows, base=opened.base)
-    said = questions.with_answers(rows, questions.given(store, request.partition)).unique(questions.QUESTION)
-    missing = said["answer"].null_count()
-    return Answers(missing=missing, given=said.height - missing)
+        questions.put_waiting(store, request.partition, rows, base=opened.base)
+    answered = questions.with_answers(rows, questions.read_answers(store, request.partition)).unique(questions.QUESTION)
+    missing = answered["answer"].null_count()
+    return Answers(missing=missing, given=answered.height - missing)
 
 
 def _close(store: Store, request: CloseRequest, staging: str) -> PartitionResult:
-    outcome, came_to = request.outcome, _came_to(store, request, staging)
-    questions.no_longer_waiting(store, request.partition)
+    outcome, counts = request.outcome, _final_counts(store, request, staging)
+    questions.remove_waiting(store, request.partition)
     if request.fence:
         won = commits.fence(
             store,
@@ -184,25 +184,25 @@ def _close(store: Store, request: CloseRequest, staging: str) -> PartitionResult
             base=request.base,
         )
         if won == "committed_first":
-            outcome, came_to = "published", _committed(store, request)
+            outcome, counts = "published", _committed(store, request)
     result = PartitionResult(
         partition=request.partition,
         outcome=outcome,
-        counts=came_to.counts,
-        reuse=came_to.reuse,
-        shares=came_to.shares,
+        counts=counts.counts,
+        reuse=counts.reuse,
+        shares=counts.shares,
         usage=usage.usage_of_run(store, request.partition, request.ref.run),
         error=request.error,
         message=request.message,
         stops_run=by_code(request.error).stops_run,
-        checks=came_to.checks,
+        checks=counts.checks,
     )
     outcomes.write_outcome(store, request.ref.run, result)
     return result.model_copy(update={"checks": ()})
 
 
-def _came_to(store: Store, request: CloseRequest, staging: str) -> Refusal:
-    """What the rows of a partition became that was refused; of one that failed before, they are unfinished."""
+def _final_counts(store: Store, request: CloseRequest, staging: str) -> Refusal:
+    """Return the counts of a refused partition; if it failed before, all its rows are unfinished."""
     if request.outcome not in ("failed", "cancelled"):
         return Refusal(counts=Counts(), reuse=Reuse())
     if by_code(request.error) in _REFUSALS:
@@ -212,7 +212,7 @@ def _came_to(store: Store, request: CloseRequest, staging: str) -> Refusal:
 
 
 def _committed(store: Store, request: CloseRequest) -> Refusal:
-    """What the generation holds that a cancel came too late for."""
+    """Return the counts of the generation that was committed before the cancel."""
     manifest = commits.current(store, request.partition)
     if manifest is None or manifest.run != request.ref.run:
         return Refusal(counts=Counts(), reuse=Reuse())

@@ -1,4 +1,4 @@
-"""All activities of a worker, with what they share."""
+"""The activities of a worker, with their shared state."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pipeline.settings import Settings, current
 
 @dataclass
 class Activities:
-    """One a worker. `drain` set: batches are handed back."""
+    """The activities of one worker. `drain` set: batches are handed back."""
 
     jobs: Jobs = field(default_factory=Jobs)
     drain: asyncio.Event = field(default_factory=asyncio.Event)

@@ -45,12 +45,12 @@ from schemas.messages.run import (
 from stages.models.factory import ModelServices
 
 log = logging.getLogger("tandem.activities")
-_WAITED_OUT = dt.timedelta(seconds=15)  # a `sink.keep_superseded` that a run sees the end of
+_WAITED_OUT = dt.timedelta(seconds=15)  # the longest `sink.keep_superseded` for whose end a run waits
 
 
 @dataclass
 class RunActivities:
-    """The plan is made and read, limits are set, the budget is looked at, the report is written."""
+    """The activities of a run: make and read the plan, set limits, check the budget, notify, write the report."""
 
     jobs: Jobs
     budgets: RunBudgets
@@ -62,8 +62,10 @@ class RunActivities:
     @activity_boundary
     async def plan(self, request: PlanRequest) -> PlanRef:
         """List and split the input, decide for each selected partition, write the plan."""
-        async with heartbeating() as beat:
-            return await asyncio.to_thread(_plan, self.jobs.store(request.ref), request, self.jobs.services, beat.note)
+        async with heartbeating() as progress:
+            return await asyncio.to_thread(
+                _plan, self.jobs.store(request.ref), request, self.jobs.services, progress.note
+            )
 
     @activity.defn
     @activity_boundary
@@ -76,7 +78,7 @@ class RunActivities:
     @activity.defn
     @activity_boundary
     async def set_limits(self, request: SetLimitsRequest) -> SetLimits:
-        """Write down what was set on a live run, where its workers look."""
+        """Write the new limits of a live run to the object that its workers poll."""
         store, max_cost_usd = self.jobs.store(request.ref), request.limits.max_cost_usd
         async with heartbeating():
             if max_cost_usd is not None:
@@ -87,14 +89,16 @@ class RunActivities:
     @activity.defn
     @activity_boundary
     async def reckon(self, request: BudgetCheck) -> BudgetVerdict:
-        """Is there room in a run's budget, now that nothing of it is in flight?"""
+        """Check if a run's budget has room, while nothing of the run is in flight."""
         async with heartbeating():
-            return await asyncio.to_thread(reckoning.reckon, self.jobs.store(request.ref), request, self.budgets.folder)
+            return await asyncio.to_thread(
+                reckoning.check_budget, self.jobs.store(request.ref), request, self.budgets.folder
+            )
 
     @activity.defn
     @activity_boundary
     async def notify(self, request: NotifyRequest) -> Notified:
-        """Tell a hook of the spec how the run fares."""
+        """Call a hook of the spec with the state of the run."""
         await notify(self.jobs.store(request.ref), request)
         return Notified()
 
@@ -107,15 +111,15 @@ class RunActivities:
             result = await asyncio.to_thread(_finalise, store, request)
             try:
                 await asyncio.to_thread(_catch_up, store, request.ref.run)
-                await _settled(store, request.ref.run)
+                await _sweep_to_end(store, request.ref.run)
                 await asyncio.to_thread(catalogue.update, store, dt.datetime.now(dt.UTC))
             except (TandemError, OSError) as exc:
                 log.warning("the table, superseded files or the catalogue are not up to date: %s", exc)
         return result
 
 
-async def _settled(store: Store, run: str) -> None:
-    """Sweep at the end of a run, and once more where what has to stay for readers is due soon."""
+async def _sweep_to_end(store: Store, run: str) -> None:
+    """Sweep at the end of a run, and once more if files kept for readers are due soon."""
     for _ in range(2):
         now = dt.datetime.now(dt.UTC)
         due = await asyncio.to_thread(partial(cleanup.sweep, store, now, ended=run))
@@ -125,38 +129,38 @@ async def _settled(store: Store, run: str) -> None:
 
 
 def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Note) -> PlanRef:
-    asked = requests.load_request(store, request.ref.run)
-    if asked is None:
+    run_request = requests.load_request(store, request.ref.run)
+    if run_request is None:
         raise TandemError(f"the request of run {request.ref.run!r} is gone from {store.uri}")
     cleanup.try_to_sweep(store)
-    spec = requests.load_spec_of(store, asked.spec)
+    spec = requests.load_spec_of(store, run_request.spec)
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
-    job = make_job(spec, Path(asked.base), store, services, note=note)
+    job = make_job(spec, Path(run_request.base), store, services, note=note)
     refuse_other_code(job.spec, request.code)
-    decided = builder.decisions(job, store, asked.selection, dt.datetime.now(dt.UTC), note=note)
-    written = builder.write_plan(store, request.ref, asked, job, decided, request.course)
-    partitions = load_limits(store, request.ref.run).partitions  # of an earlier attempt of the run
+    decisions = builder.decisions(job, store, run_request.selection, dt.datetime.now(dt.UTC), note=note)
+    plan = builder.write_plan(store, request.ref, run_request, job, decisions, request.course)
+    partitions = load_limits(store, request.ref.run).partitions  # set in an earlier attempt of the run
     if partitions is None:
-        return written
-    return written.model_copy(update={"windows": written.windows.model_copy(update={"partitions": partitions})})
+        return plan
+    return plan.model_copy(update={"windows": plan.windows.model_copy(update={"partitions": partitions})})
 
 
 def _catch_up(store: Store, run: str) -> None:
-    asked = requests.load_request(store, run)
-    if asked is not None:
-        cleanup.catch_up(store, requests.load_spec_of(store, asked.spec), Path(asked.base))
+    run_request = requests.load_request(store, run)
+    if run_request is not None:
+        cleanup.catch_up(store, requests.load_spec_of(store, run_request.spec), Path(run_request.base))
 
 
 def _finalise(store: Store, request: FinaliseRequest) -> RunResult:
     result = reports.finalise(store, request)
-    asked = requests.load_request(store, request.ref.run)
-    hooks = builder.hooks_of(requests.load_spec_of(store, asked.spec)) if asked is not None else ()
+    run_request = requests.load_request(store, request.ref.run)
+    hooks = builder.hooks_of(requests.load_spec_of(store, run_request.spec)) if run_request is not None else ()
     try:
         report = reports.load_report(store, request.ref.run)
         if report is not None:
-            said = statistics.collect(store, report)
-            statistics.save(store, report.run, said)
-            store.put(ids.report_page(report.run), html_report.page(report, said).encode())
-    except (TandemError, OSError, ValueError) as exc:  # the report is there; its telling is for people
-        log.warning("the story of run %s is not told: %s", request.ref.run, exc)
+            run_statistics = statistics.collect(store, report)
+            statistics.save(store, report.run, run_statistics)
+            store.put(ids.report_page(report.run), html_report.page(report, run_statistics).encode())
+    except (TandemError, OSError, ValueError) as exc:  # the report is written; the page is only for people
+        log.warning("the statistics of run %s are not written: %s", request.ref.run, exc)
     return result.model_copy(update={"hooks": hooks})

@@ -1,4 +1,4 @@
-"""The activity of a schedule's firing."""
+"""The activity of a firing of a schedule."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from schemas.messages.schedule import FiringDecision, FiringRequest
 
 @dataclass
 class ScheduleActivities:
-    """What a firing asks for."""
+    """The activity of a schedule's firing."""
 
     jobs: Jobs
 
@@ -25,8 +25,8 @@ class ScheduleActivities:
     @activity.defn
     @activity_boundary
     async def ask(self, request: FiringRequest) -> FiringDecision:
-        """The request of a schedule's firing, or that nothing is to be done."""
-        async with heartbeating() as beat:
+        """Return the request of a schedule's firing, or that there is nothing to do."""
+        async with heartbeating() as progress:
             return await asyncio.to_thread(
-                request_of_firing, self.jobs.store(request.ref), request, self.jobs.services, beat.note
+                request_of_firing, self.jobs.store(request.ref), request, self.jobs.services, progress.note
             )

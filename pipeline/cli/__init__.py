@@ -1,1 +1,1 @@
-"""Subcommands of `tandem`; with pipeline.web the only code that knows a screen."""
+"""Subcommands of `tandem`: the only code that writes to a screen."""

@@ -1,4 +1,4 @@
-"""The console script, and `python -m pipeline.cli`: memory is seen to before anything is imported that takes it."""
+"""The console script, and `python -m pipeline.cli`: configure memory before any import that allocates it."""
 
 from pipeline import memory
 

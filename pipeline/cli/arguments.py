@@ -1,4 +1,4 @@
-"""What arguments that several commands share amount to."""
+"""Parse arguments that several commands share."""
 
 import re
 from datetime import timedelta
@@ -11,12 +11,12 @@ DEFAULT_SPEC = Path("tandem.yaml")
 
 
 def is_key(text: str) -> bool:
-    """Is it a partition's key, and no file's name?"""
+    """True if the text is a partition key and not the name of a file."""
     return re.match(r"[^/.]+=", text) is not None and not Path(text).exists()
 
 
 def spec_and_key(spec: Path, key: str | None) -> tuple[Path, str | None]:
-    """SPEC and KEY may each be left out: a key alone means the spec of this folder."""
+    """Return SPEC and KEY, each of which may be left out: a key alone means the spec of this folder."""
     return (DEFAULT_SPEC, str(spec)) if key is None and is_key(str(spec)) else (spec, key)
 
 
@@ -30,13 +30,15 @@ def selection_of(
     fresh: bool,
     new_version: bool = False,
 ) -> "Selection":
-    """The selectors of a command line. Raises UsageError."""
+    """Return the selection of a command line. Raises UsageError."""
     from schemas.plan import Selection
 
     if reprocess not in ("missing", "failed", "stale", "all"):
         raise UsageError(f"--reprocess {reprocess}: not one of missing, failed, stale, all.")
     if partition and (from_date or to_date or last):
-        raise UsageError("--partition goes without --from-date, --to-date and --last.", hint="Use one or the other.")
+        raise UsageError(
+            "--partition cannot be combined with --from-date, --to-date or --last.", hint="Remove one of them."
+        )
     return Selection(
         partitions=tuple(partition or ()),
         from_date=from_date,
@@ -50,12 +52,12 @@ def selection_of(
 
 
 def seconds(text: str | None) -> float | None:
-    """`--watch-timeout` in seconds. Raises UsageError."""
+    """Return `--watch-timeout` in seconds. Raises UsageError."""
     return None if text is None else duration("--watch-timeout", text).total_seconds()
 
 
 def duration(flag: str, text: str) -> timedelta:
-    """The value of a flag like `30m`. Raises UsageError."""
+    """Return the duration of a flag such as `30m`. Raises UsageError."""
     from schemas.spec.durations import parse_duration
 
     try:

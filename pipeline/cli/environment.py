@@ -1,4 +1,4 @@
-"""How to call `tandem` from where the reader stands, and what runs beside it."""
+"""Return command lines that call `tandem` from the current folder."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from pipeline.settings import current
 
 
 def command() -> str:
-    """`tandem` where that finds this installation, else its path."""
+    """Return `tandem` if that finds this installation, else its path."""
     beside = Path(sys.executable).parent / "tandem"
     found = shutil.which("tandem")
     if found and Path(found).resolve() == beside.resolve():
@@ -20,7 +20,7 @@ def command() -> str:
 
 
 def activation() -> list[str]:
-    """How to activate the environment, where it is not."""
+    """Return how to activate the environment; empty if it is active."""
     folder = Path(sys.executable).parent
     if command() == "tandem" or not (folder / "activate").exists():
         return []
@@ -28,6 +28,6 @@ def activation() -> list[str]:
 
 
 def command_in(folder: Path, arguments: str) -> str:
-    """A command line that finds the runs of a spec's folder from here."""
+    """Return a command line that finds the runs of a spec's folder from here."""
     there = folder.resolve() == Path.cwd().resolve() or current().home is not None
     return f"{command()} {arguments}" if there else f"cd {shlex.quote(os.path.relpath(folder))} && tandem {arguments}"

@@ -1,4 +1,4 @@
-"""How a command's process runs and ends: one event loop, one exit code, every error a sentence."""
+"""Run a command's process and end it: one event loop, one exit code, every error a sentence."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, works: bool = False) -> None:
     """Run a command to its exit code. `works`: it may need worker processes."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
-    # By default stamina tells structlog, where that is installed, and structlog prints to stdout: that is for results.
+    # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
     if works:
         from pipeline.processes import fork_server
@@ -31,7 +31,7 @@ def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, w
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
-    """SIGTERM ends a command as Ctrl-C does; `dev` and `worker` handle both themselves."""
+    """Let SIGTERM end a command as Ctrl-C does; `dev` and `worker` handle both themselves."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -39,7 +39,7 @@ async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
 
 
 def main(app: typer.Typer, arguments: list[str]) -> int:
-    """The exit code of a command line. Every error is a sentence; a traceback is a bug of ours, and goes to a file."""
+    """Return the exit code of a command line. Errors are printed as sentences; tracebacks of bugs go to a file."""
     as_json = "--json" in arguments
     try:
         return int(app(arguments, standalone_mode=False) or 0)
@@ -58,30 +58,30 @@ def main(app: typer.Typer, arguments: list[str]) -> int:
         if type(exc).__name__ == "NoArgsIsHelpError":
             print(exc, file=sys.stderr)
             return 2
-        found = _usage_error(exc) or _away(exc) or _bug(exc)
-        print_error(found, as_json=as_json)
-        return _code(found, arguments)
+        error = _usage_error(exc) or _temporal_gone(exc) or _bug(exc)
+        print_error(error, as_json=as_json)
+        return _code(error, arguments)
 
 
 def _code(exc: TandemError, arguments: list[str]) -> int:
-    """Where 2 means that there is something to do, every error is 1."""
+    """Return the exit code of an error: 1 with `--detailed-exitcode`, where 2 means that there is something to do."""
     return 1 if "--detailed-exitcode" in arguments else exc.exit_code
 
 
 def _usage_error(exc: Exception) -> UsageError | None:
-    """What Typer says of a wrong flag, in our form. Its exceptions are click's, or those of a copy of its own."""
+    """Convert Typer's error for a wrong flag, else None. Its exceptions are click's, or of its own copy of click."""
     if not hasattr(exc, "format_message"):
         return None
     context = getattr(exc, "ctx", None)
-    said = " ".join(exc.format_message().split())
+    message = " ".join(exc.format_message().split())
     return UsageError(
-        said if said.endswith((".", "?", "!")) else f"{said}.",
+        message if message.endswith((".", "?", "!")) else f"{message}.",
         hint=f"See: {context.command_path if context else 'tandem'} --help",
     )
 
 
-def _away(exc: Exception) -> ConnectionFailed | None:
-    """Temporal, when it stops answering in the middle of a command."""
+def _temporal_gone(exc: Exception) -> ConnectionFailed | None:
+    """Convert the error of a Temporal that stops answering in the middle of a command, else None."""
     if type(exc).__name__ != "RPCError" or getattr(exc, "status", None) not in (1, 4, 14):  # cancelled, late, away
         return None
     return ConnectionFailed(f"Temporal does not answer any more: {exc}.", hint="Nothing is lost; try again.")
@@ -90,7 +90,7 @@ def _away(exc: Exception) -> ConnectionFailed | None:
 def _bug(exc: Exception) -> Bug:
     return Bug(
         f"A bug in Tandem ({type(exc).__name__}). Nothing that was answered is lost.",
-        hint=f"The traceback is in {tracebacks.keep(exc)}; please report it. The same command carries the run on.",
+        hint=f"The traceback is in {tracebacks.keep(exc)}; please report it. The same command resumes the run.",
     )
 
 

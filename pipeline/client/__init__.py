@@ -1,1 +1,1 @@
-"""A process that asks Temporal for something: connect, look before money, start, follow, find."""
+"""The client side of Temporal: connect, preflight, start, follow and find runs, manage schedules."""

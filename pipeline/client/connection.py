@@ -1,7 +1,7 @@
 """The Temporal that this process works with: the configured one, or the embedded server beside the spec.
 
-A configured Temporal makes this process a client only; workers run elsewhere. With the embedded server a command that
-does work brings a worker along, on a task queue of the pipeline's own, so that it never makes another one spend.
+With a configured Temporal this process is only a client; workers run elsewhere. With the embedded server a command that
+does work runs a worker itself, on the task queue of its pipeline, so that it never spends for another pipeline.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from pipeline.settings import current, home_of, temporal_configured
 from schemas.errors import ConnectionFailed, NoRoom
 
 _CONNECT_S = 10.0
-_LEAST_ROOM = 4 << 20  # bytes: what a small run writes to the embedded server's file
+_LEAST_ROOM = 4 << 20  # bytes that a small run writes to the embedded server's file
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A connected client. `ui` is the address of the Temporal UI, where there is one."""
+    """A connected client. `ui` is the address of the Temporal UI, if there is one."""
 
     client: Client
     embedded: EmbeddedServer | None
@@ -45,22 +45,22 @@ class Connection:
 
 @lru_cache(maxsize=1)
 def log_to_python() -> None:
-    """The SDK's core writes its warnings to stdout, which belongs to results: send them to Python's logging instead.
+    """Send warnings of the SDK's core to Python's logging: by default they go to stdout, which is for results.
 
-    Its runtime is a process's, and is made once: what a program of the user's has set stays.
+    The SDK has one runtime per process, made once: a runtime that the user's program has set is kept.
     """
     forwarded = LogForwardingConfig(logger=logging.getLogger("temporal.core"))
     logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)
 
 
-def _refuse_full(home: Path) -> None:
-    """The server stands still where its file cannot grow, and does not say why. Raises NoRoom."""
-    there = next(folder for folder in (home, *home.parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
+def _check_room(home: Path) -> None:
+    """Raises NoRoom if the server's file has no room to grow: the server would hang without an error."""
+    existing = next(folder for folder in (home, *home.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
     if free < _LEAST_ROOM:
         raise NoRoom(
-            f"{str(home)!r}, where the embedded Temporal server keeps its file, has {free:,} bytes left, and "
+            f"{str(home)!r}, where the embedded Temporal server keeps its file, has {free:,} bytes left, but "
             f"{_LEAST_ROOM:,} are needed.",
             hint="Free some space, or set TANDEM_HOME to a folder on another disk; nothing that was answered is lost.",
         )
@@ -68,13 +68,13 @@ def _refuse_full(home: Path) -> None:
 
 @asynccontextmanager
 async def connected(base: Path) -> AsyncIterator[Connection]:
-    """Connect; start or join the embedded server where no Temporal is configured. Raises ConnectionFailed."""
+    """Connect; start or join the embedded server if no Temporal is configured. Raises ConnectionFailed."""
     log_to_python()
     if temporal_configured():
         client = await connect()
-        yield Connection(client, None, None, await _knows_attributes(client))
+        yield Connection(client, None, None, await _has_attributes(client))
         return
-    await asyncio.to_thread(_refuse_full, home_of(base))
+    await asyncio.to_thread(_check_room, home_of(base))
     embedded = await EmbeddedServer.join(home_of(base))
     try:
         client = await Client.connect(embedded.info.address, data_converter=pydantic_data_converter, lazy=False)
@@ -85,7 +85,7 @@ async def connected(base: Path) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def connected_if_running(base: Path) -> AsyncIterator[Connection | None]:
-    """The same for commands that only read: never starts a server; None where none runs."""
+    """Connect for commands that only read: never starts a server; yields None if none runs."""
     log_to_python()
     if temporal_configured():
         client = await connect()
@@ -97,7 +97,7 @@ async def connected_if_running(base: Path) -> AsyncIterator[Connection | None]:
 
 
 async def _client_of(info: ServerInfo) -> Client | None:
-    """None where it doesn't answer, though it may be coming back from a crash."""
+    """Return a client of a server, None if it does not answer; retries, as it may be restarting after a crash."""
 
     async def connect() -> Client:
         return await Client.connect(info.address, data_converter=pydantic_data_converter)
@@ -109,7 +109,7 @@ async def _client_of(info: ServerInfo) -> Client | None:
 
 
 async def connect() -> Client:
-    """The configured Temporal. Raises ConnectionFailed naming the address and the setting."""
+    """Connect to the configured Temporal. Raises ConnectionFailed with the address and the setting."""
     log_to_python()
     try:
         config = ClientConfig.load_client_connect_config()
@@ -126,8 +126,8 @@ async def connect() -> Client:
         ) from exc
 
 
-async def _knows_attributes(client: Client) -> bool:
-    """Are ours registered? An unregistered one would refuse the start."""
+async def _has_attributes(client: Client) -> bool:
+    """True if our search attributes are registered; the server refuses a start with unregistered ones."""
     try:
         found = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)

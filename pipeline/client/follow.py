@@ -1,4 +1,4 @@
-"""A run as it goes, until its end."""
+"""Follow a run until its end."""
 
 import asyncio
 import datetime as dt
@@ -20,12 +20,12 @@ _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCo
 
 
 def running_report(run: Run) -> Report:
-    """What is known of a run that has not ended."""
+    """Return the report so far of a run that has not ended."""
     return live_report(run.store, run.request)
 
 
 async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
-    """Progress as it changes, until the run has ended. Rows of batches at work are counted by their heartbeats."""
+    """Yield the progress of a run until it has ended. Rows of running partitions are not included."""
     assert run.handle is not None
     while True:
         ended = await _ended(run.handle)
@@ -38,7 +38,7 @@ async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
 
 
 async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:
-    """A server that is away for a minute is waited for. Raises ConnectionFailed."""
+    """True if the run has ended. Waits a minute for a server that does not answer, then raises ConnectionFailed."""
     until = asyncio.get_running_loop().time() + _SERVER_AWAY_S
     while True:
         try:
@@ -48,7 +48,7 @@ async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:
                 raise
             if asyncio.get_running_loop().time() > until:
                 raise ConnectionFailed(
-                    "Temporal does not answer any more.", hint="The run is safe; the same command carries it on."
+                    "Temporal does not answer any more.", hint="The run is safe; the same command resumes it."
                 ) from exc
         await asyncio.sleep(1)
 
@@ -61,7 +61,7 @@ async def progress_of(handle: WorkflowHandle[RunWorkflow, RunResult]) -> Progres
 
 
 async def final_state(run: Run) -> RunState:
-    """The state in which a run's workflow ended, where it left no report (terminated, timed out)."""
+    """Return the final state of a run whose workflow wrote no report (terminated, timed out)."""
     status = await status_of_run(run)
     return "cancelled" if status in _CANCELLED else "failed"
 

@@ -1,4 +1,4 @@
-"""Which pipelines this folder has run: so that `tandem runs` and `tandem outputs` find their sinks without a spec."""
+"""The pipelines that this folder has run: by them `tandem runs` and `tandem outputs` find sinks without a spec."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class KnownPipeline(Noun):
 
 
 def remember(ready: Ready, spec: Path) -> None:
-    """Note where a pipeline's sink is. Best effort: a folder that cannot be written to is no reason not to run."""
+    """Record the sink of a pipeline. Best effort: a folder that cannot be written does not stop a run."""
     folder = home_of(ready.base) / "pipelines"
     known = KnownPipeline(pipeline=ready.spec.name, sink=ready.store.uri, spec=str(spec.absolute()))
     try:
@@ -32,7 +32,7 @@ def remember(ready: Ready, spec: Path) -> None:
 
 
 def sinks(folder: Path) -> dict[str, Store]:
-    """Pipeline → sink: of `./tandem.yaml` where there is one, and of those that ran from here."""
+    """Return pipeline → sink: of `./tandem.yaml` if it exists, and of those that ran from here. Raises UsageError."""
     found: dict[str, Store] = {}
     for path in sorted((home_of(folder) / "pipelines").glob("*.json")):
         known = KnownPipeline.model_validate(orjson.loads(path.read_bytes()))

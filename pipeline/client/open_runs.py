@@ -1,4 +1,4 @@
-"""Which runs are open, and which of them is the same request again."""
+"""Find open runs, and the open run of a repeated request."""
 
 import asyncio
 from dataclasses import dataclass
@@ -22,30 +22,30 @@ _LATEST = 3
 
 @dataclass(frozen=True)
 class OpenRun:
-    """What Temporal says of a run that is open: `paused` is why, where it is."""
+    """An open run of Temporal. `paused` is the reason of a pause, empty if it is not paused."""
 
     handle: WorkflowHandle[RunWorkflow, RunResult]
     paused: str
 
 
 async def open_run(client: Client, store: Store, request: RunRequest) -> OpenRun | None:
-    """Where a run stands that has not ended; None for others. Asks no worker."""
+    """Return a run that has not ended, None for others. Needs no worker."""
     handle = client.get_workflow_handle_for(
         RunWorkflow.run, ids.run_workflow_id(request.pipeline, store.uri, request.run)
     )
     try:
-        found = await handle.describe()
+        description = await handle.describe()
     except RPCError as exc:
         if exc.status == RPCStatusCode.NOT_FOUND:
             return None
         raise
-    if found.status != WorkflowExecutionStatus.RUNNING:
+    if description.status != WorkflowExecutionStatus.RUNNING:
         return None
-    return OpenRun(handle, str((await found.memo()).get(PAUSED) or ""))
+    return OpenRun(handle, str((await description.memo()).get(PAUSED) or ""))
 
 
 async def status_of(client: Client, pipeline: str, sink: str, run: str) -> WorkflowExecutionStatus | None:
-    """What Temporal knows of a run; None where it knows nothing (any more)."""
+    """Return Temporal's status of a run; None if it does not know the run (any more)."""
     try:
         return (await client.get_workflow_handle(ids.run_workflow_id(pipeline, sink, run)).describe()).status
     except RPCError as exc:
@@ -55,8 +55,8 @@ async def status_of(client: Client, pipeline: str, sink: str, run: str) -> Workf
 
 
 def unfinished_requests(store: Store) -> tuple[list[RunRequest], list[RunRequest]]:
-    """Requests without a final report, and the newest of those with one, newest first: a process may have died after
-    the report was written and before its workflow had ended."""
+    """Return requests without a final report, and the newest with one, each newest first: a process may have died
+    after its report was written and before its workflow ended."""
     requests = [request for name in store.folders(ids.RUNS) if (request := load_request(store, name)) is not None]
     requests.sort(key=lambda request: request.created_at, reverse=True)
     reported = {request.run for request in requests if load_report(store, request.run) is not None}
@@ -67,25 +67,25 @@ def unfinished_requests(store: Store) -> tuple[list[RunRequest], list[RunRequest
 async def open_run_of_same_request(
     client: Client, ready: Ready, selection: Selection, partitions: set[str]
 ) -> RunRequest | None:
-    """The pipeline's open run of the same request, which is then carried on. Raises NameTaken where another open run
-    holds some of the same partitions."""
+    """Return the pipeline's open run of the same request, to resume it. Raises NameTaken if another open run holds some
+    of the same partitions."""
     store = ready.store
-    wanted = request_digest(ready.spec, selection)
-    open_ones, reported = await asyncio.to_thread(unfinished_requests, store)
+    digest = request_digest(ready.spec, selection)
+    unreported, reported = await asyncio.to_thread(unfinished_requests, store)
     for request in reported:
-        if request.digest == wanted and await _running(client, store, request):
+        if request.digest == digest and await _running(client, store, request):
             return request
-    for request in open_ones:
-        if request.digest == wanted:
+    for request in unreported:
+        if request.digest == digest:
             return request
         status = await status_of(client, request.pipeline, store.uri, request.run)
         held = await asyncio.to_thread(plan_pages.planned_partitions, store, request.run)
         if status == WorkflowExecutionStatus.RUNNING and (held is None or held & partitions):
-            shown = min(held & partitions) if held else "its partitions"
+            example = min(held & partitions) if held else "its partitions"
             raise NameTaken(
                 f"The run {request.run!r} of {request.pipeline!r} is open with another spec or selection, and holds "
-                f"{shown}.",
-                hint=f"Follow it with: tandem runs watch {request.run}, or end it: tandem runs cancel {request.run}",
+                f"{example}.",
+                hint=f"Follow it with: tandem runs watch {request.run}, or cancel it: tandem runs cancel {request.run}",
             )
     return None
 

@@ -1,4 +1,4 @@
-"""What is looked at before any workflow and any money: spec, imports, source, columns, sink, key, in that order."""
+"""Check a pipeline before any workflow and any cost: spec, imports, source, columns, sink, keys, in this order."""
 
 import re
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from schemas.spec.loading import in_file, load_spec
 from schemas.spec.sections import Spec
 from stages.models.factory import ModelServices, missing_key
 
-Say = Callable[[str], None]
+StepDone = Callable[[str], None]
 
 
 def read_spec(path: Path) -> tuple[Spec, Path]:
-    """The spec and its folder."""
+    """Return the spec and its folder."""
     return load_spec(path), path.absolute().parent
 
 
@@ -25,37 +25,37 @@ def sink_of(spec: Spec, base: Path) -> Store:
     return open_store(expanded(spec).sink.path, base=base)
 
 
-def preflight(spec: Spec, base: Path, *, file: Path | None = None, say: Say = lambda done: None) -> Ready:
-    """Everything that can be known to be wrong, before anything is started. `file`: that of the spec, to name its
-    lines. Raises UsageError, StoreError."""
+def preflight(spec: Spec, base: Path, *, file: Path | None = None, on_step: StepDone = lambda done: None) -> Ready:
+    """Check everything that can be checked before a start. `file`: the spec's file, to name its lines in errors;
+    `on_step` gets the name of each step done. Raises UsageError, StoreError."""
     try:
-        return _looked_at(spec, base, say)
+        return _check(spec, base, on_step)
     except SpecError as exc:
         raise (exc if file is None else in_file(exc, file, spec)) from None
 
 
-def _looked_at(spec: Spec, base: Path, say: Say) -> Ready:
-    say("spec")
+def _check(spec: Spec, base: Path, on_step: StepDone) -> Ready:
+    on_step("spec")
     store = sink_of(spec, base)
     refuse_unbuilt(spec)
     refuse_unpriced(spec)
     try:
         job = make_job(spec, base, store, ModelServices())
-        say("source and stages")
+        on_step("source and stages")
         probe(store)
     except StoreError as exc:
-        raise _of_sink(exc, spec, store) from exc
-    say("sink")
+        raise _as_sink_error(exc, spec, store) from exc
+    on_step("sink")
     refuse_missing_keys(spec)
-    say("keys")
+    on_step("keys")
     return Ready(spec, base, store, job)
 
 
-def _of_sink(exc: StoreError, spec: Spec, store: Store) -> StoreError:
-    """The setting that names the place, rather than an object of ours in it."""
+def _as_sink_error(exc: StoreError, spec: Spec, store: Store) -> StoreError:
+    """Return an error that names the setting `sink.path` instead of an internal object."""
     if store.uri not in exc.message:
         return exc
-    message = re.sub(rf"{re.escape(store.uri)}/[^\s']*", lambda found: store.uri, exc.message)
+    message = re.sub(rf"{re.escape(store.uri)}/[^\s']*", lambda match: store.uri, exc.message)
     return type(exc)(f"sink.path = {spec.sink.path!r}: {message}", hint=exc.hint)
 
 

@@ -1,4 +1,4 @@
-"""Schedules: Temporal's own, one for each pipeline of a sink. Applied like a plan: what differs is told and changed."""
+"""Schedules: Temporal's own, one for each pipeline of a sink. Applying one reports and changes the differences."""
 
 import asyncio
 import datetime as dt
@@ -37,17 +37,17 @@ from schemas.errors import ObjectMissing, UsageError
 from schemas.messages.base import RunRef
 from schemas.messages.schedule import ScheduledInput, ScheduleTerms
 from schemas.spec.durations import format_duration, parse_duration
-from schemas.spec.sections import Schedule as Wanted
+from schemas.spec.sections import Schedule as ScheduleSection
 from schemas.spec.sections import Spec
 
-EVERY_MINUTE = "* * * * *"  # how often files are looked for, unless it is said
+EVERY_MINUTE = "* * * * *"  # default for looking for new files
 _FARTHEST = dt.timedelta(days=366 * 5)
 _POLICIES = tuple(policy.name.lower() for policy in ScheduleOverlapPolicy)
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between what is there and what is asked for."""
+    """One difference between the existing and the requested schedule."""
 
     name: str
     before: Any
@@ -56,7 +56,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Applied:
-    """`created`, or changed where there are `changes`."""
+    """The outcome of `apply`: `created`, or changed if there are `changes`."""
 
     id: str
     created: bool
@@ -64,23 +64,23 @@ class Applied:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A schedule that is there. `given` is what it starts runs with."""
+class ExistingSchedule:
+    """An existing schedule. `inputs` is the input of the workflows that it starts."""
 
     id: str
-    given: ScheduledInput
+    inputs: ScheduledInput
     paused: bool
     note: str
     next: tuple[dt.datetime, ...]
-    recent: tuple[dt.datetime, ...] = field(default=())  # scheduled times that fired last
+    recent: tuple[dt.datetime, ...] = field(default=())  # the last scheduled times that fired
 
 
-# What is wanted ----------------------------------------------------------------------------------------------------
+# Requested schedules ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFlags:
-    """What the command line says of a schedule; None and the defaults: what the spec says."""
+    """The flags of a schedule; None and the defaults leave a value to the spec."""
 
     cron: str | None = None
     zone: str | None = None
@@ -92,60 +92,62 @@ class ScheduleFlags:
 
 
 def terms_of(spec: Spec, flags: ScheduleFlags) -> ScheduleTerms:
-    """The spec's `schedule:`, with what the command line says instead. Raises UsageError."""
-    said = spec.schedule
-    given = (
-        flags.cron or (said.cron if said is not None else None) or (EVERY_MINUTE if flags.when == "new-files" else None)
+    """Return the spec's `schedule:` with the values of the command line over it. Raises UsageError."""
+    section = spec.schedule
+    cron = (
+        flags.cron
+        or (section.cron if section is not None else None)
+        or (EVERY_MINUTE if flags.when == "new-files" else None)
     )
-    if given is None:
+    if cron is None:
         raise UsageError(
-            f"The spec of {spec.name!r} has no schedule.", hint='Add schedule: {cron: "0 3 * * *"}, or say --cron.'
+            f"The spec of {spec.name!r} has no schedule.", hint='Add schedule: {cron: "0 3 * * *"}, or pass --cron.'
         )
-    usual = (said or Wanted(cron=given)).model_copy(update={"cron": given})
+    defaults = (section or ScheduleSection(cron=cron)).model_copy(update={"cron": cron})
     return ScheduleTerms(
-        cron=" ".join(given.split()),
-        time_zone=_zone(flags.zone) or usual.zone,
-        overlap_policy=_policy(flags.overlap) or usual.overlap,
-        catchup_window=_duration("--catchup-window", flags.catchup) or format_duration(usual.catchup),
-        jitter=_duration("--jitter", flags.jitter) or format_duration(usual.jitter),
-        lookback=format_duration(usual.lookback),
+        cron=" ".join(cron.split()),
+        time_zone=_zone(flags.zone) or defaults.zone,
+        overlap_policy=_policy(flags.overlap) or defaults.overlap,
+        catchup_window=_duration("--catchup-window", flags.catchup) or format_duration(defaults.catchup),
+        jitter=_duration("--jitter", flags.jitter) or format_duration(defaults.jitter),
+        lookback=format_duration(defaults.lookback),
         pause_on_failure=flags.pause_on_failure,
         when=flags.when,
     )
 
 
-def _zone(given: str | None) -> str | None:
-    if given is None:
+def _zone(value: str | None) -> str | None:
+    if value is None:
         return None
     try:
-        return Wanted(cron=EVERY_MINUTE, zone=given).zone
+        return ScheduleSection(cron=EVERY_MINUTE, zone=value).zone
     except ValidationError:
         raise UsageError(
-            f"--time-zone {given}: not an IANA time zone.", hint="Write one like Europe/Paris or UTC."
+            f"--time-zone {value}: not an IANA time zone.", hint="Write one like Europe/Paris or UTC."
         ) from None
 
 
-def _policy(given: str | None) -> str | None:
-    """Temporal's names, as its command line (`BufferOne`) or its API (`buffer_one`) writes them."""
-    if given is None:
+def _policy(value: str | None) -> str | None:
+    """Return a policy by Temporal's name, as in its command line (`BufferOne`) or its API (`buffer_one`)."""
+    if value is None:
         return None
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", given).lower().replace("-", "_")
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value).lower().replace("-", "_")
     if name not in _POLICIES:
-        raise UsageError(f"--overlap-policy {given}: not one of {', '.join(_POLICIES)}.")
+        raise UsageError(f"--overlap-policy {value}: not one of {', '.join(_POLICIES)}.")
     return name
 
 
-def _duration(flag: str, given: str | None) -> str | None:
-    if given is None:
+def _duration(flag: str, value: str | None) -> str | None:
+    if value is None:
         return None
     try:
-        return format_duration(parse_duration(given))
+        return format_duration(parse_duration(value))
     except ValueError as exc:
-        raise UsageError(f"{flag} {given}: {exc}.") from None
+        raise UsageError(f"{flag} {value}: {exc}.") from None
 
 
 def save_spec(store: Store, spec: Spec) -> str:
-    """Freeze the spec; returns its key."""
+    """Store a frozen copy of the spec. Return its key."""
     data = spec.model_dump_json().encode()
     key = ids.scheduled_spec(hashlib.sha256(data).hexdigest())
     store.put_absent(key, data)
@@ -153,7 +155,7 @@ def save_spec(store: Store, spec: Spec) -> str:
 
 
 def spec_changes(store: Store, key: str, spec: Spec) -> list[str]:
-    """The sections in which a spec differs from the one that a schedule was applied with."""
+    """Return the sections in which a spec differs from the applied one."""
     now = orjson.loads(spec.model_dump_json())
     try:
         before = orjson.loads(store.get(key))
@@ -162,111 +164,111 @@ def spec_changes(store: Store, key: str, spec: Spec) -> list[str]:
     return [name for name in now if now[name] != before.get(name)]
 
 
-# What is there -----------------------------------------------------------------------------------------------------
+# Existing schedules --------------------------------------------------------------------------------------------------
 
 
-async def find(client: Client, schedule: str) -> Found | None:
+async def find(client: Client, schedule: str) -> ExistingSchedule | None:
     try:
-        return await _found(client, schedule, await client.get_schedule_handle(schedule).describe())
+        return await _existing(client, schedule, await client.get_schedule_handle(schedule).describe())
     except RPCError as exc:
         if exc.status == RPCStatusCode.NOT_FOUND:
             return None
         raise
 
 
-async def every(client: Client) -> AsyncIterator[Found]:
-    """All schedules of ours, in order of name."""
-    names = [found.id async for found in await client.list_schedules()]
+async def list_schedules(client: Client) -> AsyncIterator[ExistingSchedule]:
+    """Yield our schedules, in order of name."""
+    names = [schedule.id async for schedule in await client.list_schedules()]
     for name in sorted(name for name in names if name.startswith("tandem/") and name.endswith("/schedule")):
-        found = await find(client, name)
-        if found is not None:
-            yield found
+        schedule = await find(client, name)
+        if schedule is not None:
+            yield schedule
 
 
-async def _found(client: Client, schedule: str, described: ScheduleDescription) -> Found:
+async def _existing(client: Client, schedule: str, described: ScheduleDescription) -> ExistingSchedule:
     action = described.schedule.action
     assert isinstance(action, ScheduleActionStartWorkflow)
-    (given,) = await client.data_converter.decode(list(action.args), [ScheduledInput])
-    return Found(
+    (inputs,) = await client.data_converter.decode(list(action.args), [ScheduledInput])
+    return ExistingSchedule(
         id=schedule,
-        given=given,
+        inputs=inputs,
         paused=described.schedule.state.paused,
         note=described.schedule.state.note or "",
         next=tuple(described.info.next_action_times),
-        recent=tuple(_nominal(done) for done in described.info.recent_actions),
+        recent=tuple(_nominal(action) for action in described.info.recent_actions),
     )
 
 
-def _nominal(done: ScheduleActionResult) -> dt.datetime:
-    """The time that was scheduled, without the jitter: Temporal appends it to the workflow's id."""
-    started = re.search(r"-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\Z", getattr(done.action, "workflow_id", ""))
-    return dt.datetime.fromisoformat(started[1]) if started else done.scheduled_at
+def _nominal(result: ScheduleActionResult) -> dt.datetime:
+    """Return the scheduled time without the jitter: Temporal appends it to the workflow's id."""
+    started = re.search(r"-(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\Z", getattr(result.action, "workflow_id", ""))
+    return dt.datetime.fromisoformat(started[1]) if started else result.scheduled_at
 
 
 async def next_times(client: Client, schedule: str, count: int, now: dt.datetime) -> list[dt.datetime]:
-    """The next times at which it fires, as Temporal reckons them: with its zone, its clock changes and its jitter."""
-    found: list[dt.datetime] = []
+    """Return the next times of a schedule, computed by Temporal with its zone, clock changes and jitter."""
+    times: list[dt.datetime] = []
     start, width = now, dt.timedelta(hours=1)
-    while len(found) < count and start < now + _FARTHEST:
-        asked = ListScheduleMatchingTimesRequest(
+    while len(times) < count and start < now + _FARTHEST:
+        request = ListScheduleMatchingTimesRequest(
             namespace=client.namespace, schedule_id=schedule, start_time=_stamp(start), end_time=_stamp(start + width)
         )
-        answer = await client.workflow_service.list_schedule_matching_times(asked)
+        answer = await client.workflow_service.list_schedule_matching_times(request)
         for stamp in answer.start_time:
-            when = stamp.ToDatetime(tzinfo=dt.UTC)
-            if when not in found[-50:]:
-                found.append(when)
+            time = stamp.ToDatetime(tzinfo=dt.UTC)
+            if time not in times[-50:]:
+                times.append(time)
         start, width = start + width, min(2 * width, dt.timedelta(days=90))
-    return found[:count]
+    return times[:count]
 
 
-def _stamp(when: dt.datetime) -> Timestamp:
+def _stamp(time: dt.datetime) -> Timestamp:
     stamp = Timestamp()
-    stamp.FromDatetime(when)
+    stamp.FromDatetime(time)
     return stamp
 
 
 # Applying ----------------------------------------------------------------------------------------------------------
 
 
-async def apply(engine: Connection, store: Store, spec: Spec, base: str, terms: ScheduleTerms) -> Applied:
-    """Create the schedule, or change what differs. `base` is the spec's folder. Raises UsageError for what Temporal
+async def apply(connection: Connection, store: Store, spec: Spec, base: str, terms: ScheduleTerms) -> Applied:
+    """Create the schedule or update it. `base` is the spec's folder. Raises UsageError for values that Temporal
     refuses."""
-    client, schedule = engine.client, ids.schedule_id(spec.name, store.uri)
-    wanted = ScheduledInput(
+    client, schedule = connection.client, ids.schedule_id(spec.name, store.uri)
+    inputs = ScheduledInput(
         ref=RunRef(pipeline=spec.name, run="", sink=store.uri),
         spec=await asyncio.to_thread(save_spec, store, spec),
         base=base,
-        task_queue=engine.queue(spec.name),
+        task_queue=connection.queue(spec.name),
         terms=terms,
-        attributes=engine.search_attributes,
+        attributes=connection.search_attributes,
     )
-    there = await find(client, schedule)
-    if there is not None and there.given == wanted:
+    existing = await find(client, schedule)
+    if existing is not None and existing.inputs == inputs:
         return Applied(schedule, created=False)
-    made = _schedule(wanted)
+    new = _schedule(inputs)
     try:
-        if there is None:
-            await client.create_schedule(schedule, made)
+        if existing is None:
+            await client.create_schedule(schedule, new)
             return Applied(schedule, created=True)
-        await client.get_schedule_handle(schedule).update(lambda given: _changed(made, given))
+        await client.get_schedule_handle(schedule).update(lambda update: _keep_state(new, update))
     except ScheduleAlreadyRunningError:
-        return await apply(engine, store, spec, base, terms)  # somebody was faster
+        return await apply(connection, store, spec, base, terms)  # another process was faster
     except RPCError as exc:
         if exc.status == RPCStatusCode.INVALID_ARGUMENT:
             raise UsageError(_refused(terms, exc)) from None
         raise
-    return Applied(schedule, created=False, changes=tuple(_changes(store, there.given, wanted, spec)))
+    return Applied(schedule, created=False, changes=tuple(_changes(store, existing.inputs, inputs, spec)))
 
 
-def _schedule(wanted: ScheduledInput) -> Schedule:
-    terms, ref = wanted.terms, wanted.ref
+def _schedule(inputs: ScheduledInput) -> Schedule:
+    terms, ref = inputs.terms, inputs.ref
     return Schedule(
         action=ScheduleActionStartWorkflow(
             ScheduledWorkflow.run,
-            wanted,
+            inputs,
             id=ids.scheduled_workflow_id(ref.pipeline, ref.sink),
-            task_queue=wanted.task_queue,
+            task_queue=inputs.task_queue,
             static_summary=f"{ref.pipeline}: scheduled",
         ),
         spec=ScheduleSpec(
@@ -280,39 +282,39 @@ def _schedule(wanted: ScheduledInput) -> Schedule:
     )
 
 
-def _changed(made: Schedule, given: ScheduleUpdateInput) -> ScheduleUpdate:
-    """A schedule that is paused stays paused, with its note."""
-    made.state = given.description.schedule.state
-    return ScheduleUpdate(made)
+def _keep_state(new: Schedule, update: ScheduleUpdateInput) -> ScheduleUpdate:
+    """Return an update that keeps the state: a paused schedule stays paused, with its note."""
+    new.state = update.description.schedule.state
+    return ScheduleUpdate(new)
 
 
 def _refused(terms: ScheduleTerms, exc: RPCError) -> str:
-    said = exc.message.removeprefix("Invalid schedule spec: ").rstrip(".")
-    return f"schedule.cron = {terms.cron!r} ({terms.time_zone}): {said}."
+    reason = exc.message.removeprefix("Invalid schedule spec: ").rstrip(".")
+    return f"schedule.cron = {terms.cron!r} ({terms.time_zone}): {reason}."
 
 
 def _changes(store: Store, before: ScheduledInput, after: ScheduledInput, spec: Spec) -> list[Change]:
     old, new = before.terms.model_dump(), after.terms.model_dump()
-    found = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
+    changes = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
     if before.spec != after.spec:
-        found += [Change(f"spec.{name}", "as it was", "changed") for name in spec_changes(store, before.spec, spec)]
-    found += [
+        changes += [Change(f"spec.{name}", "as it was", "changed") for name in spec_changes(store, before.spec, spec)]
+    changes += [
         Change(name, getattr(before, name), getattr(after, name))
         for name in ("base", "task_queue", "attributes")
         if getattr(before, name) != getattr(after, name)
     ]
-    return found
+    return changes
 
 
-def run_of(found: Found, at: dt.datetime) -> str | None:
-    """The run of a firing; None where there was nothing to do."""
-    name = ids.scheduled_run(at, "new-files" if found.given.terms.when == "new-files" else "scheduled")
-    return name if load_request(store_of(found), name) is not None else None
+def run_of(schedule: ExistingSchedule, time: dt.datetime) -> str | None:
+    """Return the run of a firing; None if there was nothing to do."""
+    name = ids.scheduled_run(time, "new-files" if schedule.inputs.terms.when == "new-files" else "scheduled")
+    return name if load_request(store_of(schedule), name) is not None else None
 
 
-def handle_of(client: Client, found: Found) -> ScheduleHandle:
-    return client.get_schedule_handle(found.id)
+def handle_of(client: Client, schedule: ExistingSchedule) -> ScheduleHandle:
+    return client.get_schedule_handle(schedule.id)
 
 
-def store_of(found: Found) -> Store:
-    return open_store(found.given.ref.sink)
+def store_of(schedule: ExistingSchedule) -> Store:
+    return open_store(schedule.inputs.ref.sink)

@@ -1,4 +1,4 @@
-"""Starting, finding and following runs: what `tandem run` and `pipeline.api.run` have in common."""
+"""Find, start and join runs, for `tandem run` and `pipeline.api.run`."""
 
 import asyncio
 import datetime as dt
@@ -37,7 +37,7 @@ _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that this process may follow. `began`: how it came to be followed."""
+    """A run that this process may follow. `began`: started, joined, resumed, replanned or completed."""
 
     request: RunRequest
     store: Store
@@ -52,19 +52,19 @@ class Run:
 def check_name(name: str) -> None:
     if not ids.RUN_NAME.match(name):
         raise UsageError(
-            f"--name {name!r} is no name for a run.",
+            f"--name {name!r} is not a valid name for a run.",
             hint="Use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or a digit.",
         )
 
 
 async def find_request(
-    found: Connection, ready: Ready, selection: Selection, name: str | None, partitions: set[str]
+    connection: Connection, ready: Ready, selection: Selection, name: str | None, partitions: set[str]
 ) -> RunRequest:
-    """The request of the run that is asked for: of this name, or the pipeline's open run of an equal request, else a
-    new one. `partitions` are those it is about to work on. Raises NameTaken."""
+    """Return the request of the run to start: of this name, or of the pipeline's open run of an equal request, else a
+    new one. `partitions` are those it will run. Raises NameTaken."""
     request = None
     if name is None:
-        request = await open_run_of_same_request(found.client, ready, selection, partitions)
+        request = await open_run_of_same_request(connection.client, ready, selection, partitions)
     else:
         check_name(name)
     if request is None:
@@ -74,17 +74,17 @@ async def find_request(
 
 
 async def start_or_join(
-    found: Connection,
+    connection: Connection,
     ready: Ready,
     request: RunRequest,
     options: RunOptions = _AS_SPECIFIED,
     max_cost_usd: float | None = None,
 ) -> Run:
-    """Join a run that is open, resume one that is paused or ended unfinished, start one that is new; of one that is
-    completed, only its report."""
+    """Join an open run, resume one that is paused or ended unfinished, or start a new one; a completed run gets no
+    handle, as its report is all there is."""
     store, spec = ready.store, ready.spec
     report = await asyncio.to_thread(load_report, store, request.run)
-    status = await status_of(found.client, request.pipeline, store.uri, request.run)
+    status = await status_of(connection.client, request.pipeline, store.uri, request.run)
     if report is not None and report.state == "completed" and status != WorkflowExecutionStatus.RUNNING:
         return Run(request, store, None, "completed")
     began = {None: "started", WorkflowExecutionStatus.RUNNING: "joined"}.get(status, "resumed")
@@ -93,29 +93,29 @@ async def start_or_join(
     spent = partial(usage_so_far, store, request.run)
     await asyncio.to_thread(budget.declare, store, request.run, spec.limits, spent, max_cost_usd)
     code = await asyncio.to_thread(lambda: code_of(code_digests(ready.job.spec)))
-    handle = await start(found, store, request, options, code)
+    handle = await start(connection, store, request, options, code)
     if began == "joined":
-        await handle.signal(RunWorkflow.resume)  # in case it is paused; who could tell, while no worker answers?
+        await handle.signal(RunWorkflow.resume)  # in case it is paused, which is unknown while no worker answers
     return Run(request, store, handle, began)
 
 
 async def start(
-    found: Connection, store: Store, request: RunRequest, options: RunOptions = _AS_SPECIFIED, code: str = ""
+    connection: Connection, store: Store, request: RunRequest, options: RunOptions = _AS_SPECIFIED, code: str = ""
 ) -> WorkflowHandle[RunWorkflow, RunResult]:
     """Start a run's workflow, or find it open. `code`: see RunInput."""
-    queue = found.queue(request.pipeline)
+    queue = connection.queue(request.pipeline)
     ref = RunRef(pipeline=request.pipeline, run=request.run, sink=store.uri)
-    return await found.client.start_workflow(
+    return await connection.client.start_workflow(
         RunWorkflow.run,
         RunInput(ref=ref, request=ids.request(request.run), task_queue=queue, course=options, code=code),
         id=ids.run_workflow_id(request.pipeline, store.uri, request.run),
         task_queue=queue,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        search_attributes=_attributes(request) if found.search_attributes else None,
+        search_attributes=_attributes(request) if connection.search_attributes else None,
         priority=fair_share(ref),
         static_summary=f"{request.pipeline}: {request.run}",
-        task_timeout=WORKFLOW_TASK if found.embedded is not None else None,
+        task_timeout=WORKFLOW_TASK if connection.embedded is not None else None,
     )
 
 
@@ -123,9 +123,3 @@ def _attributes(request: RunRequest) -> TypedSearchAttributes:
     values = (request.pipeline, request.run, "running")
     keys = (SearchAttributeKey.for_keyword(name) for name in _ATTRIBUTES)
     return TypedSearchAttributes([SearchAttributePair(k, v) for k, v in zip(keys, values, strict=True)])
-
-
-# Open runs ---------------------------------------------------------------------------------------------------------
-
-
-# Following ---------------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The bundled example: a week of support tickets, and the spec that triages them offline."""
+"""The bundled example: a week of support tickets, and a spec that sorts them offline."""

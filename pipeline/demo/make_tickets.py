@@ -1,7 +1,7 @@
-"""Writes tickets.csv: a week of support mail to Larkfield, a made-up seller of greenhouse sensors.
+"""Write tickets.csv: a week of support mail to Larkfield, a made-up seller of greenhouse sensors.
 
-Run `python -m pipeline.demo.make_tickets`; the file comes out the same to the byte, which a test asserts. Everything in
-it is invented. It holds what real mail holds: automated texts sent many times, an outage on the Thursday afternoon that
+Run `python -m pipeline.demo.make_tickets`; the file is the same to the byte, which a test checks. Everything in it is
+invented. It has the features of real mail: automated texts sent many times, an outage on the Thursday afternoon that
 many people report, other languages, quotes and line breaks, and a few tickets with nothing in them.
 """
 
@@ -32,7 +32,7 @@ class Ticket(NamedTuple):
     body: str
 
 
-# A subject, then what is said. {…} are filled from SLOTS.
+# A subject and a body. {…} are filled from SLOTS.
 TOPICS: dict[str, tuple[tuple[str, str], ...]] = {
     "billing": (
         ("Charged twice for {month}", "Our card was charged twice for {month}: {euros} both times. Please refund one of the charges."),
@@ -161,7 +161,7 @@ MACHINE_TEXTS = (
 
 
 class Dice:
-    """Draws only through `Random.random`, the one method whose sequence Python promises to keep."""
+    """Random draws by `Random.random` only, the one method whose sequence Python promises to keep."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed).random
@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def tickets(seed: int = 2026) -> list[Ticket]:
-    """2,000 of them, in the order they came; but for the automated ones no two say the same."""
+    """Return 2,000 tickets in order of time; except for automated ones, no two are the same."""
     dice = Dice(seed)
     times = [
         MONDAY + timedelta(days=day, seconds=_second(dice)) for day, count in enumerate(PER_DAY) for _ in range(count)
@@ -192,17 +192,19 @@ def tickets(seed: int = 2026) -> list[Ticket]:
     automated = {next(special) for _ in range(AUTOMATED)}
     blank_body = {next(special) for _ in range(BLANK_BODIES)}
     blank = {next(special) for _ in range(BLANK)}
-    said: set[tuple[str, str]] = set()
-    made = []
-    for index, at in enumerate(sorted(times)):
+    written: set[tuple[str, str]] = set()
+    result = []
+    for index, time in enumerate(sorted(times)):
         subject, body = dice.pick(MACHINE_TEXTS)
         if index in blank:
             subject, body = "", ""
         elif index not in automated:
-            subject, body = _written(dice, at, said)
+            subject, body = _new_text(dice, time, written)
             body = "" if index in blank_body else body
-        made.append(Ticket(at, _customer(dice), dice.weighted({"free": 5, "pro": 4, "enterprise": 1}), subject, body))
-    return made
+        result.append(
+            Ticket(time, _customer(dice), dice.weighted({"free": 5, "pro": 4, "enterprise": 1}), subject, body)
+        )
+    return result
 
 
 def as_csv(rows: Sequence[Ticket]) -> bytes:
@@ -215,7 +217,7 @@ def as_csv(rows: Sequence[Ticket]) -> bytes:
 
 
 def _second(dice: Dice) -> int:
-    """Of the day: most mail comes in working hours, some at any time."""
+    """Return a second of the day: most mail comes in working hours, some at any time."""
     return dice.number(7 * 3600, 19 * 3600 - 1) if dice.draw() < 0.85 else dice.number(0, 86_399)
 
 
@@ -223,13 +225,13 @@ def _shuffled(dice: Dice, items: Sequence[int]) -> list[int]:
     return [item for _, item in sorted((dice.draw(), item) for item in items)]
 
 
-def _written(dice: Dice, at: datetime, said: set[tuple[str, str]]) -> tuple[str, str]:
-    """A text that nobody has written yet."""
+def _new_text(dice: Dice, time: datetime, written: set[tuple[str, str]]) -> tuple[str, str]:
+    """Return a subject and a body that are not in `written`, and add them."""
     while True:
         topic = dice.weighted(WEIGHTS)
         subject, core = dice.pick(TOPICS[topic])
         mood = dice.weighted(SHARES[topic])
-        if OUTAGE <= at < OUTAGE + timedelta(hours=2) and dice.draw() < 0.8:
+        if OUTAGE <= time < OUTAGE + timedelta(hours=2) and dice.draw() < 0.8:
             topic, mood = "bug", "outage"
             subject, core = dice.pick(OUTAGE_TEXTS)
         slots = _slots(dice)
@@ -239,8 +241,8 @@ def _written(dice: Dice, at: datetime, said: set[tuple[str, str]]) -> tuple[str,
             body = f"{dice.pick(OPENINGS)}{body}{dice.pick((' ', chr(10))) if closing else ''}{closing}"
         if mood in ("alarm", "outage") and dice.draw() < 0.3:
             subject = f"URGENT: {subject}"
-        if (subject, body) not in said:
-            said.add((subject, body))
+        if (subject, body) not in written:
+            written.add((subject, body))
             return subject, body
 
 

@@ -1,11 +1,11 @@
-"""A graph of your own, as a start. The stage that uses it stands, commented out, at the end of `stages` in tandem.yaml.
+"""A graph of your own, as a start. Its stage is commented out at the end of `stages` in tandem.yaml.
 
 START → answer ─ short enough ─→ END
-          ↑  └─ too long, and not asked twice yet ─┐
+          ↑  └─ too long, and not called twice yet ─┐
           └────────────────────────────────────────┘
 
-It is plain LangGraph. Tandem runs it once a row, keeps each answer of a model that it was given, and takes the columns
-that `output` declares from its last state. Leave retries to Tandem: a RetryPolicy would pay for each attempt.
+It is plain LangGraph. Tandem runs it once per row, keeps each answer of the model that it passes in, and reads the
+columns that `output` declares from the last state. Leave retries to Tandem: a RetryPolicy would pay for each attempt.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ LONGEST = 200  # characters
 
 @dataclass
 class Context:
-    """What Tandem gives the graph: `model` of the stage (`models` by role, `tools`), and the keys of its `context`."""
+    """The context that Tandem passes in: `model` of the stage (`models` by role, `tools`), and the keys of its
+    `context`."""
 
     model: BaseChatModel
 
@@ -30,17 +31,17 @@ class State(TypedDict, total=False):
 
     text: str
     reply: str
-    asked: int
+    calls: int
 
 
 async def answer(state: State, runtime: Runtime[Context]) -> State:
-    brief = "Shorter, please. " if state.get("asked") else ""
-    said = await runtime.context.model.ainvoke(f"{brief}Answer this in one sentence:\n{state['text']}")
-    return {"reply": str(said.content), "asked": state.get("asked", 0) + 1}
+    brief = "Shorter, please. " if state.get("calls") else ""
+    message = await runtime.context.model.ainvoke(f"{brief}Answer this in one sentence:\n{state['text']}")
+    return {"reply": str(message.content), "calls": state.get("calls", 0) + 1}
 
 
 def next_step(state: State) -> str:
-    return END if len(state["reply"]) <= LONGEST or state["asked"] == 2 else "answer"
+    return END if len(state["reply"]) <= LONGEST or state["calls"] == 2 else "answer"
 
 
 graph = StateGraph(State, context_schema=Context)

@@ -1,1 +1,1 @@
-"""The Temporal server of a laptop: the real dev server, alive exactly as long as somebody uses it."""
+"""The embedded Temporal server for one machine: Temporal's dev server, alive as long as a process uses it."""

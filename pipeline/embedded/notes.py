@@ -1,4 +1,4 @@
-"""What processes on one disk tell each other: files that one of them owns, and small JSON notes."""
+"""Communication between processes on one disk: files that one of them owns, and small JSON notes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pipeline.owned_file import own
 
 
 def take(path: Path, *, patience_s: float) -> int | None:
-    """Own a file; None while another process does. Patience outlasts a reader's glance and a dying owner."""
+    """Own a file; None while another process does. The patience covers a reader's short lock and a dying owner."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -21,12 +21,12 @@ def take(path: Path, *, patience_s: float) -> int | None:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A note of ours, or nothing: a torn or foreign file counts as absent."""
+    """Read a note; empty for an absent, incomplete or foreign file."""
     try:
-        found = json.loads(path.read_bytes())
+        note = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return note if isinstance(note, dict) else {}
 
 
 def write_json(path: Path, note: object) -> None:

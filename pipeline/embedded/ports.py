@@ -1,6 +1,6 @@
-"""Which ports the server listens on: those asked for, else those of last time, else free ones.
+"""Choose the ports of the server: the requested ones, else those of the last start, else free ones.
 
-Last time's, so that clients find a server again after a crash, and yesterday's link to its UI works today.
+Ports are kept, so that clients find a server again after a crash, and old links to its UI still work.
 """
 
 import random
@@ -12,18 +12,18 @@ HOST = "127.0.0.1"
 NAMES = ("port", "ui_port", "http_port", "metrics_port")
 
 # Below the range that the kernel gives to clients: in it, a client that dials a dead server again and again may be
-# given that very port as its own, and so connect to itself and keep the server from coming back.
+# given that port as its own, and so connect to itself and keep the server from starting again.
 SPARE = range(20_000, 32_000)
 
 
 class PortTaken(Exception):
-    """A port that was asked for by name."""
+    """A requested port is not free."""
 
 
-def choose(asked: Mapping[str, object], remembered: Mapping[str, object]) -> dict[str, int]:
+def choose(requested: Mapping[str, object], remembered: Mapping[str, object]) -> dict[str, int]:
     chosen: dict[str, int] = {}
     for name in NAMES:
-        port, last = asked.get(name), remembered.get(name)
+        port, last = requested.get(name), remembered.get(name)
         if isinstance(port, int):
             if port in chosen.values() or not is_free(port, patience_s=1.0):
                 raise PortTaken(f"{flag(name)} {port} is not free on {HOST}.")
@@ -41,7 +41,7 @@ def flag(name: str) -> str:
 
 
 def is_free(port: int, *, patience_s: float = 0.0) -> bool:
-    """Patience outlasts a server that is just dying."""
+    """True if a port is free, with patience for a server that is just ending."""
     deadline = time.monotonic() + patience_s
     while not _can_listen(port):
         if time.monotonic() >= deadline:

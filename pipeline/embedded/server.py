@@ -1,7 +1,7 @@
-"""The user's side of the embedded server: join it, starting it if need be, and leave it.
+"""The client side of the embedded server: join it, starting it if necessary, and leave it.
 
-A server lives as long as its users. Each holds a shared lock on `<home>/users.lock`, taken *before* looking whether a
-server is there: from then on its supervisor cannot leave, or is gone before we look.
+A server lives as long as its users. Each holds a shared lock on `<home>/users.lock`, taken *before* it looks for
+a server: from then on the supervisor cannot end, or has ended before that look.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pipeline.owned_file import is_owned, lock
 from schemas.errors import UsageError
 
 SEARCH_ATTRIBUTES = ("TandemPipeline", "TandemPartition", "TandemRun", "TandemState")
-MAX_PATH_BYTES = 500  # SQLite opens no longer path
+MAX_PATH_BYTES = 500  # SQLite opens no longer paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class ServerInfo:
 
 @dataclass(kw_only=True)
 class EmbeddedServer:
-    """A share in the server of a home. Held until `leave` or the end of the process, however that comes."""
+    """A share in the server of a home. Held until `leave` or any end of the process."""
 
     info: ServerInfo
     started: bool
@@ -49,7 +49,7 @@ class EmbeddedServer:
     async def join(
         cls, home: Path, *, port: int | None = None, ui_port: int | None = None, timeout_s: float = 30
     ) -> Self:
-        """Returns when the server answers and knows our search attributes; `started`: it is there because of us."""
+        """Join the server; return when it answers and has our search attributes. `started`: this call started it."""
         home = await asyncio.to_thread(_prepare, home)
         share = os.open(home / "users.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -65,7 +65,7 @@ class EmbeddedServer:
         return cls(info=info, started=started, _share=share)
 
     def leave(self) -> None:
-        """Closes the descriptor and leaves unlocking to the kernel, as a forked child may go on using the server."""
+        """Close the descriptor and leave unlocking to the kernel, as a forked child may go on using the server."""
         if self._share is not None:
             os.close(self._share)
             self._share = None
@@ -78,22 +78,22 @@ class EmbeddedServer:
 
     @staticmethod
     def running(home: Path) -> ServerInfo | None:
-        """The server that is alive there. Neither starts it nor keeps it alive: for commands that only read."""
+        """Return the running server of a home. Neither starts it nor keeps it alive: for commands that only read."""
         home = home.resolve()
         if not _is_supervised(home):
             return None
         note: dict[str, Any] = notes.read_json(home / "server.json")
-        known = {one.name for one in fields(ServerInfo)} - {"home"}  # another version of Tandem may say more
+        known = {item.name for item in fields(ServerInfo)} - {"home"}  # another version of Tandem may write more
         return ServerInfo(home=home, **{name: note[name] for name in known}) if note.keys() >= known else None
 
 
 def _prepare(home: Path) -> Path:
-    """The folder, there and writable. A first file is opened here, as that is what a read-only disk refuses."""
+    """Return the folder, created and writable. Files are opened here, because a read-only disk refuses only that."""
     home = home.resolve()
     if len(os.fsencode(home / "temporal.db")) > MAX_PATH_BYTES:
         raise UsageError(
             f"The path {str(home)!r} is too long for the embedded server's database ({MAX_PATH_BYTES} bytes).",
-            hint="Set TANDEM_HOME to a shorter one.",
+            hint="Set TANDEM_HOME to a shorter path.",
         )
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -103,13 +103,13 @@ def _prepare(home: Path) -> Path:
     except OSError as exc:
         raise UsageError(
             f"The embedded server cannot keep its files in {str(home)!r}: {exc.strerror}.",
-            hint="Set TANDEM_HOME to a folder on a local disk that you may write.",
+            hint="Set TANDEM_HOME to a writable folder on a local disk.",
         ) from exc
     return home
 
 
 async def _lock_share(share: int, home: Path) -> None:
-    """Refused only for a moment: while the supervisor looks, or while it stops a server that nobody used."""
+    """Lock the share. Refused only for a moment: while the supervisor checks, or stops a server without users."""
     while True:
         try:
             if lock(share, fcntl.LOCK_SH):
@@ -122,23 +122,24 @@ async def _lock_share(share: int, home: Path) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _find_or_start(home: Path, **wanted: int | None) -> tuple[ServerInfo, bool]:
+async def _find_or_start(home: Path, **requested_ports: int | None) -> tuple[ServerInfo, bool]:
     started = False
     while True:
         info = await asyncio.to_thread(EmbeddedServer.running, home)
         if info:
-            _refuse_other_ports(info, wanted)
-            # Asked twice: a note left by a dead supervisor might have named a port that is somebody else's now.
+            _check_ports(info, requested_ports)
+            # Checked twice: a note of a dead supervisor might name a port that another process has now.
             if await _answers(info.address) and info == await asyncio.to_thread(EmbeddedServer.running, home):
                 return info, started
         elif not await asyncio.to_thread(_is_supervised, home):
-            started = await launch(home, SEARCH_ATTRIBUTES, **wanted)
+            started = await launch(home, SEARCH_ATTRIBUTES, **requested_ports)
             continue
         await asyncio.sleep(0.05)
 
 
 async def _answers(address: str) -> bool:
-    """Adds the search attributes that are missing: the server's own flags count only in a new database."""
+    """True if the server answers. Adds missing search attributes: the server's own flags count only in a new
+    database."""
     try:
         client = await ServiceClient.connect(ConnectConfig(target_host=address))
         if not await client.check_health():
@@ -158,11 +159,11 @@ def _is_supervised(home: Path) -> bool:
     return is_owned(home / "supervisor.lock")
 
 
-def _refuse_other_ports(info: ServerInfo, wanted: dict[str, int | None]) -> None:
-    for name, port in wanted.items():
+def _check_ports(info: ServerInfo, requested: dict[str, int | None]) -> None:
+    for name, port in requested.items():
         if port is not None and port != info.ports[name]:
             raise UsageError(
-                f"{flag(name)} {port} was asked for, but the embedded server of {str(info.home)!r} already runs "
+                f"{flag(name)} {port} was given, but the embedded server of {str(info.home)!r} already runs "
                 f"at {info.address} (UI: {info.ui_url}).",
                 hint=f"Leave {flag(name)} out, or first end the commands that use that server.",
             )

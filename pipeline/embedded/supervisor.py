@@ -1,8 +1,8 @@
-"""Keeps one Temporal dev server alive for as long as anybody uses it, and not a second longer.
+"""Keep one Temporal dev server alive exactly as long as a process uses it.
 
-Three locks in its folder say who is alive, so that no state can be stale:
+Three locks in its folder show which processes are alive, so that no state can be stale:
 
-    users.lock       shared, by every process that uses the server; when we get it exclusively, nobody is left
+    users.lock       shared, by every process that uses the server; when we get it exclusively, no user is left
     supervisor.lock  exclusive, by this process: one supervisor per home
     server.lock      held through a descriptor that the server inherits: free when no server has the database open
 
@@ -43,7 +43,7 @@ TUNING = (
 
 
 class CannotStart(Exception):
-    """`outcome` is what the caller reads: `joined`, `usage` or `failed`."""
+    """The server cannot be started. `outcome` is sent to the caller: `joined`, `usage` or `failed`."""
 
     def __init__(self, outcome: str, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class CannotStart(Exception):
 
 
 def main() -> None:
-    """Detach first: the caller need not reap us, and its Ctrl-C is not for us."""
+    """Run a supervisor. It detaches first: the caller need not reap it, and the caller's Ctrl-C does not reach it."""
     request = _arguments()
     if os.fork():
         os._exit(0)
@@ -66,14 +66,14 @@ def main() -> None:
 
 
 class Supervisor:
-    """Once constructed, its server listens; `run` returns when that is over."""
+    """A supervisor and its server. Once constructed, the server listens; `run` returns when it has ended."""
 
     def __init__(self, request: argparse.Namespace) -> None:
         self.request, self.home = request, Path(request.home)
         self.stopping, self.crashes = False, 0
         self.supervisor_lock = notes.take(self.home / "supervisor.lock", patience_s=0.2)
         if self.supervisor_lock is None:
-            raise CannotStart("joined", "another supervisor is at work")
+            raise CannotStart("joined", "another supervisor is running")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         if os.fstat(2).st_size > MAX_LOG_BYTES:
@@ -85,7 +85,7 @@ class Supervisor:
         self._announce()
 
     def run(self) -> None:
-        """Two looks half a second apart have to find nobody, as commands often follow each other closely."""
+        """Run until two checks half a second apart find no user, as commands often follow each other closely."""
         idle = 0
         try:
             while not self.stopping and idle < 2:
@@ -94,19 +94,19 @@ class Supervisor:
                 idle = idle + 1 if lock(self.users_lock) else 0
                 if idle == 1:
                     fcntl.flock(self.users_lock, fcntl.LOCK_UN)
-            # The second look keeps the lock until our death: a newcomer waits, then starts the next supervisor.
+            # The second check keeps the lock until our end: a new user waits, then starts the next supervisor.
         finally:
             if notes.read_json(self.home / "server.json").get("supervisor_pid") == os.getpid():
                 (self.home / "server.json").unlink(missing_ok=True)
             self._stop()
 
     def _outlast_orphan(self) -> int:
-        """Where the kernel does not end a server together with its supervisor, the next supervisor does."""
+        """Take the server's lock; end a server without a supervisor, where the kernel did not end both together."""
         path, stale = self.home / "server.lock", self.home / "server.json"
         pid = notes.read_json(stale).get("pid")
         stale.unlink(missing_ok=True)
         held = notes.take(path, patience_s=2.0)
-        if held is None and isinstance(pid, int):  # the lock is held, so the note tells the truth about its holder
+        if held is None and isinstance(pid, int):  # the lock is held, so the note names its holder
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             held = notes.take(path, patience_s=STOP_S)
@@ -115,7 +115,8 @@ class Supervisor:
         return held
 
     def _start(self) -> None:
-        """Again with other ports when the server ends at once: one may have been taken between our look and its."""
+        """Start the server; again with other ports if it ends at once, as a port may be taken between our check and its
+        start."""
         for _ in range(3):
             try:
                 self.ports = ports.choose(vars(self.request), notes.read_json(self.home / "ports.json"))
@@ -144,7 +145,8 @@ class Supervisor:
         self.born = time.monotonic()
 
     def _revive(self) -> None:
-        """On the same ports, as its clients reconnect by themselves; until that has failed several times in a row."""
+        """Restart a crashed server on the same ports, to which clients reconnect; give up after several crashes in a
+        row."""
         self.crashes = self.crashes + 1 if time.monotonic() < self.born + CRASH_S else 1
         print(f"tandem: the server ended with {self.server.returncode} ({self.crashes} in a row)", file=sys.stderr)
         if self.crashes > MAX_CRASHES:
@@ -184,7 +186,7 @@ class Supervisor:
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """On Linux the kernel kills the server when its supervisor dies, by whatever cause."""
+    """Return a hook by which the Linux kernel kills the server when its supervisor dies of any cause."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork: nothing should be loaded after it
@@ -208,7 +210,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _report(outcome: str, message: str = "") -> None:
-    """One line to the caller, if it still listens, and then the end of the file: it reads up to that."""
+    """Write one line to the caller, if it still listens, then close the pipe: it reads up to its end."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, json.dumps({"outcome": outcome, "message": message}).encode())
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""What the work on a partition, and on one of its batches, is done with: handles, so that it is named once."""
+"""Handles for the work on a partition and on one of its batches: job, plan, store and folder together."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class PartitionRun:
 
     @property
     def entry(self) -> Entry:
-        """The partition as the plan's snapshot has it."""
+        """The partition's entry in the plan's snapshot."""
         return self.job.snapshot.entry(self.partition)
 
 

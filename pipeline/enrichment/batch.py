@@ -2,7 +2,7 @@
 
     read rows → stage, stage, … → data, rejects and index as staged Parquet → a receipt that names them
 
-A receipt is named by its own digest. `publish` takes only receipts that it is told of, and files whose SHA-256 agrees.
+A receipt is named by its own digest. `publish` takes only reported receipts, and files whose SHA-256 agrees.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from stages.execution.batch import run_graph_stage
 
 @dataclass
 class Enriched:
-    """A finished batch's receipt digest, the rows that have to be run by themselves, or what stopped it."""
+    """A finished batch's receipt digest, the rows that have to be run by themselves, or the error that stopped it."""
 
     receipt: str = ""
     counts: Counts = field(default_factory=Counts)
@@ -31,7 +31,7 @@ class Enriched:
 
 
 async def enrich_batch(attempt: BatchAttempt, context: BatchContext) -> Enriched:
-    """Run the stages over one batch. The journal is flushed however it ends."""
+    """Run the stages over one batch. The journal is flushed on success and on failure."""
     job = attempt.job
     rows = await asyncio.to_thread(job.snapshot.read, attempt.partition, attempt.batch.ranges)
     work = BatchTable(attempt, rows)

@@ -1,4 +1,4 @@
-"""The batch's table on its way through the stages, and what became of each source row."""
+"""The batch's table between its stages, and the outcome of each source row."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.enrichment.attempt import BatchAttempt
-from pipeline.review.questions import PENDING, lines_of
+from pipeline.review.questions import PENDING, question_rows
 from pipeline.sinks.row_files import INDEX, REJECTS
 from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
@@ -25,7 +25,7 @@ from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
 
 
 class BatchTable:
-    """The batch's table on its way through the stages, and what became of each source row."""
+    """The batch's table between its stages, and the outcome of each source row. Rows are named by their position."""
 
     def __init__(self, attempt: BatchAttempt, rows: pl.DataFrame) -> None:
         self.job = attempt.job
@@ -41,12 +41,12 @@ class BatchTable:
         self.reused: set[int] = set()
         self.shared: set[int] = set()
         self.first: dict[RowKey, int] = {}
-        self.asked: set[int] = set()
+        self.called: set[int] = set()
         self.shares: Shares = {}
         self.provenance = RowProvenance() if self.job.spec.sink.provenance == "columns" else None
 
     def current_ids(self) -> list[str]:
-        return [self.ids[at] for at in self.table.positions]
+        return [self.ids[position] for position in self.table.positions]
 
     def left_to_run(self, stage: GraphStage, known: Known) -> RowsOfBatch | None:
         """The rows that the stage has not settled, where each of them is a workflow of its own."""
@@ -59,40 +59,40 @@ class BatchTable:
     def take(self, stage: GraphStage, records: Sequence[RowRecord]) -> None:
         """Join a graph stage's answers to the rows, and account for each of them."""
         values = self.table.frame.select(stage.reads)
-        for place, (at, record) in enumerate(zip(self.table.positions, records, strict=True)):
-            self._count(at, record)
+        for place, (row, record) in enumerate(zip(self.table.positions, records, strict=True)):
+            self._count(row, record)
             if self.provenance is not None:
-                self.provenance.add(at, self.ids[at], stage, record)
+                self.provenance.add(row, self.ids[row], stage, record)
             if record.status == "ok":
-                self.answered.setdefault(at, []).append((stage, record))
+                self.answered.setdefault(row, []).append((stage, record))
             elif record.status == "pending":
-                self._park(at, stage, record, values.row(place, named=True) if stage.reads else {})
+                self._park(row, stage, record, values.row(place, named=True) if stage.reads else {})
             else:
-                self._reject(at, stage, record)
+                self._reject(row, stage, record)
         self.table = take_answers(stage, self.table, [answer_of(record) for record in records]).table
 
     def apply(self, stage: TableStage) -> None:
-        """Apply a table stage, and account for the rows that it has a reason against."""
+        """Apply a table stage, and account for the rows that it rejects."""
         step = apply_stage(stage, self.table)
         positions = self.table.positions
         for reject in step.rejected:
             self._refuse(positions[reject.place], stage, reject)
         self.table = step.table
 
-    def _count(self, at: int, record: RowRecord) -> None:
-        """Where an answer came from: another run's journal, an equal row of this run (which a row that
-        takes no call need not share), or this row's own calls."""
+    def _count(self, row: int, record: RowRecord) -> None:
+        """Count the source of an answer: another run's journal, an equal row of this run (which a row that takes no
+        call need not share), or this row's own calls."""
         if record.run != self.attempt.run:
-            self.reused.add(at)
-        elif record.calls and (record.shared or self.first.setdefault(record.key, at) != at):
-            self.shared.add(at)
+            self.reused.add(row)
+        elif record.calls and (record.shared or self.first.setdefault(record.key, row) != row):
+            self.shared.add(row)
         else:
-            self.asked.add(at)
+            self.called.add(row)
 
     def share(self, stage: GraphStage, records: Sequence[RowRecord], calls: Mapping[CallKey, CallRecord]) -> None:
-        """Which model answered how many rows, where the stage's models take turns; and what each was asked for them, as
-        far as the journal has it at hand."""
-        answered = {record.key: record for record in records if _taken(record)}
+        """Count the rows and calls of each model, where the stage's models take turns; calls as far as the journal has
+        them loaded."""
+        answered = {record.key: record for record in records if _names_model(record)}
         if not answered:
             return
         rows = Counter(record.key for record in records)
@@ -100,15 +100,15 @@ class BatchTable:
         for key, record in answered.items():
             by = orjson.loads(record.answer or "{}")[BY]
             self._shared(stage, by, Share(rows=rows[key]))
-            for call in (calls[asked] for asked in record.calls if asked in calls):
+            for call in (calls[key] for key in record.calls if key in calls):
                 self._shared(stage, roles.get(call.model, by), Share(calls=1, cost_usd=call.cost_usd or 0.0))
 
     def _shared(self, stage: GraphStage, role: str, share: Share) -> None:
         self.shares = shares_added(self.shares, {stage.name: {role: share}})
 
-    def _reject(self, at: int, stage: GraphStage, record: RowRecord) -> None:
+    def _reject(self, row: int, stage: GraphStage, record: RowRecord) -> None:
         error = record.error or {}
-        said = {
+        details = {
             "attempts": int(error.get("calls", 0)),
             "message": error.get("message", ""),
             "raw_answer": error.get("raw"),
@@ -117,45 +117,45 @@ class BatchTable:
             "calls": orjson.dumps(record.calls).decode(),
             "answered": False,
         }
-        self._rejected(at, stage, error.get("kind", "unknown"), said)
+        self._rejected(row, stage, error.get("kind", "unknown"), details)
 
-    def _rejected(self, at: int, stage: AnyStage, error: str, said: dict[str, Any]) -> None:
+    def _rejected(self, row: int, stage: AnyStage, error: str, details: dict[str, Any]) -> None:
         shared = {
-            "row_id": self.ids[at],
-            "key": orjson.dumps(self._key(at), default=str).decode(),
+            "row_id": self.ids[row],
+            "key": orjson.dumps(self._key(row), default=str).decode(),
             "stage": stage.name,
             "error": error,
         }
-        self.rejected.add(at)
-        self.rejects.append((at, {**shared, **said}))
+        self.rejected.add(row)
+        self.rejects.append((row, {**shared, **details}))
 
-    def _park(self, at: int, stage: GraphStage, record: RowRecord, row: dict[str, Any]) -> None:
+    def _park(self, row: int, stage: GraphStage, record: RowRecord, values: dict[str, Any]) -> None:
         waits = stage.spec.pending == "wait"
-        said = lines_of(record, key=self._key(at), stage=stage.name, row=row, waits=waits)
-        self.pending.setdefault(at, []).extend({"row_id": self.ids[at], **line} for line in said)
+        lines = question_rows(record, key=self._key(row), stage=stage.name, row=values, waits=waits)
+        self.pending.setdefault(row, []).extend({"row_id": self.ids[row], **line} for line in lines)
         if waits:
-            self.parked.add(at)
+            self.parked.add(row)
 
-    def _key(self, at: int) -> dict[str, Any]:
-        return {name: self.source[name][at] for name in self.job.spec.source.key or self.source.columns}
+    def _key(self, row: int) -> dict[str, Any]:
+        return {name: self.source[name][row] for name in self.job.spec.source.key or self.source.columns}
 
-    def _refuse(self, at: int, stage: TableStage, reject: RejectedRow) -> None:
-        said = self._answer_behind(at, reject.columns)
+    def _refuse(self, row: int, stage: TableStage, reject: RejectedRow) -> None:
+        answer = self._last_answer_to(row, reject.columns)
         message = f"the check {reject.reason!r} does not hold"
-        self._rejected(at, stage, reject.reason or "", {**said, "message": message})
+        self._rejected(row, stage, reject.reason or "", {**answer, "message": message})
 
-    def _answer_behind(self, at: int, judged: frozenset[str]) -> dict[str, Any]:
-        """Of the answers of a source row the last that wrote one of these columns, or that a column may be made from
-        which no model wrote. None where the source says what they say, nor of a row that was exploded: which of its
-        parts is not known."""
-        answered = self.answered.get(at, [])
+    def _last_answer_to(self, row: int, judged: frozenset[str]) -> dict[str, Any]:
+        """Return the last answer of a source row that wrote one of these columns, or that a column may be computed from
+        if no model wrote it. An empty answer if the columns are the source's, or if the row was exploded, as its part
+        is not known."""
+        answered = self.answered.get(row, [])
         wrote = [(stage, record) for stage, record in answered if stage.fields.keys() & judged]
         written = {name for stage in self.job.stages for name in stage.fields}
         if not wrote and judged - written - set(self.source.columns):
             wrote = answered
         if not wrote or [stage for stage, _ in wrote].count(wrote[-1][0]) > 1:
-            nobody = {"stage_fingerprint": "", "row_fingerprint": "", "calls": "[]", "answered": False}
-            return {"attempts": 0, "raw_answer": None, **nobody}
+            no_answer = {"stage_fingerprint": "", "row_fingerprint": "", "calls": "[]", "answered": False}
+            return {"attempts": 0, "raw_answer": None, **no_answer}
         stage, record = wrote[-1]
         return {
             "attempts": len(record.calls),
@@ -185,20 +185,20 @@ class BatchTable:
         number, staging = self.attempt.number, self.attempt.staging
         keys = set(self.job.snapshot.info.key_columns)
         table, positions = self.table.to_arrow(), self.table.positions
-        if self.job.barrier < len(self.job.stages):  # what counts its rows is still to come
+        if self.job.barrier < len(self.job.stages):  # stages over the whole partition follow
             table = table.append_column(ROW, pa.array(positions, pa.int64()))
-            table = table.append_column(REJECTED, pa.array([at in self.rejected for at in positions], pa.bool_()))
+            table = table.append_column(REJECTED, pa.array([row in self.rejected for row in positions], pa.bool_()))
         else:
             table = table.select([name for name in table.column_names if name not in keys])
             if self.provenance is not None:
-                table = self.provenance.appended(table, positions)
+                table = self.provenance.append_to(table, positions)
         content = fingerprints(self.source, self.source.columns)
         index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
-        said = [line for at, line in self.rejects if at not in self.pending]
-        asked = [line for lines in self.pending.values() for line in lines]
-        rejects = pa.Table.from_pylist(said, schema=REJECTS) if said else None
-        pending = pa.Table.from_pylist(asked, schema=PENDING) if asked else None
-        both = self.reused - self.asked - self.shared
+        reject_lines = [line for row, line in self.rejects if row not in self.pending]
+        pending_lines = [line for lines in self.pending.values() for line in lines]
+        rejects = pa.Table.from_pylist(reject_lines, schema=REJECTS) if reject_lines else None
+        pending = pa.Table.from_pylist(pending_lines, schema=PENDING) if pending_lines else None
+        reused = self.reused - self.called - self.shared
         return Receipt(
             batch=number,
             data=staging.write_table(number, "data", table),
@@ -208,10 +208,10 @@ class BatchTable:
             parked=len(self.parked),
             counts=self.counts(),
             shares=self.shares,
-            reuse=Reuse(rows_reused=len(both), calls_reused=calls_reused, rows_shared=len(self.shared - self.asked)),
+            reuse=Reuse(rows_reused=len(reused), calls_reused=calls_reused, rows_shared=len(self.shared - self.called)),
         )
 
 
-def _taken(record: RowRecord) -> bool:
-    """Whether the answer says whose turn it was."""
+def _names_model(record: RowRecord) -> bool:
+    """True if the answer names the model that gave it."""
     return record.answer is not None and BY in record.answer

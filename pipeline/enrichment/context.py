@@ -1,4 +1,4 @@
-"""The journal of one attempt: what a batch, or one row, may use of earlier ones, and where it writes its own."""
+"""The journal of one attempt: the earlier records that a batch or a row may use, and the writer of its own."""
 
 import asyncio
 import itertools
@@ -31,8 +31,8 @@ async def batch_context(
     spools: Spools | None = None,
     answers: Iterable[AnswerRecord] = (),
 ) -> BatchContext:
-    """A journal for this attempt: what `open` found for the batch, what people answered, and what its earlier attempts
-    left, in the store and in the spools of those that were killed on this machine."""
+    """Make the journal of this attempt from the records that `open` found for the batch, people's answers, and the
+    records of earlier attempts, in the store and in the spools of processes that were killed on this machine."""
     store, run, number = attempt.store, attempt.run, attempt.number
     known = await _opened_with(attempt, answers)
     damage: list[str] = []
@@ -55,13 +55,13 @@ async def batch_context(
 
 
 async def row_context(
-    attempt: BatchAttempt, asked: RowInput, answers: Iterable[AnswerRecord], drain: asyncio.Event
+    attempt: BatchAttempt, request: RowInput, answers: Iterable[AnswerRecord], drain: asyncio.Event
 ) -> tuple[GraphStage, pl.DataFrame, BatchContext]:
-    """The row, its stage, and a journal of its own among those of its batch. Each record is stored before the next
-    step: what a node or a model took minutes for is worth a write."""
+    """Load the row and its stage, and make its own journal. Each record is stored before the next step: the result of
+    minutes of work is worth a write."""
     store, run = attempt.store, attempt.run
-    stage = next(stage for stage in graph_stages(attempt.job.stages) if stage.name == asked.stage)
-    row = await asyncio.to_thread(_row, store, asked)
+    stage = next(stage for stage in graph_stages(attempt.job.stages) if stage.name == request.stage)
+    row = await asyncio.to_thread(_row, store, request)
     (fingerprint,) = fingerprints(row, stage.reads)
     known = await _opened_with(attempt, answers)
     for record in await asyncio.to_thread(_earlier, attempt, fingerprint):
@@ -73,12 +73,12 @@ async def row_context(
 
     journal = Journal(put, known=known, strict=True)
     context = BatchContext(run=run, batch=attempt.number, journal=journal, shared=Shared(), drain=drain)
-    context.steps = Steps((stage.fingerprint, fingerprint), asked.id, run, journal)
+    context.steps = Steps((stage.fingerprint, fingerprint), request.id, run, journal)
     return stage, row, context
 
 
 async def _opened_with(attempt: BatchAttempt, answers: Iterable[AnswerRecord]) -> Known:
-    """What people answered, and what `open` found in the journal for the batch."""
+    """Load people's answers, and the records that `open` found in the journal for the batch."""
     known = Known(answers)
     if attempt.batch.known is not None:
         for record in decode_segment(await asyncio.to_thread(attempt.store.get, attempt.batch.known)).records:
@@ -87,7 +87,7 @@ async def _opened_with(attempt: BatchAttempt, answers: Iterable[AnswerRecord]) -
 
 
 def _earlier(attempt: BatchAttempt, fingerprint: str) -> list[Record]:
-    """What earlier steps of a row left."""
+    """Load the records of earlier steps of a row."""
     folder = ids.journal_row(attempt.partition, attempt.run, attempt.number, fingerprint)
     keys = [info.key for info in attempt.store.list(folder)]
     return list(itertools.chain.from_iterable(segments.read_segments(attempt.store, keys, segments.Reading())))

@@ -1,4 +1,4 @@
-"""A partition's rows against its journal: keys must be unique, and what is answered needs no call."""
+"""A partition's rows joined with its journal: keys must be unique, and answered rows need no call."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.journal.join import JournalJoin, collect, hashed, keys_of_batch
-from pipeline.planning.batches import MOST_BATCH_ROWS, batches_over, cut, dealt_batches
+from pipeline.planning.batches import MOST_BATCH_ROWS, batches_over, cut, equal_batches
 from pipeline.planning.job import Job, source_stages
 from schemas import ids
 from schemas.errors import DuplicateKeys
@@ -18,9 +18,9 @@ from stages.contract import graph_stages
 from stages.journal.fingerprints import fingerprints, row_ids
 
 
-def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
-    """What the journal is joined by for a batch: its rows' identities, and their fingerprints for the stages that read
-    the source's columns."""
+def join_keys(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
+    """Return the keys that a batch joins the journal by: its rows' identities, and their fingerprints for the stages
+    that read the source's columns."""
     keys = row_ids(rows, job.spec.source.key)
     for stage in source_stages(job):
         keys = [*keys, *fingerprints(rows, stage.reads)]
@@ -28,8 +28,8 @@ def wanted_of(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
 
 
 class RowJoin:
-    """A partition's rows against its journal. They are read once, some at a time: keys must be unique, and what is
-    answered already is dealt in larger batches, without the calls that led to it."""
+    """A partition's rows joined with its journal. They are read once, some at a time: keys must be unique, and answered
+    rows are put into larger batches, without the calls that led to their answers."""
 
     def __init__(self, work: PartitionRun, rows: int) -> None:
         self._job = work.job
@@ -41,76 +41,76 @@ class RowJoin:
         self._keys: list[pl.Series] = []
 
     def refuse_duplicates(self) -> None:
-        """Read the rows' identities alone. Raises DuplicateKeys, InputChanged."""
-        self._refuse_twice(self._columns([self._identities])[0])
+        """Read the rows' identities only. Raises DuplicateKeys, InputChanged."""
+        self._refuse_equal(self._columns([self._identities])[0])
 
     def read(self) -> None:
-        """Raises DuplicateKeys, InputChanged."""
+        """Read the rows' identities and fingerprints. Raises DuplicateKeys, InputChanged."""
         prints = [partial(fingerprints, columns=stage.reads) for stage in self._stages]
         self._keys = self._columns([self._identities, *prints])
         if self._job.spec.source.key:
-            self._refuse_twice(self._keys[0])
+            self._refuse_equal(self._keys[0])
 
     def _identities(self, rows: pl.DataFrame) -> list[str]:
         return row_ids(rows, self._job.spec.source.key)
 
     def _frames(self) -> Iterator[pl.DataFrame]:
-        for batch in dealt_batches(self._entry, MOST_BATCH_ROWS, self._rows):
+        for batch in equal_batches(self._entry, MOST_BATCH_ROWS, self._rows):
             yield self._job.snapshot.read(self._entry.partition, batch.ranges)
 
-    def _columns(self, made: Sequence[Callable[[pl.DataFrame], list[str]]]) -> list[pl.Series]:
-        """Hashes of what is made of each row."""
-        parts = [[hashed([])] for _ in made]
+    def _columns(self, functions: Sequence[Callable[[pl.DataFrame], list[str]]]) -> list[pl.Series]:
+        """Return the hashes of each function's value of each row, a column per function."""
+        parts = [[hashed([])] for _ in functions]
         for rows in self._frames():
-            for column, make in zip(parts, made, strict=True):
-                column.append(hashed(make(rows)))
+            for column, function in zip(parts, functions, strict=True):
+                column.append(hashed(function(rows)))
             self._note(rows.height)
         return [pl.concat(column) for column in parts]
 
-    def _refuse_twice(self, identities: pl.Series) -> None:
-        """Raises DuplicateKeys where two that share a hash are the same."""
+    def _refuse_equal(self, identities: pl.Series) -> None:
+        """Raise DuplicateKeys where two identities that share a hash are the same."""
         doubtful = set(identities.filter(identities.is_duplicated()).to_list())
         seen: set[str] = set()
         for rows in self._frames() if doubtful else ():
             found = self._identities(rows)
-            for at, (identity, key) in enumerate(zip(found, hashed(found), strict=True)):
+            for row, (identity, key) in enumerate(zip(found, hashed(found), strict=True)):
                 if key not in doubtful:
                     continue
                 if identity in seen:
-                    shown = ", ".join(f"{name}={rows[name][at]!r}" for name in self._job.spec.source.key)
+                    shown = ", ".join(f"{name}={rows[name][row]!r}" for name in self._job.spec.source.key)
                     raise DuplicateKeys(
                         f"{self._entry.partition}: two rows have the key {shown}.",
-                        hint="Mend the source, name more columns in source.key, or leave source.key out.",
+                        hint="Correct the source, add columns to source.key, or remove source.key.",
                     )
                 seen.add(identity)
 
-    def dealt(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
-        """Batches, each with the object of what is known of its rows, and what of the journal cannot be read."""
+    def batches_with_records(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
+        """Return the batches, each with the object of its rows' known records, and the damaged parts of the journal."""
         keys = self._keys
-        gathered = collect(self._store, self._entry.partition, pl.concat(keys), local)
-        answered = self._answered(gathered, keys[1:])
+        joined = collect(self._store, self._entry.partition, pl.concat(keys), local)
+        answered = self._answered(joined, keys[1:])
         sizes = self._sizes(answered, size)
         batches = batches_over(self._entry, sizes)
-        batch = pl.Series("batch", [at for at, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
-        wanted = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
-        for number, path in gathered.deal(wanted, local).items():
+        batch = pl.Series("batch", [number for number, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
+        required = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
+        for number, path in joined.by_batch(required, local).items():
             with path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             target = ids.staged(folder, number, "known", content, "jsonl")
             self._store.upload(target, path)
             batches[number] = batches[number].model_copy(update={"known": target})
             self._note(0)
-        return batches, gathered.damage
+        return batches, joined.damage
 
-    def _answered(self, gathered: JournalJoin, prints: Sequence[pl.Series]) -> pl.Series:
-        """Which rows need no call. Of a stage that reads other stages' columns nothing can be told here."""
+    def _answered(self, joined: JournalJoin, prints: Sequence[pl.Series]) -> pl.Series:
+        """Return True for each row that needs no call. Stages that read other stages' columns are unknown here."""
         sure = len(self._stages) == len(graph_stages(self._job.stages))
         answered = pl.repeat(sure, len(self._keys[0]), dtype=pl.Boolean, eager=True)
         for stage, column in zip(self._stages, prints, strict=True):
-            answered &= gathered.answered(stage.fingerprint, column)
+            answered &= joined.answered(stage.fingerprint, column)
         return answered
 
     def _sizes(self, answered: pl.Series, size: int) -> list[int]:
         if self._job.spec.limits.batch_rows is not None:
-            return [min(size, self._rows - at) for at in range(0, self._rows, size)]
+            return [min(size, self._rows - start) for start in range(0, self._rows, size)]
         return cut((~answered).to_list(), size, max(size, MOST_BATCH_ROWS))

@@ -1,4 +1,4 @@
-"""Opening a partition: what is published, what its rows are, what the journal knows of them, and its batches.
+"""Opening a partition: its published state, its rows, the journal's records of them, and its batches.
 
 No Temporal here: `pipeline.activities.partition` calls this in threads.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.join_rows import RowJoin
 from pipeline.journal.join import has_journal
-from pipeline.planning.batches import batch_rows, dealt_batches
+from pipeline.planning.batches import batch_rows, equal_batches
 from pipeline.planning.decide import unchanged
 from pipeline.review import questions
 from pipeline.sinks import commits
@@ -27,7 +27,7 @@ from stages.journal.segments import decode_segment, encode_segment
 
 @dataclass(frozen=True)
 class Opening:
-    """The opened partition and its key; None where it is published already just as it would be."""
+    """The opened partition and its key; None where the same is published already."""
 
     key: str | None
     opened: OpenedPartition | None
@@ -44,16 +44,16 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
     answered = questions.answered_rows(store, current)
     if plan.selection.reprocess != "all" and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
         return Opening(None, None, base)
-    taken = min(limit, entry.rows)
-    size = batch_rows(taken, job.spec.limits.batch_rows)
+    rows = min(limit, entry.rows)
+    size = batch_rows(rows, job.spec.limits.batch_rows)
     journal = has_journal(store, partition)
-    knows = journal and not plan.selection.fresh
-    batches, damage = dealt_batches(entry, size, taken), list[str]()
-    join = RowJoin(work, taken)
-    if knows:
+    use_journal = journal and not plan.selection.fresh
+    batches, damage = equal_batches(entry, size, rows), list[str]()
+    join = RowJoin(work, rows)
+    if use_journal:
         with tempfile.TemporaryDirectory(prefix="tandem-") as local:
             join.read()
-            batches, damage = join.dealt(size, folder, Path(local))
+            batches, damage = join.batches_with_records(size, folder, Path(local))
     elif job.spec.source.key:
         join.refuse_duplicates()
     opened = OpenedPartition(
@@ -74,23 +74,23 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
 
 
 def _answers(store: Store, partition: str, folder: str) -> str | None:
-    """What people answered so far, in one object. It holds for `--fresh` too: it asks models again, not people."""
-    said = questions.given(store, partition)
-    if not said:
+    """Store people's answers so far in one object. Used with `--fresh` too: it asks models again, not people."""
+    answers = questions.read_answers(store, partition)
+    if not answers:
         return None
-    data = encode_segment(said)
+    data = encode_segment(answers)
     key = ids.staged(folder, 0, "answers", hashlib.sha256(data).hexdigest(), "jsonl")
     store.put_absent(key, data)
     return key
 
 
-def answers_of(store: Store, opened: OpenedPartition, *, anew: bool) -> list[AnswerRecord]:
-    """What people had answered when the partition was opened; `anew`: by now."""
-    if anew:
-        return questions.given(store, opened.partition)
+def answers_of(store: Store, opened: OpenedPartition, *, latest: bool) -> list[AnswerRecord]:
+    """Return people's answers as of the opening of the partition; `latest`: as of now."""
+    if latest:
+        return questions.read_answers(store, opened.partition)
     if opened.answers is None:
         return []
-    return [said for said in decode_segment(store.get(opened.answers)).records if isinstance(said, AnswerRecord)]
+    return [record for record in decode_segment(store.get(opened.answers)).records if isinstance(record, AnswerRecord)]
 
 
 def load_opened(store: Store, key: str) -> OpenedPartition:

@@ -1,4 +1,4 @@
-"""One row of a stage whose nodes are activities, one step of its graph at a time (design: placement)."""
+"""One row of a stage whose nodes are activities (`placement: node`), one step of its graph at a time."""
 
 import polars as pl
 
@@ -13,16 +13,16 @@ from stages.execution.unsettled import ID
 
 
 async def step(stage: GraphStage, row: pl.DataFrame, context: BatchContext) -> StageOutcome:
-    """One step of the row's graph; its outcome, where that was the last."""
+    """Run one step of the row's graph; return its outcome if that was the last."""
     try:
         return await run_graph_stage(stage, row.drop(ID), row[ID].to_list(), context)
     finally:
         await context.journal.close()
 
 
-def _row(store: Store, asked: RowInput) -> pl.DataFrame:
-    rows = pl.DataFrame(table_of(store.get(asked.rows)))
-    row = rows.slice(asked.row, 1)
-    if row[ID].to_list() != [asked.id]:
-        raise PartitionError(f"row {asked.row} of {asked.rows} is not the one that was asked for: a bug of Tandem's.")
+def _row(store: Store, request: RowInput) -> pl.DataFrame:
+    rows = pl.DataFrame(table_of(store.get(request.rows)))
+    row = rows.slice(request.row, 1)
+    if row[ID].to_list() != [request.id]:
+        raise PartitionError(f"row {request.row} of {request.rows} is not the requested one: a bug of Tandem's.")
     return row

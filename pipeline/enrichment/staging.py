@@ -18,7 +18,7 @@ from schemas.staging import OpenedPartition, Receipt, StagedFile
 
 @dataclass(frozen=True)
 class StagingFolder:
-    """Where the batches of one opened partition stage what they made."""
+    """The folder in which the batches of one opened partition stage their files."""
 
     store: Store
     folder: str
@@ -34,14 +34,14 @@ class StagingFolder:
         return StagedFile(key=key, sha256=content, size=len(data), rows=table.num_rows)
 
     def write_receipt(self, receipt: Receipt) -> str:
-        """Stage what a batch came to; returns its digest, which names it. Raises StoreError."""
+        """Stage a batch's receipt; returns its digest, which names it. Raises StoreError."""
         data = receipt.model_dump_json().encode()
         content = hashlib.sha256(data).hexdigest()
         self.store.put_absent(self._receipt(receipt.batch, content), data)
         return content
 
     def receipt(self, number: int, content: str) -> Receipt:
-        """The receipt that a batch's result names by its digest. Raises TandemError where its bytes are not those,
+        """Return the receipt that a batch's result names by its digest. Raises TandemError where its bytes differ,
         StoreError."""
         data = self.store.get(self._receipt(number, content))
         if hashlib.sha256(data).hexdigest() != content:
@@ -53,7 +53,7 @@ class StagingFolder:
 
 
 def staged_table(store: Store, file: StagedFile) -> pa.Table:
-    """A staged file, read back. Raises StoreError where its bytes are not those that were staged."""
+    """Read a staged file back. Raises StoreError where its bytes are not those that were staged."""
     data = store.get(file.key)
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise StoreError(f"{store.uri}/{file.key}: its bytes are not those that were staged.")
@@ -61,7 +61,7 @@ def staged_table(store: Store, file: StagedFile) -> pa.Table:
 
 
 def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str]) -> pl.DataFrame:
-    """The questions that hold a partition up."""
+    """Return the questions that the partition waits for."""
     staging = StagingFolder(store, opened.folder)
     found = [pl.DataFrame(PENDING.empty_table())]
     for number, content in enumerate(receipts):

@@ -1,6 +1,6 @@
-"""A few rows through the stages in the foreground, each on a path of its own: what every stage made of it.
+"""A trial: a few rows through the stages in the foreground, with each stage's result for each row.
 
-Nothing is published. A stage that waits for a whole partition is given the rows that are tried as if they were one.
+Nothing is published. A stage over the whole partition gets the rows that are tried as if they were one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,10 +36,12 @@ class Trial:
     def __post_init__(self) -> None:
         self.ids = row_ids(self.rows, self.job.spec.source.key)
         self.table = RowTable.of_source(self.rows, self.job.snapshot.schema)
-        self.paths = [{"at": at, "input": row, "stages": {}} for at, row in enumerate(self.rows.iter_rows(named=True))]
+        self.paths = [
+            {"row": index, "input": row, "stages": {}} for index, row in enumerate(self.rows.iter_rows(named=True))
+        ]
 
     async def through(self, last: str | None = None) -> list[dict[str, Any]]:
-        """The paths, in the order of their rows; nothing after `last` is run, nor paid for. Raises what stops a run."""
+        """Run the stages up to `last`. Returns the paths, in the order of their rows. Raises errors that stop a run."""
         for stage in self.job.stages:
             if isinstance(stage, GraphStage):
                 await self._graph(stage)
@@ -47,17 +49,17 @@ class Trial:
                 self._table(stage)
             if stage.name == last:
                 break
-        told = sorted([*self.ended, *self.paths], key=lambda path: path["at"])
-        return [{"input": path["input"], "stages": path["stages"]} for path in told]
+        paths = sorted([*self.ended, *self.paths], key=lambda path: path["row"])
+        return [{"input": path["input"], "stages": path["stages"]} for path in paths]
 
     async def _graph(self, stage: GraphStage) -> None:
         steps: dict[str, list[dict[str, Any]]] = {}
 
-        def told(row: str, node: str, update: Any) -> None:
+        def record_step(row: str, node: str, update: Any) -> None:
             steps.setdefault(row, []).append({"node": node, "update": short(update)})
 
-        self.context.on_step = told
-        ids = [self.ids[at] for at in self.table.positions]
+        self.context.on_step = record_step
+        ids = [self.ids[row] for row in self.table.positions]
         outcome = await run_graph_stage(stage, self.table.frame, ids, self.context)
         if isinstance(outcome.stopped, Waiting):
             raise ConnectionFailed(outcome.stopped.message, hint="Answers so far are kept; try again later.")
@@ -71,7 +73,7 @@ class Trial:
         self._follow(take_answers(stage, self.table, answers))
 
     def _usage(self, record: RowRecord) -> dict[str, Any]:
-        """What the row's answer took, whoever paid for it, and whether that was this time."""
+        """Return the calls, tokens and cost behind the row's answer, in this trial or before."""
         known = (self.context.journal.known.calls.get(key) for key in record.calls)
         calls = [call for call in known if call is not None and call.raw is not None]
         return {
@@ -104,20 +106,22 @@ class Trial:
             path["stages"][stage.name] = {**made, **shown}
 
     def _follow(self, step: Step) -> None:
-        """Paths go where their rows went; each part of a row that was exploded has one of its own."""
+        """Move the paths with their rows; each part of an exploded row has a path of its own."""
         self.ended += [self.paths[place] for place in step.left]
         self.paths = [{**self.paths[place], "stages": {**self.paths[place]["stages"]}} for place in step.origins]
         self.table = step.table
 
 
 def short(update: Any) -> Any:
-    """A node's update as text of a bearable length; messages as who said what."""
+    """Return a node's update as short text; messages as type and content."""
     if isinstance(update, Mapping):
         return {str(key): short(value) for key, value in update.items()}
     if isinstance(update, list):
         return [short(value) for value in update[-2:]]
     if hasattr(update, "content"):
-        wishes: Iterable[Any] = getattr(update, "tool_calls", ())
-        called = "".join(f" {wish['name']}({orjson.dumps(wish['args'], default=str).decode()})" for wish in wishes)
-        return f"{update.type}: {update.content}{called}"[:500]
+        tool_calls: Iterable[Any] = getattr(update, "tool_calls", ())
+        calls_text = "".join(
+            f" {call['name']}({orjson.dumps(call['args'], default=str).decode()})" for call in tool_calls
+        )
+        return f"{update.type}: {update.content}{calls_text}"[:500]
     return update if isinstance(update, int | float | bool | None) else str(update)[:500]

@@ -1,1 +1,1 @@
-"""What a run will cost, before it costs anything."""
+"""Estimate of a run's cost before it starts."""

@@ -1,7 +1,7 @@
-"""What a run would find and have to ask, counted before any money. Reads the input and the journal, writes nothing.
+"""Count the rows and calls of a run before it costs money. Reads the input and the journal, writes nothing.
 
 Rows are compared with the current generation's index. Then each batch goes through the stages as it would in a run,
-with the answers that are known. A row that has to be asked is followed with what is sure of it: later stages then have
+with the answers that are known. A row that needs a call is followed with its known values: later stages then have
 ranges.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipeline.enrichment.join_rows import wanted_of
+from pipeline.enrichment.join_rows import join_keys
 from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
 from pipeline.journal import compacted, join, segments
 from pipeline.journal.join import has_journal
 from pipeline.planning import batches
-from pipeline.planning.batches import dealt_batches
+from pipeline.planning.batches import equal_batches
 from pipeline.planning.job import Job
 from pipeline.progress_note import Note, unnoted
 from pipeline.sources.snapshot import Entry
@@ -35,13 +35,12 @@ from stages.journal.known import Known
 from stages.journal.segments import decode_segment
 
 _THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition
-_GUESSED_CALLS = 3  # of each node, where a graph does not say how often it asks
+_GUESSED_CALLS = 3  # of each node, where a graph does not declare its number of calls
 
 
 @dataclass
 class StageCount:
-    """Of one graph stage: how many different rows it would be asked for, and the size of the prompts that were
-    rendered."""
+    """Counts of one graph stage: the different rows that need it, and the size of the prompts that were rendered."""
 
     stage: GraphStage
     least: int = 0
@@ -51,7 +50,7 @@ class StageCount:
 
     @property
     def calls(self) -> tuple[int, int]:
-        """Exact where each row takes one call."""
+        """Least and most calls; equal where each row takes one call."""
         if not self.stage.spec.model:
             return 0, 0
         low, high = self.stage.calls
@@ -62,7 +61,7 @@ class StageCount:
 
 @dataclass
 class CallCount:
-    """The decisions with the rows that moved, and per graph stage what it would be asked."""
+    """The decisions with the rows that changed, and the counts of each graph stage."""
 
     decisions: list[Decision]
     stages: list[StageCount]
@@ -91,18 +90,18 @@ def count_calls(
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 
-    def one(at: int) -> tuple[int, Decision, list[CountedRows]]:
-        decision = found[at]
+    def one(index: int) -> tuple[int, Decision, list[CountedRows]]:
+        decision = found[index]
         counting = _PartitionCount(job, store, decision, entries[decision.partition], fresh, note)
         changed = replace(decision, changes=counting.changes())
-        return at, changed, counting.asked() if decision.run else []
+        return index, changed, counting.rows_to_call() if decision.run else []
 
     found = list(decided)
-    looked_at = [at for at, decision in enumerate(found) if decision.run or decision.rows_may_differ]
+    examined = [index for index, decision in enumerate(found) if decision.run or decision.rows_may_differ]
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-forecast") as threads:
-        for at, decision, asked in threads.map(one, looked_at):
-            found[at] = decision
-            for count, more in zip(stages, asked, strict=False):
+        for index, decision, counts in threads.map(one, examined):
+            found[index] = decision
+            for count, more in zip(stages, counts, strict=False):
                 count.least += len(more.sure)
                 count.most += len(more.sure | more.maybe) + more.rows
                 count.measured += more.measured
@@ -119,10 +118,10 @@ class _PartitionCount:
         self.fresh = fresh
         self.answered: set[int] = set()  # hashes, too
         size = batches.batch_rows(min(decision.rows, entry.rows), job.spec.limits.batch_rows)
-        self.batches = dealt_batches(entry, size, decision.rows)
+        self.batches = equal_batches(entry, size, decision.rows)
 
     def changes(self) -> RowChanges:
-        """The partition's rows against those of its current generation."""
+        """Compare the partition's rows with those of its current generation."""
         rows, index = self.decision.rows, self.decision.index
         if index is None:
             return RowChanges(new=rows)
@@ -138,21 +137,21 @@ class _PartitionCount:
     def _read(self, batch: PlannedBatch) -> pl.DataFrame:
         return self.job.snapshot.read(self.entry.partition, batch.ranges)
 
-    def asked(self) -> list[CountedRows]:
-        """What each graph stage would be asked."""
-        asked = [CountedRows() for _ in graph_stages(self.job.stages)]
+    def rows_to_call(self) -> list[CountedRows]:
+        """Count, for each graph stage, the rows that need a call."""
+        counts = [CountedRows() for _ in graph_stages(self.job.stages)]
         if not self.fresh and has_journal(self.store, self.entry.partition):
             self.answered = self._answered()
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             files = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
                 records = decode_segment(files[number].read_bytes()).records if number in files else []
-                FollowedBatch(self.job, self._left(batch), Known(records)).through(asked)
+                FollowedBatch(self.job, self._left(batch), Known(records)).through(counts)
                 self.note(batch.rows)
-        return asked
+        return counts
 
     def _answered(self) -> set[int]:
-        """Where a row's fingerprint alone tells that it takes no call, those that are known: read without answers."""
+        """Return the known rows whose fingerprint alone shows that they need no call: read without answers."""
         stages = graph_stages(self.job.stages)
         if len(stages) > 1 or self.job.stages[0] is not stages[0] or stages[0].calls != (1, 1):
             return set()
@@ -166,7 +165,7 @@ class _PartitionCount:
         return found
 
     def _left(self, batch: PlannedBatch) -> pl.DataFrame:
-        """The rows of a batch that have to be followed."""
+        """Return the rows of a batch that have to be followed."""
         rows = self._read(batch)
         if not self.answered:
             return rows
@@ -175,12 +174,12 @@ class _PartitionCount:
         return rows.filter(pl.Series(left, dtype=pl.Boolean))
 
     def _known(self, folder: Path) -> dict[int, Path]:
-        """What the journal knows of the rows that are followed, joined as `open` does."""
+        """Load the journal's records of the rows that are followed, joined as `open` does."""
         partition = self.entry.partition
         if self.fresh or not self.batches or not has_journal(self.store, partition):
             return {}
-        wanted = pl.concat([wanted_of(self.job, self._left(batch), at) for at, batch in enumerate(self.batches)])
-        return join.split_by_batch(self.store, partition, wanted, folder)[0] if wanted.height else {}
+        keys = pl.concat([join_keys(self.job, self._left(batch), number) for number, batch in enumerate(self.batches)])
+        return join.split_by_batch(self.store, partition, keys, folder)[0] if keys.height else {}
 
 
 _INDEX = {"row_id": pl.String, "content": pl.String}
@@ -195,7 +194,7 @@ def _index(store: Store, key: str) -> pl.DataFrame:
 
 
 def compared(before: pl.DataFrame, now: pl.DataFrame) -> RowChanges:
-    """Rows by identity, of equal ones by occurrence; `content` tells whether a row changed."""
+    """Compare rows by identity, and equal ones by occurrence; a row with another `content` has changed."""
     numbered = pl.int_range(pl.len()).over("row_id").alias("occurrence")
     both = now.with_columns(numbered).join(
         before.with_columns(numbered), on=["row_id", "occurrence"], how="inner", suffix="_before"

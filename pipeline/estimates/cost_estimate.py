@@ -1,5 +1,5 @@
-"""What a run would take, before it takes anything: calls as counted; tokens, money and time per call from calls that
-were made before, else from the rendered prompts and the declared output. Ranges are to hold what then happens."""
+"""Estimate of a run: calls as counted; tokens, money and time per call from earlier calls, else from the rendered
+prompts and the declared output. The ranges should contain the actual values."""
 
 import re
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ from stages.limits.prices import pricer
 
 _BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
 _ENVELOPE = 50  # tokens of roles and of a schema's frame
-_UNSEEN_INPUT = (20.0, 2_000.0)  # a prompt of which nothing is known yet
+_UNSEEN_INPUT = (20.0, 2_000.0)  # a prompt that is not known yet
 _CALL_S = Range(0.2, 20.0)
 _START_S = Range(1.0, 10.0)
 _WORDS = (2, 150)  # tokens of a text
 _SHORT = (1, 15)  # of a number, a date, a label
 _ITEMS = (0, 10)
 _UNTYPED = (1, 500)
-_THINKS = re.compile(r"(?:^|[:/])(?:o\d|gpt-5|deepseek-r)|reason|think", re.I)
-_THOUGHT = 4_000
+_REASONERS = re.compile(r"(?:^|[:/])(?:o\d|gpt-5|deepseek-r)|reason|think", re.I)
+_REASONING_TOKENS = 4_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PerCall:
-    """Of the mean call of a stage."""
+    """Tokens and time of a stage's mean call."""
 
     input: Range
     output: Range
@@ -51,17 +51,17 @@ class PerCall:
 
 
 def estimate(job: Job, found: CallCount, history: Mapping[str, CallStats] | None = None) -> Estimate:
-    """For the partitions that would run. `history`: by stage, what `pipeline.journal.call_stats` knows."""
+    """Estimate the partitions that would run. `history`: earlier calls by stage (`pipeline.journal.call_stats`)."""
     stages = [(count, per_call(count, (history or {}).get(count.stage.name))) for count in found.stages]
-    given = _summed([(count.calls, each.input) for count, each in stages])
-    got = _summed([(count.calls, each.output) for count, each in stages])
+    inputs = _summed([(count.calls, each.input) for count, each in stages])
+    outputs = _summed([(count.calls, each.output) for count, each in stages])
     return Estimate(
         found.rows,
         found.calls,
-        (int(given.low), ceil(given.high)),
-        (int(got.low), ceil(got.high)),
+        (int(inputs.low), ceil(inputs.high)),
+        (int(outputs.low), ceil(outputs.high)),
         _cost(job, stages),
-        _seconds(job.spec.limits, found, stages, given.low + got.low, given.high + got.high),
+        _seconds(job.spec.limits, found, stages, inputs.low + outputs.low, inputs.high + outputs.high),
     )
 
 
@@ -73,7 +73,7 @@ def _summed(parts: list[tuple[tuple[int, int], Range]]) -> Range:
 
 
 def per_call(count: StageCount, before: CallStats | None) -> PerCall:
-    """Like calls of this stage before; of an altered stage, answers and time like its model's before; else by size."""
+    """Estimate from earlier calls of this stage; of an altered stage, answers and time of its model's; else by size."""
     calls = max(1, count.calls[1])
     if before is None:
         return PerCall(_read(count), _written(count), _CALL_S)
@@ -86,7 +86,7 @@ def per_call(count: StageCount, before: CallStats | None) -> PerCall:
 
 
 def _read(count: StageCount) -> Range:
-    """Around the mean of the rendered prompts, with the schema that goes along."""
+    """Estimate input tokens around the mean of the rendered prompts, with the schema that is sent with them."""
     if not count.measured:
         return Range(*_UNSEEN_INPUT)
     mean = count.prompt_bytes / count.measured
@@ -96,11 +96,11 @@ def _read(count: StageCount) -> Range:
 
 
 def _written(count: StageCount) -> Range:
-    """By the declared output; a model that thinks may think first."""
+    """Estimate output tokens by the declared output; a reasoning model may add reasoning."""
     spec = count.stage.spec
     low, high = _fields(count.stage.fields) if count.stage.fields else _UNTYPED
-    if any(_THINKS.search(choice.name) or "reasoning_effort" in choice.params for choice in spec.model.values()):
-        high += _THOUGHT
+    if any(_REASONERS.search(choice.name) or "reasoning_effort" in choice.params for choice in spec.model.values()):
+        high += _REASONING_TOKENS
     most = _most(count)
     return Range(min(low, most), min(high, most))
 
@@ -149,7 +149,7 @@ def _cost(job: Job, stages: list[tuple[StageCount, PerCall]]) -> tuple[float, fl
 def _seconds(
     limits: Limits, found: CallCount, stages: list[tuple[StageCount, PerCall]], least: float, most: float
 ) -> tuple[float, float]:
-    """With one worker: by calls in flight, or by requests and tokens a minute where those are slower."""
+    """Estimate seconds with one worker: by calls in flight, or by requests and tokens a minute if those are slower."""
     if not found.rows:
         return 0.0, 0.0
     low = sum(count.calls[0] * each.seconds.low for count, each in stages)

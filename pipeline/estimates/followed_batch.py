@@ -1,6 +1,6 @@
-"""One batch on its way through the stages with the answers that are known: what each graph stage would be asked.
+"""One batch through the stages with the answers that are known, to count the rows that each graph stage needs.
 
-A row that has to be asked is followed with what is sure of it: later stages then have ranges.
+A row that needs a call is followed with its known values: later stages then have ranges.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from stages.journal.known import Known
 
 @dataclass
 class CountedRows:
-    """Row fingerprints that a stage would be asked for: surely, or perhaps; `rows` more at most, of which nothing is
-    known yet. By their hashes, which take a third of the memory: they are only counted."""
+    """Fingerprints of rows that need a call, surely or perhaps; at most `rows` more, of which nothing is known yet.
+    Kept as hashes, which take a third of the memory: they are only counted."""
 
     sure: set[int] = field(default_factory=set)
     maybe: set[int] = field(default_factory=set)
@@ -33,8 +33,8 @@ class CountedRows:
 
 
 class FollowedBatch:
-    """One batch on its way. `sure` rows arrive, with all their columns known; of `open` ones an earlier answer is still
-    to be asked: the frame has what is known of them, and some may have left by then."""
+    """One batch between its stages. `sure` rows arrive, with all their columns known; `open` ones still need an earlier
+    answer: the frame has their known columns, and some may leave before."""
 
     def __init__(self, job: Job, rows: pl.DataFrame, known: Known) -> None:
         self.job = job
@@ -45,74 +45,74 @@ class FollowedBatch:
         self.open_may_leave = False
         self.called = {record.id for record in known.calls.values()}
 
-    def through(self, asked: Sequence[CountedRows]) -> None:
-        """Follow the rows as far as the last graph stage: what comes after it asks nothing."""
-        counts = dict(zip((stage.name for stage in graph_stages(self.job.stages)), asked, strict=True))
+    def through(self, counted: Sequence[CountedRows]) -> None:
+        """Follow the rows as far as the last graph stage: later stages make no calls."""
+        by_stage = dict(zip((stage.name for stage in graph_stages(self.job.stages)), counted, strict=True))
         for stage in self.job.stages:
-            if not counts:
+            if not by_stage:
                 return
             if isinstance(stage, GraphStage):
-                self._graph(stage, counts.pop(stage.name), last=not counts)
+                self._graph(stage, by_stage.pop(stage.name), last=not by_stage)
             else:
                 self._table(stage)
 
-    def _graph(self, stage: GraphStage, asked: CountedRows, *, last: bool) -> None:
-        prints, answers = self._answers(stage, self.sure.frame, asked)
-        to_ask = {row for row in prints if row not in answers}
-        asked.sure.update(map(hash, to_ask))
-        self._open_ones(stage, asked)
+    def _graph(self, stage: GraphStage, counts: CountedRows, *, last: bool) -> None:
+        prints, answers = self._answers(stage, self.sure.frame, counts)
+        to_call = {row for row in prints if row not in answers}
+        counts.sure.update(map(hash, to_call))
+        self._open_ones(stage, counts)
         if last:
             return
-        waits = [row in to_ask for row in prints]
-        self._open(stage, self.sure.filtered(waits).frame)
-        answered = self.sure.filtered([not wait for wait in waits])
-        self.sure = take_answers(stage, answered, [answers[row] for row in prints if row not in to_ask]).table
+        needs_call = [row in to_call for row in prints]
+        self._open(stage, self.sure.filtered(needs_call).frame)
+        answered = self.sure.filtered([not needed for needed in needs_call])
+        self.sure = take_answers(stage, answered, [answers[row] for row in prints if row not in to_call]).table
 
     def _answers(
-        self, stage: GraphStage, rows: pl.DataFrame, asked: CountedRows
+        self, stage: GraphStage, rows: pl.DataFrame, counts: CountedRows
     ) -> tuple[list[str], dict[str, RowAnswer]]:
-        """The rows' fingerprints, and the answers that need no call."""
+        """Return the rows' fingerprints, and the answers that need no call."""
         prints = fingerprints(rows, stage.reads)
         positions = rows[ROW].to_list()
         values = rows.select(stage.reads)
         answers: dict[str, RowAnswer] = {}
         replays: list[tuple[str, str, dict[str, Any]]] = []
-        for at, row in enumerate(prints):
-            if row in answers or hash(row) in asked.sure or hash(row) in asked.maybe:
+        for index, row in enumerate(prints):
+            if row in answers or hash(row) in counts.sure or hash(row) in counts.maybe:
                 continue
             record = self.known.rows.get((stage.fingerprint, row))
             if record is not None:
                 answers[row] = answer_of(record)
                 continue
             try:
-                prepared = stage.prepare(values.row(at, named=True) if stage.reads else {})
+                prepared = stage.prepare(values.row(index, named=True) if stage.reads else {})
             except RowError:
                 answers[row] = RowAnswer()
                 continue
             if isinstance(prepared, Answered):
                 answers[row] = RowAnswer(prepared.answer)
                 continue
-            if stage.calls == (1, 1) and (id := self.ids[positions[at]]) in self.called:
+            if stage.calls == (1, 1) and (id := self.ids[positions[index]]) in self.called:
                 replays.append((row, id, prepared))
-            asked.measured += 1
-            asked.prompt_bytes += _size(prepared)
+            counts.measured += 1
+            counts.prompt_bytes += _size(prepared)
         if replays:
             found = asyncio.run(replay(stage, self.known, replays))
             answers |= {row: RowAnswer(answer) for row, answer in found.items()}
         return prints, answers
 
-    def _open_ones(self, stage: GraphStage, asked: CountedRows) -> None:
+    def _open_ones(self, stage: GraphStage, counts: CountedRows) -> None:
         if not self.open.height:
             return
         if not set(stage.reads) <= set(self.open.columns):
-            asked.rows += self.open.height
+            counts.rows += self.open.height
             return
-        prints, answers = self._answers(stage, self.open, asked)
-        counted = asked.maybe if self.open_may_leave else asked.sure
-        counted.update(hash(row) for row in prints if row not in answers)
+        prints, answers = self._answers(stage, self.open, counts)
+        fingerprint_set = counts.maybe if self.open_may_leave else counts.sure
+        fingerprint_set.update(hash(row) for row in prints if row not in answers)
 
     def _open(self, stage: GraphStage, waiting: pl.DataFrame) -> None:
-        """Rows join those of which something is not known; what this stage writes is not known of any of them."""
+        """Add rows to the open ones; the columns that this stage writes are unknown for all of them."""
         known = [stage.known_after(rows) for rows in (self.open, waiting) if rows.height] or [waiting.select(ROW)]
         shared = [name for name in known[0].columns if name in known[-1].columns]
         self.open = pl.concat([rows.select(shared) for rows in known])

@@ -1,4 +1,4 @@
-"""Decide, count, estimate: what `plan` shows, and `run` and `backfill` say before money."""
+"""Preview of a run (decisions, counts, estimate), which `plan`, `run` and `backfill` show before it costs money."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from schemas.spec.sections import Spec
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run of the selection would do, and what that would take."""
+    """Decisions, calls and estimate of a run of the selection."""
 
     selection: Selection
     decided_at: dt.datetime
@@ -27,11 +27,11 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Decided:
-    """What a run of the selection would take, before any row is read."""
+class Decisions:
+    """Decisions of a run of the selection, before any row is read."""
 
     selection: Selection
-    at: dt.datetime
+    decided_at: dt.datetime
     decisions: list[Decision]
 
     @property
@@ -39,41 +39,41 @@ class Decided:
         return {decision.partition for decision in self.decisions if decision.run}
 
 
-def decide(ready: Ready, selection: Selection) -> Decided:
-    """The same decisions that a run of this selection makes. Raises UsageError, StoreError."""
+def decide(ready: Ready, selection: Selection) -> Decisions:
+    """Make the same decisions as a run of this selection. Raises UsageError, StoreError."""
     now = dt.datetime.now(dt.UTC)
     decided = list(builder.decisions(ready.job, ready.store, selection, now))
-    return Decided(selection, now, builder.limited(decided, selection.limit_rows))
+    return Decisions(selection, now, builder.limited(decided, selection.limit_rows))
 
 
 def preview(ready: Ready, selection: Selection) -> Preview:
-    """The decisions and what they come to. Raises UsageError, StoreError."""
+    """Decide, count and estimate. Raises UsageError, StoreError."""
     return preview_of(ready, decide(ready, selection))
 
 
-def preview_of(ready: Ready, decided_before: Decided) -> Preview:
-    """What decisions come to. Raises StoreError."""
-    selection, now, decided = decided_before.selection, decided_before.at, decided_before.decisions
+def preview_of(ready: Ready, decided_before: Decisions) -> Preview:
+    """Count and estimate decisions. Raises StoreError."""
+    selection, now, decided = decided_before.selection, decided_before.decided_at, decided_before.decisions
     found = count_calls(ready.job, ready.store, decided, fresh=selection.fresh)
     before = call_stats(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
     return Preview(selection, now, found, estimate(ready.job, found, before))
 
 
-def to_saved_plan(ready: Ready, outlook: Preview) -> SavedPlan:
-    """The plan as a thing that can be kept, looked at, and done later just so."""
+def to_saved_plan(ready: Ready, preview: Preview) -> SavedPlan:
+    """Make a saved plan of a preview, to be kept, read, and run later unchanged."""
     return SavedPlan(
         pipeline=ready.spec.name,
         sink=ready.store.uri,
-        created_at=outlook.decided_at,
+        created_at=preview.decided_at,
         spec=requests.request_digest(ready.spec, Selection()),
-        selection=outlook.selection,
+        selection=preview.selection,
         stages=ready.job.shapes,
-        partitions=tuple(outlook.found.decisions),
+        partitions=tuple(preview.found.decisions),
     )
 
 
 def selection_of_saved_plan(spec: Spec, store: Store, plan: Path) -> Selection:
-    """What `run --plan` selects. Raises UsageError, PlanOutdated for one of another pipeline, sink or spec."""
+    """Return the selection of `run --plan`. Raises UsageError, PlanOutdated for another pipeline, sink or spec."""
     found = saved_plan.read(plan)
     saved_plan.refuse_other(found, pipeline=spec.name, sink=store.uri, spec=requests.request_digest(spec, Selection()))
     return saved_plan.keep(store, found)

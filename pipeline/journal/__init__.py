@@ -1,1 +1,1 @@
-"""The journal on a store: segments, the compacted form, what rows may use of it."""
+"""The journal on a store: segments, the compacted form, the join with rows."""

@@ -1,4 +1,4 @@
-"""What calls of a pipeline's stages took before: tokens and seconds, read from the journals of some partitions."""
+"""Statistics of earlier calls of a pipeline's stages: tokens and seconds, from the journals of some partitions."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ _COLUMNS = ("kind", "key", "stage", "body")
 
 @dataclass(frozen=True)
 class Range:
-    """Of the mean of some calls."""
+    """Bounds of the mean of some calls."""
 
     low: float
     high: float
@@ -41,7 +41,7 @@ class CallStats:
 
 
 def around(numbers: Sequence[float], calls: int) -> Range:
-    """Where the mean of so many further calls will lie, if they are like these."""
+    """Return the bounds of the mean of so many further calls, if they are like these."""
     mean = sum(numbers) / len(numbers)
     variance = sum((number - mean) ** 2 for number in numbers) / len(numbers)
     spread = 0.15 * mean + 2 * math.sqrt(variance / max(1, min(calls, len(numbers))))
@@ -49,14 +49,14 @@ def around(numbers: Sequence[float], calls: int) -> Range:
 
 
 def call_stats(store: Store, stages: Iterable[GraphStage], partitions: Sequence[str]) -> dict[str, CallStats]:
-    """By stage, from a few partitions over the whole list. A stage of which nothing is known is left out."""
-    asking = [stage for stage in stages if stage.spec.model]
+    """Collect statistics by stage, from a few partitions over the whole list. Stages without calls are left out."""
+    calling = [stage for stage in stages if stage.spec.model]
     found: dict[str, CallStats] = {}
     step = max(1, len(partitions) // _PARTITIONS)
-    for partition in partitions[::step][:_PARTITIONS] if asking else ():
+    for partition in partitions[::step][:_PARTITIONS] if calling else ():
         reading = segments.Reading()
         for chunk in itertools.islice(compacted.everything(store, partition, _COLUMNS, reading), 1):
-            for stage in asking:
+            for stage in calling:
                 _add(found, stage, chunk)
     return found
 
@@ -64,10 +64,10 @@ def call_stats(store: Store, stages: Iterable[GraphStage], partitions: Sequence[
 def _add(found: dict[str, CallStats], stage: GraphStage, chunk: pl.DataFrame) -> None:
     calls = chunk.filter(pl.col("kind") == "call")
     rows = chunk.filter((pl.col("kind") == "row") & (pl.col("stage") == stage.fingerprint))["body"].head(_RECORDS)
-    asked = {call for body in rows for call in _calls_of(body)}
-    if asked:
-        mine = calls.filter(pl.col("key").is_in({request for request, _ in asked}))["body"].head(2 * _RECORDS)
-        records = [record for record in map(record_of, mine) if isinstance(record, CallRecord) and record.key in asked]
+    named = {call for body in rows for call in _calls_of(body)}
+    if named:
+        mine = calls.filter(pl.col("key").is_in({request for request, _ in named}))["body"].head(2 * _RECORDS)
+        records = [record for record in map(record_of, mine) if isinstance(record, CallRecord) and record.key in named]
     else:
         names = {choice.name for choice in stage.spec.model.values()}
         records = [
@@ -77,10 +77,10 @@ def _add(found: dict[str, CallStats], stage: GraphStage, chunk: pl.DataFrame) ->
         ]
     answered = [record for record in records if record.raw is not None]
     known = found.get(stage.name)
-    if not answered or (known is not None and known.alike and not asked):
+    if not answered or (known is not None and known.alike and not named):
         return
-    if known is None or known.alike != bool(asked):
-        known = found[stage.name] = CallStats(alike=bool(asked))
+    if known is None or known.alike != bool(named):
+        known = found[stage.name] = CallStats(alike=bool(named))
     for record in answered:
         known.add(record)
 

@@ -1,12 +1,13 @@
 """The journal on a store: segments that batches append, and the compacted Parquet that later runs read.
 
-    _tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable, written by whichever attempt lives
+    _tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable, written by each attempt
     _tandem/journal/<partition>/compact-<digest>.parquet                   the same records, merged after a commit
 
 Deleting is safe at any time after a merge: a journal is a set of facts, so a record that is read twice counts once, and
 a reader that finds an object gone lists again. A compacted object names the segments that it holds: those that stay for
-a grace are not read again. Who reads: `pipeline.journal.join`, `pipeline.journal.compaction`, and the sum of usage
-here."""
+a grace are not read again. Readers are `pipeline.journal.join`, `pipeline.journal.compaction`, `pipeline.journal.usage`
+and `pipeline.runs.statistics`.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ _HELD = 2_000  # records as objects, which take several times as much
 
 
 def listed(store: Store, partition: str, run: str = "") -> tuple[list[str], list[str]]:
-    """The segments (of one run) and the compacted objects. In this order: segments that are merged between the two
-    listings are then found gone, rather than in neither."""
+    """List the segments (of one run), then the compacted objects: segments that are merged between the two listings are
+    then found gone, instead of missing from both."""
     prefix = ids.journal_segments(partition) + (f"{run}/" if run else "")
     answers = ids.journal_answers(partition)  # pipeline.review.questions reads those
     segments = [info.key for info in store.list(prefix) if not info.key.startswith(answers)]
@@ -61,26 +62,26 @@ def compacted(store: Store, partition: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Footer:
-    """What a compacted object says of itself: the objects that were merged into it, the runs that paid for its calls,
-    and the stages whose answers the generation then rested on."""
+    """Metadata of a compacted object: the objects that were merged into it, the runs that paid for its calls, and the
+    stages whose answers the generation used then."""
 
     merged: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
 
     def metadata(self) -> dict[bytes, bytes]:
-        said = {"merged": self.merged, "runs": self.runs, "stages": self.stages}
-        return {b"tandem_journal": str(FORMAT).encode(), b"tandem": orjson.dumps(said)}
+        content = {"merged": self.merged, "runs": self.runs, "stages": self.stages}
+        return {b"tandem_journal": str(FORMAT).encode(), b"tandem": orjson.dumps(content)}
 
     @classmethod
     def of(cls, key: str, schema: pa.Schema) -> "Footer":
-        """Raises UnknownFormat for another version's."""
+        """Parse the metadata. Raises UnknownFormat for another version's."""
         metadata = schema.metadata or {}
         version = metadata.get(b"tandem_journal")
         if version != str(FORMAT).encode():
             raise UnknownFormat(f"{key}: journal format {version!r}, this Tandem reads {FORMAT}")
-        said = orjson.loads(metadata.get(b"tandem", b"{}"))
-        return cls(**{name: tuple(said.get(name, ())) for name in ("merged", "runs", "stages")})
+        content = orjson.loads(metadata.get(b"tandem", b"{}"))
+        return cls(**{name: tuple(content.get(name, ())) for name in ("merged", "runs", "stages")})
 
 
 def read_compacted(
@@ -89,18 +90,17 @@ def read_compacted(
     columns: Sequence[str],
     reading: Reading,
     *,
-    wanted: Callable[[Footer], bool] = lambda footer: True,
+    accept: Callable[[Footer], bool] = lambda footer: True,
 ) -> Iterator[pl.DataFrame]:
-    """The records of compacted objects whose footer is `wanted`, a chunk at a time; some may come twice. Raises
-    StoreError where the store is away: that is no damage, and to go on without its records would be to pay for them
-    again."""
+    """Yield the records of compacted objects with an accepted footer, a chunk at a time; some may come twice. Raises
+    StoreError if the store is unreachable: that is no damage, and without these records calls would be paid again."""
     for key in keys:
         footers: list[Footer] = []
         try:
             try:
-                yield from _chunks(store.open_input(key), key, columns, footers, wanted)
+                yield from _chunks(store.open_input(key), key, columns, footers, accept)
             except (OSError, pa.ArrowException):
-                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, wanted)
+                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, accept)
         except ObjectMissing:
             reading.gone.add(key)
         except UnknownFormat as exc:
@@ -113,18 +113,18 @@ def read_compacted(
 
 
 def _chunks(
-    opened: Any, key: str, columns: Sequence[str], footers: list[Footer], wanted: Callable[[Footer], bool]
+    opened: Any, key: str, columns: Sequence[str], footers: list[Footer], accept: Callable[[Footer], bool]
 ) -> Iterator[pl.DataFrame]:
     with opened as source, pq.ParquetFile(source) as parquet:
         footers.append(Footer.of(key, parquet.schema_arrow))
-        if not wanted(footers[-1]):
+        if not accept(footers[-1]):
             return
         for batch in batches_of(parquet, CHUNK, columns):
             yield pl.DataFrame(pa.Table.from_batches([batch]))
 
 
 def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
-    """Frames of some thousand records in the compacted form: memory stays flat however many segments there are."""
+    """Yield frames of some thousand records in the compacted form; memory does not grow with the segments."""
     held: list[Record] = []
     for records in segments:
         held.extend(records)
@@ -136,7 +136,7 @@ def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
 
 
 def frame_of(records: Iterable[Record]) -> pl.DataFrame:
-    """Records in the compacted form, not yet used."""
+    """Convert records to the compacted form, not yet used."""
     rows = []
     for record in records:
         body = encode_record(record)
@@ -149,14 +149,14 @@ def frame_of(records: Iterable[Record]) -> pl.DataFrame:
 
 
 def _kind(record: Record) -> str:
-    """A pending row is no outcome: it may have to be asked, and its calls be of use."""
+    """Return the kind of a record. A pending row is no outcome: it may need a call, and its calls be of use."""
     if isinstance(record, RowRecord):
         return "pending" if record.status == "pending" else "row"
     return "node" if isinstance(record, NodeRecord) else "void"
 
 
 def everything(store: Store, partition: str, columns: Sequence[str], reading: Reading) -> Iterator[pl.DataFrame]:
-    """All records of a partition, a chunk at a time; some may come twice."""
+    """Yield all records of a partition, a chunk at a time; some may come twice."""
     segments, merged = listed(store, partition)
     yield from read_compacted(store, merged, columns, reading)
     for chunk in chunked(read_segments(store, segments, reading)):

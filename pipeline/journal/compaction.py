@@ -1,7 +1,7 @@
-"""Compaction of a partition's journal after a commit: one object in place of many, without what nobody may use again.
+"""Compaction of a partition's journal after a commit: one object in place of many, without unused records.
 
-`journal.keep` counts from the last time that a current generation rested on a record. The column `used` holds it: null
-while one does, and from the compaction that finds it no longer does, that time. New records start with their own.
+`journal.keep` counts from the last time that a current generation used a record. The column `used` holds it: null while
+one does, else the time of the compaction that first found the record unused. New records start with their own time.
 """
 
 import datetime as dt
@@ -28,8 +28,8 @@ GRACE = dt.timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class InUse:
-    """What the current generation rests on: identities of its rows, fingerprints of its stages; and for how long what
-    it no longer rests on is kept."""
+    """Records that the current generation uses, by identities of its rows and fingerprints of its stages; `keep` is the
+    time for which unused records stay."""
 
     ids: pl.Series
     stages: frozenset[str]
@@ -38,9 +38,9 @@ class InUse:
 
 def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None = None) -> str | None:
     """Merge segments and earlier compacted objects into one new object, and delete those merged before, after a grace.
-    What cannot be read, as another version wrote it, stays. Without `in_use` nothing is dropped. Returns the key, None
-    where there was nothing to merge."""
-    answers = ids.journal_answers(partition)  # what people said is never merged nor dropped
+    Objects of another version, which cannot be read, stay. Without `in_use` nothing is dropped. Returns the key, None
+    if there was nothing to merge."""
+    answers = ids.journal_answers(partition)  # people's answers are never merged nor dropped
     segments = [info for info in store.list(ids.journal_segments(partition)) if not info.key.startswith(answers)]
     olds = sorted(store.list(f"{ids.journal_folder(partition)}compact-"), key=lambda info: info.modified, reverse=True)
     if not segments and len(olds) <= 1:
@@ -55,7 +55,7 @@ def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None
         merged.take(read_compacted(store, [info.key for info in olds], COMPACTED.names, reading))
         merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))
         held = reading.read | (reading.merged & {info.key for info in segments})
-        path = merged.written(tuple(sorted(held)))
+        path = merged.write(tuple(sorted(held)))
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         key = ids.journal_compact(partition, content)
@@ -65,34 +65,34 @@ def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None
 
 
 def _delete(store: Store, merged: list[ObjectInfo], now: dt.datetime) -> None:
-    """What is older than the grace: a reader at work may still need the rest."""
+    """Delete objects that are older than the grace: active readers may still need the rest."""
     store.delete(sorted(info.key for info in merged if info.modified < now - GRACE))
 
 
 def _is_whole(
     store: Store, others: list[ObjectInfo], newest: list[ObjectInfo], in_use: InUse | None, reading: Reading
 ) -> bool:
-    """Does the newest compacted object hold every other object, and know the stages in use?"""
+    """True if the newest compacted object holds every other object, and names the stages in use."""
     footers: list[Footer] = []
 
     def look(footer: Footer) -> bool:
         footers.append(footer)
         return False
 
-    list(read_compacted(store, [info.key for info in newest], ["kind"], reading, wanted=look))
+    list(read_compacted(store, [info.key for info in newest], ["kind"], reading, accept=look))
     known = bool(footers) and (in_use is None or set(footers[-1].stages) == in_use.stages)
     return known and {info.key for info in others} <= reading.merged
 
 
 class _JournalMerge:
-    """Records in the compacted form, each once: first gathered in a local file, as only all of the rows in use together
-    tell which calls are."""
+    """Records in the compacted form, each once: first gathered in a local file, as the calls in use are known only from
+    all of the rows in use."""
 
     def __init__(self, folder: Path, now: float, in_use: InUse | None) -> None:
         self._folder = folder
         self._now = now
         self._in_use = in_use
-        # By hashes, which take a third of the memory: what one record would be kept for may keep another, at worst.
+        # As hashes, which take a third of the memory: at worst, an equal hash keeps another record.
         self._ids = set(map(hash, in_use.ids)) if in_use is not None else set()
         self._calls: set[int] = set()
         self._seen: set[bytes] = set()
@@ -104,7 +104,7 @@ class _JournalMerge:
             fresh = chunk.filter([self._is_new(body) for body in chunk["body"].to_list()])
             if not fresh.height:
                 continue
-            for body in fresh.filter(self._are_rested_on(fresh))["body"].to_list():
+            for body in fresh.filter(self._are_in_use(fresh))["body"].to_list():
                 self._calls.update(hash(request) for request, _ in orjson.loads(body)["calls"])
             self._runs.update(fresh.filter(pl.col("kind") == "call")["run"].unique())
             self._gathered.write_table(fresh.to_arrow().cast(COMPACTED))
@@ -116,22 +116,22 @@ class _JournalMerge:
         self._seen.add(content)
         return True
 
-    def _are_rested_on(self, records: pl.DataFrame) -> pl.Series:
-        """Rows of the current generation; and voids of its stages, whoever they were for: a row of another identity may
-        share the answer, which must not come back."""
+    def _are_in_use(self, records: pl.DataFrame) -> pl.Series:
+        """True for rows of the current generation, and for all voids of its stages: a row of another identity may share
+        the answer, which must not come back."""
         stages = self._in_use.stages if self._in_use is not None else ()
         return _each(
             stage in stages and (kind == "void" or (kind != "call" and hash(id) in self._ids))
             for kind, stage, id in records.select("kind", "stage", "id").iter_rows()
         )
 
-    def _are_asked_by_those(self, records: pl.DataFrame) -> pl.Series:
-        """Calls that rows of the current generation name."""
+    def _are_calls_in_use(self, records: pl.DataFrame) -> pl.Series:
+        """True for calls that rows of the current generation name."""
         named = records.select("kind", "key").iter_rows()
         return _each(kind == "call" and hash(key) in self._calls for kind, key in named)
 
-    def written(self, segments: tuple[str, ...]) -> Path:
-        """The merged object, without what has not been in use for too long."""
+    def write(self, segments: tuple[str, ...]) -> Path:
+        """Write the merged object, without records that have been unused for too long."""
         self._gathered.close()
         path = self._folder / "compact.parquet"
         stages = tuple(sorted(self._in_use.stages)) if self._in_use is not None else ()
@@ -148,12 +148,12 @@ class _JournalMerge:
     def _kept(self, records: pl.DataFrame) -> pl.DataFrame:
         if self._in_use is None:
             return records
-        current = self._are_rested_on(records) | self._are_asked_by_those(records)
+        current = self._are_in_use(records) | self._are_calls_in_use(records)
         used = pl.when(current).then(None).otherwise(pl.col("used").fill_null(self._now))
         oldest = self._now - self._in_use.keep.total_seconds()
         stamped = records.with_columns(used=used)
         return stamped.filter(pl.col("used").is_null() | (pl.col("used") >= oldest))
 
 
-def _each(held: Iterable[bool]) -> pl.Series:
-    return pl.Series(held, dtype=pl.Boolean)
+def _each(values: Iterable[bool]) -> pl.Series:
+    return pl.Series(values, dtype=pl.Boolean)

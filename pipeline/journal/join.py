@@ -1,12 +1,11 @@
-"""What the journal knows of a partition's rows, dealt to the batches whose rows may use it.
+"""The journal's records of a partition's rows, split by the batches whose rows may use them.
 
-    gather   read the partition's records once, keep on this machine those that any of its rows may use
-    answered which rows need no call any more, so that batches can be dealt by the work that is left
-    deal     a local file of segment form for each batch
+    collect          read the partition's records once, keep on this machine those that any of its rows may use
+    answered         find the rows that need no call any more, so that batches are cut by the remaining work
+    by_batch         write a local file in segment form for each batch
 
-Memory holds hashes of keys, never answers, however large the journal is. Two keys of one hash, which of
-partitions of ten million rows one in 300,000 has, are no error: a record is dealt that a batch has no use for, or a row
-without its calls.
+Memory holds hashes of keys, never answers, however large the journal is. Two keys of one hash, which one in 300,000
+partitions of ten million rows has, are no error: a batch gets a record that it cannot use, or a row without its calls.
 """
 
 import zlib
@@ -26,46 +25,46 @@ from stages.journal.segments import FORMAT
 
 _HASHED = ("id", "key", "stage")
 _COLUMNS = ("kind", *_HASHED, "body")
-_LISTINGS = 3  # how often a reader lists again when what it listed is gone
-_SPILL = pa.schema([pa.field("at", pa.uint32()), pa.field("body", pa.binary())])
+_LISTINGS = 3  # a reader lists again if a listed object is gone
+_SPILL = pa.schema([pa.field("number", pa.uint32()), pa.field("body", pa.binary())])
 
 
 def hashed(keys: Sequence[str]) -> pl.Series:
-    """Eight bytes of each, in the order given."""
+    """Hash each key to eight bytes, in order."""
     return pl.Series("key", keys, dtype=pl.String).hash()
 
 
 def keys_of_batch(batch: int, keys: Sequence[str]) -> pl.DataFrame:
-    """What a batch wants: records of these identities or row fingerprints."""
+    """Return the join keys of a batch: identities and row fingerprints."""
     return pl.DataFrame({"batch": pl.Series([batch], dtype=pl.Int64).new_from_index(0, len(keys)), "key": hashed(keys)})
 
 
 @dataclass
 class JournalJoin:
-    """The records that some rows may use: their keys here (`at` numbers them), their bodies in a local file."""
+    """The records that some rows may use: their numbered keys here, their bodies in a local file."""
 
     keys: pl.DataFrame
     spill: Path
     damage: list[str] = field(default_factory=list)
 
     def answered(self, stage: str, rows: pl.Series) -> pl.Series:
-        """Whether each of these row fingerprints (hashed) has an outcome under a stage's fingerprint that nobody
+        """Return True for each of these row fingerprints (hashed) that has an outcome under a stage's fingerprint, not
         voided."""
         mine = self.keys.filter(pl.col("stage") == hashed([stage]).item())
         voided = mine.filter(pl.col("kind") == "void")["key"]
         known = mine.filter((pl.col("kind") == "row") & ~pl.col("key").is_in(voided.implode()))["key"]
         return rows.is_in(known.implode())
 
-    def deal(self, wanted: pl.DataFrame, folder: Path) -> dict[int, Path]:
-        """A file for each batch. `wanted` has columns `batch`, `key` (an identity or row fingerprint, hashed), and
-        `calls`: whether single calls (and nodes) may still be of use, or only the outcome."""
+    def by_batch(self, batch_keys: pl.DataFrame, folder: Path) -> dict[int, Path]:
+        """Write a file for each batch. `batch_keys` has columns `batch`, `key` (an identity or row fingerprint, hashed)
+        and `calls`: True if single calls (and nodes) may still be of use, not only the outcome."""
         single = pl.col("kind").is_in(["call", "node"]).alias("single")
-        pairs = pl.concat(self.keys.select("at", single, pl.col(name).alias("key")) for name in ("id", "key"))
-        useful = pairs.join(wanted, on="key").filter(pl.col("calls") | ~pl.col("single"))
-        matched = useful.select("at", "batch").unique()
+        pairs = pl.concat(self.keys.select("number", single, pl.col(name).alias("key")) for name in ("id", "key"))
+        useful = pairs.join(batch_keys, on="key").filter(pl.col("calls") | ~pl.col("single"))
+        matched = useful.select("number", "batch").unique()
         files: dict[int, Path] = {}
         for bodies in self._bodies():
-            found = matched.join(bodies, on="at").sort("at")
+            found = matched.join(bodies, on="number").sort("number")
             for (batch,), part in found.group_by("batch", maintain_order=True):
                 assert isinstance(batch, int)
                 if batch not in files:
@@ -83,42 +82,42 @@ class JournalJoin:
 
 
 def collect(store: Store, partition: str, keys: pl.Series, folder: Path) -> JournalJoin:
-    """The partition's records that are of these identities or row fingerprints, hashed. Raises StoreError."""
-    wanted = keys.unique().alias("key").to_frame()
+    """Collect the partition's records of these identities or row fingerprints, hashed. Raises StoreError."""
+    unique_keys = keys.unique().alias("key").to_frame()
     for number in range(_LISTINGS):
         reading = Reading()
         chunks = compacted.everything(store, partition, _COLUMNS, reading)
-        found = _spilled(chunks, wanted, folder / f"journal-{number}.arrow")
+        found = _spilled(chunks, unique_keys, folder / f"journal-{number}.arrow")
         if not reading.gone:  # else they were merged into an object that was not listed yet
             break
     found.damage = reading.damage
     return found
 
 
-def _spilled(chunks: Iterable[pl.DataFrame], wanted: pl.DataFrame, path: Path) -> JournalJoin:
+def _spilled(chunks: Iterable[pl.DataFrame], keys: pl.DataFrame, path: Path) -> JournalJoin:
     kept = []
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
         for chunk in chunks:
-            numbered = chunk.with_row_index("at", offset=count).with_columns(pl.col(_HASHED).hash())
+            numbered = chunk.with_row_index("number", offset=count).with_columns(pl.col(_HASHED).hash())
             count += chunk.height
-            by_id = numbered.join(wanted, left_on="id", right_on="key", how="semi")["at"]
-            by_key = numbered.join(wanted, on="key", how="semi")["at"]
-            relevant = numbered.filter(pl.col("at").is_in(pl.concat([by_id, by_key]).unique().implode()))
+            by_id = numbered.join(keys, left_on="id", right_on="key", how="semi")["number"]
+            by_key = numbered.join(keys, on="key", how="semi")["number"]
+            relevant = numbered.filter(pl.col("number").is_in(pl.concat([by_id, by_key]).unique().implode()))
             kept.append(relevant.drop("body"))
-            for batch in relevant.select("at", "body").to_arrow().cast(_SPILL).to_batches():
+            for batch in relevant.select("number", "body").to_arrow().cast(_SPILL).to_batches():
                 writer.write_batch(batch)
-    empty = pl.DataFrame(schema={"at": pl.UInt32, "kind": pl.String} | dict.fromkeys(_HASHED, pl.UInt64))
+    empty = pl.DataFrame(schema={"number": pl.UInt32, "kind": pl.String} | dict.fromkeys(_HASHED, pl.UInt64))
     return JournalJoin(pl.concat([empty, *kept]), path)
 
 
 def split_by_batch(
-    store: Store, partition: str, wanted: pl.DataFrame, folder: Path
+    store: Store, partition: str, batch_keys: pl.DataFrame, folder: Path
 ) -> tuple[dict[int, Path], list[str]]:
-    """The partition's records, dealt to the batches of `wanted` (as `wanted_by` makes it): all that its rows may use.
-    Returns the files and what could not be read."""
-    gathered = collect(store, partition, wanted["key"], folder)
-    return gathered.deal(wanted.with_columns(calls=pl.lit(value=True)), folder), gathered.damage
+    """Split the partition's records by the batches of `batch_keys` (of `keys_of_batch`): all that their rows may use.
+    Returns the files and the damaged parts of the journal."""
+    joined = collect(store, partition, batch_keys["key"], folder)
+    return joined.by_batch(batch_keys.with_columns(calls=pl.lit(value=True)), folder), joined.damage
 
 
 def has_journal(store: Store, partition: str) -> bool:

@@ -1,4 +1,4 @@
-"""Segments: written by whichever attempt is alive, read one at a time.
+"""Segments: written by each attempt, read one at a time.
 
 _tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable
 """
@@ -20,7 +20,7 @@ Put = Callable[[bytes], Awaitable[None]]
 
 
 def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
-    """Where one batch attempt puts its segments: new names each time, so that attempts never meet."""
+    """Return the writer of one batch attempt's segments: new names each time, so that attempts never collide."""
 
     async def put(data: bytes) -> None:
         key = ids.journal_segment(partition, run, batch, uuid.uuid4().hex)
@@ -31,8 +31,8 @@ def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
 
 @dataclass
 class Reading:
-    """What came of reading objects: `read` whole, `damage` named, never guessed, `gone` since they were listed, and the
-    segments that are `merged`: compacted objects hold them."""
+    """Result of reading objects: `read` completely, `damage` in words, `gone` since they were listed, and the segments
+    that are `merged` into compacted objects."""
 
     read: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
@@ -41,7 +41,7 @@ class Reading:
 
 
 def read_segments(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[list[Record]]:
-    """The records of segments that no compacted object was seen to hold, one segment at a time."""
+    """Yield the records of segments that are in no compacted object read so far, one segment at a time."""
     for key in keys:
         if key in reading.merged:
             continue
@@ -60,7 +60,7 @@ def read_segments(store: Store, keys: Iterable[str], reading: Reading) -> Iterat
 
 
 def load_batch(store: Store, partition: str, run: str, batch: int, damage: list[str] | None = None) -> list[Record]:
-    """What earlier attempts of a batch left; what of it cannot be read is named in `damage`."""
+    """Load the records of earlier attempts of a batch; unreadable ones are named in `damage`."""
     keys = [info.key for info in store.list(ids.journal_batch(partition, run, batch))]
     reading = Reading()
     records = list(itertools.chain.from_iterable(read_segments(store, keys, reading)))

@@ -24,8 +24,8 @@ from stages.journal.segments import decode_spool, encode_segment
 
 class FileSpool:
     """The spool of one batch attempt, or, `kept`, of a process that has no other journal: that one is never emptied.
-    There from its first line on, so that one without a line leaves nothing. A disk that refuses costs the help, not the
-    row."""
+    The file exists from its first line on, so that an empty spool leaves nothing. If the disk refuses, the row goes
+    on."""
 
     def __init__(self, path: Path, *, kept: bool = False) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class FileSpool:
             os.write(self._opened(), line + b"\n")
 
     def replace(self, lines: Sequence[bytes]) -> None:
-        """These lines and no others."""
+        """Replace the content by these lines."""
         if self._kept:
             return
         if self._file is not None:
@@ -47,7 +47,7 @@ class FileSpool:
             self.write(b"\n".join(lines))
 
     def close(self, *, whole: bool) -> None:
-        """Drop it where everything is in the store, else leave it to a later attempt."""
+        """Delete it if everything is in the store, else leave it to a later attempt."""
         if self._file is None:
             return
         if whole and not self._kept:
@@ -56,7 +56,7 @@ class FileSpool:
         self._file = None
 
     def _opened(self) -> int:
-        """Its file, open and locked. Raises OSError."""
+        """Open and lock the file. Raises OSError."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = own(self._path, os.O_APPEND)
@@ -70,7 +70,7 @@ class Spools:
         self.folder = folder
 
     def identity(self) -> str:
-        """What tells this folder from that of another machine; empty where the disk refuses."""
+        """Return an identity that differs from other machines' folders; empty if the disk refuses."""
         path = self.folder / "identity"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,17 +82,17 @@ class Spools:
 
     def open(self, sink: str, run: str, partition: str, batch: int, *, kept: bool = False) -> FileSpool:
         """A new spool for an attempt."""
-        of = digests.digest(sink, partition)
-        name = f"{of}.{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl"
+        partition_digest = digests.digest(sink, partition)
+        name = f"{partition_digest}.{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl"
         return FileSpool(self.folder / name, kept=kept)
 
     def left_by_the_dead(self, sink: str, run: str, partition: str, batch: int) -> list[tuple[Path, list[Record]]]:
-        """What killed attempts of a batch had noted. The caller stores the records, then unlinks the files."""
+        """Read the records of killed attempts of a batch. The caller stores the records, then unlinks the files."""
         # Earlier versions' names begin with the run's digest.
         return self._left(f"*{_name(sink, run, partition, batch)}-*.jsonl")
 
     def absorb(self, store: Store, partition: str) -> int:
-        """Store what killed attempts of any run had noted of a partition, so that it is paid for once whichever way
+        """Store the records of killed attempts of any run for a partition, so that calls are paid for once however
         their runs ended. Returns the number of records. Raises StoreError."""
         stored = 0
         for path, records in self._left(f"{digests.digest(store.uri, partition)}.*.jsonl"):

@@ -1,4 +1,4 @@
-"""What a run paid for, summed from its call records."""
+"""Usage that a run paid for, summed from its call records."""
 
 from collections import Counter
 
@@ -10,17 +10,17 @@ from pipeline.stores import Store
 from schemas.manifest import Usage
 from stages.journal.records import TOOL, CallRecord, Record, record_of
 
-LISTINGS = 3  # how often a reader lists again when what it listed is gone
+LISTINGS = 3  # a reader lists again if a listed object is gone
 
 
 def usage_of_run(store: Store, partition: str, run: str) -> Usage:
-    """What a run paid for in a partition, summed from its call records: all attempts and zombies, each once."""
-    total = _Sum()  # what cannot be read was named by `pipeline.journal.join`
+    """Sum the usage of a run in a partition from its call records: all attempts and zombies, each once."""
+    total = _Sum()  # damage was reported by `pipeline.journal.join`
     for _ in range(LISTINGS):
         reading = Reading()
         segments, merged = listed(store, partition, run)
         for chunk in read_compacted(
-            store, merged, ["kind", "run", "body"], reading, wanted=lambda footer: run in footer.runs
+            store, merged, ["kind", "run", "body"], reading, accept=lambda footer: run in footer.runs
         ):
             mine = chunk.filter((pl.col("kind") == "call") & (pl.col("run") == run))
             for body in mine["body"].to_list():
@@ -40,7 +40,7 @@ class _Sum:
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._unknown: set[int] = set()
-        self._asked: set[int] = set()
+        self._calls: set[int] = set()
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
 
@@ -49,14 +49,14 @@ class _Sum:
             return
         nonce = int(record.nonce[:16], 16)
         if record.raw is None:
-            self._unknown.add(nonce)  # an answer that comes to light after all takes its place
+            self._unknown.add(nonce)  # replaced if its answer is found after all
             return
         if nonce in self._seen:
             return
         self._seen.add(nonce)
-        asked = hash((*record.key, record.id))
-        self._numbers["repaid"] += asked in self._asked
-        self._asked.add(asked)
+        call = hash((*record.key, record.id))
+        self._numbers["repaid"] += call in self._calls
+        self._calls.add(call)
         self._numbers["calls"] += 1
         self._numbers["unpriced_calls"] += record.cost_usd is None
         self._cost += record.cost_usd or 0.0

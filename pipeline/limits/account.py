@@ -12,7 +12,7 @@ from pipeline.limits.spend_file import SpendFile, reconcile
 from stages.limits.budget import NOTHING, Amount
 
 _UNBOUNDED = 1 << 62
-_WANTED_S = 30.0  # who wanted more before that has it, or is gone
+_WANTED_S = 30.0  # older requests for more were served, or their holder is gone
 
 
 @dataclass
@@ -23,10 +23,10 @@ class Account:
     folder: Path
     limit: Callable[[Ledger], tuple[int | None, int | None]]
     holder: str = field(default_factory=lambda: uuid.uuid4().hex)
-    given: Amount = NOTHING
+    granted: Amount = NOTHING
     settled: Amount = NOTHING
     reserved: Amount = NOTHING
-    _recalled: bool = False  # the budget was lowered: nothing more until the ledger gives some
+    _recalled: bool = False  # the budget was lowered: nothing is spent until the ledger grants more
     _count: SpendFile = field(init=False)
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Account:
 
     @property
     def free(self) -> Amount:
-        return self.given - self.settled - self.reserved
+        return self.granted - self.settled - self.reserved
 
     def fits(self, most: Amount) -> bool:
         free = self.free
@@ -46,37 +46,39 @@ class Account:
         self._count.note(self.settled, self.reserved)
 
     async def enlarge(self, most: Amount) -> bool:
-        """Take more from the ledger, so that calls of this size fit. False where it has not as much."""
+        """Take more from the ledger, so that calls of this size fit. Returns False if it has not enough."""
         free = self.free
         short = Amount(max(0, most.nanos - free.nanos), max(0, most.tokens - free.tokens))
-        given = await asyncio.to_thread(self._enlarge, short, most)
-        if given is not None:
-            self.given, self._recalled = given, False
-        return given is not None
+        granted = await asyncio.to_thread(self._enlarge, short, most)
+        if granted is not None:
+            self.granted, self._recalled = granted, False
+        return granted is not None
 
     def _enlarge(self, short: Amount, most: Amount) -> Amount | None:
         reconcile(self.book, self.folder)
-        given: Amount | None = None
+        enlarged: Amount | None = None
 
         def more(before: Ledger) -> Ledger:
-            nonlocal given
+            nonlocal enlarged
             left = left_of(before, self.limit(before))
             others = len(before.slices.keys() - {self.holder})
-            taken = share(most, left, others) or (short if share(short, left) else None)
-            given = None if taken is None else self.given + taken
-            return before if given is None else before.with_slice(self.holder, given, self._count.machine)
+            increase = share(most, left, others) or (short if share(short, left) else None)
+            enlarged = None if increase is None else self.granted + increase
+            return before if enlarged is None else before.with_slice(self.holder, enlarged, self._count.machine)
 
         self.book.change(more)
-        return given
+        return enlarged
 
     async def ask_others(self) -> bool:
-        """Let those that hold a slice know that this one needs more. False where there are none."""
-        found = await asyncio.to_thread(self.book.change, lambda before: before.wanted_by(self.holder, time.time()))
+        """Tell the other holders of slices that this one needs more. Returns False if there are none."""
+        found = await asyncio.to_thread(
+            self.book.change, lambda before: before.with_request_of(self.holder, time.time())
+        )
         return bool(found.slices.keys() - {self.holder})
 
-    async def obey(self) -> None:
-        """Give up what is free where the budget was lowered below what is given out, and half of it where another
-        holder needs some. What is in flight ends as it was reserved."""
+    async def yield_free(self) -> None:
+        """Give up the free amount if the budget was lowered below the sum of slices, and half of it if another holder
+        needs some. Calls in flight end as they were reserved."""
         found = await asyncio.to_thread(self.book.read)
         if found is None:
             return
@@ -84,14 +86,14 @@ class Account:
         if left.nanos < 0 or left.tokens < 0:
             self._recalled = True
             await self.give_back()
-        elif any(name != self.holder and time.time() - at < _WANTED_S for name, at in found.wanted.items()):
+        elif any(name != self.holder and time.time() - since < _WANTED_S for name, since in found.wanted.items()):
             await self.give_back(NOTHING if self.free == NOTHING else self.free.half())
 
     async def give_back(self, kept: Amount = NOTHING) -> None:
-        """Keep no more than what is spent or set aside, and `kept` of what is free."""
+        """Keep only the spent and reserved amounts, and `kept` of the free one."""
         kept = self.settled + self.reserved + kept
-        if kept != self.given:
-            self.given = kept
+        if kept != self.granted:
+            self.granted = kept
             await asyncio.to_thread(self.book.change, lambda before: self._kept(before, kept))
 
     def _kept(self, before: Ledger, kept: Amount) -> Ledger:
@@ -100,14 +102,14 @@ class Account:
         return before.with_slice(self.holder, kept, self._count.machine).model_copy(update={"paused": before.paused})
 
     async def close(self) -> None:
-        """Charge what was spent, and free the rest of the slice."""
+        """Charge the spent amount, and free the rest of the slice."""
         spent = self.settled + self.reserved
-        if self.given != NOTHING:
+        if self.granted != NOTHING:
             await asyncio.to_thread(self.book.change, lambda before: before.closed(self.holder, spent))
         self._count.drop()
 
 
-def left_of(found: Ledger, limit: tuple[int | None, int | None]) -> Amount:
-    """What nobody holds and nobody spent."""
+def left_of(ledger: Ledger, limit: tuple[int | None, int | None]) -> Amount:
+    """Return the amount that is neither spent nor in a slice."""
     nanos, tokens = (_UNBOUNDED if most is None else most for most in limit)
-    return Amount(nanos, tokens) - found.charged
+    return Amount(nanos, tokens) - ledger.charged

@@ -1,5 +1,4 @@
-"""A run's budget from the outside: declaring it, raising it, refusing what cannot be counted, and the reckoning when
-the next call does not fit."""
+"""A run's budget: declare it, raise it, refuse models without a price."""
 
 from collections.abc import Callable
 
@@ -17,34 +16,33 @@ from stages.limits.prices import pricer
 def declare(
     store: Store, run: str, limits: SpecLimits, paid: Callable[[], Usage], max_cost_usd: float | None = None
 ) -> bool:
-    """Write down what a run may spend: of its command, else of its spec; what it may spend already stays unless one of
-    them says something new. What it `paid` without a budget counts. Is there a budget?"""
+    """Store the run's budget: the command's, else the spec's; an earlier one stays unless one of them has changed.
+    Usage `paid` without a budget counts. Returns True if there is a budget."""
     book = ledger.of_run(store, run)
     found = book.read()
     if found is None:
-        wanted = _limits(limits, max_cost_usd or limits.max_cost_usd)
-        if not wanted.any:
+        budget_limits = _limits(limits, max_cost_usd or limits.max_cost_usd)
+        if not budget_limits.any:
             return False
         before = paid()
         spent = amount_of(before.cost_usd, before.input_tokens + before.output_tokens)
-        fresh = Ledger(limits=wanted, nanos=spent.nanos, tokens=spent.tokens)
+        fresh = Ledger(limits=budget_limits, nanos=spent.nanos, tokens=spent.tokens)
         book.change(lambda seen: fresh if seen == Ledger() else seen)
         return True
-    said_anew = limits.max_cost_usd if limits.max_cost_usd != found.limits.asked_usd else None
+    changed = limits.max_cost_usd if limits.max_cost_usd != found.limits.asked_usd else None
     kept = None if found.limits.nanos is None else usd(found.limits.nanos)
-    wanted = _limits(limits, max_cost_usd or said_anew or kept)
-    return book.change(lambda seen: _with_limits(seen, wanted)).limits.any
+    budget_limits = _limits(limits, max_cost_usd or changed or kept)
+    return book.change(lambda seen: _with_limits(seen, budget_limits)).limits.any
 
 
 def ensure(store: Store, run: str, limits: SpecLimits, paid: Callable[[], Usage]) -> None:
-    """The same where nobody has declared it: a run that a schedule has started."""
+    """Declare the budget if it is not declared yet: for a run that a schedule has started."""
     if ledger.of_run(store, run).read() is None:
         declare(store, run, limits, paid)
 
 
 def set_to(store: Store, run: str, max_cost_usd: float, paid: Callable[[], Usage]) -> Ledger:
-    """Another budget for a run, or its first: what it `paid` before then counts. Raises UsageError where more is spent
-    already."""
+    """Set a run's budget, or its first: usage `paid` before then counts. Raises UsageError if more is spent already."""
     book = ledger.of_run(store, run)
     nanos = round(max_cost_usd * NANOS)
     found = book.read()
@@ -55,13 +53,13 @@ def set_to(store: Store, run: str, max_cost_usd: float, paid: Callable[[], Usage
         found = book.change(lambda seen: fresh if seen == Ledger() else seen)
     if found.spent.nanos > nanos:
         raise UsageError(
-            f"--max-cost {max_cost_usd:g}: {in_usd(found.spent.nanos)} are spent already.", hint="Name a higher budget."
+            f"--max-cost {max_cost_usd:g}: {in_usd(found.spent.nanos)} are spent already.", hint="Set a higher budget."
         )
     return book.change(lambda seen: _with_limits(seen, seen.limits.model_copy(update={"nanos": nanos})))
 
 
 def _with_limits(seen: Ledger, limits: BudgetLimits) -> Ledger:
-    """Other limits than those that it was paused by."""
+    """Return the ledger with these limits; new ones end a pause."""
     return seen if limits == seen.limits else seen.model_copy(update={"limits": limits, "paused": ""})
 
 
@@ -76,7 +74,7 @@ def _limits(limits: SpecLimits, max_cost_usd: float | None) -> BudgetLimits:
 
 
 def refuse_unpriced(spec: Spec, max_cost_usd: float | None = None) -> None:
-    """With a budget in USD, the price of every model has to be known before anything is asked. Raises SpecError."""
+    """Raise SpecError if there is a budget in USD and a model's price is unknown."""
     limits = spec.limits
     named = [
         name
@@ -91,13 +89,13 @@ def refuse_unpriced(spec: Spec, max_cost_usd: float | None = None) -> None:
         for choice in stage.model.values():
             if named and pricer(choice.name, spec.prices)({"input": 1, "output": 1}) is None:
                 raise SpecError(
-                    f"{named[0]} is set, and nobody knows the price of {choice.name!r} (stage {stage.name}).",
+                    f"{named[0]} is set, and the price of {choice.name!r} (stage {stage.name}) is unknown.",
                     hint=f"Add USD per million tokens to the spec: prices: {{{choice.name}: {{input: …, output: …}}}}",
                 )
 
 
 def notes(spec: Spec, max_cost_usd: float | None = None) -> list[str]:
-    """What a budget changes about calls, for who did not say it himself."""
+    """Return notes on calls that a budget changes, for stages without an own setting."""
     limits = spec.limits
     if not (max_cost_usd or limits.max_cost_usd or limits.max_cost_usd_per_day or limits.max_tokens):
         return []
@@ -111,11 +109,11 @@ def notes(spec: Spec, max_cost_usd: float | None = None) -> list[str]:
     )
     if not without:
         return []
-    said = f"answers of {', '.join(without)} are cut off at {DEFAULT_CAP:,} tokens, so that the budget holds"
-    return [f"Note: {said}; set params: {{max_tokens: …}} to choose."]
+    effect = f"answers of {', '.join(without)} are cut off at {DEFAULT_CAP:,} tokens, so that the budget holds"
+    return [f"Note: {effect}; set params: {{max_tokens: …}} to choose."]
 
 
-# The reckoning ------------------------------------------------------------------------------------------------------
+# Money --------------------------------------------------------------------------------------------------------------
 
 
 def in_usd(nanos: int) -> str:

@@ -1,8 +1,7 @@
-"""A worker's side of limits that a fleet shares: it asks for its share while it calls, and gives it back after.
+"""A worker's side of limits that a fleet shares: it requests its share while it calls, and returns it afterwards.
 
-Without an answer it keeps to a static part of the limit, and goes on asking. The limiters of a namespace have a task
-queue of their own, so that any process that needs one also serves it.
-"""
+Without an answer it keeps to a static part of the limit, and repeats the request. The limiters of a namespace have a
+task queue of their own, so that any process that needs one also serves it."""
 
 import asyncio
 import contextlib
@@ -32,7 +31,7 @@ _LONGEST = timedelta(minutes=10)  # an execution that no worker serves any more 
 
 
 class Leases:
-    """Asks for what the limiters of this process need."""
+    """Requests of shares for the limiters of this process."""
 
     def __init__(self, client: Client, limiters: Limiters, runner: WorkflowRunner) -> None:
         self._client = client
@@ -44,15 +43,15 @@ class Leases:
         limiters.share(self._needed.set)
 
     async def run(self) -> None:
-        """Until cancelled; then every share is given back. Nothing is asked, nor served, before a limit is met."""
+        """Run until cancelled; then return every share. Nothing is requested or served before a limit is used."""
         await self._needed.wait()
         async with self._serving():
             try:
                 while True:
                     self._needed.clear()
-                    for key, place, fleet in self._limiters.shared():
+                    for key, queue, fleet in self._limiters.shared():
                         if key not in self._kept:
-                            self._kept[key] = asyncio.create_task(self._keep(key, place, fleet))
+                            self._kept[key] = asyncio.create_task(self._keep(key, queue, fleet))
                     await self._needed.wait()
             finally:
                 kept = list(self._kept.values())
@@ -76,36 +75,36 @@ class Leases:
             await worker.shutdown()
             await working
 
-    async def _keep(self, key: str, place: ProviderQueue, fleet: Fleet) -> None:
-        """Hold a share for as long as somebody calls."""
+    async def _keep(self, key: str, queue: ProviderQueue, fleet: Fleet) -> None:
+        """Hold a share for as long as there are calls."""
         held: Lease | None = None
         try:
-            while place.waiting or clock() - fleet.used_at < _IDLE_S:
+            while queue.waiting or clock() - fleet.used_at < _IDLE_S:
                 began = clock()
-                lease = await self._ask(key, place, fleet, held)
+                lease = await self._ask(key, queue, fleet, held)
                 if lease is None:
                     await asyncio.sleep(_SOON_S)
                     continue
                 share = Rates(*(inf if rate is None else rate for rate in (lease.share.requests, lease.share.tokens)))
                 fleet.grant(share, began + lease.seconds / 2)
-                place.look()
+                queue.dispatch()
                 less = held is not None and _less(lease.share, held.share)
                 held = lease
-                if not less:  # the others wait to hear that we have no more than this now
+                if not less:  # else the others wait for the confirmation of a smaller share
                     await asyncio.sleep(_AGAIN_S if min(share.requests, share.tokens) > 0 else _SOON_S)
         finally:
             del self._kept[key]
-            fleet.left()
+            fleet.end_grant()
             if held is not None:
                 with contextlib.suppress(TimeoutError, RPCError, WorkflowUpdateFailedError):
                     request = LeaseRequest(worker=self._name, leaving=True)
                     await asyncio.wait_for(self._update(key, request), _ANSWER_S / 2)
 
-    async def _ask(self, key: str, place: ProviderQueue, fleet: Fleet, held: Lease | None) -> Lease | None:
+    async def _ask(self, key: str, queue: ProviderQueue, fleet: Fleet, held: Lease | None) -> Lease | None:
         demand = fleet.demand(clock())
         request = LeaseRequest(
             worker=self._name,
-            limit=_per_minute(place.limit),
+            limit=_per_minute(queue.limit),
             used=_per_minute(demand.used),
             hungry=demand.hungry,
             holds=held.number if held is not None else 0,

@@ -1,15 +1,15 @@
-"""What may be spent, what is spent, and what worker processes hold of it, as objects in the sink.
+"""Ledgers of budgets: the limits, the spent amount and the slices of worker processes, as objects in the sink.
 
     _tandem/runs/<run>/budget/<version, 12 digits>.json       of a run
     _tandem/budget/<UTC day>/<version, 12 digits>.json        of a pipeline on a day
 
-A version is created once, by a conditional put of the one after the highest: so of two processes that take a slice at
-once one loses, reads what the other wrote, and tries again. Nothing here needs a workflow, an expiry or a clock: a
-ledger outlives the processes, the server and its retention.
+A version is created once, by a conditional put of the one after the highest: if two processes take a slice at once, one
+fails, reads the other's version, and tries again. Nothing here needs a workflow, an expiry or a clock: a ledger
+outlives the processes, the server and its retention.
 
-A slice is charged in full from the moment it is taken until its holder gives it back, having counted what it spent. A
-holder that is killed leaves its count in a file on its machine (`pipeline.limits.run_budget`); elsewhere nobody can
-know, and the slice stays charged."""
+A slice is charged in full from the moment it is taken until its holder returns it with the spent amount. A holder that
+is killed leaves its count in a file on its machine (`pipeline.limits.spend_file`); on other machines the count is
+unknown, and the slice stays charged."""
 
 import datetime as dt
 import time
@@ -25,13 +25,13 @@ from schemas.manifest import Noun
 from stages.limits.budget import NANOS, Amount
 
 _KEPT = dt.timedelta(hours=1)
-_TRIES = 500  # each is lost to a process that went ahead, so this many mean that something is wrong
+_TRIES = 500  # each fails because another process succeeded, so this many mean an error
 _SPREAD_S = 0.2
 _STALE_S = 60.0  # much less than that, so that the version that is put can't be one that was removed
 
 
 class Slice(Noun):
-    """All that a holder was given so far, what it spent of it included. `machine`: where its count lies."""
+    """The whole amount granted to a holder, with the part that it spent. `machine`: the place of its spend file."""
 
     nanos: int
     tokens: int
@@ -43,9 +43,9 @@ class Slice(Noun):
 
 
 class BudgetLimits(Noun):
-    """None: no limit. `day_nanos` is the pipeline's, a UTC day, as this run was told it. `asked_usd` is what the spec
-    said when it was last looked at: a spec that says something else by now is obeyed, one that does not leaves a
-    budget that was raised as it is."""
+    """None: no limit. `day_nanos` is the pipeline's, a UTC day, as known to this run. `asked_usd` is the spec's budget
+    when it was last read: a spec that has changed since sets the budget, an unchanged one keeps a budget that was
+    raised."""
 
     nanos: int | None = None
     tokens: int | None = None
@@ -58,8 +58,8 @@ class BudgetLimits(Noun):
 
 
 class Ledger(Noun):
-    """One version. `paused` is the sentence of a run that had to stop; taking a slice clears it. `wanted`: holders that
-    found no room, and when (seconds since the epoch): those that have some to spare give of it."""
+    """One version. `paused` is the message of a run that had to stop; taking a slice clears it. `wanted`: holders that
+    need more, and the time (seconds since the epoch): other holders give up some of their free amount."""
 
     limits: BudgetLimits = BudgetLimits()
     nanos: int = 0
@@ -71,23 +71,23 @@ class Ledger(Noun):
 
     @property
     def spent(self) -> Amount:
-        """Of holders that have closed their account."""
+        """The amount spent by holders that have closed their account."""
         return Amount(self.nanos, self.tokens)
 
     @property
     def charged(self) -> Amount:
         return sum((held.amount for held in self.slices.values()), self.spent)
 
-    def with_slice(self, holder: str, given: Amount, machine: str) -> "Ledger":
-        slices = {**self.slices, holder: Slice(nanos=given.nanos, tokens=given.tokens, machine=machine)}
-        wanted = {name: at for name, at in self.wanted.items() if name != holder}
+    def with_slice(self, holder: str, granted: Amount, machine: str) -> "Ledger":
+        slices = {**self.slices, holder: Slice(nanos=granted.nanos, tokens=granted.tokens, machine=machine)}
+        wanted = {name: since for name, since in self.wanted.items() if name != holder}
         return self.model_copy(update={"slices": slices, "paused": "", "wanted": wanted})
 
-    def wanted_by(self, holder: str, now: float) -> "Ledger":
+    def with_request_of(self, holder: str, now: float) -> "Ledger":
         return self.model_copy(update={"wanted": {**self.wanted, holder: now}})
 
     def closed(self, holder: str, spent: Amount) -> "Ledger":
-        """Without a holder's slice, what it spent of it charged for good. Once only."""
+        """Remove a holder's slice, and charge the amount that it spent. Once only."""
         if holder not in self.slices:
             return self
         slices = {name: held for name, held in self.slices.items() if name != holder}
@@ -96,9 +96,9 @@ class Ledger(Noun):
 
 
 def share(need: Amount, left: Amount, others: int = 0) -> Amount | None:
-    """A slice for calls of this size: enough for a thousand of them, or a sixty-fourth of what is left where that is
-    more, and never above an equal part where `others` hold slices too. So who works alone takes the end of a budget in
-    one step, at full speed, and of several all get some of it. None where not even one call fits."""
+    """Return a slice for calls of this size: enough for a thousand of them, or a sixty-fourth of the rest if that is
+    more, and at most an equal part if `others` hold slices too. So a single process takes the end of a budget in one
+    step, at full speed, and several all get a part. None if not even one call fits."""
     if need.nanos > left.nanos or need.tokens > left.tokens:
         return None
     return Amount(_share(need.nanos, left.nanos, others), _share(need.tokens, left.tokens, others))
@@ -124,12 +124,12 @@ class LedgerStore:
         self._seen = 0
 
     def read(self) -> Ledger | None:
-        """The latest version; None where there is none yet."""
+        """Return the latest version; None if there is none yet."""
         return self._latest()[1]
 
     def change(self, change: Callable[[Ledger], Ledger]) -> Ledger:
-        """Apply a change to the latest version, again wherever another process was first. Returns what came of it; a
-        change of nothing writes nothing. Raises StoreError."""
+        """Apply a change to the latest version, again if another process was first. Returns the result; an empty change
+        writes nothing. Raises StoreError."""
         try:
             return until_first(lambda: self._change_once(change), attempts=_TRIES, spread_s=_SPREAD_S)
         except Overtaken as exc:
@@ -159,16 +159,16 @@ class LedgerStore:
                 continue
             self._seen = ids.parse_budget_version(keys[-1])
             return self._seen, found
-        raise StoreError(f"{self.store.uri}/{self.folder}: what is listed there cannot be read.")
+        raise StoreError(f"{self.store.uri}/{self.folder}: the objects listed there cannot be read.")
 
     def _put(self, version: int, ledger: Ledger, began: float) -> None:
-        """Create a version, or raise Overtaken. A put whose reply was lost is known by its writer."""
+        """Create a version, or raise Overtaken. A put whose reply was lost is recognised by its writer."""
         if time.monotonic() - began > _STALE_S:
             raise Overtaken
         key = ids.budget_version(self.folder, version)
         if not self.store.put_absent(key, ledger.model_dump_json().encode()):
-            there = read_document(self.store, key, Ledger)
-            if there.writer != ledger.writer:
+            existing = read_document(self.store, key, Ledger)
+            if existing.writer != ledger.writer:
                 raise Overtaken
         self._seen = version
         if version % 50 == 0:

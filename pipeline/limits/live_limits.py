@@ -1,6 +1,6 @@
-"""Limits set on a live run: an object beside its request, which each worker looks at while it is at work on the run.
+"""Limits set on a live run: an object beside its request, which each worker reads while it works on the run.
 
-Activities cannot be told anything but that they are cancelled, and a batch may take an hour; so workers look.
+Activities can receive nothing but a cancellation, and a batch may take an hour; so workers read the object regularly.
 """
 
 import asyncio
@@ -21,46 +21,46 @@ LOOK_EVERY_S = 2.0
 
 
 def load_limits(store: Store, run: str) -> SetLimits:
-    """What was set on a run; it holds until the run has ended, also where it is resumed."""
+    """Load the limits set on a run; they hold until the run has ended, also after a resume."""
     try:
         return read_document(store, ids.limits_of_run(run), SetLimits)
     except ObjectMissing:
         return SetLimits()
 
 
-def save_limits(store: Store, run: str, asked: SetLimits) -> SetLimits:
-    """Add to what was set before. Of a budget it only says that one was set: it has a ledger."""
-    merged = load_limits(store, run).model_copy(update=asked.model_dump(exclude_none=True))
+def save_limits(store: Store, run: str, limits: SetLimits) -> SetLimits:
+    """Add to the limits set before. Of a budget it keeps only that one was set: its amount is in a ledger."""
+    merged = load_limits(store, run).model_copy(update=limits.model_dump(exclude_none=True))
     store.put(ids.limits_of_run(run), merged.model_dump_json().encode())
     return merged
 
 
 @dataclass
 class LiveLimits:
-    """One a worker: one look for all batches of a plan that are at work here."""
+    """Live limits of a worker: one reader for all batches of a plan that run here."""
 
-    _at_work: Counter[str] = field(default_factory=Counter)
-    _looking: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    _running: Counter[str] = field(default_factory=Counter)
+    _watching: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
 
     @asynccontextmanager
     async def followed(
         self, store: Store, run: str, plan: str, apply: Callable[[SetLimits], Awaitable[None]]
     ) -> AsyncIterator[None]:
-        """Within the block, `apply` is told of the limits, and again when they change. `is_idle` says afterwards
-        whether it was the last of its plan."""
-        self._at_work[plan] += 1
-        if plan not in self._looking:
-            self._looking[plan] = asyncio.create_task(_look(store, run, apply))
+        """Within the block, call `apply` with the limits, and again when they change. Afterwards, `is_idle` is True if
+        it was the last of its plan."""
+        self._running[plan] += 1
+        if plan not in self._watching:
+            self._watching[plan] = asyncio.create_task(_look(store, run, apply))
         try:
             yield
         finally:
-            self._at_work[plan] -= 1
-            if not self._at_work[plan]:
-                del self._at_work[plan]
-                self._looking.pop(plan).cancel()
+            self._running[plan] -= 1
+            if not self._running[plan]:
+                del self._running[plan]
+                self._watching.pop(plan).cancel()
 
     def is_idle(self, plan: str) -> bool:
-        return not self._at_work[plan]
+        return not self._running[plan]
 
 
 async def _look(store: Store, run: str, apply: Callable[[SetLimits], Awaitable[None]]) -> None:

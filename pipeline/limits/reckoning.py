@@ -1,4 +1,4 @@
-"""Is there room after all? Asked when the next call does not fit and nothing is in flight."""
+"""Check of the budget when the next call does not fit and no call is in flight."""
 
 import datetime as dt
 from pathlib import Path
@@ -13,11 +13,11 @@ from pipeline.stores import Store
 from schemas.messages.run import BudgetCheck, BudgetVerdict
 from stages.limits.budget import Amount
 
-_DEAR = 20  # a call that may take more than this part of a budget deserves a word on max_tokens
+_LARGE_PART = 20  # a call that may take more than this part of a budget gets a hint on max_tokens
 
 
-def reckon(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerdict:
-    """Nothing of the run is in flight, so what is left is what is left. Accounts of those who died here are closed."""
+def check_budget(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerdict:
+    """Decide whether the run goes on: no call is in flight, so the rest is exact. Closes accounts of dead processes."""
     need = Amount(request.nanos, request.tokens)
     book = ledger.of_run(store, request.ref.run)
     found = reconcile(book, folder)
@@ -29,7 +29,7 @@ def reckon(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerdict:
     elif limits.tokens is not None and left.tokens < need.tokens:
         message = (
             f"limits.max_tokens is {limits.tokens:,}: {found.charged.tokens:,} tokens are used, and the next call may "
-            f"take {need.tokens:,}. Raise it in the spec and give the same command again."
+            f"take {need.tokens:,}. Raise it in the spec and repeat the command."
         )
     elif limits.day_nanos is not None:
         today = utc_today()
@@ -37,8 +37,8 @@ def reckon(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerdict:
         if left_of(day, (limits.day_nanos, None)).nanos < need.nanos:
             message = (
                 f"limits.max_cost_usd_per_day is {usd(limits.day_nanos):g} USD: {in_usd(day.charged.nanos)} are spent "
-                f"today, and the next call may take {in_usd(need.nanos)}. The run goes on after midnight UTC, or once "
-                "that is raised in the spec and the same command given again."
+                f"today, and the next call may take {in_usd(need.nanos)}. The run goes on after midnight UTC, or raise "
+                "the limit in the spec and repeat the command."
             )
             until = dt.datetime.combine(today + dt.timedelta(days=1), dt.time(), dt.UTC)
     if message:
@@ -48,11 +48,11 @@ def reckon(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerdict:
 
 def _over_budget_message(found: Ledger, limit: int, need: Amount, run: str) -> str:
     lost = sum(held.nanos for held in found.slices.values())
-    of_those = f", {in_usd(lost)} of them held for workers that ended without a word" if lost else ""
-    said = (
+    of_those = f", {in_usd(lost)} of them reserved by workers that were killed" if lost else ""
+    message = (
         f"The budget of {usd(limit):g} USD is reached: {in_usd(found.charged.nanos)} are spent{of_those}, and the next "
         f"call may take up to {in_usd(need.nanos)}."
     )
-    if need.nanos * _DEAR > limit:
-        said += " A lower params.max_tokens lets more calls fit."
-    return f"{said} Go on with: tandem runs resume {run} --max-cost {2 * usd(limit):g}"
+    if need.nanos * _LARGE_PART > limit:
+        message += " A lower params.max_tokens lets more calls fit."
+    return f"{message} To continue: tandem runs resume {run} --max-cost {2 * usd(limit):g}"

@@ -1,9 +1,8 @@
-"""What one process may spend of a run's budget, and of the pipeline's for today.
+"""One process's part of a run's budget, and of the pipeline's for today.
 
 A call takes from the process's own slice, at a microsecond or two; a slice that is too small for the next call is
-enlarged from the ledger, for some hundred calls at once. Where the ledger has no more, calls wait for those in flight
-to be settled; when none is, the process gives back what it has left and says that the budget is reached.
-"""
+enlarged from the ledger, for some hundred calls at once. If the ledger has no more, calls wait for those in flight to
+be settled; if there are none, the process returns the rest and raises BudgetReached."""
 
 import asyncio
 import contextlib
@@ -27,7 +26,7 @@ _ASKS = 12  # other holders look once a second
 
 
 class RunBudget:
-    """The budget of a run in this process, shared by its batches. Not `limited`: it has none so far, and nothing is
+    """The budget of a run in this process, shared by its batches. Not `limited`: there is none so far, and nothing is
     counted."""
 
     def __init__(
@@ -43,7 +42,7 @@ class RunBudget:
         self._book = ledger.of_run(store, run)
         self._store, self._folder, self._day_nanos, self._today = store, folder, day_nanos, today
         self.limited = limited
-        self.was_set = False  # somebody set a budget on the live run
+        self.was_set = False  # True once a budget was set on the live run
         self._days: dict[dt.date, Account] = {}
         self.tight = False
         self._turn = asyncio.Lock()
@@ -56,10 +55,10 @@ class RunBudget:
         return Account(self._book, self._folder, lambda found: (found.limits.nanos, found.limits.tokens))
 
     async def look(self) -> None:
-        """Begin to count where a budget was set meanwhile; give up what was recalled. Raises StoreError."""
+        """Begin to count if a budget was set meanwhile; give up recalled amounts. Raises StoreError."""
         if self.limited:
             for account in self._accounts():
-                await account.obey()
+                await account.yield_free()
             return
         found = await asyncio.to_thread(self._book.read)
         if found is not None and found.limits.any:
@@ -69,7 +68,7 @@ class RunBudget:
         """See `stages.limits.budget.Budget`."""
         accounts = self._accounts()
         if self._turn.locked() or not all(account.fits(most) for account in accounts):
-            accounts = await self._made_room(most)
+            accounts = await self._wait_for_room(most)
         self._out += 1
         return RunReservation(self, accounts, most)
 
@@ -82,9 +81,9 @@ class RunBudget:
             self._days[day] = Account(book, self._folder, lambda found: (limit, None))
         return self._of_run, self._days[day]
 
-    async def _made_room(self, most: Amount) -> tuple[Account, ...]:
-        """The accounts once the call fits, first come first served. Raises BudgetReached when nothing that is in
-        flight could make room for it."""
+    async def _wait_for_room(self, most: Amount) -> tuple[Account, ...]:
+        """Return the accounts once the call fits, in order of arrival. Raises BudgetReached if no call in flight can
+        make room for it."""
         async with self._turn:
             while True:
                 accounts = self._accounts()
@@ -99,7 +98,7 @@ class RunBudget:
                     await self._settled.wait()
                 elif not self._settled.is_set():
                     if self._patience and await short.ask_others():
-                        self._patience -= 1  # of all calls together: what nobody gives to one, nobody gives to another
+                        self._patience -= 1  # for all calls together: holders that refuse one refuse the next
                         await asyncio.sleep(_ASK_EVERY_S)
                         continue
                     for account in accounts:
@@ -107,12 +106,12 @@ class RunBudget:
                     raise BudgetReached("the next call does not fit in what is left of the budget", needed=most)
 
     def settled(self) -> None:
-        """A call is over."""
+        """Note that a call is over."""
         self._out -= 1
         self._settled.set()
 
     async def close(self) -> None:
-        """Give back what is left. What the store does not take stays charged."""
+        """Return the rest of the slices. If the store refuses, they stay charged."""
         for account in (self._of_run, *self._days.values()) if self.limited else ():
             with contextlib.suppress(StoreError):
                 await account.close()
@@ -155,7 +154,7 @@ def utc_today() -> dt.date:
 
 
 class RunBudgets:
-    """The budgets of a process, a run each, for as long as a batch of that run is at work."""
+    """The budgets of a process, one per run, while a batch of that run is running."""
 
     def __init__(self, folder: Path, today: Callable[[], dt.date] = utc_today) -> None:
         self.folder = folder
@@ -166,7 +165,7 @@ class RunBudgets:
 
     @asynccontextmanager
     async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunBudget]:
-        """The run's budget while a batch is at work. With the last batch, what is left goes back to the ledger."""
+        """Open the run's budget while a batch runs. After the last batch, the rest is returned to the ledger."""
         key = (ref.sink, ref.run)
         task = self._open.get(key)
         if task is None:
@@ -183,7 +182,7 @@ class RunBudgets:
                 await asyncio.shield(_closed(task))  # also for an activity that is cancelled
 
     async def was_set(self, ref: RunRef) -> None:
-        """A budget was set on a live run: look for it, also where there was none."""
+        """Note that a budget was set on a live run: read it, even if there was none before."""
         task = self._open.get((ref.sink, ref.run))
         if task is not None:
             (await asyncio.shield(task)).was_set = True
@@ -195,7 +194,7 @@ class RunBudgets:
 
 
 async def _watch(task: "asyncio.Task[RunBudget]") -> None:
-    """Obey what is set on the run, within a second or two."""
+    """Apply changes of the run's budget, within a second or two."""
     budget = await asyncio.shield(task)
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
@@ -205,5 +204,5 @@ async def _watch(task: "asyncio.Task[RunBudget]") -> None:
 
 
 async def _closed(task: "asyncio.Task[RunBudget]") -> None:
-    with contextlib.suppress(Exception):  # it could not be opened, and whoever asked for it was told
+    with contextlib.suppress(Exception):  # it could not be opened, and its users got the error
         await (await task).close()

@@ -1,4 +1,4 @@
-"""What a process has spent of its slice, in a file that outlives it."""
+"""The amount that a process has spent of its slice, in a file that outlives it."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ _COUNTS = struct.Struct("<4q")
 
 
 class SpendFile:
-    """What a slice was spent on, in a file of its owner: after a kill another process of this machine closes the
-    account by it."""
+    """The spent amount of a slice, in a file of its owner: after a kill another process of this machine closes the
+    account with it."""
 
     def __init__(self, folder: Path, holder: str) -> None:
         self.machine = ""
@@ -27,7 +27,7 @@ class SpendFile:
             self.machine = machine(folder)
 
     def note(self, settled: Amount, reserved: Amount) -> None:
-        """One small write, which a kill finds done or not begun."""
+        """Write the amounts in one small write, which a kill cannot split."""
         if self.machine:
             try:
                 os.pwrite(self._file, _COUNTS.pack(*settled, *reserved), 0)
@@ -42,7 +42,7 @@ class SpendFile:
 
 
 def machine(folder: Path) -> str:
-    """Where a count can be read: this folder, since this machine was started."""
+    """Return the place of spend files as an id: this folder, since the machine was started."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -50,22 +50,22 @@ def machine(folder: Path) -> str:
     return digests.digest(os.uname().nodename, boot, str(folder.absolute()))[:16]
 
 
-def spent_by_dead_processes(book: Ledger, folder: Path) -> dict[str, Amount]:
-    """What holders that died on this machine had spent, calls in flight in full."""
+def spent_by_dead_processes(ledger: Ledger, folder: Path) -> dict[str, Amount]:
+    """Return the amounts spent by holders that died on this machine, calls in flight in full."""
     found = {}
     here = machine(folder)
-    for holder, held in book.slices.items():
+    for holder, held in ledger.slices.items():
         if held.machine != here:
             continue
         with contextlib.suppress(OSError, struct.error), left_behind(folder / holder) as file:
             if file is not None:
-                settled, tokens, reserved, more = _COUNTS.unpack(os.pread(file, _COUNTS.size, 0))
-                found[holder] = Amount(settled + reserved, tokens + more)
+                settled, tokens, reserved, reserved_tokens = _COUNTS.unpack(os.pread(file, _COUNTS.size, 0))
+                found[holder] = Amount(settled + reserved, tokens + reserved_tokens)
     return found
 
 
 def reconcile(book: LedgerStore, folder: Path) -> Ledger:
-    """Close the accounts of those who died here. Blocks."""
+    """Close the accounts of processes that died on this machine. Blocks."""
     found = book.read() or Ledger()
     dead = spent_by_dead_processes(found, folder)
     if not dead:

@@ -1,2 +1,1 @@
-"""What a person may do to a run or a dataset, one function each. Knows no screen: the command line, Python and a page
-call the same."""
+"""Operations on a run or a dataset, one function each, without output: the command line and Python call the same."""

@@ -31,21 +31,21 @@ _LOOKS = 50
 _LOOK_EVERY_S = 0.1
 
 
-async def pause(found: Connection | None, store: Store, request: RunRequest, reason: str) -> bool:
-    """Begin nothing new; batches at work finish. Returns whether a worker has taken it within some seconds. Raises
-    UsageError for a run that has ended, ConnectionFailed."""
-    run = await live_run(found, store, request)
+async def pause(connection: Connection | None, store: Store, request: RunRequest, reason: str) -> bool:
+    """Pause a run: it starts nothing new, running batches finish. Return True if a worker has received it within some
+    seconds. Raises UsageError for a run that has ended, ConnectionFailed."""
+    run = await live_run(connection, store, request)
     await run.handle.signal(RunWorkflow.pause, reason)
     for _ in range(_LOOKS):
-        standing = await open_run(found.client, store, request) if found else None
-        if standing is None or standing.paused:  # one that ended meanwhile counts
+        live = await open_run(connection.client, store, request) if connection else None
+        if live is None or live.paused:  # a run that has ended meanwhile counts as paused
             return True
         await asyncio.sleep(_LOOK_EVERY_S)
     return False
 
 
 async def set_budget(store: Store, request: RunRequest, max_cost_usd: float) -> None:
-    """Write down another budget for a run that is not completed. Raises SpecError, UsageError."""
+    """Set the budget of a run that is not completed. Raises SpecError, UsageError."""
     report = await asyncio.to_thread(load_report, store, request.run)
     if report is not None and report.state == "completed":
         return
@@ -54,9 +54,9 @@ async def set_budget(store: Store, request: RunRequest, max_cost_usd: float) -> 
     await asyncio.to_thread(budget.set_to, store, request.run, max_cost_usd, paid)
 
 
-async def resume(found: Connection | None, store: Store, request: RunRequest) -> bool:
-    """Let a paused run go on. Returns whether a worker is at work on it; where none is, somebody has to bring one."""
-    run = await open_run(found.client, store, request) if found else None
+async def resume(connection: Connection | None, store: Store, request: RunRequest) -> bool:
+    """Resume a paused run. Return True if a worker runs it; otherwise the caller must start one."""
+    run = await open_run(connection.client, store, request) if connection else None
     if run is None:
         return False
     await run.handle.signal(RunWorkflow.resume)
@@ -65,24 +65,24 @@ async def resume(found: Connection | None, store: Store, request: RunRequest) ->
 
 @contextlib.asynccontextmanager
 async def cancelled(base: Path, store: Store, request: RunRequest) -> AsyncIterator[Connection]:
-    """Cancel, and wait until the run has ended: then nothing is committed any more. On the embedded server a run may be
-    open that nothing works on; then a worker is brought that closes it, and asks no model. Raises UsageError for a run
+    """Cancel a run and wait until it has ended: after that nothing is committed. An open run on the embedded server may
+    have no worker; then a worker is started here that closes it without any model call. Raises UsageError for a run
     that has ended."""
     if await asyncio.to_thread(load_report, store, request.run) and not _server_is_up(base):
         raise has_ended(request)
-    async with connected(base) as found:
-        run = await open_run(found.client, store, request)
+    async with connected(base) as connection:
+        run = await open_run(connection.client, store, request)
         if run is None:
             raise has_ended(request)
         await run.handle.cancel()
-        async with closing_worker(found, request):
+        async with closing_worker(connection, request):
             await run.handle.result()
-        yield found
+        yield connection
 
 
-async def set_limits(found: Connection | None, store: Store, request: RunRequest, limits: SetLimits) -> None:
-    """Change a live run. Raises UsageError where the run refuses, ConnectionFailed where no worker answers."""
-    run = await live_run(found, store, request)
+async def set_limits(connection: Connection | None, store: Store, request: RunRequest, limits: SetLimits) -> None:
+    """Change the limits of a live run. Raises UsageError if the run refuses, ConnectionFailed if no worker answers."""
+    run = await live_run(connection, store, request)
     if limits.max_cost_usd is not None:
         await asyncio.to_thread(_refuse_unpriced, store, request, limits.max_cost_usd)
     try:
@@ -91,20 +91,20 @@ async def set_limits(found: Connection | None, store: Store, request: RunRequest
         raise UsageError(cause_of(exc.cause or exc)[1]) from None
     except WorkflowUpdateRPCTimeoutOrCancelledError:
         raise ConnectionFailed(
-            f"No worker answers for {request.run!r} just now.", hint="Try again when one is at work on it."
+            f"No worker answers for the run {request.run!r} now.", hint="Try again when a worker runs it."
         ) from None
 
 
-async def live_run(found: Connection | None, store: Store, request: RunRequest) -> OpenRun:
-    """A run that is open. Raises UsageError, ConnectionFailed."""
-    if await asyncio.to_thread(load_report, store, request.run) and found is None:
+async def live_run(connection: Connection | None, store: Store, request: RunRequest) -> OpenRun:
+    """Return an open run. Raises UsageError if it has ended, ConnectionFailed."""
+    if await asyncio.to_thread(load_report, store, request.run) and connection is None:
         raise has_ended(request)
-    if found is None:
+    if connection is None:
         raise ConnectionFailed(
-            "No Temporal server runs here, so nothing works on this run.",
-            hint=f"Carry it on with: tandem runs resume {request.run}; or end it: tandem runs cancel {request.run}",
+            "No Temporal server runs here, so no worker runs this run.",
+            hint=f"Resume it with: tandem runs resume {request.run}; or cancel it: tandem runs cancel {request.run}",
         )
-    run = await open_run(found.client, store, request)
+    run = await open_run(connection.client, store, request)
     if run is None:
         raise has_ended(request)
     return run
@@ -123,14 +123,14 @@ def _server_is_up(base: Path) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def closing_worker(found: Connection, request: RunRequest) -> AsyncIterator[None]:
-    if found.embedded is None:
+async def closing_worker(connection: Connection, request: RunRequest) -> AsyncIterator[None]:
+    if connection.embedded is None:
         yield
         return
-    from pipeline.worker import working  # a second of imports, which pausing and asking need not pay
+    from pipeline.worker import working  # a second of imports, which other operations avoid
 
-    queue = found.queue(request.pipeline)
-    await release_from_the_dead(found.client, queue)
-    async with working(found.client, queue) as worker:
-        worker.drain()  # batches are handed back unasked; partitions are fenced and the run is closed
+    queue = connection.queue(request.pipeline)
+    await release_from_the_dead(connection.client, queue)
+    async with working(connection.client, queue) as worker:
+        worker.drain()  # batches are handed back without a call; partitions are fenced and the run is closed
         yield

@@ -1,10 +1,10 @@
-"""Mend a sink: what of ours is damaged is made again, and what is published with damaged files is published anew.
+"""Repair a sink: rebuild Tandem's own damaged files, and publish partitions with damaged files again.
 
     schema.json, dataset.json    from the newest manifest, the footer of one of its files, and the source
-    a manifest                   set aside; its partition is published anew
-    data files, rejects, index   their partitions are published anew, from the journal
+    a manifest                   set aside; its partition is published again
+    data files, rejects, index   their partitions are published again, from the journal
 
-Nothing is asked of a model that the journal answers.
+Answers come from the journal; models are called only for what it lacks.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from schemas.spec.sections import Spec
 from schemas.tables import stored_schema
 from stages.models.factory import ModelServices
 
-_MENDED_BY_PUBLISHING = frozenset(("missing", "size", "checksum", "rows", "schema"))
+_REPAIRED_BY_PUBLISHING = frozenset(("missing", "size", "checksum", "rows", "schema"))
 _ASIDE = f"{ids.TANDEM}/damaged/"
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What a sink needs: objects to make again, manifests to set aside, partitions to publish anew; and the problems
-    that repair has no answer to."""
+    """The repairs of a sink: objects to rebuild, manifests to set aside, partitions to publish again; and the problems
+    left that cannot be repaired."""
 
     rebuild: tuple[str, ...]
     aside: tuple[str, ...]
@@ -47,13 +47,15 @@ class Damage:
 
 
 def examine(store: Store, partition: str | None = None) -> Damage:
-    """Read everything that is published, or one partition of it. Raises StoreError where the store is away."""
+    """Read everything that is published, or one partition, and return the damage. Raises StoreError."""
     found = verify(store, partition)
     rebuild = [key for key in (ids.DATASET, ids.SCHEMA) if found.partitions and _unreadable(store, key, found)]
     aside = {key: parsed[0] for key in found.unreadable if (parsed := ids.parse_commit(key)) is not None}
-    broken = [p for p in found.problems if p.kind in _MENDED_BY_PUBLISHING and p.partition and ids.SCHEMA not in p.path]
+    broken = [
+        p for p in found.problems if p.kind in _REPAIRED_BY_PUBLISHING and p.partition and ids.SCHEMA not in p.path
+    ]
     partitions = dict.fromkeys([*(problem.partition for problem in broken), *aside.values()])
-    left = [p for p in found.problems if p.kind not in (*_MENDED_BY_PUBLISHING, "damaged")]
+    left = [p for p in found.problems if p.kind not in (*_REPAIRED_BY_PUBLISHING, "damaged")]
     return Damage(tuple(rebuild), tuple(aside), tuple(partitions), tuple(left))
 
 
@@ -62,8 +64,8 @@ def _unreadable(store: Store, key: str, found: Verified) -> bool:
 
 
 def rebuild(spec: Spec, base: Path, store: Store, damage: Damage) -> None:
-    """Set damaged manifests aside and make schema.json and dataset.json again. Raises SinkError where the sink is
-    another pipeline's, SourceError, StoreError."""
+    """Set damaged manifests aside and rebuild schema.json and dataset.json. Raises SinkError if the sink belongs to
+    another pipeline, SourceError, StoreError."""
     for key in damage.aside:
         store.put(f"{_ASIDE}{key.removeprefix(ids.COMMITS)}", store.get(key))
         store.delete([key])
@@ -73,7 +75,7 @@ def rebuild(spec: Spec, base: Path, store: Store, damage: Damage) -> None:
     if manifest is not None and manifest.pipeline != spec.name:
         raise SinkError(
             f"{store.uri} is the sink of the pipeline {manifest.pipeline!r}, not of {spec.name!r}.",
-            hint="Give repair the spec of that pipeline.",
+            hint="Run repair with the spec of that pipeline.",
         )
     columns = _columns(store, manifest) if manifest is not None else None
     if ids.SCHEMA in damage.rebuild:
@@ -88,8 +90,8 @@ def rebuild(spec: Spec, base: Path, store: Store, damage: Damage) -> None:
 
 
 def _newest(store: Store) -> Manifest | None:
-    """The manifest of the newest schema version, of the last commit among equals."""
-    found: list[Manifest] = []
+    """Return the manifest with the newest schema version, the last commit among equals."""
+    newest: list[Manifest] = []
     for info in store.list(ids.COMMITS):
         parsed = ids.parse_commit(info.key)
         if parsed is not None:
@@ -98,18 +100,18 @@ def _newest(store: Store) -> Manifest | None:
             except Damaged:
                 continue
             if manifest is not None and manifest.files:
-                found = [max([*found, manifest], key=lambda one: (one.schema_version, one.committed_at))]
-    return found[0] if found else None
+                newest = [max([*newest, manifest], key=lambda one: (one.schema_version, one.committed_at))]
+    return newest[0] if newest else None
 
 
 def _columns(store: Store, manifest: Manifest) -> pa.Schema | None:
-    """The declared schema, from the first footer that can be read."""
+    """Return the declared schema from the first readable footer, else None."""
     for file in manifest.files:
-        place = generations.locate(store, file.key)
-        if place is None:
+        location = generations.locate(store, file.key)
+        if location is None:
             continue
         try:
-            with store.open_input(place) as source:
+            with store.open_input(location) as source:
                 return stored_schema(pq.read_schema(source)).remove_metadata()
         except (pa.ArrowException, OSError, ObjectMissing):
             continue
@@ -117,7 +119,7 @@ def _columns(store: Store, manifest: Manifest) -> pa.Schema | None:
 
 
 def _dataset(job: Job, pipeline: str, columns: pa.Schema | None) -> Dataset:
-    """Types as the source has them now; where a published column is text, it stays text."""
+    """Return the dataset with the source's current types; a column that was published as text stays text."""
     types = dict(job.snapshot.info.types)
     if columns is not None:
         types |= {name: "str" for name in types if name in columns.names and columns.field(name).type == pa.string()}
@@ -125,12 +127,12 @@ def _dataset(job: Job, pipeline: str, columns: pa.Schema | None) -> Dataset:
 
 
 async def republish(spec: Spec, base: Path, partitions: tuple[str, ...]) -> Report:
-    """A run over these partitions, whatever is published of them; its report."""
+    """Run these partitions again, whatever is published. Return the report of the run."""
     order = Order(spec=spec, base=base, selection=Selection(partitions=partitions, reprocess="all"))
     ready = await asyncio.to_thread(prepare, order)
-    async with connected(base) as found:
-        run = await start(found, ready, order, set(partitions))
-        async with working_on(found, spec.name):
+    async with connected(base) as connection:
+        run = await start(connection, ready, order, set(partitions))
+        async with working_on(connection, spec.name):
             async for _ in follow(run):
                 pass
         return await final_report(run)

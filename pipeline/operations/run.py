@@ -1,4 +1,4 @@
-"""Run a pipeline: look before money, start or join, work, follow, report. One road for the command line and Python."""
+"""Run a pipeline: preflight, start or join, work, follow, report. The command line and Python share this code."""
 
 import asyncio
 import contextlib
@@ -36,13 +36,13 @@ from stages.stage_digests import code_digests
 
 
 class RunEnded(TandemError):
-    """A run's workflow was ended from outside, by Temporal's own means."""
+    """A run's workflow was ended from outside, with Temporal's own tools."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a person asks for. `base` is the folder of relative paths; `spec_path`: by which file this folder
-    shall know the pipeline from now on, None for a run whose spec was frozen before."""
+    """A requested run. `base` is the folder of relative paths; `spec_path`: the spec's file, which this folder
+    remembers for the pipeline, None for a run whose spec was frozen before."""
 
     spec: Spec
     base: Path
@@ -54,8 +54,8 @@ class Order:
 
 
 def completed_report(order: Order) -> tuple[Store, Report] | None:
-    """The report of a named run that is completed already. Raises NameTaken where that was another request, UsageError
-    for what is no name."""
+    """Return the report of a named run that is completed already, else None. Raises NameTaken if that was another
+    request, UsageError for an invalid name."""
     if order.name is None:
         return None
     check_name(order.name)
@@ -65,12 +65,12 @@ def completed_report(order: Order) -> tuple[Store, Report] | None:
     if request is None or report is None or report.state != "completed":
         return None
     requests.write_request(store, order.spec, order.base, order.selection, order.name)
-    cleanup.try_to_sweep(store)  # no workflow does
+    cleanup.try_to_sweep(store)  # no workflow runs that would
     return store, report
 
 
 def prepare(order: Order) -> Ready:
-    """All that can be wrong before money. Raises UsageError, ConnectionFailed, StoreError."""
+    """Check everything that can be checked before any cost. Raises UsageError, ConnectionFailed, StoreError."""
     ready = preflight(order.spec, order.base, file=order.spec_path)
     load_schema(ready.store)  # a damaged one would fail each partition after its calls are paid for
     budget.refuse_unpriced(ready.job.spec, order.max_cost_usd)
@@ -78,74 +78,75 @@ def prepare(order: Order) -> Ready:
 
 
 async def refuse_held(ready: Ready, order: Order, partitions: set[str]) -> None:
-    """Before rows are read to say what a run would cost: raises NameTaken where another open run is at work on some of
-    its partitions. A named run waits for them."""
+    """Raises NameTaken if another open run holds some of the partitions; a named run waits for them instead. Called
+    before rows are read for the estimate."""
     if order.name is not None:
         return
-    async with connected_if_running(order.base) as found:
-        if found is not None:
-            await open_run_of_same_request(found.client, ready, order.selection, partitions)
+    async with connected_if_running(order.base) as connection:
+        if connection is not None:
+            await open_run_of_same_request(connection.client, ready, order.selection, partitions)
 
 
-async def start(found: Connection, ready: Ready, order: Order, partitions: set[str]) -> Run:
-    """Start the run, or join or resume the one that is asked for. `partitions`: what it is about to work on. A run that
-    nobody works on, and whose stages have other code than it was planned with, is planned anew under its name. Raises
-    NameTaken."""
+async def start(connection: Connection, ready: Ready, order: Order, partitions: set[str]) -> Run:
+    """Start the run, or join or resume the one of the same name or request. `partitions`: those it will run. A run
+    without a worker whose stage code has changed since its plan is planned again under its name. Raises NameTaken."""
     if order.spec_path is not None:
         known_pipelines.remember(ready, order.spec_path)
-    request = await find_request(found, ready, order.selection, order.name, partitions)
-    outdated = await _ended_for_other_code(found, ready, request)
-    run = await start_or_join(found, ready, request, order.options, order.max_cost_usd)
+    request = await find_request(connection, ready, order.selection, order.name, partitions)
+    outdated = await _end_outdated(connection, ready, request)
+    run = await start_or_join(connection, ready, request, order.options, order.max_cost_usd)
     return replace(run, began="replanned") if outdated else run
 
 
-async def _ended_for_other_code(found: Connection, ready: Ready, request: RunRequest) -> bool:
-    """End an open run whose code has changed since it was planned, where that is paused or nobody works on it: what it
-    had answered is in the journal, and the run that follows takes it from there."""
+async def _end_outdated(connection: Connection, ready: Ready, request: RunRequest) -> bool:
+    """End an open run whose code has changed since its plan, if it is paused or has no worker. Return True if it was
+    ended. Its answers are in the journal, from which the next run takes them."""
     plan = await asyncio.to_thread(latest_plan, ready.store, request.run)
     if plan is None or plan.code == await asyncio.to_thread(code_digests, ready.job.spec):
         return False
-    open_one = await open_run(found.client, ready.store, request)
-    if open_one is None:
+    live = await open_run(connection.client, ready.store, request)
+    if live is None:
         return False
-    abandoned = found.embedded is not None and not dev_is_up(ready.base)
-    if not (abandoned or open_one.paused):
+    abandoned = connection.embedded is not None and not dev_is_up(ready.base)
+    if not (abandoned or live.paused):
         return False
-    await open_one.handle.cancel()
-    async with closing_worker(found, request):
-        await open_one.handle.result()
+    await live.handle.cancel()
+    async with closing_worker(connection, request):
+        await live.handle.result()
     return True
 
 
 @contextlib.asynccontextmanager
 async def working_on(
-    found: Connection, pipeline: str, processes: Processes | None = None, *, with_worker: bool = False
+    connection: Connection, pipeline: str, processes: Processes | None = None, *, with_worker: bool = False
 ) -> AsyncIterator[None]:
-    """Work on a pipeline's runs where the embedded server is used, or `with_worker` asks for it; elsewhere workers
-    of their own do. By `processes` of their own, or, without, in this one."""
-    if found.embedded is None and not with_worker:
+    """Run workers for a pipeline if the embedded server is used or `with_worker` is set; otherwise workers elsewhere do
+    the work. They run in `processes`, or in this process without."""
+    if connection.embedded is None and not with_worker:
         yield
         return
-    queue = found.queue(pipeline)
-    async with working(found.client, queue) if processes is None else workers(found, queue, processes):
+    queue = connection.queue(pipeline)
+    async with working(connection.client, queue) if processes is None else workers(connection, queue, processes):
         yield
 
 
 async def final_report(run: Run) -> Report:
-    """The report of a run that has ended. Where its workflow could not write one, raises why; RunEnded where it was
-    ended from outside."""
+    """Return the report of a run that has ended. If its workflow could not write one, raises the reason; RunEnded if it
+    was ended from outside."""
     report = await asyncio.to_thread(load_report, run.store, run.request.run)
     if report is None:
         status = await status_of_run(run) if run.handle is not None else None
         if run.handle is not None and status == WorkflowExecutionStatus.FAILED:
             raise await _failure_of(run.handle)
-        how = status.name.lower() if status else "gone"
-        raise RunEnded(f"The run {run.request.run!r} was ended from outside ({how}).", hint="Run it again to carry on.")
+        state = status.name.lower() if status else "gone"
+        raise RunEnded(
+            f"The run {run.request.run!r} was ended from outside ({state}).", hint="Run it again to resume it."
+        )
     return report
 
 
 async def _failure_of(handle: WorkflowHandle[RunWorkflow, RunResult]) -> TandemError:
-    """What kept a run's workflow from writing its report: a sink that is full, for example."""
+    """Return the error that kept a run's workflow from writing its report, for example a full sink."""
     cause: BaseException | None = None
     try:
         await handle.result()
@@ -154,6 +155,6 @@ async def _failure_of(handle: WorkflowHandle[RunWorkflow, RunResult]) -> TandemE
         while cause is not None and not isinstance(cause, ApplicationError):
             cause = cause.__cause__
     if not isinstance(cause, ApplicationError):
-        return RunEnded("The run failed, and Temporal does not say why.", hint="Run it again to carry on.")
-    hint = str(cause.details[0]) if cause.details else "Run it again to carry on."
+        return RunEnded("The run failed, and Temporal gives no reason.", hint="Run it again to resume it.")
+    hint = str(cause.details[0]) if cause.details else "Run it again to resume it."
     return by_code(cause.type or "")(cause.message, hint=hint)

@@ -1,1 +1,1 @@
-"""For readers and operators of a dataset: scan, export, verify, rejects, garbage."""
+"""Functions for readers and operators of a dataset: scan, export, verify, rejects, garbage."""

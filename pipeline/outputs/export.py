@@ -30,14 +30,14 @@ Write = Callable[[pa.RecordBatch], None]
 
 
 def export(store: Store, partition: str | None, target: Path) -> int:
-    """Write what is published, or one partition of it, and return the number of rows. The target appears whole or not
-    at all. Raises UsageError, GenerationSuperseded, StoreError."""
+    """Write the published rows, or one partition of them, and return their number. The target appears whole or not at
+    all. Raises UsageError, GenerationSuperseded, StoreError."""
     writer = {".csv": _csv, ".parquet": _parquet, ".ndjson": _ndjson}.get(target.suffix)
     if writer is None:
-        raise UsageError(f"{str(target)!r} ends in none of {', '.join(ENDINGS)}.", hint="Name the file by its format.")
+        raise UsageError(f"{str(target)!r} ends in none of {', '.join(ENDINGS)}.", hint="Add one of these endings.")
     folder = target.absolute().parent
     if not folder.is_dir():
-        raise UsageError(f"{str(target)!r}: there is no folder {str(folder)!r}.", hint="Make it first.")
+        raise UsageError(f"{str(target)!r}: there is no folder {str(folder)!r}.", hint="Create it first.")
     listed, shape = parts(store, partition)
     unfinished = folder / f".{target.name}.{uuid.uuid4().hex[:8]}"
     rows = 0
@@ -49,8 +49,8 @@ def export(store: Store, partition: str | None, target: Path) -> int:
                     rows += batch.num_rows
         os.replace(unfinished, target)
     except OSError as exc:
-        said = f"{str(target)!r} cannot be written: {exc.strerror or exc}."
-        raise UsageError(said, hint="Make room, or name another file.") from exc
+        message = f"{str(target)!r} cannot be written: {exc.strerror or exc}."
+        raise UsageError(message, hint="Free some space, or choose another file.") from exc
     finally:
         unfinished.unlink(missing_ok=True)
     return rows
@@ -99,12 +99,12 @@ def _csv(path: Path, schema: pa.Schema) -> Iterator[Write]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """A head that got a quote may now be another's."""
-    return [name if names.index(name) == at else f"{name}_{at}" for at, name in enumerate(names)]
+    """Make headers distinct: one that got a quote may now equal another."""
+    return [name if names.index(name) == index else f"{name}_{index}" for index, name in enumerate(names)]
 
 
 def _cells(name: str, values: pa.Array) -> pl.Series:
-    """A column as CSV shows it: numbers and truths as they are, times in ISO 8601, lists and structs as JSON."""
+    """Format a column for CSV: numbers and booleans as they are, times in ISO 8601, lists and structs as JSON."""
     kind = values.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
         return pl.Series(name, values)
@@ -127,7 +127,7 @@ def _json(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: bytes as base64, decimals and durations as text."""
+    """Convert values that JSON does not have: bytes to base64, durations to seconds, others to text."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dt.timedelta):

@@ -1,4 +1,4 @@
-"""One committed file as a reader sees it: the dataset's declared columns, and the partition's keys with their types.
+"""One committed file in the readers' schema: the dataset's declared columns, and the partition's keys with their types.
 
 A column that a file does not have, as it was published before the column was added, is null throughout. A file that a
 later generation has replaced is read on from history; once it is gone from there too, that is GenerationSuperseded.
@@ -28,12 +28,12 @@ class GenerationSuperseded(TandemError):
 
 
 class VersionsDiffer(TandemError):
-    """Partitions were published under versions of the schema that do not go together."""
+    """Partitions were published under incompatible versions of the schema."""
 
 
 @dataclass(frozen=True)
 class ReaderSchema:
-    """What every file is read as: `columns` of the files, then `keys` of the paths."""
+    """The schema of every file: `columns` of the files, then `keys` of the paths."""
 
     columns: pa.Schema
     keys: pa.Schema
@@ -45,13 +45,13 @@ class ReaderSchema:
 
 @dataclass(frozen=True)
 class CommittedPart:
-    """One committed file: `key` as its manifest names it, `place` where it lies."""
+    """One committed file: `key` in its manifest, `path` the key of its present place."""
 
     store: Store
     partition: str
     key: str
     rows: int
-    place: str
+    path: str
 
 
 def parts_of(store: Store, manifest: Manifest) -> list[CommittedPart]:
@@ -59,7 +59,7 @@ def parts_of(store: Store, manifest: Manifest) -> list[CommittedPart]:
 
 
 def reader_schema(store: Store, manifests: Sequence[Manifest]) -> ReaderSchema:
-    """The declared schema; columns alone where a manifest's files have fewer. Raises VersionsDiffer."""
+    """Return the declared schema. Raises VersionsDiffer if a manifest is of an incompatible version."""
     declared = load_schema(store)
     if declared is None:
         raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
@@ -68,29 +68,29 @@ def reader_schema(store: Store, manifests: Sequence[Manifest]) -> ReaderSchema:
 
 
 def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: DeclaredSchema) -> None:
-    """After `--new-version`, what was published before it has columns that no longer exist or have other types."""
+    """Refuse partitions published before `--new-version`: their columns are gone or have other types."""
     first = declared.compatible_since
     old = [manifest.partition for manifest in manifests if manifest.schema_version < first]
     if old:
         raise VersionsDiffer(
-            f"{store.uri}: {len(old)} of {len(manifests)} partition(s), {old[0]} first, are of a schema before version "
-            f"{first}, which broke with it.",
-            hint="Publish them anew with tandem run, or read partition by partition from their files.",
+            f"{store.uri}: {len(old)} of {len(manifests)} partition(s), the first is {old[0]}, have a schema older "
+            f"than version {first}, which is incompatible with it.",
+            hint="Publish them again with tandem run, or read partition by partition from their files.",
         )
 
 
 def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
-    """The file where it lies by now, after reading it failed. Raises GenerationSuperseded where it is gone, and what
-    happened where it has not moved."""
-    place = locate(part.store, part.key)
-    if place is None:
+    """Find the file again, after reading it failed. Raises GenerationSuperseded if it is gone, and the read's error if
+    it has not moved."""
+    path = locate(part.store, part.key)
+    if path is None:
         raise _gone(part) from exc
-    if place != part.place:
-        return replace(part, place=place)
+    if path != part.path:
+        return replace(part, path=path)
     if isinstance(exc, pa.ArrowException | OSError | pl.exceptions.ComputeError):
         raise TandemError(
-            f"{part.store.uri}/{place} cannot be read ({type(exc).__name__}).",
-            hint="See what is damaged with tandem outputs verify; tandem outputs repair publishes it anew.",
+            f"{part.store.uri}/{path} cannot be read ({type(exc).__name__}).",
+            hint="See the damage with tandem outputs verify; tandem outputs repair publishes the partition again.",
         ) from exc
     raise exc
 
@@ -103,12 +103,12 @@ def _gone(part: CommittedPart) -> GenerationSuperseded:
 
 
 def batches(part: CommittedPart, shape: ReaderSchema, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-    """A file, some rows at a time, in the shape; one that is moved meanwhile is read on where it went."""
+    """Yield a file in this schema, some rows at a time; reading continues if it is moved meanwhile."""
     values = dict(key_values(part.partition, shape.keys))
     done = 0
     while True:
         try:
-            with part.store.open_input(part.place) as source, pq.ParquetFile(source) as parquet:
+            with part.store.open_input(part.path) as source, pq.ParquetFile(source) as parquet:
                 for batch in itertools.islice(batches_of(parquet, rows), done, None):
                     yield _shaped(batch, shape, values)
                     done += 1
@@ -135,7 +135,7 @@ def _shaped(batch: pa.RecordBatch, shape: ReaderSchema, values: dict[str, pa.Sca
 def frames(
     part: CommittedPart, shape: ReaderSchema, columns: list[str] | None, predicate: pl.Expr | None, rows: int | None
 ) -> Iterator[pl.DataFrame]:
-    """A file for Polars' scan. Projection and predicate are pushed into it; a long one comes in slices."""
+    """Yield a file for Polars' scan. Projection and predicate are pushed down; a long file comes in slices."""
     literals: list[pl.Expr] | None = None
     for start in range(0, max(1, part.rows), _SLICE):
         while True:
@@ -157,12 +157,12 @@ def frames(
 
 
 def _scanned(part: CommittedPart) -> pl.LazyFrame:
-    path, options = part.store.polars_path(part.place)
+    path, options = part.store.polars_path(part.path)
     return pl.scan_parquet(path, storage_options=options, glob=False, hive_partitioning=False)
 
 
-def _literals(part: CommittedPart, shape: ReaderSchema, there: Sequence[str]) -> list[pl.Expr]:
-    """What the file itself does not have: later columns, and the keys of its path."""
-    absent = [(field.name, pa.scalar(None, field.type)) for field in shape.columns if field.name not in there]
+def _literals(part: CommittedPart, shape: ReaderSchema, present: Sequence[str]) -> list[pl.Expr]:
+    """Return the columns that the file does not have: later ones, and the keys of its path."""
+    absent = [(field.name, pa.scalar(None, field.type)) for field in shape.columns if field.name not in present]
     values = [*absent, *key_values(part.partition, shape.keys)]
     return [pl.lit(pl.Series(name, pa.array([value], value.type))).first().alias(name) for name, value in values]

@@ -1,4 +1,4 @@
-"""Rejected rows: of what is published, and of partitions whose last attempt was not; and asking again for them."""
+"""Rejected rows of published partitions, and of unpublished last attempts; voiding them for a retry."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ class Rejects:
 
 
 def all_rejects(store: Store, partition: str | None = None) -> Iterator[Rejects]:
-    """Per partition: those of its last attempt where that was not published, else those of its current generation."""
+    """Yield the rejects of each partition: of its last attempt if unpublished, else of its current generation."""
     unpublished = _unpublished(store)
     for key, run in sorted(unpublished.items()):
         if partition in (None, key):
@@ -42,7 +42,7 @@ def all_rejects(store: Store, partition: str | None = None) -> Iterator[Rejects]
 
 
 def _unpublished(store: Store) -> dict[str, str]:
-    """Partition → the run whose rejects kept it from being published, where nothing was published since."""
+    """Return partition → the run whose rejects prevented its publication, if nothing was published since."""
     found: dict[str, str] = {}
     requests = [load_request(store, name) for name in store.folders(ids.RUNS)]
     for request in sorted((r for r in requests if r is not None), key=lambda r: r.created_at):
@@ -56,26 +56,26 @@ def _unpublished(store: Store) -> dict[str, str]:
 
 
 def classes(rejects: Rejects) -> list[dict[str, object]]:
-    """Stage and class of error, how many, and the first message."""
+    """Return stage, class of error, number of rows and first message."""
     grouped = rejects.rows.group_by("stage", "error", maintain_order=True).agg(
         pl.len().alias("rows"), pl.col("message").first(), pl.col("key").first()
     )
     return [{"partition": rejects.partition, **row} for row in grouped.sort("rows", descending=True).to_dicts()]
 
 
-def to_ask_again(found: Iterable[Rejects], error: str | None = None) -> list[Rejects]:
-    """Those (of one class) that a model's answer, or that there was none, is the cause of: the others would be rejected
-    for the same thing again."""
-    wanted = pl.col("row_fingerprint") != ""
+def retryable(found: Iterable[Rejects], error: str | None = None) -> list[Rejects]:
+    """Return the rejects (of one class) caused by a model's answer, or by a missing one: the others would be rejected
+    for the same reason again."""
+    condition = pl.col("row_fingerprint") != ""
     if error is not None:
-        wanted &= pl.col("error") == error
-    chosen = [replace(rejects, rows=rejects.rows.filter(wanted)) for rejects in found if rejects.rows.height]
+        condition &= pl.col("error") == error
+    chosen = [replace(rejects, rows=rejects.rows.filter(condition)) for rejects in found if rejects.rows.height]
     return [rejects for rejects in chosen if rejects.rows.height]
 
 
 def void(store: Store, rejects: Rejects) -> int:
-    """Void what caused these rejects: outcomes of rows and the last call of each, not the calls before it, which did
-    their part; of an answer that a later stage rejected, all. Returns the number of rows that will be asked again."""
+    """Void the records that caused these rejects: outcomes of rows and the last call of each, not the calls before it,
+    which succeeded; for an answer that a later stage rejected, all calls. Returns the number of rows to call again."""
     records = []
     for row in rejects.rows.iter_rows(named=True):
         calls = orjson.loads(row["calls"] or "[]")
@@ -97,5 +97,5 @@ def void(store: Store, rejects: Rejects) -> int:
 
 
 async def void_all(store: Store, chosen: list[Rejects]) -> int:
-    """The same for several partitions, in a thread."""
+    """Void the rejects of several partitions, in a thread."""
     return await asyncio.to_thread(lambda: sum(void(store, rejects) for rejects in chosen))

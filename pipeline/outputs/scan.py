@@ -1,7 +1,7 @@
-"""For readers of a dataset: only committed files, exactly; `pipeline.consume` is their public face.
+"""Scan of a dataset: exactly the committed files; `pipeline.consume` is the public module.
 
-What a reader holds is found in history once a newer generation was published, for as many generations as
-`sink.keep_generations` says; who takes longer gets GenerationSuperseded, and reads again.
+A reader's files are found in history once a newer generation was published, for as many generations as
+`sink.keep_generations` says; a slower reader gets GenerationSuperseded, and reads again.
 """
 
 import itertools
@@ -68,10 +68,10 @@ def partitions(sink: Sink) -> dict[str, int]:
 
 
 def manifests(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> Iterator[Manifest]:
-    """The current manifests, of published partitions only; or that of one generation of one partition."""
+    """Yield the current manifests of published partitions, or the one of a generation of a partition."""
     store = _store(sink)
     if generation is not None:
-        yield _at(store, partition, generation)
+        yield _of_generation(store, partition, generation)
         return
     if partition is not None:
         manifest = commits.current(store, partition)
@@ -84,9 +84,9 @@ def manifests(sink: Sink, partition: str | None = None, *, generation: int | Non
             yield manifest
 
 
-def _at(store: Store, partition: str | None, generation: int) -> Manifest:
+def _of_generation(store: Store, partition: str | None, generation: int) -> Manifest:
     if partition is None:
-        raise UsageError("A generation is one of a partition: name that too.")
+        raise UsageError("A generation needs its partition: give both.")
     manifest = commits.read_commit(store, partition, generation)
     if manifest is None or not manifest.ever_published:
         raise UsageError(f"{partition} has no generation {generation}.", hint="See: tandem outputs ls")
@@ -100,37 +100,39 @@ def _at(store: Store, partition: str | None, generation: int) -> Manifest:
 
 
 def files(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> list[CommittedFile]:
-    """The exact objects of the committed dataset, in order of partition, where they lie now."""
+    """Return the exact objects of the committed dataset at their present paths, in order of partition."""
     store = _store(sink)
-    there = {info.key for info in store.list(ids.data_folder(partition) if partition else "data/")}
+    present = {info.key for info in store.list(ids.data_folder(partition) if partition else "data/")}
     return [
-        CommittedFile(m.partition, m.generation, f"{store.uri}/{_place(store, file.key, there)}", file.rows, file.size)
+        CommittedFile(
+            m.partition, m.generation, f"{store.uri}/{_key_now(store, file.key, present)}", file.rows, file.size
+        )
         for m in manifests(store, partition, generation=generation)
         for file in m.files
     ]
 
 
-def _place(store: Store, key: str, there: Container[str]) -> str:
-    """Where a file lies: in place, or, overtaken since its manifest was read, in history."""
-    return key if key in there else locate(store, key) or key
+def _key_now(store: Store, key: str, present: Container[str]) -> str:
+    """Return the present key of a file: its own, or one in history if it was replaced since its manifest was read."""
+    return key if key in present else locate(store, key) or key
 
 
 def parts(
     store: Store, partition: str | None = None, generation: int | None = None
 ) -> tuple[list[CommittedPart], ReaderSchema]:
-    """The committed files and the shape in which they are read. Raises TandemError where nothing is published."""
+    """Return the committed files and the schema to read them in. Raises TandemError if nothing is published."""
     found = list(manifests(store, partition, generation=generation))
     if not found:
         raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
     listed = [part for manifest in found for part in parts_of(store, manifest)]
     if generation is not None:
-        listed = [replace(part, place=_place(store, part.key, ())) for part in listed]
+        listed = [replace(part, path=_key_now(store, part.key, ())) for part in listed]
     return listed, reader_schema(store, found)
 
 
 def scan(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> pl.LazyFrame:
-    """A LazyFrame over the committed files, in the declared schema; the partition's keys are columns, typed. What is
-    committed after the call is not in it. Raises TandemError where nothing is published."""
+    """Return a LazyFrame over the committed files, in the declared schema; the partition's keys are columns, typed.
+    Later commits are not in it. Raises TandemError if nothing is published."""
     listed, shape = parts(_store(sink), partition, generation)
     schema = pl.DataFrame(shape.schema.empty_table()).schema
     return register_io_source(partial(_frames, listed, shape), schema=schema)
@@ -154,19 +156,19 @@ def _frames(
 
 
 def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> ds.Dataset:
-    """The same as an Arrow dataset: for pyarrow, DuckDB, pandas, or whatever takes one."""
+    """Return the same as an Arrow dataset: for pyarrow, DuckDB, pandas and other readers of one."""
     listed, shape = parts(_store(sink), partition, generation)
     form = ds.ParquetFileFormat()
     fragments = []
     for part in listed:
-        system, path = part.store.arrow_path(part.place)
+        system, path = part.store.arrow_path(part.path)
         fragments.append(form.make_fragment(path, system, partition_expression=_expression(part, shape)))
     system = listed[0].store.arrow_path("")[0] if listed else None
     return ds.FileSystemDataset(fragments, shape.schema, form, system)
 
 
 def _expression(part: CommittedPart, shape: ReaderSchema) -> pc.Expression:
-    """What is true of all rows of a file, from which Arrow fills in the keys and knows what it need not read."""
+    """Return the condition that all rows of a file fulfil: Arrow fills in the keys with it, and skips files."""
     found = None
     for name, value in key_values(part.partition, shape.keys):
         holds = pc.field(name) == value if value.is_valid else pc.field(name).is_null()
@@ -175,7 +177,7 @@ def _expression(part: CommittedPart, shape: ReaderSchema) -> pc.Expression:
 
 
 def head(sink: Sink, rows: int, partition: str | None = None) -> pl.DataFrame | None:
-    """The first rows of the dataset, read from as few objects as they take; None where nothing is published."""
+    """Return the first rows of the dataset, read from as few objects as needed; None if nothing is published."""
     store = _store(sink)
     found: list[pa.RecordBatch] = []
     shape = None
@@ -195,7 +197,7 @@ def head(sink: Sink, rows: int, partition: str | None = None) -> pl.DataFrame | 
 def wait_for(
     sink: Sink, partition: str, *, generation: int = 1, timeout_s: float = 3600, every_s: float = 5
 ) -> Manifest:
-    """The manifest of a partition, once it is published whole, of this generation or a later one. Raises
+    """Wait until a partition is published whole, in this generation or a later one, and return its manifest. Raises
     TimeoutError."""
     store = _store(sink)
     until = time.monotonic() + timeout_s
@@ -209,8 +211,8 @@ def wait_for(
 
 
 def how_to_read(sink: str, *, exactly: bool) -> str:
-    """A line of Python that reads the dataset: with any Parquet reader, or `exactly` where other generations may lie
-    beside the current one."""
+    """Return a line of Python that reads the dataset: with any Parquet reader, or `exactly` if files of other
+    generations may be beside the current ones."""
     if exactly:
         return f'from pipeline.consume import scan; scan("{sink}").collect()'
     return f'import polars as pl; pl.read_parquet("{sink}/data/**/*.parquet", hive_partitioning=True)'

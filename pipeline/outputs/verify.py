@@ -1,7 +1,7 @@
-"""Is what is published still what was published? Every byte that the current manifests name is read again.
+"""Verification of the published files: every byte that the current manifests name is read again.
 
-Readers by manifest are hurt by what is gone or changed; readers by glob also by what lies in `data/` and belongs to no
-generation. What is ours and only waits to be removed, or to be committed, is a note and no problem.
+For readers by manifest, missing and changed files are problems; for readers by glob also files in `data/` that belong
+to no generation. Our own files that wait to be removed or committed are a note and no problem.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _REREADS = 3
 @dataclass(frozen=True)
 class Problem:
     """`kind`: missing, size, checksum, rows, schema, counts, foreign, table or damaged. `path` is absolute, empty for
-    what is wrong with no object alone."""
+    problems of no single object."""
 
     kind: str
     partition: str
@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass
 class Verified:
-    """What was looked at, and what came of it."""
+    """Counts of the verified objects, and the problems found."""
 
     partitions: int = 0
     files: int = 0
@@ -56,15 +56,15 @@ class Verified:
 
 
 def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
-    """Read everything that is published, or one partition of it; `lake` is its table, if it has one. Raises StoreError
-    where the store is away."""
+    """Verify everything that is published, or one partition of it; `lake` is its table, if it has one. Raises
+    StoreError if the store is unreachable."""
     found = Verified()
     declared = _declaration(store, found)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="tandem-verify") as pool:
         for manifest in _manifests(store, partition, found):
             _verify_partition(store, manifest, declared, pool, found)
     if found.unreadable:
-        return found  # what belongs to whom, only all manifests tell
+        return found  # only all manifests together show which files belong to a generation
     found.problems.extend(_foreign(store, partition, found.notes))
     if lake is not None:
         found.problems.extend(_table(store, partition, lake))
@@ -72,7 +72,7 @@ def verify(store: Store, partition: str | None = None, *, lake: Lake | None = No
 
 
 def _declaration(store: Store, found: Verified) -> DeclaredSchema | None:
-    """The declared schema; None where it is gone or, which is told here, damaged. Looks at dataset.json as well."""
+    """Load the declared schema; None if it is gone or damaged (a problem). Verifies dataset.json as well."""
     try:
         read_document(store, ids.DATASET, Dataset)
     except ObjectMissing:
@@ -87,7 +87,7 @@ def _declaration(store: Store, found: Verified) -> DeclaredSchema | None:
 
 
 def _manifests(store: Store, partition: str | None, found: Verified) -> Iterator[Manifest]:
-    """The current ones; those that cannot be read are problems."""
+    """Yield the current manifests; unreadable ones are problems."""
     for key, generation in scan.partitions(store).items():
         if partition is not None and key != partition:
             continue
@@ -102,27 +102,27 @@ def _manifests(store: Store, partition: str | None, found: Verified) -> Iterator
 
 
 def _table(store: Store, partition: str | None, lake: Lake) -> Iterator[Problem]:
-    """A Delta or Iceberg table names the files of the current generations, and no others."""
+    """Verify that a Delta or Iceberg table names the files of the current generations, and no others."""
     named = lake.all_files()
     for manifest in scan.manifests(store, partition):
         own = {file.key for file in manifest.files}
         if own != {key for key in named if key.rpartition("/")[0] == f"data/{manifest.partition}"}:
-            said = (
+            message = (
                 f"{manifest.partition}: the table names other files than generation {manifest.generation}: it was "
-                "changed by somebody else. Publishing it anew mends that, for 0 calls: tandem run "
+                "changed by another writer. To repair it, publish again, for 0 calls: tandem run "
                 f"--partition {manifest.partition} --reprocess all"
             )
-            yield Problem("table", manifest.partition, "", said)
+            yield Problem("table", manifest.partition, "", message)
 
 
 def _verify_partition(
     store: Store, manifest: Manifest, declared: DeclaredSchema | None, pool: ThreadPoolExecutor, found: Verified
 ) -> None:
-    """A generation that is replaced while it is read may lose its files: then the next one is looked at instead."""
+    """Verify a partition. If its generation is replaced while it is read, the next one is verified instead."""
     for _ in range(_REREADS):
-        also = [manifest.index] if manifest.index else []
-        named = [*manifest.files, *manifest.rejects, *manifest.pending, *also]
-        problems = [problem for said in pool.map(partial(_file, store, manifest), named) for problem in said]
+        index = [manifest.index] if manifest.index else []
+        named = [*manifest.files, *manifest.rejects, *manifest.pending, *index]
+        problems = [problem for part in pool.map(partial(_file, store, manifest), named) for problem in part]
         newest = commits.current(store, manifest.partition, known=manifest.generation)
         if not problems or newest is None or newest.generation == manifest.generation:
             break
@@ -137,7 +137,7 @@ def _verify_partition(
 
 
 def _file(store: Store, manifest: Manifest, file: DataFile) -> list[Problem]:
-    """The first thing that is wrong with an object: whatever else would follow from it."""
+    """Return the first problem of an object: others would follow from it."""
 
     def problem(kind: str, message: str) -> list[Problem]:
         path = f"{store.uri}/{file.key}"
@@ -172,7 +172,7 @@ def _sha256(store: Store, file: DataFile) -> str:
 
 
 def _counts(manifest: Manifest) -> Iterator[Problem]:
-    counts, where = manifest.counts, f"{manifest.partition}, generation {manifest.generation}"
+    counts, label = manifest.counts, f"{manifest.partition}, generation {manifest.generation}"
     wrong = []
     if not counts.add_up:
         wrong.append(f"{counts.rows_in:,} rows in are not ok + rejected + filtered + pending")
@@ -180,16 +180,16 @@ def _counts(manifest: Manifest) -> Iterator[Problem]:
         wrong.append(f"{counts.out:,} rows were published, its files hold {held:,}")
     if counts.rejected > (held := sum(file.rows for file in manifest.rejects)):
         wrong.append(f"{counts.rejected:,} rows were rejected, its rejects hold {held:,}")
-    for said in wrong:
-        yield Problem("counts", manifest.partition, "", f"{where}: {said}")
+    for message in wrong:
+        yield Problem("counts", manifest.partition, "", f"{label}: {message}")
 
 
 def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None) -> Iterator[Problem]:
-    """A generation's columns are those of the dataset, or, published earlier, some of them."""
+    """Verify that a generation's columns are those of the dataset, or some of them if published earlier."""
     if declared is None:
         if store.head(ids.SCHEMA) is None:
             path = f"{store.uri}/{ids.SCHEMA}"
-            yield Problem("schema", manifest.partition, path, f"{path} is gone; tandem outputs repair makes it again")
+            yield Problem("schema", manifest.partition, path, f"{path} is gone; tandem outputs repair rebuilds it")
         return
     columns = decode_schema(declared.arrow_schema)
     for file in manifest.files[:1]:
@@ -197,7 +197,7 @@ def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None)
             with store.open_input(file.key) as source:
                 own = pq.read_schema(source)
         except (ObjectMissing, FileNotFoundError, pa.ArrowException):
-            return  # told already
+            return  # reported already
         strange = [f.name for f in own if f.name not in columns.names or columns.field(f.name).type != f.type]
         if strange:
             path = f"{store.uri}/{file.key}"
@@ -207,24 +207,24 @@ def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None)
 
 
 def _success(store: Store, manifest: Manifest) -> str | None:
-    """`_SUCCESS` is a hint that is written after the commit, so it may lag; a note is enough."""
+    """Compare `_SUCCESS`, a hint that is written after the commit and may lag; returns a note, no problem."""
     if manifest.kind == "tombstone":
         return None
     try:
-        said = orjson.loads(store.get(ids.success(manifest.partition)))
-        if said.get("generation") == manifest.generation:
+        content = orjson.loads(store.get(ids.success(manifest.partition)))
+        if content.get("generation") == manifest.generation:
             return None
     except (ObjectMissing, ValueError):
         pass
-    return f"{manifest.partition}: _SUCCESS does not tell of generation {manifest.generation}"
+    return f"{manifest.partition}: _SUCCESS does not name generation {manifest.generation}"
 
 
-# What lies there and belongs to nobody -----------------------------------------------------------------------------
+# Foreign files -----------------------------------------------------------------------------------------------------
 
 
 def _foreign(store: Store, partition: str | None, notes: list[str]) -> Iterator[Problem]:
-    """Objects in `data/` and `rejects/` that no generation names. The listing comes first: what is committed after it
-    is then found named."""
+    """Yield objects in `data/` and `rejects/` that no generation names. The listing comes first, so that the manifests
+    name files committed after it."""
     for kind in ("data", "rejects"):
         by_partition = defaultdict(list)
         prefix = f"{kind}/{partition}/" if partition else f"{kind}/"
@@ -265,6 +265,6 @@ def _foreign_of(store: Store, partition: str, objects: list[tuple[str, str]], no
         )
     if uncommitted:
         notes.append(
-            f"{partition}: {uncommitted} file(s) of a publication that is under way or was given up; the next run "
+            f"{partition}: {uncommitted} file(s) of a publication that is under way or was abandoned; the next run "
             "removes them"
         )

@@ -1,1 +1,1 @@
-"""What a run will do: which partitions, whether and why, and in which batches."""
+"""Plan of a run: its partitions, the decision and reason for each, and their batches."""

@@ -1,4 +1,4 @@
-"""Gather what is published and what is now, decide for each partition, and write the plan.
+"""Gather the published state and the present input, decide for each partition, and write the plan.
 
 A plan freezes the spec (prompts inlined), the snapshot of the input and the digests of user code, so that later edits
 of files don't touch a running run.
@@ -33,7 +33,7 @@ from stages.stage_digests import code_digests
 _AS_SPECIFIED = RunOptions()
 
 
-# What a run works with ---------------------------------------------------------------------------------------------
+# Decisions ---------------------------------------------------------------------------------------------------------
 
 
 def decisions(
@@ -45,21 +45,20 @@ def decisions(
     note: Note = unnoted,
     known: Catalogue | None = None,
 ) -> Iterator[Decision]:
-    """One decision for each selected partition, in order of key. `known`: the catalogue of all, where it was read
-    already. Raises UsageError for a selection of nothing, SchemaChanged, PlanOutdated for an agreed plan that holds no
-    more."""
+    """Decide for each selected partition, in order of key. `known`: the catalogue of all, if it was read already.
+    Raises UsageError for an empty selection, SchemaChanged, PlanOutdated for a saved plan that is no longer valid."""
     if selection.new_version and job.spec.sink.format != "parquet":
         raise UsageError(
-            f"--new-version: a table of sink.format = {job.spec.sink.format!r} keeps the columns that it has.",
+            f"--new-version: a table of sink.format = {job.spec.sink.format!r} cannot drop or change its columns.",
             hint="Publish to another sink.path, with a table of its own.",
         )
     refuse_breaking(store, job.columns, job.keys, new_version=selection.new_version)
     if selection.agreed:
-        yield from _as_agreed(job, store, selection, note)
+        yield from _of_saved_plan(job, store, selection, note)
         return
     levels = _levels(job, selection, now)
     chosen = list(levels)
-    now_is = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
+    shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
     rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
@@ -72,7 +71,7 @@ def decisions(
         yield decide.decide(
             decide.PartitionInput(key, count, fingerprint),
             manifest,
-            shape=now_is,
+            shape=shape,
             reprocess=levels[key],
             last_failed=failed.get(key),
             answered=answered_rows(store, manifest),
@@ -80,7 +79,7 @@ def decisions(
 
 
 def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Reprocess]:
-    """The selected partitions, each with what makes it run."""
+    """Return the selected partitions, each with the difference that makes it run."""
     partition, available = job.spec.partition, job.snapshot.partitions
     every = partition.every if partition.by == "time" else None
     if selection.due is not None:
@@ -89,16 +88,16 @@ def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Repro
     return dict.fromkeys(chosen, selection.reprocess)
 
 
-def _as_agreed(job: Job, store: Store, selection: Selection, note: Note) -> list[Decision]:
-    said = saved_plan.load(store, selection.agreed)
-    decided = list(decisions(job, store, said.selection, said.created_at, note=note))
+def _of_saved_plan(job: Job, store: Store, selection: Selection, note: Note) -> list[Decision]:
+    saved = saved_plan.load(store, selection.agreed)
+    decided = list(decisions(job, store, saved.selection, saved.created_at, note=note))
 
     @lru_cache
     def own(run: str) -> bool:
         request = load_request(store, run)
         return request is not None and request.selection.agreed == selection.agreed
 
-    return saved_plan.verify_still_valid(said, decided, job.shapes, own)
+    return saved_plan.verify_still_valid(saved, decided, job.shapes, own)
 
 
 # Writing and reading plans -----------------------------------------------------------------------------------------
@@ -110,25 +109,25 @@ def write_plan(
     request: RunRequest,
     job: Job,
     chosen: Iterable[Decision],
-    course: RunOptions = _AS_SPECIFIED,
+    options: RunOptions = _AS_SPECIFIED,
 ) -> PlanRef:
     """Write the pages, and the canary's after them, then the plan."""
-    taken = limited(list(chosen), request.selection.limit_rows)
-    if course.backwards:
-        taken.reverse()
-    for decision in taken:
+    planned = limited(list(chosen), request.selection.limit_rows)
+    if options.backwards:
+        planned.reverse()
+    for decision in planned:
         if decision.run:
             batches.batch_rows(decision.rows, job.spec.limits.batch_rows)
             if any(stage.spec.placement == "node" for stage in job.stages):
                 batches.refuse_many_rows(decision.partition, decision.rows)
     plan_id = uuid.uuid4().hex[:12]
     key = ids.plan(request.run, plan_id)
-    lines = [PlannedPartition(key=d.partition, run=d.run, reason=_short(d.reason), rows=d.rows) for d in taken]
+    lines = [PlannedPartition(key=d.partition, run=d.run, reason=_short(d.reason), rows=d.rows) for d in planned]
     pages = batches.pages_of((len(line.model_dump_json()) + 1 for line in lines), MAX_PAYLOAD_BYTES - 1024)
     for number, page in enumerate(pages):
-        content = Page(partitions=tuple(lines[at] for at in page))
+        content = Page(partitions=tuple(lines[index] for index in page))
         store.put_absent(ids.plan_page(key, number), content.model_dump_json().encode())
-    canary = batches.sample([d for d in taken if d.run], course.canary_rows)
+    canary = batches.sample([d for d in planned if d.run], options.canary_rows)
     if canary:
         content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))
         store.put_absent(ids.plan_page(key, len(pages)), content.model_dump_json().encode())
@@ -145,7 +144,7 @@ def write_plan(
         code=code_digests(job.spec),
         selection=request.selection,
         pages=len(pages),
-        partitions=len(taken),
+        partitions=len(planned),
         created_at=dt.datetime.now(dt.UTC),
     )
     store.put_absent(key, plan.model_dump_json().encode())
@@ -153,10 +152,10 @@ def write_plan(
         key=key,
         plan_id=plan_id,
         pages=len(pages),
-        partitions=len(taken),
-        to_run=sum(d.run for d in taken),
-        rows=sum(d.rows for d in taken if d.run),
-        windows=Concurrency(partitions=course.max_active or job.spec.limits.partitions_in_flight),
+        partitions=len(planned),
+        to_run=sum(d.run for d in planned),
+        rows=sum(d.rows for d in planned if d.run),
+        windows=Concurrency(partitions=options.max_active or job.spec.limits.partitions_in_flight),
         canary_rows=sum(d.rows for d in canary),
         max_reject_rate=job.spec.limits.max_reject_rate,
         hooks=hooks_of(job.spec),
@@ -164,25 +163,25 @@ def write_plan(
 
 
 def _short(reason: str) -> str:
-    """A line of a page has to stay small, however many stages changed."""
+    """Shorten a reason: a line of a page has to stay small, however many stages changed."""
     return reason if len(reason) <= 200 else f"{reason[:199]}…"
 
 
 def limited(decided: list[Decision], limit: int | None) -> list[Decision]:
-    """With `--limit-rows`, the partitions that hold the first N rows in plan order; a cut one has fewer `rows`."""
+    """Return the partitions that hold the first `limit` rows in plan order; a cut one has fewer `rows`."""
     if limit is None:
         return decided
-    out, room = [], limit
+    kept, room = [], limit
     for decision in decided:
         if not decision.run:
-            out.append(decision)
+            kept.append(decision)
         elif room > 0:
-            taken = min(room, decision.rows)
-            out.append(replace(decision, rows=taken))
-            room -= taken
-    return out
+            count = min(room, decision.rows)
+            kept.append(replace(decision, rows=count))
+            room -= count
+    return kept
 
 
 def hooks_of(spec: Spec) -> tuple[tuple[str, ...], ...]:
-    """Of each entry of `notify:`, what it wants to hear of."""
+    """Return the events of each entry of `notify:`."""
     return tuple(tuple(hook.on) for hook in spec.notify)

@@ -1,4 +1,4 @@
-"""When a time partition begins and ends. Pure."""
+"""Start and end of time partitions. Pure."""
 
 import datetime as dt
 from zoneinfo import ZoneInfo
@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 from schemas.partition_keys import decode_value
 
 
-def wall_clock(when: dt.datetime, zone: str) -> dt.datetime:
-    """On the wall clock of a zone; `fold` tells the second time that an hour is shown."""
-    return when.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+def wall_clock(moment: dt.datetime, zone: str) -> dt.datetime:
+    """Convert to the wall clock of a zone; `fold` marks the second time that an hour is shown."""
+    return moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
 
 
 def in_utc(local: dt.datetime | None, zone: str) -> dt.datetime | None:
@@ -21,7 +21,7 @@ def in_utc(local: dt.datetime | None, zone: str) -> dt.datetime | None:
 
 
 def start_of(key: str, every: str) -> dt.datetime | None:
-    """When a time partition begins, on the clock of its zone (hours: of UTC). None for a partition of nulls."""
+    """Return the start of a time partition, on the clock of its zone (hours: UTC). None for a partition of nulls."""
     value = decode_value(key.partition("=")[2])
     if value is None:
         return None
@@ -36,7 +36,7 @@ def start_of(key: str, every: str) -> dt.datetime | None:
 
 
 def end_of(key: str, every: str) -> dt.datetime | None:
-    """When a time partition is over, on the same clock."""
+    """Return the end of a time partition, on the same clock."""
     began = start_of(key, every)
     if began is None:
         return None

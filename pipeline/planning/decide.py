@@ -1,4 +1,4 @@
-"""Run or skip a partition, and why. Pure: everything is decided from values."""
+"""Decide to run or skip a partition, with the reason. Pure: everything is decided from values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from schemas.plan import Cause, Decision, Reprocess
 _NEVER = Cause("never_published", "never published")
 _PARTIAL = Cause("partial", "published partially")
 _UP_TO_DATE = (Cause("up_to_date", "up to date"),)
-_ASKED = (Cause("asked", "asked to reprocess"),)
+_REQUESTED = (Cause("asked", "asked to reprocess"),)
 
 
 @dataclass(frozen=True)
 class OutputShape:
-    """What a run would publish with: the stages' shapes and aspects, and the columns of the input."""
+    """The shape of a run's output: the stages' shapes and aspects, and the columns of the input."""
 
     stages: Mapping[str, str]
     aspects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -39,13 +39,13 @@ def decide(
     last_failed: str | None = None,
     answered: int = 0,
 ) -> Decision:
-    """Run or skip, by what is published and what is now. The one function behind `plan`, `run` and `backfill`.
-    `answered`: of the rows that are pending there, those that a person has answered since."""
+    """Run or skip, by comparing the published generation with the present input. The one function behind `plan`, `run`
+    and `backfill`. `answered`: the number of pending rows that a person has answered since."""
     causes, level = _difference(current, found.fingerprint, shape, last_failed, answered)
     order = ("missing", "failed", "stale", "all")
     runs = order.index(reprocess) >= order.index(level)
     if level == "all" and runs:
-        causes = _ASKED
+        causes = _REQUESTED
     return Decision(
         partition=found.partition,
         run=runs,
@@ -61,7 +61,7 @@ def decide(
 def _difference(
     current: Manifest | None, input_fingerprint: str, shape: OutputShape, last_failed: str | None, answered: int
 ) -> tuple[tuple[Cause, ...], Reprocess]:
-    """What differs, and the least `--reprocess` that takes it. The input comes last: rows that moved follow it."""
+    """Return the differences, and the least `--reprocess` that runs them. The input is last, as its rows follow it."""
     found = [] if last_failed is None else [Cause("last_attempt", f"last attempt {last_failed}")]
     if current is None or not current.ever_published:
         return (_NEVER, *found), "missing"
@@ -83,27 +83,27 @@ def _difference(
 def _columns_changed(before: Sequence[str], now: Sequence[str]) -> str:
     if not before or not now:
         return ""
-    said = [f"column `{name}` is new" for name in now if name not in before]
-    said += [f"column `{name}` is gone" for name in before if name not in now]
-    return f" ({', '.join(said)})" if said else ""
+    changes = [f"column `{name}` is new" for name in now if name not in before]
+    changes += [f"column `{name}` is gone" for name in before if name not in now]
+    return f" ({', '.join(changes)})" if changes else ""
 
 
 def _stages_changed(current: Manifest, shape: OutputShape) -> str:
     before, now = current.stage_fingerprints, shape.stages
-    said = [
+    changes = [
         *(
-            _what_changed(name, current.stage_aspects.get(name, {}), shape.aspects.get(name, {}))
+            _aspects_changed(name, current.stage_aspects.get(name, {}), shape.aspects.get(name, {}))
             for name in now
             if name in before and before[name] != now[name]
         ),
         *(f"stage `{name}` is new" for name in now if name not in before),
         *(f"stage `{name}` is gone" for name in before if name not in now),
     ]
-    return ", ".join(said) or "order of stages changed"
+    return ", ".join(changes) or "order of stages changed"
 
 
-def _what_changed(stage: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """`prompt and model of `triage` changed`; where no aspect is known to, that the stage did."""
+def _aspects_changed(stage: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Name the changed aspects, as `prompt and model of `triage` changed`; the stage alone if none is known."""
     named = [name for name in before if name in now and before[name] != now[name]]
     if not named:
         return f"stage `{stage}` changed"
@@ -111,11 +111,11 @@ def _what_changed(stage: str, before: Mapping[str, str], now: Mapping[str, str])
     return f"{', '.join(firsts)} and {last} of `{stage}` changed" if firsts else f"{last} of `{stage}` changed"
 
 
-# Dealing rows ------------------------------------------------------------------------------------------------------
+# Before opening ----------------------------------------------------------------------------------------------------
 
 
 def unchanged(manifest: Manifest | None, fingerprint: str, stages: dict[str, str], *, answered: int) -> bool:
-    """Does the current generation hold just what a run would publish? `answered`: of its pending rows."""
+    """True if the current generation holds what a run would publish. `answered`: the number of its pending rows."""
     return (
         manifest is not None
         and manifest.kind == "published"

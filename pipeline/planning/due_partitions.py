@@ -1,8 +1,8 @@
-"""Which partitions a firing of a schedule takes. Pure: from scheduled times, never from a clock, and from what
-partitions are called.
+"""Partitions that a firing of a schedule runs. Pure: from scheduled times, never from a clock, and from the keys of
+partitions.
 
-A partition is due once it is over. Intervals are half-open: what is over at `since` belongs to the firing before, what
-is over at `at` to this one. Days have 23 to 25 hours where their zone says so.
+A partition is due once it is over. Intervals are half-open: a partition that is over at `since` belongs to the firing
+before, one that is over at `at` to this one. Days have 23 to 25 hours if their zone has such days.
 """
 
 import datetime as dt
@@ -13,8 +13,8 @@ from schemas.plan import Due, Reprocess
 
 
 def due_levels(available: Sequence[str], due: Due, *, every: str | None, zone: str) -> dict[str, Reprocess]:
-    """The partitions that are taken, each with what makes it run. Without time partitions (`every` None) nothing is
-    ever over, and everything that changed is taken."""
+    """Return the due partitions, each with the difference that makes it run. Without time partitions (`every` None)
+    nothing is ever over, and every partition that changed is due."""
     if every is None:
         return dict.fromkeys(available, "stale")
     found = ((key, _level(_over(key, every, zone), due)) for key in available)
@@ -22,7 +22,7 @@ def due_levels(available: Sequence[str], due: Due, *, every: str | None, zone: s
 
 
 def _over(key: str, every: str, zone: str) -> dt.datetime | None:
-    """The moment at which a partition is over; None where it has none (a partition of nulls)."""
+    """Return the time when a partition is over; None if it has none (a partition of nulls)."""
     ends = end_of(key, every)
     if ends is None:
         return None

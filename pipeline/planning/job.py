@@ -38,26 +38,26 @@ class Job:
 
     @property
     def shapes(self) -> dict[str, str]:
-        """Per stage, a digest of all that shapes its part of the output: its answers, and what is done with them."""
+        """Per stage, a digest of all that shapes its part of the output: its answers and their use."""
         return {stage.name: shape_of(stage) for stage in self.stages}
 
     @property
     def aspects(self) -> dict[str, dict[str, str]]:
-        """What of each stage a user may have changed, as digests: to say why, never to decide."""
+        """Digests of each stage's parts that a user may change: for reasons, never for decisions."""
         code = code_digests(self.spec)
         return {stage.name: aspects_of(stage, code.get(stage.name, "")) for stage in self.stages}
 
     @property
     def barrier(self) -> int:
-        """The place of the first stage that waits for the whole partition; the number of stages where none does."""
-        for at, stage in enumerate(self.stages):
+        """The index of the first stage that waits for the whole partition; the number of stages if none does."""
+        for index, stage in enumerate(self.stages):
             if stage.is_barrier:
-                return at
+                return index
         return len(self.stages)
 
     @property
     def partition_stages(self) -> list[TableStage]:
-        """The stages that run over a whole partition, once all its rows are answered."""
+        """The stages over a whole partition, which run once all its rows are answered."""
         return [stage for stage in self.stages[self.barrier :] if isinstance(stage, TableStage)]
 
     @property
@@ -73,12 +73,12 @@ class Job:
 
     @property
     def checked_columns(self) -> pa.Schema:
-        """What the spec's checks see of a row: the output's columns, and those that only paths hold."""
+        """The columns that the spec's checks see: the output's, and those that only paths hold."""
         return pa.schema([*(f for f in self.columns if f.name != provenance.GENERATION), *self.keys])
 
     @property
     def keys(self) -> pa.Schema:
-        """The columns that only paths hold: of the source's type where they are its own, a day as a date, else text."""
+        """The columns that only paths hold: with the source's type if it has them, a day as a date, else text."""
         names = [name for key in self.snapshot.partitions[:1] for name, _ in partition_keys.partition_texts(key)]
         known = {name: self.snapshot.schema.field(name).type for name in self.snapshot.info.key_columns}
         if self.spec.partition.by == "time" and self.spec.partition.every == "day":
@@ -87,11 +87,11 @@ class Job:
 
 
 def refuse_unbound_checks(job: Job) -> None:
-    """Raises SpecError for a check that no row of the output could be held against."""
+    """Raise SpecError for a check that does not fit the columns of the output."""
     if not job.snapshot.partitions:  # its keys are not known
         return
-    for at, check in enumerate(job.spec.checks):
-        bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", at, "sql"))
+    for index, check in enumerate(job.spec.checks):
+        bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", index, "sql"))
 
 
 def make_job(spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Note = unnoted) -> Job:
@@ -106,7 +106,7 @@ def make_job(spec: Spec, base: Path, store: Store, services: ModelServices, *, n
 
 
 def job_of_plan(store: Store, plan: Plan, services: ModelServices) -> Job:
-    """The job that a plan froze: its snapshot is loaded, nothing is listed again."""
+    """Make the job of a plan: its snapshot is loaded, nothing is listed again."""
     spec = expanded(load_spec_of(store, plan.spec))
     base = Path(plan.base)
     add_user_folder(base)
@@ -121,13 +121,13 @@ def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: Model
         if stage.spec.placement == "node" and not isinstance(stage, GraphStage):
             raise SpecError(
                 f"stage {stage.name}: placement: node belongs to graphs, not to uses: {stage.spec.uses}.",
-                hint="Leave it out.",
+                hint="Remove placement.",
             )
     return stages
 
 
 def refuse_unbuilt(spec: Spec) -> None:
-    """Say plainly what the spec may ask for but this version cannot do."""
+    """Raise SpecError for a setting that needs a package which is not installed."""
     follow.refuse_absent(spec)
 
 
@@ -142,6 +142,6 @@ class Ready:
 
 
 def source_stages(job: Job) -> list[GraphStage]:
-    """The graph stages that read the source's columns: what they know of a row can be told before it is run."""
+    """The graph stages that read only the source's columns: their known answers can be found before a run."""
     names = set(job.snapshot.schema.names)
     return [stage for stage in graph_stages(job.stages) if set(stage.reads) <= names]

@@ -1,5 +1,5 @@
-"""Where partitions stand: what is published, how the last attempt ended, and what a run would do. Three facts, never
-mixed: a partition may be published and up to date although its last attempt failed."""
+"""Status of partitions: the published generation, the outcome of the last attempt, and a run's decision. Three separate
+facts: a partition may be published and up to date although its last attempt failed."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ STATUSES = ("published", "partial", "missing", "stale", "gone", "failed", "cance
 
 @dataclass(frozen=True)
 class Attempt:
-    """How the last attempt ended, in whatever run."""
+    """The outcome of the last attempt, in any run."""
 
     outcome: str
     run: str
@@ -30,8 +30,8 @@ class Attempt:
 
 @dataclass(frozen=True)
 class PartitionStatus:
-    """`published` is the manifest of what readers see (without its files), None for nothing. `due`: a run would take
-    it, and `reason` says why (not); `gone`: the source has it no more."""
+    """`published` is the manifest that readers see (without its files), None for nothing. `due`: a run would run it,
+    with the `reason` for that or against it; `gone`: the source has it no more."""
 
     partition: str
     published: Manifest | None
@@ -43,7 +43,7 @@ class PartitionStatus:
 
     @property
     def statuses(self) -> set[str]:
-        """Every word of STATUSES that is true of it."""
+        """The words of STATUSES that are true of the partition."""
         found = {self.attempt.outcome} & {"failed", "cancelled"} if self.attempt is not None else set()
         if self.gone:
             found.add("gone")
@@ -57,8 +57,8 @@ class PartitionStatus:
 
 
 def partition_statuses(store: Store, job: Job | None, now: dt.datetime) -> Iterator[PartitionStatus]:
-    """Every partition that the source has, or that ever committed or was tried. Without a job (the source cannot be
-    read) nothing is known of what is due."""
+    """Yield every partition that the source has, or that ever committed or was tried. Without a job (the source cannot
+    be read) it is unknown which are due."""
     known = catalogue.read(store)
     decided: dict[str, tuple[bool, str]] = {}
     if job is not None:
@@ -67,14 +67,14 @@ def partition_statuses(store: Store, job: Job | None, now: dt.datetime) -> Itera
     every = known.published.select("partition", "bytes", "manifest", "shape")
     for other in (known.attempts, pl.DataFrame({"partition": list(decided)}, schema={"partition": pl.String})):
         every = every.join(other, on="partition", how="full", coalesce=True)
-    for partition, size, text, shape, run, outcome, error, message, at in every.sort("partition").iter_rows():
+    for partition, size, text, shape, run, outcome, error, message, time in every.sort("partition").iter_rows():
         gone = job is not None and partition not in decided
         due, reason = decided.get(partition, (False, "gone from the source" if gone else "unknown"))
         yield PartitionStatus(
             partition=partition,
             published=_published(store, catalogue.manifest_of(text, shape)),
             bytes=size or 0,
-            attempt=None if run is None else Attempt(outcome, run, at, error, message),
+            attempt=None if run is None else Attempt(outcome, run, time, error, message),
             due=due,
             gone=gone,
             reason=reason,

@@ -1,7 +1,7 @@
-"""A plan that was written down, to be done just so: `tandem plan --out FILE`, then `tandem run --plan FILE`.
+"""A plan that was saved to be run unchanged: `tandem plan --out FILE`, then `tandem run --plan FILE`.
 
-It says for each partition by which input and over which generation it was decided. Where any of that has moved since,
-it is refused, and says what moved. What a run of the same plan published is no such move: it carries itself on.
+It holds, for each partition, the input and the generation of its decision. If any of that has changed since, the plan
+is refused, with the changes. Generations that a run of the same plan published are no change: it may be resumed.
 """
 
 import datetime as dt
@@ -25,7 +25,7 @@ _NAMED = 3
 
 
 class SavedPlan(Noun):
-    """`spec` is the digest of what a spec makes a run do; `stages` are the shapes to publish with."""
+    """`spec` is the digest of the settings that shape a run; `stages` are the shapes to publish with."""
 
     tandem_plan: int = FORMAT
     pipeline: str
@@ -39,23 +39,23 @@ class SavedPlan(Noun):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_version(cls, data: Any) -> Any:
-        """Plans were once written with a reason in words in place of its causes."""
+        """Convert plans of earlier versions, which have a reason in words in place of its causes."""
         for line in data.get("partitions", ()) if isinstance(data, dict) else ():
             if isinstance(line, dict) and "reason" in line:
                 line["causes"] = [("other", line.pop("reason"))]
         return data
 
 
-def write(path: Path, agreed: SavedPlan) -> None:
-    """Raises UsageError where the file cannot be written."""
+def write(path: Path, plan: SavedPlan) -> None:
+    """Write the plan to a file. Raises UsageError if it cannot be written."""
     try:
-        path.write_text(agreed.model_dump_json(indent=1) + "\n")
+        path.write_text(plan.model_dump_json(indent=1) + "\n")
     except OSError as exc:
         raise UsageError(f"--out {path}: {exc.strerror or exc}.", hint="Name a file that can be written.") from None
 
 
 def read(path: Path) -> SavedPlan:
-    """Raises UsageError for what is no plan."""
+    """Read a plan from a file. Raises UsageError for a file that is no plan."""
     try:
         found = SavedPlan.model_validate_json(path.read_bytes())
     except OSError as exc:
@@ -63,61 +63,63 @@ def read(path: Path) -> SavedPlan:
     except ValidationError:
         raise UsageError(f"--plan {path}: not a plan of Tandem's.", hint="Write one: tandem plan --out FILE") from None
     if found.tandem_plan != FORMAT:
-        raise UsageError(f"--plan {path}: of another version of Tandem.", hint="Write it anew: tandem plan --out FILE")
+        raise UsageError(
+            f"--plan {path}: of another version of Tandem.", hint="Write a new one: tandem plan --out FILE"
+        )
     return found
 
 
-def keep(store: Store, agreed: SavedPlan) -> Selection:
-    """The selection of a run that does what was agreed. The plan is kept in the sink, where its run finds it."""
-    data = agreed.model_dump_json().encode()
+def keep(store: Store, plan: SavedPlan) -> Selection:
+    """Store the plan in the sink, where its run finds it. Returns the selection of a run of this plan."""
+    data = plan.model_dump_json().encode()
     key = ids.agreed(hashlib.sha256(data).hexdigest())
     store.put_absent(key, data)
-    return agreed.selection.model_copy(update={"agreed": key})
+    return plan.selection.model_copy(update={"agreed": key})
 
 
 def load(store: Store, key: str) -> SavedPlan:
     return read_document(store, key, SavedPlan)
 
 
-def refuse_other(agreed: SavedPlan, *, pipeline: str, sink: str, spec: str) -> None:
-    """Raises PlanOutdated for a plan of another pipeline, sink or spec."""
-    for what, then, now in (
-        ("pipeline", agreed.pipeline, pipeline), ("sink", agreed.sink, sink), ("spec", agreed.spec, spec),
+def refuse_other(plan: SavedPlan, *, pipeline: str, sink: str, spec: str) -> None:
+    """Raise PlanOutdated for a plan of another pipeline, sink or spec."""
+    for field, then, now in (
+        ("pipeline", plan.pipeline, pipeline), ("sink", plan.sink, sink), ("spec", plan.spec, spec),
     ):  # fmt: skip
         if then != now:
-            said = "the spec has changed" if what == "spec" else f"it is of the {what} {then!r}, not {now!r}"
-            raise _outdated([said])
+            change = "the spec has changed" if field == "spec" else f"it is of the {field} {then!r}, not {now!r}"
+            raise _outdated([change])
 
 
 def verify_still_valid(
-    agreed: SavedPlan, decided: Sequence[Decision], stages: Mapping[str, str], own: Callable[[str], bool]
+    plan: SavedPlan, decided: Sequence[Decision], stages: Mapping[str, str], own: Callable[[str], bool]
 ) -> list[Decision]:
-    """What was agreed, where it still stands. `own` tells a run of this plan by its name. Raises PlanOutdated."""
-    moved = [f"stage {name!r} has changed" for name in stages if agreed.stages.get(name) != stages[name]]
-    then = {decision.partition: decision for decision in agreed.partitions}
+    """Return the plan's decisions, if still valid. `own` is true for runs of this plan. Raises PlanOutdated."""
+    changes = [f"stage {name!r} has changed" for name in stages if plan.stages.get(name) != stages[name]]
+    then = {decision.partition: decision for decision in plan.partitions}
     now = {decision.partition: decision for decision in decided}
-    moved += [f"{key} is new" for key in now if key not in then]
-    moved += [f"{key} is gone" for key in then if key not in now]
-    out = []
+    changes += [f"{key} is new" for key in now if key not in then]
+    changes += [f"{key} is gone" for key in then if key not in now]
+    valid = []
     for key, decision in now.items():
         if (before := then.get(key)) is None:
             continue
         published = decision.generation != before.generation
         ours = published and own(decision.published_by)
         if decision.fingerprint != before.fingerprint:
-            moved.append(f"{key}: its input has changed")
+            changes.append(f"{key}: its input has changed")
         elif published and not ours:
-            moved.append(f"{key}: run {decision.published_by!r} published it")
+            changes.append(f"{key}: run {decision.published_by!r} published it")
         runs = before.run and (decision.run or not ours)
-        out.append(replace(decision, run=runs, causes=before.causes if runs else decision.causes))
-    if moved:
-        raise _outdated(moved)
-    return out
+        valid.append(replace(decision, run=runs, causes=before.causes if runs else decision.causes))
+    if changes:
+        raise _outdated(changes)
+    return valid
 
 
-def _outdated(moved: Sequence[str]) -> PlanOutdated:
-    more = f" and {len(moved) - _NAMED:,} more" if len(moved) > _NAMED else ""
+def _outdated(changes: Sequence[str]) -> PlanOutdated:
+    more = f" and {len(changes) - _NAMED:,} more" if len(changes) > _NAMED else ""
     return PlanOutdated(
-        f"The plan does not hold any more: {'; '.join(moved[:_NAMED])}{more}.",
-        hint="Make it anew: tandem plan --out FILE",
+        f"The plan is no longer valid: {'; '.join(changes[:_NAMED])}{more}.",
+        hint="Make a new one: tandem plan --out FILE",
     )

@@ -1,5 +1,5 @@
-"""What a firing of a schedule asks for: the request of a run, or nothing. What must exist is computed from the source
-and from manifests, not from what fired before."""
+"""Request of a schedule's firing: a run, or nothing. The required partitions are computed from the source and from
+manifests, not from earlier firings."""
 
 import datetime as dt
 from pathlib import Path
@@ -21,14 +21,13 @@ from stages.models.factory import ModelServices
 
 
 def request_of_firing(store: Store, request: FiringRequest, services: ModelServices, note: Note) -> FiringDecision:
-    """Write the request of the firing's run, unless nothing is to be done. What is wrong with spec or source is left to
-    the run, which reports it."""
+    """Write the request of the firing's run, unless nothing is due. Errors of spec or source are left to the run, which
+    reports them."""
     spec, base = requests.load_spec_of(store, request.spec), Path(request.base)
     polls = request.when == "new-files"
     listing, absent = _listing(spec, base)
-    listing = (
-        digests.digest(request.spec, listing) if polls and listing else ""
-    )  # another spec sees the same files anew
+    # With another spec, the same files count as new.
+    listing = digests.digest(request.spec, listing) if polls and listing else ""
     if polls and not listing:
         return FiringDecision(note=absent)
     if polls and listing == request.seen:
@@ -37,7 +36,7 @@ def request_of_firing(store: Store, request: FiringRequest, services: ModelServi
     selection = Selection(
         due=Due(at=request.at, since=request.since or _before(request.at, lookback), lookback=lookback, open=polls)
     )
-    if not absent and not _anything(spec, base, store, selection, services, note):
+    if not absent and not _any_due(spec, base, store, selection, services, note):
         return FiringDecision(listing=listing, note="everything that is due is published")
     name = ids.scheduled_run(request.at, "new-files" if polls else "scheduled")
     requests.write_request(store, spec, base, selection, name)
@@ -45,14 +44,14 @@ def request_of_firing(store: Store, request: FiringRequest, services: ModelServi
 
 
 def _listing(spec: Spec, base: Path) -> tuple[str, str]:
-    """What the source's files are now, or why there are none."""
+    """Return the fingerprint of the source's present files, or the reason why there are none."""
     try:
         return list_source(expanded(spec).source, base).fingerprint, ""
     except UsageError as exc:
         return "", str(exc)
 
 
-def _anything(spec: Spec, base: Path, store: Store, selection: Selection, services: ModelServices, note: Note) -> bool:
+def _any_due(spec: Spec, base: Path, store: Store, selection: Selection, services: ModelServices, note: Note) -> bool:
     try:
         job = make_job(spec, base, store, services.apart(), note=note)
         return any(
@@ -62,8 +61,8 @@ def _anything(spec: Spec, base: Path, store: Store, selection: Selection, servic
         return True
 
 
-def _before(at: dt.datetime, lookback: dt.timedelta) -> dt.datetime:
+def _before(time: dt.datetime, lookback: dt.timedelta) -> dt.datetime:
     try:
-        return at - lookback
+        return time - lookback
     except OverflowError:
         return dt.datetime.min.replace(tzinfo=dt.UTC)

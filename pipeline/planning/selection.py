@@ -1,4 +1,4 @@
-"""Which partitions the flags name. Pure: from values, so that thousands of cases can be tried."""
+"""Partitions that the flags select. Pure: from values, so that thousands of cases can be tried."""
 
 import datetime as dt
 import re
@@ -13,8 +13,8 @@ from schemas.spec.durations import parse_duration
 def select(
     available: Sequence[str], selection: Selection, *, every: str | None, zone: str, now: dt.datetime
 ) -> list[str]:
-    """The selected partition keys, in order. `every` is the width of time partitions, None for others. Raises
-    UsageError for a key that is not there, dates that are none or select nothing."""
+    """Return the selected partition keys, in order. `every` is the width of time partitions, None for others. Raises
+    UsageError for an absent key, or for dates that are invalid or select nothing."""
     if selection.partitions:
         known = set(available)
         for key in selection.partitions:
@@ -32,13 +32,13 @@ def select(
         began, over = start_of(key, every), end_of(key, every)
         if began is None or over is None:
             continue
-        # A date names its whole week, month or hour: what reaches into the interval is selected.
+        # A date names its whole week, month or hour: partitions that reach into the interval are selected.
         if (first is None or over > first) and (last is None or began < last):
             chosen.append(key)
     if not chosen:
         spanned = f"{available[0]} … {available[-1]}" if available else "none"
         raise UsageError(
-            f"No partition lies between {_said(start)} and {_said(end)}.", hint=f"The source has: {spanned}"
+            f"No partition lies between {_time_text(start)} and {_time_text(end)}.", hint=f"The source has: {spanned}"
         )
     return chosen
 
@@ -50,22 +50,22 @@ def _nearby(key: str, available: Sequence[str]) -> str:
     return f"There are {len(available):,}, for example {', '.join(close)}" if close else "The source has none."
 
 
-def _said(when: dt.datetime | None) -> str:
-    return "the end of time" if when is None else when.isoformat(sep=" ", timespec="minutes")
+def _time_text(time: dt.datetime | None) -> str:
+    return "no limit" if time is None else time.isoformat(sep=" ", timespec="minutes")
 
 
 def interval_of(selection: Selection, *, zone: str, now: dt.datetime) -> tuple[dt.datetime | None, dt.datetime | None]:
-    """The half-open interval of local wall-clock times [start, end) that dates select. A date is its whole day and
-    included; a datetime is an exclusive end; `last` counts back from the end of today."""
+    """Return the half-open interval of local wall-clock times [start, end) that dates select. A date is its whole day
+    and included; a datetime is an exclusive end; `last` counts back from the end of today."""
     if selection.last:
         if selection.from_date or selection.to_date:
-            raise UsageError("--last goes without --from-date and --to-date.")
+            raise UsageError("--last cannot be combined with --from-date or --to-date.")
         try:
             length = parse_duration(selection.last)
         except ValueError as exc:
             raise UsageError(f"--last {selection.last}: {exc}.") from None
         if not length:
-            raise UsageError(f"--last {selection.last}: that is no time at all.", hint="Write 24h, 7d or 4w.")
+            raise UsageError(f"--last {selection.last}: the duration is zero.", hint="Write 24h, 7d or 4w.")
         today = wall_clock(now, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         try:
             end = today + dt.timedelta(days=1)
@@ -86,7 +86,7 @@ def _date(flag: str, text: str | None, zone: str, *, is_end: bool) -> dt.datetim
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
             day = dt.datetime.combine(dt.date.fromisoformat(text), dt.time())
             return day + dt.timedelta(days=1) if is_end else day
-        when = dt.datetime.fromisoformat(text)
+        time = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{flag} {text}: no date.", hint="Write 2026-11-01 or 2026-11-01T06:00.") from None
-    return wall_clock(when, zone) if when.tzinfo else when
+        raise UsageError(f"{flag} {text}: not a date.", hint="Write 2026-11-01 or 2026-11-01T06:00.") from None
+    return wall_clock(time, zone) if time.tzinfo else time

@@ -1,4 +1,4 @@
-"""What the container allows this process: cores, bytes of memory, and how often memory ran out in it.
+"""Limits of the container: cores, bytes of memory, and the number of kills for lack of memory.
 
 Both versions of control groups are read, from the process's own group up to the root: the smallest limit holds. Where
 there is none, the machine's own size does.
@@ -15,14 +15,14 @@ _UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 where version 2 writ
 
 
 def cores() -> int:
-    """Cores that may be used at once, at least 1; a quota of 1.5 counts as 2."""
+    """Return the cores that may be used at once, at least 1; a quota of 1.5 counts as 2."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _folders("cpu") if (quota := _quota(folder)) is not None]
     return max(1, min([affinity, *map(math.ceil, quotas)]))
 
 
 def memory_bytes() -> int:
-    """Bytes that the processes of the container may hold together."""
+    """Return the bytes that the processes of the container may hold together."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     texts = (_text(folder / name) for folder in _folders("memory") for name in ("memory.max", "memory.limit_in_bytes"))
     limits = [int(text) for text in texts if text.isdigit()]
@@ -30,13 +30,13 @@ def memory_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory; 0 where the system does not say."""
+    """Return the memory of this process in bytes; 0 if the system does not tell."""
     pages = _text(Path("/proc/self/statm")).split()
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else 0
 
 
 def oom_kills() -> int:
-    """How many processes of the container the kernel has killed because memory ran out; 0 where it does not say."""
+    """Count the processes of the container that the kernel killed because memory ran out; 0 if unknown."""
     for folder in _folders("memory"):
         for name in ("memory.events", "memory.oom_control"):
             for line in _text(folder / name).splitlines():
@@ -53,7 +53,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _folders(controller: str) -> Iterator[Path]:
-    """This process's group and those above it, the own one first."""
+    """Yield this process's group and those above it, its own first."""
     for line in _text(_MEMBERSHIP).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):

@@ -1,7 +1,7 @@
 """Requests between the supervisor and a child, both ways, over one local socket.
 
-A frame is a JSON head and a body of bytes that is handed on unread, so that the supervisor never unpickles what user
-code may have touched.
+A frame is a JSON head and a body of bytes that is passed on unread, so that the supervisor never unpickles bytes that
+user code may have changed.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ _SIZES = struct.Struct(">II")
 
 
 class ChannelClosed(Exception):
-    """The other process has gone."""
+    """The other process has ended."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What is asked or answered: `data` is JSON-like, `body` opaque."""
+    """A request or an answer: `data` is JSON-like, `body` opaque."""
 
     data: Any = None
     body: bytes = b""
@@ -36,13 +36,13 @@ Handler = Callable[[Message], Awaitable[Message | None]]
 
 @dataclass
 class Channel:
-    """One end. `serve` reads until the other process has gone; each request is handled in a task of its own."""
+    """One end. `serve` reads until the other process has ended; each request is handled in a task of its own."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     handlers: Mapping[str, Handler]
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _asked: dict[int, "asyncio.Future[Message]"] = field(default_factory=dict)
+    _pending: dict[int, "asyncio.Future[Message]"] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     closed: bool = False
 
@@ -51,31 +51,31 @@ class Channel:
         reader, writer = await asyncio.open_unix_connection(sock=end)
         return cls(reader, writer, handlers)
 
-    def tell(self, name: str, data: Any = None, body: bytes = b"") -> None:
-        """Ask for nothing in return. Told to a process that has gone, it is lost."""
+    def send(self, name: str, data: Any = None, body: bytes = b"") -> None:
+        """Send without waiting for an answer. If the other process has ended, the message is lost."""
         if not self.closed:
-            self._send({"name": name, "data": data}, body)
+            self._write({"name": name, "data": data}, body)
 
-    async def ask(self, name: str, data: Any = None, body: bytes = b"") -> Message:
-        """The answer. Raises ChannelClosed where the other process goes first."""
+    async def request(self, name: str, data: Any = None, body: bytes = b"") -> Message:
+        """Send a request and return its answer. Raises ChannelClosed if the other process ends first."""
         if self.closed:
             raise ChannelClosed
         number = next(self._numbers)
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._asked[number] = future
-        self._send({"name": name, "number": number, "data": data}, body)
+        self._pending[number] = future
+        self._write({"name": name, "number": number, "data": data}, body)
         try:
             return await future
         finally:
-            self._asked.pop(number, None)
+            self._pending.pop(number, None)
 
     async def serve(self) -> None:
-        """Read until the other process has gone."""
+        """Read until the other process has ended."""
         try:
             while True:
                 sizes = _SIZES.unpack(await self.reader.readexactly(_SIZES.size))
                 head, body = [await self.reader.readexactly(size) for size in sizes]
-                self._take(orjson.loads(head), body)
+                self._receive(orjson.loads(head), body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -84,16 +84,16 @@ class Channel:
     def close(self) -> None:
         self.closed = True
         self.writer.close()
-        for future in self._asked.values():
+        for future in self._pending.values():
             if not future.done():
                 future.set_exception(ChannelClosed())
         for task in tuple(self._tasks):
             task.cancel()
 
-    def _take(self, head: Mapping[str, Any], body: bytes) -> None:
+    def _receive(self, head: Mapping[str, Any], body: bytes) -> None:
         message = Message(head.get("data"), body)
         if "answer" in head:
-            future = self._asked.get(head["answer"])
+            future = self._pending.get(head["answer"])
             if future is not None and not future.done():
                 future.set_result(message)
             return
@@ -110,8 +110,8 @@ class Channel:
             log.exception("the request %r of another process failed", name)
             answer = Message({"failed": name})
         if number is not None and not self.closed:
-            self._send({"answer": number, "data": answer.data}, answer.body)
+            self._write({"answer": number, "data": answer.data}, answer.body)
 
-    def _send(self, head: Mapping[str, Any], body: bytes) -> None:
+    def _write(self, head: Mapping[str, Any], body: bytes) -> None:
         text = orjson.dumps(head)
         self.writer.write(_SIZES.pack(len(text), len(body)) + text + body)

@@ -1,4 +1,4 @@
-"""Looks at a child from outside: whether its loop turns, whether its interpreter runs at all."""
+"""Watch of a child from outside: does its loop turn, does its interpreter run at all."""
 
 import asyncio
 import base64
@@ -15,17 +15,17 @@ from temporalio.service import RPCError
 from pipeline.processes.children import Child
 
 _LOOK_EVERY_S = 1.0
-_STARVED_S = 3.0  # the thread beside the loop has not looked for so long, which it does four times a second
+_STARVED_S = 3.0  # the watching thread, which turns four times a second, has not turned for so long
 _BLOCKED_S = 3.0
 _GIVEN_UP_S = 600.0
 _NAMED_ROWS = 3
 _ANSWER_WITHIN = timedelta(seconds=5)
 
 
-async def oversee(client: Client, child: Child, say: Callable[[str], None]) -> None:
-    """Until cancelled. While a row's code holds the loop, its activities are kept alive for it, as nobody else may
-    begin them; a child whose interpreter has stood still for ten minutes is killed, by its own doing."""
-    told = False
+async def watch_child(client: Client, child: Child, report: Callable[[str], None]) -> None:
+    """Watch a child until cancelled. While a row's code holds the loop, send heartbeats for its activities, so that no
+    other process begins them; a child whose interpreter has stood still for ten minutes is killed, as its own fault."""
+    reported = False
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
         turned, watched = child.table.times()
@@ -34,10 +34,10 @@ async def oversee(client: Client, child: Child, say: Callable[[str], None]) -> N
             continue
         starved = now - watched
         if starved < _STARVED_S:
-            told = False
-        elif not told:
-            told = True
-            say(f"does not answer: code in C holds the interpreter{_rows(child)}")
+            reported = False
+        elif not reported:
+            reported = True
+            report(f"does not answer: code in C holds the interpreter{_rows(child)}")
         if starved > _GIVEN_UP_S:
             child.stuck = True
             child.kill()
@@ -60,7 +60,7 @@ def _rows(child: Child) -> str:
 
 
 def _is_stopped(pid: int) -> bool:
-    """By SIGSTOP, or a debugger: then it is to be taken for dead."""
+    """True if stopped by SIGSTOP or a debugger: such a process counts as dead."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""One child process as its supervisor sees it: started, told what to do, and how it ended."""
+"""One child process on the supervisor's side: its start, its channel, and its end."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from pipeline.processes.fork_server import ForkServer
 from pipeline.processes.output import OutputLines
 from pipeline.workflows.policies import GRACE
 
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 _STOP_S = GRACE.total_seconds() + 5
 
 
@@ -39,9 +39,9 @@ class Child:
 
     @classmethod
     async def started(
-        cls, server: ForkServer, name: str, say: Say, handlers: Mapping[str, Handler], begin: Mapping[str, Any]
+        cls, server: ForkServer, name: str, out: WriteLine, handlers: Mapping[str, Handler], begin: Mapping[str, Any]
     ) -> Self:
-        """Raises OSError where none can be started."""
+        """Start a child. Raises OSError if none can be started."""
         ours, theirs = socket.socketpair()
         read, write = os.pipe()
         table = InFlight.new()
@@ -57,7 +57,7 @@ class Child:
             os.close(write)
         answered = dict(handlers)
         channel = await Channel.over(ours, answered)
-        child = cls(pid, status, channel, table, OutputLines(read, lambda line: say(f"[{name}] {line}")))
+        child = cls(pid, status, channel, table, OutputLines(read, lambda line: out(f"[{name}] {line}")))
 
         async def on_ready(_: Message) -> None:
             child.ready = True
@@ -67,15 +67,15 @@ class Child:
 
         answered.update(ready=on_ready, leaving=on_leaving)
         child.death = asyncio.create_task(child._ended())
-        channel.tell("begin", {**begin, "log_level": logging.getLogger().level})
+        channel.send("begin", {**begin, "log_level": logging.getLogger().level})
         return child
 
     async def _ended(self) -> Death:
-        """Wait for its end, and say how it came."""
+        """Wait for the end of the process, and describe it."""
         serving = asyncio.create_task(self.channel.serve())
         try:
             status = await self.status
-            with contextlib.suppress(TimeoutError):  # what it had still told us; a grandchild may hold the other end
+            with contextlib.suppress(TimeoutError):  # its last messages; a grandchild may hold the other end
                 await asyncio.wait_for(asyncio.shield(serving), 0.2)
             return Death(
                 status,
@@ -93,8 +93,8 @@ class Child:
             self.table.close()
 
     async def stop(self) -> None:
-        """Let it drain; after its grace it is killed."""
-        self.channel.tell("stop")
+        """Let the process drain; after its grace it is killed."""
+        self.channel.send("stop")
         try:
             await asyncio.wait_for(asyncio.shield(self.death), _STOP_S)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""How a child ended, and what is done about the activities it was at work on."""
+"""Ends of child processes, and the failing of the activities they were running."""
 
 import base64
 import contextlib
@@ -15,15 +15,15 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 log = logging.getLogger("tandem.processes")
-_AGAIN = timedelta(milliseconds=50)  # the work is not at fault, and another worker is there
+_AGAIN = timedelta(milliseconds=50)  # the work is not at fault, and another worker is available
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ANSWER_WITHIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Death:
-    """`status`: of `os.waitstatus_to_exitcode`, None where there was no child. `ready`: it had begun to work;
-    `leaving`: it had done all that it was to do. `out_of_memory`: the kernel killed something in this container
+    """The end of a child. `status`: of `os.waitstatus_to_exitcode`, None if there was no child. `ready`: it had begun
+    to work; `leaving`: it had finished its work. `out_of_memory`: the kernel killed a process of this container
     meanwhile. `stuck`: it had to be killed, as its interpreter stood still."""
 
     status: int | None
@@ -36,8 +36,8 @@ class Death:
 
     @property
     def own(self) -> bool:
-        """Was it the process's own doing, or its code's? Not what an operator or a machine that is taken away sends; a
-        process that kills itself by SIGKILL looks like that too, and is taken for it."""
+        """True if the process or its code caused its end, not an operator or a machine that is shut down. A process
+        that kills itself by SIGKILL looks like the latter, and counts as such."""
         if self.status is None or self.leaving:
             return False
         if self.stuck:
@@ -52,8 +52,8 @@ class Death:
         return [row["key"] for row in self.rows]
 
     @property
-    def how(self) -> str:
-        """In words; nothing where it ended as it should."""
+    def cause(self) -> str:
+        """The cause in words; empty if it ended as it should."""
         if self.status is None:
             return "could not be started"
         if self.stuck:
@@ -61,7 +61,7 @@ class Death:
         if self.status == -signal.SIGKILL and self.out_of_memory:
             return "was killed because memory ran out"
         if self.status == 0:
-            return "" if self.leaving else "ended with 0, unasked"
+            return "" if self.leaving else "ended with 0 before it was stopped"
         return f"was killed by {signal_name(-self.status)}" if self.status < 0 else f"ended with {self.status}"
 
 
@@ -73,21 +73,21 @@ def signal_name(number: int) -> str:
 
 
 async def fail_activities(client: Client, death: Death) -> None:
-    """Have what a dead child was at work on done again at once."""
+    """Fail the activities of a dead child, so that they are done again at once."""
     for activity in death.activities:
         request = RespondActivityTaskFailedRequest(
             namespace=client.namespace,
             task_token=base64.b64decode(activity["token"]),
-            failure=lost_worker(f"the worker process {death.how or 'ended'}"),
+            failure=lost_worker(f"the worker process {death.cause or 'ended'}"),
             identity=client.service_client.config.identity,
         )
         with contextlib.suppress(RPCError):  # it had just ended, or its time is up anyhow
             await client.workflow_service.respond_activity_task_failed(request, timeout=_ANSWER_WITHIN)
 
 
-def lost_worker(why: str) -> Failure:
-    """The failure of an activity whose worker is gone: tried again at once."""
-    again = Duration()
-    again.FromTimedelta(_AGAIN)
-    info = ApplicationFailureInfo(type="WorkerLost", next_retry_delay=again)
-    return Failure(message=why, source="tandem", application_failure_info=info)
+def lost_worker(reason: str) -> Failure:
+    """Return the failure of an activity whose worker is gone: tried again at once."""
+    delay = Duration()
+    delay.FromTimedelta(_AGAIN)
+    info = ApplicationFailureInfo(type="WorkerLost", next_retry_delay=delay)
+    return Failure(message=reason, source="tandem", application_failure_info=info)

@@ -1,13 +1,12 @@
 """A warm parent of worker processes: everything is imported once, and a further child costs milliseconds.
 
-It is forked from the command before that has a thread, a loop or a connection, and itself does nothing but fork, wait
-and say how its children ended; so no child inherits a lock that is held. Where it is gone (somebody killed it) a fresh
-interpreter takes its place.
+It is forked from the command before that has a thread, a loop or a connection, and itself only forks, waits and reports
+how its children ended; so no child inherits a held lock. If it is gone (killed), a fresh interpreter replaces it.
 
     command ──socket──▶ fork server: "start" with descriptors ─▶ {"started": pid}
             ◀──socket──              {"ended": pid, "status": status}
 
-It ends with the command, and children end with it, whatever kills it: by PR_SET_PDEATHSIG where the kernel knows it,
+It ends with the command, and children end with it, however it is killed: by PR_SET_PDEATHSIG where the kernel has it,
 and by the end of their sockets everywhere.
 """
 
@@ -41,19 +40,19 @@ def prepare() -> None:
 
 
 def current() -> "ForkServer":
-    """The server of this process: the one that was prepared, while it lives; else one in an interpreter of its own."""
+    """Return the server of this process: the prepared one while it lives, else one in an interpreter of its own."""
     if not _servers or not _servers[-1].alive:
         _servers.append(ForkServer.spawned())
     return _servers[-1]
 
 
 class ForkServer:
-    """The command's side. `alive` until its process is gone."""
+    """The command's side. `alive` until the server's process is gone."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._rest = b""
-        self._one = asyncio.Lock()
+        self._starting = asyncio.Lock()
         self._started: asyncio.Future[int] | None = None
         self._ended: dict[int, asyncio.Future[int]] = {}
         self._reading = False
@@ -71,7 +70,7 @@ class ForkServer:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            _quietly(lambda: _serve(theirs, command, ours))
+            _run_process(lambda: _serve(theirs, command, ours))
         theirs.close()
         return cls(ours)
 
@@ -88,10 +87,10 @@ class ForkServer:
         return server
 
     async def start(self, descriptors: Sequence[int]) -> tuple[int, "asyncio.Future[int]"]:
-        """A new child that has these descriptors as 1, 2 and then 3, 4, …: its pid, and how it will end (as
-        `os.waitstatus_to_exitcode` says). Raises OSError where the server is gone."""
+        """Start a child that has these descriptors as 1, 2 and then 3, 4, …. Returns its pid, and a future of its exit
+        status (as of `os.waitstatus_to_exitcode`). Raises OSError if the server is gone."""
         self._listen()
-        async with self._one:
+        async with self._starting:
             if not self.alive:
                 raise ConnectionResetError("the fork server is gone")
             self._started = asyncio.get_running_loop().create_future()
@@ -103,7 +102,7 @@ class ForkServer:
             return pid, self._ended[pid]
 
     def close(self) -> None:
-        """Let it end; its children end with it."""
+        """Let the server end; its children end with it."""
         if self._reading:
             asyncio.get_running_loop().remove_reader(self._end)
             self._reading = False
@@ -131,21 +130,21 @@ class ForkServer:
             return
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            self._take(json.loads(line))
+            self._receive(json.loads(line))
 
-    def _take(self, said: Mapping[str, int]) -> None:
+    def _receive(self, message: Mapping[str, int]) -> None:
         loop = asyncio.get_running_loop()
-        pid = said.get("started", said.get("ended", 0))
+        pid = message.get("started", message.get("ended", 0))
         future = self._ended.setdefault(pid, loop.create_future())
-        if "ended" in said:
+        if "ended" in message:
             del self._ended[pid]
             if not future.done():
-                future.set_result(said["status"])
+                future.set_result(message["status"])
         elif self._started is not None and not self._started.done():
             self._started.set_result(pid)
 
     def _gone(self) -> None:
-        """All its children end with it: from outside, as far as they are concerned."""
+        """Note that the server has ended, and all its children with it: a cause from outside for them."""
         self.alive = False
         asyncio.get_running_loop().remove_reader(self._end)
         self._reading = False
@@ -161,15 +160,15 @@ class ForkServer:
 
 
 def boot(end: int) -> None:
-    """The server in an interpreter of its own."""
+    """Run the server in an interpreter of its own."""
     command = os.getppid()
     memory.configure_allocators()
     memory.freeze_gc()
-    _quietly(lambda: _serve(socket.socket(fileno=end), command))
+    _run_process(lambda: _serve(socket.socket(fileno=end), command))
 
 
 def _serve(end: socket.socket, command: int, other: socket.socket | None = None) -> NoReturn:
-    """Fork, wait, say how it ended; until the command is gone. `other`: the command's own end, where we have it."""
+    """Fork, wait, report ends, until the command is gone. `other`: the command's own end, if we have it."""
     if other is not None:
         other.close()
     die_with_parent(command)
@@ -201,16 +200,16 @@ def _start(end: socket.socket, inherited: tuple[int, ...]) -> None:
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _quietly(lambda: _become(end, inherited, descriptors, server))
+        _run_process(lambda: _become(end, inherited, descriptors, server))
     for descriptor in descriptors:
         os.close(descriptor)
-    _say(end, {"started": pid})
+    _report(end, {"started": pid})
 
 
 def _become(end: socket.socket, inherited: tuple[int, ...], descriptors: list[int], server: int) -> None:
-    """A child, from here on."""
+    """Become a child."""
     die_with_parent(server)
-    os.setsid()  # with a group of its own, so that what it leaves behind can be found
+    os.setsid()  # with a group of its own, so that its leftover children can be found
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -226,8 +225,8 @@ def _become(end: socket.socket, inherited: tuple[int, ...], descriptors: list[in
     os._exit(main.run(socket.socket(fileno=channel), table))
 
 
-def _quietly(work: Callable[[], object]) -> NoReturn:
-    """Run this as a process of its own, which never returns into what it was forked from."""
+def _run_process(work: Callable[[], object]) -> NoReturn:
+    """Run work as a process of its own, which never returns into the code that forked it."""
     import traceback
 
     code = 70
@@ -253,11 +252,11 @@ def _reap(end: socket.socket) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(ended.si_pid, signal.SIGKILL)  # before it is reaped: until then the number is its own
         _, status = os.waitpid(ended.si_pid, 0)
-        _say(end, {"ended": ended.si_pid, "status": os.waitstatus_to_exitcode(status)})
+        _report(end, {"ended": ended.si_pid, "status": os.waitstatus_to_exitcode(status)})
 
 
-def _say(end: socket.socket, said: Mapping[str, int]) -> None:
+def _report(end: socket.socket, message: Mapping[str, int]) -> None:
     try:
-        end.sendall(json.dumps(said).encode() + b"\n")
+        end.sendall(json.dumps(message).encode() + b"\n")
     except OSError:
         os._exit(0)

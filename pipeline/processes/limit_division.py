@@ -1,7 +1,7 @@
-"""Limits on calls at once, divided among the processes of a command: `rows_in_flight` holds for all of them together.
+"""Division of limits on concurrent calls among the processes of a command: `rows_in_flight` is for all together.
 
-Who has nothing to do holds little, who is held back gets what is free. A part that was handed out is taken back only as
-its calls end, so at no moment is the sum of what may be called above the limit.
+An idle process holds little, one that has waiting calls gets the free rest. A granted part is taken back only as its
+calls end, so the sum of possible calls is never above the limit.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Part:
-    """One process's part of one limit: `granted` to it, of which `in_flight` are out; `hungry`: it is held back."""
+    """One process's part of one limit: `granted` to it, `in_flight` of these are used; `hungry`: calls are waiting."""
 
     granted: int = 0
     in_flight: int = 0
@@ -23,17 +23,17 @@ class Part:
 
 
 def targets(limit: int, parts: Mapping[int, Part]) -> dict[int, int]:
-    """What each should have: those who are not hungry what they use and one more, the others the rest in equal shares;
-    each at least one, as far as that goes."""
-    wants = {who: limit if part.hungry else min(limit, part.in_flight + 1) for who, part in parts.items()}
-    left, given = limit, {}
-    for place, who in enumerate(sorted(wants, key=lambda who: (wants[who], who))):
-        given[who] = min(wants[who], left // (len(wants) - place))
-        left -= given[who]
-    if left and given:  # nobody is held back just now: it is at hand where the most is used
-        most = max(given, key=lambda who: (parts[who].in_flight, -who))
-        given[most] += left
-    return given
+    """Return the target of each process: those not hungry get what they use and one more, the others equal shares of
+    the rest; each gets at least one, if there are enough."""
+    wants = {process: limit if part.hungry else min(limit, part.in_flight + 1) for process, part in parts.items()}
+    left, granted = limit, {}
+    for index, process in enumerate(sorted(wants, key=lambda process: (wants[process], process))):
+        granted[process] = min(wants[process], left // (len(wants) - index))
+        left -= granted[process]
+    if left and granted:  # no process is hungry: the rest goes where the most is used
+        most = max(granted, key=lambda process: (parts[process].in_flight, -process))
+        granted[most] += left
+    return granted
 
 
 @dataclass
@@ -43,23 +43,23 @@ class Division:
     _parts: dict[str, dict[int, Part]] = field(default_factory=dict)
     _limits: dict[str, dict[int, int]] = field(default_factory=dict)
 
-    def report(self, who: int, said: Mapping[str, Any]) -> dict[int, dict[str, int]]:
-        """What a process says of its limits, by key; what is to be told to whom."""
+    def report(self, process: int, uses: Mapping[str, Any]) -> dict[int, dict[str, int]]:
+        """Note a process's use of its limits, by key. Returns the changed parts of each process."""
         changes: dict[int, dict[str, int]] = {}
-        for key, (limit, in_flight, hungry) in said.items():
-            part = self._parts.setdefault(key, {}).setdefault(who, Part())
+        for key, (limit, in_flight, hungry) in uses.items():
+            part = self._parts.setdefault(key, {}).setdefault(process, Part())
             part.in_flight, part.hungry = in_flight, hungry
             if limit:
-                self._limits.setdefault(key, {})[who] = limit
+                self._limits.setdefault(key, {})[process] = limit
             self._divide(key, changes)
         return changes
 
-    def left(self, who: int) -> dict[int, dict[str, int]]:
-        """A process has gone: what it held is free."""
+    def remove(self, process: int) -> dict[int, dict[str, int]]:
+        """Free the parts of a process that has ended. Returns the changed parts of the others."""
         changes: dict[int, dict[str, int]] = {}
         for key, parts in self._parts.items():
-            self._limits.get(key, {}).pop(who, None)
-            if parts.pop(who, None) is not None:
+            self._limits.get(key, {}).pop(process, None)
+            if parts.pop(process, None) is not None:
                 self._divide(key, changes)
         return changes
 
@@ -68,10 +68,10 @@ class Division:
         if not limits or not parts:
             return
         limit = min(limits.values())
-        wanted = targets(limit, parts)
-        for who in sorted(parts, key=lambda who: wanted[who] - parts[who].granted):  # first those who give back
-            others = sum(part.held for other, part in parts.items() if other != who)
-            granted = min(wanted[who], max(limit - others, 0))
-            if granted != parts[who].granted:
-                parts[who].granted = granted
-                changes.setdefault(who, {})[key] = granted
+        target = targets(limit, parts)
+        for process in sorted(parts, key=lambda process: target[process] - parts[process].granted):  # reductions first
+            others = sum(part.held for other, part in parts.items() if other != process)
+            granted = min(target[process], max(limit - others, 0))
+            if granted != parts[process].granted:
+                parts[process].granted = granted
+                changes.setdefault(process, {})[key] = granted

@@ -1,26 +1,26 @@
-"""What a child, its C libraries and its own children write to file descriptors 1 and 2: lines with a name before."""
+"""Output of a child, its C libraries and its own children to file descriptors 1 and 2: lines with a name before."""
 
 import asyncio
 import os
 from collections.abc import Callable
 
-_LONGEST = 8_192  # bytes of a line; a longer one is told in pieces
+_LONGEST = 8_192  # bytes of a line; a longer one is written in pieces
 _PIECE = 65_536
 
 
 class OutputLines:
-    """Reads one pipe as lines for as long as anybody may write to it, or until it is closed."""
+    """Reader of one pipe as lines, until all writers have ended or it is closed."""
 
-    def __init__(self, pipe: int, say: Callable[[str], None]) -> None:
+    def __init__(self, pipe: int, write_line: Callable[[str], None]) -> None:
         self._pipe = pipe
-        self._say = say
+        self._write_line = write_line
         self._rest = b""
         self._open = True
         os.set_blocking(pipe, False)
         asyncio.get_running_loop().add_reader(pipe, self._read)
 
     def close(self) -> None:
-        """Tell what is there, and read no more: a grandchild may hold the pipe open for ever."""
+        """Write the rest, and read no more: a grandchild may hold the pipe open without end."""
         while self._open and self._read():
             pass
         self._end()
@@ -37,14 +37,14 @@ class OutputLines:
             return False
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            self._tell(line)
+            self._emit(line)
         while len(self._rest) > _LONGEST:
-            self._tell(self._rest[:_LONGEST])
+            self._emit(self._rest[:_LONGEST])
             self._rest = self._rest[_LONGEST:]
         return True
 
-    def _tell(self, line: bytes) -> None:
-        self._say(line.decode("utf-8", "replace").rstrip("\r"))
+    def _emit(self, line: bytes) -> None:
+        self._write_line(line.decode("utf-8", "replace").rstrip("\r"))
 
     def _end(self) -> None:
         if not self._open:
@@ -53,5 +53,5 @@ class OutputLines:
         asyncio.get_running_loop().remove_reader(self._pipe)
         os.close(self._pipe)
         if self._rest:
-            self._tell(self._rest)
+            self._emit(self._rest)
             self._rest = b""

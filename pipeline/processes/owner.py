@@ -1,6 +1,7 @@
-"""Who works: a name that Temporal keeps with each activity, and a lock that the kernel frees when its owner dies.
+"""Owner of work: a name that Temporal keeps with each activity, and a lock that the kernel frees when its owner dies.
 
-So whoever carries on can tell at once, on the same machine, that a worker is dead, and need not wait for heartbeats.
+So a command that resumes the work sees at once, on the same machine, that a worker is dead: it need not wait for
+heartbeats.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ class Owner:
 
     @classmethod
     def new(cls) -> Self:
-        """Where the folder of spools cannot be written, one of whose death nobody can be certain."""
+        """Make an owner. If the folder of spools cannot be written, it has no lock: its death is not detected."""
         folder, name = _folder(), uuid.uuid4().hex
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -38,19 +39,19 @@ class Owner:
             return cls(name, None)
         return cls(name, lock)
 
-    def leave(self) -> None:
-        """It works no more: what is left of it may be carried on."""
+    def release(self) -> None:
+        """Release the lock: others may resume the work."""
         if self._lock is not None:
             os.close(self._lock)
 
 
 def identity_of(owner: str) -> str:
-    """What this process of an owner's is called in Temporal."""
+    """Return the name in Temporal of this process of an owner."""
     return f"{os.getpid()}@{socket.gethostname()}/{owner}"
 
 
 def is_dead(identity: str) -> bool:
-    """Is this certainly the name of a process whose owner has died on this machine? Of others nothing is known."""
+    """True if this is certainly a process whose owner has died on this machine; False if unknown."""
     found = _IDENTITY.match(identity)
     if found is None or found["host"] != socket.gethostname():
         return False

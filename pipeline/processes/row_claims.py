@@ -1,4 +1,4 @@
-"""Which process of a command runs which row, and how its answer gets to those that have an equal one."""
+"""Claims of rows by the processes of a command, and exchange of answers between processes with equal rows."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from stages.execution.single_flight import Shared
 from stages.journal.records import RowKey, RowRecord, encode_record, record_of
 
 _LOOK_EVERY_S = 0.05
-_MOST = 500_000  # rows whose process is remembered; of those before, an equal one is asked for again
+_MOST = 500_000  # rows whose process is remembered; a row equal to an older one is called again
 
 
 @dataclass
@@ -25,12 +25,12 @@ class ClaimedRows:
     _owners: dict[str, int] = field(default_factory=dict)
 
     def claim(self, member: int, message: Message) -> Message:
-        """The positions of those rows that are another living process's."""
+        """Claim rows. Returns the positions of those that belong to another living process."""
         elsewhere: list[int] = []
-        for at, key in enumerate(message.data["keys"]):
+        for index, key in enumerate(message.data["keys"]):
             name = f"{message.data['scope']}{key[0]}{key[1]}"
             if self._owners.get(name, member) != member and self._owners[name] in self.channels:
-                elsewhere.append(at)
+                elsewhere.append(index)
             else:
                 self._owners[name] = member
         while len(self._owners) > _MOST:
@@ -38,13 +38,13 @@ class ClaimedRows:
         return Message(elsewhere)
 
     async def result(self, member: int, message: Message) -> Message:
-        """The record of another process's row, as it is or as soon as it is there; else the row is the asker's."""
+        """Return the record of another process's row, after a wait if needed; else the requester gets the row."""
         key = message.data["key"]
         name = f"{message.data['scope']}{key[0]}{key[1]}"
         owner = self.channels.get(self._owners.get(name, member))
         if owner is not None and self._owners.get(name) != member:
             try:
-                found = await owner.ask("find", message.data)
+                found = await owner.request("find", message.data)
                 if found.body:
                     return found
             except ChannelClosed:
@@ -66,7 +66,7 @@ class ChildClaims:
         return BatchClaims(self.channel, scope, shared)
 
     async def find(self, message: Message) -> Message:
-        """A record for another process: of a row that is done, in flight, or still to come."""
+        """Return a record for another process: of a row that is done, in flight, or still to come."""
         key: RowKey = (message.data["key"][0], message.data["key"][1])
         while (shared := self._shared.get(message.data["scope"])) is not None:
             record = shared.recalled(key)
@@ -86,20 +86,20 @@ class ChildClaims:
 
 @dataclass
 class BatchClaims:
-    """Those of one batch."""
+    """The claims of one batch."""
 
     channel: Channel
     scope: str
     shared: Shared
 
     async def claim(self, keys: Sequence[RowKey]) -> set[RowKey]:
-        answer = await self.channel.ask("claim", {"scope": self.scope, "keys": keys})
-        elsewhere = {keys[at] for at in answer.data}
+        answer = await self.channel.request("claim", {"scope": self.scope, "keys": keys})
+        elsewhere = {keys[index] for index in answer.data}
         self.shared.claimed.update(key for key in keys if key not in elsewhere)
         return elsewhere
 
     async def result(self, key: RowKey) -> RowRecord | None:
-        answer = await self.channel.ask("result", {"scope": self.scope, "key": key})
+        answer = await self.channel.request("result", {"scope": self.scope, "key": key})
         record = record_of(answer.body) if answer.body else None
         return record if isinstance(record, RowRecord) else None
 

@@ -1,4 +1,4 @@
-"""Takes over from the dead: what a killed command was at work on is free at once, not after missed heartbeats."""
+"""Take-over from dead workers: a killed command's activities are free at once, not after missed heartbeats."""
 
 import asyncio
 import contextlib
@@ -25,8 +25,8 @@ _ANSWER_WITHIN = timedelta(seconds=10)
 
 
 async def release_from_the_dead(client: Client, queue: str) -> None:
-    """Fail the activities of a task queue whose worker is known to be dead, and have workflow tasks no longer offered
-    to it. What cannot be done is left to Temporal's own timeouts."""
+    """Fail the activities of a task queue whose worker is known to be dead, and stop offering workflow tasks to it. The
+    rest is left to Temporal's own timeouts."""
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def release(execution: WorkflowExecution) -> None:
@@ -39,7 +39,7 @@ async def release_from_the_dead(client: Client, queue: str) -> None:
         async for found in client.list_workflows(f"ExecutionStatus = 'Running' AND TaskQueue = '{queue}'", limit=_MOST):
             tasks.append(asyncio.create_task(release(WorkflowExecution(workflow_id=found.id, run_id=found.run_id))))
     except RPCError as exc:
-        log.warning("what a dead worker held is left to its timeouts: %s", exc)
+        log.warning("activities of dead workers are left to their timeouts: %s", exc)
     await asyncio.gather(*tasks)
 
 

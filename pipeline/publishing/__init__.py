@@ -1,1 +1,1 @@
-"""From staged batches to a committed generation, in bounded memory, without Temporal."""
+"""Publishing: from staged batches to a committed generation, in bounded memory, without Temporal."""

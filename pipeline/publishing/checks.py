@@ -1,4 +1,4 @@
-"""What has to hold before anything is uploaded: counts, the reject rate, the spec's checks."""
+"""Checks before anything is uploaded: counts, the reject rate, the spec's checks."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ from stages.tables.conditions import holds
 
 _SAMPLE = 5
 _BLOCKED = (
-    "Nothing was published, and the answers are kept: the same run again would end the same. See such rows: tandem "
-    "partitions show KEY; then change the prompt, drop them (a stage with uses: checks), or say severity: warn."
+    "Nothing was published, and the answers are kept: repeating the run gives the same result. See such rows: tandem "
+    "partitions show KEY; then change the prompt, drop them (a stage with uses: checks), or set severity: warn."
 )
 
 
@@ -37,7 +37,7 @@ def too_many_rejects(job: Job, partition: str, counts: Counts) -> RejectRateExce
         return RejectRateExceeded(
             f"{partition}: {counts.rejected} of {counts.rows_in} rows were rejected, "
             f"{counts.rejected / counts.rows_in:.1%}; limits.max_reject_rate is {allowed:.1%}.",
-            hint="The same run again would end the same. See why: tandem rejects ls; then ask those rows again: tandem "
+            hint="Repeating the run gives the same result. See why: tandem rejects ls; then retry those rows: tandem "
             "rejects retry, or raise limits.max_reject_rate. Answers are kept and not paid for again.",
         )
     return None
@@ -56,20 +56,20 @@ class OutputChecks:
         self._sample: list[list[str]] = [[] for _ in self._checks]
 
     def see(self, table: pa.Table) -> None:
-        """Hold rows against every check; the partition's own columns are there as well."""
+        """Count the rows that break each check; the partition's own columns are there as well."""
         if not self._checks or not table.num_rows:
             return
         for name, value in self._keys:
             table = table.append_column(name, pa.repeat(value, table.num_rows))
         rows = pl.DataFrame(table)
         self._seen += rows.height
-        for at, check in enumerate(self._checks):
+        for index, check in enumerate(self._checks):
             broken = rows.filter(~holds(rows, check.sql))
-            self._broken[at] += broken.height
-            self._note(self._sample[at], broken)
+            self._broken[index] += broken.height
+            self._note(self._sample[index], broken)
 
     def _note(self, sample: list[str], broken: pl.DataFrame) -> None:
-        """A source row may have become several: each is named once."""
+        """Add row names to a sample: a source row may have become several, and is named once."""
         if not self._named_by:
             return
         for values in broken.select(self._named_by).iter_rows():
@@ -79,7 +79,7 @@ class OutputChecks:
                 sample.append(name)
 
     def broken(self) -> tuple[BrokenCheck, ...]:
-        """The checks that rows break, in the spec's order."""
+        """Return the checks that rows break, in the spec's order."""
         return tuple(
             BrokenCheck(name=check.name, severity=check.severity, rows=rows, keys=tuple(sample))
             for check, rows, sample in zip(self._checks, self._broken, self._sample, strict=True)
@@ -87,7 +87,7 @@ class OutputChecks:
         )
 
     def verdict(self) -> tuple[BrokenCheck, ...]:
-        """Those of severity warn. Raises ChecksFailed where a blocking check found rows."""
+        """Return the broken checks of severity warn. Raises ChecksFailed if rows break a blocking check."""
         broken = self.broken()
         blocking = [self.sentence(check) for check in broken if check.severity == "block"]
         if blocking:
@@ -95,6 +95,6 @@ class OutputChecks:
         return broken
 
     def sentence(self, check: BrokenCheck) -> str:
-        """Without keys: it goes where no row may be named."""
+        """Describe a broken check, without keys: it is stored where no row may be named."""
         (sql,) = (one.sql for one in self._checks if one.name == check.name)
         return f"check {check.name!r} ({sql.strip()}): {check.rows:,} of {self._seen:,} rows break it"

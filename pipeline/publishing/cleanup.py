@@ -1,4 +1,4 @@
-"""After a commit: former files leave `data/`, the journal is compacted. Who reads by manifest depends on neither."""
+"""After a commit: former files leave `data/`, the journal is compacted. Readers by manifest depend on neither."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ EVERY = dt.timedelta(seconds=30)
 
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
-    """Settle the partition's files, then compact its journal. What fails here is left to the next sweep."""
+    """Settle the partition's files, then compact its journal. After a failure the next sweep does it."""
     if generations.settle(store, manifest, generations.retention_of(job.spec.sink), now) is None:
         seen = [
             mark.key for mark in generations.marks(store, manifest.partition) if mark.generation <= manifest.generation
@@ -49,7 +49,7 @@ def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:
 
 
 def catch_up(store: Store, spec: Spec, base: Path) -> None:
-    """Bring the table of a sink that has one up to what is committed. Raises StoreError."""
+    """Bring the table of a sink, if any, to the committed state. Raises StoreError."""
     if next(iter(store.list(ids.LAGGING)), None) is None:
         return
     lake = follow.lake_of(expanded(spec), base, store)
@@ -59,48 +59,48 @@ def catch_up(store: Store, spec: Spec, base: Path) -> None:
 
 
 def sweep(store: Store, now: dt.datetime, *, ended: str = "") -> dt.datetime | None:
-    """Settle whatever is marked, of all partitions: every command that publishes does so at its start, every run at
-    its end. `ended` is a run of which nothing is at work any more. Returns when the next files are due."""
-    due = [_swept(store, mark, now, ended) for mark in generations.marks(store)]
+    """Settle every marked partition: each command that publishes does so at its start, each run at its end. `ended` is
+    a run that does not work any more. Returns the time when the next files are due."""
+    due = [_settle_mark(store, mark, now, ended) for mark in generations.marks(store)]
     return min((one for one in due if one is not None), default=None)
 
 
 def try_to_sweep(store: Store) -> None:
-    """The same, where something else is to be done that must not fail by it."""
+    """Sweep, and log errors instead of raising them: the caller's own work goes on."""
     try:
         sweep(store, dt.datetime.now(dt.UTC))
     except (TandemError, OSError) as exc:
-        log.warning("%s: what earlier publications left in data/ is not removed yet: %s", store.uri, exc)
+        log.warning("%s: files of earlier publications in data/ are not removed yet: %s", store.uri, exc)
 
 
-async def sweep_now_and_then(stores: Callable[[], Iterable[Store]], every: dt.timedelta = EVERY) -> None:
-    """Remove what is due in the sinks that a process knows, until it is cancelled."""
+async def sweep_periodically(stores: Callable[[], Iterable[Store]], every: dt.timedelta = EVERY) -> None:
+    """Sweep the sinks that a process knows, regularly, until cancelled."""
     while True:
         await asyncio.sleep(every.total_seconds())
         for store in stores():
             await asyncio.to_thread(try_to_sweep, store)
 
 
-def _swept(store: Store, mark: Mark, now: dt.datetime, ended: str) -> dt.datetime | None:
+def _settle_mark(store: Store, mark: Mark, now: dt.datetime, ended: str) -> dt.datetime | None:
     manifest = commits.current(store, mark.partition)
     if manifest is None or manifest.generation < mark.generation:
-        manifest = _given_up(store, mark, manifest, ended)
+        manifest = _fence_abandoned(store, mark, manifest, ended)
         if manifest is None:
-            return None  # somebody is about to publish it, or nothing of it is to be seen
+            return None  # a publication is under way, or nothing of it is visible
     due = generations.settle(store, manifest, mark.retention, now)
     if due is None:
         store.delete([mark.key])
     return due
 
 
-def _given_up(store: Store, mark: Mark, current: Manifest | None, ended: str) -> Manifest | None:
-    """Fence a publication that was uploaded and not committed, once its run is closed: its worker may be frozen rather
-    than dead, and must not commit what is about to be removed. Returns the tombstone."""
+def _fence_abandoned(store: Store, mark: Mark, current: Manifest | None, ended: str) -> Manifest | None:
+    """Fence a publication that was uploaded and not committed, once its run is closed: its worker may be frozen instead
+    of dead, and must not commit files that will be removed. Returns the tombstone."""
     if not generations.uncommitted(store, mark.partition, current.generation if current else 0):
         return None
     if not mark.run:
         return None
-    request = load_request(store, mark.run)  # a rollback has none: it takes a moment, and is given again
+    request = load_request(store, mark.run)  # a rollback has none: it takes a moment, and can be repeated
     if request is not None and mark.run != ended and not is_closed(store, mark.run):
         return None
     pipeline = request.pipeline if request is not None else current.pipeline if current is not None else ""

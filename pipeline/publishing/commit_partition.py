@@ -1,4 +1,4 @@
-"""What surrounds the one conditional put: marks before it, tables and hints after it, and nothing left by who loses.
+"""The steps around the one conditional put: marks before it, tables and hints after it, cleanup after a lost race.
 
 mark → is the generation still free? → upload → commit → the table follows → _SUCCESS
 """
@@ -20,7 +20,7 @@ from schemas.spec.sections import Spec
 
 def commit(spec: Spec, base: Path, store: Store, draft: Manifest, upload: Callable[[], object]) -> Manifest:
     """Make the draft the partition's current generation. `upload` puts its files where readers by glob see them, and is
-    called only while nobody else has that generation. Raises CommitConflict, Cancelled, StoreError."""
+    called only while that generation is free. Raises CommitConflict, Cancelled, StoreError."""
     generations.mark(store, draft.partition, draft.generation, draft.run, generations.retention_of(spec.sink))
     lake = follow.lake_of(spec, base, store)
     with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
@@ -41,13 +41,13 @@ def commit(spec: Spec, base: Path, store: Store, draft: Manifest, upload: Callab
 
 
 def _remove_own(store: Store, draft: Manifest) -> None:
-    """Who loses removes what it has uploaded, but for files that the winner names too: nobody else can name them any
-    more. Where the outcome is not known they stay, to be found by their mark."""
+    """Remove the uploaded files after a lost race, except those that the winner names too: no other generation can name
+    them. If the outcome is unknown they stay, and are found by their mark."""
     winner = commits.read_commit(store, draft.partition, draft.generation)
     store.delete(sorted(named(draft) - named(winner)))
 
 
 def _write_success(store: Store, manifest: Manifest) -> None:
-    """A hint for tools that look for it; the commit is the truth."""
+    """Write `_SUCCESS`, a hint for tools that look for it; the commit is the truth."""
     content = {"generation": manifest.generation, "run": manifest.run, "counts": manifest.counts.model_dump()}
     store.put(ids.success(manifest.partition), orjson.dumps(content))

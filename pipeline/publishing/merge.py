@@ -28,7 +28,7 @@ GROUP_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A final file on this machine's disk, and what a manifest will say of it."""
+    """A final file on this machine's disk, and its entry in a manifest."""
 
     path: Path
     file: DataFile
@@ -55,7 +55,7 @@ class Merge:
         }
 
     def data(self, staged: Sequence[StagedFile], checks: OutputChecks) -> list[LocalFile]:
-        """Data files of the declared schema, at least one. Raises ChecksFailed."""
+        """Write data files of the declared schema, at least one. Raises ChecksFailed."""
         schema = self.job.columns
         tables = self.tables(staged, checks)
         if self.job.spec.sink.provenance == "columns":
@@ -64,20 +64,20 @@ class Merge:
         checks.verdict()
         time = self._time_column()
         folder = ids.data_folder(self.partition)
-        return [self._named(folder, at, path, time) for at, path in enumerate(paths)]
+        return [self._named(folder, part, path, time) for part, path in enumerate(paths)]
 
     def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[LocalFile]:
-        """Rejects, questions or index: no file where there are no rows."""
+        """Write rejects, questions or index: no file if there are no rows."""
         if not any(file.rows for file in staged):
             return []
         folders = {"rejects": ids.rejects_folder, "pending": ids.pending_folder, "index": ids.index_folder}
         folder = folders[kind](self.partition)
         tables = (of_any_version(schema, table) for table in self.tables(staged, None))
         paths = self._write(schema, tables, kind)
-        return [self._named(folder, at, path, None) for at, path in enumerate(paths)]
+        return [self._named(folder, part, path, None) for part, path in enumerate(paths)]
 
     def upload(self, files: Sequence[LocalFile]) -> list[DataFile]:
-        """Where manifests name them."""
+        """Upload files to the keys that manifests name."""
         for local in files:
             self.store.upload(local.file.key, local.path)
             self.note(0)
@@ -92,7 +92,7 @@ class Merge:
             yield table
 
     def _write(self, schema: pa.Schema, tables: Iterator[pa.Table], kind: str) -> Iterator[Path]:
-        """Local files of about TARGET_BYTES, row groups of GROUP_ROWS or GROUP_BYTES, whichever comes first."""
+        """Write local files of about TARGET_BYTES, with row groups of at most GROUP_ROWS or GROUP_BYTES."""
         declared = schema.with_metadata(self.footer)
         path, writer, number = self.folder / f"{kind}-0.parquet", None, 0
         for group in _groups(tables, schema):
@@ -101,7 +101,7 @@ class Merge:
                 writer = _writer(path, declared)
             writer.write_table(group.cast(declared), row_group_size=GROUP_ROWS)
             del group
-            pa.default_memory_pool().release_unused()  # what a group took, the pool would keep for long
+            pa.default_memory_pool().release_unused()  # else the pool keeps a group's memory for long
             if path.stat().st_size >= TARGET_BYTES and kind != "index":  # a manifest names one
                 writer.close()
                 yield path
@@ -136,32 +136,32 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
-    """What batches staged, some of them before an upgrade: a column that was not known then is null."""
+    """Concatenate staged tables, some of an earlier version: a column that they do not have is null."""
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
 def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables gathered to the size of a row group, which does not depend on how many rows a batch had."""
+    """Collect tables to the size of a row group, independent of the size of batches."""
     held: list[list[pa.Array]] = [[] for _ in schema]
     rows = size = 0
     for whole in tables:
         table = whole.select(schema.names).cast(schema)
         while table.num_rows:
-            taken = table.slice(0, GROUP_ROWS - rows)
-            table = table.slice(taken.num_rows)
-            for chunks, column in zip(held, taken.columns, strict=True):
+            piece = table.slice(0, GROUP_ROWS - rows)
+            table = table.slice(piece.num_rows)
+            for chunks, column in zip(held, piece.columns, strict=True):
                 chunks.extend(column.chunks)
-            rows += taken.num_rows
-            size += taken.nbytes
+            rows += piece.num_rows
+            size += piece.nbytes
             if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                yield _emptied(held, schema)
+                yield _combine(held, schema)
                 rows = size = 0
     if rows:
-        yield _emptied(held, schema)
+        yield _combine(held, schema)
 
 
-def _emptied(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
-    """What is held, each column in one piece. Pieces are let go of column by column: a group is never there twice."""
+def _combine(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
+    """Combine the held chunks, column by column, and release them: a group is never in memory twice."""
     columns = []
     for chunks, field in zip(held, schema, strict=True):
         column = pa.table([pa.chunked_array(chunks, field.type)], names=[field.name])

@@ -1,4 +1,4 @@
-"""Stages that wait for a whole partition: they run at publishing, over what its batches staged.
+"""Stages over a whole partition: they run at publishing, over the staged data of its batches.
 
 staged batches → one local Parquet file → stage, stage, … each streamed from file to file → staged again → final files
 
@@ -29,19 +29,21 @@ OUT_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class Passed:
+class StageResult:
     """The staged data to publish, and the partition's counts."""
 
     data: list[StagedFile]
     counts: Counts
 
 
-def through(job: Job, staging: StagingFolder, receipts: Sequence[Receipt], counts: Counts, folder: Path) -> Passed:
-    """The batches' data through the stages behind the barrier; as it is where there are none. Raises PartitionError."""
+def run_stages(
+    job: Job, staging: StagingFolder, receipts: Sequence[Receipt], counts: Counts, folder: Path
+) -> StageResult:
+    """Run the stages behind the barrier over the batches' data; unchanged if there are none. Raises PartitionError."""
     staged = [receipt.data for receipt in receipts]
     stages = job.partition_stages
     if not stages:
-        return Passed(staged, counts)
+        return StageResult(staged, counts)
     rows = folder / "barrier-rows.parquet"
     _gather(job, staging, staged, [receipt.counts.rows_in for receipt in receipts], rows)
     ok: int | None = None
@@ -53,16 +55,16 @@ def through(job: Job, staging: StagingFolder, receipts: Sequence[Receipt], count
         rows.unlink()
         rows = after
     ok = _ok(rows) if ok is None else ok
-    data = _staged_again(job, staging, rows)
+    data = _stage_result(job, staging, rows)
     filtered = counts.rows_in - ok - counts.rejected - counts.pending
     out = sum(file.rows for file in data)
-    return Passed(data, counts.model_copy(update={"ok": ok, "filtered": filtered, "out": out}))
+    return StageResult(data, counts.model_copy(update={"ok": ok, "filtered": filtered, "out": out}))
 
 
 def _gather(
     job: Job, staging: StagingFolder, staged: Sequence[StagedFile], batches: Sequence[int], target: Path
 ) -> None:
-    """One local file, its rows numbered over the partition."""
+    """Write one local file, its rows numbered over the partition."""
     columns = job.snapshot.schema
     for stage in job.stages[: job.barrier]:
         columns = stage.columns_after(columns)
@@ -71,24 +73,24 @@ def _gather(
     with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
         for file, rows in zip(staged, batches, strict=True):
             table = staged_table(staging.store, file)
-            numbers = pa.array([at + before for at in table[ROW].to_pylist()], pa.int64())
+            numbers = pa.array([row + before for row in table[ROW].to_pylist()], pa.int64())
             table = table.set_column(table.column_names.index(ROW), ROW, numbers)
             writer.write_table(table.select(schema.names).cast(schema))
             before += rows
 
 
 def _ok(rows: Path) -> int:
-    """Source rows that are there and were not rejected."""
+    """Count source rows that are there and were not rejected."""
     return int(pl.scan_parquet(rows).filter(~pl.col(REJECTED)).select(pl.col(ROW).n_unique()).collect().item())
 
 
-def _staged_again(job: Job, staging: StagingFolder, rows: Path) -> list[StagedFile]:
+def _stage_result(job: Job, staging: StagingFolder, rows: Path) -> list[StagedFile]:
     schema = job.columns
-    out: list[StagedFile] = []
+    files: list[StagedFile] = []
     with pq.ParquetFile(rows) as file:
         for batch in batches_of(file, OUT_ROWS):
             table = pa.Table.from_batches([batch])
             if missing := [name for name in schema.names if name not in table.column_names]:
                 raise PartitionError(f"the column {missing[0]!r} is gone behind the barrier: a bug of Tandem's.")
-            out.append(staging.write_table(len(out), "passed", conform(table.select(schema.names), schema)))
-    return out or [staging.write_table(0, "passed", schema.empty_table())]
+            files.append(staging.write_table(len(files), "passed", conform(table.select(schema.names), schema)))
+    return files or [staging.write_table(0, "passed", schema.empty_table())]

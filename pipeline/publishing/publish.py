@@ -1,4 +1,4 @@
-"""From staged batches to a committed generation (design: publishing), in bounded memory, without Temporal.
+"""Publish: from staged batches to a committed generation, in bounded memory, without Temporal.
 
 receipts → counts add up, checks hold → final files (same rows, same bytes, same key) → upload → one conditional put
 """
@@ -35,7 +35,7 @@ from schemas.staging import OpenedPartition, Receipt, Refusal
 
 @dataclass(frozen=True)
 class Published:
-    """The generation that readers now see. `manifest` None: it was enriched, but may not replace a whole generation."""
+    """The generation that readers now see. `manifest` None: the partition may not replace a whole generation."""
 
     manifest: Manifest | None
     counts: Counts
@@ -44,7 +44,7 @@ class Published:
 
 @dataclass(frozen=True)
 class _Batches:
-    """What the batches of a partition came to, and where they lie."""
+    """The results of a partition's batches, and their folder."""
 
     staging: StagingFolder
     receipts: list[Receipt]
@@ -74,7 +74,7 @@ class _FinalFiles:
 
     @property
     def seen(self) -> list[LocalFile]:
-        """What readers by glob find, uploaded last; data and rejects, in this order."""
+        """The files that readers by glob find, uploaded last; data and rejects, in this order."""
         return [*self.data, *self.rejects]
 
 
@@ -88,7 +88,7 @@ def publish(
     counts = batches.counts
     refuse_miscount(opened, batches.receipts, counts)
     if rehearsal:
-        return _rehearsed(work, opened, batches)
+        return _rehearse(work, opened, batches)
     checks = OutputChecks(job, opened.partition)
     if (refusal := too_many_rejects(job, opened.partition, counts)) is not None:
         _keep_refused(work, opened, batches, batches.refusal(counts))
@@ -109,7 +109,7 @@ def _published(
     job, plan, store = work.job, work.plan, work.store
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     files = _final_files(work, opened, batches, checks, merge)
-    # Only what passed its checks may bind later publications.
+    # Only output that passed its checks may bind later publications.
     version = declare_schema(store, job.columns, job.keys, new_version=plan.selection.new_version)
     claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
     counts = files.counts
@@ -152,37 +152,37 @@ def _published(
 def _final_files(
     work: PartitionRun, opened: OpenedPartition, batches: _Batches, checks: OutputChecks, merge: Merge
 ) -> _FinalFiles:
-    """Merge, and upload what no reader by glob sees. Raises ChecksFailed before that, PartitionError, StoreError."""
+    """Merge, and upload files hidden from glob readers. Raises ChecksFailed before that, PartitionError, StoreError."""
     receipts = batches.receipts
-    passed = partition_stages.through(work.job, batches.staging, receipts, batches.counts, merge.folder)
+    result = partition_stages.run_stages(work.job, batches.staging, receipts, batches.counts, merge.folder)
     try:
-        data = merge.data(passed.data, checks)
+        data = merge.data(result.data, checks)
     except ChecksFailed as exc:
-        refused = batches.refusal(passed.counts).model_copy(update={"checks": exc.checks})
+        refused = batches.refusal(result.counts).model_copy(update={"checks": exc.checks})
         _keep_refused(work, opened, batches, refused)
         raise
     rejects = merge.plain("rejects", REJECTS, [r.rejects for r in receipts if r.rejects is not None])
     pending = merge.plain("pending", PENDING, [r.pending for r in receipts if r.pending is not None])
     index = merge.plain("index", INDEX, [receipt.index for receipt in receipts])
-    return _FinalFiles(data, rejects, merge.upload(pending), merge.upload(index), passed.counts)
+    return _FinalFiles(data, rejects, merge.upload(pending), merge.upload(index), result.counts)
 
 
 def _damage(opened: OpenedPartition, batches: _Batches) -> list[str]:
-    """What of the journal could not be read, each once."""
+    """Return the damaged parts of the journal, each once."""
     found = (*opened.damage, *(line for receipt in batches.receipts for line in receipt.damage))
     return list(dict.fromkeys(found))
 
 
-def _rehearsed(work: PartitionRun, opened: OpenedPartition, batches: _Batches) -> Published:
-    """What a sample came to; nothing is published. Raises ChecksFailed. The reject rate is judged over all samples."""
+def _rehearse(work: PartitionRun, opened: OpenedPartition, batches: _Batches) -> Published:
+    """Check a sample, publish nothing. Raises ChecksFailed. The reject rate is checked over all samples."""
     _keep_rejects(work, batches)
     checks = OutputChecks(work.job, work.partition)
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merge = Merge(work, opened.base, Path(folder))
-        passed = partition_stages.through(work.job, batches.staging, batches.receipts, batches.counts, Path(folder))
-        for _ in merge.tables(passed.data, checks):
+        result = partition_stages.run_stages(work.job, batches.staging, batches.receipts, batches.counts, Path(folder))
+        for _ in merge.tables(result.data, checks):
             pass
-    counts = passed.counts.model_copy(update={"out": 0})
+    counts = result.counts.model_copy(update={"out": 0})
     try:
         checks.verdict()
     except ChecksFailed as exc:
@@ -195,7 +195,7 @@ def _rehearsed(work: PartitionRun, opened: OpenedPartition, batches: _Batches) -
 
 
 def _keep_refused(work: PartitionRun, opened: OpenedPartition, batches: _Batches, refusal: Refusal) -> None:
-    """What is known of a partition that is not published: its counts, and the rows that were rejected."""
+    """Store the counts and the rejected rows of a partition that is not published."""
     if refusal.counts.rejected:
         _keep_rejects(work, batches)
     _keep(work.store, opened, refusal)
@@ -206,7 +206,7 @@ def _keep(store: Store, opened: OpenedPartition, refusal: Refusal) -> None:
 
 
 def _keep_rejects(work: PartitionRun, batches: _Batches) -> None:
-    """The rejects of a partition that is not published, where `tandem rejects` finds them."""
+    """Store the rejects of a partition that is not published, where `tandem rejects` finds them."""
     staged = [receipt.rejects for receipt in batches.receipts if receipt.rejects is not None]
     tables = [table_of(work.store.get(file.key)) for file in staged]
     sink = pa.BufferOutputStream()
@@ -218,7 +218,7 @@ def _keep_rejects(work: PartitionRun, batches: _Batches) -> None:
 
 
 def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile]) -> int:
-    """Rows of the parent generation whose identity the input no longer has; of equal rows, each counts."""
+    """Count rows of the parent generation whose identity the input no longer has; each of equal rows counts."""
     if parent is None or parent.index is None:
         return 0
     before = _hashed_ids(store, parent.index.key)
@@ -229,7 +229,7 @@ def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile]) -
 
 
 def _hashed_ids(store: Store, key: str) -> pl.Series:
-    """Eight bytes of each identity, so that millions of rows cost little memory."""
+    """Hash each identity to eight bytes, so that millions of rows cost little memory."""
     try:
         with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
             batches = batches_of(parquet, 65_536, ["row_id"])

@@ -1,4 +1,4 @@
-"""An earlier generation once more: a new generation of the same rows, from the files that history keeps. No calls."""
+"""Rollback: publish an earlier generation again as a new one, from the files that history keeps. No calls."""
 
 import datetime as dt
 import uuid
@@ -34,7 +34,7 @@ def rollback(spec: Spec, base: Path, store: Store, partition: str, to: int | Non
 
 
 def _target(store: Store, current: Manifest, to: int | None, kept: int) -> Manifest:
-    """The generation to repeat, whose files are all there. Raises UsageError."""
+    """Return the generation to repeat, all of whose files exist. Raises UsageError."""
     partition = current.partition
     if to is None:
         target = next(iter(generations.earlier(store, current, 1)), None)
@@ -68,13 +68,13 @@ def _refuse_schema(store: Store, target: Manifest) -> None:
 
 
 def _repeated(target: Manifest, current: Manifest) -> Manifest:
-    """The target's state as the next generation. Its files get names of their own: a name belongs to one generation."""
+    """Make the next generation from the target's state. Its files get new names: a name belongs to one generation."""
     now, generation = dt.datetime.now(dt.UTC), current.generation + 1
 
     def renamed(files: tuple[DataFile, ...]) -> tuple[DataFile, ...]:
         return tuple(
-            file.model_copy(update={"key": ids.part_file(_folder(file.key), at, generation, file.sha256)})
-            for at, file in enumerate(files)
+            file.model_copy(update={"key": ids.part_file(_folder(file.key), part, generation, file.sha256)})
+            for part, file in enumerate(files)
         )
 
     return target.model_copy(

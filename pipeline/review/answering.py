@@ -1,6 +1,7 @@
-"""Rows parked for a person, and answering them. Equal rows ask once; a partition's answers are written at once.
+"""Find rows that wait for a person, and answer them. Identical rows share one question; the answers of a partition are
+written together.
 
-What is answered here costs nothing until the next `tandem run` of the partition, which asks exactly what was missing.
+An answer costs nothing until the next `tandem run` of the partition, which calls models only for what was missing.
 """
 
 import datetime as dt
@@ -14,7 +15,7 @@ import orjson
 import polars as pl
 
 from pipeline.review import questions
-from pipeline.review.questions import PendingRows
+from pipeline.review.questions import PendingRows, QuestionKey
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
 from schemas import digests
@@ -27,13 +28,13 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class ReviewQuestion:
-    """What one or several equal rows of a partition ask. `generation` None: the partition waits for the answer.
-    `answer` is what was said since, as JSON. `rows` are (row id, key) of the rows."""
+    """A question of one or several identical rows of a partition. `generation` None: the partition waits for the
+    answer. `answer` is the answer as JSON, None while there is none. `rows` are (row id, key) of the rows."""
 
     partition: str
     generation: int | None
     id: str
-    asked: questions.Asked
+    question_key: QuestionKey
     rows: tuple[tuple[str, dict[str, Any]], ...]
     stage: str
     question: Any
@@ -52,7 +53,7 @@ class ReviewQuestion:
         return self.rows[0][1]
 
     def is_of(self, row: str) -> bool:
-        """Does `--row` mean this: the question's id, a row's id, its key as JSON, or a value of its key?"""
+        """True if `--row` names this question: by its id, a row's id, the key as JSON, or a value of the key."""
         if row == self.id:
             return True
         for row_id, key in self.rows:
@@ -80,35 +81,35 @@ class ReviewQuestion:
 
 
 def open_questions(store: Store, partition: str | None = None) -> list[ReviewQuestion]:
-    """All that is asked and not yet gone on with, by partition, oldest first."""
+    """Return the questions whose rows have not gone on yet, by partition, oldest first."""
     found: list[ReviewQuestion] = []
     for parked in _parked(store, partition):
-        rows = questions.with_answers(parked.rows, questions.given(store, parked.partition))
-        found += sorted(_grouped(parked, rows), key=lambda asked: (asked.asked_at, asked.id))
-    return sorted(found, key=lambda asked: asked.partition)
+        rows = questions.with_answers(parked.rows, questions.read_answers(store, parked.partition))
+        found += sorted(_grouped(parked, rows), key=lambda question: (question.asked_at, question.id))
+    return sorted(found, key=lambda question: question.partition)
 
 
 def _parked(store: Store, partition: str | None) -> Iterator[PendingRows]:
     found = catalogue.published(store, None if partition is None else [partition])
     manifests = list(catalogue.manifests(found))
-    holding = questions.waiting(store, {manifest.partition: manifest.generation for manifest in manifests})
-    yield from (parked for parked in holding if partition in (None, parked.partition))
-    waits = {parked.partition for parked in holding}
+    waiting_rows = questions.waiting(store, {manifest.partition: manifest.generation for manifest in manifests})
+    yield from (parked for parked in waiting_rows if partition in (None, parked.partition))
+    waiting = {parked.partition for parked in waiting_rows}
     for manifest in manifests:
-        if manifest.partition not in waits and manifest.ever_published and manifest.pending:
+        if manifest.partition not in waiting and manifest.ever_published and manifest.pending:
             yield PendingRows(manifest.partition, manifest.generation, questions.of_generation(store, manifest))
 
 
 def _grouped(parked: PendingRows, rows: pl.DataFrame) -> Iterator[ReviewQuestion]:
-    for (*asked,), part in rows.group_by(*questions.QUESTION, maintain_order=True):
+    for (*key,), part in rows.group_by(*questions.QUESTION, maintain_order=True):
         first = part.row(0, named=True)
-        stage, row, question, ordinal = str(asked[0]), str(asked[1]), str(asked[2]), int(str(asked[3]))
+        stage, row, question, ordinal = str(key[0]), str(key[1]), str(key[2]), int(str(key[3]))
         yield ReviewQuestion(
             partition=parked.partition,
             generation=parked.generation,
             id=digests.digest(parked.partition, stage, row, question, str(ordinal))[:12],
-            asked=(stage, row, question, ordinal),
-            rows=tuple((row_id, orjson.loads(key)) for row_id, key in part.select("row_id", "key").iter_rows()),
+            question_key=(stage, row, question, ordinal),
+            rows=tuple((row_id, orjson.loads(row_key)) for row_id, row_key in part.select("row_id", "key").iter_rows()),
             stage=first["stage"],
             question=orjson.loads(first["question"]),
             reads=orjson.loads(first["row"]),
@@ -119,33 +120,35 @@ def _grouped(parked: PendingRows, rows: pl.DataFrame) -> Iterator[ReviewQuestion
         )
 
 
-def those_of(found: Sequence[ReviewQuestion], row: str) -> list[ReviewQuestion]:
-    """The questions of `--row`. Raises UsageError where there are none, or it means rows of several keys."""
-    chosen = [asked for asked in found if asked.is_of(row)]
-    if not chosen:
-        some = ", ".join(_named(asked) for asked in found[:_SHOWN])
+def questions_of_row(waiting: Sequence[ReviewQuestion], row: str) -> list[ReviewQuestion]:
+    """Return the questions of `--row`. Raises UsageError if there are none."""
+    matches = [question for question in waiting if question.is_of(row)]
+    if not matches:
+        examples = ", ".join(_named(question) for question in waiting[:_SHOWN])
         raise UsageError(
-            f"--row {row}: no row with that key waits for an answer.",
-            hint=f"These do: {some}" if some else "No row waits for one.",
+            f"--row {row}: no row with this id or key waits for an answer.",
+            hint=f"Waiting: {examples}" if examples else "No row waits for an answer.",
         )
-    return chosen
+    return matches
 
 
-def the_one(found: Sequence[ReviewQuestion], row: str) -> ReviewQuestion:
-    """The one question that `--row` means. Raises UsageError where it is not one."""
-    chosen = those_of(found, row)
-    if len(chosen) > 1:
-        some = "; ".join(f"{asked.id} ({asked.partition}: {shown(asked.question, 60)})" for asked in chosen[:_SHOWN])
-        raise UsageError(f"--row {row}: {len(chosen)} questions are meant.", hint=f"Give the id of one: {some}")
-    return chosen[0]
+def single_question(waiting: Sequence[ReviewQuestion], row: str) -> ReviewQuestion:
+    """Return the one question of `--row`. Raises UsageError if there are none or several."""
+    matches = questions_of_row(waiting, row)
+    if len(matches) > 1:
+        examples = "; ".join(
+            f"{question.id} ({question.partition}: {shown(question.question, 60)})" for question in matches[:_SHOWN]
+        )
+        raise UsageError(f"--row {row}: this matches {len(matches)} questions.", hint=f"Give the id of one: {examples}")
+    return matches[0]
 
 
-def _named(asked: ReviewQuestion) -> str:
-    return ", ".join(str(value) for value in asked.key.values())[:60]
+def _named(question: ReviewQuestion) -> str:
+    return ", ".join(str(value) for value in question.key.values())[:60]
 
 
 def shown(value: Any, most: int = 160) -> str:
-    """A question or an answer in a line."""
+    """Return a question or an answer as one line of at most `most` characters."""
     text = " ".join((value if isinstance(value, str) else orjson.dumps(value, default=str).decode()).split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
@@ -154,7 +157,7 @@ def shown(value: Any, most: int = 160) -> str:
 
 
 def parsed(text: str, *, as_text: bool = False) -> Any:
-    """What somebody typed: JSON where it is JSON, else the text itself."""
+    """Return a typed answer: parsed if it is JSON, else the text itself."""
     if as_text:
         return text
     try:
@@ -163,31 +166,31 @@ def parsed(text: str, *, as_text: bool = False) -> Any:
         return text
 
 
-def refusal(asked: ReviewQuestion, answer: Any) -> str | None:
-    """Why an answer cannot be taken, in a sentence."""
+def refusal(question: ReviewQuestion, answer: Any) -> str | None:
+    """Return the reason to refuse an answer, else None."""
     if answer is None:
-        return "null is no answer"
-    if asked.schema is None:
+        return "null is not an answer"
+    if question.schema is None:
         return None
-    return misfit(answer, asked.schema)
+    return mismatch(answer, question.schema)
 
 
-def misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """Where a value plainly differs from a JSON schema. LangGraph checks the rest when the graph goes on."""
+def mismatch(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """Return the first difference of a value from a JSON schema, else None. The resumed graph checks the rest."""
     if "enum" in schema and value not in schema["enum"]:
         return f"{shown(value, 60)} is not one of {', '.join(map(str, schema['enum']))}"
-    wanted = schema.get("type")
-    if isinstance(wanted, str) and not isinstance(value, _TYPES.get(wanted, object)):
-        return f"{shown(value, 60)} is no {wanted}"
-    if isinstance(value, bool) and wanted in ("integer", "number"):
-        return f"{shown(value, 60)} is no {wanted}"
+    expected = schema.get("type")
+    if isinstance(expected, str) and not isinstance(value, _TYPES.get(expected, object)):
+        return f"{shown(value, 60)} is not of type {expected}"
+    if isinstance(value, bool) and expected in ("integer", "number"):
+        return f"{shown(value, 60)} is not of type {expected}"
     if isinstance(value, dict):
-        absent = [name for name in schema.get("required", ()) if name not in value]
-        if absent:
-            return f"{absent[0]!r} is missing"
-        for name, inner in schema.get("properties", {}).items():
-            if name in value and (why := misfit(value[name], inner)) is not None:
-                return f"{name}: {why}"
+        missing = [name for name in schema.get("required", ()) if name not in value]
+        if missing:
+            return f"{missing[0]!r} is missing"
+        for name, property_schema in schema.get("properties", {}).items():
+            if name in value and (reason := mismatch(value[name], property_schema)) is not None:
+                return f"{name}: {reason}"
     return None
 
 
@@ -202,16 +205,16 @@ _TYPES: dict[str, Any] = {
 
 
 def answer_all(store: Store, answers: Iterable[tuple[ReviewQuestion, Any]]) -> dict[str, int]:
-    """Write answers down, each for all rows that ask; one object a partition. Returns how many a partition got."""
+    """Write answers, each for all rows of its question, as one object a partition. Return their number by partition."""
     records: dict[str, list[AnswerRecord]] = {}
-    counted: dict[str, int] = {}
-    for asked, value in answers:
-        stage, row, question, ordinal = asked.asked
+    counts: dict[str, int] = {}
+    for question, value in answers:
+        stage, row, question_digest, ordinal = question.question_key
         text, nonce, now = orjson.dumps(value).decode(), uuid.uuid4().hex, time.time()
-        counted[asked.partition] = counted.get(asked.partition, 0) + 1
-        records.setdefault(asked.partition, []).append(
-            AnswerRecord(stage, row, asked.row_id, question, ordinal, text, RUN, now, nonce)
+        counts[question.partition] = counts.get(question.partition, 0) + 1
+        records.setdefault(question.partition, []).append(
+            AnswerRecord(stage, row, question.row_id, question_digest, ordinal, text, RUN, now, nonce)
         )
-    for partition, said in sorted(records.items()):
-        questions.give(store, partition, said)
-    return counted
+    for partition, batch in sorted(records.items()):
+        questions.write_answers(store, partition, batch)
+    return counts

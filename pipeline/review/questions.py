@@ -1,11 +1,11 @@
-"""Parked rows and what people said to their questions, on a store.
+"""Parked rows, their questions and people's answers, on a store.
 
     _tandem/pending/<partition>/part-….parquet            the questions of a generation, named by its manifest
     _tandem/waiting/<partition>.parquet                   those of a partition that waits before it is published
     _tandem/journal/<partition>/segments/_review/…        answers: facts like any others, but never merged nor removed
 
-An answer belongs to a question, not to a generation: it holds for whichever run comes next, also for one that asks its
-models afresh.
+An answer belongs to a question, not to a generation: it holds for the next run, also for one that calls its models
+afresh.
 """
 
 import uuid
@@ -39,7 +39,7 @@ PENDING = pa.schema(
         pa.field("schema", pa.string()),  # JSON schema of an answer, null for any
         pa.field("refused", pa.string()),  # the nonce of an answer that did not fit
         pa.field("why", pa.string()),
-        pa.field("row", pa.string()),  # JSON: what the stage reads of the row
+        pa.field("row", pa.string()),  # JSON: the columns of the row that the stage reads
         pa.field("row_fingerprint", pa.string()),
         pa.field("stage_fingerprint", pa.string()),
         pa.field("waits", pa.bool_()),  # pending: wait
@@ -47,69 +47,69 @@ PENDING = pa.schema(
     ]
 )
 QUESTION = ("stage_fingerprint", "row_fingerprint", "question_digest", "ordinal")
-Asked = tuple[str, str, str, int]
+QuestionKey = tuple[str, str, str, int]
 
 
-def lines_of(record: RowRecord, *, key: dict[str, Any], stage: str, row: dict[str, Any], waits: bool) -> list[Any]:
-    """What a pending row asks, a line a question."""
+def question_rows(record: RowRecord, *, key: dict[str, Any], stage: str, row: dict[str, Any], waits: bool) -> list[Any]:
+    """Return the questions of a pending row, in the columns of `PENDING`."""
     return [
         {
             "key": orjson.dumps(key, default=str).decode(),
             "stage": stage,
-            "question": orjson.dumps(asked.asks).decode(),
-            "question_digest": asked.digest,
-            "ordinal": asked.ordinal,
-            "schema": orjson.dumps(asked.schema).decode() if asked.schema else None,
-            "refused": asked.refused,
-            "why": asked.why,
+            "question": orjson.dumps(question.asks).decode(),
+            "question_digest": question.digest,
+            "ordinal": question.ordinal,
+            "schema": orjson.dumps(question.schema).decode() if question.schema else None,
+            "refused": question.refused,
+            "why": question.why,
             "row": orjson.dumps(row, default=str).decode(),
             "row_fingerprint": record.row,
             "stage_fingerprint": record.stage,
             "waits": waits,
             "asked_at": round(record.at * 1e6),
         }
-        for asked in questions_of(record)
+        for question in questions_of(record)
     ]
 
 
 # Answers -----------------------------------------------------------------------------------------------------------
 
 
-def given(store: Store, partition: str) -> list[AnswerRecord]:
-    """All that was ever said to questions of a partition."""
+def read_answers(store: Store, partition: str) -> list[AnswerRecord]:
+    """Return every answer ever given to questions of a partition."""
     keys = [info.key for info in store.list(ids.journal_answers(partition))]
     segments = read_segments(store, keys, Reading())
     return [record for records in segments for record in records if isinstance(record, AnswerRecord)]
 
 
-def give(store: Store, partition: str, answers: Iterable[AnswerRecord]) -> None:
-    """Write answers down, in one object."""
+def write_answers(store: Store, partition: str, answers: Iterable[AnswerRecord]) -> None:
+    """Write answers, as one object."""
     store.put_absent(ids.journal_answer(partition, uuid.uuid4().hex), encode_segment(answers))
 
 
-def last_words(answers: Iterable[AnswerRecord]) -> dict[Asked, AnswerRecord]:
-    """The answer that counts, for each question."""
-    found: dict[Asked, AnswerRecord] = {}
-    for said in sorted(answers, key=lambda said: (said.at, said.nonce)):
-        found[said.stage, said.row, said.question, said.ordinal] = said
+def latest_answers(answers: Iterable[AnswerRecord]) -> dict[QuestionKey, AnswerRecord]:
+    """Return the latest answer to each question."""
+    found: dict[QuestionKey, AnswerRecord] = {}
+    for answer in sorted(answers, key=lambda answer: (answer.at, answer.nonce)):
+        found[answer.stage, answer.row, answer.question, answer.ordinal] = answer
     return found
 
 
 def with_answers(rows: pl.DataFrame, answers: Iterable[AnswerRecord]) -> pl.DataFrame:
-    """The questions, with the column `answer`: JSON, null where nothing (new) was said."""
-    said = last_words(answers)
-    found = []
-    for *asked, refused in rows.select(*QUESTION, "refused").iter_rows():
-        answer = said.get(tuple(asked))
-        found.append(answer.answer if answer is not None and answer.nonce != refused else None)
-    return rows.with_columns(pl.Series("answer", found, dtype=pl.String))
+    """Return the questions with the column `answer`: JSON, null where there is no (new) answer."""
+    latest = latest_answers(answers)
+    column = []
+    for *key, refused in rows.select(*QUESTION, "refused").iter_rows():
+        answer = latest.get(tuple(key))
+        column.append(answer.answer if answer is not None and answer.nonce != refused else None)
+    return rows.with_columns(pl.Series("answer", column, dtype=pl.String))
 
 
 def answered_rows(store: Store, manifest: Manifest | None) -> int:
-    """How many of the rows that a generation was published without have been answered since."""
+    """Count the pending rows of a generation that have been answered since."""
     if manifest is None or not manifest.counts.pending:
         return 0
-    answers = given(store, manifest.partition)
+    answers = read_answers(store, manifest.partition)
     if not answers:
         return 0
     rows = with_answers(of_generation(store, manifest), answers)
@@ -132,20 +132,20 @@ def of_generation(store: Store, manifest: Manifest) -> pl.DataFrame:
     return pl.concat([_empty(), *(_read(store, file.key) for file in manifest.pending)])
 
 
-def say_waiting(store: Store, partition: str, rows: pl.DataFrame, *, base: int) -> None:
-    """Let `tandem review` find what a partition waits for, built on generation `base`."""
+def put_waiting(store: Store, partition: str, rows: pl.DataFrame, *, base: int) -> None:
+    """Write the questions that a partition waits for, so that `tandem review` finds them. `base`: its generation."""
     table = rows.select(PENDING.names).to_arrow().cast(PENDING)
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({b"base": str(base).encode()}), sink, compression="zstd")
     store.put(ids.waiting(partition), sink.getvalue().to_pybytes())
 
 
-def no_longer_waiting(store: Store, partition: str) -> None:
+def remove_waiting(store: Store, partition: str) -> None:
     store.delete([ids.waiting(partition)])
 
 
 def waiting(store: Store, current: dict[str, int]) -> list[PendingRows]:
-    """Partitions that wait, where nothing was published since. `current`: their generations."""
+    """Return the partitions that wait and were not published since. `current`: their generations."""
     found = []
     for info in store.list(ids.WAITING):
         partition = ids.parse_waiting(info.key)

@@ -1,1 +1,1 @@
-"""What is kept of a run: its request, plan, outcomes, reports."""
+"""Stored records of a run: its request, plan, outcomes, reports."""

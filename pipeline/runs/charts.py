@@ -1,4 +1,4 @@
-"""Bar charts of a report as plain numbers: where each bar stands, and the ticks of both axes. A template draws them.
+"""Bar charts of a report as plain numbers: the bars, and the ticks of both axes. A template draws them.
 
 ┌ unit ───────────────┐
 │ top tick ┬─────────  │   plot area: LEFT..WIDTH-RIGHT by TOP..BASE, in units of the SVG's view box
@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 640, 190
 LEFT, RIGHT, TOP, BASE = 64, 12, 24, 160
 _WIDEST = 80.0
 _LONGEST_LABEL = 18
-_SMALLEST = 1e-5  # what labels of six places can tell apart
+_SMALLEST = 1e-5  # labels have six places
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A label at a place of an axis: `at` is x or y. `anchor`: start, middle or end, as SVG has it."""
+    """A label of an axis: `position` is x or y. `anchor`: start, middle or end, as in SVG."""
 
-    at: float
+    position: float
     label: str
     anchor: str = "end"
 
@@ -67,7 +67,7 @@ def chart(
     slot = (WIDTH - RIGHT - LEFT) / max(len(values), 1)
     width = min(slot, _WIDEST)
     first = LEFT + (slot - width) / 2
-    bars = tuple(_bar(first + at * slot, width, value / top, words) for at, (value, words) in enumerate(values))
+    bars = tuple(_bar(first + index * slot, width, value / top, words) for index, (value, words) in enumerate(values))
     up = tuple(Tick(round(BASE - height / top * (BASE - TOP), 2), _number(height)) for height in heights)
     return Chart(title, kind, unit, legend, bars, tuple(_across(share, text) for share, text in labels), up)
 
@@ -92,7 +92,7 @@ def _ticks(most: float) -> list[float]:
     if float(most).is_integer():  # things that are counted have no halves
         steps = [step for step in steps if step.is_integer()]
     step = next(step for step in steps if most / step <= 4)
-    return [at * step for at in range(math.ceil(most / step - 1e-9) + 1)]
+    return [index * step for index in range(math.ceil(most / step - 1e-9) + 1)]
 
 
 def _number(value: float) -> str:

@@ -28,7 +28,7 @@ class Section:
 
 
 def page(report: Report, statistics: RunStatistics) -> str:
-    """The whole document."""
+    """Return the whole document."""
     return _template().render(
         report=report,
         facts=_facts(report),
@@ -70,7 +70,7 @@ def _sections(statistics: RunStatistics) -> Iterator[Section]:
     if statistics.slowest:
         yield _rows("Slowest rows", statistics.slowest)
     if statistics.dearest:
-        yield _rows("Dearest rows", statistics.dearest)
+        yield _rows("Most expensive rows", statistics.dearest)
     if statistics.lines:
         yield _partitions(statistics)
 
@@ -110,7 +110,7 @@ def _rejects(statistics: RunStatistics) -> Section:
     errors = statistics.errors
     values = [(found.rows, f"{found.stage}: {found.error}: {found.rows:,} rows") for found in errors]
     named = len(errors) <= _MOST_LABELS
-    labels = [((at + 0.5) / len(errors), found.error) for at, found in enumerate(errors)] if named else []
+    labels = [((index + 0.5) / len(errors), found.error) for index, found in enumerate(errors)] if named else []
     title = "Rejects by class"
     lines = [(e.stage, e.error, e.rows, f"{e.key}: {e.message}" if e.key else e.message) for e in errors]
     return Section(
@@ -147,5 +147,5 @@ def _checks(report: Report) -> Section:
     )
 
 
-def _time(when: dt.datetime) -> str:
-    return when.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _time(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,5 +1,5 @@
-"""Hooks: a webhook or a command is told how a run fares. Secrets of a hook (`${SLACK_URL}`) are read here, where it is
-called, and named nowhere: not in histories, logs or errors."""
+"""Notifications: a webhook or a command gets the events of a run. Secrets of a hook (`${SLACK_URL}`) are read here,
+where it is called, and appear nowhere else: not in histories, logs or errors."""
 
 import asyncio
 from pathlib import Path
@@ -20,25 +20,25 @@ _SIGNS = {"failed": "✗", "recovered": "✓", "budget": "⏸", "review": "?"}
 
 
 async def notify(store: Store, request: NotifyRequest) -> None:
-    """Call one hook. Raises ConnectionFailed where another attempt may help, UsageError where none will."""
-    asked = await asyncio.to_thread(requests.load_request, store, request.ref.run)
-    if asked is None:
+    """Call one hook. Raises ConnectionFailed if another attempt may help, UsageError if none will."""
+    run_request = await asyncio.to_thread(requests.load_request, store, request.ref.run)
+    if run_request is None:
         raise UsageError(f"The request of run {request.ref.run!r} is gone.")
-    spec = await asyncio.to_thread(requests.load_spec_of, store, asked.spec)
-    hook, where = spec.notify[request.hook], f"notify[{request.hook}]"
+    spec = await asyncio.to_thread(requests.load_spec_of, store, run_request.spec)
+    hook, field = spec.notify[request.hook], f"notify[{request.hook}]"
     body = orjson.dumps(payload(request))
     if hook.webhook is not None:
-        await _posted(expanded_text(hook.webhook, f"{where}.webhook"), where, body)
+        await _post(expanded_text(hook.webhook, f"{field}.webhook"), field, body)
     else:
-        await _commanded(hook, where, Path(asked.base), body)
+        await _run_command(hook, field, Path(run_request.base), body)
 
 
 def payload(request: NotifyRequest) -> dict[str, Any]:
-    """What a hook is given. `text` is all that Slack, and what speaks like it, shows."""
+    """Return the body for a hook. Slack and compatible services show only `text`."""
     ref, totals = request.ref, request.totals
     state = "is paused" if request.state == "paused" else "is at work" if request.state == "running" else request.state
-    said = {"recovered": "recovered", "failed": "failed"}.get(request.event, state)
-    head = f"{_SIGNS.get(request.event, '')} {ref.pipeline}: run {ref.run} {said}"
+    result = {"recovered": "recovered", "failed": "failed"}.get(request.event, state)
+    head = f"{_SIGNS.get(request.event, '')} {ref.pipeline}: run {ref.run} {result}"
     return {
         "text": f"{head}. {request.message}".strip(),
         "event": request.event,
@@ -56,7 +56,7 @@ def payload(request: NotifyRequest) -> dict[str, Any]:
     }
 
 
-async def _posted(url: str, where: str, body: bytes) -> None:
+async def _post(url: str, field: str, body: bytes) -> None:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=True) as session,
@@ -64,31 +64,31 @@ async def _posted(url: str, where: str, body: bytes) -> None:
         ):
             status = answer.status
     except aiohttp.InvalidURL:
-        raise UsageError(f"{where}.webhook is no URL.") from None
+        raise UsageError(f"{field}.webhook is no URL.") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-        raise ConnectionFailed(f"{where}: the webhook cannot be reached ({type(exc).__name__}).") from None
+        raise ConnectionFailed(f"{field}: the webhook cannot be reached ({type(exc).__name__}).") from None
     if status in (408, 429) or status >= 500:
-        raise ConnectionFailed(f"{where}: the webhook answered {status}.")
+        raise ConnectionFailed(f"{field}: the webhook answered {status}.")
     if status >= 300:
-        raise UsageError(f"{where}: the webhook refused it ({status}).", hint="Check its URL.")
+        raise UsageError(f"{field}: the webhook refused it ({status}).", hint="Check its URL.")
 
 
-async def _commanded(hook: Notify, where: str, base: Path, body: bytes) -> None:
-    """The document on its standard input, in the spec's folder."""
-    command = [expanded_text(part, f"{where}.command") for part in hook.command or []]
+async def _run_command(hook: Notify, field: str, base: Path, body: bytes) -> None:
+    """Run the command in the spec's folder, with the body on its standard input."""
+    command = [expanded_text(part, f"{field}.command") for part in hook.command or []]
     try:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=base, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
     except OSError as exc:
-        raise UsageError(f"{where}: the command cannot be started: {exc.strerror}.") from None
+        raise UsageError(f"{field}: the command cannot be started: {exc.strerror}.") from None
     try:
         await asyncio.wait_for(process.communicate(body), _WITHIN_S)
     except TimeoutError:
-        raise ConnectionFailed(f"{where}: the command did not end within {_WITHIN_S:.0f} s.") from None
+        raise ConnectionFailed(f"{field}: the command did not end within {_WITHIN_S:.0f} s.") from None
     finally:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        raise ConnectionFailed(f"{where}: the command ended with {process.returncode}.")
+        raise ConnectionFailed(f"{field}: the command ended with {process.returncode}.")

@@ -1,4 +1,4 @@
-"""How partitions ended, one object each."""
+"""Outcomes of partitions, one object each."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def write_outcome(store: Store, run: str, result: PartitionResult) -> None:
 
 
 def load_outcome(store: Store, run: str, partition: str) -> PartitionResult | None:
-    """How a partition ended last in a run."""
+    """Load the last outcome of a partition in a run."""
     try:
         return read_document(store, ids.outcome(run, partition), PartitionResult)
     except (ObjectMissing, Damaged):
@@ -23,7 +23,7 @@ def load_outcome(store: Store, run: str, partition: str) -> PartitionResult | No
 
 
 def outcomes(store: Store, run: str) -> Iterator[PartitionResult]:
-    """How each partition of a run ended last."""
+    """Yield the last outcome of each partition of a run."""
     for info in store.list(ids.outcomes(run)):
-        with contextlib.suppress(Damaged):  # as if it had not ended: what is published, the commits know
+        with contextlib.suppress(Damaged):  # as if it had not ended: the commits have the published state
             yield read_document(store, info.key, PartitionResult)

@@ -14,7 +14,7 @@ def load_plan(store: Store, key: str) -> Plan:
 
 
 def latest_plan(store: Store, run: str) -> Plan | None:
-    """The plan that a run made last; None while it has none."""
+    """Load the last plan of a run; None while it has none."""
     keys = [info.key for info in store.list(f"{ids.run_folder(run)}plan-") if info.key.endswith("/plan.json")]
     return max((load_plan(store, key) for key in keys), key=lambda plan: plan.created_at, default=None)
 
@@ -24,14 +24,14 @@ def load_page(store: Store, plan_key: str, page: int) -> Page:
 
 
 def is_closed(store: Store, run: str) -> bool:
-    """Whether a run has ended: its last plan is older than its report."""
+    """True if a run has ended: its last plan is older than its report."""
     report = store.head(ids.report(run))
     last = latest_plan(store, run)
     return report is not None and (last is None or last.created_at <= report.modified)
 
 
 def planned_lines(store: Store, run: str, plan: str = "") -> Iterator[PlannedPartition]:
-    """Each partition of a plan, or of all plans of a run where none is named."""
+    """Yield each partition of a plan, or of all plans of a run if none is named."""
     prefix = f"{plan.removesuffix('plan.json')}page-" if plan else f"{ids.run_folder(run)}plan-"
     for info in store.list(prefix):
         if "/page-" in info.key:
@@ -39,7 +39,7 @@ def planned_lines(store: Store, run: str, plan: str = "") -> Iterator[PlannedPar
 
 
 def planned_partitions(store: Store, run: str) -> set[str] | None:
-    """The partitions that a run's plans would work on; None while it has no plan."""
+    """Return the partitions that a run's plans run; None while it has no plan."""
     pages = [info.key for info in store.list(f"{ids.run_folder(run)}plan-") if "/page-" in info.key]
     if not pages:
         return None

@@ -1,4 +1,4 @@
-"""Where a run stands that has not ended: outcomes of what is over, call records of what is not."""
+"""Progress of a run that has not ended: outcomes of ended partitions, call records of the others."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ _UNTOUCHED = 32  # partitions begin in the order of the plan: after so many with
 
 
 def live_report(store: Store, request: RunRequest, state: RunState = "running") -> Report:
-    """What is known by now. A run that its budget has stopped says so, whoever asks."""
+    """Report the present state. For a run that its budget has stopped, `stop` has the budget's message."""
     totals, failures, ended = Totals(), [], set()
     results = list(outcomes.outcomes(store, request.run))
     for result in results:
@@ -50,7 +50,7 @@ def live_report(store: Store, request: RunRequest, state: RunState = "running") 
 
 
 def usage_so_far(store: Store, run: str) -> Usage:
-    """What a run has paid for in all its partitions."""
+    """Sum the usage of a run in all its partitions."""
     usage, ended = Usage(), set()
     for result in outcomes.outcomes(store, run):
         usage += result.usage
@@ -58,8 +58,8 @@ def usage_so_far(store: Store, run: str) -> Usage:
     return sum((found for _, found in _begun(store, run, list(_planned(store, run)), ended)), usage)
 
 
-def at_work(store: Store, run: str, ended: set[str]) -> dict[str, Usage]:
-    """Partitions that a run has begun and not ended, and what it paid for there."""
+def usage_of_begun(store: Store, run: str, ended: set[str]) -> dict[str, Usage]:
+    """Return the usage of each partition that a run has begun and not ended."""
     return dict(_begun(store, run, list(_planned(store, run)), ended))
 
 
@@ -79,8 +79,8 @@ def _begun(store: Store, run: str, lines: list[PlannedPartition], ended: set[str
 
 
 def _planned(store: Store, run: str) -> Iterator[PlannedPartition]:
-    """What a run's plans name, each partition once; of several plans, as a run that is carried on makes, those that a
-    later one leaves out as published were begun by an earlier one."""
+    """Yield the partitions of a run's plans, each once; if a resumed run has several plans, partitions that a later one
+    leaves out as published were begun by an earlier one."""
     found: dict[str, PlannedPartition] = {}
     for info in list(store.list(f"{ids.run_folder(run)}plan-")):
         if "/page-" in info.key:

@@ -1,4 +1,4 @@
-"""How partitions and runs ended, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
+"""Reports of runs, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
 
 import datetime as dt
 import logging
@@ -31,7 +31,7 @@ class PartitionCheck(BrokenCheck):
 
 
 class Gone(Noun):
-    """What is published of partitions that the source has no more."""
+    """Published partitions and rows that the source has no more."""
 
     partitions: int = 0
     rows: int = 0
@@ -65,28 +65,28 @@ class Report(Noun):
         return round(usage.calls / needed, 4) if needed else 1.0
 
     @property
-    def lost_said(self) -> str:
-        """Why `billed_over_needed` is not known; empty where it is."""
+    def lost_attempts_note(self) -> str:
+        """The reason why `billed_over_needed` is unknown; empty if it is known."""
         if not self.lost_attempts:
             return ""
         return (
             f"{self.lost_attempts:,} attempt(s) of batches died with a worker whose unflushed answers cannot be read "
-            "from where the batch went on: calls and money are lower bounds, and what was paid twice is not known."
+            "from the machine that continued: calls and cost are lower bounds, and calls paid twice are unknown."
         )
 
 
 def gone(store: Store, plan: str) -> Gone:
-    """Published partitions that are not in the snapshot of the source that a plan was made from; none where that cannot
-    be read, as a run must end all the same."""
+    """Count published partitions that are not in the plan's snapshot of the source; none if that cannot be read, as a
+    run must end all the same."""
     try:
-        there = set(load_snapshot(store, load_plan(store, plan).snapshot).partitions)
+        present = set(load_snapshot(store, load_plan(store, plan).snapshot).partitions)
         published = catalogue.published(store).select("partition", "manifest", "shape")
     except (TandemError, ValueError, OSError) as exc:
-        log.warning("what is gone from the source is not counted: %s", exc)
+        log.warning("partitions that are gone from the source are not counted: %s", exc)
         return Gone()
     found = Gone()
     for partition, text, shape in published.iter_rows():
-        manifest = catalogue.manifest_of(text, shape) if partition not in there else None
+        manifest = catalogue.manifest_of(text, shape) if partition not in present else None
         if manifest is not None and manifest.ever_published:
             found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)
     return found
@@ -113,7 +113,7 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         lost_attempts=lost_attempts(store, request.ref.run),
         gone=gone(store, request.plan) if request.plan else Gone(),
         stop=request.stop,
-        started_at=earlier.started_at if earlier else _asked_at(store, request),
+        started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
     )
     store.put(ids.report(request.ref.run), report.model_dump_json().encode())
@@ -127,7 +127,7 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
 
 
 class LastRun(Noun):
-    """How a pipeline's last run ended that was not cancelled, and whether the one before it had failed."""
+    """The end of a pipeline's last run that was not cancelled; `recovered`: the one before it had failed."""
 
     run: str
     state: RunState
@@ -135,7 +135,7 @@ class LastRun(Noun):
 
 
 def _recovered(store: Store, report: Report) -> bool:
-    """Note how the run ended; is it the first one to succeed after a failure? Asked twice, the answer is the same."""
+    """Store how the run ended. Returns True if it is the first success after a failure; repeatable."""
     if report.state not in ("completed", "failed"):
         return False
     try:
@@ -152,7 +152,7 @@ def _recovered(store: Store, report: Report) -> bool:
 
 
 def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionResult]:
-    """The outcomes; a failure of an earlier attempt is over where the plan finds the partition published by now."""
+    """Yield the outcomes; a failure of an earlier attempt is over if the plan found the partition published."""
     current: set[str] | None = None
     for result in outcomes(store, request.ref.run):
         if result.outcome in ("failed", "cancelled"):
@@ -166,7 +166,7 @@ def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionRes
 
 
 def _up_to_date(store: Store, plan: str) -> set[str]:
-    """Partitions that a plan leaves out, being published already."""
+    """Return the partitions that a plan leaves out, as they are published already."""
     if not plan:
         return set()
     folder = plan.removesuffix("plan.json")
@@ -174,17 +174,17 @@ def _up_to_date(store: Store, plan: str) -> set[str]:
     return {planned.key for page in pages for planned in page.partitions if not planned.run}
 
 
-def _asked_at(store: Store, request: FinaliseRequest) -> dt.datetime:
-    """When the run was first asked for: its workflow may be one of several that carried it on."""
+def _requested_at(store: Store, request: FinaliseRequest) -> dt.datetime:
+    """Return the time of the run's request: its workflow may be one of several that continued the run."""
     try:
-        asked = orjson.loads(store.get(ids.request(request.ref.run)))["created_at"]
-        return min(dt.datetime.fromisoformat(asked), request.started_at)
+        created_at = orjson.loads(store.get(ids.request(request.ref.run)))["created_at"]
+        return min(dt.datetime.fromisoformat(created_at), request.started_at)
     except (ObjectMissing, KeyError, ValueError):
         return request.started_at
 
 
 def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[Totals, list[Failure]]:
-    """The run's totals and failures. A partition without an outcome was up to date, or was never begun."""
+    """Sum the run's totals and failures. A partition without an outcome was up to date, or was never begun."""
     totals = Totals()
     failures = []
     for result in ended:
@@ -199,14 +199,14 @@ def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[
 
 
 def broken_checks(ended: Iterable[PartitionResult]) -> tuple[PartitionCheck, ...]:
-    """The checks that rows break, of outcomes as they were written down."""
+    """Return the checks that rows break, of stored outcomes."""
     return tuple(
         PartitionCheck(partition=result.partition, **check.model_dump()) for result in ended for check in result.checks
     )
 
 
 def load_report(store: Store, run: str) -> Report | None:
-    """A run's report; None where there is none, or it is damaged: it is derived, and the end of a run writes it."""
+    """Load a run's report; None if there is none, or it is damaged: it is derived, and the end of a run writes it."""
     try:
         return read_document(store, ids.report(run), Report)
     except (ObjectMissing, Damaged):
@@ -214,7 +214,7 @@ def load_report(store: Store, run: str) -> Report | None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report in the shape that `run --json` promises."""
+    """Return the report in the shape of `run --json`."""
     totals = report.totals
     counts, usage = totals.counts, totals.usage
     return {
@@ -233,7 +233,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
         },
         "billed_over_needed": report.billed_over_needed,
-        **({"billed_over_needed_unknown": report.lost_said} if report.lost_said else {}),
+        **({"billed_over_needed_unknown": report.lost_attempts_note} if report.lost_attempts_note else {}),
         "sink": report.sink,
         "started_at": _iso(report.started_at),
         "finished_at": _iso(report.finished_at),
@@ -245,30 +245,30 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def as_json_check(check: BrokenCheck) -> dict[str, Any]:
-    """A check that rows break; of which partition, where it knows."""
-    where = {"partition": check.partition} if isinstance(check, PartitionCheck) else {}
-    said = {"name": check.name, "severity": check.severity, "rows": check.rows, "keys": list(check.keys)}
-    return {**where, **said}
+    """Return a check that rows break as JSON, with its partition if known."""
+    partition = {"partition": check.partition} if isinstance(check, PartitionCheck) else {}
+    content = {"name": check.name, "severity": check.severity, "rows": check.rows, "keys": list(check.keys)}
+    return {**partition, **content}
 
 
 def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
-    """Per stage whose models take turns: rows by role, the share that `main` answered, and about how much less it cost
-    than to ask `main` alone: what its calls cost on average, for each row that the cheap model was asked."""
-    out = {}
+    """Summarise each stage whose models take turns: rows by role, the share that `main` answered, and the estimated
+    saving against `main` alone: the mean cost of its calls for each call of the cheap model, less the actual cost."""
+    summary = {}
     for stage, roles in totals.shares.items():
         main, cheap = roles.get("main", Share()), roles.get("cheap", Share())
         rows = sum(share.rows for share in roles.values())
         alone = cheap.calls * main.cost_usd / main.calls if main.calls else None
-        out[stage] = {
+        summary[stage] = {
             "rows": {role: share.rows for role, share in sorted(roles.items())},
             "escalated": round(main.rows / rows, 4) if rows else 0.0,
             "saving_usd": None if alone is None else round(alone - main.cost_usd - cheap.cost_usd, 6),
         }
-    return out
+    return summary
 
 
 def exit_code(report: Report) -> int:
-    """As the command line promises: a limit outranks all else, then a bug; what stopped the run has its own."""
+    """Return the exit code for the command line: a limit comes first, then a bug, then the error that stopped it."""
     stop = by_code(report.stop.error) if report.stop is not None else None
     causes = [by_code(failure.error) for failure in report.failures]
     if any(issubclass(cause, LimitReached) for cause in (*causes, *([stop] if stop else []))):
@@ -282,10 +282,10 @@ def exit_code(report: Report) -> int:
     return 0 if report.state == "completed" else 1
 
 
-def _iso(when: dt.datetime | None) -> str | None:
-    return None if when is None else when.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _iso(time: dt.datetime | None) -> str | None:
+    return None if time is None else time.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def dumps(value: Any) -> str:
-    """JSON as the command line prints it."""
+    """Format JSON as the command line prints it."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

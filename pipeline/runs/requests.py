@@ -12,7 +12,7 @@ from schemas.errors import Damaged, NameTaken, ObjectMissing
 from schemas.plan import RunRequest, Selection
 from schemas.spec.sections import Spec, superseded_stay
 
-# Of a spec, what does not change what a run does, only how fast, how loudly or at what cost it may.
+# Settings of a spec that do not change the results of a run, only its speed, notifications and allowed cost.
 _NOT_IDENTITY = {
     "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
                "max_cost_usd_per_day", "max_tokens", "call_timeout"},
@@ -24,12 +24,12 @@ _FORMER_STAY = dt.timedelta(minutes=15)
 
 
 def request_digest(spec: Spec, selection: Selection) -> str:
-    """A run that began under the former default of `keep_superseded` is the same request now."""
+    """Digest a request. A run that began under the former default of `keep_superseded` has the same digest now."""
     if spec.sink.keep_superseded == superseded_stay(spec.sink.format):
         sink = spec.sink.model_copy(update={"keep_superseded": _FORMER_STAY})
         spec = spec.model_copy(update={"sink": sink})
-    said = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
-    return digests.digest(said, selection.model_dump_json())
+    spec_json = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
+    return digests.digest(spec_json, selection.model_dump_json())
 
 
 def new_run_name(now: dt.datetime) -> str:
@@ -54,14 +54,12 @@ def write_request(store: Store, spec: Spec, base: Path, selection: Selection, ru
         return request
     known = read_document(store, ids.request(run), RunRequest)
     if known.digest != request.digest:
-        raise NameTaken(
-            f"The run {run!r} has another spec or selection.", hint="Choose another --name, or leave it out."
-        )
+        raise NameTaken(f"The run {run!r} has another spec or selection.", hint="Choose another --name, or remove it.")
     return known
 
 
 def load_request(store: Store, run: str) -> RunRequest | None:
-    """A run's request; None where there is none, or nobody can tell any more what it was."""
+    """Load a run's request; None if there is none, or it is damaged."""
     try:
         return read_document(store, ids.request(run), RunRequest)
     except (ObjectMissing, Damaged):

@@ -1,4 +1,4 @@
-"""Which partitions of an ended run are to be tried again."""
+"""Partitions of an ended run to run again."""
 
 from typing import Literal
 
@@ -13,8 +13,8 @@ Only = Literal["failed", "cancelled", "rejects"]
 
 
 def to_retry(store: Store, request: RunRequest, only: Only) -> list[str]:
-    """`failed`: what failed; `cancelled`: what was cancelled, and what was not begun; `rejects`: what was published or
-    refused with rejected rows. Never what was published since."""
+    """Return the partitions of a kind. `failed`; `cancelled`: also those not begun; `rejects`: published or refused
+    with rejected rows. Partitions that were published since are left out."""
     ended = {result.partition: result for result in outcomes.outcomes(store, request.run)}
     if only == "rejects":
         return sorted(

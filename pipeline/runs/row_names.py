@@ -1,4 +1,4 @@
-"""Rows by the key that a person knows them by: journals name a row by the digest of its key."""
+"""Readable names of rows, from their keys: journals name a row by the digest of its key."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,22 +17,22 @@ from schemas.errors import StoreError
 from schemas.manifest import Manifest
 from stages.journal.fingerprints import row_ids
 
-_MOST_ROWS = 1_000_000  # looked through for one report
+_MOST_ROWS = 1_000_000  # searched for one report
 
 
-def names_of(store: Store, run: str, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], str]:
-    """The key's text of rows, by partition and identity; `wanted`: identities by partition. Rows are found in what is
-    published and among its rejects; those of a source without a key have no name."""
+def names_of(store: Store, run: str, identities: Mapping[str, set[str]]) -> dict[tuple[str, str], str]:
+    """Return the key's text of rows, by partition and identity; `identities` are by partition. Rows are found in the
+    published files and their rejects; those of a source without a key have no name."""
     request = requests.load_request(store, run)
     key = requests.load_spec_of(store, request.spec).source.key if request is not None else []
     found: dict[tuple[str, str], str] = {}
     room = _MOST_ROWS
-    for partition, ids in wanted.items() if key else ():
+    for partition, row_identities in identities.items() if key else ():
         manifest = commits.current(store, partition)
         if manifest is None or room <= 0:
             continue
         room -= manifest.counts.rows_in
-        left = set(ids)
+        left = set(row_identities)
         for identity, name in _names(store, manifest, key):
             if identity in left:
                 found[partition, identity] = name
@@ -53,15 +53,15 @@ def _names(store: Store, manifest: Manifest, key: list[str]) -> Iterator[tuple[s
 
 
 def _of_file(store: Store, file: str, key: list[str], folder: Mapping[str, pa.Scalar]) -> Iterator[tuple[str, str]]:
-    """Key columns may be in the file, or in the folder's name; where a stage has dropped one, no row is known."""
+    """Yield a file's rows. Key columns may be in the file or in the folder's name; if one is missing, yield none."""
     try:
         with store.open_input(file) as source, pq.ParquetFile(source) as parquet:
-            there = [name for name in key if name in parquet.schema_arrow.names]
-            if not there or set(key) - set(there) - folder.keys():
+            present = [name for name in key if name in parquet.schema_arrow.names]
+            if not present or set(key) - set(present) - folder.keys():
                 return
-            for batch in batches_of(parquet, 65_536, there):
+            for batch in batches_of(parquet, 65_536, present):
                 table = pa.Table.from_batches([batch])
-                for name in set(key) - set(there):
+                for name in set(key) - set(present):
                     table = table.append_column(name, pa.repeat(folder[name], table.num_rows))
                 rows = pl.DataFrame(table.select(key))
                 names = (row_name(row) for row in rows.iter_rows(named=True))

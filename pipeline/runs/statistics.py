@@ -1,5 +1,5 @@
-"""What happened in a run: each partition, the calls over time, what was slow, dear or rejected. From outcomes, plans
-and the journal's records, each read once, in memory that does not grow with them."""
+"""Statistics of a run: each partition, the calls over time, slow, expensive and rejected rows. From outcomes, plans and
+the journal's records, each read once, in memory that does not grow with them."""
 
 import datetime as dt
 import math
@@ -34,7 +34,7 @@ _BARS = 24
 
 
 class PartitionLine(Noun):
-    """A partition: how it ended, and why, where it was not published."""
+    """A partition with its outcome, and the reason if it was not published."""
 
     partition: str
     outcome: str
@@ -47,7 +47,7 @@ class PartitionLine(Noun):
 
 
 class TimeBucket(Noun):
-    """What came in from `at` on, for `seconds`."""
+    """Rows, calls and cost from `at` on, for `seconds`."""
 
     at: dt.datetime
     seconds: float
@@ -57,7 +57,7 @@ class TimeBucket(Noun):
 
 
 class LatencyBucket(Noun):
-    """How many calls took so long, in milliseconds."""
+    """The number of calls with a latency in these bounds, in milliseconds."""
 
     least_ms: float
     most_ms: float
@@ -65,8 +65,8 @@ class LatencyBucket(Noun):
 
 
 class CostlyRow(Noun):
-    """A row by what its calls took and cost. `row` is its identity, as `rejects show --row` takes it, `key` the text of
-    its key, empty where the source has none or the row is not published."""
+    """A row with the time and cost of its calls. `row` is its identity, as `rejects show --row` takes it, `key` the
+    text of its key, empty if the source has none or the row is not published."""
 
     partition: str
     row: str
@@ -88,7 +88,7 @@ class ErrorClass(Noun):
 
 
 class RunStatistics(Noun):
-    """`whole` false: only the first of many partitions, or of very many records, are told."""
+    """Statistics of a run. `whole` is false if only the first of many partitions or records are included."""
 
     lines: tuple[PartitionLine, ...] = ()
     moments: tuple[TimeBucket, ...] = ()
@@ -100,8 +100,8 @@ class RunStatistics(Noun):
     whole: bool = True
 
 
-def save(store: Store, run: str, story: RunStatistics) -> None:
-    store.put(ids.story(run), story.model_dump_json().encode())
+def save(store: Store, run: str, statistics: RunStatistics) -> None:
+    store.put(ids.story(run), statistics.model_dump_json().encode())
 
 
 def load(store: Store, run: str) -> RunStatistics | None:
@@ -112,23 +112,23 @@ def load(store: Store, run: str) -> RunStatistics | None:
 
 
 def collect(store: Store, report: Report) -> RunStatistics:
-    """The story of a run that has ended."""
+    """Collect the statistics of a run that has ended."""
     results = list(outcomes.outcomes(store, report.run))
-    lines = lines_of(store, report, results)
+    lines = partition_lines(store, report, results)
     seen = CallSummary()
     for result in sorted(results, key=lambda result: -result.usage.calls):
         if result.usage.calls and not seen.full:
             seen.partition(result.partition, _records(store, result.partition, report.run))
     slowest = sorted(seen.slowest, key=lambda row: -row.ms)[:_TOP]
     dearest = sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]
-    named = _named(store, report.run, (*slowest, *dearest))
+    with_key = _named(store, report.run, (*slowest, *dearest))
     return RunStatistics(
         lines=tuple(lines[:MOST_LINES]),
         moments=tuple(seen.moments()),
         latency=tuple(seen.bars()),
         percentiles_ms={f"p{share}": seen.percentile(share / 100) for share in (50, 90, 99)} if seen.latency else {},
-        slowest=tuple(map(named, slowest)),
-        dearest=tuple(map(named, dearest)),
+        slowest=tuple(map(with_key, slowest)),
+        dearest=tuple(map(with_key, dearest)),
         errors=tuple(_errors(store, report.run, results)),
         whole=len(lines) <= MOST_LINES and not seen.full,
     )
@@ -137,11 +137,11 @@ def collect(store: Store, report: Report) -> RunStatistics:
 # Partitions --------------------------------------------------------------------------------------------------------
 
 
-def lines_of(store: Store, report: Report, results: Iterable[PartitionResult]) -> list[PartitionLine]:
-    """All that were selected, those that were not run too, with the reason; what went wrong first."""
+def partition_lines(store: Store, report: Report, results: Iterable[PartitionResult]) -> list[PartitionLine]:
+    """Return the selected partitions, also those not run, with the reason; failed ones first."""
     ended = {result.partition: result for result in results}
     planned = {line.key: line for line in plan_pages.planned_lines(store, report.run, report.plan)}
-    begun = progress.at_work(store, report.run, set(ended)) if report.finished_at is None else {}
+    begun = progress.usage_of_begun(store, report.run, set(ended)) if report.finished_at is None else {}
     found = []
     for key in planned.keys() | ended.keys():
         plan, result = planned.get(key), ended.get(key)
@@ -177,11 +177,11 @@ def _not_begun(report: Report) -> str:
 
 
 def _records(store: Store, partition: str, run: str) -> Iterator[Record]:
-    """The run's records in a partition; some may come twice, where they are being merged."""
+    """Yield the run's records in a partition; some may come twice while they are merged."""
     reading = Reading()
     segments, merged = compacted.listed(store, partition, run)
     for chunk in compacted.read_compacted(
-        store, merged, ["run", "body"], reading, wanted=lambda footer: run in footer.runs
+        store, merged, ["run", "body"], reading, accept=lambda footer: run in footer.runs
     ):
         for body in chunk.filter(pl.col("run") == run)["body"].to_list():
             if (record := record_of(body)) is not None:
@@ -200,7 +200,7 @@ class _Row:
 
 @dataclass
 class CallSummary:
-    """What is kept of records: counts by second, latencies by class, a few rows."""
+    """Summary of records: counts by second, latencies by class, a few rows."""
 
     rows: Counter[int] = field(default_factory=Counter)
     calls: Counter[int] = field(default_factory=Counter)
@@ -228,8 +228,8 @@ class CallSummary:
                 rows = dict(_top(rows))
             if self.full:
                 break
-        for row, said in _top(rows):
-            self.slowest.append(_costly_row(partition, row, said))
+        for row, numbers in _top(rows):
+            self.slowest.append(_costly_row(partition, row, numbers))
             self.dearest.append(self.slowest[-1])
 
     def _call(self, record: CallRecord, row: _Row) -> None:
@@ -243,7 +243,7 @@ class CallSummary:
         row.cost_usd += record.cost_usd or 0.0
 
     def moments(self) -> Iterator[TimeBucket]:
-        """From the first to the last, in at most _MOMENTS equal parts."""
+        """Yield at most _MOMENTS equal parts, from the first to the last."""
         seconds = self.rows.keys() | self.calls.keys()
         if not seconds:
             return
@@ -273,10 +273,10 @@ class CallSummary:
             )
 
     def percentile(self, share: float) -> float:
-        wanted = share * self.latency.total()
+        remaining = share * self.latency.total()
         for step in sorted(self.latency):
-            wanted -= self.latency[step]
-            if wanted <= 0:
+            remaining -= self.latency[step]
+            if remaining <= 0:
                 return round(math.exp(step * _STEP), 1)
         return 0.0
 
@@ -290,22 +290,22 @@ def _is_new(identity: int, known: set[int]) -> bool:
 
 def _top(rows: dict[str, _Row]) -> list[tuple[str, _Row]]:
     slow = sorted(rows.items(), key=lambda item: -item[1].ms)[:_TOP]
-    dear = sorted(rows.items(), key=lambda item: -item[1].cost_usd)[:_TOP]
-    return list(dict([*slow, *dear]).items())
+    costly = sorted(rows.items(), key=lambda item: -item[1].cost_usd)[:_TOP]
+    return list(dict([*slow, *costly]).items())
 
 
-def _costly_row(partition: str, row: str, said: _Row) -> CostlyRow:
+def _costly_row(partition: str, row: str, numbers: _Row) -> CostlyRow:
     return CostlyRow(
-        partition=partition, row=row, model=said.model, calls=said.calls, ms=said.ms, cost_usd=said.cost_usd
+        partition=partition, row=row, model=numbers.model, calls=numbers.calls, ms=numbers.ms, cost_usd=numbers.cost_usd
     )
 
 
 def _named(store: Store, run: str, rows: Iterable[CostlyRow]) -> Callable[[CostlyRow], CostlyRow]:
-    """Gives a row the text of its key."""
-    wanted: dict[str, set[str]] = {}
+    """Return a function that adds the text of its key to a row."""
+    identities: dict[str, set[str]] = {}
     for row in rows:
-        wanted.setdefault(row.partition, set()).add(row.row)
-    names = row_names.names_of(store, run, wanted)
+        identities.setdefault(row.partition, set()).add(row.row)
+    names = row_names.names_of(store, run, identities)
     return lambda row: row.model_copy(update={"key": names.get((row.partition, row.row), "")})
 
 
@@ -313,15 +313,15 @@ def _named(store: Store, run: str, rows: Iterable[CostlyRow]) -> Callable[[Costl
 
 
 def _errors(store: Store, run: str, results: Iterable[PartitionResult]) -> list[ErrorClass]:
-    """The classes of rejected rows, the largest first."""
+    """Return the classes of rejected rows, the largest first."""
     rows: Counter[tuple[str, str]] = Counter()
     sample: dict[tuple[str, str], tuple[str, str]] = {}
     for result in results:
         for key in _rejects_of(store, run, result):
             frame = read_rejects(store, key)
-            for stage, error, message, of in frame.select("stage", "error", "message", "key").iter_rows():
+            for stage, error, message, key_json in frame.select("stage", "error", "message", "key").iter_rows():
                 rows[stage, error] += 1
-                sample.setdefault((stage, error), (message or "", _said(of)))
+                sample.setdefault((stage, error), (message or "", _key_text(key_json)))
     return [
         ErrorClass(stage=stage, error=error, rows=count, message=sample[stage, error][0], key=sample[stage, error][1])
         for (stage, error), count in rows.most_common()
@@ -337,8 +337,8 @@ def _rejects_of(store: Store, run: str, result: PartitionResult) -> list[str]:
     return [file.key for file in manifest.rejects] if manifest is not None else []
 
 
-def _said(key: str | None) -> str:
-    """`id=7` of the key's JSON, cut to a line."""
+def _key_text(key: str | None) -> str:
+    """Format the key's JSON as `id=7`, cut to a line."""
     try:
         values = orjson.loads(key or "{}")
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
 """The catalogue: the published generation and the last outcome of every partition, as two Parquet indexes.
 
     _tandem/catalogue/commits-<time>-<digest>.parquet     the current manifest of each partition, without its files
-    _tandem/catalogue/attempts-<time>-<digest>.parquet    the last outcome of each partition, in whatever run
+    _tandem/catalogue/attempts-<time>-<digest>.parquet    the last outcome of each partition, in any run
 
 Both are derived, and may be deleted or out of date. Commits and outcomes are the truth: a listing says which are newer,
 and only those are read. Every run brings the catalogue up to date at its end.
@@ -53,7 +53,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Both indexes, up to date: of a few partitions, or of all."""
+    """Both indexes, up to date: for a few partitions, or all."""
 
     published: pl.DataFrame
     attempts: pl.DataFrame
@@ -149,7 +149,7 @@ _NO_COUNTS = Counts()
 
 
 def attempts(store: Store, *, note: Note = unnoted) -> pl.DataFrame:
-    """The last outcome of each partition, in whatever run. Raises StoreError."""
+    """Return the last outcome of each partition, in any run. Raises StoreError."""
     return _attempts(store, note)[0]
 
 

@@ -56,7 +56,7 @@ def generations(store: Store, partition: str, *, after: int = 0) -> Iterator[int
 
 
 def current(store: Store, partition: str, *, known: int = 0) -> Manifest | None:
-    """The highest generation. One that is `known` to exist (from the catalogue) spares listing those before it."""
+    """Return the highest generation. A `known` one (from the catalogue) saves listing those before it."""
     last = max(generations(store, partition, after=known), default=known)
     return read_commit(store, partition, last) if last else None
 
@@ -88,7 +88,7 @@ def read_commit(store: Store, partition: str, generation: int) -> Manifest | Non
 
 
 def reopen(store: Store, partition: str, *, base: int) -> Manifest | None:
-    """The generation to build on after a CommitConflict. A tombstone above the base that we lost has fenced us too."""
+    """Return the generation to build on after a CommitConflict. A tombstone above the old base has fenced us too."""
     newest = None
     for newest in history(store, partition, after=base):
         if newest.kind == "tombstone":
@@ -131,7 +131,7 @@ def commit(store: Store, draft: Manifest) -> Committed:
 
 
 def _read_back(store: Store, draft: Manifest, failure: Exception) -> Manifest | None:
-    """The generation's manifest, None where there is none. Raises StoreError where neither can be known."""
+    """Return the generation's manifest, None if there is none. Raises StoreError if the outcome stays unknown."""
     try:
         return after_failure(
             lambda: read_commit(store, draft.partition, draft.generation), on=_may_pass, attempts=_READS
@@ -220,7 +220,7 @@ def fence(
 def _tombstone(
     parent: Manifest | None, partition: str, *, run: str, pipeline: str, nonce: str, now: dt.datetime
 ) -> Manifest:
-    """The parent's state once more, under the cancel's name."""
+    """Make a tombstone: the parent's state again, under the cancel's nonce."""
     own = Manifest(
         kind="tombstone",
         pipeline=pipeline,

@@ -2,11 +2,11 @@
 
 A publication leaves a mark before it uploads anything, and settles the partition after its commit:
 
-    mark → upload → commit → former files move to history → mark away
+    mark → upload → commit → former files move to history → remove the mark
 
 So `data/` read by glob is right again as soon as nothing is marked, and whatever a process that died left behind is
-found by its mark. Settling looks only at files of generations up to the one that was read as current, whose names
-nobody can commit any more; it may run anywhere, at any time, twice at once.
+found by its mark. Settling touches only files of generations up to the one that was read as current, whose names
+no process can commit any more; it may run anywhere, at any time, twice at once.
 """
 
 import datetime as dt
@@ -92,7 +92,7 @@ def _retention(content: Mapping[str, object]) -> Retention:
 
 
 def earlier(store: Store, manifest: Manifest, count: int) -> list[Manifest]:
-    """The `count` generations before this one, newest first, that held something else: a tombstone repeats its
+    """Return the `count` generations before this one, newest first, with other files: a tombstone repeats its
     parent's files. Raises StoreRefused where a manifest cannot be read."""
     found: list[Manifest] = []
     seen = {frozenset(named(manifest))}
@@ -132,7 +132,7 @@ def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datet
     for key in moving:
         try:
             store.copy(key, ids.history(key))
-        except ObjectMissing:  # somebody else moved it
+        except ObjectMissing:  # another process moved it
             continue
         removed.append(key)
     store.delete(removed)
@@ -140,7 +140,7 @@ def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datet
 
 
 def settle_marked(store: Store, manifest: Manifest, retention: Retention, now: dt.datetime) -> None:
-    """Settle a partition that was just published, and take its marks away where nothing is left to do."""
+    """Settle a partition that was just published, and remove its marks if nothing is left to do."""
     if settle(store, manifest, retention, now) is None:
         done = [mark.key for mark in marks(store, manifest.partition) if mark.generation <= manifest.generation]
         store.delete(done)
@@ -155,7 +155,7 @@ def _committed(store: Store, partition: str) -> dict[int, dt.datetime]:
 
 
 def _parts(store: Store, manifest: Manifest) -> Iterator[tuple[ObjectInfo, int, str]]:
-    """Files of generations up to this one, wherever they lie, with the key that manifests name them by."""
+    """Yield files of generations up to this one, in data or history, with their key in manifests."""
     partition = manifest.partition
     own = (ids.data_folder, ids.rejects_folder, ids.pending_folder, ids.index_folder)
     folders = {folder: folder for folder in (folder_of(partition) for folder_of in own)}
@@ -169,7 +169,7 @@ def _parts(store: Store, manifest: Manifest) -> Iterator[tuple[ObjectInfo, int, 
 
 
 def uncommitted(store: Store, partition: str, current: int) -> list[str]:
-    """Files that readers by glob see of generations that nobody has committed."""
+    """Return the files of uncommitted generations that readers by glob see."""
     found = []
     for folder in (ids.data_folder(partition), ids.rejects_folder(partition)):
         for info in store.list(folder):

@@ -101,7 +101,7 @@ def declare_schema(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_vers
 
 
 def _declared(schema: pa.Schema, keys: pa.Schema, known: DeclaredSchema | None) -> DeclaredSchema:
-    """Return the version after the known one; its readers start anew where it breaks the known one's."""
+    """Return the version after the known one; if it is incompatible, readers of earlier versions cannot read it."""
     version = known.version + 1 if known else 1
     breaks = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
     return DeclaredSchema(

@@ -1,4 +1,4 @@
-"""Where objects live: a folder, an S3 bucket, or memory, with one meaning of "put if absent"."""
+"""Object stores: a folder, an S3 bucket, or memory, with one meaning of "put if absent"."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,7 +17,7 @@ _ALLOWED = (
 
 
 def open_store(uri: str, *, base: Path | None = None) -> Store:
-    """The store of a folder or of `s3://bucket/prefix`; a relative folder is taken from `base`. Touches nothing yet."""
+    """Return the store of a folder or of `s3://bucket/prefix`; a relative folder is below `base`. Writes nothing."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return LocalStore((base or Path()) / Path(uri).expanduser())

@@ -1,4 +1,4 @@
-"""What a store promises. All calls block and may come from any thread; callers put them in threads."""
+"""The interface of a store. All calls block and may come from any thread; callers put them in threads."""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What an interrupted write left behind: an open multipart upload, or a temporary file (`upload_id` is empty)."""
+    """The rest of an interrupted write: an open multipart upload, or a temporary file (`upload_id` is empty)."""
 
     key: str
     upload_id: str
@@ -37,15 +37,15 @@ class Store(Protocol):
     uri: str
 
     def put_new(self, key: str, data: bytes) -> None:
-        """Create the object, in one attempt. ObjectExists when the key is taken; after any other StoreError it may
+        """Create the object, in one attempt. Raises ObjectExists if the key exists; after any other StoreError it may
         have been written or not."""
 
     def put(self, key: str, data: bytes) -> None:
         """Create or overwrite, atomically."""
 
     def put_absent(self, key: str, data: bytes) -> bool:
-        """Create an object whose key names its content. False if it was there. Tries again: here an own write whose
-        reply was lost may well count as "was there"."""
+        """Create an object whose key names its content. Returns False if it existed. Retries: an own write whose reply
+        was lost may count as existing."""
         try:
             after_failure(lambda: self.put_new(key, data), on=is_passing, attempts=5)
         except ObjectExists:
@@ -53,44 +53,44 @@ class Store(Protocol):
         return True
 
     def upload(self, key: str, path: Path) -> None:
-        """Create an object, whose key names its content, from a file of any size; done already if one of the same size
-        is there."""
+        """Create an object, whose key names its content, from a file of any size; nothing is done if one of the same
+        size exists."""
 
     def copy(self, source: str, target: str) -> None:
-        """Create an object from another one without its bytes passing through here; `target` names its content, so one
-        that is there is left alone. ObjectMissing without a source."""
+        """Create an object from another one within the store; `target` names its content, so an existing one is left
+        alone. Raises ObjectMissing without a source."""
 
     def get(self, key: str) -> bytes:
-        """ObjectMissing if there is none."""
+        """Return the object's bytes. Raises ObjectMissing."""
         ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start`, which lies within the object."""
+        """Return at most `length` bytes from `start`, which lies within the object."""
         ...
 
     def head(self, key: str) -> ObjectInfo | None: ...
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key begins with `prefix` and sorts after `start_after`, sorted by key as UTF-8 bytes."""
+        """Yield objects whose key begins with `prefix` and sorts after `start_after`, sorted by key as UTF-8 bytes."""
         ...
 
     def folders(self, prefix: str) -> Sequence[str]:
-        """Names, sorted and without slash, of the folders right under `prefix` ("" or ending in "/"). SeaweedFS may
-        name one that was emptied."""
+        """Return the names, sorted and without slash, of the folders right under `prefix` ("" or ending in "/").
+        SeaweedFS may name one that was emptied."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Absent ones are no error."""
+        """Delete objects; absent ones are no error."""
 
     def open_input(self, key: str) -> Any:
-        """A `pyarrow.NativeFile` for random reads."""
+        """Open a `pyarrow.NativeFile` for random reads."""
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
-        """Path and `storage_options` for `pl.scan_parquet(…, glob=False)`."""
+        """Return path and `storage_options` for `pl.scan_parquet(…, glob=False)`."""
         ...
 
     def arrow_path(self, key: str) -> tuple[Any, str]:
-        """A `pyarrow.fs.FileSystem` and the path of the object in it."""
+        """Return a `pyarrow.fs.FileSystem` and the path of the object in it."""
         ...
 
     def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]: ...
@@ -101,20 +101,20 @@ class Store(Protocol):
 
 
 def is_passing(exc: Exception) -> bool:
-    """A store's failure that another attempt may not meet."""
+    """True for a failure that may pass with another attempt."""
     return isinstance(exc, StoreError) and exc.retryable
 
 
 def checked(key: str) -> str:
-    """The key, if every store can hold it and none would read it as another one. Anything else is a bug of ours."""
+    """Return the key, if every store can hold it unchanged. Raises ValueError for others: a bug of ours."""
     if not {"", ".", ".."}.isdisjoint(key.split("/")) or "\0" in key or len(key.encode()) > MAX_KEY_BYTES:
         raise ValueError(f"{key[:200]!r} is not a key")
     return key
 
 
 def same_size(store: Store, key: str, size: int) -> None:
-    """Accept an object that is already there in place of the one being uploaded."""
+    """Accept an existing object instead of the uploaded one, if its size is equal. Raises StoreError."""
     found = store.head(key)
     if found is None or found.size != size:
-        there = "is gone again" if found is None else f"has {found.size:,} bytes"
-        raise StoreError(f"{store.uri}/{key} was there before its upload but {there}, not {size:,}.")
+        state = "is gone now" if found is None else f"has {found.size:,} bytes"
+        raise StoreError(f"{store.uri}/{key} existed before its upload but {state}, not {size:,}.")

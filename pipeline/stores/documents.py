@@ -1,4 +1,4 @@
-"""Our own JSON objects, read back: one that is empty, cut short or something else is named, with the way back."""
+"""Read our own JSON objects back: damaged ones raise an error with the damage and the repair."""
 
 from typing import TypeVar
 
@@ -10,12 +10,12 @@ from schemas import ids
 from schemas.errors import Damaged
 
 Document = TypeVar("Document", bound=BaseModel)
-_REPAIR = "Make it again with: tandem outputs repair"
-_ANOTHER_RUN = "Start the work under another --name: what is answered is in the journal, and is not paid for again."
+_REPAIR = "Rebuild it with: tandem outputs repair"
+_ANOTHER_RUN = "Run it again under another --name: answers are in the journal, and are not paid for again."
 
 
 def read_document(store: Store, key: str, kind: type[Document]) -> Document:
-    """The object under a key. Raises ObjectMissing, Damaged, StoreError."""
+    """Read the object under a key. Raises ObjectMissing, Damaged, StoreError."""
     data = store.get(key)
     try:
         return kind.model_validate_json(data)
@@ -24,22 +24,22 @@ def read_document(store: Store, key: str, kind: type[Document]) -> Document:
 
 
 def damaged(store: Store, key: str, data: bytes) -> Damaged:
-    """What to raise for an object that is not what it should be."""
-    return Damaged(f"{store.uri}/{key} is damaged: {_how(data)}.", hint=way_back(key))
+    """Return the error for a damaged object."""
+    return Damaged(f"{store.uri}/{key} is damaged: {_damage(data)}.", hint=repair_hint(key))
 
 
-def _how(data: bytes) -> str:
+def _damage(data: bytes) -> str:
     if not data:
         return "it is empty"
     try:
         orjson.loads(data)
     except ValueError:
         return f"its {len(data):,} bytes are cut short, or no JSON"
-    return "it lacks what it should hold, or is of another version of Tandem"
+    return "fields are missing or wrong, or it is of another version of Tandem"
 
 
-def way_back(key: str) -> str:
-    """What helps where an object under this key is damaged."""
+def repair_hint(key: str) -> str:
+    """Return the hint for a damaged object under this key."""
     if key.startswith((ids.SCHEMA, ids.DATASET, ids.COMMITS)):
         return _REPAIR
     return _ANOTHER_RUN if key.startswith(ids.RUNS) else "See: tandem outputs verify"

@@ -1,6 +1,6 @@
-"""A folder as a store. `os.link` of a finished, synced file is what a conditional put is on S3: one winner, whole.
+"""A folder as a store. `os.link` of a finished, synced file acts as S3's conditional put: one winner, whole.
 
-Keys are checked not to leave the root. Symbolic links inside it are its owner's own doing, and are followed.
+Keys are checked not to leave the root. Symbolic links inside it were made by its owner, and are followed.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class LocalStore(Store):
         return same_size(self, key, size)
 
     def copy(self, source: str, target: str) -> None:
-        """A second name for the same file; where the file system has none, its bytes."""
+        """Make a second name for the same file; copy its bytes if the file system has no hard links."""
         origin, final = self._path(source), self._path(target)
         with contextlib.suppress(ObjectExists), self._reading(source):
             if final.exists():
@@ -122,7 +122,7 @@ class LocalStore(Store):
         return self._walk(folder, prefix, start_after)
 
     def _walk(self, folder: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        """A folder sorts as its name with "/", which is how all the keys in it begin: so the order is that of keys."""
+        """Walk in the order of keys: a folder sorts as its name with "/", with which all keys in it begin."""
         for key, entry in self._entries(folder):
             inside = key.endswith("/")
             if key <= start_after and not (inside and start_after.startswith(key)):
@@ -151,7 +151,7 @@ class LocalStore(Store):
                 self._prune(path.parent)
 
     def _prune(self, folder: Path) -> None:
-        """S3 has no empty folders."""
+        """Remove empty folders, as S3 has none."""
         with contextlib.suppress(OSError):
             while folder != self.root:
                 folder.rmdir()
@@ -159,7 +159,7 @@ class LocalStore(Store):
 
     def open_input(self, key: str) -> Any:
         with self._reading(key) as path:
-            path.open("rb").close()  # which tells an absent file from a folder; pyarrow does not
+            path.open("rb").close()  # distinguishes an absent file from a folder; pyarrow does not
             return pa.OSFile(str(path), "rb")
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:
@@ -203,7 +203,7 @@ def _info(key: str, stat: os.stat_result) -> ObjectInfo:
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """A link that leads back to a folder above would be walked for ever, so it is a file that nobody can read."""
+    """True for a folder, but not for a link to a folder above, which would be walked without end."""
     if not entry.is_dir():
         return False
     return not (entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve()))
@@ -230,7 +230,7 @@ def _sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _refusals(path: Path | str) -> Iterator[None]:
-    """The one place where an OSError becomes ours."""
+    """Convert an OSError to ours; the only place that does."""
     try:
         yield
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""A store in memory, for simulations: the same meaning, and faults at any call."""
+"""A store in memory, for simulations: the same semantics, and faults at any call."""
 
 import datetime as dt
 import hashlib
@@ -20,8 +20,8 @@ def _utc_now() -> dt.datetime:
 
 
 class MemoryStore(Store):
-    """`fault(operation, key)` is called before each operation, and again with `<operation> done` once it has had its
-    effect; what it raises is what the caller gets, so the second call can lose a reply."""
+    """`fault(operation, key)` is called before each operation, and again with `<operation> done` after its effect; the
+    caller gets its exceptions, so the second call can lose a reply."""
 
     def __init__(
         self, name: str = "store", *, fault: Fault | None = None, now: Callable[[], dt.datetime] = _utc_now

@@ -9,17 +9,16 @@ import pyarrow.parquet as pq
 
 
 def table_of(source: bytes | Path | Any, columns: Sequence[str] | None = None) -> pa.Table:
-    """A file's rows, from its bytes, its path or an open `pyarrow.NativeFile`. Raises ArrowException, OSError. Not by
-    `pq.read_table`, which goes through `pyarrow.dataset`: that takes 50 MB where pandas is installed."""
+    """Read a file's rows, from its bytes, its path or an open `pyarrow.NativeFile`. Raises ArrowException, OSError. Not
+    by `pq.read_table`, whose `pyarrow.dataset` takes 50 MB if pandas is installed."""
     opened = pa.BufferReader(source) if isinstance(source, bytes) else source
     with pq.ParquetFile(opened) as parquet:
         return parquet.read(None if columns is None else list(columns))
 
 
 def batches_of(parquet: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """At most so many rows at a time, in memory that does not grow with the file: some row groups after the others, as
-    what pyarrow reads ahead it keeps until it has read all that it was asked for. What its pool would keep for later is
-    given back."""
+    """Yield at most so many rows at a time, in memory that does not grow with the file: a few row groups at a time, as
+    pyarrow keeps what it reads ahead until all requested groups are read. The pool's unused memory is released."""
     names = None if columns is None else list(columns)
     for groups in _groups_of(parquet.metadata, rows):
         yield from parquet.iter_batches(batch_size=rows, row_groups=groups, columns=names)
@@ -27,7 +26,7 @@ def batches_of(parquet: pq.ParquetFile, rows: int, columns: Sequence[str] | None
 
 
 def _groups_of(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
-    """Neighbouring row groups that have so many rows together, so that small ones do not make small batches."""
+    """Yield neighbouring row groups of so many rows together, so that small ones do not make small batches."""
     held: list[int] = []
     left = rows
     for group in range(metadata.num_row_groups):

@@ -1,4 +1,4 @@
-"""Does this store keep the one promise that publishing stands on? And may this writer tidy up?"""
+"""Probe of a store: conditional writes, which publishing needs, and the permission to delete."""
 
 import contextlib
 import uuid
@@ -9,7 +9,7 @@ from schemas.errors import ObjectExists, SinkError, StoreError, StoreRefused
 
 
 def probe(store: Store) -> None:
-    """Put an object twice on condition that it is absent. The store must take the first and refuse the second."""
+    """Put an object twice on condition that it is absent. Raises SinkError unless only the first put succeeds."""
     key = f"{ids.TANDEM}/probe/{uuid.uuid4().hex}"
     store.put_new(key, b"Tandem asks whether conditional writes are honoured.")
     try:
@@ -27,7 +27,7 @@ def probe(store: Store) -> None:
 
 
 def may_delete(store: Store) -> bool:
-    """Whether this writer may remove what it has replaced, asked by an object that does not exist."""
+    """True if this writer may delete replaced files, tried with objects that do not exist."""
     try:
         store.delete([f"data/{uuid.uuid4().hex}", f"{ids.HISTORY}{uuid.uuid4().hex}"])
         return True

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipeline.retry_policy import after_failure
 from pipeline.stores import s3_environment
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
-from pipeline.stores.s3_errors import FOREIGN, translated
+from pipeline.stores.s3_errors import FOREIGN, store_error
 from schemas.errors import ObjectExists, ObjectMissing
 
 _PART = 64 << 20
@@ -28,12 +28,12 @@ _COPY_WHOLE = 4 << 30  # S3 takes 5 GiB in one request
 
 
 class _BodyCut(Exception):
-    """The connection was lost while a body came."""
+    """The connection was lost while a body was read."""
 
 
 class S3Store(Store):
-    """Two clients: one that retries, and one that never does, for conditional puts (its own retry would be told that
-    the object exists)."""
+    """Two clients: one that retries, and one that never does, for conditional puts (the retry of a lost reply would
+    find that the object exists)."""
 
     def __init__(self, bucket: str, prefix: str = "", *, part_size: int = _PART) -> None:
         self.bucket = bucket
@@ -45,11 +45,11 @@ class S3Store(Store):
 
     def put_new(self, key: str, data: bytes) -> None:
         with self._errors(key):
-            self._client(attempts=1).put_object(**self._at(checked(key)), Body=data, IfNoneMatch="*")
+            self._client(attempts=1).put_object(**self._address(checked(key)), Body=data, IfNoneMatch="*")
 
     def put(self, key: str, data: bytes) -> None:
         with self._errors(key):
-            self._client().put_object(**self._at(checked(key)), Body=data)
+            self._client().put_object(**self._address(checked(key)), Body=data)
 
     def upload(self, key: str, path: Path) -> None:
         size = path.stat().st_size
@@ -59,7 +59,7 @@ class S3Store(Store):
             with self._errors(key):
                 if size < self._part_size:
                     with path.open("rb") as body:
-                        self._client().put_object(**self._at(key), Body=body, IfNoneMatch="*")
+                        self._client().put_object(**self._address(key), Body=body, IfNoneMatch="*")
                 else:  # boto3 streams the parts in parallel, and aborts the upload when one fails
                     config = TransferConfig(
                         multipart_threshold=self._part_size, multipart_chunksize=self._part_size, max_concurrency=4
@@ -69,7 +69,7 @@ class S3Store(Store):
             same_size(self, key, size)
 
     def copy(self, source: str, target: str) -> None:
-        """In one request up to 4 GB, above that by parts that the server copies."""
+        """Copy in one request up to 4 GB, above that in parts that the server copies."""
         if self.head(checked(target)) is not None:
             return
         config = TransferConfig(multipart_threshold=_COPY_WHOLE, multipart_chunksize=_COPY_WHOLE // 8)
@@ -84,10 +84,10 @@ class S3Store(Store):
         return self._read(key, Range=f"bytes={start}-{start + length - 1}")
 
     def _read(self, key: str, **options: Any) -> bytes:
-        """boto3 retries up to the response's headers; a body that breaks off is ours to ask for again."""
+        """Read an object. boto3 retries up to the response's headers; a broken body is requested again here."""
 
         def read() -> bytes:
-            with contextlib.closing(self._client().get_object(**self._at(key), **options)["Body"]) as body:
+            with contextlib.closing(self._client().get_object(**self._address(key), **options)["Body"]) as body:
                 try:
                     return bytes(body.read())
                 except BotoCoreError as exc:
@@ -102,14 +102,14 @@ class S3Store(Store):
     def head(self, key: str) -> ObjectInfo | None:
         try:
             with self._errors(key):
-                found = self._client().head_object(**self._at(key))
+                found = self._client().head_object(**self._address(key))
         except ObjectMissing:
             return None
         return _info(key, found["ContentLength"], found)
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """AWS lists by key. SeaweedFS walks folders, "x/1" before "x-1", and starts after one together with all that is
-        in it: so other servers are asked for everything, and it is sorted here."""
+        """List objects. AWS lists by key. SeaweedFS walks folders, "x/1" before "x-1", and `StartAfter` skips a folder
+        with all its content: so other servers list everything, and it is sorted here."""
         options = {"StartAfter": self._prefix + start_after} if start_after and self._is_aws else {}
         found = (
             _info(item["Key"][len(self._prefix) :], item["Size"], item)
@@ -149,7 +149,7 @@ class S3Store(Store):
         return f"{self.uri}/{key}", self.options(key)
 
     def options(self, key: str = "") -> dict[str, str]:
-        """Credentials, region and endpoint as boto3 found them, by the names that Polars and delta-rs know them by."""
+        """Return boto3's credentials, region and endpoint, under the names that Polars and delta-rs use."""
         meta = self._client().meta
         with self._errors(key):
             credentials = self._session.get_credentials()
@@ -190,7 +190,7 @@ class S3Store(Store):
     def abort_uploads(self, uploads: Iterable[Upload]) -> None:
         for upload in uploads:
             with contextlib.suppress(ObjectMissing), self._errors(upload.key):
-                self._client().abort_multipart_upload(**self._at(upload.key), UploadId=upload.upload_id)
+                self._client().abort_multipart_upload(**self._address(upload.key), UploadId=upload.upload_id)
 
     def close(self) -> None:
         with self._lock:
@@ -198,7 +198,7 @@ class S3Store(Store):
                 client.close()
             self._clients.clear()
 
-    def _at(self, key: str) -> dict[str, Any]:
+    def _address(self, key: str) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": self._prefix + key}
 
     @functools.cached_property
@@ -210,7 +210,7 @@ class S3Store(Store):
         return ".amazonaws.com" in self._client().meta.endpoint_url
 
     def _client(self, *, attempts: int = 5) -> Any:
-        """Made at first use: a session is not safe to share among threads, its clients are."""
+        """Return a client, made at first use: a session is not safe to share among threads, its clients are."""
         with self._lock:
             if attempts not in self._clients:
                 endpoint = s3_environment.endpoint()
@@ -227,11 +227,11 @@ class S3Store(Store):
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        """The one place where an error of boto3 becomes ours."""
+        """Convert an error of boto3 to ours; the only place that does."""
         try:
             yield
         except FOREIGN as exc:
-            raise translated(exc, self.bucket, f"{self.uri}/{key}") from exc
+            raise store_error(exc, self.bucket, f"{self.uri}/{key}") from exc
 
 
 def _info(key: str, size: int, found: Any) -> ObjectInfo:

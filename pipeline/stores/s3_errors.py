@@ -1,4 +1,4 @@
-"""What S3 and boto3 say, and what the reader can do about it."""
+"""Errors of S3 and boto3 as errors of ours, with hints."""
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
@@ -22,7 +22,7 @@ _REFUSED = {
     "PermanentRedirect": ("the bucket is in another region", _REGION),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", _REGION),
     "IllegalLocationConstraintException": ("the bucket is in another region", _REGION),
-    "NotImplemented": ("the server lacks a request that Tandem needs", "Ask `tandem check` whether a store will do."),
+    "NotImplemented": ("the server lacks a request that Tandem needs", "Test a store with: tandem check"),
     "KeyTooLongError": ("the name is too long", "Use a shorter prefix or shorter partition values."),
 }
 _SAME = {
@@ -45,25 +45,25 @@ _NO_CREDENTIALS = (
 )
 
 
-def translated(exc: BaseException, bucket: str, uri: str) -> StoreError:
-    """Ours for theirs. `uri` is the object or folder that was asked for."""
+def store_error(exc: BaseException, bucket: str, uri: str) -> StoreError:
+    """Convert an error of boto3 to ours. `uri` is the requested object or folder."""
     if isinstance(exc, Boto3Error) and isinstance(exc.__context__, FOREIGN):
-        return translated(exc.__context__, bucket, uri)  # a transfer's own wrapper
+        return store_error(exc.__context__, bucket, uri)  # a transfer's own wrapper
     if isinstance(exc, boto.ClientError):
-        return _answered(exc, bucket, uri)
+        return _response_error(exc, bucket, uri)
     if isinstance(exc, _UNREACHABLE):
-        where = endpoint() or "AWS"
-        hint = "Is the server up, and AWS_ENDPOINT_URL right?"
-        return StoreError(f"{uri} cannot be reached: no connection to {where}.", hint=hint)
+        server = endpoint() or "AWS"
+        hint = "Check that the server is up and that AWS_ENDPOINT_URL is right."
+        return StoreError(f"{uri} cannot be reached: no connection to {server}.", hint=hint)
     if isinstance(exc, _LOST):
         return StoreError(f"{uri}: the connection was lost or timed out ({type(exc).__name__}).")
     if isinstance(exc, _NO_CREDENTIALS):
         return StoreRefused(f"{uri} cannot be used: AWS credentials are missing.", hint=_CREDENTIALS)
-    # The rest is configuration: an unknown profile, a bad endpoint or region, a bucket name that cannot be.
+    # The rest is configuration: an unknown profile, a bad endpoint or region, an invalid bucket name.
     return StoreRefused(f"{uri} cannot be used: {exc}", hint="Check AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL.")
 
 
-def _answered(exc: boto.ClientError, bucket: str, uri: str) -> StoreError:
+def _response_error(exc: boto.ClientError, bucket: str, uri: str) -> StoreError:
     code = str(exc.response.get("Error", {}).get("Code", ""))
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in ("PreconditionFailed", "412"):

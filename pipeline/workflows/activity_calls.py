@@ -1,6 +1,7 @@
-"""How workflows call activities: by typed handles, because importing them would bring Polars into the sandbox; with the
-one retry policy for infrastructure, and a heartbeat timeout: every activity beats, the briefest too, as the worker that
-has begun it may be killed in that instant, and would be waited for."""
+"""Typed handles by which workflows call activities: importing the activities would bring Polars into the sandbox.
+
+All calls use the one retry policy for infrastructure and a heartbeat timeout. Even the shortest activity sends
+heartbeats: its worker may be killed right after the start, and the workflow would wait for it otherwise."""
 
 import asyncio
 import contextlib
@@ -53,7 +54,7 @@ R = TypeVar("R", bound=Message)
 
 @dataclass(frozen=True)
 class Activity(Generic[Q, R]):
-    """An activity as a workflow knows it: its name, what it is given and what it returns."""
+    """The name of an activity, and the types of its request and its result."""
 
     name: str
     request: type[Q]
@@ -89,16 +90,16 @@ async def call(
     whole: bool = False,
     waiting: Callable[[str], None] = lambda reason: None,
 ) -> R:
-    """The result of an activity. `whole`: a cancel waits until the activity has ended, so that what it did is known;
-    see `stop_if_cancelled`.
+    """Return the result of an activity. `whole`: a cancel waits until the activity has ended, so that its effects are
+    known; see `stop_if_cancelled`.
 
-    A worker that has other code than was planned refuses: another one has to take it, which is waited for as long as
-    it takes; `waiting` hears for what, and "" once it is over. That is a wait, and no attempt."""
+    A worker whose code differs from the planned code refuses the activity. The call then waits for another worker,
+    without limit, and this uses up no attempt; `waiting` gets the reason, and "" once the wait is over."""
     kind = workflow.ActivityCancellationType
     pause = _FIRST_CODE_WAIT
     while True:
         try:
-            found = await workflow.execute_activity(
+            result = await workflow.execute_activity(
                 activity.name,
                 request,
                 result_type=activity.result,
@@ -117,12 +118,12 @@ async def call(
         pause = min(2 * pause, _LAST_CODE_WAIT)
     if pause != _FIRST_CODE_WAIT:
         waiting("")
-    assert isinstance(found, activity.result)
-    return found
+    assert isinstance(result, activity.result)
+    return result
 
 
 async def call_to_the_end(activity: Activity[Q, R], request: Q) -> R:
-    """The same, for what must happen even when the workflow is cancelled: the activity never hears of the cancel."""
+    """Return the result of an activity that must run even if the workflow is cancelled: it does not see the cancel."""
     task = asyncio.ensure_future(call(activity, request))
     try:
         return await asyncio.shield(task)
@@ -131,15 +132,15 @@ async def call_to_the_end(activity: Activity[Q, R], request: Q) -> R:
 
 
 def stop_if_cancelled() -> None:
-    """Raise the cancel that came while something was waited for to its end, and which that swallowed: it may have ended
-    as if nothing had happened, as a batch does that was handed back at that moment."""
+    """Raise the cancel that arrived during a `whole` call which still returned a result, for example a batch that was
+    handed back at that moment."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 async def send_notification(request: NotifyRequest) -> None:
-    """Tell a hook. One that cannot be told is named in the worker's log, and changes nothing."""
+    """Call a hook. If it cannot be reached, the worker's log names it and the run goes on."""
     with contextlib.suppress(ActivityError):
         await workflow.execute_activity(
             NOTIFY.name,
@@ -152,7 +153,7 @@ async def send_notification(request: NotifyRequest) -> None:
 
 
 def cause_of(exc: BaseException) -> tuple[str, str]:
-    """The class name and the sentence of what went wrong."""
+    """Return the class name and the message of the error behind `exc`."""
     cause: BaseException = exc
     while isinstance(cause, ActivityError | ChildWorkflowError) and cause.cause is not None:
         cause = cause.cause

@@ -1,8 +1,8 @@
-"""What a run does when its budget has no room for the next call.
+"""Pause a run when its budget has no room for the next call.
 
-A batch that gets no money ends as `short`, and its partition begins no other. Once every partition at work is short,
-nothing is in flight and all slices are back: the ledger then says whether there is room after all, or the run pauses
-until the budget is raised, or a new day begins.
+A batch that cannot reserve its cost ends as `short`, and its partition starts no other. Once every running partition is
+short, nothing is in flight and all reservations are returned: then either the ledger has room after all, or the run
+pauses until the budget is raised or a new day begins.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
 
 
 class BudgetPause:
-    """The parent's side: which partitions are over budget, and since when the run is `paused`."""
+    """The partitions of a run that are over budget, and the reason for which the run is `paused`."""
 
     def __init__(self, ref: RunRef) -> None:
         self._ref = ref
@@ -34,55 +34,58 @@ class BudgetPause:
     def any_over_budget(self) -> bool:
         return bool(self._over_budget)
 
-    def note(self, shortage: BudgetShortfall) -> None:
-        self._over_budget[shortage.partition] = shortage
+    def note(self, shortfall: BudgetShortfall) -> None:
+        self._over_budget[shortfall.partition] = shortfall
 
     def forget(self, partition: str) -> None:
         self._over_budget.pop(partition, None)
 
     def go_on(self) -> None:
-        """Somebody says that there is money again."""
+        """End the pause: the budget was raised, or the run resumed."""
         self._go_on = True
 
     async def watch(
-        self, at_work: Callable[[], set[str]], say: Callable[[], None], tell: Callable[[Sequence[str]], Awaitable[None]]
+        self,
+        in_flight: Callable[[], set[str]],
+        on_change: Callable[[], None],
+        resume: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        """For as long as the run lasts. `at_work`: partitions that may have something in flight; `tell`: those may go
-        on; `say`: whether the run is paused has changed."""
+        """Watch the budget as long as the run lasts. `in_flight` returns the partitions that may have calls in flight;
+        `resume` lets partitions go on; `on_change` is called when the run pauses or goes on."""
         while True:
-            await workflow.wait_condition(lambda: bool(self._over_budget) and at_work() <= self._over_budget.keys())
+            await workflow.wait_condition(lambda: bool(self._over_budget) and in_flight() <= self._over_budget.keys())
             self._go_on = False
-            reckoned = await self._reckoned()
-            if not reckoned.go_on:
-                self.paused = Failure(partition="", error=BudgetReached.__name__, message=reckoned.message)
-                say()
-                left = None if reckoned.until is None else max(reckoned.until - workflow.now(), timedelta(seconds=1))
+            verdict = await self._check()
+            if not verdict.go_on:
+                self.paused = Failure(partition="", error=BudgetReached.__name__, message=verdict.message)
+                on_change()
+                timeout = None if verdict.until is None else max(verdict.until - workflow.now(), timedelta(seconds=1))
                 with contextlib.suppress(TimeoutError):
-                    await workflow.wait_condition(lambda: self._go_on, timeout=left)
+                    await workflow.wait_condition(lambda: self._go_on, timeout=timeout)
                 self.paused = None
-                say()
+                on_change()
             short = list(self._over_budget)
             self._over_budget.clear()
-            await tell(short)
+            await resume(short)
 
-    async def _reckoned(self) -> BudgetVerdict:
-        needed = min(self._over_budget.values(), key=lambda shortage: (shortage.nanos, shortage.tokens))
+    async def _check(self) -> BudgetVerdict:
+        needed = min(self._over_budget.values(), key=lambda shortfall: (shortfall.nanos, shortfall.tokens))
         try:
             request = BudgetCheck(ref=self._ref, nanos=needed.nanos, tokens=needed.tokens)
             return await call(CHECK_BUDGET, request, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None
-            return BudgetVerdict(go_on=False, message=f"What is left of the budget cannot be told: {cause_of(exc)[1]}")
+            return BudgetVerdict(go_on=False, message=f"The rest of the budget cannot be read: {cause_of(exc)[1]}")
 
 
 class PartitionBudget:
-    """A partition's side: is one of its batches short, and what does its next call need?"""
+    """The budget of one partition: `needed` is the cost of its next call, set while one of its batches is short."""
 
     def __init__(self) -> None:
         self.needed: tuple[int, int] | None = None
-        self.at_work = 0
-        self._told = False
+        self.in_flight = 0
+        self._reported = False
 
     def __bool__(self) -> bool:
         return self.needed is not None
@@ -90,17 +93,17 @@ class PartitionBudget:
     def note(self, needed: tuple[int, int]) -> None:
         self.needed = needed if self.needed is None else min(self.needed, needed)
 
-    def over(self) -> None:
-        self.needed, self._told = None, False
+    def clear(self) -> None:
+        self.needed, self._reported = None, False
 
     async def report(self, partition: str) -> None:
-        """Tell the run, each time that one of its batches is short and none is at work any more."""
+        """Signal the run each time a batch is short and no batch is in flight any more."""
         while True:
-            await workflow.wait_condition(lambda: self.needed is not None and not self.at_work and not self._told)
+            await workflow.wait_condition(lambda: self.needed is not None and not self.in_flight and not self._reported)
             parent = workflow.info().parent
             if parent is None or self.needed is None:
                 return
-            self._told = True
+            self._reported = True
             nanos, tokens = self.needed
             handle = workflow.get_external_workflow_handle(parent.workflow_id)
             with contextlib.suppress(Exception):  # the run has ended, and cancels us

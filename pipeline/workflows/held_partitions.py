@@ -1,4 +1,4 @@
-"""Partitions that another run is at work on: they are waited for, outside of the window, until it is done."""
+"""Partitions that another run is processing. This run waits for them, outside of its window, until that run is done."""
 
 import asyncio
 import contextlib
@@ -15,10 +15,10 @@ with workflow.unsafe.imports_passed_through():
     from schemas.messages.partition import HolderRequest
 
 
-# The holder tells us when it is done; asking again is for one that was terminated and tells nobody.
+# The holder signals when it is done; a holder that was terminated does not, so the wait ends by itself too.
 _PATIENCE = timedelta(minutes=1)
 _LONGEST = timedelta(hours=1)
-_ENDS_WITHIN = timedelta(seconds=1)  # it tells us as the last thing that it does
+_ENDS_WITHIN = timedelta(seconds=1)  # it signals as its last step
 
 
 class HeldPartitions:
@@ -29,39 +29,39 @@ class HeldPartitions:
         self._freed: set[str] = set()
 
     def release(self, partition: str) -> None:
-        """It is tried again."""
+        """Count a partition as held no longer, because it is tried again."""
         self.partitions.discard(partition)
 
     def forget(self, partition: str) -> None:
-        """It has ended."""
+        """Remove a partition that has ended."""
         self.release(partition)
         self._patience.pop(partition, None)
 
     def freed(self, partition: str) -> None:
-        """Its holder says that it is done."""
+        """Record that the holder of a partition is done."""
         self._freed.add(partition)
 
     async def holder(self, partition: str) -> str:
-        """The name of the run that holds it, as far as it can be told."""
+        """Return the name of the run that holds the partition, or "another run" if it is unknown."""
         request = HolderRequest(ref=self._ref, partition=partition)
         try:
-            found = await call(HOLDER, request, within=SHORT)
+            answer = await call(HOLDER, request, within=SHORT)
         except ActivityError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None
             return "another run"
-        return found.run or "another run"
+        return answer.run or "another run"
 
     async def wait(self, partition: str) -> None:
-        """Ask the holder to tell us when it is done, and wait for that, though not for ever: longer each time. It is
-        held until it is released."""
+        """Ask the holder for a signal when it is done, and wait for it, each time longer. The partition counts as held
+        until it is released."""
         self.partitions.add(partition)
         patience = self._patience.setdefault(partition, _PATIENCE)
         self._patience[partition] = min(2 * patience, _LONGEST)
         self._freed.discard(partition)
-        name = ids.partition_workflow_id(self._ref.pipeline, self._ref.sink, partition)
+        workflow_id = ids.partition_workflow_id(self._ref.pipeline, self._ref.sink, partition)
         try:
-            await workflow.get_external_workflow_handle(name).signal("wanted_by", workflow.info().workflow_id)
+            await workflow.get_external_workflow_handle(workflow_id).signal("wanted_by", workflow.info().workflow_id)
         except FailureError as exc:
             if is_cancelled_exception(exc):
                 raise asyncio.CancelledError from None

@@ -1,8 +1,8 @@
-"""How a limit is divided among the workers of a fleet. Pure: no Temporal, no clock; times are seconds.
+"""Divide a limit among the workers of a fleet. Pure: no Temporal, no clock; times are seconds.
 
-By demand, and nothing is left idle: who was not held back gets what it used and some more, the rest is divided evenly
-among those who were. What is given never exceeds the limit, counting what a worker may still be using of an earlier
-lease, and a dead one's until it is over.
+By demand, and nothing is left idle: a worker that was not held back gets its usage and some more, and the workers that
+were held back share the rest evenly. The sum of the shares never exceeds the limit; it includes the earlier lease that
+a worker may still be using, and the lease of a dead worker until it expires.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable
 from schemas.messages.limits import Lease, Leaseholder, LeaseRequest, LimiterInput, PerMinute
 
 LEASE_S = 10.0
-_HEADROOM = 1.25  # over what a worker used that was not held back …
-_LEAST = 0.02  # … and this part of the limit in any case
+_HEADROOM = 1.25  # a worker that was not held back gets this multiple of its usage …
+_LEAST = 0.02  # … plus this part of the limit
 
 Axis = Callable[[PerMinute], float | None]
 AXES: tuple[Axis, ...] = (lambda rates: rates.requests, lambda rates: rates.tokens)
 
 
 class Shares:
-    """Who holds what."""
+    """The leases of all workers on one limit."""
 
-    def __init__(self, given: LimiterInput) -> None:
-        self.holders = dict(given.holders)
-        self.number = given.number
+    def __init__(self, state: LimiterInput) -> None:
+        self.holders = dict(state.holders)
+        self.number = state.number
 
     def carried(self) -> LimiterInput:
         return LimiterInput(holders=self.holders, number=self.number)
@@ -30,55 +30,55 @@ class Shares:
     def expire(self, now: float) -> None:
         self.holders = {name: holder for name, holder in self.holders.items() if holder.until > now}
 
-    def lease(self, asked: LeaseRequest, now: float) -> Lease:
-        """The worker's share from now on."""
+    def lease(self, request: LeaseRequest, now: float) -> Lease:
+        """Return the worker's new share."""
         self.expire(now)
-        before = self.holders.pop(asked.worker, None)
+        before = self.holders.pop(request.worker, None)
         self.number += 1
-        if asked.leaving:
+        if request.leaving:
             return Lease(number=self.number, share=PerMinute(requests=0, tokens=0), seconds=0)
         held = PerMinute(requests=0, tokens=0)
         if before is not None:
             held = (
-                before.lease.share if asked.holds == before.lease.number else _most(before.lease.share, before.before)
+                before.lease.share if request.holds == before.lease.number else _most(before.lease.share, before.before)
             )
-        share = PerMinute(requests=self._share(AXES[0], asked), tokens=self._share(AXES[1], asked))
+        share = PerMinute(requests=self._share(AXES[0], request), tokens=self._share(AXES[1], request))
         lease = Lease(number=self.number, share=share, seconds=LEASE_S)
-        self.holders[asked.worker] = Leaseholder(
-            limit=asked.limit, used=asked.used, hungry=asked.hungry, lease=lease, before=held, until=now + LEASE_S
+        self.holders[request.worker] = Leaseholder(
+            limit=request.limit, used=request.used, hungry=request.hungry, lease=lease, before=held, until=now + LEASE_S
         )
         return lease
 
-    def _share(self, axis: Axis, asked: LeaseRequest) -> float | None:
+    def _share(self, axis: Axis, request: LeaseRequest) -> float | None:
         others = self.holders.values()
-        limit = _smallest([*(axis(holder.limit) for holder in others), axis(asked.limit)])
+        limit = _smallest([*(axis(holder.limit) for holder in others), axis(request.limit)])
         if limit is None:
             return None
-        mine = _wanted(axis, asked, limit)
-        wanted = [_wanted(axis, holder, limit) for holder in others]
-        fair = _level([*wanted, mine], limit)
-        target = min(mine, fair)
-        if target < fair:  # nobody is held back: what is left is headroom for all
-            idle = limit - sum(min(one, fair) for one in (*wanted, mine))
-            target += max(0.0, idle) / (len(wanted) + 1)
-        given = sum(max(axis(holder.lease.share) or 0.0, axis(holder.before) or 0.0) for holder in others)
-        return max(0.0, min(target, limit - given))
+        demand = _demand(axis, request, limit)
+        demands = [_demand(axis, holder, limit) for holder in others]
+        fair = _level([*demands, demand], limit)
+        share = min(demand, fair)
+        if share < fair:  # nobody is held back: what is left is headroom for all
+            idle = limit - sum(min(one, fair) for one in (*demands, demand))
+            share += max(0.0, idle) / (len(demands) + 1)
+        leased = sum(max(axis(holder.lease.share) or 0.0, axis(holder.before) or 0.0) for holder in others)
+        return max(0.0, min(share, limit - leased))
 
 
-def _wanted(axis: Axis, of: Leaseholder | LeaseRequest, limit: float) -> float:
-    used = axis(of.used) or 0.0
-    return limit if of.hungry else min(limit, used * _HEADROOM + limit * _LEAST)
+def _demand(axis: Axis, worker: Leaseholder | LeaseRequest, limit: float) -> float:
+    used = axis(worker.used) or 0.0
+    return limit if worker.hungry else min(limit, used * _HEADROOM + limit * _LEAST)
 
 
-def _level(wanted: list[float], limit: float) -> float:
-    """The most that each may have so that all together have the limit, those who want less leaving it to the others."""
+def _level(demands: list[float], limit: float) -> float:
+    """Return the cap per worker at which all together use the limit; what one does not need goes to the others."""
     left = limit
-    ordered = sorted(wanted)
-    for at, one in enumerate(ordered):
-        even = left / (len(ordered) - at)
-        if one >= even:
+    ordered = sorted(demands)
+    for index, demand in enumerate(ordered):
+        even = left / (len(ordered) - index)
+        if demand >= even:
             return even
-        left -= one
+        left -= demand
     return limit
 
 

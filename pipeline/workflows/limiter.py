@@ -1,7 +1,7 @@
 """LimiterWorkflow: one limit of a provider, shared by the workers of a namespace.
 
-A worker asks by update for its share and asks again every few seconds; a share that is not asked for again is free once
-its lease is over. The workflow ends when nobody holds any: the next worker starts it anew.
+A worker requests its share by update and renews it every few seconds; a share that is not renewed is free once its
+lease is over. The workflow ends when no worker holds a share: the next worker starts it again.
 """
 
 from datetime import timedelta
@@ -13,18 +13,18 @@ with workflow.unsafe.imports_passed_through():
     from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
 
 _UPDATES = 500  # Temporal refuses more than 2,000 an execution
-_AGE = timedelta(minutes=5)  # well within the execution's timeout, which ends one that no worker serves any more
+_AGE = timedelta(minutes=5)  # well within the execution's timeout, which ends a limiter that no worker serves
 
 
 @workflow.defn
 class LimiterWorkflow:
     @workflow.init
-    def __init__(self, given: LimiterInput) -> None:
-        self._shares = Shares(given)
+    def __init__(self, state: LimiterInput) -> None:
+        self._shares = Shares(state)
         self._updates = 0
 
     @workflow.run
-    async def run(self, given: LimiterInput) -> None:
+    async def run(self, state: LimiterInput) -> None:
         began = workflow.now()
         while not self._full() and workflow.now() - began < _AGE:
             try:
@@ -44,9 +44,9 @@ class LimiterWorkflow:
         return self._updates >= _UPDATES or workflow.info().is_continue_as_new_suggested()
 
     @workflow.update
-    def lease(self, asked: LeaseRequest) -> Lease:
+    def lease(self, request: LeaseRequest) -> Lease:
         self._updates += 1
-        lease = self._shares.lease(asked, _seconds())
+        lease = self._shares.lease(request, _seconds())
         holders = self._shares.holders
         workflow.set_current_details(f"{len(holders)} workers share this limit")
         return lease

@@ -1,5 +1,4 @@
-"""Who hears how a run goes: the hooks of `notify:`, each told beside whatever else is done. One that cannot be told
-gives up soon, and none can fail the run."""
+"""Call the hooks of `notify:` in the background of a run. A failing call is given up soon and never fails the run."""
 
 import asyncio
 import contextlib
@@ -13,47 +12,47 @@ with workflow.unsafe.imports_passed_through():
 
 
 class Notifications:
-    """`wanted` holds, of each hook, the events that it wants to hear of: known once there is a plan."""
+    """`events` holds, for each hook, the events that it subscribes to; they are known once there is a plan."""
 
-    def __init__(self, ref: RunRef, wanted: tuple[tuple[str, ...], ...]) -> None:
-        self.wanted = wanted
+    def __init__(self, ref: RunRef, events: tuple[tuple[str, ...], ...]) -> None:
+        self.events = events
         self._ref = ref
-        self._telling: list[asyncio.Task[None]] = []
+        self._calls: list[asyncio.Task[None]] = []
         self._paused_by_budget = False
-        self._asked_people = False
+        self._review_sent = False
 
     def budget(self, paused: Failure | None, totals: Totals) -> None:
-        """The run waits for money, or no longer does."""
+        """Notify when the run pauses for its budget."""
         if paused is not None and not self._paused_by_budget:
-            self._tell("budget", "paused", paused.message, totals)
+            self._notify("budget", "paused", paused.message, totals)
         self._paused_by_budget = paused is not None
 
-    def people_asked(self, totals: Totals) -> None:
-        """Rows wait for a person: said of the first only."""
-        if not self._asked_people:
-            self._asked_people = True
-            self._tell("review", "running", "Rows wait for a person: tandem review ls", totals)
+    def review_needed(self, totals: Totals) -> None:
+        """Notify when the first row waits for a person, once a run."""
+        if not self._review_sent:
+            self._review_sent = True
+            self._notify("review", "running", "Rows wait for a person: tandem review ls", totals)
 
     def ended(self, result: RunResult, first: Failure | None) -> None:
-        """How, and what failed `first`. A run that was cancelled is known to whoever cancelled it."""
-        self.wanted = result.hooks
+        """Notify of the end of the run; `first` is its first failure. A cancelled run calls no hook."""
+        self.events = result.hooks
         if result.state == "failed":
-            self._tell("failed", result.state, first.message if first else "", result.totals)
+            self._notify("failed", result.state, first.message if first else "", result.totals)
         elif result.state == "completed" and result.recovered:
-            self._tell("recovered", result.state, "The run before this one had failed.", result.totals)
-        if result.state == "completed" and result.totals.counts.pending and not self._asked_people:
+            self._notify("recovered", result.state, "The run before this one had failed.", result.totals)
+        if result.state == "completed" and result.totals.counts.pending and not self._review_sent:
             waiting = f"{result.totals.counts.pending:,} rows wait for a person."
-            self._tell("review", result.state, waiting, result.totals)
+            self._notify("review", result.state, waiting, result.totals)
 
-    async def heard(self) -> None:
-        """Wait for those that are being told."""
+    async def wait(self) -> None:
+        """Wait for the calls that are still going on."""
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._telling, return_exceptions=True)
+            await asyncio.gather(*self._calls, return_exceptions=True)
 
-    def _tell(self, event: str, state: RunState, message: str, totals: Totals) -> None:
-        for number, wanted in enumerate(self.wanted):
-            if event in wanted:
+    def _notify(self, event: str, state: RunState, message: str, totals: Totals) -> None:
+        for hook, events in enumerate(self.events):
+            if event in events:
                 request = NotifyRequest(
-                    ref=self._ref, hook=number, event=event, state=state, message=message, totals=totals
+                    ref=self._ref, hook=hook, event=event, state=state, message=message, totals=totals
                 )
-                self._telling.append(asyncio.create_task(send_notification(request)))
+                self._calls.append(asyncio.create_task(send_notification(request)))

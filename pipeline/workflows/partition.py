@@ -5,7 +5,7 @@
       │        └ rows wait for a person (pending: wait): wait as long as it takes, then these batches once more
       └ cancelled or failed: close, with a tombstone where it was cancelled
 
-It returns how the partition ended, also when it failed: one failed partition never fails its siblings.
+It returns the outcome of the partition, also when it failed: one failed partition never fails its siblings.
 """
 
 import asyncio
@@ -23,14 +23,7 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import (
-        ANSWERS,
-        ENRICH,
-        OPEN,
-        call,
-        cause_of,
-        stop_if_cancelled,
-    )
+    from pipeline.workflows.activity_calls import ANSWERS, ENRICH, OPEN, call, cause_of, stop_if_cancelled
     from pipeline.workflows.budget_pause import PartitionBudget
     from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
     from schemas.errors import Cancelled, CommitConflict, by_code
@@ -51,7 +44,7 @@ _REOPENS = 1
 _HANDED_BACK = timedelta(seconds=0.5)
 _LONGEST_FLOOR = timedelta(minutes=1)
 # People take minutes or weeks. Looking for their answers after a tenth of the time waited so far is soon enough, and
-# some 2,000 events of history a month. `tandem review answer` says that there is news, so it is the second-best way.
+# some 2,000 events of history a month. `tandem review answer` signals new answers, so polling is only the fallback.
 _ROWS_AT_ONCE = 50
 _ROW_HELD = timedelta(seconds=5)
 _FIRST_LOOK = timedelta(seconds=5)
@@ -63,7 +56,7 @@ class PartitionWorkflow:
     def __init__(self) -> None:
         self._rows = 0
         self._finished: dict[int, BatchResult] = {}
-        self._news = False
+        self._new_answers = False
         self._paused = ""
         self._window = 1
         self._waiting = ""
@@ -74,21 +67,21 @@ class PartitionWorkflow:
         self._short = PartitionBudget()
 
     @workflow.run
-    async def run(self, given: PartitionInput) -> PartitionResult:
-        self._given = given
-        self._window = given.windows.batches
-        self._rows = given.rows
-        reporting = asyncio.create_task(self._short.report(given.partition))
+    async def run(self, partition_input: PartitionInput) -> PartitionResult:
+        self._input = partition_input
+        self._window = partition_input.windows.batches
+        self._rows = partition_input.rows
+        budget_reports = asyncio.create_task(self._short.report(partition_input.partition))
         try:
-            result = await self._ended()
+            result = await self._run_to_end()
         finally:
-            reporting.cancel()
+            budget_reports.cancel()
             await self._free()
         return result
 
-    async def _ended(self) -> PartitionResult:
+    async def _run_to_end(self) -> PartitionResult:
         try:
-            return await self._published()
+            return await self._run_and_publish()
         except (ActivityError, ChildWorkflowError, asyncio.CancelledError) as exc:
             # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if is_cancelled_exception(exc):
@@ -99,30 +92,29 @@ class PartitionWorkflow:
             )
 
     async def _free(self) -> None:
-        """Tell the runs that wait for this partition. One that has ended meanwhile needs no telling."""
+        """Signal the runs that wait for this partition. A run that has ended meanwhile needs no signal."""
         while self._wanted_by:
             run = min(self._wanted_by)
             self._wanted_by.discard(run)
             with contextlib.suppress(FailureError):
-                await workflow.get_external_workflow_handle(run).signal("freed", self._given.partition)
+                await workflow.get_external_workflow_handle(run).signal("freed", self._input.partition)
 
-    async def _published(self) -> PartitionResult:
+    async def _run_and_publish(self) -> PartitionResult:
         lost_to: int | None = None
         for attempt in range(_REOPENS + 1):
             self._finished = {}
             opened = await self._open(lost_to)
-            if opened.up_to_date:  # by now; written down, as an earlier attempt may have left another outcome
+            if opened.up_to_date:  # by now; recorded, as an earlier attempt may have left another outcome
                 closed = await self._close("unchanged", "", "", fence=False)
                 return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows = opened.base, opened.rows
-            await self._enriched(opened, range(opened.batches), answered=False)
+            await self._enrich(opened, range(opened.batches), answered=False)
             while parked := self._parked():
-                await self._answers(opened)
-                await self._enriched(opened, parked, answered=True)
-            receipts = self._receipts(opened)
-            self._say("publishing")
+                await self._wait_for_answers(opened)
+                await self._enrich(opened, parked, answered=True)
+            self._show("publishing")
             try:
-                return await self._publish(opened, receipts)
+                return await self._publish(opened)
             except ActivityError as exc:
                 if by_code(cause_of(exc)[0]) is not CommitConflict or attempt == _REOPENS:
                     raise
@@ -130,53 +122,53 @@ class PartitionWorkflow:
         raise AssertionError("unreachable")
 
     async def _open(self, lost_to: int | None) -> Opened:
-        given = self._given
+        inputs = self._input
         request = OpenRequest(
-            ref=given.ref, plan=given.plan, partition=given.partition, limit=given.rows, lost_to=lost_to
+            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, limit=inputs.rows, lost_to=lost_to
         )
         return await call(OPEN, request, waiting=self._wait_for_code)
 
     def _wait_for_code(self, reason: str) -> None:
         self._code = reason
-        self._say(f"waiting: {reason}" if reason else "opening")
+        self._show(f"waiting: {reason}" if reason else "opening")
 
     def _parked(self) -> list[int]:
-        """The batches with rows that hold the publication up until a person has answered; a rehearsal has none."""
-        if self._given.rehearsal:
+        """Return the batches with rows that block the publication until a person has answered; a rehearsal has none."""
+        if self._input.rehearsal:
             return []
         return sorted(number for number, result in self._finished.items() if result.parked)
 
-    def _receipts(self, opened: Opened) -> list[str]:
-        return [self._finished[number].receipt for number in range(opened.batches)]
+    def _receipts(self, opened: Opened) -> tuple[str, ...]:
+        return tuple(self._finished[number].receipt for number in range(opened.batches))
 
-    async def _answers(self, opened: Opened) -> None:
-        """Wait until people have answered all that holds the publication up."""
-        given = self._given
+    async def _wait_for_answers(self, opened: Opened) -> None:
+        """Wait until people have answered every question that blocks the publication."""
+        inputs = self._input
         request = AnswersRequest(
-            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened,
-            receipts=tuple(self._receipts(opened)), tell=True,
+            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, opened=opened.opened,
+            receipts=self._receipts(opened), tell=True,
         )  # fmt: skip
         since = workflow.now()
         try:
-            while (found := await call(ANSWERS, request)).missing:
+            while (reply := await call(ANSWERS, request)).missing:
                 if request.tell:
-                    await report_questions(given.partition, found.missing)
+                    await report_questions(inputs.partition, reply.missing)
                 request = request.model_copy(update={"tell": False})
-                s = "" if found.missing == 1 else "s"
-                self._waiting = f"{found.missing:,} answer{s} of a person (tandem review ls)"
-                self._say(f"waiting: {self._waiting}")
-                self._news = False
-                look = min(max((workflow.now() - since) / 10, _FIRST_LOOK), _LAST_LOOK)
+                s = "" if reply.missing == 1 else "s"
+                self._waiting = f"{reply.missing:,} answer{s} of a person (tandem review ls)"
+                self._show(f"waiting: {self._waiting}")
+                self._new_answers = False
+                interval = min(max((workflow.now() - since) / 10, _FIRST_LOOK), _LAST_LOOK)
                 with contextlib.suppress(TimeoutError):
-                    await workflow.wait_condition(lambda: self._news, timeout=look)
+                    await workflow.wait_condition(lambda: self._new_answers, timeout=interval)
         finally:
             self._waiting = ""
         if not request.tell:
-            await report_questions(given.partition, 0)
+            await report_questions(inputs.partition, 0)
 
-    async def _enriched(self, opened: Opened, numbers: Iterable[int], *, answered: bool) -> None:
-        """Do these batches, a window of them at work at once. However it ends, none is at work afterwards: what they
-        flush on their way out is in the journal before anything else is done."""
+    async def _enrich(self, opened: Opened, numbers: Iterable[int], *, answered: bool) -> None:
+        """Run these batches, at most a window of them at once. Whatever happens, all have ended afterwards: what they
+        flush at their end is in the journal before the next step."""
         for number in numbers:
             self._finished.pop(number, None)
         running: set[asyncio.Task[None]] = set()
@@ -206,46 +198,46 @@ class PartitionWorkflow:
             await all_ended(running)
 
     async def _batch(self, opened: Opened, number: int, answered: bool) -> None:
-        given = self._given
+        inputs = self._input
         request = BatchRequest(
-            ref=given.ref, plan=given.plan, partition=given.partition, opened=opened.opened, batch=number, rows=0,
+            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, opened=opened.opened, batch=number, rows=0,
             answered=answered,
         )  # fmt: skip
         floor = _HANDED_BACK
         while True:
-            self._short.at_work += 1
+            self._short.in_flight += 1
             try:
                 result = await call(ENRICH, request, whole=True, waiting=self._wait_for_code)
                 self._spent += result.spent
                 if result.state == "short":
                     self._short.note(result.needed)
             finally:
-                self._short.at_work -= 1
+                self._short.in_flight -= 1
             if result.state == "done":
                 self._finished[number] = result
                 self._waiting = ""
-                self._say(f"{self._done:,} of {self._rows:,} rows")
+                self._show(f"{self._done:,} of {self._rows:,} rows")
                 return
             stop_if_cancelled()
             if result.by_row is not None:
                 await self._by_row(request, result.by_row)
                 continue
             if result.state == "short":
-                self._say("short of money")
+                self._show("short of money")
                 await workflow.wait_condition(lambda: not self._paused and not self._short)
                 continue
             pause = floor
             if result.state == "waiting" and result.until is not None:
                 self._waiting = result.reason
-                self._say(f"waiting: {result.reason}")
+                self._show(f"waiting: {result.reason}")
                 pause = max(result.until - workflow.now(), floor)
-            # Each round is some events of history, so a batch that waits again and again asks ever less often.
+            # Each round adds events to the history, so a batch that waits repeatedly is scheduled less and less often.
             floor = min(2 * floor, _LONGEST_FLOOR)
             await workflow.sleep(pause)
             await workflow.wait_condition(lambda: not self._paused and not self._short)
 
     async def _by_row(self, batch: BatchRequest, rows: RowsOfBatch) -> None:
-        """Run rows by themselves, a window of them at once. As with batches, none is at work afterwards."""
+        """Run each row in its own workflow, a window of them at once. As with batches, all have ended afterwards."""
         room = asyncio.Semaphore(_ROWS_AT_ONCE)
 
         async def one(number: int) -> None:
@@ -264,7 +256,7 @@ class PartitionWorkflow:
         request = rows.row_of(batch, number)
         while True:
             await workflow.wait_condition(lambda: not self._paused and not self._short)
-            self._short.at_work += 1
+            self._short.in_flight += 1
             try:
                 result = await run_row(request)
                 self._spent += result.spent
@@ -274,29 +266,29 @@ class PartitionWorkflow:
                 await workflow.sleep(_ROW_HELD)
                 continue
             finally:
-                self._short.at_work -= 1
+                self._short.in_flight -= 1
             if not result.short:
                 return
             stop_if_cancelled()
 
-    async def _publish(self, opened: Opened, receipts: list[str]) -> PartitionResult:
-        given = self._given
+    async def _publish(self, opened: Opened) -> PartitionResult:
+        inputs = self._input
         request = PublishRequest(
-            ref=given.ref,
-            plan=given.plan,
-            partition=given.partition,
+            ref=inputs.ref,
+            plan=inputs.plan,
+            partition=inputs.partition,
             opened=opened.opened,
-            receipts=tuple(receipts),
-            rehearsal=given.rehearsal,
+            receipts=self._receipts(opened),
+            rehearsal=inputs.rehearsal,
         )
         return await publish(request, self._wait_for_code)
 
     async def _close(self, outcome: Outcome, error: str, message: str, *, fence: bool) -> PartitionResult:
-        given = self._given
+        inputs = self._input
         request = CloseRequest(
-            ref=given.ref,
-            plan=given.plan,
-            partition=given.partition,
+            ref=inputs.ref,
+            plan=inputs.plan,
+            partition=inputs.partition,
             outcome=outcome,
             error=error,
             message=message,
@@ -310,12 +302,12 @@ class PartitionWorkflow:
     def _done(self) -> int:
         return sum(result.rows for result in self._finished.values())
 
-    def _say(self, detail: str) -> None:
-        workflow.set_current_details(f"{self._given.partition}: {detail}")
+    def _show(self, detail: str) -> None:
+        workflow.set_current_details(f"{self._input.partition}: {detail}")
 
     @workflow.signal
     def wanted_by(self, run: str) -> None:
-        """Another run (its workflow id) waits until we are done."""
+        """Record that another run, given by its workflow id, waits for this partition."""
         self._wanted_by.add(run)
 
     @workflow.signal
@@ -328,12 +320,12 @@ class PartitionWorkflow:
 
     @workflow.signal
     def funded(self) -> None:
-        self._short.over()
+        self._short.clear()
 
     @workflow.signal
     def answered(self) -> None:
-        """Somebody has answered a question."""
-        self._news = True
+        """Record that a person has answered a question."""
+        self._new_answers = True
 
     @workflow.query
     def progress(self) -> Progress:

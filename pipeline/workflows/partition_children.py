@@ -6,11 +6,12 @@ from typing import Any, TypeAlias
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
-from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ChildWorkflowError, FailureError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.partition import PartitionWorkflow
     from schemas import ids
+    from schemas.errors import Cancelled
     from schemas.messages.base import RunRef
     from schemas.messages.partition import PartitionInput, PartitionResult
     from schemas.messages.run import PlannedPartition, PlanRef
@@ -41,13 +42,13 @@ async def start_child(ref: RunRef, plan: PlanRef, planned: PlannedPartition, *, 
 
 
 def _attributes(partition: str) -> TypedSearchAttributes | None:
-    """The parent's search attributes and the child's partition, where the server knows them."""
-    known = workflow.info().typed_search_attributes
-    return known.updated(SearchAttributePair(PARTITION, partition)) if len(known) else None
+    """Return the parent's search attributes plus the partition, or None if the server does not know them."""
+    attributes = workflow.info().typed_search_attributes
+    return attributes.updated(SearchAttributePair(PARTITION, partition)) if len(attributes) else None
 
 
 async def result_of_cancelled(starting: "asyncio.Future[Child]", cancelled: asyncio.CancelledError) -> PartitionResult:
-    """The result of a child that was being started when the cancel came: it may fence, so it is waited for."""
+    """Return the result of a child whose start was in progress when the cancel came: it may fence, so wait for it."""
     try:
         child = await starting
     except WorkflowAlreadyStartedError:
@@ -56,8 +57,18 @@ async def result_of_cancelled(starting: "asyncio.Future[Child]", cancelled: asyn
     return await child
 
 
+def result_of_failed(partition: str, exc: ChildWorkflowError) -> PartitionResult:
+    """Return the result of a child that returned none itself: terminated, timed out or cancelled."""
+    if is_cancelled_exception(exc):
+        return PartitionResult(
+            partition=partition, outcome="cancelled", error=Cancelled.__name__, message=str(exc.cause or exc)
+        )
+    cause = exc.cause or exc
+    return PartitionResult(partition=partition, outcome="failed", error=type(cause).__name__, message=str(cause))
+
+
 async def signal_child(child: Child, signal: Any, *arguments: str) -> None:
-    """Signal our own child, by its handle: under its id another run's may be at work. One that has just ended needs no
-    telling."""
+    """Signal our own child, by its handle: its id may by now belong to another run's child. A child that has just ended
+    needs no signal."""
     with contextlib.suppress(FailureError):
         await child.signal(signal, args=arguments)

@@ -1,4 +1,4 @@
-"""What a partition asks of others, once each: its publication, its closing, a word to its run, a row's workflow."""
+"""The single steps of a partition: publish, close, signal its run, run one row."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
 
 
 async def publish(request: PublishRequest, waiting: Callable[[str], None]) -> PartitionResult:
-    """Once begun it runs to its end, as its thread would anyhow: what it did is then known, and not only guessed."""
+    """Publish. A publication that has begun runs to its end, also when cancelled, so that its outcome is known."""
     task = asyncio.ensure_future(call(PUBLISH, request, waiting=waiting))
     try:
         return await asyncio.shield(task)
@@ -29,7 +29,7 @@ async def publish(request: PublishRequest, waiting: Callable[[str], None]) -> Pa
 
 
 async def close(request: CloseRequest) -> PartitionResult:
-    """Write down how the partition ended, also where the run is cancelled or that cannot be written."""
+    """Record the outcome of the partition, also if the run is cancelled. Never raises ActivityError."""
     try:
         return await call_to_the_end(CLOSE, request)
     except ActivityError as exc:
@@ -42,8 +42,8 @@ async def close(request: CloseRequest) -> PartitionResult:
 
 
 async def report_questions(partition: str, questions: int) -> None:
-    """A partition that waits for people must keep no other from being worked on. Shielded: a signal that gets through
-    although it was to be cancelled would swallow the cancel."""
+    """Tell the run how many questions are open, so that it can start other partitions. Shielded: a signal that is
+    sent despite a cancel would swallow the cancel."""
     await asyncio.shield(asyncio.ensure_future(_signal_run(partition, questions)))
 
 
@@ -51,12 +51,12 @@ async def _signal_run(partition: str, questions: int) -> None:
     parent = workflow.info().parent
     if parent is not None:
         run = workflow.get_external_workflow_handle(parent.workflow_id, run_id=parent.run_id)
-        with contextlib.suppress(FailureError):  # one that has just ended needs no telling
+        with contextlib.suppress(FailureError):  # a run that has just ended needs no signal
             await run.signal("parked", ParkedPartition(partition=partition, questions=questions))
 
 
 async def run_row(request: RowInput) -> RowResult:
-    """Raises WorkflowAlreadyStartedError while a row of a partition workflow that was terminated is at work."""
+    """Raises WorkflowAlreadyStartedError while a row of a terminated partition workflow is still running."""
     ref = request.ref
     return await workflow.execute_child_workflow(
         RowWorkflow.run,

@@ -1,7 +1,7 @@
 """RowWorkflow: one row of a stage that says `placement: node`. Each step of its graph is an activity of its own, so
 that a worker that dies in a tool call of half an hour costs that call and nothing before it.
 
-What a step came to is in the journal; no state of the graph crosses Temporal.
+The result of a step is in the journal; no state of the graph crosses Temporal.
 """
 
 from datetime import timedelta
@@ -19,11 +19,11 @@ _LONGEST = timedelta(minutes=1)
 @workflow.defn
 class RowWorkflow:
     @workflow.run
-    async def run(self, given: RowInput) -> RowResult:
+    async def run(self, row: RowInput) -> RowResult:
         pause = _AGAIN
         spent = Spent()
         while True:
-            step = await call(STEP_ROW, given, whole=True)
+            step = await call(STEP_ROW, row, whole=True)
             spent += step.spent
             if step.state == "done":
                 return RowResult(spent=spent)
@@ -37,4 +37,4 @@ class RowWorkflow:
                 await workflow.sleep(max(until - workflow.now(), pause))
                 pause = min(2 * pause, _LONGEST)
             if workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(given)
+                workflow.continue_as_new(row)

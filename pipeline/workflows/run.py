@@ -20,22 +20,23 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import (
-        PLAN,
-        SET_LIMITS,
-        call,
-        cause_of,
-    )
+    from pipeline.workflows.activity_calls import PLAN, SET_LIMITS, call, cause_of
     from pipeline.workflows.budget_pause import BudgetPause
     from pipeline.workflows.held_partitions import HeldPartitions
     from pipeline.workflows.notifications import Notifications
     from pipeline.workflows.partition import PartitionWorkflow
-    from pipeline.workflows.partition_children import Child, result_of_cancelled, signal_child, start_child
+    from pipeline.workflows.partition_children import (
+        Child,
+        result_of_cancelled,
+        result_of_failed,
+        signal_child,
+        start_child,
+    )
     from pipeline.workflows.policies import SHORT
     from pipeline.workflows.run_steps import (
         MAX_FAILURES,
         canary_refused,
-        ended_as,
+        final_state,
         finalise,
         not_run,
         read_page,
@@ -43,7 +44,6 @@ with workflow.unsafe.imports_passed_through():
         stop_after,
         with_window,
     )
-    from schemas.errors import Cancelled
     from schemas.manifest import Counts
     from schemas.messages.base import RunState
     from schemas.messages.partition import ParkedPartition, PartitionResult
@@ -67,42 +67,42 @@ _LATEST = 50
 _MAX_HELD = 50
 _MAX_PARKED = 300
 STATE = SearchAttributeKey.for_keyword("TandemState")
-PAUSED = "paused"  # in the memo: why, so that whoever looks need not ask a worker
+PAUSED = "paused"  # in the memo: the reason, which can be read there without a worker
 
 
 @workflow.defn
 class RunWorkflow:
     @workflow.init
-    def __init__(self, given: RunInput) -> None:
-        self._given = given
-        self._carried = given.carried
-        self._totals = given.carried.totals if given.carried else Totals()
-        self._failures = list(given.carried.failures) if given.carried else []
+    def __init__(self, inputs: RunInput) -> None:
+        self._input = inputs
+        self._carried = inputs.carried
+        self._totals = inputs.carried.totals if inputs.carried else Totals()
+        self._failures = list(inputs.carried.failures) if inputs.carried else []
         self._stop: Failure | None = None
         self._paused = ""
         self._cancelled = False
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._held = HeldPartitions(given.ref)  # of those: waited for until another run is done with them
-        self._partitions: int | None = None  # asked for before there was a plan
-        self._parked: dict[str, int] = {}  # of those: waiting for people, with how many questions
+        self._held = HeldPartitions(inputs.ref)  # the running ones that wait for another run
+        self._partitions: int | None = None  # requested before there was a plan
+        self._parked: dict[str, int] = {}  # the running ones that wait for people, with the number of questions
         self._children: dict[str, Child] = {}
         self._latest: list[PartitionResult] = []
         self._finished = 0
         self._rehearsed = Counts()
-        self._planned: PlanRef | None = given.carried.plan if given.carried else None
-        self._hooks = Notifications(given.ref, self._planned.hooks if self._planned else ())
+        self._planned: PlanRef | None = inputs.carried.plan if inputs.carried else None
+        self._hooks = Notifications(inputs.ref, self._planned.hooks if self._planned else ())
         self._note = "planning"
         self._waiting = ""
-        self._budget_pause = BudgetPause(given.ref)
+        self._budget_pause = BudgetPause(inputs.ref)
 
     @workflow.run
-    async def run(self, given: RunInput) -> RunResult:
+    async def run(self, inputs: RunInput) -> RunResult:
         started = workflow.info().start_time
-        minding = asyncio.create_task(self._budget_pause.watch(self._at_work, self._say, self._funded))
+        budget_watch = asyncio.create_task(self._budget_pause.watch(self._in_flight, self._show, self._resume_funded))
         try:
             if self._planned is None:
                 self._planned = with_window(await self._plan(), self._partitions)
-                self._hooks.wanted = self._planned.hooks
+                self._hooks.events = self._planned.hooks
                 total, to_run = self._planned.partitions, self._planned.to_run
                 self._totals = Totals(total=total, unchanged=total - to_run)
                 if self._planned.canary_rows:
@@ -113,7 +113,7 @@ class RunWorkflow:
                     break
                 if number > first and workflow.info().is_continue_as_new_suggested():
                     await self._continue(number)
-                await self._page(await read_page(given.ref, self._planned, number))
+                await self._page(await read_page(inputs.ref, self._planned, number))
         except (ActivityError, asyncio.CancelledError) as exc:
             # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if not is_cancelled_exception(exc):
@@ -122,22 +122,22 @@ class RunWorkflow:
             else:
                 self._cancelled = True
         finally:
-            minding.cancel()
+            budget_watch.cancel()
         result = await self._finalise(started)
         self._hooks.ended(result, result.stop or next(iter(self._failures), None))
-        await self._hooks.heard()
+        await self._hooks.wait()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
 
     async def _plan(self) -> PlanRef:
-        given = self._given
-        request = PlanRequest(ref=given.ref, request=given.request, course=given.course, code=given.code)
+        inputs = self._input
+        request = PlanRequest(ref=inputs.ref, request=inputs.request, course=inputs.course, code=inputs.code)
         return await call(PLAN, request, waiting=self._wait_for_code)
 
     def _wait_for_code(self, reason: str) -> None:
         self._waiting = reason
         self._note = f"waiting: {reason}" if reason else "planning"
-        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}")
+        workflow.set_current_details(f"{self._input.ref.pipeline}: {self._note}")
 
     async def _continue(self, page: int) -> None:
         assert self._planned is not None
@@ -146,12 +146,12 @@ class RunWorkflow:
         carried = CarriedState(
             plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:MAX_FAILURES])
         )
-        workflow.continue_as_new(self._given.model_copy(update={"carried": carried}))
+        workflow.continue_as_new(self._input.model_copy(update={"carried": carried}))
 
     async def _canary(self, planned: PlanRef) -> None:
-        """A sample of rows over all partitions goes first and publishes nothing; the rest begins once it has passed."""
+        """Run a sample of rows over all partitions first, without publishing; the rest begins once it has passed."""
         self._note = f"canary of {planned.canary_rows:,} rows"
-        await self._page(await read_page(self._given.ref, planned, planned.pages), rehearsal=True)
+        await self._page(await read_page(self._input.ref, planned, planned.pages), rehearsal=True)
         self._stop = self._stop or canary_refused(self._rehearsed, planned.max_reject_rate)
 
     # A page: a sliding window of children ---------------------------------------------------------------------------
@@ -165,17 +165,17 @@ class RunWorkflow:
                 if self._stop is not None:
                     break
                 self._running[planned.key] = asyncio.create_task(self._child(planned, rehearsal))
-                self._say()
+                self._show()
             await workflow.wait_condition(lambda: not self._running)
         except asyncio.CancelledError:
             await self._cancel_children()
             raise
 
     def _has_room(self) -> bool:
-        """May another child be started? Partitions that are held, or wait for people, take no room."""
+        """True if another child may be started. Partitions that are held, or wait for people, take no room."""
         assert self._planned is not None
-        taken = len(self._running) - len(self._held.partitions) - len(self._parked)
-        return not (self._paused or self._budget_pause.any_over_budget) and taken < self._planned.windows.partitions
+        running = len(self._running) - len(self._held.partitions) - len(self._parked)
+        return not (self._paused or self._budget_pause.any_over_budget) and running < self._planned.windows.partitions
 
     def _few_wait(self) -> bool:
         return len(self._held.partitions) < _MAX_HELD and len(self._parked) < _MAX_PARKED
@@ -193,14 +193,7 @@ class RunWorkflow:
         except asyncio.CancelledError:
             return  # it was not begun; without a result it counts as not run
         except ChildWorkflowError as exc:
-            cancelled = is_cancelled_exception(exc)
-            cause = exc.cause or exc
-            result = PartitionResult(
-                partition=planned.key,
-                outcome="cancelled" if cancelled else "failed",
-                error=Cancelled.__name__ if cancelled else type(cause).__name__,
-                message=str(cause),
-            )
+            result = result_of_failed(planned.key, exc)
         finally:
             self._held.forget(planned.key)
             self._parked.pop(planned.key, None)
@@ -221,24 +214,24 @@ class RunWorkflow:
                 for task in self._running.values():
                     task.cancel()
             self._stop = self._stop or stop_after(
-                failure, self._totals, self._given.course.max_failures, rehearsal=rehearsal
+                failure, self._totals, self._input.course.max_failures, rehearsal=rehearsal
             )
-        self._say()
+        self._show()
 
     async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
-        """Run the child. A partition that another run holds is waited for, outside of the window: then its `open`
-        decides again whether anything is left to do."""
+        """Run the child. If another run holds the partition, wait for it outside of the window; then `open` decides
+        again whether anything is left to do."""
         while True:
             assert self._planned is not None
-            starting = asyncio.ensure_future(start_child(self._given.ref, self._planned, planned, rehearsal=rehearsal))
+            starting = asyncio.ensure_future(start_child(self._input.ref, self._planned, planned, rehearsal=rehearsal))
             try:
                 child = await asyncio.shield(starting)
             except asyncio.CancelledError as cancelled:
                 return await result_of_cancelled(starting, cancelled)
             except WorkflowAlreadyStartedError:
                 holder = await self._held.holder(planned.key)
-                if not self._given.waits:
-                    return await not_run(self._given.ref, self._planned, planned.key, f"held by {holder}")
+                if not self._input.waits:
+                    return await not_run(self._input.ref, self._planned, planned.key, f"held by {holder}")
                 self._note = f"{planned.key} is held by {holder}"
                 await self._held.wait(planned.key)
                 while not self._has_room():
@@ -259,13 +252,13 @@ class RunWorkflow:
         if len(workflow.info().typed_search_attributes):
             workflow.upsert_search_attributes([STATE.value_set(self._state())])
         return await finalise(
-            self._given.ref, self._planned, self._state(), self._totals, self._failures, self._stop, started
+            self._input.ref, self._planned, self._state(), self._totals, self._failures, self._stop, started
         )
 
     def _state(self) -> RunState:
-        return ended_as(self._totals, self._stop, cancelled=self._cancelled)
+        return final_state(self._totals, self._stop, cancelled=self._cancelled)
 
-    def _say(self) -> None:
+    def _show(self) -> None:
         totals = self._totals
         done = totals.published + totals.unchanged + totals.failed + totals.cancelled
         self._note = f"{done:,} of {totals.total:,} partitions done, {len(self._running)} running"
@@ -273,27 +266,27 @@ class RunWorkflow:
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
         cause = f". Paused: {self._budget_pause.paused.message}" if self._budget_pause.paused else ""
         self._hooks.budget(self._budget_pause.paused, self._totals)
-        workflow.set_current_details(f"{self._given.ref.pipeline}: {self._note}, {totals.failed:,} failed{cause}")
+        workflow.set_current_details(f"{self._input.ref.pipeline}: {self._note}, {totals.failed:,} failed{cause}")
 
     # Live control ---------------------------------------------------------------------------------------------------
 
     @workflow.update
-    async def set_limits(self, asked: SetLimits) -> None:
-        """Change windows while the run goes on. Workers learn of `rows_in_flight` from an object that they look at."""
-        await call(SET_LIMITS, SetLimitsRequest(ref=self._given.ref, limits=asked), within=SHORT)
-        self._partitions = asked.partitions or self._partitions
+    async def set_limits(self, limits: SetLimits) -> None:
+        """Change windows while the run goes on. Workers read `rows_in_flight` from an object that they poll."""
+        await call(SET_LIMITS, SetLimitsRequest(ref=self._input.ref, limits=limits), within=SHORT)
+        self._partitions = limits.partitions or self._partitions
         if self._planned is not None:
-            self._planned = with_window(self._planned, asked.partitions)
-        if asked.max_cost_usd is not None:
+            self._planned = with_window(self._planned, limits.partitions)
+        if limits.max_cost_usd is not None:
             self._budget_pause.go_on()
 
     @set_limits.validator
-    def _check_limits(self, asked: SetLimits) -> None:
-        refuse_limits(asked)
+    def _check_limits(self, limits: SetLimits) -> None:
+        refuse_limits(limits)
 
     @workflow.signal
     def freed(self, partition: str) -> None:
-        """Another run is done with a partition that we wait for."""
+        """Record that another run is done with a partition that this run waits for."""
         self._held.freed(partition)
 
     @workflow.signal
@@ -313,23 +306,23 @@ class RunWorkflow:
             await signal_child(child, PartitionWorkflow.resume)
 
     @workflow.signal
-    def parked(self, told: ParkedPartition) -> None:
-        """A partition waits for people, or goes on."""
-        if told.questions and told.partition in self._running:
-            self._parked[told.partition] = told.questions
-            self._hooks.people_asked(self._totals)
+    def parked(self, waiting: ParkedPartition) -> None:
+        """Record that a partition waits for people, or goes on."""
+        if waiting.questions and waiting.partition in self._running:
+            self._parked[waiting.partition] = waiting.questions
+            self._hooks.review_needed(self._totals)
         else:
-            self._parked.pop(told.partition, None)
-        self._say()
+            self._parked.pop(waiting.partition, None)
+        self._show()
 
     @workflow.signal
-    def short(self, shortage: BudgetShortfall) -> None:
-        self._budget_pause.note(shortage)
+    def short(self, shortfall: BudgetShortfall) -> None:
+        self._budget_pause.note(shortfall)
 
-    def _at_work(self) -> set[str]:
+    def _in_flight(self) -> set[str]:
         return self._running.keys() - self._held.partitions - self._parked.keys()
 
-    async def _funded(self, partitions: Sequence[str]) -> None:
+    async def _resume_funded(self, partitions: Sequence[str]) -> None:
         for child in [self._children[key] for key in partitions if key in self._children]:
             await signal_child(child, PartitionWorkflow.funded)
 

@@ -1,4 +1,4 @@
-"""What a run asks of activities, once each: a page of its plan, its end; and what stops it before that."""
+"""The single steps of a run: read a page, record what was not run, finalise; and the reasons to stop early."""
 
 from datetime import datetime
 
@@ -32,9 +32,11 @@ async def read_page(ref: RunRef, plan: PlanRef, number: int) -> Page:
     return await call(READ_PAGE, PageRequest(ref=ref, plan=plan.key, page=number), within=SHORT)
 
 
-async def not_run(ref: RunRef, plan: PlanRef | None, partition: str, why: str) -> PartitionResult:
-    """Write down that a partition was not begun."""
-    request = CloseRequest(ref=ref, plan=plan.key if plan else "", partition=partition, outcome="not_run", message=why)
+async def not_run(ref: RunRef, plan: PlanRef | None, partition: str, message: str) -> PartitionResult:
+    """Record that a partition was not begun."""
+    request = CloseRequest(
+        ref=ref, plan=plan.key if plan else "", partition=partition, outcome="not_run", message=message
+    )
     return await call(CLOSE, request)
 
 
@@ -61,23 +63,23 @@ async def finalise(
 
 
 def with_window(plan: PlanRef, partitions: int | None) -> PlanRef:
-    """The plan with so many partitions at once, where somebody has set that."""
+    """Return the plan with this number of concurrent partitions, or unchanged for None."""
     if partitions is None:
         return plan
     return plan.model_copy(update={"windows": plan.windows.model_copy(update={"partitions": partitions})})
 
 
-def ended_as(totals: Totals, stop: Failure | None, *, cancelled: bool) -> RunState:
+def final_state(totals: Totals, stop: Failure | None, *, cancelled: bool) -> RunState:
     if cancelled:
         return "cancelled"
     return "failed" if stop is not None or totals.failed or totals.cancelled else "completed"
 
 
-def canary_refused(seen: Counts, max_reject_rate: float) -> Failure | None:
-    """Why the rest may not begin, where the sample was rejected too often."""
-    if seen.rejected <= max_reject_rate * seen.rows_in:
+def canary_refused(counts: Counts, max_reject_rate: float) -> Failure | None:
+    """Return the failure of a canary of which too many rows were rejected, else None."""
+    if counts.rejected <= max_reject_rate * counts.rows_in:
         return None
-    rejected = f"{seen.rejected:,} of the canary's {seen.rows_in:,} rows were rejected"
+    rejected = f"{counts.rejected:,} of the canary's {counts.rows_in:,} rows were rejected"
     message = (
         f"{rejected}; limits.max_reject_rate is {max_reject_rate:.1%}. The rest was not begun; see: tandem rejects ls"
     )
@@ -85,7 +87,7 @@ def canary_refused(seen: Counts, max_reject_rate: float) -> Failure | None:
 
 
 def stop_after(failure: Failure, totals: Totals, max_failures: int | None, *, rehearsal: bool) -> Failure | None:
-    """What stops the run after a failure; those at work then may end."""
+    """Return the reason to stop the run after a failure, else None; running partitions may still end."""
     if rehearsal:
         message = f"the canary failed: {failure.message} The rest was not begun."
         return Failure(partition=failure.partition, error=CanaryFailed.__name__, message=message)
@@ -97,9 +99,9 @@ def stop_after(failure: Failure, totals: Totals, max_failures: int | None, *, re
 
 
 def refuse_limits(limits: SetLimits) -> None:
-    """Raises ApplicationError (UsageError) for limits that cannot be."""
+    """Raises ApplicationError (UsageError) for limits that are empty or out of range."""
     if limits.model_dump(exclude_none=True) == {}:
-        raise _refused("Nothing was given to be set.", "Say --max-active N, --rows-in-flight N or --max-cost USD.")
+        raise _refused("No limit was given.", "Give --max-active N, --rows-in-flight N or --max-cost USD.")
     for flag, value, most in (
         ("--max-active", limits.partitions, _MOST_PARTITIONS),
         ("--rows-in-flight", limits.rows_in_flight, _MOST_ROWS),

@@ -2,7 +2,7 @@
 
     ask (the request of a run named after the scheduled time, or nothing to do) → that run, as a child
 
-It is open as long as its run is, so that the schedule's overlap policy speaks of runs.
+It stays open as long as its run, so that the schedule's overlap policy applies to runs.
 """
 
 from datetime import datetime, timedelta
@@ -22,65 +22,71 @@ with workflow.unsafe.imports_passed_through():
 
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
-_AGAIN = timedelta(hours=1)  # what failed is tried again so often though no new file came
+_AGAIN = timedelta(hours=1)  # how often a failed run is tried again although no new file came
 
 
 @workflow.defn
 class ScheduledWorkflow:
     @workflow.run
-    async def run(self, given: ScheduledInput) -> ScheduledResult:
+    async def run(self, firing: ScheduledInput) -> ScheduledResult:
         info = workflow.info()
-        at = info.typed_search_attributes.get(SCHEDULED_AT) or info.start_time.replace(microsecond=0)
+        time = info.typed_search_attributes.get(SCHEDULED_AT) or info.start_time.replace(microsecond=0)
         last = workflow.get_last_completion_result(ScheduledResult) if workflow.has_last_completion_result() else None
         request = FiringRequest(
-            ref=given.ref,
-            spec=given.spec,
-            base=given.base,
-            at=at,
-            since=last.at if last is not None and last.at < at else None,
-            lookback=given.terms.lookback,
-            when=given.terms.when,
-            seen=_seen(last, at),
+            ref=firing.ref,
+            spec=firing.spec,
+            base=firing.base,
+            at=time,
+            since=last.at if last is not None and last.at < time else None,
+            lookback=firing.terms.lookback,
+            when=firing.terms.when,
+            seen=_seen(last, time),
         )
-        asked = await call(ASK, request)
-        if not asked.run:
-            workflow.set_current_details(asked.note)
-            known = last or ScheduledResult(at=at)
-            return known.model_copy(update={"at": at, "run": "", "listing": asked.listing, "note": asked.note})
-        workflow.set_current_details(f"the run {asked.run}")
-        state = await self._run(given, asked.run)
-        if state == "failed" and given.terms.pause_on_failure:
-            raise ApplicationError(f"the run {asked.run} failed", type="RunFailed", non_retryable=True)
+        decision = await call(ASK, request)
+        if not decision.run:
+            workflow.set_current_details(decision.note)
+            result = last or ScheduledResult(at=time)
+            return result.model_copy(update={"at": time, "run": "", "listing": decision.listing, "note": decision.note})
+        workflow.set_current_details(f"the run {decision.run}")
+        state = await self._run(firing, decision.run)
+        if state == "failed" and firing.terms.pause_on_failure:
+            raise ApplicationError(f"the run {decision.run} failed", type="RunFailed", non_retryable=True)
         return ScheduledResult.model_validate(
-            {"at": at, "run": asked.run, "state": state, "listing": asked.listing, "tried_at": at}
+            {
+                "at": time,
+                "run": decision.run,
+                "state": state,
+                "listing": decision.listing,
+                "tried_at": time,
+            }
         )
 
-    async def _run(self, given: ScheduledInput, run: str) -> str:
-        ref = given.ref.model_copy(update={"run": run})
+    async def _run(self, firing: ScheduledInput, run: str) -> str:
+        ref = firing.ref.model_copy(update={"run": run})
         try:
             result = await workflow.execute_child_workflow(
                 RunWorkflow.run,
-                RunInput(ref=ref, request=ids.request(run), task_queue=given.task_queue, waits=False),
+                RunInput(ref=ref, request=ids.request(run), task_queue=firing.task_queue, waits=False),
                 id=ids.run_workflow_id(ref.pipeline, ref.sink, run),
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
                 cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                search_attributes=_attributes(ref) if given.attributes else None,
+                search_attributes=_attributes(ref) if firing.attributes else None,
                 priority=fair_share(ref),
                 static_summary=f"{ref.pipeline}: {run}",
             )
         except WorkflowAlreadyStartedError:
-            return "running"  # somebody has asked for it by its name, and follows it
+            return "running"  # it was started by its name, and is followed elsewhere
         assert isinstance(result, RunResult)
         return result.state
 
 
-def _seen(last: ScheduledResult | None, at: datetime) -> str:
-    """The listing that needs no run any more: that of the last one, unless it failed some time ago."""
+def _seen(last: ScheduledResult | None, scheduled_at: datetime) -> str:
+    """Return the listing that needs no run any more: the last one, unless its run failed some time ago."""
     if last is None:
         return ""
     failed = last.state != "completed" and last.tried_at is not None
-    return "" if failed and last.tried_at is not None and at - last.tried_at >= _AGAIN else last.listing
+    return "" if failed and last.tried_at is not None and scheduled_at - last.tried_at >= _AGAIN else last.listing
 
 
 def _attributes(ref: RunRef) -> TypedSearchAttributes:

@@ -1,4 +1,4 @@
-"""What every message is made of: the base class, the run that it belongs to, states and outcomes.
+"""The parts of every message: base class, reference to the run, states and outcomes.
 
 Payloads are capped at 64 KiB; a list that may grow goes by reference (an object key).
 """
@@ -17,7 +17,7 @@ class Message(BaseModel):
 
 
 class RunRef(Message):
-    """Which run, and where its objects are. `sink` is a URI or an absolute folder."""
+    """A run and the place of its objects. `sink` is a URI or an absolute folder."""
 
     pipeline: str
     run: str
@@ -25,7 +25,7 @@ class RunRef(Message):
 
 
 class Concurrency(Message):
-    """How many children and batches may be in flight; changed on a live run by `set_limits`."""
+    """The number of children and batches that may be in flight; changed on a live run by `set_limits`."""
 
     partitions: int = 8
     batches: int = 2

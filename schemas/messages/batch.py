@@ -13,11 +13,11 @@ class BatchRequest(Message):
     opened: str
     batch: int
     rows: int
-    answered: bool = False  # the batch was done once, and people answered since
+    answered: bool = False  # the batch ran once before, and people have answered since
 
 
 class RowsOfBatch(Message):
-    """Rows of a batch that are workflows of their own in a stage: what it reads of them is the object `rows`."""
+    """Rows of a batch that each run as a workflow in one stage. The object `rows` holds the columns that it reads."""
 
     stage: str
     rows: str
@@ -31,7 +31,7 @@ class RowsOfBatch(Message):
 
 
 class Spent(Message):
-    """What an activity paid for, as it counted: who watches a run adds it up. The journal is what a report counts."""
+    """The cost of an activity by its own count, for live progress. A report counts from the journal."""
 
     calls: int = 0
     cost_usd: float = 0.0
@@ -41,9 +41,9 @@ class Spent(Message):
 
 
 class Heartbeat(Message):
-    """What a batch at work has done so far, and what it waits for; for who watches, as a heartbeat may get lost.
-    `spool` names the folder that holds what its worker has not flushed, as only who sees that folder can take it
-    over."""
+    """The progress of a running batch and the reason of its wait; for live progress only, as a heartbeat may get lost.
+    `spool` names the folder of the records that its worker has not flushed: only a worker that sees this folder can
+    take the batch over."""
 
     rows: int = 0
     calls: int = 0
@@ -54,9 +54,9 @@ class Heartbeat(Message):
 
 class BatchResult(Message):
     """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
-    drains, `rows` that have to be run one by one before (`placement: node`), or `short` of money: the next call may
-    take what is `needed`, in USD / 10^9 and in tokens, and the budget has no room for it. Only `done` has counts;
-    `parked` rows hold the publication up until a person has answered."""
+    drains, `rows` that must first run one by one (`placement: node`), or `short`: the budget has no room for the next
+    call, which may cost `needed`, in USD / 10^9 and in tokens. Only `done` has counts; `parked` rows block the
+    publication until a person has answered."""
 
     state: Literal["done", "waiting", "handed_back", "short", "rows"]
     receipt: str = ""
@@ -85,7 +85,7 @@ class RowInput(Message):
 
 class StepResult(Message):
     """`more`: the graph's next step is another activity; `done`: the row's outcome is in the journal. The others are
-    those of a batch."""
+    the same as those of a batch."""
 
     state: Literal["more", "done", "waiting", "handed_back", "short"]
     until: dt.datetime | None = None
@@ -95,7 +95,7 @@ class StepResult(Message):
 
 
 class RowResult(Message):
-    """The row's outcome is in the journal, or it is `short` of money."""
+    """The row's outcome is in the journal, or the budget is `short`."""
 
     short: bool = False
     needed: tuple[int, int] = (0, 0)

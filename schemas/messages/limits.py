@@ -4,15 +4,15 @@ from schemas.messages.base import Message
 
 
 class PerMinute(Message):
-    """Requests and tokens a minute; None where there is no bound."""
+    """Requests and tokens per minute; None for no limit."""
 
     requests: float | None = None
     tokens: float | None = None
 
 
 class LeaseRequest(Message):
-    """A worker's wish for its share of a limit: what its specs allow, what it used of late, whether it was held back.
-    `holds` is the number of the lease that it got last. With `leaving`, it wants none."""
+    """A worker's request for its share of a limit: the limit of its specs, its recent usage, and `hungry` if it was
+    held back. `holds` is the number of its last lease. With `leaving`, it gives its share back."""
 
     worker: str
     limit: PerMinute = PerMinute()
@@ -23,7 +23,8 @@ class LeaseRequest(Message):
 
 
 class Lease(Message):
-    """So much a minute. Worth `seconds` to who gives it, half of that to who holds it, counted from when it asked."""
+    """A share per minute. It is valid for `seconds` at the limiter, and half of that at the worker, from its request
+    on."""
 
     number: int
     share: PerMinute
@@ -31,7 +32,7 @@ class Lease(Message):
 
 
 class Leaseholder(Message):
-    """A worker as the limiter knows it. `before` is what it may be using still, until it says that it has `lease`."""
+    """The limiter's record of a worker. `before` is the share that it may still use, until it confirms `lease`."""
 
     limit: PerMinute
     used: PerMinute

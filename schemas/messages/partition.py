@@ -5,7 +5,8 @@ from schemas.messages.base import Concurrency, Message, Outcome, RunRef
 
 
 class PartitionInput(Message):
-    """`rehearsal`: the first `rows` rows are enriched and checked, and nothing is published."""
+    """The input of a partition. `rehearsal`: the first `rows` rows are enriched and checked, and nothing is
+    published."""
 
     ref: RunRef
     plan: str
@@ -16,7 +17,7 @@ class PartitionInput(Message):
 
 
 class OpenRequest(Message):
-    """`limit` rows at most. `lost_to`: the base that a CommitConflict was met on."""
+    """Open at most `limit` rows. `lost_to`: the base on which a CommitConflict happened."""
 
     ref: RunRef
     plan: str
@@ -36,7 +37,7 @@ class Opened(Message):
 
 
 class AnswersRequest(Message):
-    """How far are people with what these batches ask? `tell`: let them know that it is asked."""
+    """Request the state of the questions of these batches. `tell`: publish the questions for `tandem review` first."""
 
     ref: RunRef
     plan: str
@@ -47,14 +48,14 @@ class AnswersRequest(Message):
 
 
 class Answers(Message):
-    """Questions that hold the publication up, without and with an answer."""
+    """The number of questions that block the publication: without and with an answer."""
 
     missing: int
     given: int
 
 
 class ParkedPartition(Message):
-    """Told to the run by its partition: it waits for answers to this many questions, no longer where it is none."""
+    """Signal of a partition to its run: it waits for answers to this many questions; 0 if it no longer waits."""
 
     partition: str
     questions: int
@@ -70,21 +71,21 @@ class PublishRequest(Message):
 
 
 class HolderRequest(Message):
-    """Which run is at work on a partition?"""
+    """Request the run that holds a partition."""
 
     ref: RunRef
     partition: str
 
 
 class Holder(Message):
-    """The name of the run; empty where nobody holds the partition any more."""
+    """The name of the run; empty if no run holds the partition any more."""
 
     run: str = ""
 
 
 class CloseRequest(Message):
-    """Write down how a partition ended without a publication. With `fence`, a tombstone goes in first. `rows`: how many
-    it was to enrich."""
+    """Record the outcome of a partition without a publication. With `fence`, a tombstone is committed first. `rows`:
+    the number of rows to enrich."""
 
     ref: RunRef
     plan: str
@@ -93,13 +94,13 @@ class CloseRequest(Message):
     error: str = ""
     message: str = ""
     base: int = 0
-    fence: str = ""  # the nonce of the tombstone to put first; none without
+    fence: str = ""  # the nonce of the tombstone to commit first; empty for none
     rows: int = 0
 
 
 class PartitionResult(Message):
-    """How a partition ended. `error` and `message` only where it was not published; `warnings`: how many its manifest
-    has. `checks` that rows break are in the outcome's object only: they name rows, and no row crosses Temporal."""
+    """The outcome of a partition. `error` and `message` only if it was not published; `warnings`: their number in the
+    manifest. Broken `checks` are only in the outcome's object: they name rows, and no row crosses Temporal."""
 
     partition: str
     outcome: Outcome

@@ -1,4 +1,4 @@
-"""A run: its workflow, its plan, its budget, its end, and what is told of it while it goes."""
+"""A run: its workflow, plan, budget, end and live progress."""
 
 import datetime as dt
 
@@ -9,16 +9,16 @@ from schemas.messages.partition import PartitionResult
 
 
 class RunOptions(Message):
-    """How a run goes about its partitions. No part of its identity: a resumed run may take another course."""
+    """Options of a run over its partitions. Not part of its identity: a resumed run may have other options."""
 
-    max_active: int | None = None  # partitions at once; None: what the spec says
+    max_active: int | None = None  # partitions at once; None: as in the spec
     backwards: bool = False
-    max_failures: int | None = None  # so many failed partitions stop the run; 1: the first does
-    canary_rows: int = 0  # of a sample over all partitions, which has to pass before the rest begins
+    max_failures: int | None = None  # this many failed partitions stop the run; 1: the first does
+    canary_rows: int = 0  # a sample over all partitions, which must pass before the rest begins
 
 
 class SetLimits(Message):
-    """What is asked for a live run; what is None stays as it is. `rows_in_flight` is per worker process and model."""
+    """New limits for a live run; None leaves a limit as it is. `rows_in_flight` is per worker process and model."""
 
     partitions: int | None = None
     rows_in_flight: int | None = None
@@ -26,7 +26,7 @@ class SetLimits(Message):
 
 
 class SetLimitsRequest(Message):
-    """Write them down where the run's workers look."""
+    """Write new limits to the object that the run's workers poll."""
 
     ref: RunRef
     limits: SetLimits
@@ -43,7 +43,8 @@ class PlanRequest(Message):
 
 
 class PlanRef(Message):
-    """The plan lies at `key`, its partitions in `pages` objects beside it. A canary is one page more, after them."""
+    """The plan is the object `key`, its partitions are `pages` objects beside it. A canary is one more page, after
+    them."""
 
     key: str
     plan_id: str
@@ -52,7 +53,7 @@ class PlanRef(Message):
     to_run: int
     rows: int
     windows: Concurrency
-    hooks: tuple[tuple[str, ...], ...] = ()  # of each entry of `notify:`, what it wants to hear of
+    hooks: tuple[tuple[str, ...], ...] = ()  # for each entry of `notify:`, its events
     canary_rows: int = 0
     max_reject_rate: float = 1.0
 
@@ -76,9 +77,6 @@ class Page(Message):
     partitions: tuple[PlannedPartition, ...]
 
 
-# A partition -------------------------------------------------------------------------------------------------------
-
-
 # A run -------------------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +87,7 @@ class Failure(Message):
 
 
 class Totals(Message):
-    """What a run has come to so far: small, carried through continue-as-new."""
+    """The totals of a run so far: small, carried through continue-as-new."""
 
     total: int = 0
     published: int = 0
@@ -125,7 +123,7 @@ class CarriedState(Message):
 
 
 class BudgetShortfall(Message):
-    """From a partition to its run: no batch of it is at work, and the next call needs so much."""
+    """Signal of a partition to its run: it has no batch in flight, and its next call needs this much."""
 
     partition: str
     nanos: int
@@ -133,7 +131,7 @@ class BudgetShortfall(Message):
 
 
 class BudgetCheck(Message):
-    """Nothing of the run is in flight: is there room in its budget for a call of this size?"""
+    """Request if the budget has room for a call of this size, while nothing of the run is in flight."""
 
     ref: RunRef
     nanos: int
@@ -141,7 +139,8 @@ class BudgetCheck(Message):
 
 
 class BudgetVerdict(Message):
-    """`message`: why not, with the numbers and what to do; `until`: when there is again, where that comes by itself."""
+    """`message`: the reason of a no, with numbers and the next step; `until`: the time from which there is room
+    again."""
 
     go_on: bool
     message: str = ""
@@ -149,8 +148,8 @@ class BudgetVerdict(Message):
 
 
 class RunInput(Message):
-    """`waits`: for a partition that another run holds; without, it is reported as not run. `code`: the digest of the
-    user code that the command saw; a worker that has other code makes no plan. Empty: whatever a worker has."""
+    """`waits`: wait for a partition that another run holds; otherwise it is reported as not run. `code`: the digest of
+    the user code of the command; a worker with other code makes no plan. Empty: any code."""
 
     ref: RunRef
     request: str
@@ -172,7 +171,7 @@ class FinaliseRequest(Message):
 
 
 class RunResult(Message):
-    """The report lies at `report`; the rest is enough for a watcher to print and to choose its exit code."""
+    """`report` is the key of the report; the rest is enough for a command to print and to choose its exit code."""
 
     state: RunState
     report: str
@@ -183,7 +182,7 @@ class RunResult(Message):
 
 
 class NotifyRequest(Message):
-    """Tell the entry number `hook` of the spec's `notify:` of an event."""
+    """Call the entry number `hook` of the spec's `notify:` for an event."""
 
     ref: RunRef
     hook: int
@@ -194,12 +193,12 @@ class NotifyRequest(Message):
 
 
 class Notified(Message):
-    """Somebody was told."""
+    """The result of a call of a hook."""
 
 
 class Progress(Message):
-    """The answer to the query `progress`. `rows_done` counts rows of finished batches of running partitions too;
-    `spent`, of a partition that answers, what those of its batches spent that are over."""
+    """The answer to the query `progress`. Of a partition, `rows_done` counts rows of its finished
+    batches, and `spent` is the cost of those batches."""
 
     state: RunState
     detail: str
@@ -208,16 +207,10 @@ class Progress(Message):
     rows_done: int
     rejected: int
     running: tuple[str, ...]
-    held: tuple[str, ...] = ()  # of those: by another run
+    held: tuple[str, ...] = ()  # the running ones that another run holds
     finished: tuple[PartitionResult, ...] = ()
     finished_before: int = 0  # finished ones that are not in `finished`, which holds the latest
     waiting: str = ""
-    waits_for_code: str = ""  # of which stage; no worker at hand has it
+    waits_for_code: str = ""  # of this stage; no available worker has it
     spent: Spent = Spent()
-    stop: Failure | None = None  # what a paused run has run into
-
-
-# A schedule ---------------------------------------------------------------------------------------------------------
-
-
-# Limits of a fleet -------------------------------------------------------------------------------------------------
+    stop: Failure | None = None  # the reason of a pause by the budget

@@ -1,4 +1,4 @@
-"""Schedules: the workflow that a firing starts, and what it asks for."""
+"""Schedules: the workflow that a firing starts, and its messages."""
 
 import datetime as dt
 from typing import Literal
@@ -7,8 +7,8 @@ from schemas.messages.base import Message, RunRef, RunState
 
 
 class ScheduleTerms(Message):
-    """When a schedule fires, and what a firing takes: as people read and compare them. Durations as `6h`. `when`: `due`
-    takes the partitions that are over, `new-files` what changed, where the source's listing did."""
+    """The settings of a schedule, as people read and compare them. Durations as `6h`. `when`: `due` runs the partitions
+    that have ended, `new-files` what changed, if the source's listing has changed."""
 
     cron: str
     time_zone: str = "UTC"
@@ -21,7 +21,7 @@ class ScheduleTerms(Message):
 
 
 class ScheduledInput(Message):
-    """`spec` is the key of the frozen spec, `ref.run` empty. `attributes`: the server knows our search attributes."""
+    """`spec` is the key of the frozen spec, `ref.run` is empty. `attributes`: the server has our search attributes."""
 
     ref: RunRef
     spec: str
@@ -32,7 +32,7 @@ class ScheduledInput(Message):
 
 
 class FiringRequest(Message):
-    """Ask for the run of a firing at `at`. `since`: the firing before that; `seen`: the listing that needs no run."""
+    """Request the run of a firing at `at`. `since`: the firing before; `seen`: the listing that needs no run."""
 
     ref: RunRef
     spec: str
@@ -45,8 +45,8 @@ class FiringRequest(Message):
 
 
 class FiringDecision(Message):
-    """The name of the run; empty where nothing is to be done, with the reason. `listing` is the source's fingerprint,
-    where it was looked at."""
+    """The name of the run; empty if there is nothing to do, with the reason in `note`. `listing` is the source's
+    fingerprint, if it was read."""
 
     run: str = ""
     listing: str = ""
@@ -54,8 +54,8 @@ class FiringDecision(Message):
 
 
 class ScheduledResult(Message):
-    """What became of a firing: Temporal hands it to the next. `run` is empty where there was nothing to do; `state` and
-    `tried_at` are then those of the latest that had."""
+    """The result of a firing, which Temporal passes to the next. `run` is empty if there was nothing to do; `state` and
+    `tried_at` are then those of the latest firing with a run."""
 
     at: dt.datetime
     run: str = ""

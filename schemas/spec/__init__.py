@@ -1,1 +1,1 @@
-"""The spec, which a user writes: its sections, loaded from YAML with every error a sentence."""
+"""The spec, which a user writes: its sections, loaded from YAML with errors as sentences."""

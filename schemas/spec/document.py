@@ -1,7 +1,7 @@
-"""A YAML file as plain data with line numbers, refused at once when it could do harm or be misread.
+"""Read a YAML file as plain data with line numbers; refuse one that could do harm or be misread.
 
 Refused: more than 1 MB or 50,000 values, anchors and aliases (a 430-byte file can hold 10⁹ leaves), tags, depth above
-50, a key twice. Scalars follow YAML 1.2's core schema, without octal and hexadecimal: only `true` and `false` are
+50, duplicate keys. Scalars follow YAML 1.2's core schema, without octal and hexadecimal: only `true` and `false` are
 booleans, `1e3` is a number, and `012`, `no`, `12:30:45` and dates stay text.
 """
 
@@ -30,14 +30,14 @@ _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fal
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data and, for each location in it, the line (from 1) where it stands."""
+    """Plain data and the line (from 1) of each location in it."""
 
     name: str
     data: Any
     lines: dict[Location, int]
 
     def line(self, location: Location) -> int:
-        """The line of the location, or of the nearest thing that contains it."""
+        """Return the line of a location, or of the nearest one that contains it."""
         while location and location not in self.lines:
             location = location[:-1]
         return self.lines.get(location, 1)
@@ -47,16 +47,18 @@ def load_document(path: Path) -> Document:
     """Read and parse a file. Raises SpecError, naming file and line."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # of a device, stat says 0
+            data = file.read(MAX_BYTES + 1)  # not by stat, which says 0 for a device
         if len(data) > MAX_BYTES:
-            raise SpecError(f"{path}: more than {MAX_BYTES:,} bytes.", hint="Put long prompts in files of their own.")
+            raise SpecError(f"{path}: more than {MAX_BYTES:,} bytes.", hint="Put long prompts in separate files.")
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise SpecError(
-            f"{path}: no such file.", hint="Name a spec, or write one with: tandem init DIR --from FILE"
+            f"{path}: no such file.", hint="Give the path of a spec, or write one with: tandem init DIR --from FILE"
         ) from None
     except IsADirectoryError:
-        raise SpecError(f"{path}: a folder.", hint=f"Name the file in it, as {path / 'tandem.yaml'}") from None
+        raise SpecError(
+            f"{path}: this is a folder.", hint=f"Give the path of a file in it, such as {path / 'tandem.yaml'}"
+        ) from None
     except UnicodeDecodeError as exc:
         raise SpecError(f"{path}: not UTF-8 text (byte {exc.start}).", hint="Save the file as UTF-8.") from exc
     except OSError as exc:
@@ -68,7 +70,7 @@ def parse_document(text: str, *, name: str = "spec") -> Document:
     """Parse YAML text of at most 1 MB. Raises SpecError."""
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise SpecError(f"{name}: more than {MAX_BYTES:,} bytes.")
-    _refuse_harm(text, name)
+    _check_events(text, name)
     try:
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.YAMLError as exc:
@@ -77,60 +79,63 @@ def parse_document(text: str, *, name: str = "spec") -> Document:
     return Document(name, None if node is None else _plain(node, (), lines, name), lines)
 
 
-def _refuse_harm(text: str, name: str) -> None:
-    """Walk the event stream, which builds nothing, before composing."""
+def _check_events(text: str, name: str) -> None:
+    """Check the event stream, which builds no data, before composing. Raises SpecError."""
     depth = values = 0
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             values += 1
             if values > 2 * MAX_VALUES:  # each with its key
-                raise _at(name, event.start_mark, f"more than {MAX_VALUES:,} values.", "")
+                raise _error_at(name, event.start_mark, f"more than {MAX_VALUES:,} values.", "")
             if isinstance(event, yaml.AliasEvent):
-                raise _at(name, event.start_mark, "aliases (*name) are refused.", "Write the value out.")
+                raise _error_at(name, event.start_mark, "aliases (*name) are refused.", "Write the value out.")
             if isinstance(event, yaml.NodeEvent) and event.anchor:
-                raise _at(name, event.start_mark, "anchors (&name) are refused.", "Write the value out.")
+                raise _error_at(name, event.start_mark, "anchors (&name) are refused.", "Write the value out.")
             tag = getattr(event, "tag", None)
             if isinstance(event, yaml.NodeEvent) and tag:
-                raise _at(name, event.start_mark, f"the tag {tag} is refused.", "Specs are plain data.")
+                raise _error_at(name, event.start_mark, f"the tag {tag} is refused.", "Specs are plain data.")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise _at(name, event.start_mark, f"nested deeper than {MAX_DEPTH} levels.", "")
+                    raise _error_at(name, event.start_mark, f"nested deeper than {MAX_DEPTH} levels.", "")
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError as exc:
         raise _syntax_error(exc, name, text) from None
 
 
-def _at(name: str, mark: Any, message: str, hint: str) -> SpecError:
+def _error_at(name: str, mark: Any, message: str, hint: str) -> SpecError:
     return SpecError(f"{name}:{mark.line + 1 if mark else 1}: {message}", hint=hint)
 
 
 def _syntax_error(exc: yaml.YAMLError, name: str, text: str) -> SpecError:
     if isinstance(exc, yaml.reader.ReaderError):
-        found = next(((at, char) for at, char in enumerate(text) if yaml.reader.Reader.NON_PRINTABLE.match(char)), None)
-        at, char = found or (0, "?")
-        return SpecError(f"{name}:{text.count(chr(10), 0, at) + 1}: the character {char!r} is refused.")
+        match = next(
+            ((position, char) for position, char in enumerate(text) if yaml.reader.Reader.NON_PRINTABLE.match(char)),
+            None,
+        )
+        position, char = match or (0, "?")
+        return SpecError(f"{name}:{text.count(chr(10), 0, position) + 1}: the character {char!r} is refused.")
     mark = getattr(exc, "problem_mark", None)
     problem = getattr(exc, "problem", None) or "it cannot be parsed"
-    return _at(name, mark, f"not valid YAML: {problem}.", "Check indentation and quotes there.")
+    return _error_at(name, mark, f"not valid YAML: {problem}.", "Check indentation and quotes there.")
 
 
-def _plain(node: yaml.Node, here: Location, lines: dict[Location, int], name: str) -> Any:
-    lines[here] = node.start_mark.line + 1
+def _plain(node: yaml.Node, location: Location, lines: dict[Location, int], name: str) -> Any:
+    lines[location] = node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*here, at), lines, name) for at, item in enumerate(node.value)]
+        return [_plain(item, (*location, index), lines, name) for index, item in enumerate(node.value)]
     out: dict[Hashable, Any] = {}
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise _at(name, key_node.start_mark, "a key must be plain text.", "")
+            raise _error_at(name, key_node.start_mark, "a key must be plain text.", "")
         key = key_node.value
         if key in out:
-            raise _at(name, key_node.start_mark, f"the key {key!r} stands twice.", "Keep one of them.")
-        out[key] = _plain(value_node, (*here, key), lines, name)
-        lines[(*here, key)] = key_node.start_mark.line + 1
+            raise _error_at(name, key_node.start_mark, f"the key {key!r} appears twice.", "Keep one of them.")
+        out[key] = _plain(value_node, (*location, key), lines, name)
+        lines[(*location, key)] = key_node.start_mark.line + 1
     return out
 
 

@@ -11,7 +11,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*\Z")
 
 
 def parse_duration(value: Any) -> timedelta:
-    """A timedelta from `15m`, `1.5h`, `0`; raises ValueError that says what is allowed."""
+    """Parse `15m`, `1.5h` or `0`. Raises ValueError that names the allowed forms."""
     if isinstance(value, timedelta):
         return value
     if value == 0 and not isinstance(value, bool):
@@ -24,11 +24,11 @@ def parse_duration(value: Any) -> timedelta:
     try:
         return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
     except OverflowError:
-        raise ValueError("too long a duration") from None
+        raise ValueError("the duration is too long") from None
 
 
 def format_duration(value: timedelta) -> str:
-    """The shortest exact form, `90s` rather than `1.5m`."""
+    """Return the shortest exact form, `90s` rather than `1.5m`."""
     seconds = value.total_seconds()
     for unit in ("w", "d", "h", "m", "s"):
         if seconds and seconds % _UNITS[unit] == 0:

@@ -1,5 +1,5 @@
-"""The output declaration of a stage: names, types, bounds. One tree, from which the validator, the JSON schema that a
-model is asked for, and the Arrow schema of the files (`schemas.tables`) are all derived.
+"""The output declaration of a stage: names, types, bounds. One tree, from which the validator, the JSON schema
+for the model, and the Arrow schema of the files (`schemas.tables`) are all derived.
 
     category: {type: enum, values: [billing, bug]}      urgency: {type: int, ge: 1, le: 5}
     summary: str        tags: list[str]      who: {fields: {name: str, born: date?}}      note: "str?"
@@ -108,11 +108,11 @@ class OutputField(BaseModel):
         try:
             re.compile(self.pattern)
         except re.error as exc:
-            raise ValueError(f"pattern is no regular expression: {exc}") from None
+            raise ValueError(f"pattern is not a regular expression: {exc}") from None
 
 
 def _parse_kind(kind: str) -> dict[str, Any] | None:
-    """The type of a longer declaration: `enum`, `list?`, `fields` say nothing more, others are parsed."""
+    """Parse the type of a long declaration: `enum`, `list?` and `fields` stand alone, others are parsed."""
     core = kind.strip().removesuffix("?").strip()
     if core in ("enum", "list", "fields"):
         return {"type": core, "optional": kind.strip().endswith("?")}
@@ -120,7 +120,7 @@ def _parse_kind(kind: str) -> dict[str, Any] | None:
 
 
 def parse_type(text: str) -> dict[str, Any]:
-    """`list[str]?` as a declaration. Raises ValueError that lists what is allowed."""
+    """Parse a short form such as `list[str]?`. Raises ValueError that lists the allowed forms."""
     text = text.strip()
     optional = text.endswith("?")
     core = text[:-1].strip() if optional else text
@@ -135,7 +135,7 @@ def parse_type(text: str) -> dict[str, Any]:
 
 
 def validator_for(fields: Mapping[str, OutputField], name: str = "Answer") -> type[BaseModel]:
-    """A pydantic model that accepts exactly the declared fields; unknown ones are ignored, as models add some."""
+    """Return a pydantic model of the declared fields; unknown fields are ignored, as models add some."""
     members: dict[str, Any] = {}
     for field_name, field in fields.items():
         default = None if field.optional else ...
@@ -147,7 +147,7 @@ def validator_for(fields: Mapping[str, OutputField], name: str = "Answer") -> ty
 
 
 def _no_number(value: Any) -> Any:
-    """2026 is a year to a model, and 2,026 seconds since 1970 to pydantic."""
+    """Refuse a number: 2026 is a year for a model, but 2,026 seconds since 1970 for pydantic."""
     if isinstance(value, int | float):
         raise ValueError("write it as ISO 8601 text")
     return value
@@ -184,13 +184,13 @@ def _annotation(field: OutputField, name: str) -> Any:
     limits = {k: getattr(field, k) for k in ("ge", "le", "gt", "lt", "min_length", "max_length")}
     if field.type == "str":
         limits["pattern"] = field.pattern
-    given = {k: v for k, v in limits.items() if v is not None}
-    if given:
-        kind = Annotated[kind, Field(**given)]
+    bounds = {k: v for k, v in limits.items() if v is not None}
+    if bounds:
+        kind = Annotated[kind, Field(**bounds)]
     return kind | None if field.optional else kind
 
 
-# The schema a model is asked for -----------------------------------------------------------------------------------
+# The JSON schema for the model ------------------------------------------------------------------------------------
 
 _JSON_TYPES: dict[str, dict[str, Any]] = {
     "str": {"type": "string"}, "int": {"type": "integer"}, "float": {"type": "number"}, "bool": {"type": "boolean"},
@@ -199,7 +199,7 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
 
 
 def json_schema(fields: Mapping[str, OutputField]) -> dict[str, Any]:
-    """JSON schema of an object of these fields, in the subset that providers' strict modes take: every property
+    """Return the JSON schema of an object of these fields, in the subset of providers' strict modes: every property
     required, no additional ones, optional as a union with null."""
     return {
         "type": "object",
@@ -239,7 +239,7 @@ def _put(schema: dict[str, Any], **values: Any) -> None:
 
 
 def problems(exc: ValidationError) -> str:
-    """What does not fit, and where, in one line."""
+    """Return each invalid value with its place, in one line."""
     lines = []
     for error in exc.errors(include_url=False)[:10]:
         place = ".".join(str(part) for part in error["loc"]) or "the answer"

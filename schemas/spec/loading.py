@@ -1,4 +1,4 @@
-"""From a spec file (or a mapping) to a `Spec`, every error a sentence: file, line, field, value, what is allowed."""
+"""Load a `Spec` from a file or a mapping; errors are sentences with file, line, field, value and the allowed values."""
 
 import difflib
 import re
@@ -21,27 +21,27 @@ _SECRETS = re.compile(
 _SECRET_NAMES = re.compile(
     r"(^|_)(api_?key|(access|secret|private)_key|secret|password|passwd|pwd|token|credential|authorization|bearer)s?$"
 )
-# Where a value is text for people or a model, or the name of a column or state key, whatever its own key is called.
+# Keys whose values are text for people or a model, or names of columns or state keys: never secrets by their name.
 _PROSE = frozenset(("prompt", "system", "query", "sql", "description"))
 _NAMES = frozenset(("columns", "output", "inputs", "outputs"))
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 def load_spec(path: Path) -> Spec:
-    """The spec in a file, its prompt files inlined. Raises SpecError with one line for each thing that is wrong."""
+    """Load the spec of a file, with its prompt files inlined. Raises SpecError with one line for each fault."""
     document = load_document(path)
     return spec_from(document, base=path.parent)
 
 
 def spec_from(document: Document, *, base: Path) -> Spec:
-    """The spec in a parsed document; `{file: …}` prompts are read relative to `base`."""
+    """Return the spec of a parsed document; `{file: …}` prompts are read relative to `base`. Raises SpecError."""
     if not isinstance(document.data, dict):
         raise SpecError(
             f"{document.name}: a spec is a mapping that starts with name:, source:, stages:, sink:.",
             hint="Write one that runs with: tandem init DIR",
         )
     data = _inline_files(document, base)
-    _refuse_secrets(Document(document.name, data, document.lines))
+    _check_secrets(Document(document.name, data, document.lines))
     try:
         spec = Spec.model_validate(data)
     except ValidationError as exc:
@@ -52,7 +52,7 @@ def spec_from(document: Document, *, base: Path) -> Spec:
 
 
 def in_file(exc: SpecError, path: Path, spec: Spec) -> SpecError:
-    """The error with file and line, where it tells the places that it is about, and the spec is the file's."""
+    """Return the error with file and line, if it has places and the spec is that of the file."""
     if not exc.places or not path.exists() or load_spec(path) != spec:
         return exc
     return SpecError("\n".join(_placed(load_document(path), exc.places)), hint=exc.hint)
@@ -63,23 +63,26 @@ def _placed(document: Document, places: Iterable[tuple[Location, str]]) -> list[
 
 
 def _refused_in_files(spec: Spec) -> Iterator[tuple[Location, str]]:
-    """What a spec may not say, and that specs of runs begun by earlier versions may."""
+    """Yield faults that are refused in files, but allowed in stored specs of runs of earlier versions."""
     if spec.sink.table is not None and spec.sink.format != "iceberg":
         yield (
             ("sink", "table"),
             (
-                f"sink.table = {spec.sink.table!r} names an Iceberg table; with format: {spec.sink.format} nothing is "
-                "called so. Leave it out, or say format: iceberg."
+                f"sink.table = {spec.sink.table!r} names an Iceberg table, but format is {spec.sink.format}. "
+                "Leave it out, or set format: iceberg."
             ),
         )
     names = [check.name for check in spec.checks]
-    for at, name in enumerate(names):
-        if name in names[:at]:
-            yield ("checks", at, "name"), f"checks[{at}].name = {name!r}: another check is called so; rename one."
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (
+                ("checks", index, "name"),
+                f"checks[{index}].name = {name!r}: another check has this name; rename one.",
+            )
 
 
 def spec_from_mapping(data: Mapping[str, Any], *, base: Path, name: str = "spec") -> Spec:
-    """A spec given in Python."""
+    """Return the spec of a Python mapping. Raises SpecError."""
     return spec_from(Document(name, dict(data), {}), base=base)
 
 
@@ -99,13 +102,13 @@ def _inline_files(document: Document, base: Path) -> dict[str, Any]:
     if not isinstance(data.get("stages"), list):
         return data
     stages = []
-    for at, given in enumerate(data["stages"]):
-        stage = given
+    for index, declared in enumerate(data["stages"]):
+        stage = declared
         if isinstance(stage, dict):
             stage = dict(stage)
             for field in ("prompt", "system"):
                 if isinstance(stage.get(field), dict):
-                    stage[field] = _read_text(document, ("stages", at, field), stage[field], base)
+                    stage[field] = _read_text(document, ("stages", index, field), stage[field], base)
         stages.append(stage)
     data["stages"] = stages
     return data
@@ -129,7 +132,7 @@ def _read_text(document: Document, location: Location, value: dict[str, Any], ba
     return text.replace("\r\n", "\n")
 
 
-def _refuse_secrets(document: Document) -> None:
+def _check_secrets(document: Document) -> None:
     for location, value in _leaves(document.data, ()):
         if isinstance(value, str) and _secret(location, value):
             raise SpecError(
@@ -140,23 +143,23 @@ def _refuse_secrets(document: Document) -> None:
 
 def _secret(location: Location, value: str) -> bool:
     name = next((part for part in reversed(location) if isinstance(part, str)), "")
-    if found := _SECRETS.search(_REFERENCE.sub("", value)):
-        return name not in _PROSE or not found[0].startswith("://")
+    if match := _SECRETS.search(_REFERENCE.sub("", value)):
+        return name not in _PROSE or not match[0].startswith("://")
     if not value or _REFERENCE.search(value) or name in _PROSE or not _NAMES.isdisjoint(location):
         return False
     plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|-", "_", name).lower()
     return bool(_SECRET_NAMES.search(plain)) and not plain.startswith("max_")
 
 
-def _leaves(value: Any, here: Location) -> Iterator[tuple[Location, Any]]:
+def _leaves(value: Any, location: Location) -> Iterator[tuple[Location, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _leaves(item, (*here, key))
+            yield from _leaves(item, (*location, key))
     elif isinstance(value, list | tuple):
-        for at, item in enumerate(value):
-            yield from _leaves(item, (*here, at))
+        for index, item in enumerate(value):
+            yield from _leaves(item, (*location, index))
     else:
-        yield here, value
+        yield location, value
 
 
 # Errors ------------------------------------------------------------------------------------------------------------
@@ -173,7 +176,7 @@ def _sentences(exc: ValidationError, document: Document) -> list[str]:
 
 
 def _real_location(location: Location, data: Any) -> Location:
-    """Pydantic names union members and our own rewrites in locations; keep what stands in the file."""
+    """Return a location as in the file: pydantic adds union members and our own rewrites to locations."""
     out: list[str | int] = []
     for part in location:
         if isinstance(data, Mapping):
@@ -189,12 +192,12 @@ def _real_location(location: Location, data: Any) -> Location:
 
 
 def option_sentences(exc: ValidationError, model: type[BaseModel], place: Location) -> list[tuple[Location, str]]:
-    """The same for the options of a stage, which a model of its graph's own validates; with the place of each."""
-    found: dict[str, Location] = {}
+    """Return the errors of a stage's options, validated by the model of its graph, each with its place."""
+    places: dict[str, Location] = {}
     for error in exc.errors(include_url=False):
         location = (*place, *error["loc"])
-        found.setdefault(_sentence(error, location, _keys_at(error["loc"][:-1], model)), location)
-    return [(location, sentence) for sentence, location in found.items()]
+        places.setdefault(_sentence(error, location, _keys_at(error["loc"][:-1], model)), location)
+    return [(location, sentence) for sentence, location in places.items()]
 
 
 def _sentence(error: ErrorDetails, location: Location, known: list[str] | None = None) -> str:
@@ -209,19 +212,19 @@ def _sentence(error: ErrorDetails, location: Location, known: list[str] | None =
         return f"{field} is not a key of the spec; {hint}".rstrip("; ")
     if kind == "value_error":
         message = str(context.get("error", error["msg"]))
-        shown = f" = {_shown(value)}" if isinstance(value, str | int | float) else ""
+        shown = f" = {_short(value)}" if isinstance(value, str | int | float) else ""
         return f"{field}{shown}: {message}."
     if kind == "literal_error":
         expected = str(context.get("expected", ""))
         options = re.findall(r"'([^']*)'", expected)
         close = difflib.get_close_matches(str(value), options, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"{field} = {_shown(value)}: allowed: {', '.join(options) or expected}.{hint}"
-    message = _WANTED.get(kind) or error["msg"][0].lower() + error["msg"][1:]
-    return f"{field} = {_shown(value)}: {message}."
+        return f"{field} = {_short(value)}: allowed: {', '.join(options) or expected}.{hint}"
+    message = _EXPECTED.get(kind) or error["msg"][0].lower() + error["msg"][1:]
+    return f"{field} = {_short(value)}: {message}."
 
 
-_WANTED = {
+_EXPECTED = {
     "string_type": "must be text; put it in quotes",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number, without quotes",
@@ -233,17 +236,17 @@ _WANTED = {
 }
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-# Fields that are written otherwise in a spec.
+# Fields that have another name in a spec.
 _WRITTEN = {"output_class": None, "options": "with"}
 
 
 def _keys_at(location: Location, model: Any = Spec) -> list[str]:
-    """The keys that the spec knows at a location, found by walking the models."""
+    """Return the allowed keys at a location, found by walking the models."""
     for part in location:
         if isinstance(part, int):
             continue

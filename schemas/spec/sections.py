@@ -1,5 +1,5 @@
-"""What a user writes: one file, `tandem.yaml` by default. Strict: unknown keys are refused, `"10"` is no number, and
-nothing is guessed. `schemas.spec.loading` reads the file and turns validation errors into sentences."""
+"""The sections of the spec, by default the file `tandem.yaml`. Strict: unknown keys are refused, `"10"` is not a
+number, and nothing is guessed. `schemas.spec.loading` reads the file and turns validation errors into sentences."""
 
 import re
 from datetime import timedelta
@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class ColumnType(Section):
-    """A type that is given rather than inferred. `format` is strptime's, for date and datetime from text."""
+    """A declared type, instead of an inferred one. `format` is strptime's, for date and datetime from text."""
 
     type: Literal["str", "int", "float", "bool", "date", "datetime"]
     format: str | None = None
@@ -48,7 +48,7 @@ class Source(Section):
     @classmethod
     def _plain_delimiter(cls, value: str | None) -> str | None:
         if value is not None and (not value.isascii() or value in '"\r\n\0'):
-            raise ValueError('one ASCII character that is no quote, for example ";" or "\\t"')
+            raise ValueError('one ASCII character other than a quote, for example ";" or "\\t"')
         return value
 
     @field_validator("key", mode="before")
@@ -171,9 +171,11 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        said = {name: getattr(self, name) for name in Stage.model_fields}
-        given = {name: value for name, value in said.items() if value not in ("", Stage.model_fields[name].default)}
-        if (wrong := complaint(self.uses, given)) is not None:
+        values = {name: getattr(self, name) for name in Stage.model_fields}
+        declared = {
+            name: value for name, value in values.items() if value not in ("", Stage.model_fields[name].default)
+        }
+        if (wrong := complaint(self.uses, declared)) is not None:
             raise ValueError(wrong)
         if self.output_class and not _MODULE_ATTR.match(self.output_class):
             raise ValueError(f"output: {self.output_class!r} is neither columns nor module:Class")
@@ -194,8 +196,8 @@ def _roles(model: Any) -> Any:
 
 
 def superseded_stay(table_format: str) -> timedelta:
-    """The default of `keep_superseded`. Readers by glob want replaced files gone at once; those of an earlier version
-    of a table find its files where the table says."""
+    """Return the default of `keep_superseded`. For readers by glob replaced files must disappear at once; readers of an
+    earlier version of a table still need them."""
     return timedelta(0) if table_format == "parquet" else timedelta(minutes=15)
 
 
@@ -232,8 +234,8 @@ class Limits(Section):
 
 
 class Price(Section):
-    """USD per million tokens. Cached input is part of the input, and reasoning of the output: without a price of their
-    own they cost what the rest does."""
+    """USD per million tokens. Cached input is part of the input, and reasoning of the output: without their own
+    price they cost the same as the rest."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
@@ -248,7 +250,7 @@ class Journal(Section):
 
 
 class Check(Section):
-    """A condition on every published row, true of a good one. Its columns are those of the output and of the keys."""
+    """A condition that is true for every good row. It may use the columns of the output and the keys."""
 
     name: str = Field(min_length=1)
     sql: str = Field(min_length=1)

@@ -1,17 +1,17 @@
-"""Which keys of a stage each built-in graph and table stage needs, and which it has a use for."""
+"""The keys that each built-in stage needs, and the keys that it may have."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Keys that say nothing to some stages; any other key is every stage's.
+# Keys that only some stages have; every stage has all others.
 _SPECIFIC = frozenset(
     ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
 ) | {"tools", "context", "coerce", "row_timeout", "blocking"}
 _PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout"))
-_WHAT = {
-    "output": "output: the columns that it shall write",
-    "prompt": "prompt: the text that the model is given",
+_KEY_EXAMPLES = {
+    "output": "output: the columns to write",
+    "prompt": "prompt: the text for the model",
     "model": "model: provider:name, for example openai:gpt-5-mini",
     "query": "query: SELECT … FROM rows",
     "tools": "tools: [module:function]",
@@ -20,7 +20,8 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Uses:
-    """`needs` must be given, `takes` may be; `roles` are the models that must be named, `may` those that may be."""
+    """The keys of a built-in stage: required `needs`, allowed `takes`; required model `roles`, and optional ones
+    `may`."""
 
     needs: tuple[str, ...]
     takes: frozenset[str] = _PROMPTED
@@ -48,29 +49,29 @@ BUILT_IN: dict[str, Uses] = {
 }
 
 
-def complaint(uses: str, given: Mapping[str, Any]) -> str | None:
-    """What is wrong with the keys that were given to a built-in stage; they are all it has that is not a default."""
+def complaint(uses: str, declared: Mapping[str, Any]) -> str | None:
+    """Return the first fault of a stage's keys, else None. `declared` holds all values that are not defaults."""
     known = BUILT_IN.get(uses)
     if known is None:
-        if ":" in uses and "coerce" in given:
+        if ":" in uses and "coerce" in declared:
             return "coerce belongs to built-in graphs: a graph of yours reads its models' answers itself"
-        return "query belongs to uses: sql, not to a graph of yours" if ":" in uses and "query" in given else None
+        return "query belongs to uses: sql, not to a graph of yours" if ":" in uses and "query" in declared else None
     for name in known.needs:
-        if name not in given and not (name == "output" and "output_class" in given):
-            return f"uses: {uses} needs {_WHAT[name]}"
+        if name not in declared and not (name == "output" and "output_class" in declared):
+            return f"uses: {uses} needs {_KEY_EXAMPLES[name]}"
     for role in known.roles:
-        if role not in given.get("model", {}):
-            wanted = ", ".join(f"{name}: provider:name" for name in known.roles)
+        if role not in declared.get("model", {}):
+            example = ", ".join(f"{name}: provider:name" for name in known.roles)
             return f"uses: {uses} needs model: " + (
-                "provider:name, for example openai:gpt-5-mini" if known.roles == ("main",) else f"{{{wanted}}}"
+                "provider:name, for example openai:gpt-5-mini" if known.roles == ("main",) else f"{{{example}}}"
             )
-    for role in given.get("model", {}):
+    for role in declared.get("model", {}):
         if role not in (*known.roles, *known.may):
             return f"model has no role {role!r} in uses: {uses}; it has: {', '.join((*known.roles, *known.may))}"
-    stray = sorted((_SPECIFIC & set(given)) - known.takes)
+    stray = sorted((_SPECIFIC & set(declared)) - known.takes)
     if stray:
         name = stray[0].removesuffix("_class")
         homes = [other for other, its in BUILT_IN.items() if stray[0] in its.takes]
-        where = f"uses: {' or '.join(homes[:3])}" if homes else "a graph of yours"
-        return f"{name} belongs to {where}, not uses: {uses}"
+        stages = f"uses: {' or '.join(homes[:3])}" if homes else "a graph of yours"
+        return f"{name} belongs to {stages}, not uses: {uses}"
     return None

@@ -1,1 +1,1 @@
-"""How one graph stage runs over rows: a batch at once, equal rows once, steps and interrupts kept."""
+"""Running one graph stage over rows: a batch at once, equal rows once, with stored steps and interrupts."""

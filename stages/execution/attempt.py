@@ -1,4 +1,4 @@
-"""One attempt of one batch: what it has, and how its rows ended."""
+"""One attempt of one batch: its context, and the outcomes of its rows."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from stages.models.row_scope import Tally
 
 @dataclass
 class BatchContext:
-    """One attempt of one batch. `drain` is set when the worker is asked to stop; `on_row` is told of finished rows;
-    `on_step`, where somebody watches, of (row fingerprint, node, update)."""
+    """One attempt of one batch. `drain` is set when the worker has to stop; `on_row` is called with the number of
+    finished rows; `on_step`, if set, with (row fingerprint, node, update)."""
 
     run: str
     batch: int
@@ -33,14 +33,14 @@ class BatchContext:
     damage: list[str] = field(default_factory=list)
     steps: Steps | None = None  # of the one row of this batch, where nodes are activities
     watch: RowWatch | None = None
-    on_stuck: Callable[[str], None] = lambda row: None  # is told of a row (its id) whose thread cannot be stopped
+    on_stuck: Callable[[str], None] = lambda row: None  # called with the id of a row whose thread cannot be stopped
     claims: Claims | None = None  # where other processes may run equal rows
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
 
 
 @dataclass
 class StageOutcome:
-    """Outcomes by position in the batch's frame; `stopped` is what kept the rest from being finished."""
+    """Outcomes by position in the batch's frame; `stopped` is the error that kept the others from finishing."""
 
     records: list[RowRecord | None]
     stopped: TandemError | None = None
@@ -52,5 +52,5 @@ class StageOutcome:
 
     @property
     def done(self) -> list[RowRecord]:
-        """The records that there are: one a row, where all are finished."""
+        """The records of finished rows: one a row if all are finished."""
         return [record for record in self.records if record is not None]

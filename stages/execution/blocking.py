@@ -1,8 +1,8 @@
 """Graphs whose async nodes block the loop that all rows share: their nodes are run in threads, each with a loop of its
 own. Model calls come back to the shared loop by themselves (`stages.models.calls`).
 
-A stage says so (`blocking: true`), or it is seen: `running` names the row whose code has the loop just now, so that a
-thread which watches the loop can tell whose it is.
+A stage declares it (`blocking: true`), or it is detected: `running` is the row whose code has the loop now, so that a
+thread that watches the loop can find the row.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from stages.models.row_scope import RowScope
 
 
 class NodeBlocks(BaseException):
-    """Raised in a node that holds the loop, to begin it anew in a thread: what it asked a model is in the journal."""
+    """Raised in a node that holds the loop, to restart it in a thread: its model calls are in the journal."""
 
 
 @dataclass
 class LoopUse:
-    """Whose code has the loop, and how many times it was given to a row's. `blocking` are the stages whose nodes do not
-    give it back."""
+    """The row whose code has the loop, and how many times the code of rows got it. `blocking` are the stages whose
+    nodes do not return it."""
 
     running: RowScope | None = None
     turns: int = 0
     blocking: set[str] = field(default_factory=set)
     interrupted_turn: int | None = None
-    process: int = 0  # whose loop it is; a row may fork, and must not live on in both
+    process: int = 0  # of the loop; a row may fork, and must not run on in both processes
 
 
 _in_node: ContextVar[bool] = ContextVar("tandem_in_node", default=False)
@@ -42,16 +42,16 @@ loop_use = LoopUse()  # one a process, as the loop that runs rows is
 def interrupt_node(*_: object) -> None:
     """A signal handler, in the thread of the loop: take the loop away from the node that has it, if it is still the one
     that was found to block. Raises NodeBlocks in it."""
-    found, loop_use.interrupted_turn = loop_use.interrupted_turn, None
-    if found is not None and found == loop_use.turns and loop_use.running is not None and _in_node.get():
+    blocked_turn, loop_use.interrupted_turn = loop_use.interrupted_turn, None
+    if blocked_turn is not None and blocked_turn == loop_use.turns and loop_use.running is not None and _in_node.get():
         raise NodeBlocks
 
 
 def with_threads(
     graph: Pregel[Any, Any, Any, Any], stage: str, *, always: bool, new_loop: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> Pregel[Any, Any, Any, Any]:
-    """The same graph, its nodes run in threads where the stage blocks, or `always`. `new_loop` runs a coroutine to its
-    end in the thread that calls it."""
+    """Return the same graph, its nodes run in threads if the stage blocks, or `always`. `new_loop` runs a coroutine to
+    its end in the calling thread."""
 
     def blocks() -> bool:
         return always or stage in loop_use.blocking

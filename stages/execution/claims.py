@@ -1,4 +1,4 @@
-"""Equal rows once, over processes that do not share memory: each row is claimed by one, the others take its answer."""
+"""Equal rows once, over processes that do not share memory: one process claims a row, the others use its answer."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,13 +7,13 @@ from stages.journal.records import RowKey, RowRecord
 
 
 class Claims(Protocol):
-    """Of one batch."""
+    """The claims of one batch."""
 
     async def claim(self, keys: Sequence[RowKey]) -> set[RowKey]:
-        """Claim rows for this process; those that are another's already."""
+        """Claim rows for this process. Returns those that another process has claimed already."""
 
     async def result(self, key: RowKey) -> RowRecord | None:
-        """What the other process made of a row; None where it has nothing to give: then the row is ours."""
+        """Return the record of a row from the process that claimed it; None if it has none: then the row is ours."""
 
     def release(self, keys: Sequence[RowKey]) -> None:
-        """The batch is over: what it has no answer for, it will not have."""
+        """End the claims: the batch is over, and will answer no more rows."""

@@ -1,11 +1,11 @@
-"""Questions to a person: what a graph asks by LangGraph's `interrupt()`, and how it goes on with the answers.
+"""Questions to a person: a graph asks by LangGraph's `interrupt()`, and is run again with the answers.
 
 A graph runs without a checkpointer, and its first question ends its run: the row is parked. Once there are answers the
 graph is run again from its start, its model calls replayed from the journal, this once with a checkpointer in memory
-that lives as long as the row's run. Each `interrupt()` then returns what was said to that question.
+that lives as long as the row's run. Each `interrupt()` then returns the answer to its question.
 
-A question is known by what it asks, not by where: a graph that asks something else, because its prompt or an earlier
-answer changed, is given no answer to what it asked before.
+A question is identified by its content, not by its place: a graph that asks something else, because its prompt or an
+earlier answer changed, gets no answer to an earlier question.
 """
 
 import pickle
@@ -36,9 +36,9 @@ Invoke = Callable[[AnyGraph, Any, Mapping[str, Any]], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class GraphQuestion:
-    """`asks` is what the graph gave to `interrupt()`, JSON-like; `digest` is of it, `ordinal` its number among equal
-    ones of the row. `schema`: the JSON schema that an answer has to fit. `refused`: the nonce of an answer that did
-    not, in `why`."""
+    """`asks` is the argument of `interrupt()`, JSON-like; `digest` is its digest, `ordinal` its number among equal ones
+    of the row. `schema`: the JSON schema of an answer. `refused`: the nonce of an answer that did not fit, `why` the
+    reason."""
 
     asks: Any
     digest: str
@@ -53,42 +53,46 @@ class GraphQuestion:
 
 
 class RowPending(Exception):
-    """The row cannot go on before somebody has answered."""
+    """The row cannot continue before a person has answered."""
 
     def __init__(self, questions: Iterable[GraphQuestion]) -> None:
         super().__init__("waiting for an answer")
         self.questions = tuple(questions)
 
 
-def described(questions: Iterable[GraphQuestion]) -> dict[str, Any]:
-    """What a pending row's record says."""
-    return {"kind": PENDING, "message": "waiting for an answer", "questions": [asdict(asked) for asked in questions]}
+def describe_questions(questions: Iterable[GraphQuestion]) -> dict[str, Any]:
+    """Return the `error` of a pending row's record."""
+    return {
+        "kind": PENDING,
+        "message": "waiting for an answer",
+        "questions": [asdict(question) for question in questions],
+    }
 
 
 def questions_of(record: RowRecord) -> list[GraphQuestion]:
-    """What a row waits for; nothing where it is not pending."""
+    """Return the questions that a row waits for; none if it is not pending."""
     if record.status != PENDING:
         return []
-    return [GraphQuestion(**asked) for asked in (record.error or {}).get("questions", ())]
+    return [GraphQuestion(**question) for question in (record.error or {}).get("questions", ())]
 
 
-def waits(record: RowRecord | None, known: Known) -> bool:
-    """Is the row parked, with nothing new said to any of its questions?"""
+def is_waiting(record: RowRecord | None, known: Known) -> bool:
+    """True if the row is parked, without a new answer to any of its questions."""
     if record is None or record.status != PENDING:
         return False
-    said = known.answers.get(record.key, {})
-    return not any(is_answered(asked, said.get(asked.key)) for asked in questions_of(record))
+    answers = known.answers.get(record.key, {})
+    return not any(is_answered(question, answers.get(question.key)) for question in questions_of(record))
 
 
-def is_answered(asked: GraphQuestion, said: AnswerRecord | None) -> bool:
-    return said is not None and said.nonce != asked.refused
+def is_answered(question: GraphQuestion, answer: AnswerRecord | None) -> bool:
+    return answer is not None and answer.nonce != question.refused
 
 
 # Asking ------------------------------------------------------------------------------------------------------------
 
 
 def interrupts_of(state: Any) -> list[Interrupt[Any]]:
-    """What the graph asked when it stopped; nothing where it came to its end."""
+    """Return the interrupts that stopped the graph; none if it finished."""
     return list(state.get(INTERRUPT, ())) if isinstance(state, Mapping) else []
 
 
@@ -99,63 +103,67 @@ class _Numbering:
         self._counted: Counter[str] = Counter()
         self._keys: dict[tuple[str, str], GraphQuestion] = {}
 
-    def question(self, asked: Interrupt[Any]) -> GraphQuestion:
-        value = plain(asked.value)
+    def question(self, interrupt: Interrupt[Any]) -> GraphQuestion:
+        value = plain(interrupt.value)
         content = digest(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
-        found = self._keys.get((asked.id, content))
-        if found is None:
-            schema = getattr(asked, "response_schema", None)
-            found = GraphQuestion(value, content, self._counted[content], schema if isinstance(schema, dict) else None)
+        question = self._keys.get((interrupt.id, content))
+        if question is None:
+            schema = getattr(interrupt, "response_schema", None)
+            question = GraphQuestion(
+                value, content, self._counted[content], schema if isinstance(schema, dict) else None
+            )
             self._counted[content] += 1
-            self._keys[asked.id, content] = found
-        return found
+            self._keys[interrupt.id, content] = question
+        return question
 
 
-def ask(interrupts: Iterable[Interrupt[Any]]) -> RowPending:
-    """The questions of a graph that ran without answers."""
+def row_pending(interrupts: Iterable[Interrupt[Any]]) -> RowPending:
+    """Return the exception with the questions of a graph that ran without answers."""
     numbering = _Numbering()
-    return RowPending([numbering.question(asked) for asked in interrupts])
+    return RowPending([numbering.question(interrupt) for interrupt in interrupts])
 
 
-async def resumed(
-    graph: AnyGraph, prepared: Any, said: Mapping[QuestionKey, AnswerRecord], rounds: "Rounds", invoke: Invoke
+async def resume_graph(
+    graph: AnyGraph, prepared: Any, answers: Mapping[QuestionKey, AnswerRecord], rounds: "Rounds", invoke: Invoke
 ) -> Any:
-    """The last state of the graph, run from its start with what was said. Raises Parked where that is not enough."""
+    """Run the graph from its start with the answers and return its last state. Raises RowPending if it needs more."""
     saved = graph.copy({"checkpointer": InMemorySaver(serde=_Copies())})
     config = {"configurable": {"thread_id": "row"}}
-    numbering, asked = _Numbering(), list[GraphQuestion]()
+    numbering, questions = _Numbering(), list[GraphQuestion]()
     used: set[str] = set()
-    given: Any = prepared
-    now: dict[QuestionKey, AnswerRecord] = {}
+    graph_input: Any = prepared
+    current: dict[QuestionKey, AnswerRecord] = {}
     while True:
         try:
-            state = await invoke(saved, given, config)
+            state = await invoke(saved, graph_input, config)
         except Exception as exc:
             if not is_invalid_resume(exc):
                 raise
-            raise RowPending(_refused(question, now.get(question.key), exc) for question in asked) from None
+            raise RowPending(_refused(question, current.get(question.key), exc) for question in questions) from None
         interrupts = interrupts_of(state)
         if not interrupts:
             return state
-        asked = [numbering.question(one) for one in interrupts]
-        now = {question.key: said[question.key] for question in asked if question.key in said}
-        resume = {
-            one.id: orjson.loads(now[question.key].answer)
-            for one, question in zip(interrupts, asked, strict=True)
-            if question.key in now and f"{one.id} {question.digest}" not in used
+        questions = [numbering.question(interrupt) for interrupt in interrupts]
+        current = {question.key: answers[question.key] for question in questions if question.key in answers}
+        replies = {
+            interrupt.id: orjson.loads(current[question.key].answer)
+            for interrupt, question in zip(interrupts, questions, strict=True)
+            if question.key in current and f"{interrupt.id} {question.digest}" not in used
         }
-        if not resume:  # what was said and is asked again did not help
-            raise RowPending(replace(q, refused=now[q.key].nonce) if q.key in now else q for q in asked)
-        used.update(f"{one.id} {question.digest}" for one, question in zip(interrupts, asked, strict=True))
+        if not replies:  # the answers to questions that are asked again did not help
+            raise RowPending(replace(q, refused=current[q.key].nonce) if q.key in current else q for q in questions)
+        used.update(
+            f"{interrupt.id} {question.digest}" for interrupt, question in zip(interrupts, questions, strict=True)
+        )
         rounds.begin()
-        given = Command(resume=resume)
+        graph_input = Command(resume=replies)
 
 
-def _refused(asked: GraphQuestion, said: AnswerRecord | None, exc: Exception) -> GraphQuestion:
-    if said is None or asked.schema is None:
-        return asked
+def _refused(question: GraphQuestion, answer: AnswerRecord | None, exc: Exception) -> GraphQuestion:
+    if answer is None or question.schema is None:
+        return question
     why = problems(exc) if isinstance(exc, ValidationError) else str(exc)
-    return replace(asked, refused=said.nonce, why=" ".join(why.split())[:300])
+    return replace(question, refused=answer.nonce, why=" ".join(why.split())[:300])
 
 
 class _Copies:
@@ -173,20 +181,20 @@ class _Copies:
 
 
 class Rounds:
-    """Which task of a graph made which calls. A task whose question is answered is run again from its own start, and
-    asks its model the same again: it gets the same answers, not further ones."""
+    """The calls of each task of a graph. A task whose question is answered is run again from its own start, and repeats
+    its model calls: it gets the same answers, not further ones."""
 
     def __init__(self) -> None:
         self._now: defaultdict[tuple[str, str], list[CallKey]] = defaultdict(list)
         self._before: dict[tuple[str, str], deque[CallKey]] = {}
 
     def begin(self) -> None:
-        """Another round: the tasks that are run from here on have been run before, or are new."""
+        """Begin another round: tasks that are run from here on were run before, or are new."""
         self._before = {task: deque(keys) for task, keys in self._now.items()}
         self._now.clear()
 
     def again(self, request: str) -> CallKey | None:
-        """The key under which the task at work has made this call before."""
+        """Return the key under which the running task made this call before."""
         task = _task(), request
         keys = self._before.get(task)
         if not keys:
@@ -204,5 +212,5 @@ def _task() -> str:
 
 
 def plain(value: Any) -> Any:
-    """JSON-like: what a person is asked crosses files and screens."""
+    """Convert a question to JSON types: it is stored in files and shown on screens."""
     return orjson.loads(to_json(value))

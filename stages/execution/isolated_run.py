@@ -16,15 +16,16 @@ async def run_isolated(
     stage: GraphStage,
     rows: list[GraphRow],
     context: BatchContext,
-    over: Callable[[], bool],
+    is_over: Callable[[], bool],
 ) -> TandemError | None:
-    """Run rows apart, their records to the batch's journal. Returns what stopped it."""
+    """Run rows in processes of their own and store their records in the batch's journal. Returns the error that stopped
+    it."""
     journal, equal = context.journal, {row.key: row.equal for row in rows}
 
     async def attempt(group: Sequence[GraphRow]) -> Attempt:
         return await isolation.attempt(stage, group, _known_of(group, journal.known))
 
-    async def take(records: Sequence[Record]) -> None:
+    async def store(records: Sequence[Record]) -> None:
         for record in records:
             await journal.append(record)
             if isinstance(record, RowRecord) and record.key in equal:
@@ -34,14 +35,14 @@ async def run_isolated(
         return not is_settled(journal.known.rows.get(row.key), journal.known)
 
     try:
-        return await run_in_halves(rows, context.run, attempt, take, is_left, over)
+        return await run_in_halves(rows, context.run, attempt, store, is_left, is_over)
     finally:
         await isolation.over()
 
 
 def _known_of(rows: Iterable[GraphRow], known: Known) -> list[Record]:
-    """What is known that a run of these rows may use: calls, and what people answered."""
+    """Return the known records that a run of these rows may use: calls, and answers of people."""
     keys, ids = {row.key for row in rows}, {row.id for row in rows}
     calls = [call for call in known.calls.values() if call.id in ids]
-    answers = [said for key in keys & known.answers.keys() for said in known.answers[key].values()]
+    answers = [answer for key in keys & known.answers.keys() for answer in known.answers[key].values()]
     return [*calls, *answers]

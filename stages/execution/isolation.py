@@ -4,8 +4,8 @@
                                                                            └▶ it dies: each half in a fresh process …
                                                       … a row that kills twice alone is rejected, as `killed_worker`
 
-Only a death of the process's own counts: what somebody else kills says nothing of rows. Which that was is known to who
-started the process; here it is told.
+Only a process that died by itself counts: if something else killed it, that says nothing about rows. The code that
+started the process knows the difference and reports it here.
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ class GraphRow:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a process fared with rows: what it journalled, and, where it died by its own doing, `death` says how, and
-    `in_flight` which rows it was at then. `stopped`: what keeps the rest from being finished."""
+    """Result of a process that ran rows: the records that it wrote. If it died by itself, `death` says how, and
+    `in_flight` names the rows that ran then. `stopped`: the error that keeps the others from finishing."""
 
     records: Sequence[Record] = ()
     death: str = ""
@@ -46,17 +46,17 @@ class Isolation(Protocol):
     """Processes for suspects."""
 
     def suspects(self, key: RowKey) -> bool:
-        """Was the row in flight when a process died?"""
+        """True if the row was in flight when a process died."""
 
     async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
         """Run rows in a process of their own."""
 
     async def over(self) -> None:
-        """No more rows come; the process may end."""
+        """End the process: no more rows come."""
 
 
 class RowWatch(Protocol):
-    """Is told of each row that is run, so that whoever outlives the process knows."""
+    """Observes each row that is run, so that the parent still knows it if the process dies."""
 
     def began(self, stage: str, key: RowKey, id: str) -> int | None: ...
 
@@ -71,7 +71,7 @@ class Halves:
     kills: Counter[RowKey] = field(default_factory=Counter)
 
     def after(self, group: Sequence[GraphRow], left: Sequence[GraphRow], tried: Attempt) -> GraphRow | None:
-        """Line up what is left of a group; the row that has now killed twice alone, if it is one."""
+        """Queue the unfinished rows of a group. Returns the row that has now killed twice alone, if any."""
         if not tried.death:
             if left:
                 self.groups.append(list(left))
@@ -91,8 +91,8 @@ class Halves:
         return None
 
 
-def killed(row: GraphRow, how: str, run: str) -> RowRecord:
-    """The reject of a row that ends whatever process it runs in."""
+def killed_row(row: GraphRow, how: str, run: str) -> RowRecord:
+    """Return the reject of a row that kills its process."""
     error = {
         "kind": KILLED,
         "message": f"the process that ran the row alone {how}, {_TIMES_ALONE} times",
@@ -106,21 +106,22 @@ async def run_in_halves(
     rows: Sequence[GraphRow],
     run: str,
     attempt: Callable[[Sequence[GraphRow]], Awaitable[Attempt]],
-    take: Callable[[Sequence[Record]], Awaitable[None]],
+    store: Callable[[Sequence[Record]], Awaitable[None]],
     is_left: Callable[[GraphRow], bool],
-    over: Callable[[], bool],
+    is_over: Callable[[], bool],
 ) -> TandemError | None:
-    """Try suspects until each has an outcome, or `over`. `take` keeps what was journalled. Returns what stopped it."""
+    """Try suspects until each has an outcome, or `is_over()`. `store` keeps records. Returns the error that stopped
+    it."""
     halves = Halves([list(rows)])
-    while halves.groups and not over():
+    while halves.groups and not is_over():
         group = [row for row in halves.groups.pop() if is_left(row)]
         if not group:
             continue
         tried = await attempt(group)
-        await take(tried.records)
+        await store(tried.records)
         if tried.stopped is not None:
             return tried.stopped
         guilty = halves.after(group, [row for row in group if is_left(row)], tried)
         if guilty is not None:
-            await take([killed(guilty, tried.death, run)])
+            await store([killed_row(guilty, tried.death, run)])
     return None

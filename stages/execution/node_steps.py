@@ -1,11 +1,10 @@
-"""`placement: node`: a row's graph, one step at a time. What a node gave is kept, as what a model answered is.
+"""`placement: node`: a row's graph, one step at a time. The output of a node is stored, as answers of models are.
 
-Each time the graph is run from its start; nodes that are known give again what they gave, those of the first step that
-is not known are run, and the graph is left before the step after it. So whoever dies in a node repeats that node alone,
-and of its model calls only those that were in flight.
+The graph is run from its start each time; known nodes return their stored output, the nodes of the first unknown step
+are run, and the graph is left before the next step. So after a crash in a node only that node is repeated, and of its
+model calls only those that were in flight.
 
-A node is known by where it stands: the step, and its place in it. That is the same each time, because everything
-before it is.
+A node is identified by its step and its place in the step. They are the same each time, because everything before is.
 """
 
 import base64
@@ -28,11 +27,11 @@ _serialiser = JsonPlusSerializer(allowed_msgpack_modules=True)  # of the user's 
 
 
 class StepDone(GraphBubbleUp):
-    """The graph goes on with another step, which is another activity's."""
+    """The graph continues with another step, in another activity."""
 
 
 class Steps:
-    """One row's share of one activity. `more`: the graph was left before its end."""
+    """The steps of one row in one activity. `more`: the graph was left before its end."""
 
     def __init__(self, key: RowKey, id: str, run: str, journal: Journal) -> None:
         self.key = key
@@ -43,22 +42,22 @@ class Steps:
         self._step: int | None = None
 
     def graph(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
-        """The same graph, its nodes kept."""
+        """Return the same graph, its nodes recorded."""
         nodes = {
-            name: node if name == START else node.copy({"bound": _Kept(name, node.bound, self)})
+            name: node if name == START else node.copy({"bound": _RecordedNode(name, node.bound, self)})
             for name, node in graph.nodes.items()
         }
         return graph.copy({"nodes": nodes})
 
     def begin(self, step: int) -> None:
-        """Raises StepDone where a node of an earlier step was run already."""
+        """Begin a step. Raises StepDone if a node of an earlier step was run already."""
         if self._step not in (None, step):
             self.more = True
             raise StepDone
         self._step = step
 
 
-class _Kept(Runnable[Any, Any]):
+class _RecordedNode(Runnable[Any, Any]):
     def __init__(self, name: str, node: Runnable[Any, Any], steps: Steps) -> None:
         self.name = name
         self._node = node
@@ -68,14 +67,14 @@ class _Kept(Runnable[Any, Any]):
         raise NotImplementedError("rows are run asynchronously")
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        said = (config or {}).get("metadata", {})
-        step = int(said["langgraph_step"])
-        where = orjson.dumps([step, said["langgraph_path"]], default=str).decode()
-        known = self._steps.journal.known.nodes.get(self._steps.key, {}).get(where)
+        metadata = (config or {}).get("metadata", {})
+        step = int(metadata["langgraph_step"])
+        node_key = orjson.dumps([step, metadata["langgraph_path"]], default=str).decode()
+        known = self._steps.journal.known.nodes.get(self._steps.key, {}).get(node_key)
         if known is not None:
             scope = current.get()
             assert scope is not None
-            scope.repeated(known.calls)
+            scope.replay_calls(known.calls)
             return _output(known)
         self._steps.begin(step)
         calls: list[CallKey] = []
@@ -84,7 +83,7 @@ class _Kept(Runnable[Any, Any]):
             output = await self._node.ainvoke(input, config, **kwargs)
         finally:
             calls_of_node.reset(token)
-        record = self._record(where, output, calls)
+        record = self._record(node_key, output, calls)
         await self._steps.journal.append(record)
         return _output(record)  # as it will be each time
 
@@ -93,7 +92,7 @@ class _Kept(Runnable[Any, Any]):
             kind, data = _serialiser.dumps_typed(output)
         except Exception as exc:
             raise RowError(
-                f"node {self.name!r} gave a {type(output).__name__} that cannot be kept: {type(exc).__name__}",
+                f"node {self.name!r} returned a {type(output).__name__} that cannot be stored: {type(exc).__name__}",
                 kind="cannot_be_kept",
             ) from exc
         text = f"{kind}:{base64.b64encode(data).decode()}"

@@ -1,8 +1,8 @@
-"""`sink.provenance: columns`: what made each published row, beside its values.
+"""`sink.provenance: columns`: model, prompt, time and cost of each published row, beside its values.
 
-What is said of a row comes from the journal, so that the same answers make the same bytes, whoever publishes them and
-however often. Of several stages the models and prompts are named one after the other, costs are added up, and the last
-answer's time is taken.
+The values come from the journal, so that the same answers make the same bytes, however often they are published. Of
+several stages the models and prompts are named one after the other, costs are added up, and the last answer's time is
+taken.
 """
 
 import datetime as dt
@@ -27,12 +27,12 @@ STAGED = pa.schema(
 COLUMNS = pa.schema([*STAGED, pa.field(GENERATION, pa.int64())])
 
 
-def refuse_clash(columns: pa.Schema, barrier: bool) -> None:
+def check_clash(columns: pa.Schema, barrier: bool) -> None:
     """Raises SpecError where the columns cannot be added."""
-    taken = [name for name in COLUMNS.names if name in columns.names]
-    if taken:
+    clashes = [name for name in COLUMNS.names if name in columns.names]
+    if clashes:
         raise SpecError(
-            f"sink.provenance = 'columns' adds {taken[0]!r}, which is a column already.", hint="Rename or drop yours."
+            f"sink.provenance = 'columns' adds {clashes[0]!r}, which is a column already.", hint="Rename or drop yours."
         )
     if barrier:
         raise SpecError(
@@ -43,52 +43,52 @@ def refuse_clash(columns: pa.Schema, barrier: bool) -> None:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _RowFacts:
     models: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-    at: float = 0.0
+    enriched_at: float = 0.0
     cost_usd: float | None = 0.0
 
 
 def _answered_by(stage: GraphStage, record: RowRecord) -> list[str]:
-    """The model whose answer it is, where models take turns; else all that had a part in it."""
+    """Return the model that answered, if models take turns; else all that took part."""
     models = stage.provenance.models
     role = orjson.loads(record.answer).get(BY) if record.answer is not None and BY in record.answer else None
     return [models[role]] if role in models else list(models.values())
 
 
 class RowProvenance:
-    """What is known of each source row of a batch, by its position."""
+    """The provenance of each source row of a batch, by its position."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, _Said] = {}
+        self._rows: dict[int, _RowFacts] = {}
         self._paid: set[RowKey] = set()
 
-    def add(self, at: int, identity: str, stage: GraphStage, record: RowRecord) -> None:
-        """One stage's answer. A row that took an equal row's answer cost nothing."""
-        known = self._rows.get(at, _Said())
-        asked = bool(record.calls)
+    def add(self, position: int, identity: str, stage: GraphStage, record: RowRecord) -> None:
+        """Add one stage's answer. A row that shares an equal row's answer cost nothing."""
+        known = self._rows.get(position, _RowFacts())
+        has_calls = bool(record.calls)
         shared = record.shared or record.id != identity or record.key in self._paid
         self._paid.add(record.key)
-        cost = 0.0 if shared or not asked else record.cost_usd
-        models = [model for model in _answered_by(stage, record) if asked and model not in known.models]
+        cost = 0.0 if shared or not has_calls else record.cost_usd
+        models = [model for model in _answered_by(stage, record) if has_calls and model not in known.models]
         prompt = stage.provenance.prompt_digest
-        self._rows[at] = _Said(
+        self._rows[position] = _RowFacts(
             models=(*known.models, *models),
-            prompts=(*known.prompts, prompt) if asked and prompt and prompt not in known.prompts else known.prompts,
-            at=max(known.at, record.at),
+            prompts=(*known.prompts, prompt) if has_calls and prompt and prompt not in known.prompts else known.prompts,
+            enriched_at=max(known.enriched_at, record.at),
             cost_usd=None if cost is None or known.cost_usd is None else known.cost_usd + cost,
         )
 
-    def appended(self, table: pa.Table, positions: list[int]) -> pa.Table:
-        """The table with the columns, for the source row of each of its rows."""
-        said = [self._rows.get(at, _Said()) for at in positions]
-        times = [dt.datetime.fromtimestamp(one.at, dt.UTC) if one.at else None for one in said]
+    def append_to(self, table: pa.Table, positions: list[int]) -> pa.Table:
+        """Return the table with the columns; `positions` are the source rows of its rows."""
+        facts = [self._rows.get(position, _RowFacts()) for position in positions]
+        times = [dt.datetime.fromtimestamp(row.enriched_at, dt.UTC) if row.enriched_at else None for row in facts]
         values = (
-            [", ".join(one.models) or None for one in said],
-            [", ".join(one.prompts) or None for one in said],
+            [", ".join(row.models) or None for row in facts],
+            [", ".join(row.prompts) or None for row in facts],
             times,
-            [one.cost_usd for one in said],
+            [row.cost_usd for row in facts],
         )
         for field, column in zip(STAGED, values, strict=True):
             table = table.append_column(field, pa.array(column, field.type))
@@ -96,13 +96,13 @@ class RowProvenance:
 
 
 def generation(table: pa.Table, number: int) -> pa.Table:
-    """A staged table with the generation that it is published as."""
+    """Return a staged table with the generation that it is published as."""
     return table.append_column(COLUMNS.field(GENERATION), pa.repeat(pa.scalar(number, pa.int64()), table.num_rows))
 
 
-def columns_of(columns: pa.Schema, wanted: str, *, barrier: bool) -> pa.Schema:
-    """The published columns, with those of provenance where they are wanted. Raises SpecError."""
-    if wanted != "columns":
+def columns_of(columns: pa.Schema, option: str, *, barrier: bool) -> pa.Schema:
+    """Return the published columns, with those of provenance if `option` is "columns". Raises SpecError."""
+    if option != "columns":
         return columns
-    refuse_clash(columns, barrier)
+    check_clash(columns, barrier)
     return pa.schema([*columns, *COLUMNS])

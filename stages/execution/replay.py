@@ -1,4 +1,4 @@
-"""A row's graph run from the journal alone: what it would ask next, without asking."""
+"""Run a row's graph from the journal alone, without calling a model."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ from stages.models.row_scope import RowScope, Tally, current
 
 
 class WouldAsk(TandemError):
-    """Nothing is paid for here: the row needs a call that the journal does not know."""
+    """The row needs a call that the journal does not know, and no call is made here."""
 
 
 async def replay(
     stage: GraphStage, known: Known, rows: Iterable[tuple[str, str, dict[str, Any]]]
 ) -> dict[str, dict[str, Any] | None]:
-    """What rows (fingerprint, identity, prepared state) come to with known calls alone: answers, None for rejects.
-    Those that would have to ask are left out."""
-    found: dict[str, dict[str, Any] | None] = {}
+    """Return the answers of rows (fingerprint, identity, prepared state) from known calls alone, None for rejects. Rows
+    that need another call are left out."""
+    answers: dict[str, dict[str, Any] | None] = {}
     journal = Journal(_keep_nothing, known=known)
     for row, id, prepared in rows:
         scope = RowScope(
@@ -45,9 +45,9 @@ async def replay(
             current.reset(token)
             scope.close()
         if scope.stop is None:
-            found[row] = answer
-    return found
+            answers[row] = answer
+    return answers
 
 
 async def _keep_nothing(data: bytes) -> None:
-    raise AssertionError("nothing is asked, so nothing is written")
+    raise AssertionError("no call is made, so nothing is written")

@@ -1,11 +1,11 @@
-"""How a stage changes a table of rows: the one place where its contract is carried out.
+"""Apply a stage to a table of rows: the one place that implements its contract.
 
     answers of a graph stage ─┐
-                              ├─→ the rows after it, in the declared columns and types; who left, who was rejected, why
+                              ├─→ the rows after it, in the declared columns and types; removed rows, rejected rows, why
     a table stage ────────────┘
 
-Enrichment, the count of calls, `tandem try` and publishing look on: each step says from which row before it each row
-after it came. Nothing here knows where rows are read, what is paid for answers, or what is kept of them.
+Enrichment, the count of calls, `tandem try` and publishing use it: each step maps each row after it to the row before
+it. Nothing here knows how rows are read, what answers cost, or what is stored.
 """
 
 import tempfile
@@ -35,7 +35,7 @@ class RowTable:
 
     @classmethod
     def of_source(cls, rows: pl.DataFrame, columns: pa.Schema) -> "RowTable":
-        """Rows as the source has them, each at its own position."""
+        """Return rows as the source has them, each at its own position."""
         return cls(rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW)), columns)
 
     @property
@@ -46,13 +46,13 @@ class RowTable:
         return RowTable(self.frame.filter(pl.Series(kept, dtype=pl.Boolean)), self.columns)
 
     def to_arrow(self) -> pa.Table:
-        """The rows in the declared columns and types, without their positions."""
+        """Return the rows in the declared columns and types, without their positions."""
         return conform(self.frame.drop(ROW).to_arrow(), self.columns)
 
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """What a graph stage made of one row: its answer, JSON-like; None where it was rejected, or is `pending`."""
+    """The result of a graph stage for one row: its answer, JSON-like; None if it was rejected, or is `pending`."""
 
     values: dict[str, Any] | None = None
     pending: bool = False
@@ -60,8 +60,8 @@ class RowAnswer:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """The place of a rejected row before the stage. A table stage gives its reason, and the columns that this reason
-    looks at; a graph stage's reasons lie with its answers."""
+    """The place of a rejected row before the stage. A table stage adds its reason, and the columns that this reason
+    reads; a graph stage's reasons are stored with its answers."""
 
     place: int
     reason: str | None = None
@@ -71,7 +71,7 @@ class RejectedRow:
 @dataclass(frozen=True)
 class Step:
     """One stage's change of a table: the rows after it, and of each the place before it (`origins`). `left` are the
-    places whose rows go no further. A rejected row is among them unless the stage says `on_reject: null`."""
+    places whose rows go no further. A rejected row is one of them unless the stage has `on_reject: null`."""
 
     table: RowTable
     origins: list[int]
@@ -81,18 +81,18 @@ class Step:
 
 def take_answers(stage: GraphStage, table: RowTable, answers: Sequence[RowAnswer]) -> Step:
     """Join the answers of a graph stage to its rows, one each in their order. Rejected rows leave or stay with null
-    outputs; with a pending row all that was made of its source row leaves."""
+    outputs; with a pending row all rows of its source row leave."""
     positions = table.positions
-    waiting = {at for at, answer in zip(positions, answers, strict=True) if answer.pending}
+    pending = {position for position, answer in zip(positions, answers, strict=True) if answer.pending}
     rejected: list[RejectedRow] = []
     left: dict[int, Cause] = {}
-    for place, (at, answer) in enumerate(zip(positions, answers, strict=True)):
-        refused = answer.values is None and not answer.pending
-        if refused:
+    for place, (position, answer) in enumerate(zip(positions, answers, strict=True)):
+        is_rejected = answer.values is None and not answer.pending
+        if is_rejected:
             rejected.append(RejectedRow(place))
-        if at in waiting:
+        if position in pending:
             left[place] = "pending"
-        elif refused and stage.spec.on_reject == "drop":
+        elif is_rejected and stage.spec.on_reject == "drop":
             left[place] = "rejected"
     columns = answer_columns([answer.values for answer in answers], stage.fields)
     frame = table.frame.with_columns(pl.Series(name, values) for name, values in columns.items())
@@ -108,29 +108,29 @@ def apply_stage(stage: TableStage, table: RowTable) -> Step:
     rejected: list[RejectedRow] = []
     left: dict[int, Cause] = {}
     if stage.reject_reason is not None:
-        why = stage.reject_reason(frame)
+        reasons = stage.reject_reason(frame)
         rejected = [
             RejectedRow(place, reason, stage.columns_checked[reason])
-            for place, reason in enumerate(why.to_list())
+            for place, reason in enumerate(reasons.to_list())
             if reason is not None
         ]
         if stage.spec.on_reject == "drop":
             left.update((reject.place, "rejected") for reject in rejected)
-            frame = frame.filter(why.is_null())
+            frame = frame.filter(reasons.is_null())
     after = _as_partition(stage, frame) if stage.is_barrier else stage.apply(frame)
     if not stage.keeps_rows:  # grouped: no row after it is one of those before
         return Step(_declared(stage, table, _places(after)), [], rejected, left)
     origins = after[ROW].to_list()
-    there = set(origins)
-    left.update((place, "filtered") for place in range(table.frame.height) if place not in there and place not in left)
+    kept = set(origins)
+    left.update((place, "filtered") for place in range(table.frame.height) if place not in kept and place not in left)
     positions = table.frame[ROW].gather(after[ROW])
     return Step(_declared(stage, table, after.with_columns(positions)), origins, rejected, left)
 
 
 def apply_to_file(stage: TableStage, source: Path, target: Path, *, keeps_rows: bool) -> None:
-    """Apply a table stage to a partition that lies in a local Parquet file, with the columns ROW and REJECTED; write
-    its rows with both to another. Without `keeps_rows` they are numbered anew, and none is rejected. Streamed, or some
-    rows at a time. Raises PartitionError, ChecksFailed."""
+    """Apply a table stage to a partition in a local Parquet file, with the columns ROW and REJECTED; write its rows
+    with both to another file. Without `keeps_rows` they are numbered anew, and none is rejected. Streamed, or some rows
+    at a time. Raises PartitionError, ChecksFailed."""
     try:
         if stage.run_on_partition is None:
             _apply_by_parts(stage, source, target)
@@ -145,7 +145,7 @@ def apply_to_file(stage: TableStage, source: Path, target: Path, *, keeps_rows: 
 
 
 def in_file(columns: pa.Schema) -> pa.Schema:
-    """The columns of a partition's file between two stages."""
+    """Return the columns of a partition's file between two stages."""
     return pa.schema([*stored_schema(columns), pa.field(ROW, pa.int64()), pa.field(REJECTED, pa.bool_())])
 
 
@@ -159,7 +159,7 @@ def _apply_by_parts(stage: TableStage, source: Path, target: Path) -> None:
 
 
 def _as_partition(stage: TableStage, frame: pl.DataFrame) -> pl.DataFrame:
-    """A barrier's result over rows that are at hand."""
+    """Return a barrier's result over rows in memory."""
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         source, target = Path(folder) / "rows.parquet", Path(folder) / "after.parquet"
         frame.with_columns(pl.lit(False).alias(REJECTED)).write_parquet(source)
@@ -168,12 +168,12 @@ def _as_partition(stage: TableStage, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _places(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the places of its rows in ROW: what a stage keeps of them tells where its rows come from."""
+    """Return the frame with the places of its rows in ROW, so that a stage's rows can be traced back."""
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
 
 
 def _declared(stage: AnyStage, before: RowTable, frame: pl.DataFrame) -> RowTable:
-    """The declared columns, in the declared order and types, and the positions."""
+    """Return the declared columns, in the declared order and types, with the positions."""
     columns = stored_schema(stage.columns_after(before.columns))
     declared = conform(frame.drop(ROW).to_arrow(), columns)
     return RowTable(pl.DataFrame(declared).with_columns(frame[ROW]), columns)

@@ -1,9 +1,9 @@
-"""Rows whose code raises what is meant for a process: SystemExit, KeyboardInterrupt, GeneratorExit, a bare
+"""Rows whose code raises exceptions that are meant for a process: SystemExit, KeyboardInterrupt, GeneratorExit, a bare
 BaseException.
 
 asyncio takes the first two out of the task that raised them and through the loop, which ends everything. So the tasks
-that a row's graph starts are guarded where they begin: what escapes them becomes the row's error. Code that runs in a
-thread is guarded by the task that awaits it.
+that a row's graph starts are guarded where they begin: an exception that escapes becomes the row's error. Code that
+runs in a thread is guarded by the task that awaits it.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ _Steps = Coroutine[Any, Any, Any] | Generator[Any, Any, Any]
 
 
 def guard_rows(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on tasks of rows are guarded in this loop. Tasks of ours are as they were."""
+    """Guard the tasks of rows in this loop from now on. Our own tasks are unchanged."""
     loop_use.process = os.getpid()
     if loop.get_task_factory() is not _new_task:
         loop.set_task_factory(_new_task)
 
 
 def is_row_error(exc: BaseException) -> bool:
-    """Would this end a process, or a loop, although a row's code raised it?"""
+    """True if the exception would end a process, or a loop, although a row's code raised it."""
     return not isinstance(exc, Exception | asyncio.CancelledError | GraphBubbleUp | NodeBlocks)
 
 
@@ -37,17 +37,17 @@ def as_row_error(exc: BaseException) -> RowError:
     return RowError(text_of(exc) or f"the row's code raised {type(exc).__name__}", kind=type(exc).__name__)
 
 
-def _new_task(loop: asyncio.AbstractEventLoop, steps: _Steps, **wanted: Any) -> "asyncio.Task[Any]":
-    context = wanted.get("context")
+def _new_task(loop: asyncio.AbstractEventLoop, steps: _Steps, **options: Any) -> "asyncio.Task[Any]":
+    context = options.get("context")
     scope = current.get() if context is None else context.get(current)
     if scope is not None and asyncio.iscoroutine(steps):
         steps = RowCode(steps, scope, loop)
-    return asyncio.Task(steps, loop=loop, **wanted)
+    return asyncio.Task(steps, loop=loop, **options)
 
 
 class RowCode(Coroutine[Any, Any, Any]):
-    """A coroutine of a row's as it is, but for what escapes it; while it has the loop of all rows, `loop_use` says so.
-    Closing it raises GeneratorExit in it, which is nobody's error."""
+    """Wraps a coroutine of a row and converts exceptions that escape; while it has the loop of all rows, `loop_use`
+    says so. Closing it raises GeneratorExit in it, which is no error."""
 
     __slots__ = ("_scope", "_shared_loop", "_work")
 
@@ -70,7 +70,7 @@ class RowCode(Coroutine[Any, Any, Any]):
         finally:
             if self._shared_loop:
                 loop_use.running = before
-            if os.getpid() != loop_use.process:  # the row has forked, and lives twice
+            if os.getpid() != loop_use.process:  # the row has forked, and runs twice
                 os._exit(0)
 
     def throw(self, *raised: Any) -> Any:
@@ -85,7 +85,7 @@ class RowCode(Coroutine[Any, Any, Any]):
         self._work.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self  # it has what `await` asks of a generator
+        return self  # it has the methods that `await` needs
 
     def __iter__(self) -> Self:
         return self

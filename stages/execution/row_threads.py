@@ -1,5 +1,4 @@
-"""The threads in which synchronous nodes run, counted by row: a thread that does not end can be told from one that
-does."""
+"""Threads for synchronous nodes, counted by row, so that a thread that does not end is found."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from stages.models.row_scope import current
 
 
 class RowThreads(ThreadPoolExecutor):
-    """A pool; `scope.threads` of a row is how many of its threads are at work."""
+    """A pool; `scope.threads` of a row is the number of its running threads."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         scope = current.get()
@@ -24,7 +23,7 @@ class RowThreads(ThreadPoolExecutor):
                 return fn(*args, **kwargs)
             finally:
                 scope.threads -= 1
-                if os.getpid() != home:  # the row has forked, and lives twice
+                if os.getpid() != home:  # the row has forked, and runs twice
                     os._exit(0)
 
         return super().submit(run)

@@ -1,4 +1,4 @@
-"""Rows that take too long by their own doing are rejected; what they wait for is not held against them."""
+"""Reject rows that take too long by their own work; time spent waiting does not count."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _LOOK_EVERY_S = 1.0
 
 @dataclass
 class RowTimeouts:
-    """Of one stage. `stuck` is told of a row whose thread goes on after its timeout: threads cannot be stopped."""
+    """The timeouts of one stage. `stuck` is called with a row whose thread runs on: threads cannot be stopped."""
 
     seconds: float
     stuck: Callable[[str], None] = lambda row: None
@@ -25,7 +25,7 @@ class RowTimeouts:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Within the block rows that take too long are cancelled."""
+        """Cancel rows that take too long within the block."""
         watch = asyncio.create_task(self._watch())
         try:
             yield
@@ -36,7 +36,7 @@ class RowTimeouts:
 
     @contextmanager
     def row(self, scope: RowScope) -> Iterator[None]:
-        """A row that is run by the current task. Raises RowError where it takes too long."""
+        """Time a row that the current task runs. Raises RowError if it takes too long."""
         task = asyncio.current_task()
         assert task is not None
         number = id(scope)
@@ -46,7 +46,7 @@ class RowTimeouts:
         except asyncio.CancelledError:
             if number not in self._late:
                 raise
-            while task.uncancel():  # of our own cancels; the batch's own comes again below
+            while task.uncancel():  # our own cancels; the batch's own comes again below
                 pass
             raise RowError(f"the row took more than {self.seconds:g} s of its own time", kind=TIMED_OUT) from None
         finally:

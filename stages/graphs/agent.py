@@ -77,13 +77,10 @@ def build(setup: StageSetup) -> GraphStage:
             return Command(goto="think", update={**update, "repairs": repairs + 1, "messages": conversation})
 
     async def use_tools(state: State) -> State:
-        request = state["messages"][-1]
-        assert isinstance(request, AIMessage)
+        message = state["messages"][-1]
+        assert isinstance(message, AIMessage)
         results = await asyncio.gather(
-            *(
-                call(tools, tool_call, timeout_s=timeout_s, max_chars=options.result_chars)
-                for tool_call in request.tool_calls
-            )
+            *(call(tools, c, timeout_s=timeout_s, max_chars=options.result_chars) for c in message.tool_calls)
         )
         replies = [
             ToolMessage(
@@ -91,11 +88,11 @@ def build(setup: StageSetup) -> GraphStage:
                 tool_call_id=tool_call["id"] or "",
                 status="error" if result.failed else "success",
             )
-            for tool_call, result in zip(request.tool_calls, results, strict=True)
+            for tool_call, result in zip(message.tool_calls, results, strict=True)
         ]
         replies += [
             ToolMessage("The arguments are not a JSON object.", tool_call_id=tool_call["id"] or "", status="error")
-            for tool_call in request.invalid_tool_calls
+            for tool_call in message.invalid_tool_calls
         ]
         return {"messages": [*state["messages"], *replies]}
 

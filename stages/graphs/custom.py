@@ -26,9 +26,9 @@ from stages.graphs.blocking_calls import blocking_calls
 from stages.graphs.toolkit.assemble import answer_format, limiter_of
 from stages.models.answers.answer_format import text_of
 from stages.models.factory import build_model
-from stages.process_state import kept
+from stages.process_state import restoring_process_state
 from stages.stage_digests import stage_fingerprint
-from stages.user_code import code_digest, load_attribute, refused
+from stages.user_code import code_digest, load_attribute, user_code_error
 
 VERSION = "custom-1"
 
@@ -89,13 +89,13 @@ def build(setup: StageSetup) -> GraphStage:
 def _compiled(found: Any, setup: StageSetup, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
     if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
         try:
-            with kept():
+            with restoring_process_state():
                 found = found(**_parameters(found, context))
                 if inspect.isawaitable(found):
                     found = _awaited(found)
         except BaseException as exc:
             hint = f"A factory may take: config, {', '.join(context)}"
-            raise refused(exc, f"{setup.where}: calling {setup.stage.uses}", hint=hint) from exc
+            raise user_code_error(exc, f"{setup.where}: calling {setup.stage.uses}", hint=hint) from exc
     if isinstance(found, StateGraph):
         found = found.compile()
     if not isinstance(found, Pregel):

@@ -78,10 +78,7 @@ def build(setup: StageSetup) -> GraphStage:
 
     def parts(state: State) -> list[Send]:
         chunks = chunked(state["text"], options.chunk_tokens) or [""]
-        return [
-            Send("translate", Chunk(system=state["system"], text=text, place=number))
-            for number, text in enumerate(chunks)
-        ]
+        return [Send("translate", Chunk(system=state["system"], text=text, place=n)) for n, text in enumerate(chunks)]
 
     async def translate(state: Chunk) -> State:
         text = state["text"].strip()

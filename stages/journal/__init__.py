@@ -1,1 +1,1 @@
-"""What has been answered, and paid for: records, the segments they are kept in, and what is known from them."""
+"""The journal of paid answers: records, the segments that store them, and what is known from them."""

@@ -1,6 +1,6 @@
 """Fingerprints of rows: 128-bit digests of chosen columns' values, the same in every process and version of Polars.
 
-Each value is written as `<kind><length>:<bytes>`, so that neighbours cannot run into one another, and 1, "1", 1.0 and
+Each value is written as `<kind><length>:<bytes>`, so that neighbouring values cannot be confused, and 1, "1", 1.0 and
 true differ. Temporal values go by their integer, floats by their bits, never by a library's formatting.
 """
 
@@ -15,7 +15,7 @@ NULL = "-"
 
 
 def fingerprints(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
-    """One hex digest (32 characters) a row over the named columns, in their sorted order."""
+    """Return one hex digest (32 characters) a row over the named columns, in their sorted order."""
     names = sorted(columns)
     if not names:
         return [hashlib.blake2b(b"", digest_size=16).hexdigest()] * frame.height
@@ -29,13 +29,13 @@ def fingerprints(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
 
 
 def row_texts(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
-    """The named columns' values of each row as one unambiguous text."""
-    written = frame.select(_written(frame[name]).alias(f"{at}") for at, name in enumerate(columns))
-    texts: list[str] = written.select(pl.concat_str(pl.all())).to_series().to_list()
+    """Return the named columns' values of each row as one unambiguous text."""
+    encoded = frame.select(_encoded(frame[name]).alias(f"{index}") for index, name in enumerate(columns))
+    texts: list[str] = encoded.select(pl.concat_str(pl.all())).to_series().to_list()
     return texts
 
 
-def _written(column: pl.Series) -> pl.Series:
+def _encoded(column: pl.Series) -> pl.Series:
     kind, text = _text(column)
     sized = pl.DataFrame({"v": text}).select(
         pl.when(pl.col("v").is_null())
@@ -46,7 +46,7 @@ def _written(column: pl.Series) -> pl.Series:
 
 
 def _text(column: pl.Series) -> tuple[str, pl.Series]:
-    """A letter for the kind of value, and the values as text."""
+    """Return a letter for the kind of value, and the values as text."""
     data_type = column.dtype
     if data_type == pl.String:
         return "s", column
@@ -77,10 +77,10 @@ def _text(column: pl.Series) -> tuple[str, pl.Series]:
 
 
 def _json(value: object) -> str:
-    """Lists and structs. Not orjson, to which NaN is null."""
+    """Write lists and structs as JSON. Not by orjson, which writes NaN as null."""
     return json.dumps(value, default=str, sort_keys=True)
 
 
 def row_ids(rows: pl.DataFrame, key: list[str]) -> list[str]:
-    """The identity of each row: of its key columns, else of its whole content."""
+    """Return the identity of each row: of its key columns, else of its whole content."""
     return fingerprints(rows, key or rows.columns)

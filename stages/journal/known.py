@@ -1,4 +1,4 @@
-"""What is known already: which of the journal's records count, whatever the order in which they are read."""
+"""Known answers: the records of the journal that count, whatever the order in which they are read."""
 
 from collections.abc import Iterable
 
@@ -16,8 +16,8 @@ from stages.journal.records import (
 
 
 class Known:
-    """Answers that a batch can take for nothing: those that `open` found, those of its earlier attempts, and those that
-    are added while it runs."""
+    """Answers that a batch can use without paying: those found by `open`, those of earlier attempts, and those that are
+    added while it runs."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.rows: dict[RowKey, RowRecord] = {}
@@ -26,23 +26,23 @@ class Known:
         self.nodes: dict[RowKey, dict[str, NodeRecord]] = {}
         self._voided: dict[RowKey | CallKey, float] = {}
         self._answers_voided: dict[RowKey, float] = {}
-        # Those that others of their key won over: they count where those are voided.
+        # Records that lost against another of their key: they count if that one is voided.
         self._others: dict[RowKey | CallKey, list[RowRecord | CallRecord | NodeRecord]] = {}
         for record in records:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """An answer wins over rejects and questions, a later one of these over an earlier, the first answer over later
-        ones; of what people say, the last word counts. Whatever the order in which facts are read, the same are
-        known."""
+        """Add a record. An answer wins over rejects and questions, a later one of these over an earlier, the first
+        answer over later ones; of people's answers, the last counts. The result does not depend on the order of
+        records."""
         if isinstance(record, VoidRecord):
             self._void(record)
             return
         if isinstance(record, AnswerRecord):
-            said = self.answers.setdefault(record.key, {})
-            before = said.get((record.question, record.ordinal))
+            answers = self.answers.setdefault(record.key, {})
+            before = answers.get((record.question, record.ordinal))
             if before is None or (record.at, record.nonce) > (before.at, before.nonce):
-                said[record.question, record.ordinal] = record
+                answers[record.question, record.ordinal] = record
             return
         if record.at <= self.voided(record):
             return
@@ -71,7 +71,7 @@ class Known:
             self._keep_other(record)
 
     def voided(self, record: Record) -> float:
-        """Until when what is of this record's kind and key counts no more."""
+        """Return the time until which records of this kind and key are void."""
         if isinstance(record, AnswerRecord | VoidRecord):
             return 0.0
         if isinstance(record, RowRecord) and record.status == "ok":
@@ -90,7 +90,7 @@ class Known:
             self._answers_voided[record.key] = max(record.at, self._answers_voided.get(record.key, 0.0))
         known: list[RowRecord | CallRecord | NodeRecord | None] = [self.rows.pop(record.key, None)]
         known += self.nodes.pop(record.key, {}).values()
-        known += [self.calls.pop(asked, None) for asked in record.calls]
+        known += [self.calls.pop(call_key, None) for call_key in record.calls]
         for key in keys:
             known += self._others.pop(key, ())
         for other in known:
@@ -99,5 +99,5 @@ class Known:
 
 
 def _precedence(record: RowRecord) -> tuple[bool, float]:
-    answered = record.status == "ok"
-    return answered, -record.at if answered else record.at
+    is_ok = record.status == "ok"
+    return is_ok, -record.at if is_ok else record.at

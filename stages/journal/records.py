@@ -1,10 +1,10 @@
-"""What the journal remembers: its kinds of record, and their JSON (design: the journal).
+"""The kinds of record in the journal, and their JSON.
 
-    row     (stage fingerprint, row fingerprint)      → the row's final, validated answer, its reject, or what it asks
+    row     (stage fingerprint, row fingerprint)      → the row's final, validated answer, its reject, or its questions
     call    (request digest, ordinal within its row)  → the model's raw response, saved before anything parses it
-    answer  (a row, one of its questions)             → what a person said
-    node    (a row, a place in its graph)             → what the node gave, where nodes are activities
-    void    (a row, some of its calls)                → a person wants other answers
+    answer  (a row, one of its questions)             → a person's answer
+    node    (a row, a place in its graph)             → the node's output, if nodes are activities
+    void    (a row, some of its calls)                → a person asks for other answers
 
 Records are facts and never changed: two attempts of one batch can only add equal ones, so they cannot harm each other.
 """
@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 import orjson
 
-TOOL = "tool:"  # before a tool's name, where a call's record names its model: journalled, but nothing that was paid for
+TOOL = "tool:"  # before a tool's name in a call's `model`: journalled, but not paid for
 RowKey = tuple[str, str]
 CallKey = tuple[str, int]
 QuestionKey = tuple[str, int]
 
 
-class _OfRow:
-    """What is known of a row, in a stage."""
+class _RowFact:
+    """A record about a row in a stage."""
 
     __slots__ = ()
     stage: str
@@ -35,12 +35,12 @@ class _OfRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RowRecord(_OfRow):
-    """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or what a pending row asks
-    (`stages.execution.interrupts`); `calls` are the calls that led here, so that a retry can void exactly them. `id` is
-    the identity of the source row that asked; `shared`: it took the answer of an equal row. `cost_usd` is what its
-    calls cost, whoever paid for them; None where a price is not known. `mended`: the outputs that a model gave
-    nearly as they were asked for; `$` is the text around the answer."""
+class RowRecord(_RowFact):
+    """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or the questions of a
+    pending row (`stages.execution.interrupts`); `calls` are the calls that led here, so that a retry can void exactly
+    them. `id` is the identity of the source row; `shared`: it uses the answer of an equal row. `cost_usd` is the cost
+    of its calls, even if another row paid; None if a price is not known. `mended`: the outputs that were corrected; `$`
+    is text around the answer."""
 
     stage: str
     row: str
@@ -82,10 +82,10 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class VoidRecord(_OfRow):
-    """A person asked for another answer: rejects of this row, and these calls' answers, from before `at` count no more.
-    What led to the reject but did not cause it stays. `answer`: what the row was answered counts no more either, as a
-    later stage rejected it."""
+class VoidRecord(_RowFact):
+    """A person asked for another answer: rejects of this row, and the answers of these calls, from before `at` are
+    void. Calls that did not cause the reject stay. `answer`: the row's answer is void, too, as a later stage rejected
+    it."""
 
     stage: str
     row: str
@@ -97,7 +97,7 @@ class VoidRecord(_OfRow):
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerRecord(_OfRow):
+class AnswerRecord(_RowFact):
     """A person's answer, as JSON text, to the question of this digest that the row asks for the `ordinal`-th time."""
 
     stage: str
@@ -112,8 +112,8 @@ class AnswerRecord(_OfRow):
 
 
 @dataclass(frozen=True, slots=True)
-class NodeRecord(_OfRow):
-    """What a node of the row's graph gave, serialised (`stages.execution.node_steps`); `where` is its step and its
+class NodeRecord(_RowFact):
+    """The output of a node of the row's graph, serialised (`stages.execution.node_steps`); `where` is its step and its
     place in it."""
 
     stage: str
@@ -139,15 +139,15 @@ _SAME = {"stage", "run", "status", "model"}  # of thousands of records, so that 
 
 
 def encode_record(record: Record) -> bytes:
-    """The JSON of a record."""
-    said = {"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}}
-    if said.get("mended") == ():
-        del said["mended"]  # what earlier versions do not know is written where it says something
-    return orjson.dumps(said)
+    """Return the JSON of a record."""
+    fields = {"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}}
+    if fields.get("mended") == ():
+        del fields["mended"]  # earlier versions do not know it, so it is written only if it is not empty
+    return orjson.dumps(fields)
 
 
 def record_of(body: bytes) -> Record | None:
-    """The record that some JSON is, None where it is none of ours."""
+    """Return the record in some JSON, None if it is none of ours."""
     try:
         data = orjson.loads(body)
         kind = _KINDS[data.pop("k")]
@@ -163,5 +163,5 @@ def record_of(body: bytes) -> Record | None:
 
 
 def now() -> float:
-    """Seconds since the epoch, as records are stamped."""
+    """Return seconds since the epoch, the time of records."""
     return time.time()

@@ -1,4 +1,4 @@
-"""Segments: the immutable objects that records are appended in, and the lines they are made of.
+"""Segments: immutable objects that hold records, and the format of their lines.
 
 A header line, then one line a record, `<crc32, 8 hex> <JSON>`. A torn line fails its checksum and costs only itself.
 Compacted journals hold the same records as Parquet (`pipeline.journal.compacted`).
@@ -18,7 +18,7 @@ _LINE_START = re.compile(rb"[0-9a-f]{8} \{")
 
 
 def encode_segment(records: Iterable[Record]) -> bytes:
-    """Header and lines."""
+    """Return header and lines."""
     lines = [orjson.dumps({"tandem_journal": FORMAT})]
     for record in records:
         lines.append(line_of(encode_record(record)))
@@ -31,7 +31,7 @@ def line_of(body: bytes) -> bytes:
 
 @dataclass
 class Segment:
-    """The whole records of a segment, and how many lines were torn."""
+    """The intact records of a segment, and the number of torn lines."""
 
     records: list[Record] = field(default_factory=list)
     torn: int = 0
@@ -42,9 +42,9 @@ class UnknownFormat(Exception):
 
 
 def decode_segment(data: bytes) -> Segment:
-    """Records of a segment; torn lines are counted, not guessed. Raises UnknownFormat for another version's.
+    """Return the records of a segment; torn lines are counted, not guessed. Raises UnknownFormat for another version's.
 
-    A torn header costs nothing more than itself: lines say what they are, and a later format must seed its checksums
+    A torn header loses nothing but itself: lines are self-describing, and a later format must seed its checksums
     (`zlib.crc32(body, FORMAT)`), so that its lines can never pass for ours.
     """
     segment = Segment()
@@ -69,34 +69,34 @@ def _version(header: bytes) -> int | None:
 
 
 def _decode_line(line: bytes, segment: Segment) -> None:
-    record = _whole(line)
+    record = _decode(line)
     if record is not None:
         segment.records.append(record)
         return
     segment.torn += 1
-    for start in _LINE_START.finditer(line, 1):  # a torn line break: what follows it is whole
-        before, after = _whole(line[: start.start() - 1]), _whole(line[start.start() :])
+    for start in _LINE_START.finditer(line, 1):  # a torn line break: the line after it is intact
+        before, after = _decode(line[: start.start() - 1]), _decode(line[start.start() :])
         segment.records.extend(record for record in (before, after) if record is not None)
         if after is not None:
             return
 
 
-def _whole(line: bytes) -> Record | None:
+def _decode(line: bytes) -> Record | None:
     body = _checked(line)
     return record_of(body) if body is not None else None
 
 
 def _checked(line: bytes) -> bytes | None:
-    """The body of a line whose checksum holds."""
+    """Return the body of a line if its checksum is right."""
     body = line[9:]
     return body if body and line[:9] == b"%08x " % zlib.crc32(body) else None
 
 
 def decode_spool(data: bytes) -> list[Record]:
-    """What a process that died had noted since its last flush: records, and a call of unknown outcome for each request
-    that was out. Torn lines are what it was writing when it died."""
+    """Return the records that a dead process noted since its last flush, and a call of unknown outcome for each request
+    in flight. It was writing torn lines when it died."""
     records: list[Record] = []
-    out: dict[str, CallRecord] = {}
+    in_flight: dict[str, CallRecord] = {}
     for line in data.split(b"\n"):
         body = _checked(line)
         if body is None:
@@ -104,13 +104,13 @@ def decode_spool(data: bytes) -> list[Record]:
         if (record := record_of(body)) is not None:
             records.append(record)
             if isinstance(record, CallRecord):
-                out.pop(record.nonce, None)
+                in_flight.pop(record.nonce, None)
             continue
-        said = orjson.loads(body)
-        if "sent" in said:
-            unknown = record_of(orjson.dumps(said["sent"]))
+        event = orjson.loads(body)
+        if "sent" in event:
+            unknown = record_of(orjson.dumps(event["sent"]))
             if isinstance(unknown, CallRecord):
-                out[unknown.nonce] = unknown
+                in_flight[unknown.nonce] = unknown
         else:
-            out.pop(said.get("unbilled", ""), None)
-    return [*records, *out.values()]
+            in_flight.pop(event.get("unbilled", ""), None)
+    return [*records, *in_flight.values()]

@@ -1,4 +1,4 @@
-"""The journal's writer: what has been answered, and paid for, is stored before it is used (design: the journal)."""
+"""Write the journal: paid answers are stored before they are used."""
 
 import asyncio
 import math
@@ -21,7 +21,7 @@ class Spool(Protocol):
     def replace(self, lines: Sequence[bytes]) -> None: ...
 
     def close(self, *, whole: bool) -> None:
-        """`whole`: everything is in the store. Otherwise it is left to a later attempt."""
+        """Close the spool. `whole`: everything is in the store; otherwise the lines stay for a later attempt."""
 
 
 class Journal:
@@ -29,7 +29,7 @@ class Journal:
     by `flush()`; with `strict` each `append` returns only when its record is safe.
 
     `put(data)` stores one segment under a new name, in a thread; it raises where the store fails, and the records stay
-    in memory for the next flush, so nothing is lost by a store that is away for a while.
+    in memory for the next flush, so nothing is lost if a store is unavailable for a while.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Journal:
         self.failed: BaseException | None = None
 
     async def append(self, record: Record) -> None:
-        """Take a record; in `strict`, return when it is stored. Where the store has failed and records pile up, wait
-        for it too: what is not stored would be paid for again. Raises what `put` raises."""
+        """Add a record; in `strict`, return when it is stored. If the store has failed and records pile up, wait for
+        it, too: unstored calls would be paid for again. Raises what `put` raises."""
         self.note(record)
         full = len(self._unflushed) >= self._flush_records
         if self._strict or (full and self.failed is not None):
@@ -69,8 +69,8 @@ class Journal:
             self._start_timer()
 
     def note(self, record: Record) -> None:
-        """Take a record without waiting for anything; the next flush stores it. It comes after what is known to be
-        voided, whatever the clock of who voided it said: it would be paid for again and again."""
+        """Add a record without waiting; the next flush stores it. Its time is set after any known void, whose clock may
+        be ahead: otherwise it would be void, and paid for again and again."""
         voided = self.known.voided(record)
         if record.at <= voided:
             record = replace(record, at=math.nextafter(voided, math.inf))
@@ -82,19 +82,19 @@ class Journal:
             self._spool.write(line_of(encode_record(record)))
 
     def sending(self, record: CallRecord) -> None:
-        """A request is about to go out. Unless its answer is noted, or that it was not billed, its outcome is unknown:
-        `record` then says so."""
+        """Note in the spool that a request is about to be sent. `record` describes its unknown outcome; it counts
+        unless an answer is noted, or `unbilled`."""
         if self._spool is not None:
             line = self._sent[record.nonce] = line_of(b'{"sent":' + encode_record(record) + b"}")
             self._spool.write(line)
 
     def unbilled(self, nonce: str) -> None:
-        """The request of this nonce failed, and was not paid for."""
+        """Note that the request of this nonce failed, and was not billed."""
         if self._spool is not None and self._sent.pop(nonce, None) is not None:
             self._spool.write(line_of(orjson.dumps({"unbilled": nonce})))
 
-    def _stored(self) -> None:
-        """What was flushed is in the store: the spool needs to keep only what came since, and what is in flight."""
+    def _shrink_spool(self) -> None:
+        """Reduce the spool to unflushed records and requests in flight: the others are in the store."""
         if self._spool is not None:
             lines = [line_of(encode_record(record)) for record in self._unflushed]
             self._spool.replace([*lines, *self._sent.values()])
@@ -113,7 +113,7 @@ class Journal:
             self._flusher = asyncio.create_task(self._flush_quietly())
 
     async def _flush_quietly(self) -> None:
-        """A background flush: what fails is kept for the next flush, and seen by `close()` at the end of the batch."""
+        """Flush in the background: after a failure records stay for the next flush, and `close()` raises at the end."""
         try:
             await self.flush()
         except Exception as exc:  # noqa: BLE001  any store failure means the same: keep the records
@@ -127,7 +127,7 @@ class Journal:
             self._start_timer()
 
     async def flush(self) -> None:
-        """Store all records taken so far. Raises what `put` raises."""
+        """Store all records added so far. Raises what `put` raises."""
         async with self._flushing:
             self._stop_timer()
             records = self._unflushed
@@ -137,7 +137,7 @@ class Journal:
             try:
                 await self._put(encode_segment(records))
                 self.failed = None
-                self._stored()
+                self._shrink_spool()
             except BaseException:
                 self._unflushed = records + self._unflushed
                 self._rearm()

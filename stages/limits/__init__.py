@@ -1,1 +1,1 @@
-"""How much may be asked of a provider and spent: queues, pacing, breakers, budgets, prices. No I/O."""
+"""Limits of calls to a provider, and of spending: queues, pacing, breakers, budgets, prices. No I/O."""

@@ -1,9 +1,8 @@
-"""Money around a model call: before it an upper bound is set aside, after it what it was is charged.
+"""The budget of a model call: an upper bound is reserved before it, its real cost is charged after it.
 
-A token of the request is a byte at least; once answers were seen, half of the fewest bytes that one took. An answer is
-no longer than the cap that the provider is held to: `max_tokens` of the spec, or DEFAULT_CAP, which is then sent along;
-and once that does not fit any more, a smaller one, by far longer than any answer so far.
-"""
+A token of the request is a byte at least; once answers were seen, half of the fewest bytes that a token took. An answer
+is no longer than its cap: `max_tokens` of the spec, or DEFAULT_CAP, which is then sent along; and once that does not
+fit the budget any more, a smaller cap, still far longer than any answer so far."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ DEFAULT_CAP = 4_096
 NANOS = 1_000_000_000
 # The names under which chat models take the cap of an answer.
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict", "max_tokens_to_sample")
-_LEARNED_FROM = 8  # answers, before what they were like is relied on
+_LEARNED_FROM = 8  # answers, before their sizes are relied on
 _LEAST_CAP = 64
 _ROUNDED_TO = 64  # tokens: so that few different sizes are priced
 
@@ -42,33 +41,33 @@ NOTHING = Amount()
 
 
 class Reservation(Protocol):
-    """What is set aside for one request. A request that went out is charged in full until it is known better."""
+    """The amount reserved for one request. A sent request is charged in full until its cost is known."""
 
     def sending(self) -> None: ...
 
     def unbilled(self) -> None: ...
 
     def settle(self, usd: float | None, tokens: int) -> None:
-        """What it came to; None: nobody knows, so the USD that were set aside."""
+        """Charge the real cost; None: the cost is unknown, so the reserved USD are charged."""
 
     def close(self) -> None:
-        """Whatever was not said by now: nothing is charged where it was not sent, all of it where it was."""
+        """End the reservation: if it was not settled, all of it is charged if the request was sent, else nothing."""
 
 
 class Budget(Protocol):
-    """What a run may spend, as one process has it. `tight`: a call with the default cap did not fit any more. While it
-    is not `limited`, nothing is set aside."""
+    """The budget of a run in one process. `tight`: a call with the default cap did not fit any more. Nothing is
+    reserved unless it is `limited`."""
 
     tight: bool
     limited: bool
 
     async def reserve(self, most: Amount) -> Reservation:
-        """Set aside; waits for settlements where it does not fit. Raises BudgetReached once it never will."""
+        """Reserve an amount; waits for settlements if it does not fit. Raises BudgetReached if it can never fit."""
         ...
 
 
 class _Unlimited:
-    """Nobody bounds what is spent."""
+    """A reservation without a budget."""
 
     def sending(self) -> None: ...
 
@@ -82,20 +81,21 @@ class _Unlimited:
 UNLIMITED_BUDGET: Reservation = _Unlimited()
 
 
-def cap_in(said: Mapping[str, Any]) -> int | None:
-    """The cap among parameters, whatever its name."""
-    found = [int(said[name]) for name in CAPS if isinstance(said.get(name), int)]
+def cap_in(parameters: Mapping[str, Any]) -> int | None:
+    """Return the cap of answers among parameters, under any of its names."""
+    found = [int(parameters[name]) for name in CAPS if isinstance(parameters.get(name), int)]
     return min(found) if found else None
 
 
 def capper(model: BaseChatModel) -> Callable[[int], BaseChatModel] | None:
-    """The same model, its answers at most so many tokens long; None where its class knows no such parameter."""
+    """Return a function that caps the model's answers to a number of tokens; None if its class has no such
+    parameter."""
     fields = type(model).model_fields
     name = next((name for name in CAPS if name in fields), None)
-    said = getattr(model, "params", None)  # our own transport sends its params as they are
-    if name is None and not isinstance(said, dict):
+    sent_params = getattr(model, "params", None)  # our own transport sends its params as they are
+    if name is None and not isinstance(sent_params, dict):
         return None
-    params: dict[str, Any] = said if isinstance(said, dict) else {}
+    params: dict[str, Any] = sent_params if isinstance(sent_params, dict) else {}
 
     @lru_cache
     def capped(cap: int) -> BaseChatModel:
@@ -108,7 +108,7 @@ def capper(model: BaseChatModel) -> Callable[[int], BaseChatModel] | None:
 
 @dataclass
 class CallSizes:
-    """What the answered calls of a model were like."""
+    """The sizes of the answered calls of a model."""
 
     answers: int = 0
     densest: float = 0.0  # tokens a byte of the request
@@ -120,26 +120,25 @@ class CallSizes:
         self.longest = max(self.longest, usage["output"])
 
     def most_read(self, size: int) -> int:
-        """Tokens that a request of so many bytes may come to."""
+        """Return the most tokens that a request of `size` bytes may have."""
         if self.answers < _LEARNED_FROM:
             return size
         return min(size, int(2 * self.densest * size) + 1)
 
     def tight_cap(self, known: Iterable[int] = ()) -> int | None:
-        """Four times the longest answer, or more; None where too little is known, or that saves little. `known`: the
-        lengths of answers that other processes were given."""
-        others = list(known)
-        longest = max([self.longest, *others])
+        """Return four times the longest answer, or more; None if too little is known, or it saves little. `known`: the
+        lengths of answers in other processes."""
+        other_lengths = list(known)
+        longest = max([self.longest, *other_lengths])
         cap = max(_LEAST_CAP, 1 << (4 * longest).bit_length())
-        return cap if self.answers + len(others) >= _LEARNED_FROM and 2 * cap <= DEFAULT_CAP else None
+        return cap if self.answers + len(other_lengths) >= _LEARNED_FROM and 2 * cap <= DEFAULT_CAP else None
 
 
 def most_of(price: Callable[[dict[str, int]], float | None], read: int, cap: int) -> Amount:
-    """No call of so many tokens at most costs more. A price that nobody knows is refused before a run with a budget
-    begins."""
+    """Return the upper bound of a call's cost and tokens. A run with a budget does not start if a price is unknown."""
     bound = -(-read // _ROUNDED_TO) * _ROUNDED_TO
-    dearest = max(price({"input": bound, "output": cap, "reasoning": thought}) or 0.0 for thought in (0, cap))
-    return amount_of(dearest, bound + cap)
+    highest = max(price({"input": bound, "output": cap, "reasoning": reasoning}) or 0.0 for reasoning in (0, cap))
+    return amount_of(highest, bound + cap)
 
 
 def amount_of(usd: float | None, tokens: int) -> Amount:

@@ -1,20 +1,19 @@
-"""What one process may use of limits that several share. Who hands shares out is no business of ours: a place says what
-it used and whether it was held back, and is told its share.
-"""
+"""The part of shared limits that one process may use. A queue reports its use, and whether limits delayed it, and gets
+a share; the code that divides the limits is elsewhere."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-# Of a limit, for a process that nobody tells its share: conservative, so that ten such processes stay within it.
+# Of a limit, for a process without a granted share: conservative, so that ten such processes stay within it.
 STATIC_SHARE = 0.1
-_FIRST_S = 1.0  # how long the first share is waited for
-_NOTHING_S = 0.5  # with a share of nothing, when to look again
+_FIRST_S = 1.0  # the longest wait for the first share
+_NOTHING_S = 0.5  # the wait before another try if the share is zero
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Requests and tokens a minute; infinite where nothing is said."""
+    """Requests and tokens a minute; infinite if not limited."""
 
     requests: float = inf
     tokens: float = inf
@@ -31,17 +30,17 @@ UNLIMITED = Rates()
 
 @dataclass(frozen=True)
 class Demand:
-    """What a place used since it was last asked, a minute, and whether its limits held it back."""
+    """The use of a queue per minute since the last report; `hungry`: its limits delayed calls."""
 
     used: Rates
     hungry: bool
 
 
 class Fleet:
-    """A place's part in a fleet. `asks` is called when it needs to be told its share."""
+    """The share of a queue in a fleet of processes. `request_share` is called when it needs a share."""
 
-    def __init__(self, asks: Callable[[], None]) -> None:
-        self._asks = asks
+    def __init__(self, request_share: Callable[[], None]) -> None:
+        self._request_share = request_share
         self._share = Rates()
         self._until = -inf
         self._first_until: float | None = None
@@ -51,37 +50,37 @@ class Fleet:
         self.used_at = -inf
 
     def grant(self, share: Rates, until: float) -> None:
-        """So much, until a moment (monotonic)."""
+        """Set the share, valid until a time (monotonic)."""
         self._share, self._until, self._first_until = share, until, -inf
 
-    def left(self) -> None:
-        """The share was given back; the next call asks for one."""
+    def end_grant(self) -> None:
+        """End the share; the next call requests a new one."""
         self._until, self._first_until = -inf, None
 
     def part(self, limit: Rates, now: float) -> Rates:
-        """Of a limit, what is ours: the share, or without one a static part."""
+        """Return our part of a limit: the share, or without one a static part."""
         if limit.requests == inf and limit.tokens == inf:
             return limit
         self.used_at = now
         if now < self._until:
             return limit.smaller(self._share) if self.wait(now) == 0 else limit.part(STATIC_SHARE)
-        self._asks()
+        self._request_share()
         if self._first_until is None:
             self._first_until = now + _FIRST_S
         return limit.part(STATIC_SHARE)
 
     def wait(self, now: float) -> float:
-        """Seconds to wait for the first share, or for one that is more than nothing."""
+        """Return seconds to wait for the first share, or for one above zero."""
         if now < self._until:
             return _NOTHING_S if min(self._share.requests, self._share.tokens) <= 0 else 0.0
         return max(0.0, (self._first_until or 0.0) - now)
 
-    def used(self, requests: int, tokens: float) -> None:
+    def count_use(self, requests: int, tokens: float) -> None:
         self._requests += requests
         self._tokens += tokens
 
     def demand(self, now: float) -> Demand:
-        """Since the last time that this was asked."""
+        """Return the demand since the last call of this method."""
         minutes = max(now - (now if self._since is None else self._since), 0.05) / 60
         demand = Demand(Rates(self._requests / minutes, max(0.0, self._tokens) / minutes), self.hungry)
         self._since, self._requests, self._tokens, self.hungry = now, 0.0, 0.0, False

@@ -1,8 +1,8 @@
-"""How much may be asked of a provider, per (provider, model, credential), shared by all batches of a process.
+"""Limit calls to a provider, per (provider, model, credential), shared by all batches of a process.
 
 Rows whose graphs run are bounded by `take_row`, calls by `call`, a few fewer, so that the work around a call
-(rendering, parsing, the journal) overlaps with other rows' calls. Runs with different limits share one `Place`: while
-both use it, the smaller limit holds for both.
+(rendering, parsing, the journal) overlaps with other rows' calls. Runs with different limits share one
+`ProviderQueue`: while both use it, the smaller limit holds for both.
 """
 
 import copy
@@ -21,34 +21,34 @@ from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, cl
 
 __all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
-_SILENT_S = 5.0  # of failures and nothing else, before it is worth a word
-DEFAULT_OUTPUT = 512  # tokens of an answer, until the first was seen, where the spec caps none
+_SILENT_S = 5.0  # of failures only, before it is reported
+DEFAULT_OUTPUT = 512  # tokens of an answer, until the first was seen, if the spec sets no cap
 
 
 @dataclass(eq=False)
 class Limiter:
-    """What one stage's model may do: `rows_in_flight` calls at once, at `rates`. Nobody calls before a Retry-After is
-    over, nor while the provider is out."""
+    """The limits of one stage's model: `rows_in_flight` calls at once, at `rates`. No call is sent before a Retry-After
+    is over, nor during an outage."""
 
     rows_in_flight: int
     rates: Rates = UNLIMITED
-    _place: ProviderQueue = field(default_factory=ProviderQueue)
+    _queue: ProviderQueue = field(default_factory=ProviderQueue)
     _tokens: Tokens = field(default_factory=lambda: Tokens(DEFAULT_OUTPUT))
-    _taken: deque[int] = field(default_factory=deque)  # the limits under which rows were let in: a change may come
+    _row_limits: deque[int] = field(default_factory=deque)  # the limits under which rows were admitted; they may change
 
     @property
     def _rows(self) -> int:
         return int(rows_for(self.rows_in_flight))
 
     async def take_row(self) -> None:
-        """Take a place for one row's graph, to be given back with `leave_row`."""
-        self._place.use(self.rates, clock())
+        """Wait for a slot for one row's graph; release it with `leave_row`."""
+        self._queue.use(self.rates, clock())
         rows = self._rows
-        await self._place.rows.acquire(rows)
-        self._taken.append(rows)
+        await self._queue.rows.acquire(rows)
+        self._row_limits.append(rows)
 
     def leave_row(self) -> None:
-        self._place.rows.release(self._taken.popleft())
+        self._queue.rows.release(self._row_limits.popleft())
 
     def call(
         self,
@@ -57,29 +57,29 @@ class Limiter:
         patience_s: float = float("inf"),
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> "Turn":
-        """To be held while a request of `size` bytes is out. Raises Blocked on entering where that is not to be within
-        `patience_s`. The wait for it is within a `waiting()`."""
+        """Return a context manager to hold while a request of `size` bytes is in flight. Entering raises Blocked if the
+        wait would be longer than `patience_s`. It waits within a `waiting()`."""
         return Turn(self, size, patience_s, waiting)
 
     def block(self, seconds: float) -> None:
-        """Nobody calls for so long."""
-        self._place.block(seconds)
+        """Send no call for so many seconds."""
+        self._queue.block(seconds)
 
     def forget(self) -> None:
         if self.rates != UNLIMITED:
-            self._place.forget(self.rates)
+            self._queue.forget(self.rates)
 
     @property
     def out(self) -> bool:
-        """Whether the provider looks as in an outage."""
-        return self._place.out
+        """True during an apparent outage of the provider."""
+        return self._queue.out
 
 
 class Turn(PendingCall):
-    """One request's turn. It is told how the request ended; where it is not, the provider is taken to have answered,
-    unless the caller was cancelled."""
+    """One request's turn. The caller records how the request ended; if it does not, it counts as answered, unless the
+    caller was cancelled."""
 
-    __slots__ = ("_limiter", "_size", "_told", "_waiting")
+    __slots__ = ("_limiter", "_reported", "_size", "_waiting")
 
     def __init__(
         self, limiter: Limiter, size: int, patience_s: float, waiting: Callable[[], AbstractContextManager[None]]
@@ -87,7 +87,7 @@ class Turn(PendingCall):
         super().__init__(limiter.rows_in_flight, limiter.rates, patience_s)
         self._limiter = limiter
         self._size = size
-        self._told = False
+        self._reported = False
         self._waiting = waiting
 
     def expected(self) -> float:
@@ -95,113 +95,113 @@ class Turn(PendingCall):
 
     async def __aenter__(self) -> Self:
         with self._waiting():
-            await self._limiter._place.enter(self)
+            await self._limiter._queue.enter(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        place = self._limiter._place
+        queue = self._limiter._queue
         if isinstance(exc, FatalModelError):
-            place.fail_all(lambda: FatalModelError(exc.message, hint=exc.hint))
-        if not self._told:
+            queue.fail_all(lambda: FatalModelError(exc.message, hint=exc.hint))
+        if not self._reported:
             if exc is None or isinstance(exc, Exception):
-                place.answered(self)
+                queue.record_answer(self)
             else:
-                place.lost(self)
-        place.leave(self)
+                queue.record_cancelled(self)
+        queue.leave(self)
 
-    def answered(self, given: int, got: int, allowed: Rates | None = None) -> None:
-        """With so many tokens in and out; `allowed` is what the answer's headers say of limits."""
-        self._told = True
+    def record_answer(self, read: int, wrote: int, allowed: Rates | None = None) -> None:
+        """Record an answer with `read` tokens in and `wrote` out; `allowed` are limits from the answer's headers."""
+        self._reported = True
         gauge = self._limiter._tokens
-        gauge.saw(self._size, given, got)
-        # What was taken before anything was known is not given back: it would come as a burst.
+        gauge.learn(self._size, read, wrote)
+        # Tokens reserved by the first estimates are not returned: that would allow a burst.
         self.tokens = min(self.tokens, gauge.estimate(self._size))
         if allowed is not None:
-            self._limiter._place.told(allowed)
-        self._limiter._place.answered(self, given + got)
+            self._limiter._queue.set_advertised(allowed)
+        self._limiter._queue.record_answer(self, read + wrote)
 
-    def failed(self, why: str, congestion: str = "", wait: float = 0.0) -> None:
-        """A failure that may pass. `congestion`: rate (asked too often), overload, or nothing of the kind."""
-        self._told = True
-        self._limiter._place.failed(self, why, congestion, wait)
+    def record_failure(self, why: str, congestion: str = "", wait: float = 0.0) -> None:
+        """Record a transient failure. `congestion`: rate (too many calls), overload, or '' for neither."""
+        self._reported = True
+        self._limiter._queue.record_failure(self, why, congestion, wait)
 
 
 class Limiters:
     """The limiters of a process."""
 
     def __init__(self) -> None:
-        self._places: dict[str, ProviderQueue] = {}
+        self._queues: dict[str, ProviderQueue] = {}
         self._gauges: dict[tuple[str, str], Tokens] = {}
-        self._given: list[Limiter] = []
-        self._asks: list[Callable[[], None]] = []
-        self._divides: list[Callable[[], None]] = []
+        self._handed_out: list[Limiter] = []
+        self._share_callbacks: list[Callable[[], None]] = []
+        self._division_callbacks: list[Callable[[], None]] = []
 
-    def share(self, asks: Callable[[], None]) -> None:
-        """From now on limits are shared with other processes; `asks` is called when a share is needed."""
-        self._asks.append(asks)
-        for place in self._places.values():
-            place.fleet = Fleet(asks)
+    def share(self, request_share: Callable[[], None]) -> None:
+        """Share limits with other processes from now on; `request_share` is called when a share is needed."""
+        self._share_callbacks.append(request_share)
+        for queue in self._queues.values():
+            queue.fleet = Fleet(request_share)
 
-    def divide(self, asks: Callable[[], None]) -> None:
-        """From now on what may be called at once is divided among processes; `asks` is called when a part is needed."""
-        self._divides.append(asks)
-        for place in self._places.values():
-            place.limit_to(0)
+    def divide(self, request_part: Callable[[], None]) -> None:
+        """Divide concurrent calls among processes from now on; `request_part` is called when a part is needed."""
+        self._division_callbacks.append(request_part)
+        for queue in self._queues.values():
+            queue.limit_to(0)
 
     def places(self) -> list[tuple[str, ProviderQueue]]:
-        return list(self._places.items())
+        return list(self._queues.items())
 
     def shared(self) -> list[tuple[str, ProviderQueue, Fleet]]:
-        """The places with a limit to share."""
+        """Return the queues with a limit to share."""
         return [
-            (key, place, place.fleet)
-            for key, place in self._places.items()
-            if place.fleet is not None and place.limit != UNLIMITED
+            (key, queue, queue.fleet)
+            for key, queue in self._queues.items()
+            if queue.fleet is not None and queue.limit != UNLIMITED
         ]
 
     def end(self) -> None:
-        """The job that these were given to has nothing at work: its rates bound nobody any more."""
-        for limiter in self._given:
+        """End the rates of this job, which has nothing running, so that they limit no other job."""
+        for limiter in self._handed_out:
             limiter.forget()
 
     def silence(self) -> str:
-        """Which providers have only failed for some seconds, since when, and how; "" where all answer. It reads the
-        same for as long as that lasts."""
+        """Describe providers that only failed for some seconds, since when, and how; "" if all answer. The text does
+        not change while that lasts."""
         now, today = clock(), dt.datetime.now(dt.UTC)
-        found = (place.silence(now) for place in self._places.values())
+        found = (queue.silence(now) for queue in self._queues.values())
         return "; ".join(
-            f"{failure}; no answer since {today - dt.timedelta(seconds=seconds):%H:%M:%S} UTC, asked again now and then"
+            f"{failure}; no answer since {today - dt.timedelta(seconds=seconds):%H:%M:%S} UTC, retried now and then"
             for seconds, failure in filter(None, found)
             if seconds >= _SILENT_S
         )
 
     def apart(self) -> "Limiters":
-        """The same places, for one job: `resize` then reaches what was given to that job, and nothing else."""
-        twin = copy.copy(self)
-        twin._given = []
-        return twin
+        """Return the same queues for one job: `resize` then changes the limiters of that job only."""
+        copied = copy.copy(self)
+        copied._handed_out = []
+        return copied
 
     def resize(self, rows_in_flight: int) -> None:
-        """From now on; who is let in already stays."""
-        for limiter in self._given:
+        """Change the limit from now on; rows that run already are not affected."""
+        for limiter in self._handed_out:
             limiter.rows_in_flight = rows_in_flight
 
     def of(
         self, key: str, rows_in_flight: int, rates: Rates = UNLIMITED, *, output_cap: int = DEFAULT_OUTPUT,
         gauge: str = "", ramps: bool = False,
     ) -> Limiter:  # fmt: skip
-        """The limiter of a key. All of a key share one place, whatever their limits; those of one `gauge` (a stage and
-        role) share what their calls were seen to use."""
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = ProviderQueue(ramps=ramps)
-            place.fleet = Fleet(self._asks[0]) if self._asks else None
-            if self._divides:
-                place.limit_to(0)
-                self._divides[0]()
+        """Return a limiter for a key. All of a key share one queue, whatever their limits; those of one `gauge` (a
+        stage and role) share the observed use of tokens."""
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = ProviderQueue(ramps=ramps)
+            queue.fleet = Fleet(self._share_callbacks[0]) if self._share_callbacks else None
+            if self._division_callbacks:
+                queue.limit_to(0)
+                self._division_callbacks[0]()
         tokens = self._gauges.setdefault((key, gauge), Tokens(output_cap))
-        limiter = Limiter(rows_in_flight, rates, place, tokens)
-        self._given.append(limiter)
+        limiter = Limiter(rows_in_flight, rates, queue, tokens)
+        self._handed_out.append(limiter)
         return limiter

@@ -1,24 +1,24 @@
-"""How fast calls may follow one another: evenly, at a rate that is given, or at one that was learned. No I/O, no clock
-of its own: every method is told the time (monotonic seconds), so that minutes can be tested in milliseconds.
+"""Pace calls: evenly, at a given or a learned rate. No I/O, no clock of its own: every method takes the time (monotonic
+seconds), so that minutes can be tested in milliseconds.
 """
 
 from collections import deque
 from dataclasses import dataclass, replace
 from math import inf
 
-# What a late timer may make up for. More would be a burst; less would lose what a busy event loop delays.
+# The delay that a late timer may catch up. More would be a burst; less would lose rate on a busy event loop.
 _CATCH_UP_S = 0.25
 
 
 class Pace:
-    """Even spacing of an amount a second: requests, or tokens. An amount that was taken and not used is given back."""
+    """Even spacing of an amount a second: requests, or tokens. An amount that was taken and not used is returned."""
 
     def __init__(self) -> None:
         self.rate = inf
         self._next = 0.0
 
-    def at(self, rate: float, now: float) -> None:
-        """From now on this rate; what is owed is owed at the new one."""
+    def set_rate(self, rate: float, now: float) -> None:
+        """Set the rate from now on; the current debt is converted to it."""
         if rate != self.rate:
             owed = self._next - now
             if owed > 0:
@@ -26,24 +26,24 @@ class Pace:
             self.rate = rate
 
     def wait(self, now: float) -> float:
-        """Seconds until something may go."""
+        """Return seconds until the next call may go."""
         return max(0.0, self._next - now)
 
     def take(self, amount: float, now: float, *, late: bool = False) -> None:
-        """`late`: somebody waited for it, and may have been called after the moment."""
+        """Take an amount. `late`: a call waited for it, and its timer may have been late."""
         self._next = max(self._next, now - _CATCH_UP_S if late else now) + amount / self.rate
 
     def hold(self, until: float) -> None:
-        """Nothing before then, and no burst after it."""
+        """Allow nothing before a time, and no burst after it."""
         self._next = max(self._next, until)
 
     def settle(self, difference: float) -> None:
-        """More was used than was taken, or (negative) less."""
+        """Correct the amount taken: more was used than taken, or (negative) less."""
         self._next += difference / self.rate
 
 
 class Ramp:
-    """The first calls to a provider whose limits nobody told: ever faster, so that a limit is met by few of them."""
+    """The rate of the first calls to a provider with unknown limits: it grows, so that few calls meet a limit."""
 
     _START, _DOUBLES_S, _OVER_S, _IDLE_S = 200.0, 0.25, 2.0, 60.0
 
@@ -59,17 +59,17 @@ class Ramp:
 
 
 class LearnedRate:
-    """Requests a second that a provider was seen to take, from its refusals.
+    """The requests a second that a provider accepts, learned from its refusals.
 
-    A refusal bounds the limit from both sides: what was taken since the refusal before is below it, the pace in force
+    A refusal bounds the limit from both sides: the accepted rate since the last refusal is below it, the current pace
     above. The next pace lies between them, so that each refusal halves the error. From there it rises in a cubic curve:
-    flat around that rate, for longer the more exactly it is known, and steep once it has proved too low (as TCP's CUBIC
-    finds a link's bandwidth). A refusal before which nothing was taken says little, however many come at once: calls
-    then start anew, and double in number up to the last rate that was good.
+    flat around that rate, for longer the more exactly it is known, and steep after it proves too low (as TCP's CUBIC
+    finds a link's bandwidth). A refusal before which nothing was accepted says little, even if many come at once:
+    calls then start again, and double in number up to the last good rate.
     """
 
     _DIP = 0.07
-    _NEAR, _FAR = 0.55, 0.25  # of the way from what was taken to the pace
+    _NEAR, _FAR = 0.55, 0.25  # of the way from the accepted rate to the pace
     _START, _DOUBLES_S = 200.0, 0.5
     _LEAST_FLAT_S, _MOST_FLAT_S, _FLAT_CALLS = 2.0, 100.0, 8
     _RECENT = 8
@@ -82,11 +82,11 @@ class LearnedRate:
         self._resumed = self._since = self._last = -inf
         self._sent = 0
         self._recent: deque[float] = deque(maxlen=self._RECENT)
-        self._drained = False  # nothing saved up can have been let through since `_since`
+        self._drained = False  # no saved-up allowance can have been used since `_since`
         self._exact = 0  # refusals that bounded the rate closely
-        self._nothing = 0  # refusals since the first call, before any was taken
-        self._taken = inf  # a second, before the last refusal that said something
-        self._shock = _Refused(0, 1.0, inf, inf, 0, inf)
+        self._nothing = 0  # refusals since the first call, before any was accepted
+        self._accepted = inf  # a second, before the last informative refusal
+        self._shock = _Refusal(0, 1.0, inf, inf, 0, inf)
 
     def rate(self, now: float) -> float:
         if self._start == inf:
@@ -100,9 +100,9 @@ class LearnedRate:
         flat = min(self._MOST_FLAT_S, first * 2.0 ** min(self._exact, 16))
         return self._good * (1 + self._DIP * (since / flat - 1) ** 3)
 
-    def sent(self, now: float) -> int:
-        """Counts a call, and gives its number. Silence fills what a provider saves up: what is let through after it
-        shows no rate."""
+    def count_call(self, now: float) -> int:
+        """Count a call, and return its number. During a pause a provider's allowance fills up, so calls after it show
+        no rate."""
         if now - self._last > max(self._IDLE_S, self._IDLE_CALLS / self.rate(now)):
             self._since, self._sent, self._drained = now, 0, False
         self._last = now
@@ -110,9 +110,9 @@ class LearnedRate:
         self._sent += 1
         return self._sent
 
-    def refused(self, number: int, now: float, wait: float) -> None:
-        """The first refusal of several calls that were out: the call of this number. Nobody calls for `wait` seconds.
-        What was sent after it was taken in spite of any limit, or not at all."""
+    def record_refusal(self, number: int, now: float, wait: float) -> None:
+        """Record the first refusal among calls in flight: the call of this number. No call is sent for `wait` seconds.
+        Calls sent after it are not counted as accepted."""
         elapsed, pace, rate = max(0.05, now - self._since), inf, self.rate(now)
         if self._drained:
             began = self._recent[0] if len(self._recent) == self._RECENT else self._resumed
@@ -120,49 +120,49 @@ class LearnedRate:
         else:
             elapsed += wait
         exact = 0 if self._good < inf and rate > self._OUTGROWN * self._good else self._exact
-        self._shock = _Refused(number - 1, elapsed, pace, self._good, exact, self._taken)
+        self._shock = _Refusal(number - 1, elapsed, pace, self._good, exact, self._accepted)
         self._nothing += self._nothing >= 0
         self._conclude()
         self._resumed = self._last = now + wait
         self._since, self._sent, self._drained = now, 0, True
         self._recent.clear()
 
-    def refused_too(self, number: int) -> None:
-        """Another one of them."""
-        if number - 1 < self._shock.taken:
-            self._shock = replace(self._shock, taken=number - 1)
+    def record_further_refusal(self, number: int) -> None:
+        """Record another refusal of the same calls."""
+        if number - 1 < self._shock.accepted:
+            self._shock = replace(self._shock, accepted=number - 1)
             self._conclude()
 
     def _conclude(self) -> None:
         shock = self._shock
         self._good, self._exact = shock.good, shock.exact
-        taken = shock.taken / shock.elapsed
-        if shock.pace < inf and taken > 0:
-            pace = max(taken, shock.pace)
-            many = shock.taken >= self._RECENT
-            again = many and 1 / self._EXACT < taken / shock.before < self._EXACT
-            weight = self._FAR if many and (again or pace > 2 * taken) else self._NEAR
-            self._good = self._start = taken ** (1 - weight) * pace**weight
-            self._exact += again or pace < self._EXACT * taken
-            self._taken = taken
-        elif shock.pace == inf and self._good < inf:  # what was saved up is used: the rate is as good as it was
+        accepted = shock.accepted / shock.elapsed
+        if shock.pace < inf and accepted > 0:
+            pace = max(accepted, shock.pace)
+            many = shock.accepted >= self._RECENT
+            again = many and 1 / self._EXACT < accepted / shock.before < self._EXACT
+            weight = self._FAR if many and (again or pace > 2 * accepted) else self._NEAR
+            self._good = self._start = accepted ** (1 - weight) * pace**weight
+            self._exact += again or pace < self._EXACT * accepted
+            self._accepted = accepted
+        elif shock.pace == inf and self._good < inf:  # the saved-up allowance is used: the rate stays as good as before
             self._start = self._good
-        elif self._nothing > 0 and taken == 0:
+        elif self._nothing > 0 and accepted == 0:
             self._start = self._START * 4 ** min(self._nothing - 1, 8)
         else:
-            self._start = max(1.0, taken)
+            self._start = max(1.0, accepted)
 
-    def answered(self) -> None:
-        """The provider takes calls."""
+    def record_answer(self) -> None:
+        """Record an answer: the provider accepts calls."""
         self._nothing = -1
 
 
 @dataclass(frozen=True)
-class _Refused:
-    """What was known when calls were refused: how many were taken before, in which time, at which pace; the rate that
-    was good until then, how often it was exact, and how many a second were taken before the refusal before."""
+class _Refusal:
+    """The state at a refusal: the number of calls accepted before it, in which time, at which pace; the good rate until
+    then, how often it was exact, and the rate accepted before the previous refusal."""
 
-    taken: int
+    accepted: int
     elapsed: float
     pace: float
     good: float
@@ -171,7 +171,7 @@ class _Refused:
 
 
 class Tokens:
-    """What a call will use, from the size of its request, by what such calls were seen to use: no tokenizer needed."""
+    """Estimate the tokens of a call from the size of its request and the use of earlier calls, without a tokenizer."""
 
     _WEIGHT = 0.05
 
@@ -183,9 +183,9 @@ class Tokens:
     def estimate(self, size: int) -> float:
         return size * self._per_byte + self._output
 
-    def saw(self, size: int, given: int, got: int) -> None:
+    def learn(self, size: int, read: int, wrote: int) -> None:
         self._seen += 1
         weight = max(self._WEIGHT, 1 / self._seen)
         if size:
-            self._per_byte += weight * (given / size - self._per_byte)
-        self._output += weight * (got - self._output)
+            self._per_byte += weight * (read / size - self._per_byte)
+        self._output += weight * (wrote - self._output)

@@ -1,4 +1,4 @@
-"""What a call costs: from the spec's `prices`, else from the genai-prices package (bundled data, no network)."""
+"""The price of a call: from the spec's `prices`, else from the genai-prices package (bundled data, no network)."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -9,29 +9,30 @@ Pricer = Callable[[dict[str, int]], float | None]
 
 
 def pricer(name: str, prices: Mapping[str, Price]) -> Pricer:
-    """USD of a call's usage for a model `provider:name`; None where nobody knows the price. `offline:` is free."""
+    """Return the USD of a call's usage for a model `provider:name`; None if the price is unknown. `offline:` is
+    free."""
     if name.startswith("offline:"):
         return lambda usage: 0.0
-    given = prices.get(name)
-    if given is not None:
-        return lambda usage: _from_spec(given, usage)
+    price = prices.get(name)
+    if price is not None:
+        return lambda usage: _from_spec(price, usage)
     return lambda usage: _from_package(name, tuple(sorted(usage.items())))
 
 
 def _from_spec(price: Price, usage: dict[str, int]) -> float:
     cached, reasoning = usage.get("cached_input", 0), usage.get("reasoning", 0)
-    given = (usage["input"] - cached) * price.input + cached * _or(price.cached_input, price.input)
-    got = (usage["output"] - reasoning) * price.output + reasoning * _or(price.reasoning, price.output)
-    return (given + got) / 1_000_000
+    input_cost = (usage["input"] - cached) * price.input + cached * _default_to(price.cached_input, price.input)
+    output_cost = (usage["output"] - reasoning) * price.output + reasoning * _default_to(price.reasoning, price.output)
+    return (input_cost + output_cost) / 1_000_000
 
 
-def _or(price: float | None, usual: float) -> float:
+def _default_to(price: float | None, usual: float) -> float:
     return usual if price is None else price
 
 
 @lru_cache(maxsize=4096)
 def _from_package(name: str, usage: tuple[tuple[str, int], ...]) -> float | None:
-    from genai_prices import Usage, calc_price  # 150 ms of import, only where a price is asked for
+    from genai_prices import Usage, calc_price  # 150 ms of import, only if a price is needed
 
     provider, _, model = name.partition(":")
     tokens = dict(usage)

@@ -1,5 +1,5 @@
-"""One provider's door in a process: a queue, first come first served, that lets calls through as limits, a Retry-After,
-the provider's health and the fleet's share allow. One timer, no task, a few microseconds a call.
+"""The queue of calls to one provider in a process: first come first served, as limits, a Retry-After, the provider's
+health and the fleet's share allow. One timer, no task, a few microseconds a call.
 """
 
 import asyncio
@@ -12,24 +12,24 @@ from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
 from stages.limits.pacing import LearnedRate, Pace, Ramp
 from stages.limits.semaphore import Semaphore
 
-# A wait longer than this is the workflow's. Who calls after it has waited there, by a clock that is not ours.
+# A longer wait is left to the workflow, which has a clock of its own.
 _MAX_BLOCK_S = 60.0
-_OUTAGE_PATIENCE_S = 5.0  # a blip is waited out here, an outage in the workflow
+_OUTAGE_PATIENCE_S = 5.0  # a short failure is waited for here, an outage in the workflow
 _BELOW = 0.98  # of every limit: clocks differ, and a provider counts when a request arrives
 _USED_S = 30.0  # rates hold for so long after the last call under them
 _LOOK_EVERY_S = 5.0
 _BACKOFF_S = 0.5  # after a 429 that names no time, doubled with every other in a row
 ROWS_PER_CALL = 1.25
-_ROWS_AHEAD_S = 20.0  # no more rows are begun than can be asked for in this time, so that a drain need not wait long
+_ROWS_AHEAD_S = 20.0  # no more rows start than can be called in this time, so that a drain is short
 
 
 def rows_for(calls: float) -> float:
-    """Rows whose graphs run while so many calls may be out: a few more, so that the work around calls overlaps."""
+    """Return the rows that run while so many calls may be in flight: a few more, so that other work overlaps."""
     return calls if calls in (0, inf) else max(calls + 1, int(calls * ROWS_PER_CALL))
 
 
 class Blocked(Exception):
-    """Nobody calls for longer than the caller is ready to wait."""
+    """No call is sent for longer than the caller's patience."""
 
     def __init__(self, seconds: float, why: str) -> None:
         super().__init__(f"{why}, for {seconds:.0f} s")
@@ -38,12 +38,12 @@ class Blocked(Exception):
 
 
 def clock() -> float:
-    """Monotonic seconds, by the loop that sets our timers."""
+    """Return monotonic seconds of the loop that runs our timers."""
     return asyncio.get_running_loop().time()
 
 
 class PendingCall:
-    """One call, from when it asks to be let through until it is over."""
+    """One call, from its entry into the queue to its end."""
 
     __slots__ = ("future", "limit", "number", "patience_s", "probe", "rates", "sent_at", "tokens")
 
@@ -58,12 +58,12 @@ class PendingCall:
         self.future: asyncio.Future[None] | None = None
 
     def expected(self) -> float:
-        """Tokens that it will use, by what is known when it goes out."""
+        """Return the estimated tokens of the call, when it is sent."""
         raise NotImplementedError
 
 
 class ProviderQueue:
-    """What all limiters of one key share."""
+    """The queue that all limiters of one key share."""
 
     def __init__(self, *, ramps: bool = False) -> None:
         self.rows = Semaphore(self._rows_ahead)
@@ -71,67 +71,67 @@ class ProviderQueue:
         self._queue: deque[PendingCall] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._breaker = Breaker()
-        # How many at once: the smallest of the limits in use; after a refusal for load, the window, while it is less.
+        # Concurrency: the smallest of the limits in use; after a refusal for load, the window, while it is smaller.
         self._active: Counter[int] = Counter()
         self._window = inf
         self._growth = 1.0
         self._cut_at = -inf
-        # Nobody calls before `_blocked_until`; `_asked_until` is what the provider asked for, where that is longer
-        # than we hold anybody.
-        self._blocked_until = self._asked_until = -inf
+        # No call before `_blocked_until`; `_requested_until` is the time that the provider requested, which may be
+        # later.
+        self._blocked_until = self._requested_until = -inf
         self._refusals = 0
-        # How fast: the limits in use, each with the time of its last use, the smallest of them, what headers told.
+        # Rates: the limits in use, each with the time of its last use; the smallest of them; limits from headers.
         self._limits: dict[Rates, float] = {}
-        self._limit = self._told = UNLIMITED
+        self._limit = self._advertised = UNLIMITED
         self._look_at = -inf
         self._requests, self._tokens = Pace(), Pace()
         self._usual_tokens = 1.0
-        self._late = False  # was the next call held back by the pace alone, so that it may make up for a late timer?
+        self._late = False  # the next call was delayed by the pace alone, so that it may catch up a late timer
         self._ramp = Ramp() if ramps else None
         self._learned = LearnedRate()
         self.fleet: Fleet | None = None
-        # Since when nothing but failures has come, and the first of them, whose words stay while it lasts.
+        # The time since which all calls failed, and the first failure's message, shown while that lasts.
         self._failing_since = inf
         self._failure = ""
-        self._part = inf  # of what may be called at once, where processes share that
+        self._part = inf  # of concurrent calls, if processes share them
 
     # In and out -----------------------------------------------------------------------------------------------------
 
     async def enter(self, call: PendingCall) -> None:
-        """Wait for the turn. Raises Blocked."""
+        """Wait for the call's turn. Raises Blocked."""
         now = clock()
         self.use(call.rates, now)
         self._active[call.limit] += 1
         if not self._queue and self._next_in(now) == 0.0:
-            self._let(call, now)
+            self._admit(call, now)
             return
         call.future = asyncio.get_running_loop().create_future()
         self._queue.append(call)
         if len(self._queue) == 1:
-            self.look()
+            self.dispatch()
         try:
             await call.future
         except BaseException:
             if call.future.done() and not call.future.cancelled() and call.future.exception() is None:
-                self.lost(call)  # let through, and cancelled before it knew
+                self.record_cancelled(call)  # admitted, and cancelled before it could run
                 self.leave(call)
             else:
-                self._gone(call)
-                self.look()
+                self._release_limit(call)
+                self.dispatch()
             raise
 
     def leave(self, call: PendingCall) -> None:
         self.in_flight -= 1
-        self._gone(call)
-        self.look()
+        self._release_limit(call)
+        self.dispatch()
 
-    def _gone(self, call: PendingCall) -> None:
+    def _release_limit(self, call: PendingCall) -> None:
         self._active[call.limit] -= 1
         if not self._active[call.limit]:
             del self._active[call.limit]
 
-    def look(self) -> None:
-        """Let through whoever may go now; see to it that somebody looks again when the next one may."""
+    def dispatch(self) -> None:
+        """Admit calls that may go now; set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -147,37 +147,37 @@ class ProviderQueue:
                 continue
             wait = self._next_in(now)
             if wait is None:
-                return  # who leaves looks again
+                return  # `leave` dispatches again
             if wait > 0:
                 self._fail_over_patience(now, wait)
-                self._timer = asyncio.get_running_loop().call_later(min(wait, 1.0), self.look)
+                self._timer = asyncio.get_running_loop().call_later(min(wait, 1.0), self.dispatch)
                 return
             queue.popleft()
-            self._let(call, now, late=self._late)
+            self._admit(call, now, late=self._late)
             call.future.set_result(None)
 
     def _fail_over_patience(self, now: float, wait: float) -> None:
-        asked, outage = max(wait, self._asked_until - now), self._breaker.wait(now)
+        delay, outage = max(wait, self._requested_until - now), self._breaker.wait(now)
         why = "the limit a minute is used up"
-        if self._asked_until > now:
+        if self._requested_until > now:
             why = "the provider asks for a pause"
         elif outage:
-            why = f"the provider is out ({self._breaker.why}), and is asked again now and then"
+            why = f"the provider is out ({self._breaker.cause}), and is retried from time to time"
         for call in self._queue:
             patience = min(call.patience_s, _OUTAGE_PATIENCE_S) if outage else call.patience_s
-            if asked > patience and call.future is not None and not call.future.done():
-                call.future.set_exception(Blocked(asked, why))
+            if delay > patience and call.future is not None and not call.future.done():
+                call.future.set_exception(Blocked(delay, why))
 
     def fail_all(self, why: Callable[[], Exception]) -> None:
-        """Those who wait now would all be told the same."""
+        """Fail all waiting calls, which would meet the same error."""
         for call in self._queue:
             if call.future is not None and not call.future.done():
                 call.future.set_exception(why())
 
-    # Who may go -----------------------------------------------------------------------------------------------------
+    # Admission ------------------------------------------------------------------------------------------------------
 
     def _next_in(self, now: float) -> float | None:
-        """Seconds until the next call may go; None where that is when another one ends."""
+        """Return seconds until the next call may go; None if it has to wait for the end of another one."""
         late, self._late = self._late, False
         if self.in_flight >= min(max(1, int(min(*self._active, self._window))), self._part):
             return None
@@ -187,7 +187,7 @@ class ProviderQueue:
         wait = max(healthy, self._blocked_until - now)
         if wait > 0:
             return wait
-        self._at_rates(now)
+        self._apply_rates(now)
         paced = max(self._requests.wait(now), self._tokens.wait(now))
         if self.fleet is None:
             wait = paced
@@ -197,16 +197,16 @@ class ProviderQueue:
         self._late = wait == paced if wait > 0 else late
         return wait
 
-    def _at_rates(self, now: float) -> None:
-        rates = (self._limit if self.fleet is None else self.fleet.part(self._limit, now)).smaller(self._told)
+    def _apply_rates(self, now: float) -> None:
+        rates = (self._limit if self.fleet is None else self.fleet.part(self._limit, now)).smaller(self._advertised)
         requests = min(rates.requests / 60, self._learned.rate(now))
         if requests == inf and self._ramp is not None:
             requests = self._ramp.rate(now)
-        self._requests.at(requests, now)
-        self._tokens.at(rates.tokens / 60, now)
+        self._requests.set_rate(requests, now)
+        self._tokens.set_rate(rates.tokens / 60, now)
 
     def use(self, rates: Rates, now: float) -> None:
-        """Somebody calls, or is about to, under these limits."""
+        """Record that these limits are in use now."""
         if rates not in self._limits or now > self._look_at:
             self._look_at = now + _LOOK_EVERY_S
             self._limits = {known: used for known, used in self._limits.items() if now - used < _USED_S}
@@ -214,42 +214,42 @@ class ProviderQueue:
             for known in self._limits:
                 smallest = smallest.smaller(known)
             self._limit = smallest.part(_BELOW)
-            self._at_rates(now)
+            self._apply_rates(now)
         self._limits[rates] = now
 
     def use_now(self) -> tuple[int, int, bool]:
-        """How many calls the limits in use allow at once (0 where none is in use), how many are out, and whether more
-        are held back."""
+        """Return the calls that the limits in use allow at once (0 if none is in use), the calls in flight, and True if
+        more are waiting."""
         limit = min(self._active, default=0) or int(self.rows.limit / ROWS_PER_CALL)
         out = max(self.in_flight, int(self.rows.held / ROWS_PER_CALL))
         return limit, out, bool(self._queue) or self.rows.waiting
 
     def limit_to(self, part: float) -> None:
-        """From now on only so many at once."""
+        """Allow only so many calls at once from now on."""
         self._part = part
-        self.rows.look()
-        self.look()
+        self.rows.wake()
+        self.dispatch()
 
     def forget(self, rates: Rates) -> None:
-        """Nobody works under these rates any more: they end at once, and not some time after the last call. Another
-        job under equal ones says so with its next row."""
+        """End these rates at once, not some time after the last call. Another job with equal rates sets them again with
+        its next row."""
         if self._limits.pop(rates, None) is not None:
             self._look_at = -inf
             smallest = UNLIMITED
             for known in self._limits:
                 smallest = smallest.smaller(known)
             self._limit = smallest if smallest == UNLIMITED else smallest.part(_BELOW)
-            self._at_rates(clock())
-            self.look()
+            self._apply_rates(clock())
+            self.dispatch()
 
     @property
     def limit(self) -> Rates:
-        """The smallest of those in use, and a little less."""
+        """The smallest limit in use, slightly reduced."""
         return self._limit
 
     @property
     def out(self) -> bool:
-        """In an outage."""
+        """True during an outage."""
         return self._breaker.open
 
     @property
@@ -257,33 +257,33 @@ class ProviderQueue:
         return bool(self._queue)
 
     def silence(self, now: float) -> tuple[float, str] | None:
-        """Seconds since the provider only fails, and how; None where it answers."""
+        """Return the seconds since all calls fail, and the first failure; None if the provider answers."""
         return None if self._failing_since == inf else (now - self._failing_since, self._failure)
 
-    def _let(self, call: PendingCall, now: float, *, late: bool = False) -> None:
+    def _admit(self, call: PendingCall, now: float, *, late: bool = False) -> None:
         self.in_flight += 1
         call.sent_at = now
         call.tokens = call.expected()
-        call.probe = self._breaker.took()
+        call.probe = self._breaker.start_call()
         self._requests.take(1, now, late=late)
         self._tokens.take(call.tokens, now, late=late)
-        call.number = self._learned.sent(now)
+        call.number = self._learned.count_call(now)
         self._usual_tokens = call.tokens
         if self.fleet is not None:
-            self.fleet.used(1, call.tokens)
+            self.fleet.count_use(1, call.tokens)
 
     def _rows_ahead(self) -> float:
         each = max(1.0, self._usual_tokens)
         ahead = max(1.0, _ROWS_AHEAD_S * min(self._requests.rate, self._tokens.rate / each))
         return min(ahead, rows_for(self._part))
 
-    # What came of it ------------------------------------------------------------------------------------------------
+    # Outcomes -------------------------------------------------------------------------------------------------------
 
-    def answered(self, call: PendingCall, tokens: float | None = None) -> None:
-        """The provider said something; where that is known, for so many tokens."""
-        self._breaker.answered()
+    def record_answer(self, call: PendingCall, tokens: float | None = None) -> None:
+        """Record an answer, with its tokens if they are known."""
+        self._breaker.record_answer()
         self._failing_since = inf
-        self._learned.answered()
+        self._learned.record_answer()
         self._refusals = 0
         if self._window < inf:
             self._window += self._growth / self._window
@@ -292,14 +292,14 @@ class ProviderQueue:
         if tokens is not None:
             self._tokens.settle(tokens - call.tokens)
             if self.fleet is not None:
-                self.fleet.used(0, tokens - call.tokens)
+                self.fleet.count_use(0, tokens - call.tokens)
 
-    def told(self, rates: Rates) -> None:
-        """What the provider's headers say that it allows."""
-        self._told = rates.part(_BELOW)
+    def set_advertised(self, rates: Rates) -> None:
+        """Set the limits that the provider's headers advertise."""
+        self._advertised = rates.part(_BELOW)
 
-    def failed(self, call: PendingCall, why: str, congestion: str, wait: float) -> None:
-        """A failure that may pass; `congestion` is rate, overload or nothing."""
+    def record_failure(self, call: PendingCall, why: str, congestion: str, wait: float) -> None:
+        """Record a transient failure; `congestion` is rate, overload or ''."""
         now = clock()
         if self._failing_since == inf:
             self._failing_since, self._failure = now, why
@@ -308,37 +308,37 @@ class ProviderQueue:
         if wait:
             self.block(wait)
         if congestion == "rate":
-            self._breaker.answered()
+            self._breaker.record_answer()
         else:
-            self._breaker.failed(why, now, probe=call.probe)
+            self._breaker.record_failure(why, now, probe=call.probe)
 
     def _congested(self, call: PendingCall, congestion: str, wait: float, now: float) -> float:
-        """Half as many at once; what was sent before the last cut belongs to that one. Returns how long to wait."""
+        """Halve the window; calls sent before the last cut belong to that cut. Returns the seconds to wait."""
         again = call.sent_at <= self._cut_at
         if not again:
             self._cut_at = now
             self._window = max(1.0, min(self._window, *self._active) / 2)
-            # A rate is then held by the pace, and the window only answers the shock.
+            # A rate is kept by the pace, so the window only reacts to the first refusals.
             self._growth = self._window if congestion == "rate" else 0.5
         if congestion != "rate":
             return wait
         if again:
-            self._learned.refused_too(call.number)
+            self._learned.record_further_refusal(call.number)
             return wait
         self._refusals += 1
         wait = wait or min(_BACKOFF_S * 2 ** ((self._refusals - 1) // 2), _MAX_BLOCK_S / 2)
-        self._learned.refused(call.number, now, wait)
+        self._learned.record_refusal(call.number, now, wait)
         return wait
 
-    def lost(self, call: PendingCall) -> None:
-        """Nobody will know what came of it."""
+    def record_cancelled(self, call: PendingCall) -> None:
+        """Record that a call was cancelled, so its outcome is unknown."""
         if call.probe:
-            self._breaker.lost()
+            self._breaker.record_cancelled()
 
     def block(self, seconds: float) -> None:
-        """Nobody calls for so long."""
+        """Send no call for so many seconds."""
         now = clock()
-        self._asked_until = max(self._asked_until, now + seconds)
+        self._requested_until = max(self._requested_until, now + seconds)
         self._blocked_until = max(self._blocked_until, now + min(seconds, _MAX_BLOCK_S))
         self._requests.hold(self._blocked_until)
-        self.look()
+        self.dispatch()

@@ -1,4 +1,4 @@
-"""What a provider's answer says of its limits: OpenAI's headers, and those of the servers that copy them."""
+"""Read a provider's limits from its answers: OpenAI's headers, and those of servers that copy them."""
 
 import re
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from langchain_core.outputs import ChatResult
 
 from stages.limits.fleet_share import Rates
 
-# Where the transport hands on what it was told: beside the message, which is journalled as it is.
+# The key under which the transport passes limits on, beside the message, which is journalled as it is.
 ALLOWED = "tandem_allowed"
 _PART = re.compile(r"([\d.]+)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_MINUTELY_S = 150.0  # a limit that is whole again later than this is not one a minute
+_MINUTELY_S = 150.0  # a limit that takes longer to refill is not a limit a minute
 
 
 def rates_of(headers: Mapping[str, str]) -> Rates | None:
-    """Requests and tokens a minute by `x-ratelimit-limit-…`; None where nothing is said. A limit of another period (a
-    day's, say, by the time until it is whole again) is left to the provider's refusals."""
+    """Return requests and tokens a minute from `x-ratelimit-limit-…`; None without such headers. A limit of another
+    period (a day, for example, by the time that it takes to refill) is ignored."""
     if "x-ratelimit-limit-requests" not in headers and "x-ratelimit-limit-tokens" not in headers:
         return None
     return Rates(_limit(headers, "requests"), _limit(headers, "tokens"))
@@ -40,7 +40,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _duration(text: str) -> float | None:
-    """`1s`, `6m0s`, `120ms`, or plain seconds."""
+    """Parse `1s`, `6m0s`, `120ms`, or plain seconds."""
     if (plain := _number(text)) is not None:
         return plain
     parts = _PART.findall(text)
@@ -48,5 +48,5 @@ def _duration(text: str) -> float | None:
 
 
 def allowed_by(result: ChatResult) -> Rates | None:
-    told: Any = (result.llm_output or {}).get(ALLOWED)
-    return told if isinstance(told, Rates) else None
+    rates: Any = (result.llm_output or {}).get(ALLOWED)
+    return rates if isinstance(rates, Rates) else None

@@ -1,4 +1,4 @@
-"""A bound on how many hold something at once, first come first served."""
+"""A semaphore whose size may change, first come first served."""
 
 import asyncio
 from collections import Counter, deque
@@ -7,7 +7,7 @@ from math import inf
 
 
 class Semaphore:
-    """As many holders as the smallest limit among those who hold or wait, and as `cap`; first come first served."""
+    """Holders up to the smallest limit among holders and waiters, and up to `cap`; first come first served."""
 
     def __init__(self, cap: Callable[[], float] = lambda: inf) -> None:
         self.held = 0
@@ -20,7 +20,7 @@ class Semaphore:
         if not self._queue and self._room():
             self.held += 1
             try:
-                await asyncio.sleep(0)  # others' turn too: one who takes in a loop must not take all that is free
+                await asyncio.sleep(0)  # let others run: a loop must not take all free slots
             except BaseException:
                 self.release(limit)
                 raise
@@ -28,7 +28,7 @@ class Semaphore:
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
-            await turn  # whoever wakes us has counted us among the holders
+            await turn  # `wake` has counted this holder
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.held -= 1
@@ -41,15 +41,15 @@ class Semaphore:
 
     @property
     def limit(self) -> int:
-        """The smallest limit among those who hold or wait; 0 where nobody does."""
+        """The smallest limit among holders and waiters; 0 if there is none."""
         return min(self._limits, default=0)
 
     @property
     def waiting(self) -> bool:
         return any(not turn.done() for turn in self._queue)
 
-    def look(self) -> None:
-        """Let in whoever has room now: what is allowed has changed."""
+    def wake(self) -> None:
+        """Wake waiters that fit now, after a change of the limits."""
         while self._queue and self._room():
             turn = self._queue.popleft()
             if not turn.done():
@@ -63,4 +63,4 @@ class Semaphore:
         self._limits[limit] -= 1
         if not self._limits[limit]:
             del self._limits[limit]
-        self.look()
+        self.wake()

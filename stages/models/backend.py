@@ -1,4 +1,4 @@
-"""What stands behind a chat model, and how it is asked."""
+"""The backend of a chat model: its name, limiter, price, and how calls are sent."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,16 +10,15 @@ from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
 
-# Ask, with an answer of so many tokens at most where that is not said already.
+# Sends a request; the argument caps the tokens of the answer if the request does not.
 Send = Callable[[int | None], Awaitable[ChatResult]]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What stands behind a model: its name as users write it, the identity that its answers depend on, who bounds it,
-    and what a call costs. `cap`: the most tokens of an answer, where the spec says so; `capped`: where it does not, the
-    model with one; `seen`: what its calls were like, `no_answers` those that
-    brought nothing."""
+    """The backend of a model: its name as users write it, the identity that its answers depend on, its limiter, and the
+    price of a call. `cap`: the most tokens of an answer, if the spec sets it; `capped`: if not, the model with a cap;
+    `seen`: sizes of its calls; `no_answers`: calls without an answer."""
 
     name: str
     identity: bytes

@@ -2,9 +2,9 @@
 
 `journalled(model)` gives any LangChain chat model a class of its own that overrides the one method under every way of
 calling it (`invoke`, `ainvoke`, structured output, bound tools, streaming falls back to it): each call is looked up in
-the journal first, takes its place in the limiter, is retried when the failure is transient, and its raw response is
-saved before anything parses it. Where this differs from LangChain's `cache=` hook: the request is digested here from
-what would really be sent, schemas expanded, timeouts and keys left out.
+the journal first, waits for the limiter, is retried if the failure is transient, and its raw response is saved before
+anything parses it. Where this differs from LangChain's `cache=` hook: here the digest is of the
+request as it would be sent, with schemas expanded, and without timeouts and keys.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from stages.limits.rate_headers import allowed_by
 from stages.models.answers.usage import usage_of
 from stages.models.backend import Backend, Send
 from stages.models.failures.errors import Waiting, classify, may_be_billed
-from stages.models.failures.no_answers import MAX_ATTEMPTS, checked
+from stages.models.failures.no_answers import MAX_ATTEMPTS, check_answered
 from stages.models.finish import CUT_OFF, finish_of
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, RowStopped, current
 from stages.text.plain_json import to_json
 
-# Answered, and so billed, but not with anything that could be kept.
+# Answered, and so billed, but the answer cannot be stored.
 _BILLED = frozenset(("oversized_answer",))
 MAX_WAIT_S = 60.0
 BACKOFF_S = 0.5  # doubled with each attempt, to 40 times that
@@ -51,11 +51,11 @@ class Journalled:
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         scope, backend = current.get(), self._tandem
-        plainly = super()._agenerate  # type: ignore[misc]
+        original = super()._agenerate  # type: ignore[misc]
 
         async def send(cap: int | None) -> ChatResult:
-            ask = plainly if cap is None or backend.capped is None else backend.capped(cap)._agenerate
-            return checked(await ask(messages, stop, run_manager, **kwargs), kwargs)
+            ask = original if cap is None or backend.capped is None else backend.capped(cap)._agenerate
+            return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
 
         if scope is None:
             return await send(None)
@@ -67,13 +67,13 @@ class Journalled:
                 await _lookup_or_call(scope, backend, canonical_request(backend, messages, stop, kwargs), send)
             )
         except TandemError as exc:
-            scope.failed(exc)
+            scope.record_failure(exc)
             raise
 
     def _generate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        """A synchronous node runs in a thread of LangGraph's; the call itself stays on the batch's loop."""
+        """Run the call of a synchronous node, which has a thread of LangGraph's, on the batch's loop."""
         scope = current.get()
         if scope is None:
             result: ChatResult = super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[misc]
@@ -101,7 +101,7 @@ def _journalled_class(cls: type) -> type:
 
 
 def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
-    """The same model, its calls journalled. `isinstance` and every method of its class stay as they were."""
+    """Return the same model, its calls journalled. `isinstance` and every method of its class stay as they were."""
     # Not twice: `stages.models.own_models` journals what goes through LangChain's cache.
     copy = model.model_copy(update={"disable_streaming": True, "cache": False})
     copy.__class__ = _journalled_class(type(model))
@@ -110,14 +110,14 @@ def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
 
 
 async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelRequest, send: Send) -> CallRecord:
-    """The answer from the journal, from an equal call in flight, or from the provider."""
+    """Return the answer from the journal, from an equal call in flight, or from the provider."""
     if scope.closed:
-        raise RowStopped("the row that asks is over")
+        raise RowStopped("the row of this call is over")
     key = scope.next_key(request.digest)
     while True:
         known = scope.journal.known.calls.get(key)
         if known is not None:
-            scope.took(known)
+            scope.count_reuse(known)
             return known
         shared = scope.in_flight.get(key)
         if shared is None:
@@ -126,15 +126,15 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
             with scope.clock.waiting():
                 record = await asyncio.shield(shared)
         except RowStopped:
-            continue  # who asked for us too was cancelled
-        if key not in scope.journal.known.calls:  # it is in another batch's journal: ours must not depend on that
+            continue  # the call that we waited for was cancelled
+        if key not in scope.journal.known.calls:  # it is in another batch's journal, on which ours must not depend
             await append(scope, record)
 
 
 async def _call_as_leader(
     scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send
 ) -> CallRecord:
-    """Ask the provider, as the one that others with the same request wait for. Its failures are theirs too."""
+    """Call the provider while equal requests wait for the result. Its failures are theirs too."""
     future: asyncio.Future[CallRecord] = scope.loop.create_future()
     future.add_done_callback(_mark_retrieved)
     scope.in_flight[key] = future
@@ -151,26 +151,26 @@ async def _call_as_leader(
 
 
 def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:
-    """Nobody may be waiting for it; its exception counts as seen."""
+    """Mark its exception as retrieved: nothing may be waiting for it."""
     if not future.cancelled():
         future.exception()
 
 
 async def append(scope: RowScope, record: CallRecord) -> None:
-    """Into the journal. That it cannot be written is never the row's fault, nor the graph's to handle."""
+    """Append to the journal. A failure is never the row's fault, and the graph must not handle it."""
     try:
         await scope.journal.append(record)
     except Exception as exc:
-        scope.failed(exc)
+        scope.record_failure(exc)
         raise
 
 
 async def _call_with_retries(
     scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send
 ) -> CallRecord:
-    """Ask the provider, waiting out transient failures for a minute. Raises Waiting, RowError, FatalModelError.
+    """Call the provider, retrying transient failures for a minute. Raises Waiting, RowError, FatalModelError.
 
-    Being asked to slow down is no attempt: the limiter lets nobody call before the time, and this call takes its turn.
+    A rate limit does not count as an attempt: the limiter holds all calls until the time, and this call waits its turn.
     """
     first: float | None = None
     attempt = 0
@@ -178,35 +178,35 @@ async def _call_with_retries(
         if (why := scope.halted()) is not None:
             raise why
         with scope.clock.waiting():
-            held, cap = await _reserve(scope, backend, request)
+            reservation, cap = await _reserve(scope, backend, request)
         try:
             async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S, waiting=scope.clock.waiting) as turn:
                 sent = time.monotonic()
                 first = first or sent
                 call = unknown_call(scope, backend, key)
-                result = await _send_once(scope, backend, call, partial(send, cap), held)
+                result = await _send_once(scope, backend, call, partial(send, cap), reservation)
                 if isinstance(result, ChatResult):
                     longest = request.cap or backend.cap or cap
                     record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
-                    turn.answered(record.usage["input"], record.usage["output"], allowed_by(result))
-                    held.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
+                    turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
+                    reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
                     if cap is not None and cap < DEFAULT_CAP and finish_of(_message(result)) in CUT_OFF:
                         _note_unknown(scope, call, "cut off by what was left of the budget")
-                        raise BudgetReached("an answer did not fit", needed=_most(backend, request, DEFAULT_CAP))
+                        raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
                     return record
-                turn.failed(result.message, result.congestion, result.retry_after or 0.0)
+                turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
         except Blocked as blocked:
             raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
         finally:
-            held.close()
+            reservation.close()
         if isinstance(result, NoAnswer) and (why := _never_answered(backend, request, result)) is not None:
             raise why
         limited = result.congestion == "rate"
         attempt += not limited
         wait = 0.0 if limited else min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
-        told = max(wait, result.retry_after or 0.0)
-        if attempt == MAX_ATTEMPTS or time.monotonic() - first + told > MAX_WAIT_S:
-            raise Waiting(result.message, max(told, 1.0))
+        pause = max(wait, result.retry_after or 0.0)
+        if attempt == MAX_ATTEMPTS or time.monotonic() - first + pause > MAX_WAIT_S:
+            raise Waiting(result.message, max(pause, 1.0))
         await asyncio.sleep(wait)
 
 
@@ -216,40 +216,44 @@ def _never_answered(backend: Backend, request: ModelRequest, failure: NoAnswer) 
 
 
 async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> tuple[Reservation, int | None]:
-    """What the call may cost at most, and the cap to send along. Raises BudgetReached, and FatalModelError where nobody
-    can tell."""
-    budget, said = scope.budget, request.cap or backend.cap
+    """Reserve the most that the call may cost, and return the cap to send along. Raises BudgetReached, and
+    FatalModelError if the cost has no bound."""
+    budget, cap_set = scope.budget, request.cap or backend.cap
     if budget is None or not budget.limited:
         return UNLIMITED_BUDGET, None
-    if said is not None:
-        return await budget.reserve(_most(backend, request, said)), None
+    if cap_set is not None:
+        return await budget.reserve(_upper_bound(backend, request, cap_set)), None
     if backend.capped is None:
         raise FatalModelError(
-            f"{backend.name}: a budget needs to know how long an answer may get.", hint="Set params: {max_tokens: …}."
+            f"{backend.name}: a budget needs a maximum length of answers.", hint="Set params: {max_tokens: …}."
         )
     tight = backend.seen.tight_cap()
     if tight is None or not budget.tight:
         try:
-            return await budget.reserve(_most(backend, request, DEFAULT_CAP)), DEFAULT_CAP
+            return await budget.reserve(_upper_bound(backend, request, DEFAULT_CAP)), DEFAULT_CAP
         except BudgetReached:
             known = scope.journal.known.calls.values()
             tight = backend.seen.tight_cap(call.usage["output"] for call in known if call.model == backend.name)
             if tight is None:
                 raise
             budget.tight = True
-    return await budget.reserve(_most(backend, request, tight)), tight
+    return await budget.reserve(_upper_bound(backend, request, tight)), tight
 
 
-def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:
+def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
     return most_of(backend.price, backend.seen.most_read(request.size), cap)
 
 
 async def _send_once(
-    scope: RowScope, backend: Backend, call: CallRecord, send: Callable[[], Awaitable[ChatResult]], held: Reservation
+    scope: RowScope,
+    backend: Backend,
+    call: CallRecord,
+    send: Callable[[], Awaitable[ChatResult]],
+    reservation: Reservation,
 ) -> ChatResult | TransientModelError:
-    """One request; a failure that may pass is a result. `call` is noted where it may have been billed all the same."""
+    """Send one request; a transient failure is a result. `call` is noted if it may have been billed all the same."""
     scope.journal.sending(call)
-    held.sending()
+    reservation.sending()
     try:
         async with asyncio.timeout(backend.timeout_s + 1):
             return await send()
@@ -262,7 +266,7 @@ async def _send_once(
             _note_unknown(scope, call, failure.code if failure else type(exc).__name__)
         else:
             scope.journal.unbilled(call.nonce)
-            held.unbilled()
+            reservation.unbilled()
         if failure is None:
             raise
         if isinstance(failure, TransientModelError):
@@ -276,7 +280,7 @@ def _note_unknown(scope: RowScope, call: CallRecord, why: str) -> None:
 
 
 def unknown_call(scope: RowScope, backend: Backend, key: CallKey) -> CallRecord:
-    """A request that is about to go out, as it is known until it is answered."""
+    """Return the record of a request whose outcome is not known yet."""
     return CallRecord(
         request=key[0],
         ordinal=key[1],
@@ -299,7 +303,7 @@ def call_answered(
     scope: RowScope, backend: Backend, call: CallRecord, request: ModelRequest, result: ChatResult, seconds: float,
     cap: int | None = None,
 ) -> CallRecord:  # fmt: skip
-    """The call with what came back, in an answer of `cap` tokens at most."""
+    """Return the record of an answered call; its answer has `cap` tokens at most."""
     message = _message(result)
     usage = usage_of(message, request, cap)
     backend.seen.note(request.size, usage)
@@ -314,14 +318,14 @@ def call_answered(
         "invalid_tool_calls": message.invalid_tool_calls,
         "usage_metadata": message.usage_metadata,
     }
-    said = message.response_metadata
+    metadata = message.response_metadata
     return replace(
         call,
         raw=to_json(raw).decode(),
         error=None,
         usage=usage,
         cost_usd=cost,
-        request_id=said.get("request_id") or said.get("id"),
+        request_id=metadata.get("request_id") or metadata.get("id"),
         latency_ms=round(seconds * 1000),
         at=now(),
     )

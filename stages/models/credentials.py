@@ -1,4 +1,4 @@
-"""Providers' own variables: which one holds a key or an address. Nothing else in `stages` reads the environment."""
+"""Environment variables of providers, for keys and addresses. Nothing else in `stages` reads the environment."""
 
 import os
 
@@ -12,12 +12,12 @@ _KEYS: dict[str, tuple[str, ...]] = {
 
 
 def variable(*names: str) -> tuple[str, str]:
-    """The first variable that is set and not empty, and its value; two empty strings where none is."""
+    """Return the first variable that is set and not empty, and its value; two empty strings if there is none."""
     return next(((name, value) for name in names if (value := os.environ.get(name))), ("", ""))
 
 
 def key_of(provider: str) -> tuple[str, str]:
-    """The variable that holds a provider's key, and the key: empty where it is not set. The name is empty, too, where
+    """Return the variable that holds a provider's key, and the key: empty if it is not set. The name is empty, too, if
     the provider's SDK finds its credentials elsewhere."""
     names = _KEYS.get(provider, ())
     found = variable(*names)
@@ -25,12 +25,12 @@ def key_of(provider: str) -> tuple[str, str]:
 
 
 def openai_base_url() -> str:
-    """Of the endpoint that `openai:` models are asked at."""
+    """Return the base URL of the endpoint for `openai:` models."""
     return variable("OPENAI_BASE_URL", "OPENAI_API_BASE")[1] or OPENAI
 
 
 def missing_key(provider: str) -> str | None:
-    """The variable that must be set before a provider can be called, or None."""
+    """Return the variable that must be set before a provider can be called, or None."""
     name, key = key_of(provider)
     if not name or key or (provider == "openai" and openai_base_url() != OPENAI):
         return None  # a local server of the same protocol needs none

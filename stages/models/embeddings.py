@@ -1,6 +1,6 @@
 """Embedding models as chat models: a text in, a vector out, as base64 of little-endian 32-bit floats.
 
-So a vector is journalled, limited, retried and paid for by the very code that does it for answers.
+So a vector is journalled, limited, retried and paid for by the same code as an answer.
 """
 
 import base64
@@ -25,7 +25,7 @@ def packed(vector: list[float]) -> str:
 
 
 def unpacked(text: str) -> list[float]:
-    """Raises ValueError where the text is no vector."""
+    """Decode a packed vector. Raises ValueError if the text is none."""
     try:
         data = base64.b64decode(text, validate=True)
         return list(struct.unpack(f"<{len(data) // 4}f", data))
@@ -52,7 +52,7 @@ class OpenAICompatibleEmbeddings(OpenAICompatibleChatModel):
 
 
 class ForeignEmbeddings(BaseChatModel):
-    """Any provider's, through LangChain's Embeddings. It tells no usage: tokens are estimated."""
+    """Any provider's, through LangChain's Embeddings. They report no usage: tokens are estimated."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -74,15 +74,15 @@ class ForeignEmbeddings(BaseChatModel):
 
 
 def text_of(messages: list[BaseMessage]) -> str:
-    """What is to be embedded. Raises RowError where it isn't text."""
+    """Return the text to embed. Raises RowError if it is not text."""
     content = messages[-1].content
     if not isinstance(content, str):
         raise RowError("only text can be embedded", kind="not_text")
     return content
 
 
-def result_of(content: str, read: int | None, said: dict[str, Any] | None = None) -> ChatResult:
-    """A packed vector as a chat model's answer, with the tokens that it took, where they are known."""
+def result_of(content: str, read: int | None, metadata: dict[str, Any] | None = None) -> ChatResult:
+    """Return a packed vector as a chat model's answer, with its tokens, if they are known."""
     usage = None if read is None else UsageMetadata(input_tokens=read, output_tokens=0, total_tokens=read)
-    message = AIMessage(content=content, usage_metadata=usage, response_metadata=said or {})
+    message = AIMessage(content=content, usage_metadata=usage, response_metadata=metadata or {})
     return ChatResult(generations=[ChatGeneration(message=message)])

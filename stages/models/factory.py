@@ -1,4 +1,4 @@
-"""From `provider:name` to a chat model whose calls are journalled and limited. Provider SDKs' own retries are off."""
+"""Build chat models from `provider:name`, with journalled and limited calls. Provider SDKs' own retries are off."""
 
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -33,22 +33,22 @@ _CONNECTION = frozenset(
 
 @dataclass
 class ModelServices:
-    """What the models of a process share."""
+    """Services that the models of a process share."""
 
     limiters: Limiters = field(default_factory=Limiters)
 
     def apart(self) -> "ModelServices":
-        """For one job, so that its limits can be changed while it is at work."""
+        """Return the services for one job, so that its limits can be changed while it runs."""
         return replace(self, limiters=self.limiters.apart())
 
 
 def missing_key(name: str) -> str | None:
-    """The variable that must be set before `name` can be called, or None."""
+    """Return the variable that must be set before `name` can be called, or None."""
     return credentials.missing_key(name.partition(":")[0])
 
 
 def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
-    """What the answers of a model depend on, canonically: provider, name, base URL, parameters."""
+    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters."""
     params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
     if choice.name.startswith("openai:"):
         params.setdefault("base_url", credentials.openai_base_url())
@@ -56,7 +56,7 @@ def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
 
 
 def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
-    """The model of a role. Raises SpecError where a provider's package is absent or refuses the parameters."""
+    """Build the model of a role. Raises SpecError if a provider's package is missing or refuses the parameters."""
     params, timeout_s = _params(choice, stage, spec)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
@@ -82,8 +82,8 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 
 
 def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
-    """The embedding model of a role, asked as a chat model is, so that its vectors are journalled, limited and paid for
-    in the same way. Raises SpecError."""
+    """Build the embedding model of a role. It is called like a chat model, so that its vectors are journalled, limited
+    and paid for in the same way. Raises SpecError."""
     from stages.models.embeddings import ForeignEmbeddings, OpenAICompatibleEmbeddings
     from stages.models.offline.embeddings import OfflineEmbeddings
 
@@ -108,15 +108,15 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
 
 
 def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str, Any], float]:
-    """The parameters of a model's calls, and how long one may take."""
+    """Return the parameters of a model's calls, and their timeout in seconds."""
     params = {**stage.params, **choice.params}
-    given = params.pop("timeout", params.pop("request_timeout", None))
+    timeout = params.pop("timeout", params.pop("request_timeout", None))
     params.pop("max_retries", None)  # one layer retries: stages.models.calls
-    return params, float(given if given is not None else spec.limits.call_timeout.total_seconds())
+    return params, float(timeout if timeout is not None else spec.limits.call_timeout.total_seconds())
 
 
 def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
-    """The limiter of a model: one place for all that call it with one credential at one address."""
+    """Return the limiter of a model: one for all calls with one credential at one address."""
     params = {**stage.params, **choice.params}
     provider = choice.name.partition(":")[0]
     _, credential = _credential(provider, params)
@@ -133,7 +133,7 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
 
 
 def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
-    """The setting that holds the provider's credential, and the credential."""
+    """Return the setting that holds the provider's credential, and the credential."""
     if "api_key" in params:
         return "params.api_key", str(params["api_key"])
     name, key = credentials.key_of(provider)
@@ -141,7 +141,7 @@ def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
 
 
 def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """What a client of an OpenAI-compatible endpoint is made of."""
+    """Return the arguments of a client of an OpenAI-compatible endpoint."""
     sent = dict(params)
     base_url = str(sent.pop("base_url", None) or credentials.openai_base_url())
     headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}

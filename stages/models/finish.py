@@ -1,4 +1,4 @@
-"""Why an answer ended: by itself, cut off, or withheld; in the words of every provider."""
+"""The finish reason of an answer: complete, cut off, or withheld; in the words of every provider."""
 
 from langchain_core.messages import AIMessage
 
@@ -8,6 +8,6 @@ WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibite
 
 
 def finish_of(message: AIMessage) -> str:
-    """Why an answer ended, in lower case, wherever its provider says so."""
-    said = message.response_metadata
-    return str(said.get("finish_reason") or said.get("stop_reason") or said.get("stopReason") or "").lower()
+    """Return the finish reason in lower case, from whichever field the provider uses; '' if it has none."""
+    metadata = message.response_metadata
+    return str(metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("stopReason") or "").lower()

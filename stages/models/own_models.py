@@ -1,11 +1,11 @@
 """Models that a graph builds for itself, journalled through LangChain's process-wide cache hook.
 
-They were not handed out by us, so nothing below them is ours: no limiter, no budget, no retry. But LangChain asks its
-cache before each call and tells it after, also in `with_structured_output` and `bind_tools`, so an answer that was paid
-for is kept and replayed. Not seen are calls that stream, and models with a cache of their own (or `cache=False`).
+Tandem did not build them, so they have no limiter, no budget and no retry. But LangChain reads its cache before each
+call and writes it after, also in `with_structured_output` and `bind_tools`, so a paid answer is stored and replayed.
+Not covered are calls that stream, and models with a cache of their own (or `cache=False`).
 
-Two things of the hook's key are mended here: it holds how a call is made (timeouts, retries), which must not make an
-answer be paid for again, and it shows a bound class by its name only, so that the class has to be asked what it says.
+Two faults of the hook's key are corrected here: it holds timeouts and retries, which must not make an answer be paid
+for again, and it holds only the name of a bound class, so that the schema has to be read from the class.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from stages.models.calls import append, as_result, call_answered, unknown_call
 from stages.models.request import ModelRequest, canonical_json
 from stages.models.row_scope import RowScope, current, request_digest
 
-# Of a model's serialised form, what changes nothing of what is answered.
+# Fields of a model's serialised form that do not change its answers.
 _CONNECTION = frozenset(
     ("timeout", "request_timeout", "max_retries", "cache", "callbacks", "rate_limiter", "verbose", "tags", "metadata",
      "http_client", "http_async_client", "disable_streaming", "default_headers")
@@ -41,7 +41,7 @@ _NAMED_CLASS = re.compile(r"<class '([^']+)'>")
 
 
 class JournalCache(BaseCache):
-    """LangChain's cache hook as a view of the running row's journal; outside of a row it knows nothing."""
+    """LangChain's cache hook as a view of the running row's journal; empty outside of a row."""
 
     def __init__(self, prices: dict[str, Price] | None = None) -> None:
         self._prices = prices or {}
@@ -55,14 +55,14 @@ class JournalCache(BaseCache):
         if known is None:
             scope.cache_missed[key[0]].append(key)
             return None
-        scope.took(known)
+        scope.count_reuse(known)
         return as_result(known).generations
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         return self.lookup(prompt, llm_string)
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        """From a synchronous node: in a thread, which may wait for the batch's loop."""
+        """Store an answer from a synchronous node, whose thread may wait for the batch's loop."""
         scope = current.get()
         record = self._record(scope, prompt, llm_string, return_val)
         if scope is None or record is None:
@@ -85,7 +85,7 @@ class JournalCache(BaseCache):
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(append(scope, record), scope.loop))
 
     def clear(self, **kwargs: Any) -> None:
-        """A journal is no cache: nothing drops it."""
+        """Do nothing: a journal is never dropped."""
 
     def _record(
         self, scope: RowScope | None, prompt: str, llm_string: str, generations: Sequence[Any]
@@ -117,19 +117,19 @@ def journal_own_models() -> None:
 
 
 def _name(message: AIMessage) -> str:
-    said = message.response_metadata
-    model = said.get("model_name") or said.get("model") or "unknown"
-    return f"{said.get('model_provider') or 'own'}:{model}"
+    metadata = message.response_metadata
+    model = metadata.get("model_name") or metadata.get("model") or "unknown"
+    return f"{metadata.get('model_provider') or 'own'}:{model}"
 
 
 def _digest(prompt: str, llm_string: str) -> str:
     model, _, bound = llm_string.partition("---")
-    classes = [_asked_by(name) for name in _NAMED_CLASS.findall(bound)]
+    classes = [_schema_of(name) for name in _NAMED_CLASS.findall(bound)]
     return request_digest(b"own", _plain(prompt), _plain(model), _NAMED_CLASS.sub("", bound).encode(), *classes)
 
 
 def _plain(text: str) -> bytes:
-    """Serialised JSON without what concerns only the connection; other text as it is."""
+    """Return serialised JSON without fields of the connection; other text as it is."""
     try:
         return orjson.dumps(_without(orjson.loads(text)), option=orjson.OPT_SORT_KEYS)
     except orjson.JSONDecodeError:
@@ -144,8 +144,8 @@ def _without(value: Any) -> Any:
     return value
 
 
-def _asked_by(name: str) -> bytes:
-    """What a class of this name asks for: its schema; of one that only its function knows, the module's source."""
+def _schema_of(name: str) -> bytes:
+    """Return the schema of the class of this name; for a class local to a function, the module's source."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         module = sys.modules.get(".".join(parts[:end]))

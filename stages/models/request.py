@@ -1,4 +1,4 @@
-"""The canonical request: what is asked, as bytes and as a digest; never how it is asked."""
+"""The canonical request, as bytes and as a digest: its content, without settings of the connection."""
 
 import inspect
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from stages.models.backend import Backend
 from stages.models.row_scope import request_digest
 from stages.models.wires.openai_chat import wire
 
-# What changes how a call is made, not what is answered: left out of the request digest.
-_NOT_ASKED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structured_output_format", "run_manager"))
+# Settings of the connection, which do not change the answer: left out of the request digest.
+_NOT_DIGESTED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structured_output_format", "run_manager"))
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What is asked: the digest of its canonical form, the size of that in bytes, the most tokens of an answer, where
-    the request says so, and whether it holds more than plain text."""
+    """A request: the digest of its canonical form, its size in bytes, the most tokens of an answer, if the request sets
+    it, and `media`: it holds more than plain text."""
 
     digest: str
     size: int
@@ -31,11 +31,13 @@ class ModelRequest:
 
 
 def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> ModelRequest:
-    asked = {name: value for name, value in kwargs.items() if name not in _NOT_ASKED}
-    said = canonical_json([wire(message) for message in messages])
-    wanted = canonical_json([stop, asked])
+    parameters = {name: value for name, value in kwargs.items() if name not in _NOT_DIGESTED}
+    messages_json = canonical_json([wire(message) for message in messages])
+    settings_json = canonical_json([stop, parameters])
+    size = len(messages_json) + len(settings_json)
     media = any(not isinstance(message.content, str) for message in messages)
-    return ModelRequest(request_digest(backend.identity, said, wanted), len(said) + len(wanted), cap_in(kwargs), media)
+    digest = request_digest(backend.identity, messages_json, settings_json)
+    return ModelRequest(digest, size, cap_in(kwargs), media)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -43,7 +45,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _canonical(value: Any) -> Any:
-    """Schemas expanded: a class or a tool is what it asks for, not its name, nor where it lies in memory."""
+    """Expand schemas: a class or a tool counts by its schema, not by its name or address in memory."""
     if isinstance(value, BaseTool) or inspect.isroutine(value):
         return convert_to_openai_tool(value)
     if isinstance(value, type):
@@ -54,7 +56,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, SecretStr):
-        return None  # who asks changes nothing of the answer
+        return None  # a key does not change the answer
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
     if isinstance(value, bytes):

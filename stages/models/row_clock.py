@@ -1,4 +1,4 @@
-"""How long a row has taken by its own doing: its code, and the calls that it has sent. Waiting is nobody's doing."""
+"""The time that a row has used itself: its code, and the calls that it has sent. Waiting does not count."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class RowClock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The time in the block is not the row's."""
+        """Stop the clock within the block."""
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting += 1
@@ -29,6 +29,6 @@ class RowClock:
                 self._waited += time.monotonic() - self._since
 
     def seconds(self) -> float:
-        """What the row has taken so far."""
+        """Return the seconds that the row has used so far."""
         until = self._since if self._waiting else time.monotonic()
         return until - self.began - self._waited

@@ -17,14 +17,14 @@ from stages.models.row_clock import RowClock
 
 
 class RowStopped(TandemError):
-    """Who was doing this for others too was cancelled; they ask for themselves."""
+    """The row or call that others waited for was cancelled; they run it themselves."""
 
     retryable = True
 
 
 @dataclass
 class Tally:
-    """What a batch did below its graphs."""
+    """Counts of the model calls of a batch."""
 
     calls: int = 0
     cost_usd: float = 0.0
@@ -42,11 +42,11 @@ class Repeats(Protocol):
 
 @dataclass
 class RowScope:
-    """One row's run of a graph. `asked` counts equal requests, so that the n-th of them has its own answer; `calls` are
-    those it used; `budget`, where money is counted, is what they may cost; `cache_missed` are those of the graph's own
-    models that LangChain has asked about and not yet answered. `stop` is what must end the batch, even where the graph
-    swallows the exception; `halted` says why the batch pays for nothing more. `rounds`, where tasks of the graph are
-    run again, knows what they asked before. `mended`: the places of answers that were nearly what was asked for."""
+    """One row's run of a graph. `request_counts` counts equal requests, so that the n-th of them has its own answer;
+    `calls` are the calls used; `budget` is their budget, if money is counted; `cache_missed` are calls of the graph's
+    own models that LangChain looked up and did not store yet. `stop` is the error that must end the batch, even if the
+    graph catches it; `halted` returns the reason why the batch makes no more calls. `rounds` knows earlier calls of
+    tasks that are run again. `mended`: the places of answers that were corrected."""
 
     id: str
     run: str
@@ -55,7 +55,7 @@ class RowScope:
     tally: Tally
     in_flight: dict[CallKey, "asyncio.Future[CallRecord]"]
     loop: asyncio.AbstractEventLoop
-    asked: Counter[str] = field(default_factory=Counter)
+    request_counts: Counter[str] = field(default_factory=Counter)
     calls: list[CallKey] = field(default_factory=list)
     stop: Exception | None = None
     halted: Callable[[], TandemError | None] = lambda: None
@@ -67,14 +67,14 @@ class RowScope:
     mended: set[str] = field(default_factory=set)
     stage: str = ""
     clock: RowClock = field(default_factory=RowClock)
-    threads: int = 0  # in which its code is at work just now
+    threads: int = 0  # in which its code runs now
 
     def next_key(self, request: str) -> CallKey:
-        """The key of the next call with this request in this row."""
+        """Return the key of the next call with this request in this row."""
         key = self.rounds.again(request) if self.rounds is not None else None
         if key is None:
-            key = (request, self.asked[request])
-            self.asked[request] += 1
+            key = (request, self.request_counts[request])
+            self.request_counts[request] += 1
             self.calls.append(key)
             if self.rounds is not None:
                 self.rounds.first(key)
@@ -82,25 +82,25 @@ class RowScope:
             made.append(key)
         return key
 
-    def repeated(self, calls: Iterable[CallKey]) -> None:
-        """A node that is not run again has made these calls."""
+    def replay_calls(self, calls: Iterable[CallKey]) -> None:
+        """Count the calls of a node that is not run again."""
         for key in calls:
             if key not in self.calls:
                 self.calls.append(key)
-            self.asked[key[0]] = max(self.asked[key[0]], key[1] + 1)
+            self.request_counts[key[0]] = max(self.request_counts[key[0]], key[1] + 1)
 
-    def took(self, record: CallRecord) -> None:
-        """Count an answer that was there already. What this row asked in this run is its own, not a reuse."""
+    def count_reuse(self, record: CallRecord) -> None:
+        """Count a reused answer. A call that this row made in this run is its own, not a reuse."""
         if record.run != self.run or record.id != self.id:
             self.tally.calls_reused += 1
 
-    def failed(self, exc: Exception) -> None:
-        """Remember what is not the row's own fault. A RowError is the graph's to handle."""
+    def record_failure(self, exc: Exception) -> None:
+        """Remember an error that is not the row's own fault. A RowError is left to the graph."""
         if self.stop is None and not isinstance(exc, RowError):
             self.stop = exc
 
     def close(self) -> None:
-        """The graph is over: what it left running in threads and tasks gets no more answers."""
+        """Close the scope: threads and tasks that the graph left running get no more answers."""
         self.closed = True
         for call in tuple(self.from_threads):
             call.cancel()

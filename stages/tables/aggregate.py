@@ -29,7 +29,7 @@ def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: aggregate`. Raises SpecError."""
     options, stage = setup.options(AggregateOptions), setup.stage
     if stage.drop:
-        raise SpecError(f"{setup.where}: drop says nothing here: a group has only by and columns.")
+        raise SpecError(f"{setup.where}: drop has no effect here: a group has only the columns of by and columns.")
     for name in options.by:
         if name not in setup.columns.names:
             raise SpecError(
@@ -37,17 +37,17 @@ def build(setup: StageSetup) -> TableStage:
             )
     for name in options.columns:
         if name in options.by or name.startswith(RESERVED):
-            raise SpecError(f"{setup.where}: with.columns: the name {name!r} is taken.")
+            raise SpecError(f"{setup.where}: with.columns: the name {name!r} is already used or reserved.")
     try:
-        made = [pl.sql_expr(said).alias(name) for name, said in options.columns.items()]
+        aggregates = [pl.sql_expr(expression).alias(name) for name, expression in options.columns.items()]
         empty = pl.DataFrame(setup.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
-        after = _grouped(empty.lazy(), options.by, made).collect()
+        after = _grouped(empty.lazy(), options.by, aggregates).collect()
     except pl.exceptions.PolarsError as exc:
         raise SpecError(
             f"{setup.where}: with.columns: {str(exc).splitlines()[0]}",
             hint=f"Columns: {', '.join(setup.columns.names)}",
         ) from None
-    plain = [name for name, said in options.columns.items() if not _aggregates(said, after.schema[name])]
+    plain = [name for name, expression in options.columns.items() if not _is_aggregate(expression, after.schema[name])]
     if plain:
         raise SpecError(
             f"{setup.where}: with.columns.{plain[0]} = {options.columns[plain[0]]!r} is no aggregate.",
@@ -58,21 +58,21 @@ def build(setup: StageSetup) -> TableStage:
         columns=stored_schema(after.to_arrow().schema),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.version)),
         provenance=Provenance(stage=stage.name, uses="aggregate"),
-        run_on_partition=lambda source: _over(source, options.by, made),
+        run_on_partition=lambda source: _run(source, options.by, aggregates),
         keeps_rows=False,
     )
 
 
-def _over(source: Path, by: list[str], made: list[pl.Expr]) -> pl.LazyFrame:
-    return _grouped(pl.scan_parquet(source), by, made)
+def _run(source: Path, by: list[str], aggregates: list[pl.Expr]) -> pl.LazyFrame:
+    return _grouped(pl.scan_parquet(source), by, aggregates)
 
 
-def _grouped(rows: pl.LazyFrame, by: list[str], made: list[pl.Expr]) -> pl.LazyFrame:
+def _grouped(rows: pl.LazyFrame, by: list[str], aggregates: list[pl.Expr]) -> pl.LazyFrame:
     first = pl.col(ROW).min().alias(ROW)
-    return rows.group_by(by).agg(*made, first).sort(ROW).drop(ROW)
+    return rows.group_by(by).agg(*aggregates, first).sort(ROW).drop(ROW)
 
 
-def _aggregates(said: str, kind: pl.DataType) -> bool:
-    """Whether the expression makes one value of a group, and does not merely gather its rows."""
-    tree = sqlglot.parse_one(said, dialect=DIALECT)
+def _is_aggregate(expression: str, kind: pl.DataType) -> bool:
+    """True if the expression makes one value of a group, and does not just collect its rows."""
+    tree = sqlglot.parse_one(expression, dialect=DIALECT)
     return tree.find(exp.AggFunc) is not None and (kind.base_type() != pl.List or tree.find(exp.ArrayAgg) is not None)

@@ -36,31 +36,31 @@ def build(setup: StageSetup) -> TableStage:
     """The stage of a spec that `uses: checks`. Raises SpecError."""
     options, stage = setup.options(ChecksOptions), setup.stage
     check_drop(setup)
-    judged: dict[str, frozenset[str]] = {}
-    for at, rule in enumerate(options.rules):
-        place = setup.place("with", "rules", at, "sql")
-        looked_at = bind(rule.sql, setup.columns, f"{setup.where}: with.rules: {rule.name}", place)
-        judged[rule.name] = judged.get(rule.name, frozenset()) | looked_at
+    columns_read: dict[str, frozenset[str]] = {}
+    for index, rule in enumerate(options.rules):
+        place = setup.place("with", "rules", index, "sql")
+        columns = bind(rule.sql, setup.columns, f"{setup.where}: with.rules: {rule.name}", place)
+        columns_read[rule.name] = columns_read.get(rule.name, frozenset()) | columns
 
     rejecting = [rule for rule in options.rules if rule.action == "reject"]
 
-    def held(rows: pl.DataFrame, rule: Rule) -> pl.Series:
+    def passes(rows: pl.DataFrame, rule: Rule) -> pl.Series:
         try:
             return holds(rows, rule.sql)
         except pl.exceptions.PolarsError as exc:
             raise query_failed(setup.where, exc) from exc
 
-    def refuse(rows: pl.DataFrame) -> pl.Series:
-        why = pl.Series([None] * rows.height, dtype=pl.String)
+    def reject_reason(rows: pl.DataFrame) -> pl.Series:
+        reasons = pl.Series([None] * rows.height, dtype=pl.String)
         for rule in rejecting:
-            why = why.set(~held(rows, rule) & why.is_null(), rule.name)
-        return why
+            reasons = reasons.set(~passes(rows, rule) & reasons.is_null(), rule.name)
+        return reasons
 
     def apply(rows: pl.DataFrame) -> pl.DataFrame:
         for rule in options.rules:
             if rule.action == "filter":
-                rows = rows.filter(held(rows, rule))
-            elif rule.action == "fail" and (broken := int((~held(rows, rule)).sum())):
+                rows = rows.filter(passes(rows, rule))
+            elif rule.action == "fail" and (broken := int((~passes(rows, rule)).sum())):
                 raise ChecksFailed(
                     f"{setup.where}: {rule.name!r}: {broken} row(s) of a batch break it.",
                     hint="Nothing was published; answers are kept in the journal.",
@@ -73,6 +73,6 @@ def build(setup: StageSetup) -> TableStage:
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="checks"),
-        reject_reason=refuse if rejecting else None,
-        columns_checked=judged,
+        reject_reason=reject_reason if rejecting else None,
+        columns_checked=columns_read,
     )

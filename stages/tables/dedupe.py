@@ -1,8 +1,8 @@
 """dedupe: near-duplicates marked, or filtered, within a partition; behind a barrier.
 
-Rows are compared in order with those that were not like any before them: by MinHash over the words of `on` (an estimate
+Rows are compared in order with earlier rows that are no duplicates: by MinHash over the words of `on` (an estimate
 of the share of three-word phrases that two texts have in common), or by the cosine of a `vector` column, as `embed`
-writes it. The first of its kind stands for its duplicates. Blank texts and null vectors are no one's duplicate.
+writes it. The first row of a group is kept as its original. Blank texts and null vectors are never duplicates.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from stages.contract import RESERVED, Options, StageSetup, TableStage, check_drop
-from stages.tables.minhash import ALGORITHM, WORD, like_texts
+from stages.tables.minhash import ALGORITHM, WORD, similar_texts
 from stages.tables.partition_rows import parts
 from stages.tables.vectors import Vectors
 
@@ -34,7 +34,7 @@ class DedupeOptions(Options):
     group: str | None = Field(default=None, description="an int column: the same for all of a kind")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "DedupeOptions":
+    def _check_one_source(self) -> "DedupeOptions":
         if bool(self.on) == (self.vector is not None):
             raise ValueError("give on: [text columns], or vector: the column of an embedding")
         return self
@@ -47,13 +47,13 @@ def build(setup: StageSetup) -> TableStage:
     _check(setup, options)
     read = [options.vector] if options.vector is not None else options.on
 
-    def over(source: Path) -> pl.LazyFrame:
-        kinds = pl.Series(_kinds(source, read, options, setup.where), dtype=pl.Int64)
-        places = pl.Series(range(kinds.len()), dtype=pl.Int64)
+    def mark_duplicates(source: Path) -> pl.LazyFrame:
+        first_rows = pl.Series(_first_rows(source, read, options, setup.where), dtype=pl.Int64)
+        places = pl.Series(range(first_rows.len()), dtype=pl.Int64)
         rows = pl.scan_parquet(source).drop(stage.drop)
-        marked = rows.with_columns((kinds != places).alias(options.duplicate))
+        marked = rows.with_columns((first_rows != places).alias(options.duplicate))
         if options.group is not None:
-            marked = marked.with_columns(kinds.alias(options.group))
+            marked = marked.with_columns(first_rows.alias(options.group))
         return marked.filter(~pl.col(options.duplicate)) if options.keep == "first" else marked
 
     made_by = f"{VERSION} {ALGORITHM}" if options.on else VERSION
@@ -66,7 +66,7 @@ def build(setup: StageSetup) -> TableStage:
         columns=pa.schema([*kept, *added]),
         fingerprint=digest(made_by, options.model_dump_json(), str(stage.drop), str(stage.version)),
         provenance=Provenance(stage=stage.name, uses="dedupe"),
-        run_on_partition=over,
+        run_on_partition=mark_duplicates,
     )
 
 
@@ -85,20 +85,22 @@ def _check(setup: StageSetup, options: DedupeOptions) -> None:
         if name in columns.names and not setup.stage.replace:
             raise SpecError(
                 f"{setup.where}: {name!r} is already a column.",
-                hint="Name another: with: {duplicate: …, group: …}; or say replace: true.",
+                hint="Name another: with: {duplicate: …, group: …}; or set replace: true.",
             )
 
 
-def _kinds(source: Path, read: list[str], options: DedupeOptions, where: str) -> list[int]:
-    """For each row the place of the first that it is like."""
+def _first_rows(source: Path, read: list[str], options: DedupeOptions, where: str) -> list[int]:
+    """Return for each row the place of the first row that it is similar to."""
     if options.vector is None:
-        return like_texts(_texts(source, read), options.threshold, where)
+        return similar_texts(_texts(source, read), options.threshold, where)
     vectors = Vectors(options.threshold, where)
     found: list[int] = []
     for rows in parts(source, read):
         for vector in rows[options.vector].to_list():
             blank = not vector or None in vector
-            found.append(len(found) if blank else vectors.first_like(len(found), np.asarray(vector, dtype=np.float64)))
+            found.append(
+                len(found) if blank else vectors.first_similar(len(found), np.asarray(vector, dtype=np.float64))
+            )
     return found
 
 

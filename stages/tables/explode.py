@@ -1,6 +1,6 @@
 """explode: one row to many: an item of a list each, or a chunk of a long text.
 
-The source row stays one row where rows are counted: it is ok once, and rejected where any of its parts is. Its key is
+The source row counts as one row: it is ok once, and rejected if any of its parts is. Its key is
 unique in the source, not in what is published; `position` numbers the parts.
 """
 
@@ -42,15 +42,15 @@ def build(setup: StageSetup) -> TableStage:
         if cut is not None:
             items = pl.Series([cut(text) for text in items.to_list()], dtype=pl.List(pl.String))
         frame = rows.with_columns(items.alias(into))
-        many = pl.col(into).list.len().fill_null(0)
+        counts = pl.col(into).list.len().fill_null(0)
         if not options.keep_empty:
-            frame = frame.filter(many > 0)
+            frame = frame.filter(counts > 0)
         exploded = [into]
         if options.position:
-            frame = frame.with_columns(pl.int_ranges(0, many.clip(1), dtype=pl.Int64).alias(options.position))
+            frame = frame.with_columns(pl.int_ranges(0, counts.clip(1), dtype=pl.Int64).alias(options.position))
             exploded.append(options.position)
-        # Whether an empty list becomes a row with null depends on the version of Polars, so none is left to it.
-        frame = frame.with_columns(pl.when(many > 0).then(pl.col(into)).otherwise(pl.lit([None])).alias(into))
+        # Versions of Polars differ in making a row with null of an empty list, so it is made here.
+        frame = frame.with_columns(pl.when(counts > 0).then(pl.col(into)).otherwise(pl.lit([None])).alias(into))
         return frame.explode(exploded).drop(stage.drop, strict=False)
 
     return TableStage(
@@ -88,5 +88,5 @@ def _check(setup: StageSetup, options: ExplodeOptions) -> None:
             raise SpecError(f"{setup.where}: the column name {name!r} is reserved.")
         if name is not None and name in columns.names and name != options.column and not setup.stage.replace:
             raise SpecError(
-                f"{setup.where}: {name!r} is already a column.", hint="Rename it, or say replace: true in the stage."
+                f"{setup.where}: {name!r} is already a column.", hint="Rename it, or set replace: true in the stage."
             )

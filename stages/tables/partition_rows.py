@@ -1,4 +1,4 @@
-"""A partition's rows a part at a time, as a barrier finds them: in one local Parquet file."""
+"""Read a partition's rows in parts, from the local Parquet file that a barrier gets."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ PART_ROWS = 20_000
 
 
 def parts(source: Path, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-    """In order, so many rows at once, the named columns of them."""
+    """Yield the rows in order, PART_ROWS at once, with the named columns."""
     with pq.ParquetFile(source) as file:
         for batch in file.iter_batches(PART_ROWS, columns=None if columns is None else list(columns)):
-            found = pl.from_arrow(batch)
-            assert isinstance(found, pl.DataFrame)
-            yield found
+            rows = pl.from_arrow(batch)
+            assert isinstance(rows, pl.DataFrame)
+            yield rows

@@ -1,7 +1,7 @@
-"""sample: a share of the rows, or so many of a partition, chosen by what they are and not by chance.
+"""sample: a share of the rows, or a number of them per partition, chosen by their content and not at random.
 
-A row is in or out by a digest of `seed` and its key (all columns that reach the stage, where there is no key): the same
-rows in every run, whatever their order, batch or machine. Rows that are left out are filtered.
+A row is chosen by a digest of `seed` and its key (all columns that reach the stage, if there is no key): the same rows
+in every run, whatever their order, batch or machine. Rows that are left out are filtered.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ class SampleOptions(Options):
     by: list[str] = Field(default=[], description="the columns that decide, instead of the key")
 
     @model_validator(mode="after")
-    def _one_size(self) -> "SampleOptions":
+    def _check_one_size(self) -> "SampleOptions":
         if (self.rate is None) == (self.rows is None):
             raise ValueError("give rate: a share, or rows: a number")
         return self
@@ -45,18 +45,18 @@ def build(setup: StageSetup) -> TableStage:
     by = _columns(setup, options)
 
     def draws(rows: pl.DataFrame) -> pl.Series:
-        texts = (digest(str(options.seed), found)[:15] for found in fingerprints(rows, by))
+        texts = (digest(str(options.seed), fingerprint)[:15] for fingerprint in fingerprints(rows, by))
         return pl.Series([int(text, 16) for text in texts], dtype=pl.Int64)
 
     def apply(rows: pl.DataFrame) -> pl.DataFrame:
         assert options.rate is not None
         return rows.filter(draws(rows) < int(options.rate * 16**15)).drop(stage.drop)
 
-    def over(source: Path) -> pl.LazyFrame:
+    def sample_partition(source: Path) -> pl.LazyFrame:
         drawn = [rows.select(ROW, draws(rows).alias("draw")) for rows in parts(source, [*by, ROW])]
-        first = pl.concat(drawn).unique(ROW).sort("draw", ROW).head(options.rows or 0) if drawn else None
+        kept = pl.concat(drawn).unique(ROW).sort("draw", ROW).head(options.rows or 0) if drawn else None
         rows = pl.scan_parquet(source).drop(stage.drop)
-        return rows if first is None else rows.filter(pl.col(ROW).is_in(first[ROW].to_list()))
+        return rows if kept is None else rows.filter(pl.col(ROW).is_in(kept[ROW].to_list()))
 
     after = pa.schema([field for field in setup.columns if field.name not in stage.drop])
     return TableStage(
@@ -65,14 +65,14 @@ def build(setup: StageSetup) -> TableStage:
         fingerprint=digest(VERSION, options.model_dump_json(), str(by), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="sample"),
-        run_on_partition=over if options.rows is not None else None,
+        run_on_partition=sample_partition if options.rows is not None else None,
     )
 
 
 def _columns(setup: StageSetup, options: SampleOptions) -> list[str]:
-    here = [name for name in setup.columns.names if name not in (ROW, REJECTED)]
+    available = [name for name in setup.columns.names if name not in (ROW, REJECTED)]
     for name in options.by:
-        if name not in here:
+        if name not in available:
             raise SpecError(f"{setup.where}: with.by names {name!r}, which is no column here.")
     key = setup.spec.source.key
-    return options.by or (key if key and set(key) <= set(here) else sorted(here))
+    return options.by or (key if key and set(key) <= set(available) else sorted(available))

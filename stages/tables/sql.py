@@ -1,7 +1,7 @@
 """sql: Polars SQL over rows, which the query sees as `rows`.
 
 With `scope: batch` the query must be row-wise: what it does to a row may not depend on other rows, or the result would
-depend on how rows were dealt into batches. With `scope: partition` it sees the whole partition, and may group, join and
+depend on how rows were split into batches. With `scope: partition` it sees the whole partition, and may group, join and
 limit. Rows that it leaves out are filtered; of those that it groups, all that reached it count as ok.
 """
 
@@ -13,7 +13,7 @@ import polars as pl
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # its home in every version
+from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # where every version has it
 
 from schemas.digests import digest
 from schemas.errors import SpecError
@@ -44,7 +44,7 @@ _REFUSED: tuple[tuple[type[exp.Expr], str], ...] = (
     (exp.Explode, "UNNEST"),
     (exp.Rand, "RANDOM"),
 )
-# Aggregates of Polars that sqlglot takes for functions of the user's.
+# Aggregates of Polars that sqlglot parses as functions of the user's.
 _AGGREGATES = frozenset(("quantile_cont", "quantile_disc", "var", "covar", "listagg"))
 _HIDDEN = re.compile(rf',? ?"?{RESERVED}\w*"?')
 
@@ -56,11 +56,11 @@ def build(setup: StageSetup) -> TableStage:
     query = (stage.query or "").strip().rstrip(";")
     whole = stage.scope == "partition"
     tree = _of_partition(query, setup.where) if whole else _row_wise(query, setup.where)
-    identity = not whole or _keeps_rows(tree)
-    numbered = _with_row_number(query, tree) if identity else query
+    keeps_rows = not whole or _keeps_rows(tree)
+    numbered = _with_row_number(query, tree) if keeps_rows else query
 
     def run(rows: pl.LazyFrame) -> pl.LazyFrame:
-        with pl.SQLContext(rows=rows if identity else rows.drop(ROW, REJECTED, strict=False)) as context:
+        with pl.SQLContext(rows=rows if keeps_rows else rows.drop(ROW, REJECTED, strict=False)) as context:
             return context.execute(numbered).drop(stage.drop)
 
     def apply_to_batch(rows: pl.DataFrame) -> pl.DataFrame:
@@ -69,10 +69,10 @@ def build(setup: StageSetup) -> TableStage:
         except pl.exceptions.PolarsError as exc:
             raise query_failed(setup.where, exc) from exc
 
-    def over(source: Path) -> pl.LazyFrame:
+    def run_on_partition(source: Path) -> pl.LazyFrame:
         rows = pl.scan_parquet(source)
         result = run(rows)
-        if not identity:
+        if not keeps_rows:
             names = result.collect_schema().names()
             return result if tree.args.get("order") else result.sort(names, nulls_last=True)
         names = [name for name in result.collect_schema().names() if name != REJECTED]
@@ -87,7 +87,7 @@ def build(setup: StageSetup) -> TableStage:
         raise SpecError(
             f"{setup.where}: query: {polars_fact(exc)}.", hint=f"Columns: {', '.join(setup.columns.names)}"
         ) from None
-    if identity and ROW not in after.columns:
+    if keeps_rows and ROW not in after.columns:
         raise SpecError(f"{setup.where}: query: it must select FROM rows.")
     return TableStage(
         spec=stage,
@@ -95,30 +95,31 @@ def build(setup: StageSetup) -> TableStage:
         fingerprint=digest(VERSION, query, str(stage.drop), str(stage.version), *(["partition"] if whole else [])),
         apply=apply_to_batch,
         provenance=Provenance(stage=stage.name, uses="sql", prompt_digest=digest(query)),
-        run_on_partition=over if whole else None,
-        keeps_rows=identity,
+        run_on_partition=run_on_partition if whole else None,
+        keeps_rows=keeps_rows,
     )
 
 
 def polars_fact(exc: Exception) -> str:
-    """What Polars says first, without columns that are ours."""
+    """Return the first line of Polars' message, without our hidden columns."""
     return _HIDDEN.sub("", str(exc).splitlines()[0]).rstrip(".")
 
 
 def not_row_wise(tree: exp.Select) -> str | None:
-    """What in a query makes a row's result depend on other rows, or on chance; None where nothing does."""
+    """Return the part of a query that makes a row's result depend on other rows, or on chance; None if there is
+    none."""
     if any(call.name.lower() in _AGGREGATES for call in tree.find_all(exp.Anonymous)):
         return "an aggregate"
     return next((name for kind, name in _REFUSED if tree.find(kind)), None)
 
 
 def _of_partition(query: str, where: str) -> exp.Query:
-    """The parsed query over a whole partition. Raises SpecError for other tables, and for what chance decides."""
+    """Return the parsed query over a whole partition. Raises SpecError for other tables, and for random results."""
     tree = _parsed(query, where)
     if tree.find(exp.Rand, exp.TableSample):
         raise SpecError(f"{where}: query uses RANDOM, so that no two runs would agree.", hint="Use uses: sample.")
     if tree.find(exp.Limit, exp.Offset, exp.Fetch) and not tree.find(exp.Order):
-        raise SpecError(f"{where}: query uses LIMIT without ORDER BY, so that chance decides.", hint="Say which rows.")
+        raise SpecError(f"{where}: query uses LIMIT without ORDER BY, so that chance decides.", hint="Add ORDER BY.")
     known = {"rows", *(cte.alias for cte in tree.find_all(exp.CTE))}
     other = sorted({table.name for table in tree.find_all(exp.Table)} - known)
     if other or not tree.find(exp.Table):
@@ -127,7 +128,7 @@ def _of_partition(query: str, where: str) -> exp.Query:
 
 
 def _keeps_rows(tree: exp.Query) -> bool:
-    """Does each row of the result stand for one row that it was given?"""
+    """True if each row of the result comes from exactly one input row."""
     if not isinstance(tree, exp.Select) or [table.name for table in tree.find_all(exp.Table)] != ["rows"]:
         return False
     if tree.find(exp.Join, exp.Group, exp.Having, exp.Distinct, exp.Unnest, exp.Explode, exp.With, exp.Subquery):
@@ -149,14 +150,14 @@ def _parsed(query: str, where: str) -> exp.Query:
 
 
 def _row_wise(query: str, where: str) -> exp.Select:
-    """The parsed query. Raises SpecError where it is no plain SELECT … FROM rows WHERE …"""
+    """Return the parsed query. Raises SpecError if it is no plain SELECT … FROM rows WHERE …"""
     tree = _parsed(query, where)
     if not isinstance(tree, exp.Select):
         raise SpecError(f"{where}: query must be one SELECT … FROM rows.")
     if (found := not_row_wise(tree)) is not None:
         raise SpecError(
-            f"{where}: query uses {found}, which would depend on how rows are dealt into batches.",
-            hint="Keep it row by row, or say scope: partition.",
+            f"{where}: query uses {found}, which would depend on how rows are split into batches.",
+            hint="Keep it row by row, or set scope: partition.",
         )
     tables = [table.name for table in tree.find_all(exp.Table)]
     if tables != ["rows"]:
@@ -165,7 +166,7 @@ def _row_wise(query: str, where: str) -> exp.Select:
 
 
 def _with_row_number(query: str, tree: exp.Query) -> str:
-    """The user's own text with the hidden row number among the selected columns."""
+    """Return the user's query with the hidden row number among the selected columns."""
     if any(isinstance(item, exp.Star) or (isinstance(item, exp.Column) and item.is_star) for item in tree.expressions):
         return query
     depth = 0

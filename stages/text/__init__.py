@@ -1,1 +1,1 @@
-"""Text on its way to a model: templates, quotation, pieces of bounded size, search."""
+"""Text for a model: templates, quotation, pieces of bounded size, search."""

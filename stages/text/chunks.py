@@ -1,4 +1,4 @@
-"""Long text in pieces of a bounded size, cut where it hurts least: between paragraphs, lines, sentences, words."""
+"""Split long text into pieces of a bounded size, at the best boundary: paragraphs, lines, sentences, words."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _BOUNDS = tuple(re.compile(bound) for bound in (r"\n\s*\n", r"\n", r"(?<=[.!?…
 
 
 def chunked(text: str, size: int) -> list[str]:
-    """Pieces of at most `size` tokens whose concatenation is the text; as few as neighbours can be joined to."""
+    """Return pieces of at most `size` tokens whose concatenation is the text; neighbours are joined where they fit."""
     return list(_joined(_pieces(text, size * BYTES_PER_TOKEN, 0), size * BYTES_PER_TOKEN)) if text else []
 
 
@@ -19,7 +19,7 @@ def _size(text: str) -> int:
 
 
 def _pieces(text: str, limit: int, bound: int) -> Iterator[str]:
-    """Pieces within the limit, each as large a unit as fits."""
+    """Yield pieces within the limit, each the largest unit that fits."""
     if _size(text) <= limit:
         yield text
     elif bound == len(_BOUNDS):
@@ -35,26 +35,26 @@ def _pieces(text: str, limit: int, bound: int) -> Iterator[str]:
 
 
 def _cut(text: str, limit: int) -> Iterator[str]:
-    """A word without end, by characters."""
-    held, size = 0, 0
-    for at, char in enumerate(text):
-        more = _size(char)
-        if size + more > limit and at > held:
-            yield text[held:at]
-            held, size = at, 0
-        size += more
-    yield text[held:]
+    """Cut a very long word between characters."""
+    start, size = 0, 0
+    for index, char in enumerate(text):
+        char_size = _size(char)
+        if size + char_size > limit and index > start:
+            yield text[start:index]
+            start, size = index, 0
+        size += char_size
+    yield text[start:]
 
 
 def _joined(pieces: Iterator[str], limit: int) -> Iterator[str]:
-    held: list[str] = []
+    chunk: list[str] = []
     size = 0
     for piece in pieces:
-        more = _size(piece)
-        if held and size + more > limit:
-            yield "".join(held)
-            held, size = [], 0
-        held.append(piece)
-        size += more
-    if held:
-        yield "".join(held)
+        piece_size = _size(piece)
+        if chunk and size + piece_size > limit:
+            yield "".join(chunk)
+            chunk, size = [], 0
+        chunk.append(piece)
+        size += piece_size
+    if chunk:
+        yield "".join(chunk)

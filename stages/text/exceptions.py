@@ -1,19 +1,19 @@
-"""What an exception of somebody else's says of itself, whatever it is."""
+"""The text of any exception, also of one that fails to describe itself."""
 
 _LONGEST = 500
 
 
 def text_of(exc: BaseException, longest: int = _LONGEST) -> str:
-    """Its own words, by default at most 500 characters; of a group also those of what it holds. Never raises: an
-    exception may have no words, or raise when it is asked for them."""
-    said = _own_words(exc)
+    """Return an exception's text, by default at most 500 characters; of a group also those of its members. Never
+    raises: an exception may have no text, or raise in `__str__`."""
+    text = _str_of(exc)
     if isinstance(exc, BaseExceptionGroup):
-        said = f"{said}: " + "; ".join(f"{type(one).__name__}: {_own_words(one)}" for one in exc.exceptions[:5])
-    return said[:longest]
+        text = f"{text}: " + "; ".join(f"{type(part).__name__}: {_str_of(part)}" for part in exc.exceptions[:5])
+    return text[:longest]
 
 
-def _own_words(exc: BaseException) -> str:
+def _str_of(exc: BaseException) -> str:
     try:
         return str(exc)
-    except BaseException as why:  # noqa: BLE001  it is being described, and that must not fail
-        return f"(it cannot say what it is: its __str__ raised {type(why).__name__})"
+    except BaseException as failure:  # noqa: BLE001  a description must not fail
+        return f"(no text: its __str__ raised {type(failure).__name__})"

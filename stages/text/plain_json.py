@@ -1,4 +1,4 @@
-"""Any value as JSON: pydantic models by their fields, and what JSON has no word for as text."""
+"""Write any value as JSON: pydantic models by their fields, and types that JSON does not have as text."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Row data as data: quoted between marks that it cannot contain, and bounded in size.
 
-A prompt has no place that is for data only, so what is ours is to say where data begins and ends. A mark holds a digest
-of what it encloses: text that ends its own quotation would have to know its own digest.
+A prompt has no separate place for data, so marks show where data begins and ends. A mark holds a digest of the text
+that it encloses: text that ends its own quotation would have to know its own digest.
 """
 
 import re
@@ -16,11 +16,11 @@ _MARK = re.compile(r"</?[a-z_]+ [0-9a-f]{16}>\n?")
 
 
 def quoted(name: str, text: str) -> str:
-    """The text between marks of its own. The same text has the same marks, so that answers are found again."""
+    """Put the text between marks of its own. The same text has the same marks, so that answers are found again."""
     mark = f"{name} {digest(text.encode('utf-8', 'surrogatepass'))[:16]}"
     return f"<{mark}>\n{text}\n</{mark}>"
 
 
 def unquoted(text: str) -> str:
-    """For the offline model, to which marks would be words."""
+    """Remove marks, for the offline model, which would count them as words."""
     return _MARK.sub("", text)

@@ -1,4 +1,4 @@
-"""Search in local text files: passages ranked by BM25. It needs no network, and always finds the same."""
+"""Search in local text files: passages ranked by BM25. It needs no network, and its results never change."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,7 @@ MAX_BYTES = 100_000_000
 _WORD = r"\w+"
 ENDINGS = frozenset((".txt", ".md", ".rst"))
 LANGUAGES = tuple(snowballstemmer.algorithms())
-_STOPPED = frozenset(  # those that bm25s has stop words of
+_WITH_STOP_WORDS = frozenset(  # languages of which bm25s has stop words
     (
         "english", "german", "dutch", "french", "spanish", "portuguese", "italian", "russian", "swedish", "norwegian",
         "danish", "turkish",
@@ -34,7 +34,7 @@ class Corpus:
     """Passages, and an index of the words in them. Word endings and stop words are those of `language`."""
 
     def __init__(self, files: dict[str, str], language: str = "english") -> None:
-        import bm25s  # half a second, for those that search
+        import bm25s  # half a second of import, only for searches
 
         self.digest = digest(*(part for item in sorted(files.items()) for part in item))
         self.passages = [
@@ -51,20 +51,20 @@ class Corpus:
             self._index.index(words, show_progress=False)
 
     def search(self, query: str, most: int) -> list[Passage]:
-        """The passages that fit best, best first; none where no word of the query is anywhere."""
+        """Return the best matching passages, best first; none if no word of the query occurs."""
         words = [word for word in dict.fromkeys(self._words([query])[0]) if word in self._known]
         if not words:
             return []
         scores = self._index.get_scores(words)
         best = np.argsort(-scores, kind="stable")[:most]
-        return [self.passages[at] for at in best if scores[at] > 0]
+        return [self.passages[index] for index in best if scores[index] > 0]
 
     def _words(self, texts: list[str]) -> list[list[str]]:
-        """The stems of each text's words, in order, without stop words."""
+        """Return the stems of each text's words, in order, without stop words."""
         import bm25s
 
         stemmer = snowballstemmer.stemmer(self._language)  # one a call, as it keeps the word that it works on
-        stop = self._language if self._language in _STOPPED else None
+        stop = self._language if self._language in _WITH_STOP_WORDS else None
         found: list[list[str]] = bm25s.tokenize(
             texts, stopwords=stop, stemmer=stemmer.stemWords, token_pattern=_WORD, return_ids=False, show_progress=False
         )  # fmt: skip
@@ -72,7 +72,7 @@ class Corpus:
 
 
 def load_corpus(base: Path, path: str, where: str, language: str = "english") -> Corpus:
-    """The text files of a folder, or those that a glob finds, below the spec's folder. Raises SpecError."""
+    """Load the text files of a folder, or of a glob, below the spec's folder. Raises SpecError."""
     root = base / path
     found = [root] if root.is_file() else sorted(root.rglob("*") if root.is_dir() else base.glob(path))
     files = [file for file in found if file.is_file() and file.suffix.lower() in ENDINGS]

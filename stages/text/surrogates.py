@@ -1,4 +1,4 @@
-"""Lone surrogates, which no encoding knows."""
+"""Lone surrogates, which cannot be encoded."""
 
 import re
 
@@ -6,5 +6,5 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def without_surrogates(text: str) -> str:
-    """The text as Unicode that can be written: half of a pair becomes U+FFFD."""
+    """Return the text as Unicode that can be encoded: half of a pair becomes U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)

@@ -1,4 +1,5 @@
-"""Prompt templates: Jinja2, sandboxed and strict. The columns that a template reads are known before any row is."""
+"""Prompt templates: Jinja2, sandboxed and strict. The columns that a template reads are known before any row is
+read."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -28,7 +29,7 @@ _NULL = _Null()
 
 
 class _NullMember(_Null):
-    """What a null is asked for: null again, `{{ person.name }}` as well as `{{ text.upper() }}`."""
+    """A member of a null: null again, `{{ person.name }}` as well as `{{ text.upper() }}`."""
 
     __hash__ = str.__hash__
     name = ""
@@ -45,7 +46,7 @@ def _member(name: str) -> _NullMember:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Members and items of a null are null, however deep."""
+    """Makes members and items of a null null, at every depth."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if _is_none(obj) and not attribute.startswith("_"):
@@ -78,8 +79,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class Template:
-    """One prompt. `columns` are the input columns that it reads; `row_keys` those it reads as row["…"], or None when
-    it uses `row` in another way and so reads every column."""
+    """One prompt. `columns` are the input columns that it reads; `row_keys` those it reads as row["…"], or None if it
+    uses `row` in another way and so reads every column."""
 
     def __init__(self, text: str, *, where: str) -> None:
         self.text = text
@@ -97,32 +98,32 @@ class Template:
         self.columns = frozenset(names - {ROW})
 
     def reads(self, available: frozenset[str]) -> frozenset[str]:
-        """The columns read, out of those there are. Raises SpecError for one that is absent."""
+        """Return the columns that the template reads. Raises SpecError for one that is missing."""
         if ROW in available:  # a real column called `row` wins over our variable
-            wanted = self.columns | ({ROW} if self.uses_row else set())
+            columns = self.columns | ({ROW} if self.uses_row else set())
         elif self.row_keys is None:
-            wanted = self.columns | available
+            columns = self.columns | available
         else:
-            wanted = self.columns | self.row_keys
-        absent = sorted(wanted - available)
-        if absent:
+            columns = self.columns | self.row_keys
+        missing = sorted(columns - available)
+        if missing:
             raise SpecError(
-                f"{self._where}: the template reads {absent[0]!r}, which is no column here.",
+                f"{self._where}: the template reads {missing[0]!r}, which is no column here.",
                 hint=f"Columns: {', '.join(sorted(available))}",
             )
-        return frozenset(wanted)
+        return frozenset(columns)
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """The text for a row. Raises RowError where an expression fails on its values."""
-        given = {name: _NULL if value is None else value for name, value in row.items()}
+        """Return the text for a row. Raises RowError if an expression fails on its values."""
+        values = {name: _NULL if value is None else value for name, value in row.items()}
         try:
-            return self._template.render(given if ROW in given else {**given, ROW: given})
+            return self._template.render(values if ROW in values else {**values, ROW: values})
         except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as exc:
             raise RowError(f"the template failed on this row: {exc}", kind="template") from exc
 
 
 def _row_keys(tree: nodes.Template) -> frozenset[str] | None:
-    keyed: set[str] = set()
+    keys: set[str] = set()
     uses = sum(1 for name in tree.find_all(nodes.Name) if name.name == ROW)
     found: list[nodes.Getitem | nodes.Getattr] = [*tree.find_all(nodes.Getitem), *tree.find_all(nodes.Getattr)]
     for item in found:
@@ -130,11 +131,11 @@ def _row_keys(tree: nodes.Template) -> frozenset[str] | None:
             key = item.attr if isinstance(item, nodes.Getattr) else getattr(item.arg, "value", None)
             method = isinstance(item, nodes.Getattr) and hasattr(dict, item.attr)  # row.items(), row.get(…)
             if isinstance(key, str) and not method:
-                keyed.add(key)
+                keys.add(key)
                 uses -= 1
-    return frozenset(keyed) if uses == 0 else None
+    return frozenset(keys) if uses == 0 else None
 
 
 def is_blank(value: Any) -> bool:
-    """Null, or text of white space only."""
+    """True for null, or text of white space only."""
     return value is None or (isinstance(value, str) and not value.strip()) or isinstance(value, Undefined)

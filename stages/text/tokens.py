@@ -1,13 +1,13 @@
-"""Tokens where no tokenizer is at hand: four bytes of UTF-8 each, rounded up. Texts of any language come near it."""
+"""Estimate tokens without a tokenizer: four bytes of UTF-8 each, rounded up. It is near for any language."""
 
 BYTES_PER_TOKEN = 4
 
 
 def tokens_of_bytes(size: int) -> int:
-    """How many tokens `size` bytes are taken for."""
+    """Return the estimated tokens of `size` bytes."""
     return -(-size // BYTES_PER_TOKEN)
 
 
 def tokens(text: str) -> int:
-    """How many tokens a text is taken for; half of a surrogate pair counts as it comes."""
+    """Return the estimated tokens of a text; half of a surrogate pair counts, too."""
     return tokens_of_bytes(len(text.encode("utf-8", "surrogatepass")))

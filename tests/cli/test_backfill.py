@@ -56,9 +56,9 @@ def test_a_backfill_takes_what_is_missing_and_a_canary_goes_first(tmp_path: Path
 
     for wrong, said in {
         ("--from-date", "2026-09-01"): "--to-date",
-        ("--from-date", "2026-09-31", "--to-date", "2026-10-02"): "no date",
+        ("--from-date", "2026-09-31", "--to-date", "2026-10-02"): "not a date",
         ("--from-date", "2027-01-01", "--to-date", "2027-01-02"): "No partition lies between",
-        (*over(2), "--fail-fast", "--max-failures", "2"): "--fail-fast goes without",
+        (*over(2), "--fail-fast", "--max-failures", "2"): "--fail-fast cannot be combined",
         (*over(2), "--reprocess", "some"): "not one of",
     }.items():
         result = project.tandem("backfill", *wrong)

@@ -122,7 +122,7 @@ def test_a_price_that_nobody_knows_is_refused_before_any_call(project: Project, 
     project.write()
     refused = project.tandem("backfill", "--from-date", "2026-11-01", "--to-date", "2026-11-02", "--max-cost", "1")
     assert refused.code == 2
-    assert f"nobody knows the price of '{MODEL}'" in refused.err
+    assert f"the price of '{MODEL}'" in refused.err
     assert "prices: {openai:test-model: {input: …, output: …}}" in refused.err
     project.spec["limits"] = {"max_cost_usd": 1.0}
     project.write()

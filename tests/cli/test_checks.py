@@ -47,7 +47,7 @@ def test_what_no_row_could_be_held_against_is_refused_before_any_call(
 
 def test_contradictions_are_refused_with_their_line(project: Project, model_server: ModelServer) -> None:
     _checks(project, {"name": "a", "sql": "id > 1"}, {"name": "a", "sql": "id < 1"})
-    assert "checks[1].name = 'a': another check is called so" in project.tandem("check").err
+    assert "checks[1].name = 'a': another check has this name" in project.tandem("check").err
     project.spec |= {"checks": [], "sink": {"path": "out", "format": "delta", "table": "a.b"}}
     project.write()
     told = project.tandem("check")
@@ -73,7 +73,7 @@ def test_a_blocked_partition_says_which_rows_and_what_helps(project: Project, mo
     told = project.tandem("run")
     assert told.code == 1, told
     assert "check 'late': 2 rows break it, for example 4, 7" in told.err
-    assert "Run it again to take up" not in told.out
+    assert "Run it again for what" not in told.out
     assert "tandem partitions show" in told.out
     report = project.tandem("run", "--json").json
     assert report["rows"] == {

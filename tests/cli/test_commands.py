@@ -49,7 +49,7 @@ def test_check_tells_what_it_looked_at(tmp_path: Path) -> None:
     assert project.published() == []
     again = project.tandem("init", ".")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "exists already" in again.err
 
 
 def test_the_graph_that_init_writes_runs_once_its_stage_is_uncommented(tmp_path: Path) -> None:

@@ -34,12 +34,12 @@ def test_a_run_is_paused_changed_and_let_go_on_from_beside_it(tmp_path: Path, mo
         finished = model_server.stats().answered_ok
         shown = project.tandem("runs", "show", "tickets/long").ok()
         assert "paused" in shown.out
-        assert "Paused: lunch. Let it go on with: tandem runs resume long" in shown.err
+        assert "Paused: lunch. Resume it with: tandem runs resume long" in shown.err
         assert [item["state"] for item in project.tandem("runs", "list", "--json").ok().json] == ["paused"]
         assert model_server.stats().answered_ok == finished < 90, "nothing new is begun"
         for flags, sentence in (
             (("--max-active", "0"), "--max-active 0: not between 1 and 500."),
-            ((), "Nothing was given to be set. Say --max-active N, --rows-in-flight N or --max-cost USD."),
+            ((), "No limit was given. Give --max-active N, --rows-in-flight N or --max-cost USD."),
         ):
             refused = project.tandem("runs", "set", *flags, "--json")
             assert (refused.code, refused.json["error"]["message"]) == (2, sentence)
@@ -75,7 +75,7 @@ def test_a_killed_run_is_cancelled_without_a_call_and_what_is_left_is_retried(
     assert (retried["partitions"]["total"], retried["partitions"]["published"]) == (2, 2)
     assert model_server.stats().answered_ok <= 90 + 2 + 20, "calls in flight, and those of the last second"
     nothing = project.tandem("runs", "retry", "doomed", "--only", "cancelled").ok()
-    assert "has left nothing to retry with --only cancelled" in nothing.err
+    assert "has nothing to retry with --only cancelled" in nothing.err
 
 
 def test_a_killed_run_is_carried_on_by_resume(tmp_path: Path, model_server: ModelServer) -> None:
@@ -84,7 +84,7 @@ def test_a_killed_run_is_carried_on_by_resume(tmp_path: Path, model_server: Mode
         eventually(lambda: model_server.stats().answered_ok > 20, "a partition and a bit")
         run.end(signal.SIGKILL)
     shown = project.tandem("runs", "show", "--json").ok().json
-    assert (shown["state"], shown["reason"]) == ("paused", "nothing works on it just now")
+    assert (shown["state"], shown["reason"]) == ("paused", "no worker runs it now")
     done = project.tandem("runs", "resume", "--json", timeout_s=400).ok().json
     assert (done["run"], done["state"], done["rows"]["ok"]) == ("cut", "completed", 45)
     assert project.tandem("runs", "resume", "--json").ok().json["state"] == "completed"

@@ -40,7 +40,7 @@ def test_a_killed_command_given_again_carries_on(tmp_path: Path, model_server: M
     assert [report["run"]] == name
     assert (report["rows"]["ok"], report["partitions"]["published"]) == (ROWS, 3)
     assert model_server.stats().answered_ok <= ROWS + IN_FLIGHT + FLUSH
-    assert "carrying it on" in again.err or "at work already" in again.err
+    assert "resuming it" in again.err or "running already" in again.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -52,7 +52,7 @@ def test_an_interrupted_command_pays_nothing_twice(
         eventually(lambda: model_server.stats().answered_ok >= 50, "some answers")
         told = first.end(number, timeout_s=20)
     assert told.code == 130, told
-    assert "Interrupted. Nothing that was answered is lost; the same command carries it on" in told.err
+    assert "Interrupted. Nothing that was answered is lost; the same command resumes it" in told.err
     assert "Traceback" not in told.err
     shown = project.tandem("runs", "show", "--json").ok().json
     assert shown["state"] == "paused", shown
@@ -92,7 +92,7 @@ def test_dev_works_for_what_is_detached(tmp_path: Path, model_server: ModelServe
         assert "Run far completed" in again.out
         ended = dev.end(signal.SIGTERM)
     assert ended.code == 0, ended
-    assert "At work on tickets" in ended.err
+    assert "Working on tickets" in ended.err
     shown = check_report(project.tandem("runs", "show", "far", "--json").ok().json)
     assert shown["usage"]["calls"] == model_server.stats().answered_ok == ROWS
     told = project.tandem("run", "--detach")

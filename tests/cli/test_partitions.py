@@ -67,5 +67,5 @@ def test_two_facts_and_what_is_due(tmp_path: Path) -> None:
 
     (tmp_path / "rows.csv").unlink()
     without = project.tandem("partitions", "list", "--json").ok()
-    assert "What is due is not known" in without.err
+    assert "The due partitions are unknown" in without.err
     assert [line["published"]["generation"] for line in without.json] == [1, 1, 1]

@@ -99,7 +99,7 @@ def test_a_plan_that_was_written_down_is_done_just_so_or_not_at_all(tmp_path: Pa
     project.tandem("plan", "--out", "all.json").ok()
     project.tandem("run", "--name", "other").ok()
     assert refused("--plan", "all.json") == (
-        "PlanOutdated: The plan does not hold any more: day=2026-11-03: run 'other' published it."
+        "PlanOutdated: The plan is no longer valid: day=2026-11-03: run 'other' published it."
     )
     project.tandem("plan", "--out", "all.json").ok()
     table = rows(31)
@@ -112,7 +112,7 @@ def test_a_plan_that_was_written_down_is_done_just_so_or_not_at_all(tmp_path: Pa
     project.stage["prompt"] = "In short: {{ body }}"
     project.write()
     assert "the spec has changed" in refused("--plan", "all.json")
-    assert "goes without selectors" in refused("--plan", "all.json", "--last", "3d")
+    assert "cannot be combined with selectors" in refused("--plan", "all.json", "--last", "3d")
     assert "not a plan" in refused("--plan", "tandem.yaml")
     assert "No such file" in refused("--plan", "none.json")
     assert project.tandem("plan", "--out", "no/such/folder.json").code == 2

@@ -44,5 +44,5 @@ def test_what_the_source_says_is_not_asked_of_a_model(project: Project, model_se
     assert project.tandem("run", "--json").ok().json["rows"]["rejected"] == 1
     before = model_server.stats().requests
     again = project.tandem("rejects", "retry").ok()
-    assert "1 row, none for what a model answered: mend the source or the spec" in again.err
+    assert "1 row, none because of a model's answer: fix the source or the spec" in again.err
     assert model_server.stats().requests == before

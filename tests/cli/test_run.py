@@ -201,7 +201,7 @@ def test_the_demo(tmp_path: Path, flag: str) -> None:
         assert check_report(told.json)["rows"]["ok"] == 100
         assert told.json["usage"]["cost_usd"] == 0
         return
-    for text in ("category", "urgency", "Output: ", "What to try next", "init"):
+    for text in ("category", "urgency", "Output: ", "Try next", "init"):
         assert text in told.out, text
     again = project.tandem("run", "tandem-demo/tandem.yaml", "--json").ok().json
     assert again["partitions"]["published"] == 0

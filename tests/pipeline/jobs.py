@@ -97,7 +97,7 @@ class Bench:
     async def enrich(self, job: Job, plan: Plan, opened: OpenedPartition) -> list[Enriched]:
         shared, drain = Shared(), asyncio.Event()
         done = []
-        answers = answers_of(self.store, opened, anew=False)
+        answers = answers_of(self.store, opened, latest=False)
         for number in range(len(opened.batches)):
             attempt = BatchAttempt.of(job, self.store, plan.run, opened, number)
             context = await batch_context(attempt, shared, drain, self.spools, answers)

@@ -62,7 +62,7 @@ def test_it_runs_where_an_event_loop_is_at_work_as_in_a_notebook(spec: dict[str,
 
 
 def test_what_is_no_table_or_no_spec_is_said_in_a_sentence(spec: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="no table"):
+    with pytest.raises(UsageError, match="not a table"):
         check(spec, frame=object())
     with pytest.raises(SpecError, match="stages is missing"):
         check({"name": "x", "source": {"path": "x.csv"}, "sink": {"path": "y"}})
@@ -74,5 +74,5 @@ def test_a_budget_stops_a_run_without_an_exception(spec: dict[str, Any], monkeyp
     stopped = run({**spec, "limits": {"max_tokens": 100}}, frame=frame)
     assert (stopped.ok, stopped.report["state"], stopped.report["usage"]["calls"]) == (False, "paused", 0)
     assert run(spec, frame=frame).report["usage"]["calls"] == 3
-    with pytest.raises(SpecError, match="nobody knows the price"):
+    with pytest.raises(SpecError, match="the price of"):
         run({**spec, "stages": [{**spec["stages"][0], "model": "openai:no-such"}]}, frame=frame, max_cost_usd=1)

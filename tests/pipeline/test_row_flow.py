@@ -154,9 +154,9 @@ def counts_of(trial: Trial) -> dict[str, int]:
     found: dict[str, set[int]] = {"rejected": set(), "pending": set()}
     for path in (*trial.paths, *trial.ended):
         for made in path["stages"].values():
-            found.get(made["status"], set()).add(path["at"])
+            found.get(made["status"], set()).add(path["row"])
     rejected = found["rejected"] - found["pending"]
-    ok = {path["at"] for path in trial.paths} - rejected - found["pending"]
+    ok = {path["row"] for path in trial.paths} - rejected - found["pending"]
     return {"ok": len(ok), "rejected": len(rejected), "pending": len(found["pending"])}
 
 
@@ -183,7 +183,7 @@ async def agree(
     else:
         assert trial.table.frame.drop(ROW).schema == out.schema
         assert trial.table.frame.drop(ROW).equals(out)
-        assert trial.table.positions == [path["at"] for path in trial.paths]
+        assert trial.table.positions == [path["row"] for path in trial.paths]
         counts = manifest.counts
         assert counts_of(trial) == {"ok": counts.ok, "rejected": counts.rejected, "pending": counts.pending}
     reached = (await tried(bench, bench.job(stages=batch))).table.frame if partition else out

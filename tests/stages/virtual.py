@@ -82,9 +82,9 @@ class Provider:
                 async with limiter.call(size, patience_s=patience_s) as turn:
                     told = await self._answer()
                     if told is None:
-                        turn.answered(self.tokens // 2, self.tokens - self.tokens // 2)
+                        turn.record_answer(self.tokens // 2, self.tokens - self.tokens // 2)
                         return
-                    turn.failed(*told)
+                    turn.record_failure(*told)
                 if told[1] != "rate":
                     await asyncio.sleep(min(20.0, 0.5 * 2**attempt))
             except Blocked as blocked:

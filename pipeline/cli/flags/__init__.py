@@ -1,1 +1,1 @@
-"""Names and flags of every command: Typer only, one file a group."""
+"""Names and flags of every command: Typer only, one file for each group."""

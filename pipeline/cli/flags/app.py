@@ -49,8 +49,8 @@ app.add_typer(partitions.app, name="partitions")
 app.add_typer(review.app, name="review")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"tandem {version('tandem-pipeline')}")
@@ -59,7 +59,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _tandem(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it, exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None: ...
 
 
@@ -71,10 +73,12 @@ def run(
     to_date: ToDate = None,
     last: Last = None,
     plan: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Do what `plan --out FILE` wrote down, or nothing.")
+        Path | None, typer.Option("--plan", metavar="FILE", help="Run exactly the plan that `plan --out FILE` wrote.")
     ] = None,
     reprocess: Reprocess = "stale",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ask for every answer anew; asks first.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Call the models again for every row; asks for confirmation.")
+    ] = False,
     limit_rows: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")
     ] = None,
@@ -85,9 +89,9 @@ def run(
     max_cost: MaxCost = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
     yes: Yes = False,
-    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
+    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow the run, or only start it.")] = True,
     watch_timeout: WatchTimeout = None,
-    with_worker: Annotated[bool, typer.Option("--with-worker", help="Work on it here too.")] = False,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="Run a worker in this command too.")] = False,
     processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -101,7 +105,8 @@ def run(
         selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh, new_version)
         if plan is not None and selection != selection_of(None, None, None, None, "stale", None, False):
             raise UsageError(
-                "--plan goes without selectors, --reprocess, --limit-rows and --fresh.", hint="It has its own."
+                "--plan cannot be combined with selectors, --reprocess, --limit-rows or --fresh.",
+                hint="The plan has its own.",
             )
         return await run_command(
             RunFlags(
@@ -132,7 +137,7 @@ def plan(
     last: Last = None,
     reprocess: Reprocess = "stale",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan down, for: run --plan FILE.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan to a file for: run --plan FILE.")
     ] = None,
     new_version: NewVersion = False,
     detailed_exitcode: Annotated[
@@ -142,7 +147,7 @@ def plan(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what a run would do and why, and what it would cost. Spends nothing."""
+    """Show what a run would do and why, and what it would cost. Spends nothing."""
 
     async def work() -> int:
         from pipeline.cli.commands.work.plan import PlanOptions, plan_command
@@ -160,28 +165,35 @@ def backfill(
     from_date: Annotated[str, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")] = ...,  # type: ignore[assignment]
     to_date: Annotated[str, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")] = ...,  # type: ignore[assignment]
     reprocess: Reprocess = "missing",
-    max_active: Annotated[int | None, typer.Option(min=1, max=500, metavar="N", help="Partitions at once.")] = None,
-    run_backwards: Annotated[bool, typer.Option("--run-backwards", help="The newest partition first.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new once a partition failed.")] = False,
+    max_active: Annotated[
+        int | None, typer.Option(min=1, max=500, metavar="N", help="Partitions at the same time.")
+    ] = None,
+    run_backwards: Annotated[bool, typer.Option("--run-backwards", help="Run the newest partition first.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Start nothing new once a partition has failed.")
+    ] = False,
     max_failures: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Begin nothing new once N partitions failed.")
+        int | None, typer.Option(min=1, metavar="N", help="Start nothing new once N partitions have failed.")
     ] = None,
     canary: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="N rows over the whole range first; the rest if they pass.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Run N rows over the whole range first, the rest if they pass."),
     ] = None,
     max_cost: MaxCost = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run and what it would cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would run and what it would cost.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
     ] = None,
     yes: Yes = False,
-    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it, or only start it.")] = True,
+    watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow the run, or only start it.")] = True,
     processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run past partitions: those never published, unless told otherwise."""
+    """Run past partitions: by default those never published."""
 
     async def work() -> int:
         from pipeline.cli.commands.work.plan import PlanOptions, plan_command
@@ -189,12 +201,12 @@ def backfill(
         from schemas.messages.run import RunOptions
 
         if fail_fast and max_failures is not None:
-            raise UsageError("--fail-fast goes without --max-failures.", hint="It is --max-failures 1.")
+            raise UsageError("--fail-fast cannot be combined with --max-failures.", hint="It means --max-failures 1.")
         selection = selection_of(None, from_date, to_date, None, reprocess, None, False)
         screen = Screen(json=json, quiet=quiet)
         if dry_run:
             return await plan_command(PlanOptions(spec=spec, selection=selection), screen)
-        course = RunOptions(
+        run_options = RunOptions(
             max_active=max_active,
             backwards=run_backwards,
             max_failures=1 if fail_fast else max_failures,
@@ -208,7 +220,7 @@ def backfill(
                 yes=yes,
                 detach=not watch,
                 max_cost_usd=max_cost,
-                course=course,
+                run_options=run_options,
                 processes=processes,
             ),
             screen,
@@ -221,7 +233,7 @@ def backfill(
 def check(
     spec: SpecArgument = DEFAULT_SPEC, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
-    """Look for what could go wrong in a run. Costs nothing.
+    """Check that a run can succeed. Costs nothing.
 
     In this order: spec, graphs, source, sink, keys, Temporal.
     """
@@ -237,7 +249,7 @@ def check(
 @app.command(name="try")
 def try_(
     spec: SpecArgument = DEFAULT_SPEC,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows.")] = 5,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="The number of rows.")] = 5,
     stage: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this stage.")] = None,
     partition: Annotated[str | None, typer.Option(metavar="KEY", help="Rows of this partition.")] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Print the stage's graph as Mermaid.")] = False,
@@ -261,8 +273,8 @@ def try_(
 
 @app.command()
 def demo(
-    rows: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="How many of the bundled rows.")] = 2000,
-    dir: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the example and its output.")] = Path(
+    rows: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="The number of bundled rows.")] = 2000,
+    dir: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the example and its output.")] = Path(
         "tandem-demo"
     ),
     processes: Processes = None,

@@ -7,20 +7,20 @@ from typer.core import TyperGroup
 _GROUPS = {
     "A first day, in this order": ("demo", "init", "check", "try", "run"),
     "Plan, repeat, steer": ("plan", "backfill", "runs", "schedule"),
-    "Look at results, mend them": ("partitions", "outputs", "rejects", "review"),
+    "Look at results, repair them": ("partitions", "outputs", "rejects", "review"),
     "Servers": ("dev", "worker"),
 }
 _MORE = "More"
 
 
 class GroupedCommands(TyperGroup):
-    """A command that no group names is under the last heading."""
+    """The list of commands by group; a command of no group is under the last heading."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for names in self._grouped().values() for name in names]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """One list a group; each command by its first sentence."""
+        """Write one list for each group; each command by its first sentence."""
         width = max(len(name) for name in self.commands)
         for title, names in self._grouped().items():
             if names:

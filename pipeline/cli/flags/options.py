@@ -1,4 +1,4 @@
-"""Arguments and flags that several commands share, and what they amount to."""
+"""Arguments and flags that several commands share."""
 
 import math
 from pathlib import Path
@@ -19,20 +19,20 @@ SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The pipeline
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name, or pipeline/name.")]
 KeyArgument = Annotated[str | None, typer.Argument(metavar="KEY", help="A partition key: day=2026-11-01.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, errors too.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; errors are told all the same.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Partitions = Annotated[list[str] | None, typer.Option("--partition", metavar="KEY", help="Only this one (repeatable).")]
 FromDate = Annotated[str | None, typer.Option("--from-date", metavar="DATE", help="From this day or time on.")]
 ToDate = Annotated[str | None, typer.Option("--to-date", metavar="DATE", help="To this day (included) or time.")]
 Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The last days, today included.")]
-Reprocess = Annotated[str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="What runs again.")]
-NewVersion = Annotated[
-    bool, typer.Option("--new-version", help="Let the output's schema break with what is published.")
+Reprocess = Annotated[
+    str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="The partitions to run again.")
 ]
+NewVersion = Annotated[bool, typer.Option("--new-version", help="Allow a breaking change of the output's schema.")]
 Processes = Annotated[
     int | None,
-    typer.Option(min=1, max=64, metavar="N", help="Worker processes; by default one a core, one for small jobs."),
+    typer.Option(min=1, max=64, metavar="N", help="Worker processes; by default one per core, one for small jobs."),
 ]
 WatchTimeout = Annotated[
     str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")

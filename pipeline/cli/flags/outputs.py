@@ -11,13 +11,13 @@ from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
-_HELP = "Read, check and mend what is published: ls, files, head, verify, export, gc, rollback, repair."
+_HELP = "Read, check and repair what is published: ls, files, head, verify, export, gc, rollback, repair."
 app = typer.Typer(help=_HELP, no_args_is_help=True)
 
 
 @app.command(name="ls")
 def outputs_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
-    """What is published: a line a partition."""
+    """List what is published: one line for each partition."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.outputs import ls_command
@@ -29,7 +29,7 @@ def outputs_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json:
 
 @app.command(name="files")
 def outputs_files(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
-    """The exact objects of the committed dataset, one a line."""
+    """List the exact objects of the committed dataset, one per line."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.outputs import files_command
@@ -43,10 +43,10 @@ def outputs_files(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, js
 def outputs_head(
     spec: SpecArgument = DEFAULT_SPEC,
     key: KeyArgument = None,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="How many rows.")] = 10,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="The number of rows.")] = 10,
     json: Json = False,
 ) -> None:
-    """The first rows of the dataset."""
+    """Show the first rows of the dataset."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.outputs import head_command
@@ -58,7 +58,7 @@ def outputs_head(
 
 @app.command(name="verify")
 def outputs_verify(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
-    """Read everything that is published again: sizes, checksums, counts, schema, and what does not belong there."""
+    """Read everything that is published and check sizes, checksums, counts, schema and stray files."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.outputs import verify_command
@@ -90,17 +90,19 @@ def outputs_gc(
     spec: SpecArgument = DEFAULT_SPEC,
     key: KeyArgument = None,
     older_than: Annotated[str, typer.Option(metavar="D", help="Only what is older than 12h, 7d, …")] = "1d",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; so it does without --yes.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be done; the default without --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove them.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove what no manifest names and no open run may want. Tells what that is, unless --yes."""
+    """Remove files that no manifest names and no open run may need. Only lists them, unless --yes."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.outputs import gc_command
 
         if dry_run and yes:
-            raise UsageError("--dry-run and --yes: which of the two?", hint="Leave one out.")
+            raise UsageError("--dry-run and --yes exclude each other.", hint="Remove one of them.")
         age = duration("--older-than", older_than)
         return await asyncio.to_thread(gc_command, *spec_and_key(spec, key), age, yes, Screen(json=json))
 
@@ -111,10 +113,10 @@ def outputs_gc(
 def outputs_rollback(
     spec: SpecArgument = DEFAULT_SPEC,
     key: KeyArgument = None,
-    to: Annotated[int | None, typer.Option(min=1, metavar="N", help="Which generation; default: the last one.")] = None,
+    to: Annotated[int | None, typer.Option(min=1, metavar="N", help="The generation; default: the last one.")] = None,
     json: Json = False,
 ) -> None:
-    """Publish an earlier generation of a partition again, without a call."""
+    """Publish an earlier generation of a partition again, without any model call."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.outputs import rollback_command
@@ -128,17 +130,19 @@ def outputs_rollback(
 def outputs_repair(
     spec: SpecArgument = DEFAULT_SPEC,
     key: KeyArgument = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; so it does without --yes.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Mend it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be done; the default without --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Repair it.")] = False,
     json: Json = False,
 ) -> None:
-    """Make damaged files of Tandem's again, and publish partitions with damaged files anew, from the journal."""
+    """Rebuild Tandem's own damaged files, and publish partitions with damaged files again from the journal."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.outputs import repair_command
 
         if dry_run and yes:
-            raise UsageError("--dry-run and --yes: which of the two?", hint="Leave one out.")
+            raise UsageError("--dry-run and --yes exclude each other.", hint="Remove one of them.")
         return await repair_command(*spec_and_key(spec, key), yes, Screen(json=json))
 
     go(work)

@@ -20,11 +20,13 @@ def partitions_list(
     spec: SpecArgument = DEFAULT_SPEC,
     status: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATUS", help="Only those that are so (repeatable): missing, stale, failed, gone, …"),
+        typer.Option(
+            metavar="STATUS", help="Only partitions with this status (repeatable): missing, stale, failed, gone, …"
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """A line a partition: what is published, how the last attempt ended, what a run would do and why."""
+    """List partitions: what is published, how the last attempt ended, what a run would do and why."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.partitions import list_command
@@ -36,7 +38,7 @@ def partitions_list(
 
 @app.command(name="show")
 def partitions_show(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
-    """All of one partition: both facts, rows that moved, its generations."""
+    """Show one partition: what is published, its last attempt, rows that changed, its generations."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.partitions import show_command

@@ -10,12 +10,12 @@ from pipeline.cli.flags.options import Json, KeyArgument, Processes, Quiet, Spec
 from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
-app = typer.Typer(help="See which rows were rejected and why, and ask again: ls, show, retry.", no_args_is_help=True)
+app = typer.Typer(help="See which rows were rejected and why, and retry them: ls, show, retry.", no_args_is_help=True)
 
 
 @app.command(name="ls")
 def rejects_ls(spec: SpecArgument = DEFAULT_SPEC, key: KeyArgument = None, json: Json = False) -> None:
-    """Rejected rows by class, each with a sample."""
+    """List rejected rows by error class, each with an example."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.rejects import ls_command
@@ -32,7 +32,7 @@ def rejects_show(
     row: Annotated[str | None, typer.Option(metavar="VALUE", help="Only the row with this key.")] = None,
     json: Json = False,
 ) -> None:
-    """The rejected rows, why, and what the model answered."""
+    """Show rejected rows, the reason, and the model's answer."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.rejects import show_command
@@ -53,7 +53,7 @@ def rejects_retry(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Ask again for rejected rows, and only for them; publishes a new generation with those that are healed."""
+    """Call the models again for rejected rows only; publishes a new generation with the rows that now succeed."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.rejects import RetryOptions, retry_command

@@ -24,7 +24,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A file that 
 
 @app.command(name="ls")
 def review_ls(spec: SpecArgument = DEFAULT_SPEC, partition: Partition = None, json: Json = False) -> None:
-    """What is asked, by partition and stage."""
+    """List open questions, by partition and stage."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.review import ls_command
@@ -36,7 +36,7 @@ def review_ls(spec: SpecArgument = DEFAULT_SPEC, partition: Partition = None, js
 
 @app.command(name="show")
 def review_show(row: Row, spec: SpecArgument = DEFAULT_SPEC, partition: Partition = None, json: Json = False) -> None:
-    """A row that waits: what it holds, what it asks, and how an answer has to be."""
+    """Show a row that waits: its values, its question, and the schema of an answer."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.review import show_command
@@ -50,14 +50,14 @@ def review_show(row: Row, spec: SpecArgument = DEFAULT_SPEC, partition: Partitio
 def review_answer(
     row: Row,
     answer: Annotated[
-        str, typer.Option(metavar="TEXT_OR_JSON", help="JSON where it is JSON, else text.", show_default=False)
+        str, typer.Option(metavar="TEXT_OR_JSON", help="JSON if it parses as JSON, else text.", show_default=False)
     ],
     spec: SpecArgument = DEFAULT_SPEC,
     partition: Partition = None,
-    text: Annotated[bool, typer.Option("--text", help="Take the answer as text, also where it is JSON.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Read the answer as text, even if it is JSON.")] = False,
     json: Json = False,
 ) -> None:
-    """Answer a row. The next run publishes it; one that waits for it goes on."""
+    """Answer a row. The next run publishes it; a run that waits for it goes on."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.review import AnswerOptions, answer_command
@@ -72,7 +72,7 @@ def review_answer(
 def review_export(
     file: FileArgument, spec: SpecArgument = DEFAULT_SPEC, partition: Partition = None, json: Json = False
 ) -> None:
-    """Write the questions to a file, to be answered in its column `answer`."""
+    """Write the questions to a file with a column `answer` to fill in."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.review import export_command
@@ -86,7 +86,7 @@ def review_export(
 def review_import(
     file: FileArgument, spec: SpecArgument = DEFAULT_SPEC, partition: Partition = None, json: Json = False
 ) -> None:
-    """Take the answers of a file, all of them or none."""
+    """Import the answers of a file, all of them or none."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.review import import_command
@@ -97,6 +97,6 @@ def review_import(
 
 
 def _in_order(spec: Path, partition: str | None, file: Path) -> tuple[Path, str | None, Path]:
-    """`FILE SPEC` and `SPEC FILE` say the same."""
+    """Return spec, partition and file; `FILE SPEC` and `SPEC FILE` mean the same."""
     yaml = (".yaml", ".yml")
     return (file, partition, spec) if file.suffix in yaml and spec.suffix not in yaml else (spec, partition, file)

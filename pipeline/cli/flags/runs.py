@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from pipeline.runs.retry import Only
 
 app = typer.Typer(
-    help="Look at runs and steer them: list, show, watch, pause, resume, cancel, retry, set.", no_args_is_help=True
+    help="Look at runs and control them: list, show, watch, pause, resume, cancel, retry, set.", no_args_is_help=True
 )
 
 
 @app.command(name="list")
 def runs_list(json: Json = False) -> None:
-    """All runs of the pipelines here, newest first."""
+    """List all runs of the pipelines here, newest first."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.runs import list_command
@@ -32,7 +32,7 @@ def runs_list(json: Json = False) -> None:
 
 @app.command(name="show")
 def runs_show(run: RunArgument = None, json: Json = False) -> None:
-    """What became of a run; the latest when none is named."""
+    """Show the report of a run; by default of the latest."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.runs import show_command
@@ -49,7 +49,7 @@ def runs_watch(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Follow a run to its end. Interrupting this leaves the run alive."""
+    """Follow a run to its end. Ctrl-C stops following, not the run."""
 
     async def work() -> int:
         from pipeline.cli.commands.look.runs import watch_command
@@ -62,10 +62,10 @@ def runs_watch(
 @app.command(name="pause")
 def runs_pause(
     run: RunArgument = None,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks.")] = "paused by hand",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The reason, shown by `runs show`.")] = "paused by hand",
     json: Json = False,
 ) -> None:
-    """Start nothing new in a run until it is resumed; batches at work finish."""
+    """Start nothing new in a run until it is resumed; running batches finish."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.control import pause_command
@@ -85,7 +85,7 @@ def runs_resume(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Let a run go on, under a higher budget where one is given. One that nothing works on is worked on here."""
+    """Let a run go on, with a higher budget if given. If no worker runs it, this command does."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.control import resume_command
@@ -97,7 +97,7 @@ def runs_resume(
 
 @app.command(name="cancel")
 def runs_cancel(run: RunArgument = None, json: Json = False) -> None:
-    """End a run: what is published stays, nothing more is."""
+    """End a run: what is published stays, nothing more is published."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.control import cancel_command
@@ -111,14 +111,14 @@ def runs_cancel(run: RunArgument = None, json: Json = False) -> None:
 def runs_retry(
     run: RunArgument = None,
     only: Annotated[
-        str, typer.Option(metavar="failed|cancelled|rejects", help="What of the run is tried again.")
+        str, typer.Option(metavar="failed|cancelled|rejects", help="The part of the run to try again.")
     ] = "failed",
     processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run again what of a run failed, was cancelled or was rejected, with that run's spec."""
+    """Run the failed, cancelled or rejected parts of a run again, with that run's spec."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.control import retry_command
@@ -133,14 +133,14 @@ def runs_retry(
 @app.command(name="set")
 def runs_set(
     run: RunArgument = None,
-    max_active: Annotated[int | None, typer.Option(metavar="N", help="Partitions at work at once.")] = None,
+    max_active: Annotated[int | None, typer.Option(metavar="N", help="Partitions at the same time.")] = None,
     rows_in_flight: Annotated[
-        int | None, typer.Option(metavar="N", help="Calls at once, per command and model.")
+        int | None, typer.Option(metavar="N", help="Calls at the same time, per command and model.")
     ] = None,
     max_cost: MaxCost = None,
     json: Json = False,
 ) -> None:
-    """Change how much a live run does at once, or may spend."""
+    """Change the concurrency or the budget of a live run."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.control import set_command

@@ -11,25 +11,27 @@ from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
 app = typer.Typer(
-    help="Run at given times: apply, list, show, pause, unpause, trigger, next, delete.", no_args_is_help=True
+    help="Run at set times: apply, list, show, pause, unpause, trigger, next, delete.", no_args_is_help=True
 )
-Wanted = Annotated[str, typer.Argument(metavar="SPEC", help="The pipeline's YAML file, or its name.")]
+Target = Annotated[str, typer.Argument(metavar="SPEC", help="The pipeline's YAML file, or its name.")]
 
 
 @app.command(name="apply")
 def schedule_apply(
     spec: SpecArgument = DEFAULT_SPEC,
-    cron: Annotated[str | None, typer.Option("--cron", metavar="'0 3 * * *'", help="When; Temporal's cron.")] = None,
-    time_zone: Annotated[str | None, typer.Option(metavar="ZONE", help="Where the cron's clock is.")] = None,
+    cron: Annotated[
+        str | None, typer.Option("--cron", metavar="'0 3 * * *'", help="The times, as Temporal's cron.")
+    ] = None,
+    time_zone: Annotated[str | None, typer.Option(metavar="ZONE", help="The time zone of the cron.")] = None,
     overlap_policy: Annotated[
-        str | None, typer.Option(metavar="skip|buffer_one|…", help="When the run before is still at work.")
+        str | None, typer.Option(metavar="skip|buffer_one|…", help="What to do while the previous run is open.")
     ] = None,
     catchup_window: Annotated[
-        str | None, typer.Option(metavar="6h", help="Missed times younger than this are made up for.")
+        str | None, typer.Option(metavar="6h", help="Make up for missed times younger than this.")
     ] = None,
-    jitter: Annotated[str | None, typer.Option(metavar="5m", help="Start up to so much later.")] = None,
+    jitter: Annotated[str | None, typer.Option(metavar="5m", help="Start up to this much later, at random.")] = None,
     pause_on_failure: Annotated[bool, typer.Option("--pause-on-failure", help="Pause when a run fails.")] = False,
-    when: Annotated[str, typer.Option(metavar="due|new-files", help="What a firing takes.")] = "due",
+    when: Annotated[str, typer.Option(metavar="due|new-files", help="The partitions that a firing runs.")] = "due",
     json: Json = False,
 ) -> None:
     """Schedule a pipeline, or change its schedule. Defaults are the spec's `schedule:`."""
@@ -56,7 +58,7 @@ def schedule_apply(
 
 @app.command(name="list")
 def schedule_list(json: Json = False) -> None:
-    """All schedules of the server."""
+    """List all schedules of the server."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import list_command
@@ -67,8 +69,8 @@ def schedule_list(json: Json = False) -> None:
 
 
 @app.command(name="show")
-def schedule_show(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> None:
-    """What a schedule does, when it fires next, and what it started last."""
+def schedule_show(spec: Target = str(DEFAULT_SPEC), json: Json = False) -> None:
+    """Show a schedule: its settings, its next times, and the runs it started last."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import show_command
@@ -80,11 +82,13 @@ def schedule_show(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> None:
 
 @app.command(name="pause")
 def schedule_pause(
-    spec: Wanted = str(DEFAULT_SPEC),
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Shown to whoever looks.")] = "paused by hand",
+    spec: Target = str(DEFAULT_SPEC),
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason, shown by `schedule show`.")
+    ] = "paused by hand",
     json: Json = False,
 ) -> None:
-    """Start nothing until it is unpaused. What runs goes on."""
+    """Start nothing until it is unpaused. Open runs go on."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import pause_command
@@ -95,7 +99,7 @@ def schedule_pause(
 
 
 @app.command(name="unpause")
-def schedule_unpause(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> None:
+def schedule_unpause(spec: Target = str(DEFAULT_SPEC), json: Json = False) -> None:
     """Let a paused schedule go on."""
 
     async def work() -> int:
@@ -107,8 +111,8 @@ def schedule_unpause(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> No
 
 
 @app.command(name="trigger")
-def schedule_trigger(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> None:
-    """Fire now."""
+def schedule_trigger(spec: Target = str(DEFAULT_SPEC), json: Json = False) -> None:
+    """Start the scheduled run now."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import trigger_command
@@ -120,11 +124,11 @@ def schedule_trigger(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> No
 
 @app.command(name="next")
 def schedule_next(
-    spec: Wanted = str(DEFAULT_SPEC),
-    count: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="How many times.")] = 5,
+    spec: Target = str(DEFAULT_SPEC),
+    count: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="The number of times.")] = 5,
     json: Json = False,
 ) -> None:
-    """When it fires next."""
+    """Show the next times of a schedule."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import next_command
@@ -135,8 +139,8 @@ def schedule_next(
 
 
 @app.command(name="delete")
-def schedule_delete(spec: Wanted = str(DEFAULT_SPEC), json: Json = False) -> None:
-    """Take a schedule away. What runs goes on."""
+def schedule_delete(spec: Target = str(DEFAULT_SPEC), json: Json = False) -> None:
+    """Delete a schedule. Open runs go on."""
 
     async def work() -> int:
         from pipeline.cli.commands.change.schedule import delete_command

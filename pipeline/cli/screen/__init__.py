@@ -1,1 +1,1 @@
-"""What a person sees: the console, the live view, results and the report of a run."""
+"""Output for people: the console, the live view, results and the report of a run."""

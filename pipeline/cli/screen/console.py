@@ -1,4 +1,4 @@
-"""What a screen sees: results on stdout, everything else on stderr; with --json one document and nothing but it."""
+"""Console output: results on stdout, everything else on stderr; with --json stdout is one document."""
 
 import sys
 import time
@@ -18,18 +18,18 @@ _UNSEEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127
 
 
 class InterruptedByUser(TandemError):
-    """By Ctrl-C or SIGTERM. The message says what becomes of the work."""
+    """The command ended by Ctrl-C or SIGTERM. The message says what happens to the run."""
 
     exit_code = 130
 
 
 def shown(text: str) -> str:
-    """Text of unknown origin without what a terminal would take for a command."""
+    """Return a text of unknown origin without control characters."""
     return text.translate(_UNSEEN)
 
 
 class Screen:
-    """How loud a command is. `live`: a person watches in a terminal. `quiet`: only errors, and JSON if asked for."""
+    """The output of a command. `live`: a person watches in a terminal. `quiet`: only errors, and JSON if requested."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json
@@ -39,28 +39,28 @@ class Screen:
     def live(self) -> bool:
         return sys.stderr.isatty() and not self.quiet and not self.json
 
-    def say(self, text: str, *, style: str | None = None) -> None:
-        """Progress and notes."""
+    def note(self, text: str, *, style: str | None = None) -> None:
+        """Print progress and notes, unless quiet."""
         if not self.quiet:
             err.print(shown(text), style=style, markup=False)
 
     def fault(self, text: str) -> None:
-        """What went wrong in work that goes on: told even to those who want silence."""
+        """Print an error of work that goes on, also when quiet."""
         err.print(shown(text), markup=False)
 
     def result(self, text: str) -> None:
-        """A line of the result; left out where a JSON document is the result."""
+        """Print a line of the result, unless the result is a JSON document."""
         if not self.json and not self.quiet:
             out.print(shown(text), markup=False)
 
-    def table(self, heads: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-        """Aligned columns, numbers to the right; nothing where there are no lines."""
+    def table(self, headers: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+        """Print aligned columns, numbers to the right; nothing if there are no lines."""
         if not lines:
             return
         texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
-        widths = [max(len(head), *(len(text[at]) for text in texts)) for at, head in enumerate(heads)]
+        widths = [max(len(header), *(len(text[index]) for text in texts)) for index, header in enumerate(headers)]
         right = [isinstance(cell, int) for cell in lines[0]]
-        for cells in [list(heads), *texts]:
+        for cells in [list(headers), *texts]:
             padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
             self.result("  ".join(padded).rstrip())
 
@@ -68,8 +68,8 @@ class Screen:
         print(dumps(value))
 
     def documents(self, values: Iterable[Any]) -> None:
-        """A list as one document. Each is text before the next is taken, as there may be 100,000; nothing is printed
-        before all are there, so that an error is never behind half a document."""
+        """Print a list as one document. Values become text one by one, as there may be 100,000; nothing is printed
+        before all are ready, so that an error never follows half a document."""
         texts = ["  " + dumps(value).replace("\n", "\n  ") for value in values]
         if not texts:
             print("[]")
@@ -81,7 +81,7 @@ class Screen:
 
 
 def print_error(exc: TandemError, *, as_json: bool) -> None:
-    """The fact and the next step."""
+    """Print the message and the hint of an error."""
     if as_json:
         print(dumps({"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}))
         return
@@ -91,16 +91,16 @@ def print_error(exc: TandemError, *, as_json: bool) -> None:
 
 
 def failure(partition: str, error: str, message: str) -> str:
-    """What failed and why; messages often begin with the partition themselves."""
-    where = partition or "run"
-    return f"✗ {where}: {error}: {message.removeprefix(f'{where}: ') or 'no reason was given'}"
+    """Return a line with what failed and the reason; messages often begin with the partition themselves."""
+    subject = partition or "run"
+    return f"✗ {subject}: {error}: {message.removeprefix(f'{subject}: ') or 'no reason was given'}"
 
 
 def broken(check: BrokenCheck) -> str:
-    """A check that rows break, with some of them."""
-    some = f", for example {', '.join(check.keys)}" if check.keys else ""
+    """Return a line with a broken check and some of its rows."""
+    examples = f", for example {', '.join(check.keys)}" if check.keys else ""
     severity = "" if check.severity == "block" else " (warn)"
-    return f"check {check.name!r}{severity}: {counted(check.rows, 'row')} break it{some}"
+    return f"check {check.name!r}{severity}: {counted(check.rows, 'row')} break it{examples}"
 
 
 def counted(number: int, word: str) -> str:
@@ -111,7 +111,7 @@ def money(usd: float) -> str:
     return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd else "0 USD"
 
 
-def lasting(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds < 3600 else f"{seconds / 3600:.1f} h"

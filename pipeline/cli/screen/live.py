@@ -1,4 +1,4 @@
-"""A run as it goes: a live view in a terminal; in a pipe a line for each finished partition, and one every 30 s."""
+"""The progress of a run: a live view in a terminal; in a pipe a line for each finished partition and every 30 s."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client
 
-from pipeline.cli.screen.console import Screen, broken, counted, err, failure, lasting, money, now, shown
+from pipeline.cli.screen.console import Screen, broken, counted, duration_text, err, failure, money, now, shown
 from pipeline.client.follow import follow
 from pipeline.client.start import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
@@ -31,14 +31,14 @@ class WatchTimeout(Exception):
 
 
 class PausedByBudget(Exception):
-    """The budget has stopped the run; it waits for another one."""
+    """The run is paused by its budget, until that is raised."""
 
 
 async def watch(
     run: Run, client: Client, screen: Screen, *, timeout_s: float | None = None, wait: bool = False
 ) -> None:
-    """Follow a run to its end. Raises WatchTimeout, ConnectionFailed where no provider gave a first answer, and, unless
-    it is to `wait`, PausedByBudget."""
+    """Follow a run to its end. Raises WatchTimeout, ConnectionFailed if no provider gave a first answer, and, without
+    `wait`, PausedByBudget."""
     view = _Live() if screen.live else _Lines(screen)
     pace, budget = RowRate(), _Budget(run)
     began = now()
@@ -53,82 +53,82 @@ async def watch(
                     if progress.stop is not None and not wait:
                         raise PausedByBudget
                     work = await work_in_progress(client, run, progress)
-                    await budget.look(work)
+                    await budget.update(work)
                     pace.note(now(), work.rows)
                     view.update(progress, work, pace)
                     answered = answered or bool(work.rows or work.calls)
                     if work.waiting and not answered and now() - began > _FIRST_ANSWER_S:
-                        await _refuse_silence(run, work.waiting)
+                        await _check_any_answer(run, work.waiting)
                         answered = True
     except TimeoutError:
         raise WatchTimeout from None
 
 
 async def _with_checks(run: Run, result: PartitionResult) -> PartitionResult:
-    """The outcome with the checks that rows break: what is told over Temporal names no rows."""
+    """Return the outcome with its broken checks: the result sent over Temporal names no rows."""
     if not result.warnings and by_code(result.error) is not ChecksFailed:
         return result
     try:
         found = await asyncio.to_thread(load_outcome, run.store, run.request.run, result.partition)
-    except StoreError:  # the view goes on without; the report has them
+    except StoreError:  # the view goes on without them; the report has them
         found = None
     return result if found is None else result.model_copy(update={"checks": found.checks})
 
 
-async def _refuse_silence(run: Run, waiting: str) -> None:
-    """Batches that wait beat no more, and may have had answers between two beats: the journal knows. Raises
-    ConnectionFailed where there was none."""
+async def _check_any_answer(run: Run, waiting: str) -> None:
+    """Raises ConnectionFailed if no call was answered so far. Asks the journal: waiting batches send no heartbeats, and
+    may have had answers between two heartbeats."""
     if not (await asyncio.to_thread(usage_so_far, run.store, run.request.run)).calls:
         raise ConnectionFailed(
             f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",
-            hint="Mend that; the run waits for it, and the same command carries it on.",
+            hint="Fix that; the run waits for it, and the same command resumes it.",
         )
 
 
 class _Budget:
-    """What a run may spend, looked up now and then, as it may be raised while the run goes on."""
+    """The budget of a run, read again now and then, as it may be raised while the run goes on."""
 
     def __init__(self, run: Run) -> None:
-        self._book = ledger.of_run(run.store, run.request.run)
-        self._looked_at = -_BUDGET_EVERY_S
-        self._found: Ledger | None = None
+        self._file = ledger.of_run(run.store, run.request.run)
+        self._read_at = -_BUDGET_EVERY_S
+        self._ledger: Ledger | None = None
 
-    async def look(self, work: WorkInProgress) -> None:
-        """Before a run was carried on it had spent what partitions no longer tell, and the ledger still does."""
-        if now() - self._looked_at >= _BUDGET_EVERY_S:
-            self._looked_at = now()
+    async def update(self, work: WorkInProgress) -> None:
+        """Set budget and cost from the ledger: it includes the cost of earlier executions of a resumed run."""
+        if now() - self._read_at >= _BUDGET_EVERY_S:
+            self._read_at = now()
             with contextlib.suppress(StoreError):
-                self._found = await asyncio.to_thread(self._book.read)
-        if self._found is not None and self._found.limits.nanos is not None:
-            work.budget_usd = ledger.usd(self._found.limits.nanos)
-            work.cost_usd = max(work.cost_usd, ledger.usd(self._found.spent.nanos))
+                self._ledger = await asyncio.to_thread(self._file.read)
+        if self._ledger is not None and self._ledger.limits.nanos is not None:
+            work.budget_usd = ledger.usd(self._ledger.limits.nanos)
+            work.cost_usd = max(work.cost_usd, ledger.usd(self._ledger.spent.nanos))
 
 
 class RowRate:
-    """Rows a second over the last half minute, whatever was done before this process looked."""
+    """Rows per second over the last half minute, counted from the first look of this process."""
 
     def __init__(self) -> None:
-        self._noted: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
-    def note(self, at: float, rows: int) -> None:
-        if self._noted and rows < self._noted[-1][1]:
-            self._noted.clear()  # a batch began anew; its rows come back from the journal
-        self._noted.append((at, rows))
-        while len(self._noted) > 2 and at - self._noted[0][0] > _PACE_OVER_S:
-            self._noted.popleft()
+    def note(self, time: float, rows: int) -> None:
+        if self._samples and rows < self._samples[-1][1]:
+            self._samples.clear()  # a batch started again; its rows come back from the journal
+        self._samples.append((time, rows))
+        while len(self._samples) > 2 and time - self._samples[0][0] > _PACE_OVER_S:
+            self._samples.popleft()
 
     @property
     def rows_per_s(self) -> float:
-        if len(self._noted) < 2 or self._noted[-1][0] == self._noted[0][0]:
+        if len(self._samples) < 2 or self._samples[-1][0] == self._samples[0][0]:
             return 0.0
-        (began, first), (ended, last) = self._noted[0], self._noted[-1]
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
         return (last - first) / (ended - began)
 
 
 class _Lines:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._said_at = now()
+        self._printed_at = now()
         self._waiting = ""
 
     @contextlib.contextmanager
@@ -136,15 +136,15 @@ class _Lines:
         yield
 
     def finished(self, result: PartitionResult) -> None:
-        (self._screen.fault if result.error else self._screen.say)(line(result))
+        (self._screen.fault if result.error else self._screen.note)(line(result))
 
     def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
         waiting = progress.stop.message if progress.stop is not None else work.reason
-        news = bool(waiting) and waiting != self._waiting
+        changed = bool(waiting) and waiting != self._waiting
         self._waiting = waiting
-        if news or now() - self._said_at >= _LINE_EVERY_S:
-            self._said_at = now()
-            self._screen.say(status(progress, work, pace))
+        if changed or now() - self._printed_at >= _LINE_EVERY_S:
+            self._printed_at = now()
+            self._screen.note(status(progress, work, pace))
 
 
 class _Live:
@@ -165,19 +165,21 @@ class _Live:
     def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
         if self._task is None:
             self._task = self._bar.add_task("planning", total=None)
-        said = shown(status(progress, work, pace))
-        self._bar.update(self._task, description=said, total=progress.rows_total or None, completed=work.rows)
+        text = shown(status(progress, work, pace))
+        self._bar.update(self._task, description=text, total=progress.rows_total or None, completed=work.rows)
 
 
 def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
-    """Where a run stands, in one line."""
+    """Return the progress of a run as one line."""
     if not progress.rows_total:
         return progress.detail
     rate, left = pace.rows_per_s, progress.rows_total - work.rows
     paused = "paused: " if progress.state == "paused" else ""
     parts = [f"{work.rows:,} of {progress.rows_total:,} rows", f"{paused}{progress.detail}"]
     if progress.state == "running":
-        parts.append(f"{rate:,.0f} rows/s" + (f", about {lasting(left / rate)} left" if rate and left > 0 else ""))
+        parts.append(
+            f"{rate:,.0f} rows/s" + (f", about {duration_text(left / rate)} left" if rate and left > 0 else "")
+        )
     spent = money(work.cost_usd) + (f" of {money(work.budget_usd)}" if work.budget_usd is not None else "")
     least = "" if work.whole else "at least "
     parts.append(f"{least}{counted(work.calls, 'call')}, {spent}, {work.rejected:,} rejected")
@@ -187,11 +189,11 @@ def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
 
 
 def line(result: PartitionResult) -> str:
-    """One finished partition, and the checks that its rows break."""
-    return "\n".join([_ended(result), *(f"    {broken(check)}" for check in result.checks)])
+    """Return the lines for one finished partition, with its broken checks."""
+    return "\n".join([_outcome_text(result), *(f"    {broken(check)}" for check in result.checks)])
 
 
-def _ended(result: PartitionResult) -> str:
+def _outcome_text(result: PartitionResult) -> str:
     counts = result.counts
     if result.outcome == "published":
         extra = [
@@ -203,8 +205,8 @@ def _ended(result: PartitionResult) -> str:
         if result.warnings:
             extra.append(f"{counted(result.warnings, 'warning')}: tandem partitions show {result.partition}")
         more = f" ({', '.join(extra)})" if extra else ""
-        made = f"{counted(counts.out, 'row')}{more}, {counted(result.usage.calls, 'call')}"
-        return f"✓ {result.partition}: {made}, generation {result.generation}"
+        produced = f"{counted(counts.out, 'row')}{more}, {counted(result.usage.calls, 'call')}"
+        return f"✓ {result.partition}: {produced}, generation {result.generation}"
     if result.outcome == "unchanged":
         return f"= {result.partition}: unchanged"
     if result.outcome == "not_run":

@@ -1,10 +1,10 @@
-"""The end of a run for a reader: what happened, three rows of it, where it lies, how to read it."""
+"""The result of a run: a summary, three rows, where the output is, and how to read it."""
 
 import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.screen.console import Screen, broken, counted, failure, lasting, money, out, shown
+from pipeline.cli.screen.console import Screen, broken, counted, duration_text, failure, money, out, shown
 from pipeline.outputs import scan
 from pipeline.runs.report import Report, cascades
 from pipeline.sinks import generations
@@ -19,7 +19,7 @@ _FAULTS = 10
 
 
 def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> None:
-    """Summary, sample, path and code."""
+    """Show a summary, sample rows, the path and the code to read it."""
     for text in summary(report):
         screen.result(text)
     if screen.quiet:
@@ -35,29 +35,31 @@ def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> Non
 
 
 def summary(report: Report) -> list[str]:
-    """A few lines, failures with their reasons."""
+    """Return a few lines, failures with their reasons."""
     totals = report.totals
     counts, usage, reuse = totals.counts, totals.usage, totals.reuse
-    took = f" in {lasting((report.finished_at - report.started_at).total_seconds())}" if report.finished_at else ""
+    duration = (
+        f" in {duration_text((report.finished_at - report.started_at).total_seconds())}" if report.finished_at else ""
+    )
     parts = [f"{totals.published:,} published", f"{totals.unchanged:,} unchanged"]
     parts += [
         f"{getattr(totals, name):,} {name.replace('_', ' ')}"
         for name in ("failed", "cancelled", "not_run")
         if getattr(totals, name)
     ]
-    lines = [f"Run {report.run} {report.state}{took}: {', '.join(parts)} of {counted(totals.total, 'partition')}."]
+    lines = [f"Run {report.run} {report.state}{duration}: {', '.join(parts)} of {counted(totals.total, 'partition')}."]
     if counts.rows_in:
-        became = [
+        outcomes = [
             f"{getattr(counts, name):,} {name}"
             for name in ("ok", "rejected", "filtered", "pending", "unfinished")
             if name == "ok" or getattr(counts, name)
         ]
-        gone = f", {counts.removed:,} gone since the last generation" if counts.removed else ""
-        lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(became)}; {counts.out:,} published{gone}.")
+        removed = f", {counts.removed:,} removed since the last generation" if counts.removed else ""
+        lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(outcomes)}; {counts.out:,} published{removed}.")
     if counts.rows_in or usage.calls:
         lines.append(_paid(usage))
-    if report.lost_said:
-        lines.append(report.lost_said)
+    if report.lost_attempts_note:
+        lines.append(report.lost_attempts_note)
     if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:
         lines.append(
             f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "
@@ -80,14 +82,14 @@ def summary(report: Report) -> list[str]:
 
 
 def _next_step(report: Report) -> str:
-    """What helps: running again does, unless what failed would fail the same."""
-    kept = "what is answered is not paid for again."
-    same = sum(by_code(fault.error).repeats for fault in report.failures)
-    if not same:
-        return f"Run it again to take up what is missing; {kept}"
-    left = report.totals.failed + report.totals.cancelled + report.totals.not_run - same
+    """Return the next step: run again, unless the failures would repeat."""
+    kept = "answers are not paid for again."
+    repeating = sum(by_code(fault.error).repeats for fault in report.failures)
+    if not repeating:
+        return f"Run it again for what is missing; {kept}"
+    left = report.totals.failed + report.totals.cancelled + report.totals.not_run - repeating
     others = f" ({counted(left, 'other partition')} only need that)" if left > 0 else ""
-    return f"Do what is named above for {counted(same, 'partition')}, then run it again{others}; {kept}"
+    return f"Do what is named above for {counted(repeating, 'partition')}, then run it again{others}; {kept}"
 
 
 def _paid(usage: Usage) -> str:
@@ -101,7 +103,7 @@ def _paid(usage: Usage) -> str:
 
 
 def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
-    """A table; columns that stages wrote come last and are always shown."""
+    """Show a table; the columns `new` of stages come last and are always shown."""
     names = [name for name in rows.columns if name not in new]
     columns = [*names[: max(2, 6 - len(new))], *[name for name in rows.columns if name in new]]
     table = Table(show_lines=False)

@@ -1,1 +1,1 @@
-"""A worker process from inside: its activities, what it tells its supervisor, and how it ends."""
+"""A worker process from inside: its activities, its reports to the supervisor, and its end."""

@@ -1,4 +1,4 @@
-"""Notes each activity that a child is at work on, so that whoever sees the child die can fail it at once."""
+"""Record of the activities that a child runs, so that the supervisor can fail them at once if the child dies."""
 
 import base64
 from contextvars import ContextVar
@@ -9,20 +9,20 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from pipeline.processes.child.in_flight import InFlight
 
-at_work: ContextVar[int | None] = ContextVar("tandem_activity", default=None)
+activity_slot: ContextVar[int | None] = ContextVar("tandem_activity", default=None)
 
 
 class ActivityWatch(Interceptor):
-    """An interceptor for one child's worker. Rows that an activity runs find its slot in `at_work`."""
+    """An interceptor for one child's worker. Rows that an activity runs find its slot in `activity_slot`."""
 
     def __init__(self, in_flight: InFlight) -> None:
         self._in_flight = in_flight
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return _Noting(next, self._in_flight)
+        return _Recorder(next, self._in_flight)
 
 
-class _Noting(ActivityInboundInterceptor):
+class _Recorder(ActivityInboundInterceptor):
     def __init__(self, next: ActivityInboundInterceptor, in_flight: InFlight) -> None:
         super().__init__(next)
         self._in_flight = in_flight
@@ -37,7 +37,7 @@ class _Noting(ActivityInboundInterceptor):
                 "type": info.activity_type,
             }
         )
-        at_work.set(slot)
+        activity_slot.set(slot)
         try:
             return await super().execute_activity(input)
         finally:

@@ -1,5 +1,5 @@
-"""What a child's batches get from the supervisor: a note of their rows that outlives the child, and processes of their
-own for rows that may kill it."""
+"""The supervisor's services for a child's batches: a record of their rows that outlives the child, and separate
+processes for rows that may kill it."""
 
 import asyncio
 import uuid
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline.journal.spool import Spools
 from pipeline.processes.channel import Channel, Message
-from pipeline.processes.child.activity_watch import at_work
+from pipeline.processes.child.activity_watch import activity_slot
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import packed, unpacked_stop
 from pipeline.processes.row_claims import ChildClaims
@@ -24,14 +24,14 @@ _LONGEST_ID = 60
 
 
 class RowNotes:
-    """Rows that are run, in the table that outlives the process."""
+    """The running rows, in the table that outlives the process."""
 
     def __init__(self, in_flight: InFlight) -> None:
         self._slots = in_flight.rows
 
     def began(self, stage: str, key: RowKey, id: str) -> int | None:
-        said = {"activity": at_work.get(), "stage": stage[:_LONGEST_ID], "key": key, "id": id[:_LONGEST_ID]}
-        return self._slots.put(said)
+        row_note = {"activity": activity_slot.get(), "stage": stage[:_LONGEST_ID], "key": key, "id": id[:_LONGEST_ID]}
+        return self._slots.put(row_note)
 
     def ended(self, number: int | None) -> None:
         self._slots.clear(number)
@@ -39,9 +39,9 @@ class RowNotes:
 
 @dataclass
 class ChildSupervision:
-    """One a child, which `retire` has replaced, for a reason. `suspected` and `everything` are told by the supervisor,
-    and grow while the child works: which rows were in flight when a process died, and whether so many died that every
-    row is suspect. `alone`: no other process works on the same queue."""
+    """Supervision of a child, which `retire` replaces, for a reason. The supervisor sends `suspected` (the rows in
+    flight when a process died) and `everything` (so many died that every row is suspect), which grow while the child
+    works. `alone`: no other process works on the same queue."""
 
     channel: Channel
     watch: RowNotes
@@ -70,7 +70,7 @@ class ChildSupervision:
 
 @dataclass
 class BatchIsolation:
-    """Processes for suspects of one batch, one after the other."""
+    """Processes for the suspected rows of one batch, one after the other."""
 
     supervision: ChildSupervision
     request: BatchRequest
@@ -82,22 +82,22 @@ class BatchIsolation:
         return self.supervision.everything or key in self.supervision.suspected
 
     async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
-        asked = {"session": self._session, "stage": stage.name, "request": self.request.model_dump(mode="json")}
-        answer = await self.supervision.channel.ask("isolate", asked, packed(rows, known))
-        records = await asyncio.to_thread(self._taken_over)
-        said = answer.data
-        if "failed" in said:  # the supervisor's own trouble: the batch is tried again
+        request = {"session": self._session, "stage": stage.name, "request": self.request.model_dump(mode="json")}
+        answer = await self.supervision.channel.request("isolate", request, packed(rows, known))
+        records = await asyncio.to_thread(self._take_over)
+        result = answer.data
+        if "failed" in result:  # the supervisor failed: the batch is tried again
             raise RuntimeError("rows could not be run in a process of their own; see the log of the command")
-        self.tally.calls += said.get("calls", 0)
-        self.tally.cost_usd += said.get("cost_usd", 0.0)
-        in_flight = frozenset((stage_print, row) for stage_print, row in said.get("in_flight", ()))
-        return Attempt(records, said.get("death", ""), in_flight, unpacked_stop(answer.body))
+        self.tally.calls += result.get("calls", 0)
+        self.tally.cost_usd += result.get("cost_usd", 0.0)
+        in_flight = frozenset((stage_print, row) for stage_print, row in result.get("in_flight", ()))
+        return Attempt(records, result.get("death", ""), in_flight, unpacked_stop(answer.body))
 
     async def over(self) -> None:
-        self.supervision.channel.tell("isolated", {"session": self._session})
+        self.supervision.channel.send("isolated", {"session": self._session})
 
-    def _taken_over(self) -> list[Record]:
-        """What the process noted on disk."""
+    def _take_over(self) -> list[Record]:
+        """Read and remove the records that the process left on disk."""
         records: list[Record] = []
         ref = self.request.ref
         for path, found in self.spools.left_by_the_dead(ref.sink, ref.run, self.request.partition, self.request.batch):

@@ -1,4 +1,4 @@
-"""The expendable process's side of a probe: import what a stage names, and say what is wrong with it."""
+"""The expendable process's side of a probe: import the code that a stage names, and return its error."""
 
 import asyncio
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from stages.user_code import add_user_folder, load_attribute
 
 
 async def import_user_code(message: Message) -> Message:
-    asked = message.data
-    return await asyncio.to_thread(_import, Path(asked["base"]), asked["stage"], asked["references"])
+    request = message.data
+    return await asyncio.to_thread(_import, Path(request["base"]), request["stage"], request["references"])
 
 
 def _import(base: Path, stage: str, references: Iterable[str]) -> Message:

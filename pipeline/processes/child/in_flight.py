@@ -1,4 +1,4 @@
-"""What a child is at work on, in memory that outlives it: which activities, and which rows of them.
+"""The activities and rows in flight of a child, in memory that outlives it.
 
 A file without a name, mapped by the child and by its supervisor. Writing to it takes a microsecond and no system call,
 so it is true at any death. A slot is free, or holds JSON; its first byte is written last, and cleared first.
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import orjson
 
-_HEAD = struct.Struct("<dd")  # when the loop last turned, by the monotonic clock; and the child's thread beside it
+_HEAD = struct.Struct("<dd")  # the last turns, by the monotonic clock, of the loop and of the thread that watches it
 _LENGTH = struct.Struct("<H")
 _HEAD_BYTES = 64
 _ACTIVITIES, _ACTIVITY_BYTES = 128, 2_048
@@ -25,7 +25,7 @@ _ROWS, _ROW_BYTES = 4_096, 512
 
 @dataclass
 class _Slots:
-    """Slots of one size, somewhere in the memory."""
+    """Slots of one size, in a part of the memory."""
 
     memory: mmap.mmap
     start: int
@@ -36,15 +36,15 @@ class _Slots:
         self._free = list(range(self.count - 1, -1, -1))
 
     def put(self, value: Mapping[str, Any]) -> int | None:
-        """The slot's number, None where there is no room."""
+        """Write a value. Returns the slot's number, None if there is no room."""
         data = orjson.dumps(value)
         if not self._free or len(data) > self.size - 3:
             return None
         number = self._free.pop()
-        at = self.start + number * self.size
-        self.memory[at + 1 : at + 3] = _LENGTH.pack(len(data))
-        self.memory[at + 3 : at + 3 + len(data)] = data
-        self.memory[at] = 1
+        offset = self.start + number * self.size
+        self.memory[offset + 1 : offset + 3] = _LENGTH.pack(len(data))
+        self.memory[offset + 3 : offset + 3 + len(data)] = data
+        self.memory[offset] = 1
         return number
 
     def clear(self, number: int | None) -> None:
@@ -54,15 +54,15 @@ class _Slots:
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number in range(self.count):
-            at = self.start + number * self.size
-            if self.memory[at]:
-                (length,) = _LENGTH.unpack(self.memory[at + 1 : at + 3])
+            offset = self.start + number * self.size
+            if self.memory[offset]:
+                (length,) = _LENGTH.unpack(self.memory[offset + 1 : offset + 3])
                 with contextlib.suppress(orjson.JSONDecodeError):
-                    yield number, orjson.loads(self.memory[at + 3 : at + 3 + length])
+                    yield number, orjson.loads(self.memory[offset + 3 : offset + 3 + length])
 
 
 class InFlight:
-    """The table of one child. `descriptor` is handed to the child; both sides map it."""
+    """The table of one child. `descriptor` is passed to the child; both sides map it."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -78,16 +78,16 @@ class InFlight:
         with tempfile.TemporaryFile() as file:
             return cls(os.dup(file.fileno()))
 
-    def turned(self) -> None:
-        """The loop has turned just now."""
+    def note_loop_turn(self) -> None:
+        """Note that the loop has turned just now."""
         self._memory[0:8] = struct.pack("<d", time.monotonic())
 
-    def watched(self) -> None:
-        """The thread that watches the loop has looked just now."""
+    def note_watch_turn(self) -> None:
+        """Note that the thread that watches the loop has turned just now."""
         self._memory[8:16] = struct.pack("<d", time.monotonic())
 
     def times(self) -> tuple[float, float]:
-        """When the loop last turned, and when the thread beside it last looked; 0.0 before either has."""
+        """Return the times of the last turns of the loop and of the watching thread; 0.0 before the first."""
         found: tuple[float, float] = _HEAD.unpack(self._memory[0 : _HEAD.size])
         return found
 

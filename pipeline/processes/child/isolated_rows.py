@@ -1,4 +1,4 @@
-"""A process for rows that may kill it: it runs what it is given, notes what is answered on disk, and is expendable."""
+"""An expendable process for rows that may kill it: it runs them, and writes their answers to disk."""
 
 import asyncio
 import pickle
@@ -26,12 +26,12 @@ _NEVER_S = 1e9
 
 
 def packed(rows: Sequence[GraphRow], known: Iterable[Record]) -> bytes:
-    """Rows, and what of the journal they may use, on their way to a process of their own."""
+    """Serialise rows, and the journal records that they may use, for a separate process."""
     return pickle.dumps((list(rows), encode_segment(list(known))))
 
 
 def packed_stop(stopped: TandemError | None) -> bytes:
-    """Errors have constructors of their own, so they cross as class, arguments and attributes."""
+    """Serialise an error as class, arguments and attributes, as errors have constructors of their own."""
     return b"" if stopped is None else pickle.dumps((type(stopped), stopped.args, vars(stopped)))
 
 
@@ -46,7 +46,7 @@ def unpacked_stop(data: bytes) -> TandemError | None:
 
 @dataclass
 class IsolatedRows:
-    """The work of such a process. `drain` set: no further row is begun."""
+    """The work of such a process. Once `drain` is set, no further row is begun."""
 
     watch: RowWatch
     drain: asyncio.Event
@@ -55,7 +55,7 @@ class IsolatedRows:
     spools: Spools = field(default_factory=lambda: Spools(current().spool_folder))
 
     async def run(self, message: Message) -> Message:
-        """Run the rows of one stage. Their records are in a spool of the batch, whoever takes it over."""
+        """Run the rows of one stage. Their records are in a spool of the batch, to be taken over."""
         request = BatchRequest.model_validate(message.data["request"])
         rows, known = pickle.loads(message.body)  # noqa: S301  packed by a process of ours
         store = self.jobs.store(request.ref)
@@ -79,4 +79,4 @@ class IsolatedRows:
 
 
 async def _nowhere(_: bytes) -> None:
-    """Its spool is all the journal that it has."""
+    """Write nothing: the spool is the whole journal of this process."""

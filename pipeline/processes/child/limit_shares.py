@@ -1,4 +1,4 @@
-"""A child's side of limits that the processes of a command share: it says what it uses, and is told its part."""
+"""A child's side of limits that the processes of a command share: it reports its use, and receives its part."""
 
 import asyncio
 import contextlib
@@ -10,29 +10,29 @@ _EVERY_S = 0.05
 
 
 class Shares:
-    """Of one child's limiters. A place of which no part was told yet lets nobody through."""
+    """Shares of one child's limiters. A limiter that has received no part yet lets no call through."""
 
     def __init__(self, limiters: Limiters, channel: Channel) -> None:
         self._limiters = limiters
         self._channel = channel
-        self._said: dict[str, tuple[int, int, bool]] = {}
-        self._wanted = asyncio.Event()
-        limiters.divide(self._wanted.set)
+        self._reported: dict[str, tuple[int, int, bool]] = {}
+        self._changed = asyncio.Event()
+        limiters.divide(self._changed.set)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Report changes until cancelled."""
         while True:
-            said = {key: place.use_now() for key, place in self._limiters.places()}
-            news = {key: use for key, use in said.items() if use != self._said.get(key)}
+            uses = {key: place.use_now() for key, place in self._limiters.places()}
+            news = {key: use for key, use in uses.items() if use != self._reported.get(key)}
             if news:
-                self._channel.tell("at_once", news)
-                self._said.update(news)
-            self._wanted.clear()
+                self._channel.send("at_once", news)
+                self._reported.update(news)
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), _EVERY_S if said else None)
+                await asyncio.wait_for(self._changed.wait(), _EVERY_S if uses else None)
 
     async def take(self, message: Message) -> None:
-        """Our parts, by key."""
+        """Apply our parts, by key."""
         places = dict(self._limiters.places())
         for key, part in message.data.items():
             if key in places:

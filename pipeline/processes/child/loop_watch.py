@@ -18,7 +18,7 @@ _LONGEST_ID = 60
 
 
 class LoopWatch(threading.Thread):
-    """To be started by the thread that runs the loop. `channel` is the socket to the supervisor."""
+    """The watching thread, started by the thread that runs the loop. `channel` is the socket to the supervisor."""
 
     def __init__(self, channel: int, in_flight: InFlight) -> None:
         super().__init__(name="tandem-watch", daemon=True)
@@ -32,12 +32,12 @@ class LoopWatch(threading.Thread):
         poll = select.poll()
         poll.register(self._channel, 0)  # nothing but its end
         while not poll.poll(_LOOK_EVERY_MS):
-            self._in_flight.watched()
+            self._in_flight.note_watch_turn()
             self._look()
         os._exit(1)
 
     def _look(self) -> None:
-        """Has one row's code had the loop ever since we looked a second ago?"""
+        """Interrupt a row's code that has held the loop for a second."""
         running, turn = loop_use.running, loop_use.turns
         if running is None or turn != self._turn:
             self._turn, self._since = turn, time.monotonic()

@@ -1,6 +1,6 @@
-"""A worker process: it does the activities of one task queue, user code included, and tells its supervisor how it goes.
+"""A worker process: it runs the activities of one task queue, user code included, and reports to its supervisor.
 
-It works until it is told to stop, gets SIGTERM, or its supervisor is gone.
+It works until it is stopped, gets SIGTERM, or its supervisor is gone.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _TURN_S = 0.2
 
 
 def run(end: socket.socket, table: int) -> int:
-    """Be a child until told to stop; the exit status."""
+    """Run a child until it is stopped. Returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor's to handle: it drains us
     signal.signal(INTERRUPT, interrupt_node)
     in_flight = InFlight(table)
@@ -80,17 +80,17 @@ class _Child:
         handlers["find"] = self.supervision.claims.find
         beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), channel.serve())]
         try:
-            given = await begun
-            logging.basicConfig(level=given["log_level"], format=_LOG)
-            logging.getLogger().setLevel(given["log_level"])
-            self.max_memory = given["max_memory"]
-            self.supervision.alone = given.get("alone", True)
-            if given["role"] == "rows":
-                channel.tell("ready")
+            settings = await begun
+            logging.basicConfig(level=settings["log_level"], format=_LOG)
+            logging.getLogger().setLevel(settings["log_level"])
+            self.max_memory = settings["max_memory"]
+            self.supervision.alone = settings.get("alone", True)
+            if settings["role"] == "rows":
+                channel.send("ready")
                 await self.stop.wait()
             else:
-                await self._enrich(given, channel)
-            channel.tell("leaving")
+                await self._enrich(settings, channel)
+            channel.send("leaving")
             await channel.writer.drain()
         finally:
             channel.close()
@@ -98,32 +98,32 @@ class _Child:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
-    async def _enrich(self, given: dict[str, Any], channel: Channel) -> None:
-        client = await _client(given["address"])
+    async def _enrich(self, settings: dict[str, Any], channel: Channel) -> None:
+        client = await _client(settings["address"])
         watch = ActivityWatch(self.in_flight)
-        async with enriching(client, given["queue"], self.activities, [watch], identity_of(given["owner"])):
-            channel.tell("ready")
+        async with enriching(client, settings["queue"], self.activities, [watch], identity_of(settings["owner"])):
+            channel.send("ready")
             await self.stop.wait()
 
     async def _drain(self, _: Message) -> None:
         self.drained.set()
 
     async def _turn(self) -> None:
-        """Say that the loop turns, and look at what it takes."""
+        """Note that the loop turns, and retire the process if it holds too much memory."""
         while True:
-            self.in_flight.turned()
+            self.in_flight.note_loop_turn()
             await asyncio.sleep(_TURN_S)
             if self.max_memory and not self.stop.is_set() and (held := resident_bytes()) > self.max_memory:
                 self._retire(f"it holds {held / 1e6:,.0f} MB of {self.max_memory / 1e6:,.0f} MB")
 
-    def _retire(self, why: str) -> None:
-        """Take no new rows, finish those in flight, and have another process take this one's place."""
-        print(f"{why}: the process finishes its rows and is replaced", file=sys.stderr, flush=True)
+    def _retire(self, reason: str) -> None:
+        """Take no new rows, finish those in flight, then end: another process replaces this one."""
+        print(f"{reason}: the process finishes its rows and is replaced", file=sys.stderr, flush=True)
         self.stop.set()
 
 
 async def _client(address: str | None) -> Client:
-    """The embedded server at an address, else the configured Temporal."""
+    """Connect to the embedded server at an address, else to the configured Temporal."""
     log_to_python()
     if address is None:
         return await connect()

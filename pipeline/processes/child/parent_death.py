@@ -1,4 +1,4 @@
-"""A process that ends with its parent, whatever kills that."""
+"""End a process with its parent, however that ends."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process with the parent, which has this pid. Elsewhere than on Linux the end of a
+    """Have the kernel end this process with the parent, which has this pid. On other systems than Linux the end of a
     socket has to do."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))

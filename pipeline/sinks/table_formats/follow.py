@@ -28,7 +28,7 @@ _NEEDS = {"delta": "deltalake", "iceberg": "pyiceberg"}
 
 
 def refuse_absent(spec: Spec) -> None:
-    """Raises SpecError where the library of the sink's format is not installed."""
+    """Raise SpecError if the library of the sink's format is not installed."""
     needed = _NEEDS.get(spec.sink.format)
     if needed is not None and importlib.util.find_spec(needed) is None:
         raise SpecError(
@@ -38,7 +38,7 @@ def refuse_absent(spec: Spec) -> None:
 
 
 def lake_of(spec: Spec, base: Path, store: Store) -> Lake | None:
-    """The table of a sink, None where it is plain Parquet."""
+    """Return the table of a sink, None if it is plain Parquet."""
     if spec.sink.format == "delta":
         from pipeline.sinks.table_formats.delta import DeltaLake
 

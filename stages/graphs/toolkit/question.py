@@ -16,7 +16,7 @@ from stages.models.answers.answer_format import AnswerFormat, correction, raw_an
 from stages.models.factory import build_model
 
 MAX_REPAIRS = 2
-_COMPLAINT = 1000  # characters of what is wrong with an answer: it may hold what the answer said
+_COMPLAINT = 1000  # characters of the problem of an answer, which may quote the answer
 Answer = dict[str, Any]
 
 

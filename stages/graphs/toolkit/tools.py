@@ -1,7 +1,7 @@
 """Tools that a model may call: those of the stage's `tools`, and no other.
 
 A tool's result is journalled under the run and the row, so that a graph that is run again after a kill goes the same
-way; other rows and other runs call it anew. A tool that the process died in is called again.
+way; other rows and other runs call it again, and so does a run whose process died during the call.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ async def _journalled(
     if known is not None and known.raw is not None:
         return ToolResult(**orjson.loads(known.raw))
     if (halted := scope.halted()) is not None:
-        scope.failed(halted)
+        scope.record_failure(halted)
         raise halted
     began = time.monotonic()
     result = await _result(tool, arguments, timeout_s, max_chars)
@@ -114,7 +114,7 @@ async def _journalled(
     try:
         await scope.journal.append(record)
     except Exception as exc:
-        scope.failed(exc)
+        scope.record_failure(exc)
         raise
     return result
 

@@ -1,1 +1,1 @@
-"""Answers as data: how they are asked for, read out of what a server sends, and mended where that is sure."""
+"""Answers as data: request formats, parsing, and corrections that are unambiguous."""

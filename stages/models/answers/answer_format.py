@@ -1,4 +1,4 @@
-"""A model's answer as data: how it is asked for, and how it is read back."""
+"""A model's answer as data: how to request it, and how to read it."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from stages.models.answers.near_misses import coerced, mended
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.row_scope import current
 
-WHOLE = "$"  # among the places that were mended: the text around the answer
+WHOLE = "$"  # the corrected place that stands for text around the answer
 
 Ask = Callable[[list[BaseMessage]], Awaitable[AIMessage]]
 Mend = Callable[[Any], Any]
@@ -32,7 +32,7 @@ class AnswerFormat:
     def __init__(
         self, fields: Mapping[str, OutputField], cls: type[BaseModel] | None, name: str, *, exact: bool = False
     ) -> None:
-        """`exact`: near misses are not mended."""
+        """`exact`: near misses are not corrected."""
         self.fields = fields
         self.exact = exact
         self._is_list = len(fields) == 1 and all(field.type == "list" for field in fields.values())
@@ -41,10 +41,11 @@ class AnswerFormat:
         self._validator = cls or validator_for(fields)
 
     def asker(self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool] = ()) -> Ask:
-        """Asks the model for this format in the way its provider knows; with tools, it may call them first.
+        """Return a function that calls the model for this format, as its provider needs; with tools, the model may call
+        them first.
 
-        Goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is a
-        third of the time that a row takes (`make bench`).
+        It goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is
+        a third of the time that a row takes (`make bench`).
         """
         bound = self._bound(model, model_name, tools)
         assert isinstance(bound, RunnableBinding)
@@ -61,8 +62,8 @@ class AnswerFormat:
         self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool]
     ) -> Runnable[LanguageModelInput, AIMessage]:
         if structured_method(model_name) == "json_schema":
-            wanted = {"name": self.name, "schema": self.schema, "strict": True}
-            answer = {"type": "json_schema", "json_schema": wanted}
+            declaration = {"name": self.name, "schema": self.schema, "strict": True}
+            answer = {"type": "json_schema", "json_schema": declaration}
             if tools:
                 return model.bind_tools(tools, response_format=answer)
             return cast(Runnable[LanguageModelInput, AIMessage], model.bind(response_format=answer))
@@ -73,20 +74,20 @@ class AnswerFormat:
         return model.bind_tools([answering], tool_choice=self.name)
 
     def wants_tools(self, message: AIMessage) -> bool:
-        """Whether the model calls tools rather than answer, which some providers' models do by a tool, too."""
+        """True if the model calls tools instead of answering (some providers' models answer by a tool, too)."""
         return bool(message.tool_calls or message.invalid_tool_calls) and not self._answers(message)
 
     def _answers(self, message: AIMessage) -> list[ToolCall]:
         return [call for call in message.tool_calls if call["name"] == self.name]
 
     def only_answer(self, message: AIMessage) -> AIMessage:
-        """The message without calls of other tools."""
+        """Return the message without calls of other tools."""
         return message.model_copy(update={"tool_calls": self._answers(message)})
 
     def read(self, message: AIMessage, mend: Mend = lambda data: data) -> dict[str, Any]:
-        """The validated answer, JSON-like; `mend`, a graph's own, sees the data before it is validated. Whatever was
-        mended is noted with the row. Raises RowError for a refusal or a cut-off answer, and ValueError, in words that a
-        model can act on, for an answer that does not fit."""
+        """Return the validated answer, JSON-like; `mend`, of the graph, changes the data before validation. Corrected
+        places are noted with the row. Raises RowError for a refusal or a cut-off answer, and ValueError, with a message
+        for the model, for an answer that does not fit."""
         refusal = message.additional_kwargs.get("refusal")
         finish = finish_of(message)
         text = text_of(message)
@@ -107,7 +108,7 @@ class AnswerFormat:
         return answer
 
     def _reading(self, message: AIMessage, text: str, mend: Mend) -> Reading:
-        """The answer as it stands, else as it was meant. Raises ValueError."""
+        """Return the answer as it stands, else corrected. Raises ValueError."""
         try:
             data = message.tool_calls[0]["args"] if message.tool_calls else orjson.loads(text)
         except orjson.JSONDecodeError as exc:
@@ -127,7 +128,7 @@ class AnswerFormat:
             return self._fitting(as_written, mend)
 
     def _around(self, found: Found, mend: Mend, otherwise: str) -> Reading:
-        """The one answer that a text holds. Raises ValueError where there is none, or more than one."""
+        """Return the only answer in a text. Raises ValueError if there is none, or more than one."""
         readings, why = self._readings(found.values, mend)
         if not readings:
             raise why or ValueError(otherwise)
@@ -149,8 +150,8 @@ class AnswerFormat:
         return readings, why
 
     def _shapes(self, value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
-        """The objects with declared names that a value may stand for: itself, the only item of a list, the only such
-        value of another object, or JSON within a text."""
+        """Yield the objects with declared names that a value may stand for: itself, the only item of a list, the only
+        such value of another object, or JSON within a text."""
         inner: list[Any] = []
         if isinstance(value, dict):
             if not self.fields.keys().isdisjoint(value):
@@ -166,31 +167,31 @@ class AnswerFormat:
             yield inner[0]
 
     def _fitting(self, data: Any, mend: Mend, *, nearly: bool = True) -> Reading:
-        """The answer, and the places that were mended in it. Raises ValueError."""
+        """Return the answer, and the places that were corrected in it. Raises ValueError."""
         if self.exact:
             answer = self.validate(data)
             if places := coerced(data, answer):
                 raise ValueError(f"{places[0]}: not exactly of the declared type, or not declared, or absent")
             return answer, []
-        meant = mend(data)
+        own_data = mend(data)
         try:
-            answer = self.validate(meant)
+            answer = self.validate(own_data)
         except ValueError:
-            if not nearly or not isinstance(meant, Mapping):
+            if not nearly or not isinstance(own_data, Mapping):
                 raise
-            nearer = mended(meant, self.fields)
-            if nearer == meant:
+            nearer = mended(own_data, self.fields)
+            if nearer == own_data:
                 raise
             answer, own = self.validate(nearer), nearer
         else:
-            own = meant
+            own = own_data
         places = coerced(data, answer)
         if own is not data:
             places += [name for name in answer if name not in places and own.get(name) != data.get(name)]
         return answer, places
 
     def validate(self, data: Any) -> dict[str, Any]:
-        """Declared fields only, each within its bounds, as JSON-like values. Raises ValueError."""
+        """Return declared fields only, each within its bounds, as JSON-like values. Raises ValueError."""
         try:
             return self._validator.model_validate(data).model_dump(mode="json", by_alias=True)
         except ValidationError as exc:
@@ -198,19 +199,18 @@ class AnswerFormat:
 
 
 def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None, mend: Callable[[Any], Any]) -> type:
-    """What a person may say to an answer: the outputs to change, `{}` for none of them, or, where it names one, only
-    the value of `column`; mended as a model's answer is. As a type for `interrupt(response_schema=…)`, which gives the
-    whole answer."""
+    """Return the type of a person's reply, for `interrupt(response_schema=…)`: the outputs to change, `{}` for none, or
+    just the value of `column`, if set. Validation corrects it like a model's answer and gives the whole answer."""
 
-    def corrected(said: Any) -> dict[str, Any]:
-        if not isinstance(said, dict):
+    def corrected(changes: Any) -> dict[str, Any]:
+        if not isinstance(changes, dict):
             if column is None:
-                raise ValueError(f"an object with outputs to change is wanted, not {said!r}")
-            said = {column: said}
-        unknown = [name for name in said if name not in form.fields]
+                raise ValueError(f"expected an object with the outputs to change, not {changes!r}")
+            changes = {column: changes}
+        unknown = [name for name in changes if name not in form.fields]
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no output; those are {', '.join(form.fields)}")
-        return form.validate(mend({**answer, **said}))
+            raise ValueError(f"{unknown[0]!r} is no output; outputs: {', '.join(form.fields)}")
+        return form.validate(mend({**answer, **changes}))
 
     outputs = json_schema(form.fields)  # that of a class has $refs, which hold at its top only
     changes = {**outputs, "required": []}
@@ -219,7 +219,7 @@ def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None
 
 
 def _strict(schema: Any) -> Any:
-    """A class's schema as strict modes take it: every property required, no additional ones, no defaults."""
+    """Return a class's schema for strict modes: every property required, no additional ones, no defaults."""
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict):
@@ -235,7 +235,7 @@ def _strict(schema: Any) -> Any:
 
 
 def text_of(message: BaseMessage) -> str:
-    """The text of a message, whatever else is in it."""
+    """Return the text of a message, without its other parts."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -243,6 +243,6 @@ def text_of(message: BaseMessage) -> str:
 
 
 def raw_answer(message: AIMessage) -> str:
-    """What the model answered, as a reject shows it: its text, or what it called its tools with."""
+    """Return the answer as a reject shows it: its text, or the arguments of its tool calls."""
     arguments = [str(call["args"]) for call in (*message.tool_calls, *message.invalid_tool_calls)]
     return text_of(message) or "\n".join(arguments)

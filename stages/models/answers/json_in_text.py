@@ -43,7 +43,7 @@ class Found:
 
 
 def json_values(text: str) -> Found:
-    """Whatever is JSON, or nearly so. Nothing of a text that is larger than any answer."""
+    """Return all values that are JSON, or nearly so. Nothing from a text that is larger than any answer."""
     if len(text) > _MOST_CHARACTERS:
         return Found([], [])
     thoughts, rest = _thinking(text)
@@ -51,30 +51,31 @@ def json_values(text: str) -> Found:
 
 
 def number(text: str) -> Any:
-    """A float that knows how it was written."""
+    """Return a float that keeps its text."""
     value = NumberAsWritten(text)
     value.text = text
     return value
 
 
 def _thinking(text: str) -> tuple[list[str], str]:
-    """Parts within thinking, and the rest. Some servers leave the opening tag out; what is not closed is no answer."""
+    """Return the parts within thinking, and the rest. Some servers omit the opening tag; an unclosed part is no
+    answer."""
     thoughts: list[str] = []
     opened, closed = _THINKING.search(text), _THOUGHT.search(text)
     if closed is not None and (opened is None or closed.start() < opened.start()):
         return [text[: closed.start()]], text[closed.end() :]
-    rest, at = "", 0
+    rest, position = "", 0
     while opened is not None:
-        rest += text[at : opened.start()]
+        rest += text[position : opened.start()]
         closed = _THOUGHT.search(text, opened.end())
-        at = len(text) if closed is None else closed.end()
-        thoughts.append(text[opened.end() : at if closed is None else closed.start()])
-        opened = _THINKING.search(text, at)
-    return thoughts, rest + text[at:]
+        position = len(text) if closed is None else closed.end()
+        thoughts.append(text[opened.end() : position if closed is None else closed.start()])
+        opened = _THINKING.search(text, position)
+    return thoughts, rest + text[position:]
 
 
 class _Broken(Exception):
-    """No JSON here. `keyed`: an object was begun, so that what is inside it is no answer of its own."""
+    """No JSON here. `keyed`: an object was begun, so that values inside it are no answers of their own."""
 
     def __init__(self, keyed: bool = False) -> None:
         super().__init__()
@@ -91,46 +92,46 @@ _START = re.compile(r"[{\[]")
 
 def _scan(text: str) -> list[Any]:
     found: list[Any] = []
-    at = 0
+    position = 0
     for _ in range(_MOST_STARTS):
-        start = _START.search(text, at)
+        start = _START.search(text, position)
         if start is None:
             break
-        at = start.start()
+        position = start.start()
         try:
-            value, at = _value_at(text, at)
+            value, position = _value_at(text, position)
             found.append(value)
         except _Broken as exc:
-            end = _matching(text, at)
+            end = _matching(text, position)
             if end is None and exc.keyed:
                 break
-            at = at + 1 if end is None else end
+            position = position + 1 if end is None else end
     return found
 
 
-def _value_at(text: str, at: int) -> tuple[Any, int]:
+def _value_at(text: str, position: int) -> tuple[Any, int]:
     try:
-        value, end = _EXACTLY.raw_decode(text, at)
+        value, end = _EXACTLY.raw_decode(text, position)
     except (ValueError, RecursionError):
-        return _Reader(text).value(at, 0)
-    return _written(value), end
+        return _Reader(text).value(position, 0)
+    return _without_surrogates(value), end
 
 
-def _written(value: Any) -> Any:
-    """Without halves of surrogate pairs, which JSON can name and no file can hold."""
+def _without_surrogates(value: Any) -> Any:
+    """Remove halves of surrogate pairs, which JSON can name and no file can hold."""
     if isinstance(value, str):
         return without_surrogates(value)
     if isinstance(value, list):
-        return [_written(item) for item in value]
+        return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {_written(key): _written(item) for key, item in value.items()}
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     return value
 
 
-def _matching(text: str, at: int) -> int | None:
-    """Behind the bracket that closes the one at `at`; text in double quotes is passed over."""
+def _matching(text: str, position: int) -> int | None:
+    """Return the position behind the bracket that closes the one at `position`; skips text in double quotes."""
     depth = 0
-    for match in re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.S).finditer(text, at):
+    for match in re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.S).finditer(text, position):
         bracket = match[0]
         depth += (bracket in "{[") - (bracket in "}]") if len(bracket) == 1 else 0
         if depth == 0 and len(bracket) == 1:
@@ -144,73 +145,73 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def _space(self, at: int) -> int:
-        match = _SPACE.match(self._text, at)
-        return match.end() if match else at
+    def _space(self, position: int) -> int:
+        match = _SPACE.match(self._text, position)
+        return match.end() if match else position
 
-    def value(self, at: int, depth: int) -> tuple[Any, int]:
+    def value(self, position: int, depth: int) -> tuple[Any, int]:
         text = self._text
-        if depth > _DEEPEST or at >= len(text):
+        if depth > _DEEPEST or position >= len(text):
             raise _Broken
-        match text[at]:
+        match text[position]:
             case "{":
-                return self._object(at, depth)
+                return self._object(position, depth)
             case "[":
-                return self._list(at, depth)
+                return self._list(position, depth)
             case '"' | "'":
-                return self._string(at)
-        if found := _NUMBER.match(text, at):
-            written = found[0]
-            return (int(written) if re.fullmatch(r"-?\d{1,4000}", written) else number(written)), found.end()
-        word = _WORD.match(text, at)
+                return self._string(position)
+        if found := _NUMBER.match(text, position):
+            digits = found[0]
+            return (int(digits) if re.fullmatch(r"-?\d{1,4000}", digits) else number(digits)), found.end()
+        word = _WORD.match(text, position)
         if word is None or word[0] not in _WORDS:
             raise _Broken
         return _WORDS[word[0]], word.end()
 
-    def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
         text, out, keyed = self._text, {}, False
-        at = self._space(at + 1)
+        position = self._space(position + 1)
         try:
-            while text[at : at + 1] != "}":
-                name, at = self._key(at)
-                at = self._space(at)
-                if text[at : at + 1] != ":":
+            while text[position : position + 1] != "}":
+                name, position = self._key(position)
+                position = self._space(position)
+                if text[position : position + 1] != ":":
                     raise _Broken
                 keyed = True
-                out[name], at = self.value(self._space(at + 1), depth + 1)
-                at = self._next(at, "}")
+                out[name], position = self.value(self._space(position + 1), depth + 1)
+                position = self._next(position, "}")
         except _Broken as exc:
             raise _Broken(keyed or exc.keyed) from None
-        return out, at + 1
+        return out, position + 1
 
-    def _list(self, at: int, depth: int) -> tuple[list[Any], int]:
+    def _list(self, position: int, depth: int) -> tuple[list[Any], int]:
         out: list[Any] = []
-        at = self._space(at + 1)
-        while self._text[at : at + 1] != "]":
-            item, at = self.value(at, depth + 1)
+        position = self._space(position + 1)
+        while self._text[position : position + 1] != "]":
+            item, position = self.value(position, depth + 1)
             out.append(item)
-            at = self._next(at, "]")
-        return out, at + 1
+            position = self._next(position, "]")
+        return out, position + 1
 
-    def _next(self, at: int, end: str) -> int:
-        """To the next member, or the end; a comma before the end is passed over."""
-        at = self._space(at)
-        if self._text[at : at + 1] == ",":
-            return self._space(at + 1)
-        if self._text[at : at + 1] != end:
+    def _next(self, position: int, end: str) -> int:
+        """Return the position of the next member, or of the end; skips a comma before the end."""
+        position = self._space(position)
+        if self._text[position : position + 1] == ",":
+            return self._space(position + 1)
+        if self._text[position : position + 1] != end:
             raise _Broken
-        return at
+        return position
 
-    def _key(self, at: int) -> tuple[str, int]:
-        if self._text[at : at + 1] in ('"', "'"):
-            return self._string(at)
-        word = _WORD.match(self._text, at)
+    def _key(self, position: int) -> tuple[str, int]:
+        if self._text[position : position + 1] in ('"', "'"):
+            return self._string(position)
+        word = _WORD.match(self._text, position)
         if word is None:
             raise _Broken
         return word[0], word.end()
 
-    def _string(self, at: int) -> tuple[str, int]:
-        found = (_DOUBLE if self._text[at] == '"' else _SINGLE).match(self._text, at)
+    def _string(self, position: int) -> tuple[str, int]:
+        found = (_DOUBLE if self._text[position] == '"' else _SINGLE).match(self._text, position)
         if found is None:
             raise _Broken
         text: str = json.loads(f'"{_ESCAPE.sub(_escaped, found[1])}"', strict=False)
@@ -218,7 +219,7 @@ class _Reader:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """An escape as JSON has it; of others the character, with its backslash where it is no quote."""
+    """Return an escape that JSON knows; of others the character, with its backslash unless it is a quote."""
     if match[2]:
         return '\\"'
     escape = match[1]

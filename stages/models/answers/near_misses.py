@@ -1,7 +1,7 @@
-"""Answers that are nearly of the declared types, mended where only one thing can be meant; and what validation changed.
+"""Correct answers that are nearly of the declared types, if unambiguous; list the places that validation changed.
 
-Mended: an enum in another case or with blanks, a number for a text, a text for a number or boolean, 12.0 for an int,
-unknown keys. Not mended, as it could mean several things: 12.7 for an int, "maybe" for a boolean, "1,234", a label that
+Corrected: an enum in another case or with blanks, a number for a text, a text for a number or boolean, 12.0 for an int,
+unknown keys. Not corrected, as it is ambiguous: 12.7 for an int, "maybe" for a boolean, "1,234", a label that
 equals two values but for the case.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 from schemas.spec.fields import OutputField
 from stages.models.answers.json_in_text import NumberAsWritten
 
-_EXACT_INTEGERS = 2**53  # beyond it a float no longer says which integer was written
+_EXACT_INTEGERS = 2**53  # beyond it a float is not an exact integer
 _NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?([eE][-+]?\d+)?\s*", re.ASCII)
 _YES, _NO = frozenset(("true", "yes")), frozenset(("false", "no"))
 
 
 def mended(data: Mapping[str, Any], fields: Mapping[str, OutputField]) -> dict[str, Any]:
-    """The declared keys alone, their values as near as they can be brought to the declared types."""
+    """Return the declared keys alone, their values converted towards the declared types."""
     return {name: _mended(data[name], field) for name, field in fields.items() if name in data}
 
 
@@ -56,7 +56,7 @@ def _folded(text: str) -> str:
 
 
 def _text(value: Any) -> Any:
-    """A number as it was written."""
+    """Return a number as it was written; other values as they are."""
     if isinstance(value, NumberAsWritten):
         return value.text
     if isinstance(value, int) and not isinstance(value, bool):
@@ -89,8 +89,8 @@ _NESTED = (dict, list)
 
 
 def coerced(data: Any, answer: Any, place: str = "") -> list[str]:
-    """The places whose values came in another JSON type than the declared one, or did not come, or are not declared. An
-    int is a float, too."""
+    """Return the places whose values had another JSON type than declared, or are absent, or not declared. An int is a
+    float, too."""
     found: list[str] = []
     for name, before, after in _pairs(data, answer):
         same = type(before) is type(after)

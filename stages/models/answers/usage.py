@@ -1,4 +1,4 @@
-"""Tokens of a call, as the provider counts them where that is plausible, else estimated."""
+"""Tokens of a call, as the provider counts them if that is plausible, else estimated."""
 
 from langchain_core.messages import AIMessage
 
@@ -13,22 +13,22 @@ _LONGEST = 400_000  # of an answer without a cap, reasoning included
 
 
 def usage_of(message: AIMessage, request: ModelRequest, cap: int | None) -> dict[str, int]:
-    """Input, output, cached input and reasoning tokens; `estimated` where nothing plausible is told: a token takes a
-    byte at least, and an answer is no longer than its cap, give or take. What is not believed leaves the message, so
-    that no graph counts on it."""
-    told = message.usage_metadata
-    read, wrote = (told["input_tokens"], told["output_tokens"]) if told is not None else (0, 0)
+    """Return input, output, cached input and reasoning tokens; `estimated` if the reported numbers are not plausible: a
+    token takes a byte at least, and an answer is about as long as its cap at most. Implausible usage is removed from
+    the message, so that no graph relies on it."""
+    reported = message.usage_metadata
+    read, wrote = (reported["input_tokens"], reported["output_tokens"]) if reported is not None else (0, 0)
     usage: dict[str, int] = {}
-    sane_read = 0 < read <= (_MEDIA if request.media else request.size + _ADDED)
-    some = wrote > 0 or cap == _VECTOR or not _estimated(message)
-    sane_wrote = some and 0 <= wrote <= (_LONGEST if cap is None else 2 * cap + 1_000)
-    usage["input"] = read if sane_read else tokens_of_bytes(request.size)
-    usage["output"] = wrote if sane_wrote else _estimated(message)
-    if told is None or not (sane_read and sane_wrote):
+    plausible_input = 0 < read <= (_MEDIA if request.media else request.size + _ADDED)
+    has_output = wrote > 0 or cap == _VECTOR or not _estimated(message)
+    plausible_output = has_output and 0 <= wrote <= (_LONGEST if cap is None else 2 * cap + 1_000)
+    usage["input"] = read if plausible_input else tokens_of_bytes(request.size)
+    usage["output"] = wrote if plausible_output else _estimated(message)
+    if reported is None or not (plausible_input and plausible_output):
         message.usage_metadata = None
         return {**usage, "estimated": 1}
-    cached = (told.get("input_token_details") or {}).get("cache_read") or 0
-    reasoning = (told.get("output_token_details") or {}).get("reasoning") or 0
+    cached = (reported.get("input_token_details") or {}).get("cache_read") or 0
+    reasoning = (reported.get("output_token_details") or {}).get("reasoning") or 0
     if 0 < cached <= read:
         usage["cached_input"] = cached
     if 0 < reasoning <= wrote:

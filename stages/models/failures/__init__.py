@@ -1,1 +1,1 @@
-"""Failed calls: the one table that sorts them, waits that providers ask for, and refusals that are the stage's."""
+"""Failed calls: the table that classifies them, waits that providers request, and refusals of a whole stage."""

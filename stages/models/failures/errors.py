@@ -1,7 +1,7 @@
-"""The one table that sorts a failed model call: transient (wait), row (reject the row), fatal (stop the run).
+"""Classify a failed model call: transient (wait), row (reject the row), fatal (stop the run).
 
-Foreign exceptions are sorted here and nowhere else. Our own transport asks `from_status`; SDKs' exceptions are read by
-the attributes that they share (`status_code`, `response`, `body`), whatever their class.
+Foreign exceptions are classified here and nowhere else. Our own transport calls `from_status`; SDKs' exceptions are
+read by the attributes that they share (`status_code`, `response`, `body`), whatever their class.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from stages.text.exceptions import text_of
 
 TRANSIENT_STATUS = frozenset((408, 409, 425, 429))  # and every 5xx
 _CONGESTION = {429: "rate", 503: "overload", 529: "overload"}
-# Read in the error's code and message. Rate limits speak of billing pages and payment methods too, so those words alone
-# are no sign of an empty account; a quota that says when to come back is a rate limit.
+# Matched in the error's code and message. Rate limits mention billing pages and payment methods too, so those words
+# alone do not mean an empty account; a quota with a retry time is a rate limit.
 _QUOTA = re.compile(
     r"insufficient_quota|insufficient (balance|funds|credit)|credit balance is too low|billing_(hard_limit|not_active)"
     r"|quota_exceeded|exceeded your current quota|payment required",
@@ -71,23 +71,24 @@ _SECRETS = re.compile(
 def from_status(
     status: int, text: str, *, headers: Mapping[str, str], model: str, setting: str, base_url: str = ""
 ) -> ModelError | FatalModelError:
-    """An HTTP error answer as one of ours. `setting` names the variable that holds the credential."""
-    said = _said(text, setting)
+    """Convert an HTTP error answer to one of our errors. `setting` names the variable that holds the credential."""
+    cause = _provider_message(text, setting)
     where = f"Check the base URL{f', {_without_user(base_url)}' if base_url else ''}."
-    if _ELSEWHERE.search(said) and status != 429:
-        return FatalModelError(f"{model}: no chat completions there ({status}: {said})", hint=where)
+    if _ELSEWHERE.search(cause) and status != 429:
+        return FatalModelError(f"{model}: no chat completions there ({status}: {cause})", hint=where)
     if status in (401, 407) or (status == 400 and _KEY.search(text)):
-        return FatalModelError(f"{model}: the provider refuses the key ({status}: {said})", hint=f"Check {setting}.")
+        return FatalModelError(f"{model}: the provider refuses the key ({status}: {cause})", hint=f"Check {setting}.")
     no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
     if status == 402 or (status in (400, 403, 429) and no_money):
         return FatalModelError(
-            f"{model}: the quota or balance is used up ({status}: {said})", hint=f"Check the account behind {setting}."
+            f"{model}: the quota or balance is used up ({status}: {cause})",
+            hint=f"Check the account behind {setting}.",
         )
     if status == 403 and not _CONTENT.search(text):
-        return FatalModelError(f"{model}: no access ({status}: {said})", hint=f"Check the account behind {setting}.")
-    if status == 404 or (status == 400 and _MODEL.search(said)):
+        return FatalModelError(f"{model}: no access ({status}: {cause})", hint=f"Check the account behind {setting}.")
+    if status == 404 or (status == 400 and _MODEL.search(cause)):
         return FatalModelError(
-            f"{model}: not found at the provider ({status}: {said})", hint=f"Check model: in the spec. {where}"
+            f"{model}: not found at the provider ({status}: {cause})", hint=f"Check model: in the spec. {where}"
         )
     if 300 <= status < 400 or status == 405:
         return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint=where)
@@ -96,18 +97,18 @@ def from_status(
         if congestion == "rate" and _CONCURRENCY.search(text):
             congestion = "overload"
         return TransientModelError(
-            f"{model}: HTTP {status}: {said}", retry_after=wait_of(headers, text), congestion=congestion
+            f"{model}: HTTP {status}: {cause}", retry_after=wait_of(headers, text), congestion=congestion
         )
     kind = "bad_request"
     if _CONTEXT.search(text) or status == 413:
         kind = "context_length"
     elif _CONTENT.search(text):
         kind = "content_filter"
-    return RowError(f"HTTP {status}: {said}", kind=kind, status=status, parameter=_parameter(text))
+    return RowError(f"HTTP {status}: {cause}", kind=kind, status=status, parameter=_parameter(text))
 
 
 def _parameter(text: str) -> str:
-    """What a refusal names: OpenAI's `param`, or the last part of the place in the body that FastAPI gives."""
+    """Return the parameter that a refusal names: OpenAI's `param`, or the last part of FastAPI's place in the body."""
     if named := re.search(r'"param"\s*:\s*"([^"]{1,100})"', text):
         return named[1]
     place = re.search(r'"loc"\s*:\s*\[\s*"body"\s*,\s*"([^"]{1,100})"', text)
@@ -119,7 +120,8 @@ def _without_user(url: str) -> str:
 
 
 def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | None:
-    """Any exception of a model call as one of ours; None where it is no failure of a call (a bug in a graph)."""
+    """Convert any exception of a model call to one of our errors; None if it is no failure of a call (a bug in a
+    graph)."""
     if isinstance(exc, TandemError):
         return exc
     name = type(exc).__name__
@@ -132,9 +134,9 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
         return from_status(401, text, headers={}, model=model, setting=setting)
     throttled = _THROTTLED.search(name) or _THROTTLED.search(_aws_code(exc))
     if throttled or isinstance(exc, TimeoutError | ConnectionError):
-        said = _said(text, setting)
+        message = _provider_message(text, setting)
         return TransientModelError(
-            f"{model}: {name}" + (f": {said}" if said else ""),
+            f"{model}: {name}" + (f": {message}" if message else ""),
             retry_after=wait_of(_headers(exc), text),
             congestion=_congestion_of(throttled[0]) if throttled else "",
         )
@@ -144,46 +146,46 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
         return from_status(status, text, headers=_headers(exc), model=model, setting=setting)
     known = kind_of(exc)
     if known is not None:
-        return _of_kind(known, name, _said(text, setting), model, setting)
+        return _of_kind(known, name, _provider_message(text, setting), model, setting)
     if any(_CONNECTION.search(cls.__name__) for cls in type(exc).__mro__):
-        return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
+        return TransientModelError(f"{model}: {name}: {_provider_message(text, setting)}")
     found = _unnumbered(exc, name, text, model, setting)
     if found is None and is_wrapper(exc) and exc.__cause__ is not None:
         return classify(exc.__cause__, model=model, setting=setting)
     return found
 
 
-def _of_kind(kind: Kind, name: str, said: str, model: str, setting: str) -> TandemError:
+def _of_kind(kind: Kind, name: str, message: str, model: str, setting: str) -> TandemError:
     if kind == "transient":
-        return TransientModelError(f"{model}: {name}: {said}")
+        return TransientModelError(f"{model}: {name}: {message}")
     if kind == "fatal":
-        return FatalModelError(f"{model}: {said or name}", hint=f"Check {setting}.")
+        return FatalModelError(f"{model}: {message or name}", hint=f"Check {setting}.")
     if kind == "malformed":
         return NoAnswer("the provider's answer is not a completion", kind="malformed_response")
-    return RowError(f"{name}: {said}", kind="bad_request")
+    return RowError(f"{name}: {message}", kind="bad_request")
 
 
 def _congestion_of(word: str) -> str:
-    """What a throttling exception's name says, where no status does."""
+    """Return the congestion that a throttling exception's name means, if there is no status."""
     if word.lower() in ("throttl", "toomanyrequests"):
         return "rate"
     return "overload" if word.lower() in ("serviceunavailable", "slowdown") else ""
 
 
 def _unnumbered(exc: BaseException, name: str, text: str, model: str, setting: str) -> TandemError | None:
-    """An SDK's own errors without a status: told apart by code, or by its place in their tree."""
-    said = f"{getattr(exc, 'code', '') or ''} {text}"
+    """Classify an SDK's own error without a status, by its code or its base classes."""
+    message = f"{getattr(exc, 'code', '') or ''} {text}"
     if is_unnumbered(exc) or any(cls.__name__ in ("APIError", "APIException") for cls in type(exc).__mro__):
-        if _QUOTA.search(said) and not _RATE.search(said):
-            return from_status(429, said, headers={}, model=model, setting=setting)
-        return TransientModelError(f"{model}: {name}: {_said(text, setting)}")
-    if refuses_to_call(exc) or re.search(r"credential|authentication", name, re.I):  # it refuses to call at all
-        return FatalModelError(f"{model}: {_said(text, setting) or name}", hint=f"Check {setting}.")
+        if _QUOTA.search(message) and not _RATE.search(message):
+            return from_status(429, message, headers={}, model=model, setting=setting)
+        return TransientModelError(f"{model}: {name}: {_provider_message(text, setting)}")
+    if refuses_to_call(exc) or re.search(r"credential|authentication", name, re.I):  # it made no call
+        return FatalModelError(f"{model}: {_provider_message(text, setting) or name}", hint=f"Check {setting}.")
     return None
 
 
 def _status(exc: BaseException) -> int | None:
-    """The HTTP status that an SDK's exception carries, wherever it keeps it."""
+    """Return the HTTP status of an SDK's exception, from any attribute that SDKs use."""
     response = getattr(exc, "response", None)
     places: list[Any] = [getattr(exc, "status_code", None), getattr(response, "status_code", None)]
     if isinstance(response, Mapping):  # botocore
@@ -207,7 +209,7 @@ def _headers(exc: BaseException) -> Mapping[str, str]:
 
 
 def _body(exc: BaseException) -> str:
-    """The JSON of the provider's error where the SDK kept it, else what the exception says."""
+    """Return the JSON of the provider's error if the SDK kept it, else the exception's text."""
     for body in (getattr(exc, "body", None), getattr(exc, "details", None)):
         if isinstance(body, Mapping):
             with contextlib.suppress(TypeError):
@@ -223,7 +225,8 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def may_be_billed(exc: BaseException) -> bool:
-    """Whether the provider may have answered a call of which we know nothing: sent, then a timeout or a cut."""
+    """True if the provider may have billed a call whose answer was lost: sent, then a timeout or a broken
+    connection."""
     if isinstance(exc, ModelError) and exc.billed:
         return True
     if _status(exc) is not None:
@@ -232,20 +235,20 @@ def may_be_billed(exc: BaseException) -> bool:
     return any(map(_LOST.search, names)) and not any(map(_UNSENT.search, names))
 
 
-def _said(text: str, setting: str, limit: int = 200) -> str:
-    """The provider's own words, short and without keys: `error.message` of a JSON body where there is one."""
+def _provider_message(text: str, setting: str, limit: int = 200) -> str:
+    """Return the provider's message, short and without keys: `error.message` of a JSON body if there is one."""
     match = re.search(r'"message"\s*:\s*("(?:[^"\\]|\\.)*")', text)
     if match is not None:
         try:
             text = orjson.loads(match[1])
         except orjson.JSONDecodeError:
             text = match[1]
-    said = redacted(" ".join(text.split()), setting)
-    return said[:limit] + ("…" if len(said) > limit else "")
+    message = redacted(" ".join(text.split()), setting)
+    return message[:limit] + ("…" if len(message) > limit else "")
 
 
 def redacted(text: str, setting: str = "") -> str:
-    """The text without credentials: providers echo refused keys, and some put them into URLs."""
+    """Remove credentials from the text: providers echo refused keys, and some put them into URLs."""
     secret = variable(setting)[1] if setting else ""
     if len(secret) >= 8:
         text = text.replace(secret, "…")
@@ -253,14 +256,14 @@ def redacted(text: str, setting: str = "") -> str:
 
 
 def describe(exc: BaseException) -> dict[str, Any]:
-    """What a reject says of its cause."""
+    """Return the `error` of a reject: kind, message, raw answer."""
     if isinstance(exc, RowError):
-        said = {"kind": exc.kind, "message": exc.message, "raw": exc.raw}
+        fields = {"kind": exc.kind, "message": exc.message, "raw": exc.raw}
     else:
-        said = {"kind": type(exc).__name__, "message": redacted(text_of(exc)), "raw": None}
-    # Text from anywhere; what is no Unicode could never be written to the journal.
+        fields = {"kind": type(exc).__name__, "message": redacted(text_of(exc)), "raw": None}
+    # Text from anywhere; text that is no Unicode could never be written to the journal.
     out: dict[str, Any] = {
-        key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in said.items()
+        key: value if value is None else value.encode("utf-8", "replace").decode() for key, value in fields.items()
     }
     if isinstance(exc, RowError) and exc.status is not None:
         out["status"] = exc.status
@@ -268,7 +271,7 @@ def describe(exc: BaseException) -> dict[str, Any]:
 
 
 class Waiting(TandemError):
-    """The provider asks for, or an outage needs, a longer wait than a worker should hold a slot for."""
+    """The provider requests, or an outage needs, a longer wait than a worker should hold a slot for."""
 
     retryable = True
 

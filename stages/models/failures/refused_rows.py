@@ -1,7 +1,7 @@
-"""Whether a provider refuses a stage or its rows: the first rows of a stage, all refused alike, say it is the stage.
+"""Detect that a provider refuses a stage, not its rows: it refuses the first rows of the stage with one message.
 
-Counted are a provider's own refusals (400 to 422) of rows that differ, until one row is answered; not refusals for a
-row's length or content, nor what a graph raises by itself, nor rows that need no call.
+Only a provider's own refusals (400 to 422) of different rows count, until one row is answered; not refusals for a row's
+length or content, errors of the graph itself, or rows that need no call.
 """
 
 import re
@@ -12,40 +12,40 @@ from typing import Any
 from schemas.errors import FatalModelError
 
 FIRST_ROWS = 20
-# What differs between refusals of one kind: numbers, identifiers, and what is quoted.
+# Text that differs between refusals of one kind: numbers, identifiers, and quoted text.
 _VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\b(?=\w*\d)[\w-]+|\s+")
 
 
 @dataclass
 class RefusedRows:
-    """Of a stage, in a process. `undecided` until a row is answered, or refused in another way."""
+    """The refused rows of a stage in a process. `undecided` until a row is answered, or refused in another way."""
 
     undecided: bool = True
     rows: set[str] = field(default_factory=set)
-    _alike: str = ""
+    _pattern: str = ""
 
-    def answered(self) -> None:
-        """A row got through: whatever is refused now is the row's."""
+    def record_answer(self) -> None:
+        """Record an answered row: later refusals are refusals of rows."""
         self.undecided = False
         self.rows.clear()
 
-    def refused(self, row: str, error: Mapping[str, Any]) -> None:
-        """Another row. Raises FatalModelError with the last of the first rows."""
+    def record_refusal(self, row: str, error: Mapping[str, Any]) -> None:
+        """Record a refused row. Raises FatalModelError at the last of the first rows."""
         message = str(error.get("message"))
-        alike = _VARIES.sub(" ", message.lower())
-        if self.rows and alike != self._alike:
-            self.answered()
+        pattern = _VARIES.sub(" ", message.lower())
+        if self.rows and pattern != self._pattern:
+            self.record_answer()
             return
-        self._alike = alike
+        self._pattern = pattern
         self.rows.add(row)
         if len(self.rows) >= FIRST_ROWS:
-            self.rows.clear()  # who goes on with the run may have mended it
+            self.rows.clear()  # the run may be resumed after a correction
             raise FatalModelError(
                 f"the provider refused the first {FIRST_ROWS} rows alike and answered none ({message})",
-                hint="It refuses the stage, not its rows: mend its params, prompt, output or model, and run again.",
+                hint="It refuses the stage, not its rows: correct its params, prompt, output or model, and run again.",
             )
 
 
 def is_refusal(error: Mapping[str, Any] | None) -> bool:
-    """Whether a reject, described, is a provider's refusal of a request as such."""
+    """True if the error of a reject is a provider's refusal of the request itself."""
     return error is not None and error.get("kind") == "bad_request" and 400 <= (error.get("status") or 0) <= 422

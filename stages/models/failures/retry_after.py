@@ -1,4 +1,4 @@
-"""How long a provider asks to be left alone: by its headers, else by the words of its error."""
+"""The wait that a provider requests: in its headers, else in the text of its error."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 _MAX_RETRY_AFTER_S = 86_400.0
-_EPOCH_S = 1e9  # no wait, but a time
+_EPOCH_S = 1e9  # a larger number is a time, not a wait
 _SKEW_S = 30.0
 _DELAY_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DELAY_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", re.I)
@@ -19,10 +19,11 @@ _DELAY = re.compile(
 
 
 def wait_of(headers: Mapping[str, str], text: str) -> float | None:
-    """What the headers ask for; else the body: Google's RetryInfo, or words like "try again in 1.5s"."""
-    asked = retry_after(headers)
-    if asked is not None:
-        return asked
+    """Return the wait in seconds that the headers request; else the body: Google's RetryInfo, or words like "try again
+    in 1.5s"."""
+    from_headers = retry_after(headers)
+    if from_headers is not None:
+        return from_headers
     found = _DELAY.search(text)
     if found is None:
         return None
@@ -31,10 +32,10 @@ def wait_of(headers: Mapping[str, str], text: str) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `Retry-After` (RFC 9110: seconds or a date; some write the time itself as seconds since 1970)
-    or OpenAI's `retry-after-ms`; a day at most. None for what is neither, and for less than nothing."""
-    given = {name.lower(): value for name, value in headers.items()}
-    millis, value = given.get("retry-after-ms", ""), given.get("retry-after", "")
+    """Return the seconds to wait by `Retry-After` (RFC 9110: seconds or a date; some write the time itself as seconds
+    since 1970) or OpenAI's `retry-after-ms`; a day at most. None for anything else."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    millis, value = lower.get("retry-after-ms", ""), lower.get("retry-after", "")
     if _is_number(millis):
         seconds = float(millis) / 1000
     elif _is_number(value):
@@ -42,18 +43,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if seconds > _EPOCH_S:
             seconds -= time.time()
     else:
-        when, now = _date(value), datetime.now(UTC)
-        if when is None:
+        date, now = _date(value), datetime.now(UTC)
+        if date is None:
             return None
-        theirs = _date(given.get("date", ""))
-        if theirs is not None and abs((theirs - now).total_seconds()) > _SKEW_S:
-            now = theirs  # their clock is not ours
-        seconds = (when - now).total_seconds()
+        server_now = _date(lower.get("date", ""))
+        if server_now is not None and abs((server_now - now).total_seconds()) > _SKEW_S:
+            now = server_now  # the server's clock differs from ours
+        seconds = (date - now).total_seconds()
     return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
 
 
 def _date(text: str) -> datetime | None:
-    """An HTTP date; one without a zone is UTC, as RFC 9110 has it for asctime."""
+    """Parse an HTTP date; one without a zone is UTC, as in RFC 9110 for asctime."""
     try:
         found = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):

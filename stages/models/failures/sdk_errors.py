@@ -1,4 +1,4 @@
-"""What an SDK's own exceptions mean where they carry no HTTP status: by their classes, found where the SDK is loaded.
+"""Classify an SDK's own exceptions without an HTTP status: by their classes, if the SDK is loaded.
 
 No SDK is imported for this: an exception of one that isn't in `sys.modules` cannot have been raised.
 """
@@ -8,8 +8,8 @@ from typing import Literal
 
 Kind = Literal["transient", "row", "malformed", "fatal"]
 
-# The first that fits counts. A family's base class comes last: what remains of it refuses to call at all, for want of
-# a key, a region, a profile.
+# The first match counts. A family's base class comes last: its other exceptions are raised before any call, because a
+# key, a region or a profile is missing.
 _TABLE: tuple[tuple[str, tuple[str, ...], Kind], ...] = (
     ("openai", ("APIResponseValidationError",), "malformed"),
     ("openai", ("APIConnectionError",), "transient"),
@@ -32,7 +32,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Kind], ...] = (
     ("botocore.exceptions", ("ParamValidationError",), "row"),
     ("botocore.exceptions", ("BotoCoreError", "UndefinedModelAttributeError"), "fatal"),
 )
-# Their base classes say nothing: a message without a status may be a quota, a broken stream or a missing key.
+# Their base classes do not tell: a message without a status may be a quota, a broken stream or a missing key.
 _UNNUMBERED = (
     ("openai", ("APIError",)),
     ("anthropic", ("APIError",)),
@@ -44,22 +44,22 @@ _WRAPPERS = ("langchain_",)
 
 
 def kind_of(exc: BaseException) -> Kind | None:
-    """The kind of an SDK's exception, None for any other."""
+    """Return the kind of an SDK's exception, None for any other."""
     return next((kind for module, names, kind in _TABLE if _is_one(exc, module, names)), None)
 
 
 def is_unnumbered(exc: BaseException) -> bool:
-    """An SDK's error of a call, whose message has to tell what it is."""
+    """True for an SDK's error of a call that only its message can classify."""
     return any(_is_one(exc, module, names) for module, names in _UNNUMBERED)
 
 
 def refuses_to_call(exc: BaseException) -> bool:
-    """The rest of an SDK's tree: no call was made."""
+    """True for the rest of an SDK's exceptions: no call was made."""
     return any(_is_one(exc, module, names) for module, names in _REFUSING)
 
 
 def is_wrapper(exc: BaseException) -> bool:
-    """An integration's own exception around an SDK's, which is its cause."""
+    """True for an integration's own exception, whose cause is an SDK's."""
     return type(exc).__module__.startswith(_WRAPPERS)
 
 

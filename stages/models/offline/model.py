@@ -28,12 +28,12 @@ _ANY_OBJECT: Schema = {"type": "object", "properties": {"summary": {"type": "str
 
 
 def answer(messages: Sequence[BaseMessage], schema: Schema | None) -> str:
-    """JSON for `schema`, or without one the text's first sentences."""
-    asked = next((_text(message) for message in reversed(messages) if isinstance(message, HumanMessage)), "")
-    asked = unquoted(asked)
+    """Return JSON for `schema`, or without one the text's first sentences."""
+    text = next((_text(message) for message in reversed(messages) if isinstance(message, HumanMessage)), "")
+    text = unquoted(text)
     if schema is None:
-        return Text(asked).summary()
-    return json.dumps(answer_text(asked, schema), ensure_ascii=False)
+        return Text(text).summary()
+    return json.dumps(answer_text(text, schema), ensure_ascii=False)
 
 
 class OfflineChatModel(BaseChatModel):
@@ -71,19 +71,19 @@ class OfflineChatModel(BaseChatModel):
         tool_choice: str | dict[str, Any] | bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """A forced tool is called; an optional one never is."""
+        """Bind tools: a forced tool is called; an optional one never is."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
 
     def _result(self, messages: list[BaseMessage], **kwargs: Any) -> ChatResult:
-        tool = _forced(kwargs.get("tools") or [], kwargs.get("tool_choice"))
+        tool = _forced_tool(kwargs.get("tools") or [], kwargs.get("tool_choice"))
         calls = []
         if tool:
-            content, said = "", answer(messages, tool.get("parameters") or {"type": "object"})
-            number = blake2b(said.encode(), digest_size=8).hexdigest()
-            calls = [{"name": tool["name"], "args": json.loads(said), "id": f"call_{number}", "type": "tool_call"}]
+            content, result = "", answer(messages, tool.get("parameters") or {"type": "object"})
+            number = blake2b(result.encode(), digest_size=8).hexdigest()
+            calls = [{"name": tool["name"], "args": json.loads(result), "id": f"call_{number}", "type": "tool_call"}]
         else:
-            content = said = answer(messages, _asked_schema(kwargs.get("response_format")))
-        read, written = _tokens(*map(_text, messages)), _tokens(said)
+            content = result = answer(messages, _requested_schema(kwargs.get("response_format")))
+        read, written = _tokens(*map(_text, messages)), _tokens(result)
         message = AIMessage(
             content=content,
             tool_calls=calls,
@@ -101,7 +101,7 @@ def _tokens(*texts: str) -> int:
     return tokens_of_bytes(sum(len(text.encode("utf-8", "replace")) for text in texts))
 
 
-def _asked_schema(response_format: dict[str, Any] | None) -> Schema | None:
+def _requested_schema(response_format: dict[str, Any] | None) -> Schema | None:
     kind = (response_format or {}).get("type", "text")
     if response_format and kind == "json_schema":
         schema: Schema = response_format["json_schema"]["schema"]
@@ -109,8 +109,8 @@ def _asked_schema(response_format: dict[str, Any] | None) -> Schema | None:
     return _ANY_OBJECT if kind == "json_object" else None
 
 
-def _forced(tools: Sequence[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
-    """The function that `tool_choice`, in OpenAI's or LangChain's spelling, obliges to call."""
+def _forced_tool(tools: Sequence[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
+    """Return the function that `tool_choice`, in OpenAI's or LangChain's spelling, requires to be called."""
     if isinstance(choice, dict):
         choice = choice.get("function", choice).get("name")
     if not tools or choice in (None, False, "auto", "none"):

@@ -1,4 +1,4 @@
-"""What the `offline:` model counts in a text, each on first use."""
+"""Counts of a text for the `offline:` model, each made on first use."""
 
 import re
 from datetime import date
@@ -19,7 +19,7 @@ from stages.models.offline.words import (
 
 
 class Text:
-    """What is counted in a text, each on first use."""
+    """Counts of a text, each made on first use."""
 
     def __init__(self, raw: str) -> None:
         self.raw = raw.encode("utf-8", "replace").decode().strip()
@@ -54,8 +54,8 @@ class Text:
     def intensity(self) -> int:
         """0 to 100; a text without alarm or calm words has 30."""
         loud = sum(word.isupper() and word.isalpha() and len(word) > 3 for word in self.words)
-        felt = sum(ALARM.get(key, 0) for key in self.seen) + 10 * (min(loud, 2) + min(self.raw.count("!"), 2))
-        return min(100, max(0, 30 + felt))
+        score = sum(ALARM.get(key, 0) for key in self.seen) + 10 * (min(loud, 2) + min(self.raw.count("!"), 2))
+        return min(100, max(0, 30 + score))
 
     @cached_property
     def numbers(self) -> list[float]:
@@ -82,14 +82,14 @@ class Text:
         return best if hits[best] else None
 
     def summary(self, limit: int = 160) -> str:
-        """As many whole sentences from the start as fit, at least the beginning of one."""
-        taken = ""
+        """Return as many whole sentences from the start as fit, at least the beginning of one."""
+        summary = ""
         for sentence in self.sentences:
-            joined = f"{taken}{'' if taken[-1:] in '.!?:,' else '.'} {sentence}" if taken else sentence
-            if taken and len(joined) > limit:
+            joined = f"{summary}{'' if summary[-1:] in '.!?:,' else '.'} {sentence}" if summary else sentence
+            if summary and len(joined) > limit:
                 break
-            taken = joined
-        return cut(taken, limit)
+            summary = joined
+        return cut(summary, limit)
 
     def fullest(self) -> list[str]:
         """Sentences by how many of the text's topics they hold, best first."""
@@ -98,7 +98,7 @@ class Text:
 
 
 def cut(value: str, limit: int) -> str:
-    """At a word's end when there is one, marked with an ellipsis."""
+    """Cut a text at a word's end if there is one, marked with an ellipsis."""
     if len(value) <= limit:
         return value
     head, _, _ = value[:limit].rpartition(" ")

@@ -1,4 +1,4 @@
-"""A JSON schema answered from a text by counting words: what the `offline:` model knows.
+"""Answer a JSON schema from a text by counting words: the rules of the `offline:` model.
 
 No understanding is claimed. Each property is read by its name, description, type and enum values:
 
@@ -6,7 +6,7 @@ No understanding is claimed. Each property is read by its name, description, typ
   that says other, neutral, unknown …, else the last. Numbers and low/medium/high follow the intensity instead;
 - bounded number: the text's intensity (alarm words against calm ones) when the name or description says urgency, score,
   rating …; any other number: the first in the text within the bounds, else the intensity, else 0 clamped;
-- bool: whether a word of the name (or two of the description) occurs; language: a count of stop words;
+- bool: true if a word of the name (or two of the description) occurs; language: a count of stop words;
 - string: first sentences for a summary, the fullest sentence for a reason, else a name or a frequent word;
   dates: the first one written, days before months; list of strings: the frequent words; list of objects: one.
 
@@ -40,7 +40,7 @@ from stages.models.offline.words import (
 )
 
 Schema = dict[str, Any]
-Found = tuple[Any, bool]  # a valid value, and whether the text gave a reason for it
+Found = tuple[Any, bool]  # a valid value, and True if the text gave a reason for it
 Reader = Callable[["Text"], Found]
 
 
@@ -225,8 +225,8 @@ def _boolean(field: _Field) -> Reader:
     hints = frozenset(stems(field.schema.get("description", ""))) - GENERIC
 
     def read(text: Text) -> Found:
-        said = not words.isdisjoint(text.seen) or sum(key in text.seen for key in hints) > 1
-        return said, said
+        occurs = not words.isdisjoint(text.seen) or sum(key in text.seen for key in hints) > 1
+        return occurs, occurs
 
     return read
 
@@ -273,7 +273,7 @@ def _array(field: _Field) -> Reader:
             found += [value for value, _ in labels if value not in found][: max(0, low - len(found))]
         else:
             hits = [value for value, hit in (item(Text(part)) for part in parts(text)) if hit]
-            found = [value for at, value in enumerate(hits) if value not in hits[:at]]
+            found = [value for index, value in enumerate(hits) if value not in hits[:index]]
         kept = found[: int(min(high, len(found)))]
         return kept + [item(text)[0]] * (low - len(kept)), bool(found)
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 @lru_cache(1 << 16)
 def stem(word: str) -> str:
-    """Enough to make invoice, invoices and invoiced one word; not linguistics."""
+    """Stem a word: enough to make invoice, invoices and invoiced one word; not linguistics."""
     word = word.casefold()
     for suffix in ("ing", "ies", "ed", "es", "s", "e", "y"):
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:

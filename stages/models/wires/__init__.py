@@ -1,1 +1,1 @@
-"""One file a protocol: how a request is written for it and its answers are read; and the transport under them."""
+"""One file a protocol: it writes requests and reads answers; and the transport under them."""

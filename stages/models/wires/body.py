@@ -1,5 +1,5 @@
-"""The body of a success as one completion, however a server wrote it: with a byte order mark, invalid UTF-8, a stream's
-end behind it, or as a stream of events that nobody asked for. No I/O.
+"""Parse the body of a success as one completion, however a server wrote it: with a byte order mark, invalid UTF-8, a
+stream's end behind it, or as a stream of events that was not requested. No I/O.
 """
 
 import json
@@ -18,7 +18,7 @@ _PAGE = re.compile(r"\s*<(!doctype|html|head|body|\?xml)", re.I)
 
 
 def completion_in(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises NoAnswer for a page, a body that was cut short, and anything else."""
+    """Return the JSON object of a body. Raises NoAnswer for a page, a body that was cut short, and anything else."""
     try:
         answer = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -33,10 +33,10 @@ def completion_in(raw: bytes) -> dict[str, Any]:
 def no_completion(raw: bytes) -> NoAnswer:
     text = raw[:2000].decode("utf-8", "replace")
     page = _PAGE.match(text) is not None
-    what = (
+    description = (
         "a web page, not a completion: a proxy's, or the base URL is wrong" if page else "not the JSON of a completion"
     )
-    return NoAnswer(f"the provider's answer is {what}", kind="malformed_response", raw=text, billed=not page)
+    return NoAnswer(f"the provider's answer is {description}", kind="malformed_response", raw=text, billed=not page)
 
 
 def _leniently(raw: bytes) -> Any:
@@ -67,7 +67,7 @@ def _without_surrogates(value: Any) -> Any:
 
 
 def _events(text: str) -> Iterator[str]:
-    """The data of each event."""
+    """Yield the data of each event."""
     for event in re.split(r"\r?\n\r?\n|\r\r", text):
         lines = [line[5:].removeprefix(" ") for line in event.splitlines() if line.startswith("data:")]
         if lines:
@@ -75,7 +75,7 @@ def _events(text: str) -> Iterator[str]:
 
 
 def _merged(raw: bytes, events: list[str]) -> dict[str, Any]:
-    """Chunks as the completion that they are parts of. Raises NoAnswer where the stream was cut."""
+    """Merge chunks to one completion. Raises NoAnswer if the stream was cut off."""
     whole: dict[str, Any] = {}
     message: dict[str, Any] = {"role": "assistant", "content": ""}
     finish: Any = None

@@ -1,7 +1,7 @@
-"""How one model at one address takes requests, learned from what it refuses, and remembered for the process. No I/O.
+"""The request form that one model at one address accepts, learned from its refusals and kept for the process. No I/O.
 
-What can be said in another way is: `max_tokens` by its newer or older name, a schema in words, the system's text in the
-user's turn. A parameter that cannot stops the run, as every row would be refused.
+Some requests can be rewritten: `max_tokens` by its newer or older name, a schema in words, the system text in the
+user's turn. Any other refused parameter stops the run, as every row would be refused.
 """
 
 import re
@@ -28,14 +28,14 @@ _SYSTEM = re.compile(
     re.I,
 )
 _CAPS = ("max_tokens", "max_completion_tokens")
-# Words that errors use for other things, too: as parameters they stand in quotes.
+# Plain words, which errors also use with other meanings: as parameters they stand in quotes.
 _PLAIN_WORD = re.compile(r"[a-z]+")
 _UNMISTAKABLE = frozenset(("temperature", "logprobs", "verbosity"))
 
 
 @dataclass
 class Dialect:
-    """`accepted`: the parameters with which the model has answered; they are not what it refuses."""
+    """`accepted`: parameters with which the model has answered, so it does not refuse them."""
 
     renamed: dict[str, str] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
@@ -44,18 +44,18 @@ class Dialect:
     accepted: set[str] = field(default_factory=set)
 
     def apply(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """The request as this model takes it."""
+        """Rewrite the request to the form that this model accepts."""
         if self.schema_in_words and "response_format" in payload:
-            payload = asked_in_words(payload)
+            payload = with_schema_in_words(payload)
         if self.system_in_user:
-            payload = {**payload, "messages": _folded(payload["messages"])}
+            payload = {**payload, "messages": _with_system_in_user(payload["messages"])}
         if self.renamed or self.left_out:
             payload = {self.renamed.get(k, k): v for k, v in payload.items() if k not in self.left_out}
         return payload
 
     def learn(self, refusal: RowError, sent: Mapping[str, Any], model: str) -> bool:
-        """Whether the request can be sent in another way from now on. Raises FatalModelError for a parameter that can
-        neither be put in another way nor has ever been taken."""
+        """Learn from a refusal; True if the request can be sent in another form now. Raises FatalModelError for a
+        parameter that has no other form and was never accepted."""
         if refusal.kind != "bad_request" or refusal.status is None:
             return False
         if "response_format" in sent and refuses_schemas(refusal):
@@ -77,21 +77,21 @@ class Dialect:
             return False
         raise FatalModelError(
             f"{model}: the provider refuses the parameter {name!r} ({refusal.message})",
-            hint="Mend the output's declaration: the provider takes no such schema."
+            hint="Change the output's declaration: the provider does not accept this schema."
             if name == "response_format"
-            else f"Take {name} out of params, or give it a value that this model takes.",
+            else f"Take {name} out of params, or set a value that this model accepts.",
         )
 
 
 def _refused_parameter(refusal: RowError, sent: Mapping[str, Any]) -> str | None:
-    """The parameter of ours that a refusal is about."""
+    """Return the parameter of our request that a refusal names."""
     named = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
     ours = [name for name in sent if name not in ("messages", "model")]
     if named in ours and named not in ("tools", "response_format"):
         return named
     if not _REFUSED.search(refusal.message):
         return None
-    found = [(at.start(), name) for name in ours if (at := _mention(name).search(refusal.message)) is not None]
+    found = [(match.start(), name) for name in ours if (match := _mention(name).search(refusal.message)) is not None]
     return min(found)[1] if found else None
 
 
@@ -101,25 +101,25 @@ def _mention(name: str) -> re.Pattern[str]:
 
 
 def _refuses_system(refusal: RowError) -> bool:
-    said = refusal.message
-    return bool(_SYSTEM.search(said) and (_REFUSED.search(said) or re.search(r"must alternate|only ", said, re.I)))
+    text = refusal.message
+    return bool(_SYSTEM.search(text) and (_REFUSED.search(text) or re.search(r"must alternate|only ", text, re.I)))
 
 
 def refuses_schemas(exc: RowError) -> bool:
-    """A 400 about `response_format` as such; not one about what is wrong with our schema."""
-    said = exc.message
+    """True for a 400 about `response_format` itself; not for one about an invalid schema."""
+    message = exc.message
     return bool(
         exc.kind == "bad_request"
-        and _SCHEMA_WORDS.search(said)
-        and _REFUSED.search(said)
-        and not re.search(r"invalid schema", said, re.I)
+        and _SCHEMA_WORDS.search(message)
+        and _REFUSED.search(message)
+        and not re.search(r"invalid schema", message, re.I)
     )
 
 
-def asked_in_words(payload: dict[str, Any]) -> dict[str, Any]:
-    """The same request with its schema in a system message."""
-    wanted = payload["response_format"]
-    schema = (wanted.get("json_schema") or {}).get("schema") if isinstance(wanted, dict) else None
+def with_schema_in_words(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the same request with its schema in a system message."""
+    response_format = payload["response_format"]
+    schema = (response_format.get("json_schema") or {}).get("schema") if isinstance(response_format, dict) else None
     words = "Answer with one JSON object and nothing else."
     if schema is not None:
         words += f" It must fit this JSON schema:\n{orjson.dumps(schema).decode()}"
@@ -131,14 +131,14 @@ def asked_in_words(payload: dict[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in payload.items() if k != "response_format"}, "messages": messages}
 
 
-def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The system's text at the head of the first turn of the user."""
+def _with_system_in_user(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Move the system text to the start of the first user message."""
     system = [str(message["content"]) for message in messages if message["role"] == "system"]
     rest = [message for message in messages if message["role"] != "system"]
     if not system:
         return messages
     text = "\n\n".join(system)
-    first = next((at for at, message in enumerate(rest) if message["role"] == "user"), None)
+    first = next((index for index, message in enumerate(rest) if message["role"] == "user"), None)
     if first is None:
         return [{"role": "user", "content": text}, *rest]
     content = rest[first]["content"]

@@ -1,4 +1,4 @@
-"""Messages as the Chat Completions API writes them, and its answers as LangChain messages. No I/O."""
+"""Convert messages to the Chat Completions API, and its answers to LangChain messages. No I/O."""
 
 import re
 from typing import Any
@@ -19,7 +19,7 @@ _STATUS_OF_WORD = {
 
 
 def wire(message: BaseMessage) -> dict[str, Any]:
-    """A LangChain message in the API's form."""
+    """Convert a LangChain message to the API's form."""
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, "user")
     out: dict[str, Any] = {"role": role, "content": message.content}
     if isinstance(message, AIMessage):
@@ -39,15 +39,15 @@ def _wire_call(call: ToolCall | InvalidToolCall, arguments: str) -> dict[str, An
 
 
 def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> ChatResult:
-    """An answer as LangChain has it. Raises NoAnswer for a completion without one."""
+    """Convert an answer to LangChain's form. Raises NoAnswer for a completion without one."""
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         usage = _usage(answer.get("usage"))
-        spent = usage is None or usage["total_tokens"] > 0
-        raise NoAnswer("the provider's answer has no choices", kind="empty_answer", raw=_shown(answer), billed=spent)
-    said = choice.get("message") or {}
-    if not isinstance(said, dict):
+        billed = usage is None or usage["total_tokens"] > 0
+        raise NoAnswer("the provider's answer has no choices", kind="empty_answer", raw=_shown(answer), billed=billed)
+    message_json = choice.get("message") or {}
+    if not isinstance(message_json, dict):
         raise NoAnswer("the provider's answer has no message", kind="malformed_response", raw=_shown(answer))
     finish = choice.get("finish_reason")
     if str(finish).lower() == "error" or choice.get("error"):
@@ -57,10 +57,10 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         "model_name": answer.get("model", model),
         "request_id": request_id or answer.get("id"),
     }
-    extra = {"refusal": said["refusal"]} if said.get("refusal") else {}
-    calls, invalid = _tool_calls(said.get("tool_calls") or [])
+    extra = {"refusal": message_json["refusal"]} if message_json.get("refusal") else {}
+    calls, invalid = _tool_calls(message_json.get("tool_calls") or [])
     message = AIMessage(
-        content=said.get("content") or "",
+        content=message_json.get("content") or "",
         additional_kwargs=extra,
         response_metadata=metadata,
         tool_calls=calls,
@@ -75,7 +75,7 @@ def _shown(answer: dict[str, Any]) -> str:
 
 
 def failure_of(answer: dict[str, Any]) -> tuple[int, str] | None:
-    """The status and body of a failure that came as a success, whatever its shape; None for a completion."""
+    """Return the status and body of a failure that was sent as a success, in any shape; None for a completion."""
     if answer.get("choices"):
         return None
     error = next((answer[name] for name in ("error", "errors", "detail") if answer.get(name)), None)
@@ -89,7 +89,7 @@ def failure_of(answer: dict[str, Any]) -> tuple[int, str] | None:
 
 
 def _status_in(error: Any) -> int | None:
-    """A status that an error's body names as a number, or by a word."""
+    """Return the status in an error's body, written as a number or a word."""
     if isinstance(error, list) and error:
         return _status_in(error[0])
     if not isinstance(error, dict):
@@ -108,9 +108,9 @@ def _tool_calls(raw: list[dict[str, Any]]) -> tuple[list[ToolCall], list[Invalid
     invalid: list[InvalidToolCall] = []
     for call in raw:
         function = call.get("function") or {}
-        name, given = function.get("name"), function.get("arguments") or "{}"
+        name, raw_args = function.get("name"), function.get("arguments") or "{}"
         try:
-            arguments = orjson.loads(given)
+            arguments = orjson.loads(raw_args)
         except orjson.JSONDecodeError:
             arguments = None
         if name and isinstance(arguments, dict):
@@ -118,19 +118,19 @@ def _tool_calls(raw: list[dict[str, Any]]) -> tuple[list[ToolCall], list[Invalid
         else:
             why = "arguments are not a JSON object"
             invalid.append(
-                InvalidToolCall(name=name, args=str(given), id=call.get("id"), error=why, type="invalid_tool_call")
+                InvalidToolCall(name=name, args=str(raw_args), id=call.get("id"), error=why, type="invalid_tool_call")
             )
     return calls, invalid
 
 
 def _usage(raw: Any) -> UsageMetadata | None:
-    """Tokens as the provider counts them; None where it does not count, or not in numbers."""
+    """Return tokens as the provider counts them; None if it does not count, or not in numbers."""
     if not isinstance(raw, dict):
         return None
-    given, got = counted(raw, "prompt_tokens", "input_tokens"), counted(raw, "completion_tokens", "output_tokens")
-    if given is None and got is None:
+    read, wrote = counted(raw, "prompt_tokens", "input_tokens"), counted(raw, "completion_tokens", "output_tokens")
+    if read is None and wrote is None:
         return None
-    usage = UsageMetadata(input_tokens=given or 0, output_tokens=got or 0, total_tokens=(given or 0) + (got or 0))
+    usage = UsageMetadata(input_tokens=read or 0, output_tokens=wrote or 0, total_tokens=(read or 0) + (wrote or 0))
     cached = counted(_details(raw, "prompt"), "cached_tokens")
     reasoning = counted(_details(raw, "completion"), "reasoning_tokens")
     if cached:
@@ -146,7 +146,7 @@ def _details(raw: dict[str, Any], of: str) -> dict[str, Any]:
 
 
 def counted(raw: dict[str, Any], *names: str) -> int | None:
-    """A count of tokens by the first of these names that has one; None for what is less than nothing, or no number."""
+    """Return the first count of tokens among these names; None if there is no number of zero or more."""
     for name in names:
         value = raw.get(name)
         if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value, re.ASCII):

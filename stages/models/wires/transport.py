@@ -32,15 +32,15 @@ from stages.models.wires.dialect import Dialect
 from stages.models.wires.openai_chat import failure_of, result_of, wire
 
 MAX_ANSWER_BYTES = 1_000_000
-_MOST_WAYS = 6  # to put one request, each learned from the refusal of the one before
-# How an endpoint wants to be asked, by (base URL, model). A fact about the world, the same for all stages of a process.
+_MAX_FORMS = 6  # of one request, each learned from the refusal of the one before
+# Request forms that endpoints accept, by (base URL, model); the same for all stages of a process.
 _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 # One a loop, as aiohttp wants it; the worker closes its own.
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
 
 def session() -> aiohttp.ClientSession:
-    """The event loop's shared session. Concurrency is bounded by the limiter, so the pool itself is not."""
+    """Return the event loop's shared session. Concurrency is bounded by the limiter, so the pool itself is not."""
     loop = asyncio.get_running_loop()
     found = _sessions.get(loop)
     if found is None or found.closed:
@@ -72,7 +72,7 @@ class OpenAICompatibleChatModel(BaseChatModel):
 
     @property
     def cap_name(self) -> str:
-        """What bounds an answer: reasoning models insist on the newer name, other servers know the older."""
+        """The parameter that caps an answer: reasoning models require the newer name, other servers know the older."""
         return "max_completion_tokens" if self.base_url == credentials.OPENAI else "max_tokens"
 
     @property
@@ -111,14 +111,14 @@ class OpenAICompatibleChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        """One request. Raises TransientModelError, RowError or FatalModelError."""
+        """Send one request. Raises TransientModelError, RowError or FatalModelError."""
         payload = {
             "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
         }  # fmt: skip
         if stop:
             payload["stop"] = stop
         dialect = _dialects[self.base_url, self.model]
-        for _ in range(_MOST_WAYS):
+        for _ in range(_MAX_FORMS):
             sent = dialect.apply(payload)
             try:
                 result = await self._completion(sent)
@@ -151,8 +151,8 @@ class OpenAICompatibleChatModel(BaseChatModel):
                 url, data=body, headers=headers, timeout=timeout, allow_redirects=False, proxy=_proxy(url)
             ) as response:
                 if response.status != 200:
-                    said = await _beginning(response)
-                    raise self._failure(response.status, said, response.headers)
+                    error_body = await _read_beginning(response)
+                    raise self._failure(response.status, error_body, response.headers)
                 answer = completion_in(await _read_capped(response))
                 if (failure := failure_of(answer)) is not None:  # some gateways fail with a 200
                     raise self._failure(failure[0], failure[1].encode(), response.headers)
@@ -167,8 +167,8 @@ class OpenAICompatibleChatModel(BaseChatModel):
         except (aiohttp.ClientError, ConnectionError) as exc:
             raise TransientModelError(f"{self.model}: {_url_host(url)}: {type(exc).__name__}") from exc
 
-    def _failure(self, status: int, said: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
-        text = said.decode("utf-8", "replace")
+    def _failure(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
+        text = error_body.decode("utf-8", "replace")
         return from_status(
             status, text, headers=headers, model=self.model, setting="OPENAI_API_KEY", base_url=self.base_url
         )
@@ -189,15 +189,15 @@ async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(chunks)
 
 
-async def _beginning(response: aiohttp.ClientResponse, limit: int = 65_536) -> bytes:
-    """An error's body, as far as anybody reads; the rest is not worth the wait."""
-    said = b""
+async def _read_beginning(response: aiohttp.ClientResponse, limit: int = 65_536) -> bytes:
+    """Read the beginning of an error's body; the rest is not used."""
+    beginning = b""
     async for chunk in response.content.iter_any():
-        said += chunk
-        if len(said) > limit:
+        beginning += chunk
+        if len(beginning) > limit:
             response.close()
             break
-    return said[:limit]
+    return beginning[:limit]
 
 
 def _url_host(url: str) -> str:
@@ -206,6 +206,7 @@ def _url_host(url: str) -> str:
 
 @lru_cache(maxsize=64)
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for a URL; asked once, as aiohttp's `trust_env` would for each request."""
+    """Return the proxy that the environment names for a URL; cached, as aiohttp's `trust_env` reads it for each
+    request."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)

@@ -14,7 +14,7 @@ async def test_what_is_in_fits_and_comes_in_order(room: int, sizes: list[int]) -
 
     async def work(number: int, size: int) -> None:
         nonlocal inside, most
-        async with turns.taken(size):
+        async with turns.reserve(size):
             entered.append(number)
             inside += min(size, room)
             most = max(most, inside)
@@ -32,7 +32,7 @@ async def test_one_that_is_cancelled_while_it_waits_lets_those_behind_it_in() ->
     entered: list[str] = []
 
     async def work(name: str, size: int, hold: asyncio.Event) -> None:
-        async with turns.taken(size):
+        async with turns.reserve(size):
             entered.append(name)
             await hold.wait()
 
@@ -57,7 +57,7 @@ async def test_one_that_is_cancelled_as_it_is_let_in_gives_its_room_back() -> No
     hold, again = asyncio.Event(), list[str]()
 
     async def work(name: str, until: asyncio.Event | None) -> None:
-        async with turns.taken(1):
+        async with turns.reserve(1):
             again.append(name)
             if until is not None:
                 await until.wait()

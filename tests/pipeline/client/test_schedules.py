@@ -94,8 +94,8 @@ async def test_the_same_again_changes_nothing_and_what_differs_is_told(
         ]
         there = await schedules.find(client, schedule)
         assert there is not None
-        assert (there.given.terms.jitter, there.paused, there.note) == ("0s", True, "holiday")
-        assert schedules.spec_changes(store, there.given.spec, spec) == ["limits"]
+        assert (there.inputs.terms.jitter, there.paused, there.note) == ("0s", True, "holiday")
+        assert schedules.spec_changes(store, there.inputs.spec, spec) == ["limits"]
         bad = HOURLY.model_copy(update={"cron": "61 * * * *"})
         with pytest.raises(UsageError, match=re.escape("'61 * * * *' (Europe/Paris): Minute is not in range [0-59].")):
             await schedules.apply(engine, store, spec, str(tmp_path), bad)

@@ -281,7 +281,7 @@ async def test_a_port_that_cannot_be_had_is_refused_by_name(home: Path) -> None:
         assert joined.info.address == f"127.0.0.1:{free}"
         async with await EmbeddedServer.join(home, port=free) as same:
             assert not same.started
-        with pytest.raises(UsageError, match=rf"--port 1 was asked for, but .* runs at {joined.info.address}"):
+        with pytest.raises(UsageError, match=rf"--port 1 was given, but .* runs at {joined.info.address}"):
             await EmbeddedServer.join(home, port=1)
 
 

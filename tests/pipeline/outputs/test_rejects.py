@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipeline.journal.segments import Reading, read_segments
-from pipeline.outputs.rejects import Rejects, all_rejects, classes, to_ask_again, void
+from pipeline.outputs.rejects import Rejects, all_rejects, classes, retryable, void
 from pipeline.runs.outcomes import write_outcome
 from pipeline.sinks.row_files import REJECTS
 from pipeline.stores import MemoryStore
@@ -62,9 +62,9 @@ def test_only_what_a_model_caused_is_asked_again() -> None:
     other = {**reject(2), "error": "other"}
     frame = pl.DataFrame([reject(0), nobody, other], schema=pl.Schema(REJECTS))
     found = [Rejects(FILE, 1, frame), Rejects("file=b", 1, frame[1:2]), Rejects("file=c", 1, frame[:0])]
-    assert [list(chosen.rows["row_id"]) for chosen in to_ask_again(found)] == [["id-0", "id-2"]]
-    assert [list(chosen.rows["row_id"]) for chosen in to_ask_again(found, "other")] == [["id-2"]]
-    assert to_ask_again(found, "none such") == []
+    assert [list(chosen.rows["row_id"]) for chosen in retryable(found)] == [["id-0", "id-2"]]
+    assert [list(chosen.rows["row_id"]) for chosen in retryable(found, "other")] == [["id-2"]]
+    assert retryable(found, "none such") == []
 
 
 async def test_rejects_are_told_by_class_and_healed_rows_take_their_place(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_a_check_of_what_a_stage_could_not_write_asks_no_other_stage_again
     await bench.one(bench.job(stages=[EXTRACT, {**mood, "on_reject": "null"}, checks]))
     (found,) = all_rejects(bench.store)
     assert sorted(found.rows["stage"]) == ["mood", "sane"]
-    (again,) = to_ask_again([found])
+    (again,) = retryable([found])
     assert list(again.rows["stage"]) == ["mood"]
 
 

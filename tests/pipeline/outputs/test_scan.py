@@ -105,7 +105,7 @@ async def test_a_breaking_change_is_published_as_a_new_version_and_versions_are_
     await bench.run(bench.job(source=source, stages=with_output(level="int")))
     job = bench.job(source=source, stages=with_output(level="str"))
     await bench.run(job, partitions=("file=two.parquet",), new_version=True)
-    with pytest.raises(TandemError, match=r"1 of 2 partition\(s\), file=rows.parquet first.* before version 2"):
+    with pytest.raises(TandemError, match=r"first is file=rows.parquet.* older than version 2"):
         scan(bench.store)
     await bench.run(job)
     assert scan(bench.store).collect().schema["level"] == pl.String

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.planning.batches import MAX_BATCHES, PAGE_PARTITIONS, batch_rows, cut, deal, pages_of
+from pipeline.planning.batches import MAX_BATCHES, PAGE_PARTITIONS, batch_ranges, batch_rows, cut, pages_of
 from pipeline.planning.calendar import start_of
 from pipeline.planning.decide import OutputShape, PartitionInput, decide
 from pipeline.planning.selection import select
@@ -36,7 +36,7 @@ ORDER: tuple[Reprocess, ...] = ("missing", "failed", "stale", "all")
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 25))
 def test_every_row_is_dealt_once_and_in_order_to_batches_of_one_size(counts: list[int], size: int) -> None:
     total = sum(counts)
-    batches = deal(counts, [min(size, total - at) for at in range(0, total, size)])
+    batches = batch_ranges(counts, [min(size, total - at) for at in range(0, total, size)])
     dealt = [(number, row) for batch in batches for number, at, rows in batch for row in range(at, at + rows)]
     assert dealt == [(number, row) for number, count in enumerate(counts) for row in range(count)]
     sizes = [sum(rows for _, _, rows in batch) for batch in batches]
@@ -79,7 +79,7 @@ def test_a_partition_takes_at_most_500_batches_or_is_refused_with_the_numbers(ro
             "500 batches",
         ):
             assert number in exc.message  # noqa: PT017  both ends are valid here
-        advised = int(exc.hint.split("Raise it to ")[1].split(", leave")[0].replace(",", ""))
+        advised = int(exc.hint.split("Raise it to ")[1].split(", remove")[0].replace(",", ""))
         assert batch_rows(rows, advised) == advised
         assert -(-rows // (advised - 1)) > MAX_BATCHES, "the least that will do"
     else:
@@ -145,12 +145,12 @@ def test_both_dates_are_included_and_a_datetime_is_an_exclusive_end() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"from_date": "2026-13-01"}, "no date"),
+        ({"from_date": "2026-13-01"}, "not a date"),
         ({"from_date": "2026-11-05", "to_date": "2026-11-04"}, "is not before"),
         ({"from_date": "2027-01-01"}, "No partition lies between"),
         ({"last": "7x"}, "not a duration"),
-        ({"last": "0d"}, "no time at all"),
-        ({"last": "7d", "to_date": "2026-11-04"}, "goes without"),
+        ({"last": "0d"}, "the duration is zero"),
+        ({"last": "7d", "to_date": "2026-11-04"}, "cannot be combined"),
     ],
 )
 def test_dates_that_are_none_or_select_nothing_are_refused(asked: dict[str, Any], said: str) -> None:

@@ -42,4 +42,4 @@ def test_the_only_one_that_is_held_back_gets_almost_all() -> None:
     assert told[1]["key"] == 63
     told = division.report(1, {"key": (64, 63, True)})
     assert told[2]["key"] == 1
-    assert division.left(1) == {2: {"key": 64}}
+    assert division.remove(1) == {2: {"key": 64}}

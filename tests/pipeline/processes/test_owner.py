@@ -47,7 +47,7 @@ def test_of_others_nothing_is_certain() -> None:
     assert not is_dead(f"1@{here}-elsewhere/{owner.name}")
     assert not is_dead(f"1@{here}")
     assert not is_dead(f"1@{here}/{'0' * 32}")
-    owner.leave()
+    owner.release()
     assert is_dead(identity_of(owner.name))
 
 
@@ -58,5 +58,5 @@ def test_an_owner_without_a_place_for_its_lock_works_all_the_same(
     monkeypatch.setenv("TANDEM_SPOOL", str(tmp_path / "file"))
     read_again()
     owner = Owner.new()
-    owner.leave()
+    owner.release()
     assert not is_dead(identity_of(owner.name))

@@ -192,7 +192,7 @@ async def test_who_is_overtaken_between_upload_and_commit_removes_what_it_upload
     bench.write(rows(8))
     await bench.one()
     before = bench.keys("data/")
-    monkeypatch.setattr(commits, "taken", lambda store, draft: None)
+    monkeypatch.setattr(commits, "adoptable", lambda store, draft: None)
     with pytest.raises(CommitConflict):
         bench.publish(job, plan, opened, receipts)
     assert bench.keys("data/") == before

@@ -17,7 +17,14 @@ import pytest
 from pipeline.journal.compaction import GRACE
 from pipeline.review import questions
 from pipeline.review.answer_files import export_file, import_file
-from pipeline.review.answering import ReviewQuestion, answer_all, misfit, open_questions, the_one, those_of
+from pipeline.review.answering import (
+    ReviewQuestion,
+    answer_all,
+    mismatch,
+    open_questions,
+    questions_of_row,
+    single_question,
+)
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.manifest import Manifest
@@ -135,7 +142,7 @@ async def test_answers_outlast_compaction_and_hold_for_fresh_answers_of_models(b
     await bench.one()
     for _ in range(2):
         await bench.one(reprocess="all")
-    assert len(questions.given(bench.store, FILE)) == 2
+    assert len(questions.read_answers(bench.store, FILE)) == 2
     fresh = await bench.one(reprocess="all", fresh=True)
     assert (fresh.counts.ok, fresh.counts.pending, fresh.usage.calls) == (23, 2, 27)
     assert published(bench, fresh)["word"].to_list()[:2] == ["kept", "kept"]
@@ -182,11 +189,11 @@ async def test_a_row_is_rejected_by_one_stage_and_waits_in_the_next_and_is_count
 async def test_an_aborted_question_of_a_partition_that_was_published_since_is_not_shown(bench: Bench) -> None:
     manifest = await bench.one()
     rows = questions.of_generation(bench.store, manifest)
-    questions.say_waiting(bench.store, FILE, rows.head(1), base=manifest.generation)
+    questions.put_waiting(bench.store, FILE, rows.head(1), base=manifest.generation)
     assert [asked.generation for asked in open_questions(bench.store)] == [None]
     await bench.one(reprocess="all")
     assert [asked.generation for asked in open_questions(bench.store)] == [2] * 4
-    questions.no_longer_waiting(bench.store, FILE)
+    questions.remove_waiting(bench.store, FILE)
     assert open_questions(bench.store, "file=other.parquet") == []
 
 
@@ -198,12 +205,12 @@ async def test_which_question_is_meant(bench: Bench) -> None:
     found = open_questions(bench.store)
     asked = found[2]
     for row in ("2", asked.id, asked.row_id, '{"id":2}'):
-        assert the_one(found, row) == asked
-    assert those_of(found, "2")[0].as_json()["question"] == "What of: ask about 2"
-    with pytest.raises(UsageError, match="no row with that key waits"):
-        the_one(found, "17")
-    with pytest.raises(UsageError, match="2 questions are meant"):
-        the_one([*found, asked], "2")
+        assert single_question(found, row) == asked
+    assert questions_of_row(found, "2")[0].as_json()["question"] == "What of: ask about 2"
+    with pytest.raises(UsageError, match="no row with this id or key waits"):
+        single_question(found, "17")
+    with pytest.raises(UsageError, match="this matches 2 questions"):
+        single_question([*found, asked], "2")
 
 
 def with_line(line: dict[str, Any]) -> Callable[[list[dict[str, Any]]], Any]:
@@ -214,10 +221,16 @@ def with_line(line: dict[str, Any]) -> Callable[[list[dict[str, Any]]], Any]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: [{k: v for k, v in line.items() if k != "answer"} for line in lines], "there is no answer"),
-        (lambda lines: [{k: v for k, v in line.items() if not k.endswith("id")} for line in lines], "there is no id"),
+        (
+            lambda lines: [{k: v for k, v in line.items() if k != "answer"} for line in lines],
+            "column answer is missing",
+        ),
+        (
+            lambda lines: [{k: v for k, v in line.items() if not k.endswith("id")} for line in lines],
+            "column id .* is missing",
+        ),
         (lambda lines: [{**line, "id": "nobody"} for line in lines], "'nobody' is not waiting"),
-        (lambda lines: [lines[0], {**lines[0], "answer": "else"}], "was answered otherwise"),
+        (lambda lines: [lines[0], {**lines[0], "answer": "else"}], "has another answer to the same question"),
         (lambda lines: [{**line, "partition": "file=other"} for line in lines], "is not waiting"),
     ],
 )
@@ -247,8 +260,9 @@ def write(file: Path, lines: list[dict[str, Any]]) -> None:
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     for name, content, said in (
-        ("a.json", "[", "is no JSON"), ("b.json", '{"id": 1}', "no list of objects"), ("c.txt", "", "end in .json or"),
-        ("d.csv", "id,answer\nx\n", "other columns"), ("gone.csv", None, "cannot be read"),
+        ("a.json", "[", "is not JSON"), ("b.json", '{"id": 1}', "not a list of objects"),
+        ("c.txt", "", "end in .json or"), ("d.csv", "id,answer\nx\n", "its number of columns differs"),
+        ("gone.csv", None, "cannot be read"),
     ):  # fmt: skip
         if content is not None:
             (tmp_path / name).write_text(content)
@@ -269,12 +283,12 @@ async def test_a_spreadsheet_takes_no_question_for_a_formula(tmp_path: Path) -> 
 def test_what_plainly_does_not_fit_is_refused_before_it_is_written() -> None:
     label = {"enum": ["good", "bad"]}
     schema = {"type": "object", "required": ["label"], "properties": {"label": label, "n": {"type": "integer"}}}
-    assert misfit({"label": "good", "n": 1}, schema) is None
+    assert mismatch({"label": "good", "n": 1}, schema) is None
     for value, why in (
-        ("good", "is no object"), ({}, "'label' is missing"), ({"label": "so so"}, "label: so so is not"),
-        ({"label": "bad", "n": True}, "n: true is no integer"),
+        ("good", "is not of type object"), ({}, "'label' is missing"), ({"label": "so so"}, "label: so so is not"),
+        ({"label": "bad", "n": True}, "n: true is not of type integer"),
     ):  # fmt: skip
-        assert why in (misfit(value, schema) or "")
+        assert why in (mismatch(value, schema) or "")
 
 
 def test_answers_are_where_no_run_writes() -> None:

@@ -16,7 +16,7 @@ def test_bars_stay_within_the_axes(values: list[float]) -> None:
     assert all(bar.x >= LEFT and bar.x + bar.width <= WIDTH - RIGHT + 1 for bar in drawn.bars)
     assert all(bar.y >= TOP - 0.01 and bar.y + bar.height == pytest.approx(BASE, abs=0.02) for bar in drawn.bars)
     assert 2 <= len(drawn.up) <= 6
-    assert (drawn.up[0].at, drawn.up[-1].at) == (BASE, TOP)
+    assert (drawn.up[0].position, drawn.up[-1].position) == (BASE, TOP)
 
 
 @pytest.mark.parametrize(

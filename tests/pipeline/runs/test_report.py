@@ -121,7 +121,7 @@ def test_a_lost_attempt_makes_what_was_paid_twice_unknown() -> None:
     finalise(store, asked(Totals(total=1), store=store))
     before = load_report(store, "run-1")
     assert before is not None
-    assert (before.billed_over_needed, before.lost_said) == (1.0, "")
+    assert (before.billed_over_needed, before.lost_attempts_note) == (1.0, "")
     store.put(ids.lost_attempt("run-1", "d=1", 0, 1), b"{}")
     finalise(store, asked(Totals(total=1), store=store))
     report = load_report(store, "run-1")

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.runs.progress import live_report
 from pipeline.runs.requests import load_request
-from pipeline.runs.statistics import CallSummary, RunStatistics, lines_of
+from pipeline.runs.statistics import CallSummary, RunStatistics, partition_lines
 from schemas import ids
 from stages.journal.records import CallRecord, RowRecord
 from tests.cli.support import Project
@@ -76,10 +76,10 @@ async def test_of_a_run_that_has_not_ended_it_is_told_which_partitions_are_at_wo
     request = load_request(bench.store, plan.run)
     assert request is not None
     report = live_report(bench.store, request)
-    told = {line.partition: (line.outcome, line.calls) for line in lines_of(bench.store, report, [])}
+    told = {line.partition: (line.outcome, line.calls) for line in partition_lines(bench.store, report, [])}
     assert told == {"file=a.parquet": ("running", 4), "file=b.parquet": ("not_begun", 0)}
     paused = report.model_copy(update={"state": "paused"})
-    assert [line.outcome for line in lines_of(bench.store, paused, [])] == ["paused", "not_begun"]
+    assert [line.outcome for line in partition_lines(bench.store, paused, [])] == ["paused", "not_begun"]
 
 
 @pytest.fixture

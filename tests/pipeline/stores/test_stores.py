@@ -24,7 +24,7 @@ from moto import mock_aws
 
 from pipeline.stores import LocalStore, MemoryStore, Store, open_store, probe
 from pipeline.stores.s3 import S3Store
-from pipeline.stores.s3_errors import translated
+from pipeline.stores.s3_errors import store_error
 from schemas.errors import ObjectExists, ObjectMissing, SinkError, StoreError, StoreRefused, UsageError
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.servers import SeaweedS3
@@ -248,7 +248,7 @@ def test_interrupted_writes_can_be_found_and_removed(opened: Callable[[str], Sto
     store = opened(kind)
     store.put("data/x", b"x")
     if isinstance(store, S3Store):
-        store._client().create_multipart_upload(**store._at("data/é y"))
+        store._client().create_multipart_upload(**store._address("data/é y"))
     else:
         assert isinstance(store, LocalStore)
         (store.root / "_tandem/tmp/left").write_bytes(b"half")
@@ -462,7 +462,7 @@ def test_an_upload_that_breaks_off_is_sent_again_whole(
 )
 def test_what_s3_answers_is_told_with_the_next_step(status: int, code: str, kind: type[StoreError], words: str) -> None:
     answer: Any = {"Error": {"Code": code, "Message": "?"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    said = translated(boto.ClientError(answer, "PutObject"), "bucket", "s3://bucket/k")
+    said = store_error(boto.ClientError(answer, "PutObject"), "bucket", "s3://bucket/k")
     assert type(said) is kind
     assert words in str(said)
     assert "s3://bucket/k" in str(said)
@@ -475,9 +475,9 @@ def test_every_error_of_botocore_has_a_translation() -> None:
             yield from tree(child)
 
     for kind in tree(boto.BotoCoreError):
-        assert isinstance(translated(kind.__new__(kind), "bucket", "s3://bucket/k"), StoreError)
+        assert isinstance(store_error(kind.__new__(kind), "bucket", "s3://bucket/k"), StoreError)
     for lost in (boto.ReadTimeoutError, boto.ConnectionClosedError, boto.ResponseStreamingError):
-        assert translated(lost.__new__(lost), "bucket", "s3://bucket/k").retryable
+        assert store_error(lost.__new__(lost), "bucket", "s3://bucket/k").retryable
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

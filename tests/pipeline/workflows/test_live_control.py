@@ -54,7 +54,7 @@ async def test_a_live_run_takes_more_partitions_at_once_when_it_is_told_to(clien
 @pytest.mark.parametrize(
     ("limits", "sentence"),
     [
-        (SetLimits(), "Nothing was given to be set. Say --max-active N, --rows-in-flight N or --max-cost USD."),
+        (SetLimits(), "No limit was given. Give --max-active N, --rows-in-flight N or --max-cost USD."),
         (SetLimits(partitions=0), "--max-active 0: not between 1 and 500."),
         (SetLimits(rows_in_flight=10_001), "--rows-in-flight 10001: not between 1 and 10,000."),
     ],

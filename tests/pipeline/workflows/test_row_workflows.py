@@ -90,5 +90,5 @@ async def test_a_run_that_is_cancelled_leaves_no_row_at_work(client: Client) -> 
 
 def test_more_rows_than_can_be_workflows_of_one_partition_are_refused() -> None:
     batches.refuse_many_rows(A, batches.MAX_ROW_WORKFLOWS)
-    with pytest.raises(SpecError, match=r"1,001 rows, and a stage says placement: node"):
+    with pytest.raises(SpecError, match=r"1,001 rows, and a stage has placement: node"):
         batches.refuse_many_rows(A, batches.MAX_ROW_WORKFLOWS + 1)

@@ -147,7 +147,7 @@ def test_enum_values_are_text_as_it_would_be_written() -> None:
         ({"type": "int", "min_length": 1}, "for str and list, not int"),
         ({"type": "str", "min_length": 5, "max_length": 1}, "min_length 5 is above"),
         ({"type": "int", "pattern": "x"}, "pattern is for str, not int"),
-        ({"type": "str", "pattern": "("}, "no regular expression"),
+        ({"type": "str", "pattern": "("}, "not a regular expression"),
         ({"type": "str", "optional": "yes"}, "boolean"),
         ({"type": "str", "colour": 1}, "Extra inputs"),
     ],

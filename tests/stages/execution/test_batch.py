@@ -224,7 +224,7 @@ async def test_the_worst_of_what_stops_a_batch_is_told(server: ModelServer) -> N
 
 async def test_recent_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_flight, "_RECENT_ROWS", 3)
-    monkeypatch.setattr(single_flight, "_FORGOTTEN_AT_ONCE", 1)
+    monkeypatch.setattr(single_flight, "_DROP_ROWS", 1)
     shared = Shared()
     await enrich(offline(), [f"row {at}" for at in range(10)], a_context(shared=shared))
     assert len(shared.recent) == 3

@@ -9,7 +9,7 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from stages.contract import GraphStage
 from stages.execution.attempt import StageOutcome
-from stages.execution.interrupts import GraphQuestion, questions_of, waits
+from stages.execution.interrupts import GraphQuestion, is_waiting, questions_of
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord, VoidRecord, now
@@ -162,9 +162,9 @@ def test_the_last_word_counts_in_whatever_order_it_is_read(status: Any) -> None:
         known = Known(decode_segment(encode_segment(records)).records)
         assert known.rows["s", "r"].status == status
         assert known.answers["s", "r"]["d", 0].answer == '"2"'
-        assert not waits(known.rows["s", "r"], known)
-    assert waits(row, Known([row]))
-    assert not waits(None, Known())
+        assert not is_waiting(known.rows["s", "r"], known)
+    assert is_waiting(row, Known([row]))
+    assert not is_waiting(None, Known())
 
 
 # Graphs of ours that ask where their model is not sure ---------------------------------------------------------------
@@ -227,8 +227,8 @@ async def test_sure_enough_asks_nobody(server: ModelServer) -> None:
     [
         ("classify", LABEL, "invoices", "category: Input should be 'billing', 'bug' or 'other'"),
         ("extract", NOTE, {"level": 9}, "level: "),
-        ("extract", NOTE, {"notes": "x"}, "'notes' is no output; those are note, level, sure"),
-        ("extract", NOTE, "fine", "an object with outputs to change is wanted, not 'fine'"),
+        ("extract", NOTE, {"notes": "x"}, "'notes' is no output; outputs: note, level, sure"),
+        ("extract", NOTE, "fine", "expected an object with the outputs to change, not 'fine'"),
     ],
 )
 async def test_what_a_person_says_is_held_to_the_output_and_asked_again(

@@ -95,7 +95,7 @@ async def test_what_cannot_be_kept_rejects_its_row_and_says_which_node(server: M
     assert kinds(outcome) == ["cannot_be_kept"]
     record = outcome.records[0]
     assert record is not None
-    assert "node 'make' gave a dict" in str(record.error)
+    assert "node 'make' returned a dict" in str(record.error)
 
 
 async def test_a_question_parks_the_row_and_its_answer_goes_on_step_by_step(server: ModelServer) -> None:

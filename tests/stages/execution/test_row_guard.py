@@ -40,5 +40,5 @@ async def test_a_row_that_raises_does_not_swallow_the_cancel_of_its_batch() -> N
 
 
 def test_an_exception_that_cannot_say_what_it_is_is_described_all_the_same() -> None:
-    assert text_of(Unspeakable()) == "(it cannot say what it is: its __str__ raised RuntimeError)"
+    assert text_of(Unspeakable()) == "(no text: its __str__ raised RuntimeError)"
     assert len(text_of(ValueError("x" * 10_000))) == 500

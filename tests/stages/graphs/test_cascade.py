@@ -75,5 +75,5 @@ async def test_a_row_says_which_of_the_models_answered_it(server: ModelServer) -
     for at, record in enumerate(outcome.records):
         assert record is not None
         made.add(at, record.id, stage, record)
-    rows = made.appended(pa.table({"at": [0, 1]}), [0, 1])
+    rows = made.append_to(pa.table({"at": [0, 1]}), [0, 1])
     assert rows["tandem_model"].to_pylist() == [CHEAP, MODEL]

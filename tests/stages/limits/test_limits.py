@@ -140,7 +140,7 @@ def test_what_a_call_takes_is_learned_from_those_before() -> None:
     tokens = Tokens(4000)
     assert tokens.estimate(400) == 4100
     for _ in range(200):
-        tokens.saw(400, 120, 30)
+        tokens.learn(400, 120, 30)
     assert tokens.estimate(400) == pytest.approx(150)
     assert tokens.estimate(800) == pytest.approx(270)
 
@@ -174,7 +174,7 @@ def test_one_at_a_time_is_the_least() -> None:
         one = limiter()
         for _ in range(8):
             async with one.call() as turn:
-                turn.failed("HTTP 529", "overload")
+                turn.record_failure("HTTP 529", "overload")
             await asyncio.sleep(0.1)
         first = one.call()
         async with first:
@@ -195,7 +195,7 @@ def test_what_the_headers_say_is_kept_to() -> None:
     async def work() -> Provider:
         one, provider = limiter(), Provider(Limits(requests_per_minute=PER_MINUTE, burst_s=2))
         async with one.call() as turn:
-            turn.answered(50, 50, Rates(PER_MINUTE))
+            turn.record_answer(50, 50, Rates(PER_MINUTE))
         await crowd(provider, one, 60)
         return provider
 
@@ -244,10 +244,10 @@ def test_while_a_provider_is_out_the_caller_is_told_to_wait_elsewhere() -> None:
         one = limiter()
         for _ in range(10):
             async with one.call() as turn:
-                turn.failed("HTTP 500: broken")
+                turn.record_failure("HTTP 500: broken")
         for _ in range(3):  # probes, ever further apart
             async with one.call(patience_s=60) as turn:
-                turn.failed("HTTP 500: broken")
+                turn.record_failure("HTTP 500: broken")
         with pytest.raises(Blocked) as caught:
             async with one.call(patience_s=60):
                 pass
@@ -281,7 +281,7 @@ def test_a_probe_that_is_cancelled_leaves_the_next_call_to_be_one() -> None:
         one = limiter()
         for _ in range(10):
             async with one.call() as turn:
-                turn.failed("HTTP 500")
+                turn.record_failure("HTTP 500")
         probe = asyncio.create_task(_hold(one, 60))
         await asyncio.sleep(2)
         waiting = asyncio.create_task(_hold(one, 0))
@@ -305,9 +305,9 @@ def test_failures_among_answers_are_no_outage() -> None:
         for at in range(200):
             async with one.call(patience_s=0.01) as turn:
                 if at % 5:
-                    turn.failed("HTTP 500")
+                    turn.record_failure("HTTP 500")
                 else:
-                    turn.answered(1, 1)
+                    turn.record_answer(1, 1)
             await asyncio.sleep(0.1)
 
     virtually(work())

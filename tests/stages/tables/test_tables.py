@@ -100,7 +100,7 @@ def test_how_rows_are_dealt_into_batches_changes_nothing(cut: int) -> None:
     ],
 )
 def test_what_depends_on_other_rows_is_refused(query: str, what: str) -> None:
-    with pytest.raises(SpecError, match=f"stage stage0: query uses {what}.*how rows are dealt into batches"):
+    with pytest.raises(SpecError, match=f"stage stage0: query uses {what}.*how rows are split into batches"):
         a_table(query)
 
 
@@ -321,7 +321,7 @@ def test_vectors_are_compared_by_their_cosine(tmp_path: Path) -> None:
         ("dedupe", {"on": ["s"], "duplicate": "a"}, {}, "'a' is already a column"),
         ("sample", {"rate": 0.5}, {"drop": ["x"]}, "drop names 'x', which is no column here"),
         ("explode", {"column": "tags"}, {"drop": ["x"]}, "drop names 'x', which is no column here"),
-        ("aggregate", {"by": ["s"], "columns": {"n": "count(*)"}}, {"drop": ["s"]}, "drop says nothing here"),
+        ("aggregate", {"by": ["s"], "columns": {"n": "count(*)"}}, {"drop": ["s"]}, "drop has no effect here"),
     ],
 )
 def test_options_of_table_stages_are_checked(

@@ -1,1 +1,1 @@
-"""Commands that change a run, a schedule or what waits for a person."""
+"""Commands that change runs, schedules, outputs or the answers of people."""

@@ -1,4 +1,4 @@
-"""`tandem runs pause|resume|cancel|retry|set`: live control. Of these only `resume` and `retry` go on spending."""
+"""`tandem runs pause|resume|cancel|retry|set`: live control. Only `resume` and `retry` can cost money."""
 
 import asyncio
 from pathlib import Path
@@ -20,28 +20,28 @@ from schemas.plan import RunRequest
 
 
 async def pause_command(name: str | None, reason: str, screen: Screen) -> int:
-    """Nothing new is begun, batches at work finish; returns once the run has taken it."""
+    """Pause a run: it starts nothing new, running batches finish. Returns once the run has received it."""
     store, request = await asyncio.to_thread(find_run, name)
-    async with connected_if_running(Path.cwd()) as found:
-        taken = await control.pause(found, store, request, reason)
-        await _show_status(found, store, request, screen, json_only=True)
-    later = "" if taken else " as soon as a worker hears of it"
-    screen.say(f"{request.run} is paused{later}; batches at work finish. Go on: tandem runs resume {request.run}")
+    async with connected_if_running(Path.cwd()) as connection:
+        received = await control.pause(connection, store, request, reason)
+        await _show_status(connection, store, request, screen, json_only=True)
+    later = "" if received else " as soon as a worker receives it"
+    screen.note(f"{request.run} is paused{later}; running batches finish. Resume it: tandem runs resume {request.run}")
     return 0
 
 
 async def resume_command(
     name: str | None, max_cost_usd: float | None, screen: Screen, *, wait: bool, processes: int | None = None
 ) -> int:
-    """Let a run go on: one that was paused, by telling it; one that nothing works on, by working on it here. A higher
-    budget is written down first."""
+    """Resume a run: signal it if it is paused, work on it here if nothing else does. A higher budget is written
+    first."""
     store, request = await asyncio.to_thread(find_run, name)
     if max_cost_usd is not None:
         await control.set_budget(store, request, max_cost_usd)
-    async with connected_if_running(Path.cwd()) as found:
-        if await control.resume(found, store, request):
-            screen.say(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")
-            await _show_status(found, store, request, screen, json_only=True)
+    async with connected_if_running(Path.cwd()) as connection:
+        if await control.resume(connection, store, request):
+            screen.note(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")
+            await _show_status(connection, store, request, screen, json_only=True)
             return 0
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
     options = RunFlags(
@@ -51,23 +51,23 @@ async def resume_command(
 
 
 async def cancel_command(name: str | None, screen: Screen) -> int:
-    """Cancel, and wait until the run has ended."""
+    """Cancel a run and wait until it has ended."""
     store, request = await asyncio.to_thread(find_run, name)
-    async with control.cancelled(Path.cwd(), store, request) as found:
-        await _show_status(found, store, request, screen)
+    async with control.cancelled(Path.cwd(), store, request) as connection:
+        await _show_status(connection, store, request, screen)
     return 0
 
 
 async def set_command(name: str | None, limits: SetLimits, screen: Screen) -> int:
-    """Change a live run. It refuses what cannot be."""
+    """Change the limits of a live run. Raises UsageError for limits out of range."""
     store, request = await asyncio.to_thread(find_run, name)
-    async with connected_if_running(Path.cwd()) as found:
-        await control.set_limits(found, store, request, limits)
-    given = {flag: value for flag, value in _flags(limits).items() if value is not None}
+    async with connected_if_running(Path.cwd()) as connection:
+        await control.set_limits(connection, store, request, limits)
+    changes = {flag: value for flag, value in _flags(limits).items() if value is not None}
     if screen.json:
-        screen.document({"run": request.run, "pipeline": request.pipeline, "set": given})
+        screen.document({"run": request.run, "pipeline": request.pipeline, "set": changes})
     else:
-        values = ", ".join(f"{flag} = {value:,}" for flag, value in given.items())
+        values = ", ".join(f"{flag} = {value:,}" for flag, value in changes.items())
         screen.result(f"{request.run}: {values}, until the run has ended.")
     return 0
 
@@ -81,17 +81,17 @@ def _flags(limits: SetLimits) -> dict[str, Any]:
 
 
 async def retry_command(name: str | None, only: Only, processes: int | None, screen: Screen) -> int:
-    """Run again what of a run failed, was cancelled (or not begun because of that), or was rejected: a run of its own,
-    with the spec of that one, worked on and followed here."""
+    """Run the partitions of a run again that failed, were cancelled (or so not begun), or have rejects: as a new run
+    with the spec of the first, worked on and followed here."""
     store, request = await asyncio.to_thread(find_run, name)
-    async with connected_if_running(Path.cwd()) as found:
-        selection = await retry_selection(found, store, request, only)
+    async with connected_if_running(Path.cwd()) as connection:
+        selection = await retry_selection(connection, store, request, only)
     if selection is None:
-        screen.say(f"The run {request.run!r} has left nothing to retry with --only {only}.")
+        screen.note(f"The run {request.run!r} has nothing to retry with --only {only}.")
         await _show_status(None, store, request, screen, json_only=True)
         return 0
     keys = selection.partitions
-    screen.say(
+    screen.note(
         f"Retrying {counted(len(keys), 'partition')} of {request.run}: {', '.join(keys[:5])}" + " …" * (len(keys) > 5)
     )
     spec = await asyncio.to_thread(requests.load_spec_of, store, request.spec)
@@ -100,11 +100,11 @@ async def retry_command(name: str | None, only: Only, processes: int | None, scr
 
 
 async def _show_status(
-    found: Connection | None, store: Store, request: RunRequest, screen: Screen, *, json_only: bool = False
+    connection: Connection | None, store: Store, request: RunRequest, screen: Screen, *, json_only: bool = False
 ) -> None:
     if json_only and not screen.json:
         return
-    report = await report_of(found, store, request)
+    report = await report_of(connection, store, request)
     if screen.json:
         screen.document(as_json(report))
     else:

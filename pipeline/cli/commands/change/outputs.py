@@ -1,4 +1,4 @@
-"""`tandem outputs rollback` and `repair`: what changes a published dataset."""
+"""`tandem outputs rollback` and `repair`: change a published dataset."""
 
 import asyncio
 from dataclasses import asdict
@@ -17,9 +17,9 @@ from schemas.spec.loading import load_spec
 
 
 def rollback_command(path: Path, key: str | None, to: int | None, screen: Screen) -> int:
-    """A new generation that repeats an earlier one."""
+    """Publish a new generation that repeats an earlier one."""
     if key is None:
-        raise UsageError("outputs rollback takes the KEY of a partition.", hint="See: tandem outputs ls")
+        raise UsageError("outputs rollback needs the KEY of a partition.", hint="See: tandem outputs ls")
     spec = expanded(load_spec(path))
     base = path.absolute().parent
     manifest, repeated = rollback(spec, base, open_store(spec.sink.path, base=base), key, to)
@@ -30,12 +30,12 @@ def rollback_command(path: Path, key: str | None, to: int | None, screen: Screen
         return 0
     rows = counted(manifest.counts.out, "row")
     screen.result(f"{key}: generation {manifest.generation} repeats generation {repeated}, {rows}, 0 calls.")
-    screen.say("The next tandem run publishes what the spec and the input say then; undo their change to keep this.")
+    screen.note("The next tandem run publishes by the spec and the input of that time; undo their change to keep this.")
     return 0
 
 
 async def repair_command(path: Path, key: str | None, yes: bool, screen: Screen) -> int:
-    """Say what is damaged, and with `yes` mend it; exit code 1 where something is left."""
+    """Show what is damaged, and with `yes` repair it. Return 1 if something is left."""
     spec, base = read_spec(path)
     store = sink_of(spec, base)
     damage = await asyncio.to_thread(examine, store, key)
@@ -56,21 +56,23 @@ async def repair_command(path: Path, key: str | None, yes: bool, screen: Screen)
             }
         )
     else:
-        _say_repaired(damage, yes, screen)
+        _show_repaired(damage, yes, screen)
         for text in summary(report) if report is not None else ():
             screen.result(text)
     failed = exit_code(report) if report is not None else 0
     return failed or (1 if damage.left else 0)
 
 
-def _say_repaired(damage: Damage, yes: bool, screen: Screen) -> None:
-    did = ("Made again", "Set aside", "Published anew") if yes else ("To make again", "To set aside", "To publish anew")
-    for text, names in zip(did, (damage.rebuild, damage.aside, damage.partitions), strict=True):
+def _show_repaired(damage: Damage, yes: bool, screen: Screen) -> None:
+    verbs = ("Rebuilt", "Set aside", "Published again") if yes else ("To rebuild", "To set aside", "To publish again")
+    for text, names in zip(verbs, (damage.rebuild, damage.aside, damage.partitions), strict=True):
         for name in names:
             screen.result(f"{text}: {name}")
     for problem in damage.left:
-        screen.result(f"Not mended: {problem.message}")
+        screen.result(f"Not repaired: {problem.message}")
     if not (damage.rebuild or damage.aside or damage.partitions):
-        screen.result("Nothing is damaged." if not damage.left else "Nothing of this can be mended here.")
+        screen.result("Nothing is damaged." if not damage.left else "None of this can be repaired here.")
     elif not yes:
-        screen.say("Nothing was changed; with --yes it is. Answers come from the journal and are not paid for again.")
+        screen.note(
+            "Nothing was changed; add --yes to repair it. Answers come from the journal and are not paid for again."
+        )

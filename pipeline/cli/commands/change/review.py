@@ -1,4 +1,4 @@
-"""`tandem review …`: which rows wait for a person, and answering them, one by one or by a file."""
+"""`tandem review …`: list rows that wait for a person, and answer them one by one or by a file."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,10 @@ from pipeline.review.answering import (
     answer_all,
     open_questions,
     parsed,
+    questions_of_row,
     refusal,
     shown,
-    the_one,
-    those_of,
+    single_question,
 )
 from pipeline.stores import Store
 from schemas import ids
@@ -31,69 +31,73 @@ from schemas.errors import ConnectionFailed, UsageError
 _LISTED = 100
 
 
-def _found(path: Path, key: str | None) -> tuple[Store, list[ReviewQuestion]]:
+def _questions(path: Path, key: str | None) -> tuple[Store, list[ReviewQuestion]]:
     spec, base = read_spec(path)
     store = sink_of(spec, base)
-    found = open_questions(store, key)
-    if key is not None and not found:
+    questions = open_questions(store, key)
+    if key is not None and not questions:
         raise UsageError(f"{key}: no row of that partition waits for an answer.", hint=f"See: {command()} review ls")
-    return store, found
+    return store, questions
 
 
 def ls_command(path: Path, key: str | None, screen: Screen) -> int:
-    """The questions, by partition and stage."""
-    _, found = _found(path, key)
+    """List the questions, by partition and stage."""
+    _, questions = _questions(path, key)
     if screen.json:
-        screen.document([asked.as_json() for asked in found])
+        screen.document([question.as_json() for question in questions])
         return 0
     group = ("", "")
-    for asked in found[:_LISTED]:
-        if (asked.partition, asked.stage) != group:
-            group = (asked.partition, asked.stage)
-            here = [other for other in found if (other.partition, other.stage) == group]
-            missing = sum(other.answer is None for other in here)
-            waits = ", which waits for them" if asked.generation is None else ""
-            screen.result(f"{asked.partition}{waits}  {asked.stage}: {missing:,} of {len(here):,} to be answered")
-        rows = f", {len(asked.rows):,} equal rows" if len(asked.rows) > 1 else ""
-        said = f" = {shown(orjson.loads(asked.answer), 60)}" if asked.answer is not None else ""
-        screen.result(f"    {asked.id}  {shown(asked.key, 60)}{rows}: {shown(asked.question)}{said}")
-        if asked.why:
-            screen.result(f"        the last answer did not fit: {shown(asked.why)}")
-    if len(found) > _LISTED:
-        screen.say(f"… and {len(found) - _LISTED:,} more: {command()} review export questions.csv {path}")
-    if not found:
-        screen.say("No row waits for an answer.")
-    elif any(asked.answer is None for asked in found):
-        screen.say(f"Answer one: {command()} review answer {path} --row ID --answer TEXT")
-        screen.say(f"Or by a file: {command()} review export questions.csv {path}")
+    for question in questions[:_LISTED]:
+        if (question.partition, question.stage) != group:
+            group = (question.partition, question.stage)
+            group_questions = [other for other in questions if (other.partition, other.stage) == group]
+            missing = sum(other.answer is None for other in group_questions)
+            waits = ", which waits for them" if question.generation is None else ""
+            screen.result(
+                f"{question.partition}{waits}  {question.stage}: {missing:,} of {len(group_questions):,} to be answered"
+            )
+        rows = f", {len(question.rows):,} identical rows" if len(question.rows) > 1 else ""
+        answer = f" = {shown(orjson.loads(question.answer), 60)}" if question.answer is not None else ""
+        screen.result(f"    {question.id}  {shown(question.key, 60)}{rows}: {shown(question.question)}{answer}")
+        if question.why:
+            screen.result(f"        the last answer did not fit: {shown(question.why)}")
+    if len(questions) > _LISTED:
+        screen.note(f"… and {len(questions) - _LISTED:,} more: {command()} review export questions.csv {path}")
+    if not questions:
+        screen.note("No row waits for an answer.")
+    elif any(question.answer is None for question in questions):
+        screen.note(f"Answer one: {command()} review answer {path} --row ID --answer TEXT")
+        screen.note(f"Or by a file: {command()} review export questions.csv {path}")
     else:
-        screen.say(_next(path, found))
+        screen.note(_next(path, questions))
     return 0
 
 
 def show_command(path: Path, key: str | None, row: str, screen: Screen) -> int:
-    """All that a person needs to answer a row."""
-    _, found = _found(path, key)
-    chosen = those_of(found, row)
+    """Show everything that a person needs to answer a row."""
+    _, questions = _questions(path, key)
+    matches = questions_of_row(questions, row)
     if screen.json:
-        screen.document([asked.as_json() for asked in chosen])
+        screen.document([question.as_json() for question in matches])
         return 0
-    for asked in chosen:
-        screen.result(f"{asked.id}  {asked.partition}  {asked.stage}  asked {asked.asked_at:%Y-%m-%d %H:%M} UTC")
-        for name, value in asked.key.items():
+    for question in matches:
+        screen.result(
+            f"{question.id}  {question.partition}  {question.stage}  asked {question.asked_at:%Y-%m-%d %H:%M} UTC"
+        )
+        for name, value in question.key.items():
             screen.result(f"    {name} = {value}")
-        if len(asked.rows) > 1:
-            screen.result(f"    and {len(asked.rows) - 1:,} rows that are equal")
-        for name, value in asked.reads.items():
-            if name not in asked.key:
+        if len(question.rows) > 1:
+            screen.result(f"    and {len(question.rows) - 1:,} identical rows")
+        for name, value in question.reads.items():
+            if name not in question.key:
                 screen.result(f"    {name}: {shown(value, 2_000)}")
-        screen.result(f"  asks: {shown(asked.question, 2_000)}")
-        if asked.schema is not None:
-            screen.result(f"  the answer has to fit: {shown(asked.schema, 1_000)}")
-        if asked.why:
-            screen.result(f"  the last answer did not fit: {shown(asked.why, 500)}")
-        if asked.answer is not None:
-            screen.result(f"  answered: {shown(orjson.loads(asked.answer), 500)}")
+        screen.result(f"  asks: {shown(question.question, 2_000)}")
+        if question.schema is not None:
+            screen.result(f"  the answer must fit: {shown(question.schema, 1_000)}")
+        if question.why:
+            screen.result(f"  the last answer did not fit: {shown(question.why, 500)}")
+        if question.answer is not None:
+            screen.result(f"  answered: {shown(orjson.loads(question.answer), 500)}")
     return 0
 
 
@@ -108,71 +112,71 @@ class AnswerOptions:
 
 async def answer_command(options: AnswerOptions, screen: Screen) -> int:
     """Answer one question, for all rows that ask it."""
-    store, found = await asyncio.to_thread(_found, options.spec, options.key)
-    asked = the_one(found, options.row)
+    store, questions = await asyncio.to_thread(_questions, options.spec, options.key)
+    question = single_question(questions, options.row)
     if not options.answer:
         raise UsageError("--answer is empty.", hint="""The empty text is: --answer '""'""")
     value = parsed(options.answer, as_text=options.as_text)
-    if (why := refusal(asked, value)) is not None:
-        hint = "Use --text to give it as text." if not isinstance(value, str) else ""
-        raise UsageError(f"--answer {options.answer}: {why}.", hint=hint)
-    return await _take(options.spec, store, found, [(asked, value)], screen)
+    if (reason := refusal(question, value)) is not None:
+        hint = "Add --text to pass it as text." if not isinstance(value, str) else ""
+        raise UsageError(f"--answer {options.answer}: {reason}.", hint=hint)
+    return await _store_answers(options.spec, store, questions, [(question, value)], screen)
 
 
 def export_command(path: Path, key: str | None, file: Path, screen: Screen) -> int:
     """Write the questions to a file, with a column for answers."""
     ending_of(file)
-    _, found = _found(path, key)
-    export_file(file, found)
+    _, questions = _questions(path, key)
+    export_file(file, questions)
     if screen.json:
-        screen.document({"file": str(file), "questions": len(found)})
+        screen.document({"file": str(file), "questions": len(questions)})
         return 0
-    screen.result(f"{counted(len(found), 'question')} in {file}.")
-    if found:
-        screen.say(f"Fill in the column `answer`, then: {command()} review import {file} {path}")
+    screen.result(f"{counted(len(questions), 'question')} in {file}.")
+    if questions:
+        screen.note(f"Fill in the column `answer`, then: {command()} review import {file} {path}")
     return 0
 
 
 async def import_command(path: Path, key: str | None, file: Path, screen: Screen) -> int:
-    """Take the answers of a file: all, or none."""
+    """Import the answers of a file: all, or none."""
     ending_of(file)
-    store, found = await asyncio.to_thread(_found, path, key)
-    answers, blank = await asyncio.to_thread(import_file, file, found)
+    store, questions = await asyncio.to_thread(_questions, path, key)
+    answers, blank = await asyncio.to_thread(import_file, file, questions)
     if blank:
-        screen.say(f"{counted(blank, 'row')} without an answer, left as they are.")
-    return await _take(path, store, found, answers, screen)
+        screen.note(f"{counted(blank, 'row')} without an answer, left as they are.")
+    return await _store_answers(path, store, questions, answers, screen)
 
 
-async def _take(
-    path: Path, store: Store, found: list[ReviewQuestion], answers: list[tuple[ReviewQuestion, Any]], screen: Screen
+async def _store_answers(
+    path: Path, store: Store, questions: list[ReviewQuestion], answers: list[tuple[ReviewQuestion, Any]], screen: Screen
 ) -> int:
-    taken = await asyncio.to_thread(answer_all, store, answers)
-    said = {asked.id for asked, _ in answers}
-    left = sum(asked.answer is None and asked.id not in said for asked in found)
-    await _wake(path, store, {asked.partition for asked, _ in answers if asked.generation is None})
+    counts = await asyncio.to_thread(answer_all, store, answers)
+    answered_ids = {question.id for question, _ in answers}
+    left = sum(question.answer is None and question.id not in answered_ids for question in questions)
+    await _notify_waiting(path, store, {question.partition for question, _ in answers if question.generation is None})
     if screen.json:
-        screen.document({"answered": len(answers), "partitions": taken, "unanswered": left})
+        screen.document({"answered": len(answers), "partitions": counts, "unanswered": left})
         return 0
-    screen.result(f"{counted(len(answers), 'answer')} taken in {counted(len(taken), 'partition')}, {left:,} missing.")
+    screen.result(f"{counted(len(answers), 'answer')} saved in {counted(len(counts), 'partition')}, {left:,} missing.")
     if answers:
-        screen.say(_next(path, [asked for asked, _ in answers]))
+        screen.note(_next(path, [question for question, _ in answers]))
     return 0
 
 
 def _next(path: Path, answered: list[ReviewQuestion]) -> str:
-    if all(asked.generation is None for asked in answered):
+    if all(question.generation is None for question in answered):
         return "The run that waits for them goes on by itself."
     return f"Publish with them: {command()} run {path}"
 
 
-async def _wake(path: Path, store: Store, partitions: set[str]) -> None:
-    """Tell partitions that wait that there is news. One that is not told looks by itself, a little later."""
+async def _notify_waiting(path: Path, store: Store, partitions: set[str]) -> None:
+    """Signal waiting partitions that there are answers. One that gets no signal polls a little later."""
     if not partitions:
         return
     spec, base = read_spec(path)
     with contextlib.suppress(RPCError, ConnectionFailed):
-        async with connected_if_running(base) as engine:
-            for partition in partitions if engine is not None else ():
+        async with connected_if_running(base) as connection:
+            for partition in partitions if connection is not None else ():
                 workflow = ids.partition_workflow_id(spec.name, store.uri, partition)
-                assert engine is not None
-                await engine.client.get_workflow_handle(workflow).signal("answered")
+                assert connection is not None
+                await connection.client.get_workflow_handle(workflow).signal("answered")

@@ -1,4 +1,4 @@
-"""`tandem schedule …`: runs at their time. None of these works itself; a worker has to be up when a schedule fires."""
+"""`tandem schedule …`: runs at set times. No command here runs a worker; one must be up when a schedule fires."""
 
 import asyncio
 import datetime as dt
@@ -14,7 +14,7 @@ from pipeline.client import known_pipelines, schedules
 from pipeline.client.connection import Connection, connected
 from pipeline.client.known_pipelines import DEFAULT_SPEC
 from pipeline.client.preflight import preflight, read_spec, sink_of
-from pipeline.client.schedules import Found
+from pipeline.client.schedules import ExistingSchedule
 from pipeline.embedded.dev import dev_is_up
 from pipeline.settings import temporal_configured
 from schemas import ids
@@ -24,214 +24,220 @@ from schemas.spec.sections import Spec
 
 
 async def apply_command(path: Path, flags: schedules.ScheduleFlags, screen: Screen) -> int:
-    """Create the pipeline's schedule or change what differs; the same again changes nothing."""
+    """Create the pipeline's schedule or update it; applying the same again changes nothing."""
     spec, base = read_spec(path)
     terms = schedules.terms_of(spec, flags)
     ready = await asyncio.to_thread(preflight, spec, base, file=path)
     known_pipelines.remember(ready, path)
-    async with connected(base) as found:
-        applied = await schedules.apply(found, ready.store, spec, str(ready.base), terms)
-        there = await schedules.find(found.client, applied.id)
-    assert there is not None
+    async with connected(base) as connection:
+        applied = await schedules.apply(connection, ready.store, spec, str(ready.base), terms)
+        schedule = await schedules.find(connection.client, applied.id)
+    assert schedule is not None
     if screen.json:
         changes = [{"name": c.name, "before": c.before, "after": c.after} for c in applied.changes]
         outcome = "created" if applied.created else "changed" if changes else "unchanged"
-        screen.document({"outcome": outcome, "changes": changes, **_as_json(there, spec="current")})
+        screen.document({"outcome": outcome, "changes": changes, **_as_json(schedule, spec="current")})
         return 0
     if applied.created:
-        screen.result(f"{spec.name} is scheduled: {_said(terms)}.")
+        screen.result(f"{spec.name} is scheduled: {_describe(terms)}.")
     elif applied.changes:
         screen.result(f"The schedule of {spec.name} is changed:")
         for change in applied.changes:
             screen.result(f"  {change.name}: {change.before} → {change.after}")
     else:
-        screen.result(f"The schedule of {spec.name} is as it was: {_said(terms)}.")
-    _say_next(there, screen)
-    _say_dev(base, screen)
+        screen.result(f"The schedule of {spec.name} is as it was: {_describe(terms)}.")
+    _show_next(schedule, screen)
+    _show_dev_hint(base, screen)
     return 0
 
 
-def _said(terms: ScheduleTerms) -> str:
-    what = "looks for new files" if terms.when == "new-files" else "takes what is over"
-    return f"{terms.cron} ({terms.time_zone}), {what}, overlap {terms.overlap_policy}, lookback {terms.lookback}"
+def _describe(terms: ScheduleTerms) -> str:
+    partitions = "looks for new files" if terms.when == "new-files" else "takes what is over"
+    return f"{terms.cron} ({terms.time_zone}), {partitions}, overlap {terms.overlap_policy}, lookback {terms.lookback}"
 
 
-def _say_next(there: Found, screen: Screen) -> None:
-    if there.paused:
-        screen.say(f"It is paused{': ' * bool(there.note)}{there.note}. Let it go on with: tandem schedule unpause")
-    elif there.next:
-        screen.say(f"Next: {_local(there.next[0], there.given.terms)}")
+def _show_next(schedule: ExistingSchedule, screen: Screen) -> None:
+    if schedule.paused:
+        screen.note(
+            f"It is paused{': ' * bool(schedule.note)}{schedule.note}. Let it go on with: tandem schedule unpause"
+        )
+    elif schedule.next:
+        screen.note(f"Next: {_local(schedule.next[0], schedule.inputs.terms)}")
 
 
-def _local(when: dt.datetime, terms: ScheduleTerms) -> str:
-    return when.astimezone(ZoneInfo(terms.time_zone)).strftime("%Y-%m-%d %H:%M:%S %Z")
+def _local(time: dt.datetime, terms: ScheduleTerms) -> str:
+    return time.astimezone(ZoneInfo(terms.time_zone)).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def _say_dev(base: Path, screen: Screen) -> None:
+def _show_dev_hint(base: Path, screen: Screen) -> None:
     if not temporal_configured() and not dev_is_up(base):
-        screen.say(f"With the embedded server it fires only while this is up: {command_in(base, 'dev')}")
+        screen.note(f"With the embedded server it fires only while this is up: {command_in(base, 'dev')}")
 
 
 # The others --------------------------------------------------------------------------------------------------------
 
 
 async def list_command(screen: Screen) -> int:
-    """A line a schedule of the server."""
-    async with connected(Path.cwd()) as found:
-        listed = [there async for there in schedules.every(found.client)]
+    """List the schedules of the server."""
+    async with connected(Path.cwd()) as connection:
+        listed = [schedule async for schedule in schedules.list_schedules(connection.client)]
     if screen.json:
-        screen.document([_as_json(there, spec=None) for there in listed])
+        screen.document([_as_json(schedule, spec=None) for schedule in listed])
         return 0
     screen.table(
         ("pipeline", "cron", "zone", "takes", "state", "next"),
         [
             (
-                there.given.ref.pipeline,
-                there.given.terms.cron,
-                there.given.terms.time_zone,
-                there.given.terms.when,
-                "paused" if there.paused else "active",
-                _local(there.next[0], there.given.terms) if there.next and not there.paused else "",
+                schedule.inputs.ref.pipeline,
+                schedule.inputs.terms.cron,
+                schedule.inputs.terms.time_zone,
+                schedule.inputs.terms.when,
+                "paused" if schedule.paused else "active",
+                _local(schedule.next[0], schedule.inputs.terms) if schedule.next and not schedule.paused else "",
             )
-            for there in listed
+            for schedule in listed
         ],
     )
     if not listed:
-        screen.say("Nothing is scheduled here. Schedule a pipeline with: tandem schedule apply SPEC")
+        screen.note("Nothing is scheduled here. Schedule a pipeline with: tandem schedule apply SPEC")
     return 0
 
 
-async def show_command(wanted: str, screen: Screen) -> int:
-    """What a schedule does, when it fires next, what it started last."""
-    async with _target(wanted) as (_, there, spec):
-        changed = await asyncio.to_thread(_spec_changes, there, spec)
-        recent = await asyncio.to_thread(lambda: [(at, schedules.run_of(there, at)) for at in there.recent])
-        standing = None if spec is None else "changed" if changed else "current"
+async def show_command(target: str, screen: Screen) -> int:
+    """Show a schedule: its settings, its next time, the runs it started last."""
+    async with _target(target) as (_, schedule, spec):
+        changed = await asyncio.to_thread(_spec_changes, schedule, spec)
+        recent = await asyncio.to_thread(lambda: [(time, schedules.run_of(schedule, time)) for time in schedule.recent])
+        spec_state = None if spec is None else "changed" if changed else "current"
     if screen.json:
-        fired = [{"at": _iso(at), "run": run} for at, run in recent]
-        screen.document({**_as_json(there, spec=standing), "recent": fired})
+        fired = [{"at": _iso(time), "run": run} for time, run in recent]
+        screen.document({**_as_json(schedule, spec=spec_state), "recent": fired})
         return 0
-    screen.result(f"{there.given.ref.pipeline}: {_said(there.given.terms)}")
+    screen.result(f"{schedule.inputs.ref.pipeline}: {_describe(schedule.inputs.terms)}")
     if changed:
         screen.result(f"  the spec has changed since it was applied ({', '.join(changed)}); apply it again to use that")
-    for at, run in recent[-5:]:
-        screen.result(f"  fired {_local(at, there.given.terms)}: {run or 'nothing to do'}")
-    _say_next(there, screen)
+    for time, run in recent[-5:]:
+        screen.result(f"  fired {_local(time, schedule.inputs.terms)}: {run or 'nothing to do'}")
+    _show_next(schedule, screen)
     return 0
 
 
-async def pause_command(wanted: str, reason: str, screen: Screen) -> int:
-    async with _target(wanted) as (found, there, _):
-        await schedules.handle_of(found.client, there).pause(note=reason)
-        await _show_state(found, there, screen, f"The schedule of {there.given.ref.pipeline} is paused: {reason}.")
+async def pause_command(target: str, reason: str, screen: Screen) -> int:
+    async with _target(target) as (connection, schedule, _):
+        await schedules.handle_of(connection.client, schedule).pause(note=reason)
+        await _show_state(
+            connection, schedule, screen, f"The schedule of {schedule.inputs.ref.pipeline} is paused: {reason}."
+        )
     return 0
 
 
-async def unpause_command(wanted: str, screen: Screen) -> int:
-    async with _target(wanted) as (found, there, _):
-        await schedules.handle_of(found.client, there).unpause(note="unpaused")
-        await _show_state(found, there, screen, f"The schedule of {there.given.ref.pipeline} goes on.")
+async def unpause_command(target: str, screen: Screen) -> int:
+    async with _target(target) as (connection, schedule, _):
+        await schedules.handle_of(connection.client, schedule).unpause(note="unpaused")
+        await _show_state(connection, schedule, screen, f"The schedule of {schedule.inputs.ref.pipeline} goes on.")
     return 0
 
 
-async def trigger_command(wanted: str, screen: Screen) -> int:
-    """Fire now, with the spec that was applied. Refused where the spec is another one by now."""
-    async with _target(wanted) as (found, there, spec):
-        changed = await asyncio.to_thread(_spec_changes, there, spec)
+async def trigger_command(target: str, screen: Screen) -> int:
+    """Fire now, with the applied spec. Raises UsageError if the spec has changed since."""
+    async with _target(target) as (connection, schedule, spec):
+        changed = await asyncio.to_thread(_spec_changes, schedule, spec)
         if changed:
             raise UsageError(
-                f"The spec of {there.given.ref.pipeline!r} has changed since its schedule was applied: "
+                f"The spec of {schedule.inputs.ref.pipeline!r} has changed since its schedule was applied: "
                 f"{', '.join(changed)}.",
-                hint=f"Apply it first: tandem schedule apply {wanted}",
+                hint=f"Apply it first: tandem schedule apply {target}",
             )
-        await schedules.handle_of(found.client, there).trigger()
-        await _show_state(found, there, screen, f"{there.given.ref.pipeline} is triggered. See: tandem runs list")
-    _say_dev(Path(there.given.base), screen)
+        await schedules.handle_of(connection.client, schedule).trigger()
+        await _show_state(
+            connection, schedule, screen, f"{schedule.inputs.ref.pipeline} is triggered. See: tandem runs list"
+        )
+    _show_dev_hint(Path(schedule.inputs.base), screen)
     return 0
 
 
-async def delete_command(wanted: str, screen: Screen) -> int:
-    """What runs goes on; nothing is started any more."""
-    async with _target(wanted) as (found, there, _):
-        await schedules.handle_of(found.client, there).delete()
+async def delete_command(target: str, screen: Screen) -> int:
+    """Delete a schedule. Open runs go on."""
+    async with _target(target) as (connection, schedule, _):
+        await schedules.handle_of(connection.client, schedule).delete()
     if screen.json:
-        screen.document({"schedule": there.id, "deleted": True})
+        screen.document({"schedule": schedule.id, "deleted": True})
     else:
-        screen.result(f"The schedule of {there.given.ref.pipeline} is deleted; a run that is at work goes on.")
+        screen.result(f"The schedule of {schedule.inputs.ref.pipeline} is deleted; an open run goes on.")
     return 0
 
 
-async def next_command(wanted: str, count: int, screen: Screen) -> int:
-    """When it fires next, in its zone and in UTC."""
-    async with _target(wanted) as (found, there, _):
-        times = await schedules.next_times(found.client, there.id, count, dt.datetime.now(dt.UTC))
-    terms = there.given.terms
+async def next_command(target: str, count: int, screen: Screen) -> int:
+    """Show the next times, in the schedule's zone and in UTC."""
+    async with _target(target) as (connection, schedule, _):
+        times = await schedules.next_times(connection.client, schedule.id, count, dt.datetime.now(dt.UTC))
+    terms = schedule.inputs.terms
     if screen.json:
-        screen.document([{"at": _iso(when), "local": _local(when, terms)} for when in times])
+        screen.document([{"at": _iso(time), "local": _local(time, terms)} for time in times])
         return 0
-    for when in times:
-        screen.result(f"{_local(when, terms)}  ({_iso(when)})")
-    if there.paused:
-        screen.say("It is paused: until it is unpaused, none of these fires.")
+    for time in times:
+        screen.result(f"{_local(time, terms)}  ({_iso(time)})")
+    if schedule.paused:
+        screen.note("It is paused: until it is unpaused, none of these fires.")
     return 0
 
 
-async def _show_state(found: Connection, there: Found, screen: Screen, said: str) -> None:
+async def _show_state(connection: Connection, schedule: ExistingSchedule, screen: Screen, text: str) -> None:
     if screen.json:
-        now = await schedules.find(found.client, there.id)
-        screen.document(_as_json(now or there, spec=None))
+        now = await schedules.find(connection.client, schedule.id)
+        screen.document(_as_json(now or schedule, spec=None))
     else:
-        screen.result(said)
+        screen.result(text)
 
 
 @asynccontextmanager
-async def _target(wanted: str) -> AsyncIterator[tuple[Connection, Found, Spec | None]]:
-    """The schedule of a spec's pipeline, or of a pipeline by name, and the spec as it is now. Raises UsageError."""
-    spec, base = await asyncio.to_thread(_spec_of, wanted)
-    async with connected(base) as found:
-        there = None
+async def _target(target: str) -> AsyncIterator[tuple[Connection, ExistingSchedule, Spec | None]]:
+    """Yield the schedule of a spec or of a pipeline's name, and the spec as it is now. Raises UsageError."""
+    spec, base = await asyncio.to_thread(_spec_of, target)
+    async with connected(base) as connection:
+        schedule = None
         if spec is not None:
             store = await asyncio.to_thread(sink_of, spec, base)
-            there = await schedules.find(found.client, ids.schedule_id(spec.name, store.uri))
+            schedule = await schedules.find(connection.client, ids.schedule_id(spec.name, store.uri))
         else:
-            async for candidate in schedules.every(found.client):
-                if wanted in (candidate.given.ref.pipeline, candidate.id):
-                    there = candidate
-        if there is None:
-            name = spec.name if spec is not None else wanted
+            async for candidate in schedules.list_schedules(connection.client):
+                if target in (candidate.inputs.ref.pipeline, candidate.id):
+                    schedule = candidate
+        if schedule is None:
+            name = spec.name if spec is not None else target
             raise UsageError(
                 f"There is no schedule of {name!r} here.", hint="See: tandem schedule list; tandem schedule apply SPEC"
             )
-        yield found, there, spec
+        yield connection, schedule, spec
 
 
-def _spec_of(wanted: str) -> tuple[Spec | None, Path]:
-    """The spec of a path and its folder; none for a name."""
-    path = Path(wanted)
+def _spec_of(target: str) -> tuple[Spec | None, Path]:
+    """Return the spec of a path and its folder; no spec for a pipeline's name."""
+    path = Path(target)
     named = path != DEFAULT_SPEC and not path.exists() and path.suffix not in (".yaml", ".yml")
     return (None, Path.cwd()) if named else read_spec(path)
 
 
-def _spec_changes(there: Found, spec: Spec | None) -> list[str]:
+def _spec_changes(schedule: ExistingSchedule, spec: Spec | None) -> list[str]:
     if spec is None:
         return []
-    return schedules.spec_changes(schedules.store_of(there), there.given.spec, spec)
+    return schedules.spec_changes(schedules.store_of(schedule), schedule.inputs.spec, spec)
 
 
-def _as_json(there: Found, *, spec: str | None) -> dict[str, Any]:
-    """`spec`: whether the file is still what was applied; None where it was not looked at."""
-    given = there.given
+def _as_json(schedule: ExistingSchedule, *, spec: str | None) -> dict[str, Any]:
+    """Return the JSON of a schedule. `spec`: current or changed, None where it was not compared."""
+    inputs = schedule.inputs
     return {
-        "schedule": there.id,
-        "pipeline": given.ref.pipeline,
-        "sink": given.ref.sink,
-        **given.terms.model_dump(),
-        "paused": there.paused,
-        "note": there.note,
+        "schedule": schedule.id,
+        "pipeline": inputs.ref.pipeline,
+        "sink": inputs.ref.sink,
+        **inputs.terms.model_dump(),
+        "paused": schedule.paused,
+        "note": schedule.note,
         "spec": spec,
-        "next": [_iso(when) for when in there.next],
+        "next": [_iso(time) for time in schedule.next],
     }
 
 
-def _iso(when: dt.datetime) -> str:
-    return when.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _iso(time: dt.datetime) -> str:
+    return time.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

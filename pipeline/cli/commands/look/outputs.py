@@ -1,4 +1,4 @@
-"""`tandem outputs …`: what is published, from the commits and nothing else."""
+"""`tandem outputs …`: show what is published, read from the commits alone."""
 
 import contextlib
 import datetime as dt
@@ -25,7 +25,7 @@ _NOTHING = "Nothing is published yet. Start with: tandem run"
 
 
 def _sink(path: Path, key: str | None) -> tuple[Store, str | None]:
-    """The sink of a spec, and the key that is asked for. Raises UsageError for one that is not published."""
+    """Return the sink of a spec, and the key. Raises UsageError if the key is not published."""
     store = _open(path)[0]
     if key is not None and key not in scan.partitions(store):
         raise UsageError(f"{key}: no such partition is published.", hint="See: tandem outputs ls")
@@ -33,13 +33,13 @@ def _sink(path: Path, key: str | None) -> tuple[Store, str | None]:
 
 
 def _open(path: Path) -> tuple[Store, Spec]:
-    """Not by `pipeline.client.preflight`: looking at files must not wait until LangGraph is imported."""
+    """Open the sink without `pipeline.client.preflight`, which would import LangGraph and be slow."""
     spec = expanded(load_spec(path))
     return open_store(spec.sink.path, base=path.absolute().parent), spec
 
 
 def ls_command(path: Path, key: str | None, screen: Screen) -> int:
-    """A line a partition."""
+    """List partitions."""
     found = list(scan.manifests(*_sink(path, key)))
     if screen.json:
         screen.document(
@@ -75,12 +75,12 @@ def ls_command(path: Path, key: str | None, screen: Screen) -> int:
         ],
     )
     if not found:
-        screen.say(_NOTHING)
+        screen.note(_NOTHING)
     return 0
 
 
 def files_command(path: Path, key: str | None, screen: Screen) -> int:
-    """One path a line."""
+    """List paths, one per line."""
     found = scan.files(*_sink(path, key))
     if screen.json:
         screen.document(
@@ -93,26 +93,26 @@ def files_command(path: Path, key: str | None, screen: Screen) -> int:
     for file in found:
         screen.result(file.path)
     if not found:
-        screen.say(_NOTHING)
+        screen.note(_NOTHING)
     return 0
 
 
 def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
-    """A table of the first rows."""
+    """Show the first rows as a table."""
     store, key = _sink(path, key)
     written = [name for stage in _open(path)[1].stages for name in stage.output]
     frame = scan.head(store, rows, key)
     if screen.json:
         screen.document([] if frame is None else frame.to_dicts())
     elif frame is None:
-        screen.say(_NOTHING)
+        screen.note(_NOTHING)
     elif not screen.quiet:
         show_rows(frame, new=[name for name in frame.columns if name in written] or frame.columns[-5:])
     return 0
 
 
 def verify_command(path: Path, key: str | None, screen: Screen) -> int:
-    """A line a problem; exit code 1 where there is one."""
+    """List problems, one per line. Return 1 if there are any."""
     store, key = _sink(path, key)
     lake = lake_of(expanded(load_spec(path)), path.absolute().parent, store)
     with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
@@ -123,23 +123,23 @@ def verify_command(path: Path, key: str | None, screen: Screen) -> int:
     for problem in found.problems:
         screen.result(f"{problem.kind}: {problem.message}")
     for note in found.notes:
-        screen.say(note)
+        screen.note(note)
     read = f"{counted(found.files, 'file')} of {counted(found.partitions, 'partition')}, {found.bytes:,} bytes"
     screen.result(f"{read}: {counted(len(found.problems), 'problem') if found.problems else 'all is as published'}.")
     return 1 if found.problems else 0
 
 
 def export_command(arguments: Sequence[str], screen: Screen) -> int:
-    """One file of what is published. SPEC and KEY may be left out; the file is told by its ending."""
-    ending = [at for at, text in enumerate(arguments) if text.endswith(ENDINGS)]
-    files = [at for at in ending if not is_key(arguments[at])] or ending
+    """Write what is published to one file. SPEC and KEY may be left out; the file is recognised by its extension."""
+    with_extension = [index for index, text in enumerate(arguments) if text.endswith(ENDINGS)]
+    files = [index for index in with_extension if not is_key(arguments[index])] or with_extension
     if not files or len(arguments) > 3:
         raise UsageError(
             "outputs export takes [SPEC] [KEY] and one file that ends in .csv, .parquet or .ndjson.",
             hint="For example: tandem outputs export all.csv",
         )
     target = Path(arguments[files[-1]])
-    rest = [text for at, text in enumerate(arguments) if at != files[-1]]
+    rest = [text for index, text in enumerate(arguments) if index != files[-1]]
     keys = [text for text in rest if is_key(text)]
     specs = [text for text in rest if text not in keys]
     if len(keys) > 1 or len(specs) > 1:
@@ -153,39 +153,39 @@ def export_command(arguments: Sequence[str], screen: Screen) -> int:
     return 0
 
 
-_DRY = "Nothing was removed; with --yes it is."
+_DRY = "Nothing was removed; add --yes to remove them."
 
 
 def gc_command(path: Path, key: str | None, older_than: dt.timedelta, yes: bool, screen: Screen) -> int:
-    """What may go (of one partition), by kind; and with `yes` it goes."""
+    """List removable objects (of one partition) by kind; with `yes` remove them."""
     store, spec = _open(path)
     now = dt.datetime.now(dt.UTC)
     found = garbage.find(store, key, older_than=older_than, retention=retention_of(spec.sink), now=now)
-    litter = garbage.remove(store, found) if yes else found.litter
-    number, size = Counter(one.kind for one in litter), Counter[str]()
-    for one in litter:
-        size[one.kind] += one.size
-    runs = sorted(found.held.runs)
+    objects = garbage.remove(store, found) if yes else found.objects
+    number, size = Counter(item.kind for item in objects), Counter[str]()
+    for item in objects:
+        size[item.kind] += item.size
+    runs = sorted(found.in_use.runs)
     if screen.json:
         screen.document(
             {
                 "dry_run": not yes,
-                "objects": len(litter),
+                "objects": len(objects),
                 "bytes": size.total(),
                 "kinds": {kind: {"objects": number[kind], "bytes": size[kind]} for kind in sorted(number)},
-                "keys": [one.key for one in litter],
+                "keys": [item.key for item in objects],
                 "kept": found.kept,
                 "open_runs": runs,
             }
         )
         return 0
     screen.table(("kind", "objects", "bytes"), [(kind, number[kind], size[kind]) for kind in sorted(number)])
-    did = "removed" if yes else "to remove"
-    screen.result(f"{counted(len(litter), 'object')}, {size.total():,} bytes {did}.")
+    verb = "removed" if yes else "to remove"
+    screen.result(f"{counted(len(objects), 'object')}, {size.total():,} bytes {verb}.")
     if found.kept:
-        screen.say(
+        screen.note(
             f"{counted(found.kept, 'object')} kept for open runs: {', '.join(runs[:5])}{' …' if len(runs) > 5 else ''}."
         )
-    if not yes and litter:
-        screen.say(_DRY)
+    if not yes and objects:
+        screen.note(_DRY)
     return 0

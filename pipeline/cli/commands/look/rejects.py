@@ -1,4 +1,4 @@
-"""`tandem rejects …`: which rows were not enriched, why, and asking again for them."""
+"""`tandem rejects …`: show rows that were not enriched and the reason, and retry them."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.preflight import preflight, read_spec, sink_of
 from pipeline.outputs import scan
-from pipeline.outputs.rejects import Rejects, all_rejects, classes, to_ask_again, void_all
+from pipeline.outputs.rejects import Rejects, all_rejects, classes, retryable, void_all
 from pipeline.stores import Store
 from schemas.errors import UsageError
 from schemas.plan import Selection
@@ -28,7 +28,7 @@ def _found(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:
 
 
 def ls_command(path: Path, key: str | None, screen: Screen) -> int:
-    """Grouped by class, with a sample and the next command."""
+    """List rejects by error class, with an example and the next command."""
     _, found = _found(path, key)
     grouped = [line for rejects in found for line in classes(rejects)]
     if screen.json:
@@ -38,16 +38,14 @@ def ls_command(path: Path, key: str | None, screen: Screen) -> int:
         screen.result(f"{line['partition']}  {line['rows']:,} × {line['stage']}: {line['error']}: {line['message']}")
         screen.result(f"    for example {line['key']}")
     if not grouped:
-        screen.say("No rows are rejected.")
+        screen.note("No rows are rejected.")
     else:
-        screen.say(
-            f"See one: {command()} rejects show {path} --row VALUE   Ask again: {command()} rejects retry {path}"
-        )
+        screen.note(f"See one: {command()} rejects show {path} --row VALUE   Retry: {command()} rejects retry {path}")
     return 0
 
 
 def show_command(path: Path, key: str | None, row: str | None, screen: Screen) -> int:
-    """The rejected rows themselves; `row` is a value of the key, or a row id."""
+    """Show the rejected rows; `row` is a value of the key, or a row id."""
     _, found = _found(path, key)
     rows: list[dict[str, object]] = []
     for rejects in found:
@@ -81,33 +79,35 @@ class RetryOptions:
 
 
 async def retry_command(options: RetryOptions, screen: Screen) -> int:
-    """Void what caused the rejects, run their partitions again: only those rows cost anything."""
+    """Void the answers that caused the rejects and run their partitions again: only those rows cost anything."""
     store, found = await asyncio.to_thread(_found, options.spec, options.key)
-    of = f" with {options.error}" if options.error else ""
-    rejected = sum(rejects.rows.filter(_is_of(options.error)).height for rejects in found)
-    chosen = to_ask_again(found, options.error)
+    suffix = f" with {options.error}" if options.error else ""
+    rejected = sum(rejects.rows.filter(_has_error(options.error)).height for rejects in found)
+    chosen = retryable(found, options.error)
     if not chosen:
-        why = f"No rows are rejected{of}."
+        message = f"No rows are rejected{suffix}."
         if rejected:
-            how_many = counted(rejected, "row")
-            why = f"Rejected{of}: {how_many}, none for what a model answered: mend the source or the spec."
+            rejected_rows = counted(rejected, "row")
+            message = (
+                f"Rejected{suffix}: {rejected_rows}, none because of a model's answer: fix the source or the spec."
+            )
         elif options.error and (others := sorted({str(line["error"]) for r in found for line in classes(r)})):
-            why += f" There are: {', '.join(others)}."
+            message += f" There are: {', '.join(others)}."
         if screen.json:
-            screen.document({"asked_again": 0, "rejected": rejected, "message": why})
-        screen.say(why)
+            screen.document({"asked_again": 0, "rejected": rejected, "message": message})
+        screen.note(message)
         return 0
     await asyncio.to_thread(lambda: preflight(*read_spec(options.spec), file=options.spec))  # before anything is voided
     rows = await void_all(store, chosen)
-    screen.say(f"Asking again for {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
+    screen.note(f"Retrying {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
     selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
     try:
         flags = RunFlags(spec=options.spec, selection=selection, yes=options.yes, processes=options.processes)
         return await run_command(flags, screen)
     except typer.Abort:
-        screen.say("They are asked for by the next run of their partitions.")
+        screen.note("The next run of their partitions retries them.")
         raise
 
 
-def _is_of(error: str | None) -> pl.Expr:
+def _has_error(error: str | None) -> pl.Expr:
     return pl.lit(value=True) if error is None else pl.col("error") == error

@@ -1,4 +1,4 @@
-"""`tandem runs list|show|watch`: what has run. Never starts a server or a worker: looking must not spend."""
+"""`tandem runs list|show|watch`: show runs. Never starts a server or a worker, so that looking costs nothing."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.cli.screen.console import InterruptedByUser, Screen, money
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import summary
-from pipeline.cli.screen.run_report import show_story, story_of
+from pipeline.cli.screen.run_report import show_statistics, statistics_of
 from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.start import Run
@@ -16,12 +16,12 @@ from pipeline.runs.report import Report, as_json, exit_code
 
 
 async def list_command(screen: Screen) -> int:
-    """A line a run."""
+    """List runs."""
     found = await asyncio.to_thread(all_runs)
     listed: list[dict[str, Any]] = []
-    async with connected_if_running(Path.cwd()) as engine:
+    async with connected_if_running(Path.cwd()) as connection:
         for store, request in found:
-            listed.append(as_json(await report_of(engine, store, request)))
+            listed.append(as_json(await report_of(connection, store, request)))
     if screen.json:
         screen.document(listed)
         return 0
@@ -43,59 +43,59 @@ async def list_command(screen: Screen) -> int:
         if item["state"] in ("running", "paused") and item.get("reason"):
             screen.result(f"{item['pipeline']}/{item['run']}: {item['reason']}")
     if not listed:
-        screen.say("Nothing has run here yet. Start with: tandem run")
+        screen.note("Nothing has run here yet. Start with: tandem run")
     return 0
 
 
-async def show_command(wanted: str | None, screen: Screen) -> int:
-    """A run's report, and its story."""
-    store, request = await asyncio.to_thread(find_run, wanted)
-    async with connected_if_running(Path.cwd()) as engine:
-        report = await report_of(engine, store, request)
+async def show_command(name: str | None, screen: Screen) -> int:
+    """Show a run's report and statistics."""
+    store, request = await asyncio.to_thread(find_run, name)
+    async with connected_if_running(Path.cwd()) as connection:
+        report = await report_of(connection, store, request)
     if screen.json:
         screen.document(as_json(report))
     else:
         for text in summary(report):
             screen.result(text)
-        said = await asyncio.to_thread(story_of, store, report)
-        await asyncio.to_thread(show_story, store, report, said, screen)
-        _say_idle(report, screen)
+        statistics = await asyncio.to_thread(statistics_of, store, report)
+        await asyncio.to_thread(show_statistics, store, report, statistics, screen)
+        _show_idle(report, screen)
     return 0
 
 
-def _say_idle(report: Report, screen: Screen) -> None:
+def _show_idle(report: Report, screen: Screen) -> None:
     if report.state == "running" and report.reason:
-        screen.say(f"{report.reason[0].upper()}{report.reason[1:]}")
-    if report.state != "paused" or report.stop is not None:  # which says what to do
+        screen.note(f"{report.reason[0].upper()}{report.reason[1:]}")
+    if report.state != "paused" or report.stop is not None:  # `stop` then names the next step
         return
     if report.reason == IDLE:
-        screen.say(f"Nothing works on it just now; carry it on with: tandem runs resume {report.run}")
+        screen.note(f"No worker runs it now; resume it with: tandem runs resume {report.run}")
     else:
-        screen.say(f"Paused: {report.reason}. Let it go on with: tandem runs resume {report.run}")
+        screen.note(f"Paused: {report.reason}. Resume it with: tandem runs resume {report.run}")
 
 
-async def watch_command(wanted: str | None, timeout_s: float | None, screen: Screen) -> int:
-    """Follow a run that something works on; the exit code is the run's."""
-    store, request = await asyncio.to_thread(find_run, wanted)
-    async with connected_if_running(Path.cwd()) as engine:
-        standing = await open_run(engine.client, store, request) if engine else None
-        if engine is not None and standing is not None:
+async def watch_command(name: str | None, timeout_s: float | None, screen: Screen) -> int:
+    """Follow a run that has a worker. Return the run's exit code."""
+    store, request = await asyncio.to_thread(find_run, name)
+    async with connected_if_running(Path.cwd()) as connection:
+        live = await open_run(connection.client, store, request) if connection else None
+        if connection is not None and live is not None:
             try:
-                await watch(Run(request, store, standing.handle, "joined"), engine.client, screen, timeout_s=timeout_s)
+                await watch(Run(request, store, live.handle, "joined"), connection.client, screen, timeout_s=timeout_s)
             except PausedByBudget:
                 pass  # its report says so
             except WatchTimeout:
-                screen.say(f"Still at work after {timeout_s:g} s: tandem runs watch {request.run}")
+                screen.note(f"Still running after {timeout_s:g} s: tandem runs watch {request.run}")
                 if screen.json:
-                    screen.document(as_json(await report_of(engine, store, request)))
+                    screen.document(as_json(await report_of(connection, store, request)))
                 return 5
             except asyncio.CancelledError:
                 raise InterruptedByUser(f"Interrupted; the run {request.run} goes on.") from None
-        report = await report_of(engine, store, request)
+        report = await report_of(connection, store, request)
     if screen.json:
         screen.document(as_json(report))
     else:
         for text in summary(report):
             screen.result(text)
-        _say_idle(report, screen)
+        _show_idle(report, screen)
     return exit_code(report)

@@ -26,7 +26,7 @@ async def check_command(path: Path, screen: Screen) -> int:
     """Validate and probe; send no model call."""
     spec, base = read_spec(path)
     await probe_user_code(spec, base, screen.fault)
-    ready = await asyncio.to_thread(preflight, spec, base, file=path, say=lambda done: screen.say(f"✓ {done}"))
+    ready = await asyncio.to_thread(preflight, spec, base, file=path, on_step=lambda step: screen.note(f"✓ {step}"))
     await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
     if temporal_configured():
         client = await connect()
@@ -35,10 +35,10 @@ async def check_command(path: Path, screen: Screen) -> int:
         from pipeline.embedded.launch import find_binary
 
         temporal = f"embedded ({await asyncio.to_thread(find_binary)})"
-    screen.say(f"✓ Temporal: {temporal}")
+    screen.note(f"✓ Temporal: {temporal}")
     deletes = await asyncio.to_thread(may_delete, ready.store)
     if not deletes:
-        screen.say(_MAY_NOT_DELETE.format(ready.store.uri))
+        screen.note(_MAY_NOT_DELETE.format(ready.store.uri))
     job = ready.job
     findings = {
         "pipeline": spec.name,
@@ -61,16 +61,16 @@ async def check_command(path: Path, screen: Screen) -> int:
     }
     warnings = _warnings(job)
     for warning in warnings:
-        screen.say(f"Warning: {warning}")
+        screen.note(f"Warning: {warning}")
     if screen.json:
         screen.document({"ok": True, **findings, "warnings": warnings})
         return 0
     rows, parts = counted(job.snapshot.info.rows, "row"), counted(len(job.snapshot.partitions), "partition")
     screen.result(f"{spec.name} is fine: {rows} in {parts} → {ready.store.uri}")
     for name in own_models(spec):
-        screen.say(
-            f"Note: stage {name} names no model. Models that its graph builds itself are journalled by LangChain's cache hook, "
-            "except streamed ones; limits, budget and retries do not apply to them."
+        screen.note(
+            f"Note: stage {name} names no model. Models that its graph builds itself are journalled by LangChain's "
+            "cache hook, except streamed ones; limits, budget and retries do not apply to them."
         )
     for stage in job.stages:
         reads = ", ".join(stage.reads) or "rows"
@@ -86,16 +86,17 @@ def own_models(spec: Spec) -> list[str]:
 
 
 def _warnings(job: Job) -> list[str]:
-    """What some readers of the output will not take."""
-    found = [
+    """Return warnings about columns and partitions that some readers of the output refuse or misread."""
+    warnings = [
         f"The columns {' and '.join(map(repr, names))} differ only in case: Athena, Hive and Spark treat them as one. "
         "Rename one in a stage (uses: sql)."
         for names in same_but_for_case(job.checked_columns.names)
     ]
     empty = next((key for key in job.snapshot.partitions if any(text == "" for _, text in partition_texts(key))), None)
     if empty is not None:
-        found.append(
-            f"The partition {empty!r} is of empty text: Spark refuses to read such a folder (DuckDB, Polars, pandas "
-            "and pyarrow read it). Give these rows a value in the source, or null and partition.nulls: own."
+        warnings.append(
+            f"The partition {empty!r} has an empty text as its value: Spark refuses to read such a folder "
+            "(DuckDB, Polars, pandas and pyarrow read it). Give these rows a value in the source, or null and "
+            "partition.nulls: own."
         )
-    return found
+    return warnings

@@ -11,9 +11,9 @@ from schemas.plan import Selection
 
 
 async def demo_command(rows: int, folder: Path, processes: int | None, screen: Screen) -> int:
-    """Copy the example where the reader can change it, run it, say what to try next."""
+    """Copy the example to a folder, run it, and show the next commands."""
     _copy(rows, folder)
-    screen.say(f"The example is in {folder}: tickets.csv ({rows:,} support tickets) and tandem.yaml.")
+    screen.note(f"The example is in {folder}: tickets.csv ({rows:,} support tickets) and tandem.yaml.")
     flags = RunFlags(spec=folder / "tandem.yaml", selection=Selection(), yes=True, processes=processes)
     code = await run_command(flags, screen)
     if code == 0:
@@ -47,7 +47,7 @@ def _next(folder: Path) -> list[str]:
 
     return [
         "",
-        "This was the offline model: a toy that needs no key. What to try next:",
+        "This was the offline model: a toy that needs no key. Try next:",
         *activation(),
         f"  {command()} run {folder}/tandem.yaml        again: nothing has changed, nothing is paid",
         f"  {command()} try {folder}/tandem.yaml        a few rows, step by step",

@@ -22,7 +22,7 @@ from stages.options import OPTIONS
 _OPENAI = "openai:gpt-5-mini"
 _OFFLINE = "offline:lexical"
 _GRAPH = "my_graph.py"
-_LONG = 80  # characters: what is shorter is its own summary
+_LONG = 80  # characters: a shorter text needs no summary
 _SUMMARY = "{type: str, description: one sentence}"
 _TOPIC = "{type: str, description: what it is about in one to three words}"
 _KIND = "{type: str, description: what kind of record it is in one to three words}"
@@ -30,10 +30,10 @@ _SCHEMA = ".tandem/tandem.schema.json"  # beside the spec and relative to it, so
 
 
 def init_command(folder: Path, from_file: Path | None, model: str | None, screen: Screen) -> int:
-    """Write `tandem.yaml` into a folder. Raises UsageError where there is one already."""
+    """Write `tandem.yaml` into a folder. Raises UsageError if there is one already."""
     target = folder / "tandem.yaml"
     if target.exists():
-        raise UsageError(f"{target} is there already.", hint="Name another folder, or edit that file.")
+        raise UsageError(f"{target} exists already.", hint="Name another folder, or edit that file.")
     if model is not None:
         _check_model(model)
     chosen = model or (_OPENAI if key_of("openai")[1] else _OFFLINE)
@@ -55,26 +55,26 @@ def init_command(folder: Path, from_file: Path | None, model: str | None, screen
                 shutil.copy(bundled / _GRAPH, folder / _GRAPH)
     except OSError as exc:
         raise UsageError(f"{folder} cannot be written: {exc.strerror}.", hint="Name another folder.") from exc
-    screen.say(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
-    screen.say(f"  key: {proposal.key or 'none found; rows are known by their content'}")
-    screen.say(f"  partitions: {f'a day, by {proposal.time}' if proposal.time else 'one'}")
-    screen.say(f"  prompt: {_prompt_said(proposal)}; model: {chosen}")
+    screen.note(f"Wrote {target} for {from_file} ({counted(proposal.rows, 'row')}):")
+    screen.note(f"  key: {proposal.key or 'none found; rows are identified by their content'}")
+    screen.note(f"  partitions: {f'a day, by {proposal.time}' if proposal.time else 'one'}")
+    screen.note(f"  prompt: {_prompt_text(proposal)}; model: {chosen}")
     if proposal.constant:
-        screen.say(f"  not in the prompt, as every row has the same: {', '.join(proposal.constant)}")
-    screen.say("Look it over, then:")
+        screen.note(f"  not in the prompt, as every row has the same: {', '.join(proposal.constant)}")
+    screen.note("Read it, then:")
     for verb in ("check", "try", "run"):
         screen.result(f"  {command()} {verb} {shlex.quote(str(target))}")
     return 0
 
 
-def _prompt_said(proposal: Proposal) -> str:
+def _prompt_text(proposal: Proposal) -> str:
     if not proposal.whole:
         return ", ".join(proposal.text)
     return f"no column holds text, so the record as a whole ({counted(len(proposal.text), 'column')})"
 
 
 def schema_file(folder: Path) -> Path:
-    """The JSON Schema that the first line of the spec names to editors."""
+    """Return the path of the JSON Schema that the first line of the spec names for editors."""
     return folder / _SCHEMA
 
 
@@ -86,7 +86,7 @@ def _check_model(model: str) -> None:
 
 
 def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
-    """The YAML, commented for somebody who sees such a file for the first time."""
+    """Return the YAML, commented for somebody who sees such a file for the first time."""
     source = os.path.relpath(path, folder)
     name = re.sub("[^a-z0-9]+", "-", path.absolute().stem.lower()).strip("-")[:60]
     name = name if PIPELINE_NAME.match(name) else "my-pipeline"
@@ -144,33 +144,36 @@ def render(folder: Path, path: Path, proposal: Proposal, model: str) -> str:
 
 
 def _types(proposal: Proposal) -> list[str]:
-    """Dates that are written in a way of their own; where two ways fit, the reader must choose."""
+    """Return `columns:` for dates in an unusual format; where two formats fit, the reader must choose."""
     lines = []
-    for column, ways in proposal.formats.items():
-        kind = "datetime" if "%H" in ways[0] else "date"
-        said = f"    {_quoted(column)}: {{type: {kind}, format: {_quoted(ways[0])}}}"
-        lines.append(said if len(ways) == 1 else f"  # {said.strip()}   # or {' or '.join(ways[1:])}?")
+    for column, formats in proposal.formats.items():
+        kind = "datetime" if "%H" in formats[0] else "date"
+        text = f"    {_quoted(column)}: {{type: {kind}, format: {_quoted(formats[0])}}}"
+        lines.append(text if len(formats) == 1 else f"  # {text.strip()}   # or {' or '.join(formats[1:])}?")
     if not lines:
         return []
-    told = any(not line.startswith("  #") for line in lines)
-    return ["  columns:               # types that are given rather than inferred" if told else "  # columns:", *lines]
+    any_type = any(not line.startswith("  #") for line in lines)
+    return [
+        "  columns:               # types that are given rather than inferred" if any_type else "  # columns:",
+        *lines,
+    ]
 
 
 def _outputs(proposal: Proposal) -> dict[str, str]:
-    """What fits any text of that length, or any record: what else is worth knowing, only the reader knows."""
+    """Return outputs that fit any text of that length, or any record; the reader adds others."""
     if proposal.whole:
         return {"kind": _KIND, "summary": _SUMMARY}
     return {"topic": _TOPIC, "summary": _SUMMARY} if proposal.characters >= _LONG else {"topic": _TOPIC}
 
 
 def _label(column: str, proposal: Proposal) -> str:
-    """Of values that are not sentences, the name says what they are."""
+    """Return the column's name as a label, for values that are not sentences."""
     plain = re.sub(r"[{}%#]|\s+", " ", column).strip()
     return f"{plain}: " if proposal.whole else ""
 
 
 def _free(name: str, columns: list[str]) -> str:
-    """An output may not hide a column of the input."""
+    """Return a name for an output that hides no column of the input."""
     while name in columns:
         name = f"llm_{name}"
     return name
@@ -181,5 +184,5 @@ def _reference(column: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A YAML scalar that reads back as this text."""
+    """Return a YAML scalar that reads back as this text."""
     return str(yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)).splitlines()[0]

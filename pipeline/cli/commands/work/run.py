@@ -1,4 +1,4 @@
-"""`tandem run`: preflight, what it would cost, start or join, follow, and what came out."""
+"""`tandem run`: preflight, estimate, start or join, follow, show the result."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.cli.commands.work.plan import decisions_said, estimate_said
+from pipeline.cli.commands.work.plan import decision_lines, estimate_lines
 from pipeline.cli.environment import command_in
 from pipeline.cli.screen.console import InterruptedByUser, Screen
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
@@ -37,7 +37,7 @@ _ASK_ABOVE_USD = 1.0
 
 @dataclass(frozen=True)
 class RunFlags:
-    """The arguments of one `tandem run` or `tandem backfill`. Without `spec`, it is another run's, frozen."""
+    """The arguments of one `tandem run` or `tandem backfill`. Without `spec`, another run's frozen spec is used."""
 
     spec: Path | None
     selection: Selection
@@ -49,7 +49,7 @@ class RunFlags:
     watch_timeout_s: float | None = None
     with_worker: bool = False
     max_cost_usd: float | None = None
-    course: RunOptions = field(default_factory=RunOptions)
+    run_options: RunOptions = field(default_factory=RunOptions)
     processes: int | None = None
 
     def order(self, spec: Spec, base: Path) -> Order:
@@ -59,129 +59,133 @@ class RunFlags:
             selection=self.selection,
             spec_path=self.spec,
             name=self.name,
-            options=self.course,
+            options=self.run_options,
             max_cost_usd=self.max_cost_usd,
         )
 
 
 async def run_command(options: RunFlags, screen: Screen) -> int:
-    """Run a spec; the exit code."""
+    """Run a spec file. Return the exit code."""
     assert options.spec is not None
     return await run_spec(*read_spec(options.spec), options, screen)
 
 
 async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
-    """The same for a spec that was read already."""
+    """Run a spec that was read already. Return the exit code."""
     if options.plan is not None:
         selection = await asyncio.to_thread(selection_of_saved_plan, spec, sink_of(spec, base), options.plan)
         options = replace(options, selection=selection)
     if options.detach:
-        _refuse_detached(base)
-    _refuse_unasked(options, screen)
+        _check_detach(base)
+    _check_fresh(options, screen)
     order = options.order(spec, base)
     done = await asyncio.to_thread(completed_report, order)
     if done is not None:
         store, report = done
-        screen.say(f"Run {report.run} is completed; this is its report.")
+        screen.note(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(prepare, order)
     decided = await asyncio.to_thread(decide, ready, options.selection)
     await refuse_held(ready, order, decided.to_run)
     outlook = await asyncio.to_thread(preview_of, ready, decided)
-    _say_plan(ready, outlook, options.max_cost_usd, screen)
-    _ask(outlook, options, screen)
-    async with connected(base) as found:
-        run = await start(found, ready, order, {decision.partition for decision in outlook.found.running})
-        say_run(run, found, base, screen)
+    _show_plan(ready, outlook, options.max_cost_usd, screen)
+    _confirm(outlook, options, screen)
+    async with connected(base) as connection:
+        run = await start(connection, ready, order, {decision.partition for decision in outlook.found.running})
+        show_start(run, connection, base, screen)
         if options.detach:
             return _detached(run, base, screen)
         rows = sum(decision.rows for decision in outlook.found.running)
-        return await followed(run, found, ready, rows, options, screen)
+        return await followed(run, connection, ready, rows, options, screen)
 
 
-async def followed(run: Run, found: Connection, ready: Ready, rows: int, options: RunFlags, screen: Screen) -> int:
-    """Work on a run of so many rows where nobody else does, follow it to its end, show what came of it."""
+async def followed(run: Run, connection: Connection, ready: Ready, rows: int, options: RunFlags, screen: Screen) -> int:
+    """Work on a run of `rows` rows if no other worker does, follow it to its end, and show its result."""
     processes = Processes(processes_for(rows, options.processes), screen.fault)
-    async with working_on(found, ready.spec.name, processes, with_worker=options.with_worker):
-        code = await _watched(run, found, ready.base, options, screen)
+    async with working_on(connection, ready.spec.name, processes, with_worker=options.with_worker):
+        code = await _watch(run, connection, ready.base, options, screen)
     return await shown(await final_report(run), run.store, ready.spec, screen) if code is None else code
 
 
-def _refuse_detached(base: Path) -> None:
-    """Somebody else must do the work."""
+def _check_detach(base: Path) -> None:
+    """Raises UsageError if there is no other worker for a detached run."""
     if not temporal_configured() and not dev_is_up(base):
         raise UsageError(
-            "--detach needs a worker elsewhere, and the embedded server has only the one in this command.",
+            "--detach needs another worker, and the embedded server has only the one in this command.",
             hint=f"Start one with: {command_in(base, 'dev')}, or set TEMPORAL_ADDRESS and run: tandem worker",
         )
 
 
-def _refuse_unasked(options: RunFlags, screen: Screen) -> None:
+def _check_fresh(options: RunFlags, screen: Screen) -> None:
     if options.selection.fresh and not options.yes and not _can_ask(screen):
-        raise UsageError("--fresh pays for every answer again, and nobody can be asked here.", hint="Add --yes.")
+        raise UsageError(
+            "--fresh pays for every answer again, and this is no terminal to ask for confirmation.", hint="Add --yes."
+        )
 
 
 def _can_ask(screen: Screen) -> bool:
     return sys.stdin.isatty() and screen.live
 
 
-async def _watched(run: Run, found: Connection, base: Path, options: RunFlags, screen: Screen) -> int | None:
-    """Follow a run to its end; the exit code where this command ends first."""
+async def _watch(run: Run, connection: Connection, base: Path, options: RunFlags, screen: Screen) -> int | None:
+    """Follow a run to its end. Return the exit code if this command ends first, else None."""
     if run.handle is None:
         return None
-    alone = found.embedded is not None and not dev_is_up(base)
-    follow = "the same command carries it on" if alone else f"follow it with: {watch_command(run, base)}"
+    alone = connection.embedded is not None and not dev_is_up(base)
+    follow = "the same command resumes it" if alone else f"follow it with: {watch_command(run, base)}"
     try:
-        await watch(run, found.client, screen, timeout_s=options.watch_timeout_s, wait=options.wait)
+        await watch(run, connection.client, screen, timeout_s=options.watch_timeout_s, wait=options.wait)
     except PausedByBudget:
         return await report_budget_pause(run, screen)
     except WatchTimeout:
-        screen.say(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
+        screen.note(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
         if screen.json:
             screen.document(as_json(await asyncio.to_thread(running_report, run)))
         return 5
     except asyncio.CancelledError:
         if alone or options.with_worker:
-            screen.say("Stopping: calls in flight are waited for and kept. Ctrl-C again stops at once.")
+            screen.note("Stopping: waiting for calls in flight, to keep their answers. Ctrl-C again stops at once.")
         raise InterruptedByUser(f"Interrupted. Nothing that was answered is lost; {follow}") from None
     return None
 
 
-def _say_plan(ready: Ready, outlook: Preview, max_cost_usd: float | None, screen: Screen) -> None:
-    for text in [*decisions_said(ready, outlook.found.decisions), *estimate_said(outlook)]:
-        screen.say(text)
+def _show_plan(ready: Ready, outlook: Preview, max_cost_usd: float | None, screen: Screen) -> None:
+    for text in [*decision_lines(ready, outlook.found.decisions), *estimate_lines(outlook)]:
+        screen.note(text)
     for text in budget.notes(ready.spec, max_cost_usd):
-        screen.say(text)
+        screen.note(text)
 
 
-def _ask(outlook: Preview, options: RunFlags, screen: Screen) -> None:
-    """In a terminal, before real money. Raises Abort."""
+def _confirm(outlook: Preview, options: RunFlags, screen: Screen) -> None:
+    """Ask for confirmation in a terminal before real cost. Raises Abort."""
     if not outlook.found.running or not outlook.estimate.calls[1]:
         return
     cost = outlook.estimate.cost_usd
-    dear = cost is not None and cost[1] > _ASK_ABOVE_USD
-    if (dear or options.selection.fresh) and not options.yes and _can_ask(screen):
-        question = "Ask for every answer anew, and pay again?" if options.selection.fresh else "Go on?"
+    expensive = cost is not None and cost[1] > _ASK_ABOVE_USD
+    if (expensive or options.selection.fresh) and not options.yes and _can_ask(screen):
+        question = "Call the models again for every row, and pay again?" if options.selection.fresh else "Continue?"
         if not typer.confirm(question, err=True):
             raise typer.Abort
 
 
-def say_run(run: Run, found: Connection, base: Path, screen: Screen) -> None:
-    said = {
+def show_start(run: Run, connection: Connection, base: Path, screen: Screen) -> None:
+    message = {
         "started": "Run {0} started.",
-        "joined": "Run {0} is at work already; following it.",
-        "resumed": "Run {0} had not finished; carrying it on.",
-        "replanned": "The code of its stages has changed since run {0} was planned: planned anew, from the journal.",
+        "joined": "Run {0} is running already; following it.",
+        "resumed": "Run {0} had not finished; resuming it.",
+        "replanned": "The stage code has changed since run {0} was planned: planned again, from the journal.",
         "completed": "Run {0} is completed; this is its report.",
     }[run.began]
-    screen.say(said.format(run.request.run))
+    screen.note(message.format(run.request.run))
     if run.handle is None:
         return
-    if found.ui:
-        screen.say(f"Temporal UI: {found.ui}/namespaces/{found.client.namespace}/workflows/{_quoted(run.handle.id)}")
-    again = "; interrupted, the same command carries it on" if found.embedded else ""
-    screen.say(f"Follow it elsewhere: {watch_command(run, base)}{again}")
+    if connection.ui:
+        screen.note(
+            f"Temporal UI: {connection.ui}/namespaces/{connection.client.namespace}/workflows/{_quoted(run.handle.id)}"
+        )
+    again = "; after an interrupt the same command resumes it" if connection.embedded else ""
+    screen.note(f"Follow it elsewhere: {watch_command(run, base)}{again}")
 
 
 def watch_command(run: Run, base: Path) -> str:
@@ -203,7 +207,7 @@ def _detached(run: Run, base: Path, screen: Screen) -> int:
 
 
 async def report_budget_pause(run: Run, screen: Screen) -> int:
-    """The end of a command whose run has used up its budget; the run is paused, not over."""
+    """Report a run that has used up its budget; the run is paused, not ended. Return the exit code."""
     report = await asyncio.to_thread(live_report, run.store, run.request, "paused")
     if screen.json:
         screen.fault(report.stop.message if report.stop is not None else "The run is paused.")

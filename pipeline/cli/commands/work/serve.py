@@ -1,4 +1,4 @@
-"""`tandem dev` and `tandem worker`: processes that work until they are told to stop. SIGTERM drains."""
+"""`tandem dev` and `tandem worker`: processes that work until they are stopped. SIGTERM drains."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 1.0
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """Set by SIGTERM or SIGINT; the SDK itself installs no handler."""
+    """Return an event set by SIGTERM or SIGINT; the SDK itself installs no handler."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -35,11 +35,11 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def dev_command(port: int | None, ui_port: int | None, processes: int | None, screen: Screen) -> int:
-    """The embedded server of this folder, and a worker for every pipeline that has an open run in it."""
+    """Run the embedded server of this folder, and a worker for every pipeline that has an open run."""
     if temporal_configured():
         raise UsageError(
-            "A Temporal is configured, and `tandem dev` is for the embedded one.",
-            hint="Start a worker for it with: tandem worker, or unset TEMPORAL_ADDRESS.",
+            "`tandem dev` starts the embedded Temporal, but another Temporal is configured.",
+            hint="Start a worker for that one with `tandem worker`, or unset TEMPORAL_ADDRESS.",
         )
     stop = _stop_on_signals()
     log_to_python()
@@ -49,23 +49,23 @@ async def dev_command(port: int | None, ui_port: int | None, processes: int | No
         raise UsageError(f"`tandem dev` runs here already: {server.info.address} (UI: {server.info.ui_url}).")
     screen.result(f"Temporal: {server.info.address}")
     screen.result(f"UI: {server.info.ui_url}")
-    screen.say("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
+    screen.note("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
     try:
         client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
-        found = Connection(client, server, server.info.ui_url, True)
+        connection = Connection(client, server, server.info.ui_url, True)
         async with contextlib.AsyncExitStack() as stack:
-            at_work: set[str] = set()
-            sweeping = asyncio.create_task(cleanup.sweep_now_and_then(partial(_sinks, Path.cwd())))
-            stack.push_async_callback(_cancelled, sweeping)
+            queues: set[str] = set()
+            sweep = asyncio.create_task(cleanup.sweep_periodically(partial(_sinks, Path.cwd())))
+            stack.push_async_callback(_cancelled, sweep)
             while not stop.is_set():
-                for queue in await _open_queues(client) - at_work:
+                for queue in await _open_queues(client) - queues:
                     count = processes or cgroup.cores()
-                    await stack.enter_async_context(workers(found, queue, Processes(count, screen.fault)))
-                    at_work.add(queue)
-                    screen.say(f"At work on {queue.removeprefix('tandem/')}.")
+                    await stack.enter_async_context(workers(connection, queue, Processes(count, screen.fault)))
+                    queues.add(queue)
+                    screen.note(f"Working on {queue.removeprefix('tandem/')}.")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
-            screen.say("Draining: rows in flight finish, the journal is flushed.")
+            screen.note("Draining: rows in flight finish, the journal is flushed.")
     finally:
         os.close(lock)
         server.leave()
@@ -73,7 +73,7 @@ async def dev_command(port: int | None, ui_port: int | None, processes: int | No
 
 
 def _sinks(folder: Path) -> list[Store]:
-    """Those of the pipelines that this folder knows; none yet in a new one, or while its spec cannot be read."""
+    """Return the sinks of the pipelines known in this folder; none if it is new or a spec cannot be read."""
     try:
         return list(known_pipelines.sinks(folder).values())
     except TandemError:
@@ -86,26 +86,26 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 async def _open_queues(client: Client) -> set[str]:
-    found = set()
-    kinds = "WorkflowType IN ('RunWorkflow', 'ScheduledWorkflow')"
-    async for execution in client.list_workflows(f"ExecutionStatus = 'Running' AND {kinds}"):
-        found.add(execution.task_queue)
-    return found
+    queues = set()
+    types = "WorkflowType IN ('RunWorkflow', 'ScheduledWorkflow')"
+    async for execution in client.list_workflows(f"ExecutionStatus = 'Running' AND {types}"):
+        queues.add(execution.task_queue)
+    return queues
 
 
 async def worker_command(processes: int | None, queue: str | None, screen: Screen) -> int:
-    """Worker processes, by default one a core."""
+    """Run worker processes, by default one per core."""
     if not temporal_configured():
         raise UsageError(
-            "`tandem worker` works for a configured Temporal, and none is.",
-            hint="Set TEMPORAL_ADDRESS; on a laptop use `tandem dev`, or just `tandem run`.",
+            "`tandem worker` needs a configured Temporal, but TEMPORAL_ADDRESS is not set.",
+            hint="Set TEMPORAL_ADDRESS; on a laptop use `tandem dev`, or only `tandem run`.",
         )
     queue = queue or current().task_queue
     count = processes or cgroup.cores()
     stop = _stop_on_signals()
-    found = Connection(await connect(), None, None, False)
-    async with workers(found, queue, Processes(count, screen.fault)):
-        screen.say(f"Working on the task queue {queue!r} with {count} process{'es' * (count > 1)}. SIGTERM drains.")
+    connection = Connection(await connect(), None, None, False)
+    async with workers(connection, queue, Processes(count, screen.fault)):
+        screen.note(f"Working on the task queue {queue!r} with {count} process{'es' * (count > 1)}. SIGTERM drains.")
         await stop.wait()
-        screen.say("Draining: rows in flight finish, the journal is flushed.")
+        screen.note("Draining: rows in flight finish, the journal is flushed.")
     return 0

@@ -1,4 +1,4 @@
-"""`tandem try`: a few rows in the foreground, step by step: the loop in which prompts are written."""
+"""`tandem try`: run a few rows in the foreground, step by step, to develop prompts."""
 
 import asyncio
 import tempfile
@@ -41,7 +41,7 @@ class TryOptions:
 
 
 async def try_command(options: TryOptions, screen: Screen) -> int:
-    """Show what the stages make of the first rows of a partition."""
+    """Run the stages on the first rows of a partition and show each step."""
     spec, base = read_spec(options.spec)
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
@@ -51,7 +51,7 @@ async def try_command(options: TryOptions, screen: Screen) -> int:
     if options.graph:
         return _graphs(ready, options.stage, screen)
     parts = await asyncio.to_thread(_rows, ready, options)
-    told: list[dict[str, Any]] = []
+    shown_rows: list[dict[str, Any]] = []
     tables: dict[str, dict[str, Any]] = {}
     spent = Counter[str]()
     cost = 0.0
@@ -60,13 +60,13 @@ async def try_command(options: TryOptions, screen: Screen) -> int:
             context = await _context(ready, partition, rows)
             began, trial = now(), Trial(ready.job, rows, context)
             try:
-                made = await trial.through(options.stage)
+                results = await trial.through(options.stage)
             finally:
                 await context.journal.close()
             if not screen.json:
-                _show(partition, made, len(told), options.stage, screen)
+                _show(partition, results, len(shown_rows), options.stage, screen)
                 _show_tables(trial.tables, screen)
-            told += [{"partition": partition, **row} for row in made]
+            shown_rows += [{"partition": partition, **row} for row in results]
             tables |= {partition: trial.tables} if trial.tables else {}
             spent.update({"calls": context.tally.calls, "calls_reused": context.tally.calls_reused})
             spent.update(_tokens(context, began))
@@ -74,7 +74,9 @@ async def try_command(options: TryOptions, screen: Screen) -> int:
     finally:
         await close_session()
     if screen.json:
-        screen.document({"rows": told, "tables": tables, "usage": {**_USAGE, **spent, "cost_usd": round(cost, 6)}})
+        screen.document(
+            {"rows": shown_rows, "tables": tables, "usage": {**_USAGE, **spent, "cost_usd": round(cost, 6)}}
+        )
         return 0
     reused = f", {counted(spent['calls_reused'], 'answer')} from the journal" if spent["calls_reused"] else ""
     tokens = f", {spent['input_tokens']:,} + {spent['output_tokens']:,} tokens" if spent["calls"] else ""
@@ -86,13 +88,13 @@ _USAGE = {"calls": 0, "calls_reused": 0, "input_tokens": 0, "output_tokens": 0}
 
 
 def _tokens(context: BatchContext, began: float) -> dict[str, int]:
-    """Tokens of the answers that this command paid for."""
+    """Return the tokens of the answers that this command paid for."""
     paid = [call.usage for call in context.journal.known.calls.values() if call.at >= began]
     return {f"{side}_tokens": sum(usage.get(side, 0) for usage in paid) for side in ("input", "output")}
 
 
 async def _context(ready: Ready, partition: str, rows: pl.DataFrame) -> BatchContext:
-    """A journal that knows what runs of this partition have paid for already."""
+    """Return a context whose journal has the answers that runs of this partition have paid for."""
     batch = PlannedBatch(rows=rows.height, ranges=())
     attempt = BatchAttempt(ready.job, ready.store, RUN, partition, 0, batch)
     context = await batch_context(attempt, Shared(), asyncio.Event())
@@ -106,69 +108,69 @@ def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
     for stage in source_stages(ready.job):
         keys += fingerprints(rows, stage.reads)
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-        dealt, _ = join.split_by_batch(ready.store, partition, join.keys_of_batch(0, keys), Path(local))
-        return [record for path in dealt.values() for record in decode_segment(path.read_bytes()).records]
+        files, _ = join.split_by_batch(ready.store, partition, join.keys_of_batch(0, keys), Path(local))
+        return [record for path in files.values() for record in decode_segment(path.read_bytes()).records]
 
 
 def _graphs(ready: Ready, only: str | None, screen: Screen) -> int:
-    drawn = {
+    diagrams = {
         stage.name: stage.graph.get_graph().draw_mermaid()
         for stage in graph_stages(ready.job.stages)
         if only in (None, stage.name)
     }
     if screen.json:
-        screen.document(drawn)
-    for name, text in drawn.items():
+        screen.document(diagrams)
+    for name, text in diagrams.items():
         screen.result(f"%% {name}\n{text}")
     return 0
 
 
 def _rows(ready: Ready, options: TryOptions) -> list[tuple[str, pl.DataFrame]]:
-    """The first rows, from as many partitions as they take."""
+    """Return the first rows, from as many partitions as needed."""
     snapshot = ready.job.snapshot
     known = snapshot.partitions
     if options.partition is not None and options.partition not in known:
         hint = f"For example {', '.join(known[:3])}" if known else ""
         raise UsageError(f"--partition {options.partition}: no such partition.", hint=hint)
     parts: list[tuple[str, pl.DataFrame]] = []
-    room = options.rows
+    remaining = options.rows
     for partition in [options.partition] if options.partition is not None else known:
         ranges = []
         for found in snapshot.entry(partition).ranges:
-            ranges.append(found.model_copy(update={"rows": min(found.rows, room)}))
-            room -= ranges[-1].rows
+            ranges.append(found.model_copy(update={"rows": min(found.rows, remaining)}))
+            remaining -= ranges[-1].rows
         if any(found.rows for found in ranges):
             parts.append((partition, snapshot.read(partition, ranges)))
-        if not room:
+        if not remaining:
             break
     if not parts:
         raise SourceError("There are no rows to try.")
     return parts
 
 
-def _show(partition: str, told: list[dict[str, Any]], before: int, only: str | None, screen: Screen) -> None:
-    for number, row in enumerate(told, start=before + 1):
+def _show(partition: str, rows: list[dict[str, Any]], offset: int, only: str | None, screen: Screen) -> None:
+    for number, row in enumerate(rows, start=offset + 1):
         screen.result(f"── row {number}, {partition} {'─' * 40}"[:72])
         for name, value in row["input"].items():
             screen.result(f"  {name}: {_cut(value)}")
-        for stage, made in row["stages"].items():
+        for stage, result in row["stages"].items():
             if only in (None, stage):
-                _show_stage(stage, made, screen)
+                _show_stage(stage, result, screen)
 
 
-def _show_stage(stage: str, made: dict[str, Any], screen: Screen) -> None:
-    screen.result(f"  {stage} → {made['status']}{_took(made.get('usage'))}")
-    for step in made.get("steps", []):
+def _show_stage(stage: str, result: dict[str, Any], screen: Screen) -> None:
+    screen.result(f"  {stage} → {result['status']}{_usage_text(result.get('usage'))}")
+    for step in result.get("steps", []):
         screen.result(f"    {step['node']}: {_cut(step['update'], 300)}")
-    if made.get("error"):
-        screen.result(f"    {made['error'].get('kind')}: {made['error'].get('message')}")
-        for question in made["error"].get("questions", ()):
+    if result.get("error"):
+        screen.result(f"    {result['error'].get('kind')}: {result['error'].get('message')}")
+        for question in result["error"].get("questions", ()):
             screen.result(f"    asks: {_cut(question['asks'], 300)}")
-    for name, value in (made.get("output") or {}).items():
+    for name, value in (result.get("output") or {}).items():
         screen.result(f"    {name} = {_cut(value)}")
 
 
-def _took(usage: dict[str, Any] | None) -> str:
+def _usage_text(usage: dict[str, Any] | None) -> str:
     if not usage or not usage["calls"]:
         return ""
     tokens = f"{usage['input_tokens']:,} + {usage['output_tokens']:,} tokens"
@@ -177,7 +179,7 @@ def _took(usage: dict[str, Any] | None) -> str:
 
 def _show_tables(tables: dict[str, list[dict[str, Any]]], screen: Screen) -> None:
     for stage, rows in tables.items():
-        screen.result(f"── {stage}, of the rows tried {'─' * 40}"[:72])
+        screen.result(f"── {stage}, over the rows tried {'─' * 40}"[:72])
         for row in rows[:_TABLE_ROWS]:
             screen.result("  " + _cut(", ".join(f"{name} = {_cut(value, 60)}" for name, value in row.items())))
         if len(rows) > _TABLE_ROWS:

@@ -39,7 +39,7 @@ async def test_several_such_rows_at_the_end_of_a_run_are_rejected_in_the_end(ser
     rows = ["poison one", "poison two", "poison three"]
     found: list[str | None] = []
     for _ in range(30):
-        stage.limiter._place._breaker.probe_at = -1.0  # the workflow has waited
+        stage.limiter._queue._breaker.probe_at = -1.0  # the workflow has waited
         found = kinds(await enrich(stage, rows, a_context(segments)))
         if None not in found:
             break
