@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import digests, ids, partition_keys
-from schemas.errors import ObjectExists, ObjectMissing, SchemaChanged, SinkError
+from schemas.errors import ObjectMissing, SchemaChanged, SinkError
 from schemas.manifest import Noun
 from schemas.tables import decode_schema, encode_schema
 
@@ -51,11 +51,9 @@ def claim(store: Store, dataset: Dataset) -> Dataset:
     """Make the sink this pipeline's, pinning the types of columns not pinned yet. Raises SinkError."""
     known = load_dataset(store, dataset.pipeline)
     if known is None:
-        try:
-            store.put_new(ids.DATASET, dataset.model_dump_json().encode())
+        if store.put_absent(ids.DATASET, dataset.model_dump_json().encode()):
             return dataset
-        except ObjectExists:
-            known = load_dataset(store, dataset.pipeline)
+        known = load_dataset(store, dataset.pipeline)
     assert known is not None
     types = {**dataset.types, **known.types}
     if types != known.types:
@@ -86,12 +84,10 @@ def declare_schema(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_vers
     Returns its version. Raises SchemaChanged."""
     known = load_schema(store)
     if known is None:
-        try:
-            store.put_new(ids.SCHEMA, _declared(schema, keys, None).model_dump_json().encode())
+        if store.put_absent(ids.SCHEMA, _declared(schema, keys, None).model_dump_json().encode()):
             return 1
-        except ObjectExists:
-            known = load_schema(store)
-            assert known is not None
+        known = load_schema(store)
+        assert known is not None
     _refuse(known, schema, keys, new_version)
     declared = _declared(schema, keys, known)
     if known.columns != declared.columns:

@@ -85,7 +85,11 @@ def test_dev_works_for_what_is_detached(tmp_path: Path, model_server: ModelServe
         assert "runs here already" in second.err
         accepted = project.tandem("run", "--detach", "--json", "--name", "far").ok()
         assert accepted.json["state"] == "running"
-        watched = project.tandem("runs", "watch", timeout_s=400).ok()
+        model_server.script({"latency_ms": 400, "rules": [{"action": "error", "status": 503}]})
+        with project.start("runs", "watch") as watch:  # it is there before the last partition ends
+            eventually(lambda: "Run far" in watch.err or "waiting" in watch.err, "the watch")
+            model_server.script({"latency_ms": 50})
+            watched = watch.wait(400).ok()
         assert "Run far completed" in watched.out
         assert sum(line.startswith("✓ ") for line in watched.err.splitlines()) == 3
         again = project.tandem("run", "--detach", "--name", "far").ok()

@@ -27,6 +27,8 @@ def outage(folder: Path, refused_s: float, failing_s: float) -> float:
         rig = a_rig(folder, model)
         process = rig.run()
         rig.answered(60)
+        model.script({"rules": [{"action": "hang"}]})
+        time.sleep(0.5)  # what was on its way is answered, so that all answers are counted
         before: list[Call] = model.calls()
         model.child.kill()
     with process:
