@@ -6,7 +6,6 @@ does work runs a worker itself, on the task queue of its pipeline, so that it ne
 
 import asyncio
 import logging
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
+from pipeline.embedded.room import check_room, room_watched
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retry_policy import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured
-from schemas.errors import ConnectionFailed, NoRoom
+from schemas.errors import ConnectionFailed
 
 _CONNECT_S = 10.0
-_LEAST_ROOM = 4 << 20  # bytes that a small run writes to the embedded server's file
 
 
 @dataclass(frozen=True)
@@ -54,31 +53,21 @@ def log_to_python() -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)
 
 
-def _check_room(home: Path) -> None:
-    """Raises NoRoom if the server's file has no room to grow: the server would hang without an error."""
-    existing = next(folder for folder in (home, *home.parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < _LEAST_ROOM:
-        raise NoRoom(
-            f"{str(home)!r}, where the embedded Temporal server keeps its file, has {free:,} bytes left, but "
-            f"{_LEAST_ROOM:,} are needed.",
-            hint="Free some space, or set TANDEM_HOME to a folder on another disk; nothing that was answered is lost.",
-        )
-
-
 @asynccontextmanager
 async def connected(base: Path) -> AsyncIterator[Connection]:
-    """Connect; start or join the embedded server if no Temporal is configured. Raises ConnectionFailed."""
+    """Connect; start or join the embedded server if no Temporal is configured. Raises ConnectionFailed, NoRoom."""
     log_to_python()
     if temporal_configured():
         client = await connect()
         yield Connection(client, None, None, await _has_attributes(client))
         return
-    await asyncio.to_thread(_check_room, home_of(base))
-    embedded = await EmbeddedServer.join(home_of(base))
+    home = home_of(base)
+    await asyncio.to_thread(check_room, home)
+    embedded = await EmbeddedServer.join(home)
     try:
         client = await Client.connect(embedded.info.address, data_converter=pydantic_data_converter, lazy=False)
-        yield Connection(client, embedded, embedded.info.ui_url, True)
+        async with room_watched(home):
+            yield Connection(client, embedded, embedded.info.ui_url, True)
     finally:
         embedded.leave()
 
