@@ -56,6 +56,8 @@ def test_another_machine_pays_again_for_a_flush_interval_at_most(make_rig: MakeR
         lost = 0 if strict else answered_within(rig.calls(), moment, FLUSH_S + 0.5)
         report = rig.finish(TANDEM_SPOOL=str(rig.folder / "elsewhere")).json
     rig.check(twin, again=IN_FLIGHT + lost, untold=IN_FLIGHT + lost)
+    assert report["billed_over_needed"] is None, "calls of the dead machine that nobody can know"
+    assert "died with a worker" in report["billed_over_needed_unknown"]
     measured(
         f"another machine, strict={strict}", billed=rig.billed, needed=twin.calls, allowed=IN_FLIGHT + lost,
         usage=report["usage"],
