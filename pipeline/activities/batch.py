@@ -176,7 +176,7 @@ async def _note_lost_attempt(store: Store, request: BatchRequest, spool: str) ->
     if info.attempt == 1 or not info.heartbeat_details:
         return
     try:
-        last = Heartbeat.model_validate(info.heartbeat_details[0])
+        last = Heartbeat.model_validate(info.heartbeat_details[-1])
     except ValidationError:  # of an earlier version
         return
     if last.spool and last.spool != spool:

@@ -97,7 +97,9 @@ async def heartbeating(*, spool: str = "") -> AsyncIterator[ActivityProgress]:
 
     async def forever() -> None:
         while True:
-            activity.heartbeat(progress.message())
+            last = progress.message()
+            # One by one first, as clients of earlier versions read them.
+            activity.heartbeat(last.rows, last.calls, last.cost_usd, last)
             await asyncio.sleep(HEARTBEAT_EVERY.total_seconds())
 
     task = asyncio.create_task(forever())

@@ -68,6 +68,9 @@ def _own_partitions(progress: Progress) -> list[str]:
     return [partition for partition in progress.running if partition not in progress.held]
 
 
+_OF_EARLIER_VERSIONS = 3  # rows, calls and cost, without the message
+
+
 async def _heartbeats(description: WorkflowExecutionDescription) -> list[Heartbeat]:
     """Return the last heartbeat of each running batch."""
     heartbeats = []
@@ -75,9 +78,9 @@ async def _heartbeats(description: WorkflowExecutionDescription) -> list[Heartbe
         if pending.activity_type.name != ENRICH.name or not pending.HasField("heartbeat_details"):
             continue
         payloads = pending.heartbeat_details.payloads
-        if len(payloads) == 1:
-            heartbeats += await description.data_converter.decode(payloads, [Heartbeat])
-        else:  # a worker of an earlier version sends them one by one
+        if len(payloads) != _OF_EARLIER_VERSIONS:
+            heartbeats += await description.data_converter.decode(payloads[-1:], [Heartbeat])
+        else:
             rows, calls, cost_usd = await description.data_converter.decode(payloads, [int, int, float])
             heartbeats.append(Heartbeat(rows=rows, calls=calls, cost_usd=cost_usd))
     return heartbeats

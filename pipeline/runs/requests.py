@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import uuid
 from pathlib import Path
+from typing import Any
 
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
@@ -18,8 +19,8 @@ _NOT_IDENTITY = {
                "max_cost_usd_per_day", "max_tokens", "call_timeout"},
     "sink": {"keep_generations"},
     "notify": True, "schedule": True, "prices": True,
-    "stages": {"__all__": {"row_timeout", "blocking"}},
 }  # fmt: skip
+_STAGE_SPEED = {"row_timeout", "blocking"}
 _FORMER_STAY = dt.timedelta(minutes=15)
 
 
@@ -28,7 +29,10 @@ def request_digest(spec: Spec, selection: Selection) -> str:
     if spec.sink.keep_superseded == superseded_stay(spec.sink.format):
         sink = spec.sink.model_copy(update={"keep_superseded": _FORMER_STAY})
         spec = spec.model_copy(update={"sink": sink})
-    spec_json = spec.model_dump_json(exclude=_NOT_IDENTITY)  # type: ignore[arg-type]
+    exclude: dict[str, Any] = {**_NOT_IDENTITY, "stages": {"__all__": _STAGE_SPEED}}
+    if all(stage.coerce == "lenient" for stage in spec.stages):
+        exclude["stages"] = {"__all__": {*_STAGE_SPEED, "coerce"}}  # the key is younger than runs that may be open
+    spec_json = spec.model_dump_json(exclude=exclude)
     return digests.digest(spec_json, selection.model_dump_json())
 
 
