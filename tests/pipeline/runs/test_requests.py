@@ -34,7 +34,7 @@ def test_it_is_that_of_earlier_versions() -> None:
 @pytest.mark.parametrize(
     ("stage", "changed"),
     [
-        ({"row_timeout": "1h", "blocking": True}, {}),
+        ({"row_timeout": "1h"}, {}),
         ({}, {"limits": {"rows_in_flight": 3, "max_cost_usd": 1}}),
         ({}, {"sink": {"path": "out", "keep_generations": 3}}),
         ({}, {"prices": {"offline:lexical": {"input": 1, "output": 1}}}),
