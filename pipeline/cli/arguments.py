@@ -22,17 +22,16 @@ def spec_and_key(spec: Path, key: str | None) -> tuple[Path, str | None]:
 
 def selection_of(
     partition: list[str] | None,
-    from_date: str | None,
-    to_date: str | None,
-    last: str | None,
-    reprocess: str,
-    limit_rows: int | None,
-    fresh: bool,
+    period: tuple[str | None, str | None, str | None],
+    reprocess: str = "stale",
+    limit_rows: int | None = None,
+    fresh: bool = False,
     new_version: bool = False,
 ) -> "Selection":
-    """Return the selection of a command line. Raises UsageError."""
+    """Return the selection of a command line; `period` is --from-date, --to-date and --last. Raises UsageError."""
     from schemas.plan import Selection
 
+    from_date, to_date, last = period
     if reprocess not in ("missing", "failed", "stale", "all"):
         raise UsageError(f"--reprocess {reprocess}: not one of missing, failed, stale, all.")
     if partition and (from_date or to_date or last):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, seconds, selection_of
-from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule
+from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule, servers
 from pipeline.cli.flags.help import GroupedCommands
 from pipeline.cli.flags.options import (
     FromDate,
@@ -102,8 +102,8 @@ def run(
     async def work() -> int:
         from pipeline.cli.commands.work.run import RunFlags, run_command
 
-        selection = selection_of(partition, from_date, to_date, last, reprocess, limit_rows, fresh, new_version)
-        if plan is not None and selection != selection_of(None, None, None, None, "stale", None, False):
+        selection = selection_of(partition, (from_date, to_date, last), reprocess, limit_rows, fresh, new_version)
+        if plan is not None and selection != selection_of(None, (None, None, None)):
             raise UsageError(
                 "--plan cannot be combined with selectors, --reprocess, --limit-rows or --fresh.",
                 hint="The plan has its own.",
@@ -152,7 +152,7 @@ def plan(
     async def work() -> int:
         from pipeline.cli.commands.work.plan import PlanOptions, plan_command
 
-        selection = selection_of(partition, from_date, to_date, last, reprocess, None, False, new_version)
+        selection = selection_of(partition, (from_date, to_date, last), reprocess, new_version=new_version)
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 
@@ -202,7 +202,7 @@ def backfill(
 
         if fail_fast and max_failures is not None:
             raise UsageError("--fail-fast cannot be combined with --max-failures.", hint="It means --max-failures 1.")
-        selection = selection_of(None, from_date, to_date, None, reprocess, None, False)
+        selection = selection_of(None, (from_date, to_date, None), reprocess)
         screen = Screen(json=json, quiet=quiet)
         if dry_run:
             return await plan_command(PlanOptions(spec=spec, selection=selection), screen)
@@ -322,34 +322,5 @@ def schema() -> None:
     print(schema_text(OPTIONS), end="")
 
 
-@app.command()
-def dev(
-    port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
-    ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
-    processes: Processes = None,
-    verbose: Verbose = False,
-) -> None:
-    """Start Temporal, its UI and a worker here, until Ctrl-C."""
-
-    async def work() -> int:
-        from pipeline.cli.commands.work.serve import dev_command
-
-        return await dev_command(port, ui_port, processes, Screen())
-
-    go(work, verbose=verbose, works=True)
-
-
-@app.command()
-def worker(
-    processes: Processes = None,
-    task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
-    verbose: Verbose = False,
-) -> None:
-    """Work on the runs of the configured Temporal. SIGTERM drains it."""
-
-    async def work() -> int:
-        from pipeline.cli.commands.work.serve import worker_command
-
-        return await worker_command(processes, task_queue, Screen())
-
-    go(work, verbose=verbose, works=True)
+app.command()(servers.dev)
+app.command()(servers.worker)

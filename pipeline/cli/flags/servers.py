@@ -1,0 +1,40 @@
+"""Flags of the commands that serve until they are stopped: dev and worker."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.flags.options import Processes, Verbose
+from pipeline.cli.process import go
+from pipeline.cli.screen.console import Screen
+
+
+def dev(
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
+    ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
+    processes: Processes = None,
+    verbose: Verbose = False,
+) -> None:
+    """Start Temporal, its UI and a worker here, until Ctrl-C."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.serve import dev_command
+
+        return await dev_command(port, ui_port, processes, Screen())
+
+    go(work, verbose=verbose, works=True)
+
+
+def worker(
+    processes: Processes = None,
+    task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Work on the runs of the configured Temporal. SIGTERM drains it."""
+
+    async def work() -> int:
+        from pipeline.cli.commands.work.serve import worker_command
+
+        return await worker_command(processes, task_queue, Screen())
+
+    go(work, verbose=verbose, works=True)
