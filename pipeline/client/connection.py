@@ -20,7 +20,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
-from pipeline.embedded.room import check_room, room_watched
+from pipeline.embedded.disk_space import check_room, room_watched
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retry_policy import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured

@@ -5,7 +5,7 @@ import asyncio
 from pipeline.client.connection import Connection
 from pipeline.client.open_runs import open_run
 from pipeline.outputs.rejects import Rejects, all_rejects, retryable, void_all
-from pipeline.runs.retry import Only, to_retry
+from pipeline.runs.retry_selection import Only, to_retry
 from pipeline.stores import Store
 from schemas.errors import UsageError
 from schemas.plan import RunRequest, Selection

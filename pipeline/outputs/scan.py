@@ -18,7 +18,6 @@ import pyarrow.dataset as ds
 import pyarrow.fs as fs
 from polars.io.plugins import register_io_source
 
-from pipeline.outputs.moving_files import MovingFiles
 from pipeline.outputs.reader import (
     CommittedPart,
     GenerationSuperseded,
@@ -29,6 +28,7 @@ from pipeline.outputs.reader import (
     parts_of,
     reader_schema,
 )
+from pipeline.outputs.superseded_files import SupersededFiles
 from pipeline.sinks import commits
 from pipeline.sinks.generations import locate
 from pipeline.sinks.schema import key_values
@@ -163,7 +163,7 @@ def dataset(sink: Sink, partition: str | None = None, *, generation: int | None 
     listed, shape = parts(store, partition, generation)
     form = ds.ParquetFileFormat()
     places = {part.store.arrow_path(part.path)[1]: part for part in listed}
-    moving = fs.PyFileSystem(MovingFiles(store.arrow_path("")[0], places))
+    moving = fs.PyFileSystem(SupersededFiles(store.arrow_path("")[0], places))
     fragments = [
         form.make_fragment(path, moving, partition_expression=_expression(part, shape)) for path, part in places.items()
     ]

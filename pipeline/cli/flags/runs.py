@@ -11,7 +11,7 @@ from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.runs.retry import Only
+    from pipeline.runs.retry_selection import Only
 
 app = typer.Typer(
     help="Look at runs and control them: list, show, watch, pause, resume, cancel, retry, set.", no_args_is_help=True

@@ -13,7 +13,7 @@ from pipeline.operations.find_run import find_run, report_of
 from pipeline.operations.retry import retry_selection
 from pipeline.runs import requests
 from pipeline.runs.report import as_json
-from pipeline.runs.retry import Only
+from pipeline.runs.retry_selection import Only
 from pipeline.stores import Store
 from schemas.messages.run import SetLimits
 from schemas.plan import RunRequest

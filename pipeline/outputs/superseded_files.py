@@ -10,7 +10,7 @@ from pipeline.outputs.reader import CommittedPart, GenerationSuperseded
 from pipeline.sinks.generations import locate
 
 
-class MovingFiles(fs.FileSystemHandler):  # type: ignore[misc]
+class SupersededFiles(fs.FileSystemHandler):  # type: ignore[misc]
     """`parts` are the committed files by their path in `system`."""
 
     def __init__(self, system: fs.FileSystem, parts: Mapping[str, CommittedPart]) -> None:
