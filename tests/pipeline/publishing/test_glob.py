@@ -230,7 +230,7 @@ async def test_an_overtaken_reader_reads_on_from_history(bench: Bench) -> None:
     bench.write(rows(8))
     await bench.one()
     assert arrow.to_table()["id"].to_pylist() == list(range(6))
-    assert duckdb.sql("SELECT count(*) FROM arrow WHERE id > 2").fetchall() == [(3,)]
+    assert duckdb.execute("SELECT count(*) FROM arrow WHERE id > 2").fetchall() == [(3,)]
     assert before.collect()["id"].to_list() == list(range(6))
     assert sum(batch.num_rows for part in listed[0] for batch in batches(part, listed[1])) == 6
     (file,) = scan.files(bench.store, FILE, generation=1)
