@@ -10,11 +10,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from polars.io.plugins import register_io_source
 
 from pipeline.outputs.reader import (
@@ -34,6 +34,9 @@ from pipeline.stores import Store, open_store
 from schemas import ids
 from schemas.errors import TandemError, UsageError
 from schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 __all__ = [
     "CommittedFile", "GenerationSuperseded", "VersionsDiffer", "dataset", "files", "head", "manifests", "partitions",
@@ -155,8 +158,10 @@ def _frames(
                     return
 
 
-def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> ds.Dataset:
+def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> "Dataset":
     """Return the same as an Arrow dataset: for pyarrow, DuckDB, pandas and other readers of one."""
+    import pyarrow.dataset as ds  # it imports pandas where that is installed, half a second
+
     listed, shape = parts(_store(sink), partition, generation)
     form = ds.ParquetFileFormat()
     fragments = []
