@@ -5,6 +5,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 
 from pipeline.runs import requests
@@ -56,8 +57,6 @@ def payload(request: NotifyRequest) -> dict[str, Any]:
 
 
 async def _post(url: str, field: str, body: bytes) -> None:
-    import aiohttp  # a third of a second, for webhooks only
-
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=True) as session,
