@@ -25,8 +25,9 @@ import polars as pl
 from pipeline.client.connection import connected
 from pipeline.client.follow import follow, running_report
 from pipeline.client.known_pipelines import DEFAULT_SPEC
-from pipeline.client.preflight import preflight, read_spec
-from pipeline.client.start import Run
+from pipeline.client.preflight import preflight
+from pipeline.client.run import Run
+from pipeline.client.spec_file import read_spec
 from pipeline.operations.run import Order, final_report, prepare, start, working_on
 from pipeline.outputs.scan import scan
 from pipeline.planning import builder

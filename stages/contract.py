@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import polars as pl
 import pyarrow as pa
-from langgraph.pregel import Pregel
 from pydantic import ValidationError
 
 from schemas.errors import PartitionError, SpecError
@@ -23,8 +22,11 @@ from schemas.spec.sections import Section, Spec
 from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limits.limiter import Limiter
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 from stages.models.failures.refused_rows import RefusedRows
+
+if TYPE_CHECKING:
+    from langgraph.pregel import Pregel
 
 # Position of a row within its partition while a batch is enriched. Never published.
 ROW = "__tandem_row"
@@ -88,7 +90,7 @@ class GraphStage:
     reads: tuple[str, ...]
     fields: Mapping[str, OutputField]
     fingerprint: str
-    graph: Pregel[Any, Any, Any, Any]
+    graph: "Pregel[Any, Any, Any, Any]"
     prepare: Callable[[Mapping[str, Any]], dict[str, Any] | Answered]
     output_of: Callable[[Mapping[str, Any]], dict[str, Any]]
     provenance: Provenance

@@ -3,6 +3,7 @@ output), its aspects (the parts that a user can change) and the user's code that
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -10,14 +11,16 @@ from schemas import digests
 from schemas.digests import digest
 from schemas.spec.sections import Spec
 from stages.contract import AnyStage, Options, StageSetup
-from stages.models.answers.answer_format import AnswerFormat
-from stages.models.factory import model_identity
+from stages.models.choice import model_identity
 from stages.user_code import code_digest
+
+if TYPE_CHECKING:
+    from stages.models.answers.answer_format import AnswerFormat  # LangChain
 
 _PACE = {"row_timeout", "blocking"}
 
 
-def stage_fingerprint(setup: StageSetup, version: str, form: AnswerFormat, options: Options | None = None) -> str:
+def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", options: Options | None = None) -> str:
     """Return the digest of everything that could change the stage's answers; not of later steps."""
     stage = setup.stage
     code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *stage.tools)]

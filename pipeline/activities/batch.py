@@ -37,7 +37,7 @@ from schemas.messages.run import (
 from stages.execution.claims import Claims
 from stages.execution.isolation import Isolation, RowWatch
 from stages.execution.single_flight import Shared
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pipeline import memory
-from pipeline.planning.job import Job, job_of_plan
+from pipeline.planning.job import Job
+from pipeline.planning.preparation import job_of_plan
 from pipeline.runs import plan_pages
 from pipeline.stores import Store, open_store
 from schemas.errors import CodeMismatch
 from schemas.messages.base import RunRef
 from schemas.plan import Plan
 from schemas.spec.sections import Spec
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 from stages.stage_digests import code_digests, code_of
 
 _KEPT = 8

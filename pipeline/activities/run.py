@@ -17,7 +17,7 @@ from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.limits.run_budget import RunBudgets
 from pipeline.planning import builder
-from pipeline.planning.job import make_job
+from pipeline.planning.preparation import make_job
 from pipeline.progress_note import Note
 from pipeline.publishing import cleanup
 from pipeline.runs import html_report, plan_pages, requests, statistics
@@ -42,7 +42,7 @@ from schemas.messages.run import (
     SetLimits,
     SetLimitsRequest,
 )
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 
 log = logging.getLogger("tandem.activities")
 _WAITED_OUT = dt.timedelta(seconds=15)  # the longest `sink.keep_superseded` for whose end a run waits

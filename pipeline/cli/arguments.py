@@ -3,9 +3,12 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.errors import UsageError
-from schemas.plan import Selection
+
+if TYPE_CHECKING:
+    from schemas.plan import Selection
 
 DEFAULT_SPEC = Path("tandem.yaml")
 

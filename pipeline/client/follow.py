@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from pipeline.client.start import Run
+from pipeline.client.run import Run
 from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report
 from pipeline.workflows.run import RunWorkflow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import orjson
 
-from pipeline.client.preflight import read_spec, sink_of
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.planning.job import Ready
 from pipeline.settings import home_of
 from pipeline.stores import Store, open_store

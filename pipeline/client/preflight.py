@@ -4,25 +4,17 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.client.spec_file import sink_of
 from pipeline.limits.budget import refuse_unpriced
-from pipeline.planning.job import Ready, make_job, refuse_unbuilt
-from pipeline.settings import expanded
-from pipeline.stores import Store, open_store, probe
+from pipeline.planning.job import Ready
+from pipeline.planning.preparation import make_job, refuse_unbuilt
+from pipeline.stores import Store, probe
 from schemas.errors import SpecError, StoreError, UsageError
-from schemas.spec.loading import in_file, load_spec
+from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
-from stages.models.factory import ModelServices, missing_key
+from stages.models.choice import ModelServices, missing_key
 
 StepDone = Callable[[str], None]
-
-
-def read_spec(path: Path) -> tuple[Spec, Path]:
-    """Return the spec and its folder."""
-    return load_spec(path), path.absolute().parent
-
-
-def sink_of(spec: Spec, base: Path) -> Store:
-    return open_store(expanded(spec).sink.path, base=base)
 
 
 def preflight(spec: Spec, base: Path, *, file: Path | None = None, on_step: StepDone = lambda done: None) -> Ready:

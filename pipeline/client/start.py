@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime as dt
-from dataclasses import dataclass
 from functools import partial
 
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
@@ -16,6 +15,7 @@ from temporalio.common import (
 
 from pipeline.client.connection import Connection
 from pipeline.client.open_runs import open_run_of_same_request, status_of
+from pipeline.client.run import Run
 from pipeline.limits import budget
 from pipeline.planning.job import Ready
 from pipeline.runs.progress import usage_so_far
@@ -33,20 +33,6 @@ from stages.stage_digests import code_digests, code_of
 
 _AS_SPECIFIED = RunOptions()
 _ATTRIBUTES = ("TandemPipeline", "TandemRun", "TandemState")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that this process may follow. `began`: started, joined, resumed, replanned or completed."""
-
-    request: RunRequest
-    store: Store
-    handle: WorkflowHandle[RunWorkflow, RunResult] | None
-    began: str
-
-    @property
-    def ref(self) -> RunRef:
-        return RunRef(pipeline=self.request.pipeline, run=self.request.run, sink=self.store.uri)
 
 
 def check_name(name: str) -> None:

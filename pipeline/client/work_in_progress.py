@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
-from pipeline.client.start import Run
+from pipeline.client.run import Run
 from pipeline.workflows.activity_calls import ENRICH
 from schemas import ids
 from schemas.messages.batch import Heartbeat

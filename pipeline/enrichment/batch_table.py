@@ -15,9 +15,8 @@ from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
-from stages.execution.batch import answer_of
 from stages.execution.provenance import RowProvenance
-from stages.execution.row_flow import RejectedRow, RowTable, apply_stage, take_answers
+from stages.execution.row_flow import RejectedRow, RowTable, answer_of, apply_stage, take_answers
 from stages.execution.unsettled import ID, unsettled
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known

@@ -14,8 +14,8 @@ from pipeline.planning.job import Job
 from schemas.errors import ConnectionFailed
 from stages.contract import ROW, GraphStage, TableStage
 from stages.execution.attempt import BatchContext
-from stages.execution.batch import answer_of, run_graph_stage
-from stages.execution.row_flow import RowTable, Step, apply_stage, take_answers
+from stages.execution.batch import run_graph_stage
+from stages.execution.row_flow import RowTable, Step, answer_of, apply_stage, take_answers
 from stages.journal.fingerprints import row_ids
 from stages.journal.records import RowRecord
 from stages.models.failures.errors import Waiting

@@ -13,9 +13,8 @@ import polars as pl
 from pipeline.planning.job import Job
 from schemas.errors import RowError
 from stages.contract import ROW, Answered, GraphStage, TableStage, graph_stages
-from stages.execution.batch import answer_of
 from stages.execution.replay import replay
-from stages.execution.row_flow import RowAnswer, RowTable, apply_stage, take_answers
+from stages.execution.row_flow import RowAnswer, RowTable, answer_of, apply_stage, take_answers
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
 

@@ -7,7 +7,7 @@ from pipeline.client.connection import Connection
 from pipeline.client.follow import progress_of, running_report
 from pipeline.client.known_pipelines import sinks
 from pipeline.client.open_runs import open_run
-from pipeline.client.start import Run
+from pipeline.client.run import Run
 from pipeline.client.work_in_progress import work_in_progress
 from pipeline.runs import report, requests
 from pipeline.runs.report import Report

@@ -20,7 +20,8 @@ from pipeline.client.connection import connected
 from pipeline.client.follow import follow
 from pipeline.operations.run import Order, final_report, prepare, start, working_on
 from pipeline.outputs.verify import Problem, Verified, verify
-from pipeline.planning.job import Job, make_job
+from pipeline.planning.job import Job
+from pipeline.planning.preparation import make_job
 from pipeline.runs.report import Report
 from pipeline.sinks import commits, generations
 from pipeline.sinks.schema import Dataset, claim, declare_schema
@@ -32,7 +33,7 @@ from schemas.manifest import Manifest
 from schemas.plan import Selection
 from schemas.spec.sections import Spec
 from schemas.tables import stored_schema
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 
 _REPAIRED_BY_PUBLISHING = frozenset(("missing", "size", "checksum", "rows", "schema", "table"))
 _ASIDE = f"{ids.TANDEM}/damaged/"

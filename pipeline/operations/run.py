@@ -13,8 +13,10 @@ from pipeline.client import known_pipelines
 from pipeline.client.connection import Connection, connected_if_running
 from pipeline.client.follow import status_of_run
 from pipeline.client.open_runs import open_run, open_run_of_same_request
-from pipeline.client.preflight import preflight, sink_of
-from pipeline.client.start import Run, check_name, find_request, start_or_join
+from pipeline.client.preflight import preflight
+from pipeline.client.run import Run
+from pipeline.client.spec_file import sink_of
+from pipeline.client.start import check_name, find_request, start_or_join
 from pipeline.embedded.dev import dev_is_up
 from pipeline.limits import budget
 from pipeline.operations.control import closing_worker

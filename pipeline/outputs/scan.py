@@ -10,11 +10,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.fs as fs
 from polars.io.plugins import register_io_source
 
@@ -36,6 +36,9 @@ from pipeline.stores import Store, open_store
 from schemas import ids
 from schemas.errors import TandemError, UsageError
 from schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 __all__ = [
     "CommittedFile", "GenerationSuperseded", "VersionsDiffer", "dataset", "files", "head", "manifests", "partitions",
@@ -157,8 +160,10 @@ def _frames(
                     return
 
 
-def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> ds.Dataset:
+def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> "Dataset":
     """Return the same as an Arrow dataset: for pyarrow, DuckDB, pandas and other readers of one."""
+    import pyarrow.dataset as ds  # it imports pandas where that is installed, half a second
+
     store = _store(sink)
     listed, shape = parts(store, partition, generation)
     form = ds.ParquetFileFormat()

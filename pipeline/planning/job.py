@@ -5,26 +5,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.progress_note import Note, unnoted
-from pipeline.runs.requests import load_spec_of
-from pipeline.settings import expanded
-from pipeline.sinks.schema import load_dataset
-from pipeline.sinks.table_formats import follow
 from pipeline.sources.snapshot import Snapshot
-from pipeline.sources.snapshot import load as load_snapshot
-from pipeline.sources.split import snapshot_of
 from pipeline.stores import Store
 from schemas import partition_keys
-from schemas.errors import SpecError
-from schemas.plan import Plan
 from schemas.spec.sections import Spec
 from stages.contract import AnyStage, GraphStage, TableStage, graph_stages
 from stages.execution import provenance
-from stages.models.factory import ModelServices
-from stages.registry import build_stages
 from stages.stage_digests import aspects_of, code_digests, shape_of
-from stages.tables.conditions import bind
-from stages.user_code import add_user_folder
 
 
 @dataclass(frozen=True)
@@ -84,51 +71,6 @@ class Job:
         if self.spec.partition.by == "time" and self.spec.partition.every == "day":
             known = dict.fromkeys(names, pa.date32())
         return pa.schema([(name, known.get(name, pa.string())) for name in names])
-
-
-def refuse_unbound_checks(job: Job) -> None:
-    """Raise SpecError for a check that does not fit the columns of the output."""
-    if not job.snapshot.partitions:  # its keys are not known
-        return
-    for index, check in enumerate(job.spec.checks):
-        bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", index, "sql"))
-
-
-def make_job(spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Note = unnoted) -> Job:
-    """List and split the input, import user code, build the stages. Raises UsageError of every kind."""
-    ready = expanded(spec)
-    add_user_folder(base)
-    dataset = load_dataset(store, ready.name)
-    snapshot = snapshot_of(ready, base, store, pinned=dataset.types if dataset else {}, note=note)
-    job = Job(ready, base, snapshot, build_job_stages(ready, snapshot.schema, base, services))
-    refuse_unbound_checks(job)
-    return job
-
-
-def job_of_plan(store: Store, plan: Plan, services: ModelServices) -> Job:
-    """Make the job of a plan: its snapshot is loaded, nothing is listed again."""
-    spec = expanded(load_spec_of(store, plan.spec))
-    base = Path(plan.base)
-    add_user_folder(base)
-    snapshot = load_snapshot(store, plan.snapshot)
-    return Job(spec, base, snapshot, build_job_stages(spec, snapshot.schema, base, services))
-
-
-def build_job_stages(spec: Spec, columns: pa.Schema, base: Path, services: ModelServices) -> list[AnyStage]:
-    refuse_unbuilt(spec)
-    stages = build_stages(spec, columns, base=base, services=services)
-    for stage in stages:
-        if stage.spec.placement == "node" and not isinstance(stage, GraphStage):
-            raise SpecError(
-                f"stage {stage.name}: placement: node belongs to graphs, not to uses: {stage.spec.uses}.",
-                hint="Remove placement.",
-            )
-    return stages
-
-
-def refuse_unbuilt(spec: Spec) -> None:
-    """Raise SpecError for a setting that needs a package which is not installed."""
-    follow.refuse_absent(spec)
 
 
 @dataclass(frozen=True)

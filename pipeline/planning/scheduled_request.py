@@ -5,7 +5,7 @@ import datetime as dt
 from pathlib import Path
 
 from pipeline.planning import builder
-from pipeline.planning.job import make_job
+from pipeline.planning.preparation import make_job
 from pipeline.progress_note import Note
 from pipeline.runs import requests
 from pipeline.settings import expanded
@@ -17,7 +17,7 @@ from schemas.messages.schedule import FiringDecision, FiringRequest
 from schemas.plan import Due, Selection
 from schemas.spec.durations import parse_duration
 from schemas.spec.sections import Spec
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 
 
 def request_of_firing(store: Store, request: FiringRequest, services: ModelServices, note: Note) -> FiringDecision:

@@ -25,16 +25,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Self
 
 from pipeline import memory
-from pipeline.processes.child import main
 from pipeline.processes.child.parent_death import die_with_parent
 
+ChildWork = Callable[[socket.socket, int], int]  # gets a channel and a table, returns the exit status
 _LONGEST = 65_536
 _BOOT = "import sys; from pipeline.processes import fork_server; fork_server.boot(int(sys.argv[1]))"
 _servers: "list[ForkServer]" = []  # of this process; the last is the one that may be alive
 
 
 def prepare() -> None:
-    """Fork the server of this process. To be called before anything starts a thread of Python's or a loop."""
+    """Fork the server of this process: its children share what is imported by now. To be called before anything starts
+    a thread of Python's or a loop."""
     memory.freeze_gc()
     _servers.append(ForkServer.forked())
 
@@ -163,6 +164,7 @@ def boot(end: int) -> None:
     """Run the server in an interpreter of its own."""
     command = os.getppid()
     memory.configure_allocators()
+    _work_of_children()
     memory.freeze_gc()
     _run_process(lambda: _serve(socket.socket(fileno=end), command))
 
@@ -197,16 +199,27 @@ def _start(end: socket.socket, inherited: tuple[int, ...]) -> None:
     message, descriptors, _, _ = socket.recv_fds(end, 16, 16)
     if not message:
         os._exit(0)  # the command is gone, and so are we and our children
+    work = _work_of_children()
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _run_process(lambda: _become(end, inherited, descriptors, server))
+        _run_process(lambda: _become(work, end, inherited, descriptors, server))
     for descriptor in descriptors:
         os.close(descriptor)
     _report(end, {"started": pid})
 
 
-def _become(end: socket.socket, inherited: tuple[int, ...], descriptors: list[int], server: int) -> None:
+def _work_of_children() -> ChildWork:
+    """Import what children run: once, for all of them share it, and not in the command, which often starts none
+    (`plan`, `check`) and would wait a second for Temporal's worker."""
+    from pipeline.processes.child import main
+
+    return main.run
+
+
+def _become(
+    work: ChildWork, end: socket.socket, inherited: tuple[int, ...], descriptors: list[int], server: int
+) -> None:
     """Become a child."""
     die_with_parent(server)
     os.setsid()  # with a group of its own, so that its leftover children can be found
@@ -222,7 +235,7 @@ def _become(end: socket.socket, inherited: tuple[int, ...], descriptors: list[in
     os.close(output)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os._exit(main.run(socket.socket(fileno=channel), table))
+    os._exit(work(socket.socket(fileno=channel), table))
 
 
 def _run_process(work: Callable[[], object]) -> NoReturn:

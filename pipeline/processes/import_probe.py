@@ -2,20 +2,26 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.processes import fork_server
 from pipeline.processes.channel import ChannelClosed
-from pipeline.processes.children import Child, WriteLine
 from schemas.errors import SpecError
 from schemas.spec.sections import Spec
 
+if TYPE_CHECKING:
+    from pipeline.processes.children import Child, WriteLine
 
-async def probe_user_code(spec: Spec, base: Path, write_line: WriteLine) -> None:
+
+async def probe_user_code(spec: Spec, base: Path, write_line: "WriteLine") -> None:
     """Import the code that the spec names, in a separate process, whose output goes to `write_line`. Raises SpecError
     for code that cannot be imported, or ends the process."""
     named = {stage.name: _references(stage.uses, stage.output_class or "", *stage.tools) for stage in spec.stages}
     if not any(named.values()):
         return
+    # Temporal's client, half a second, which a spec without user code does not need.
+    from pipeline.processes import fork_server
+    from pipeline.processes.children import Child
+
     begin = {"role": "rows", "owner": "", "max_memory": 0}
     child = await Child.started(fork_server.current(), "import", write_line, {}, begin)
     try:
@@ -27,7 +33,7 @@ async def probe_user_code(spec: Spec, base: Path, write_line: WriteLine) -> None
         await child.death
 
 
-async def _probe(child: Child, base: Path, stage: str, references: list[str]) -> None:
+async def _probe(child: "Child", base: Path, stage: str, references: list[str]) -> None:
     try:
         answer = await child.channel.request("import", {"base": str(base), "stage": stage, "references": references})
     except ChannelClosed:

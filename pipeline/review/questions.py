@@ -24,7 +24,7 @@ from pipeline.stores.parquet import table_of
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.manifest import Manifest
-from stages.execution.interrupts import questions_of
+from stages.execution.questions import questions_of
 from stages.journal.records import AnswerRecord, RowRecord
 from stages.journal.segments import encode_segment
 

@@ -88,7 +88,7 @@ def _ticks(most: float) -> list[float]:
     if most < _SMALLEST:
         return [0.0, 1.0]
     power: float = 10.0 ** math.floor(math.log10(most))
-    steps = [size * power for size in (0.25, 0.5, 1.0, 2.0, 2.5)]
+    steps = [size * power for size in (0.25, 0.5, 1.0, 2.0, 2.5, 5.0)]
     if float(most).is_integer():  # things that are counted have no halves
         steps = [step for step in steps if step.is_integer()]
     step = next(step for step in steps if most / step <= 4)

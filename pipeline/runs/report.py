@@ -284,8 +284,3 @@ def exit_code(report: Report) -> int:
 
 def _iso(time: dt.datetime | None) -> str | None:
     return None if time is None else time.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def dumps(value: Any) -> str:
-    """Format JSON as the command line prints it."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

@@ -22,11 +22,9 @@ from schemas.errors import FatalModelError, RowError, TandemError
 from stages.contract import Answered, GraphStage
 from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.interrupts import (
-    PENDING,
     AnyGraph,
     Rounds,
     RowPending,
-    describe_questions,
     interrupts_of,
     resume_graph,
     row_pending,
@@ -34,7 +32,7 @@ from stages.execution.interrupts import (
 from stages.execution.isolated_run import run_isolated
 from stages.execution.isolation import GraphRow
 from stages.execution.node_steps import StepDone
-from stages.execution.row_flow import RowAnswer
+from stages.execution.questions import PENDING, describe_questions
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
 from stages.execution.row_guard import RowCode, guard_rows
 from stages.execution.row_timeout import RowTimeouts
@@ -44,13 +42,6 @@ from stages.journal.records import RowKey, RowRecord, now
 from stages.models.failures.errors import Waiting, describe
 from stages.models.failures.refused_rows import is_refusal
 from stages.models.row_scope import RowScope, RowStopped, current
-
-
-def answer_of(record: RowRecord) -> RowAnswer:
-    """Return the answer that a record holds."""
-    if record.status == "ok":
-        return RowAnswer(orjson.loads(record.answer or "{}"))
-    return RowAnswer(pending=record.status == PENDING)
 
 
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:

@@ -3,15 +3,12 @@
 A graph runs without a checkpointer, and its first question ends its run: the row is parked. Once there are answers the
 graph is run again from its start, its model calls replayed from the journal, this once with a checkpointer in memory
 that lives as long as the row's run. Each `interrupt()` then returns the answer to its question.
-
-A question is identified by its content, not by its place: a graph that asks something else, because its prompt or an
-earlier answer changed, gets no answer to an earlier question.
 """
 
 import pickle
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -24,32 +21,13 @@ from pydantic import ValidationError
 
 from schemas.digests import digest
 from schemas.spec.fields import problems
-from stages.journal.known import Known
-from stages.journal.records import AnswerRecord, CallKey, QuestionKey, RowRecord
+from stages.execution.questions import GraphQuestion
+from stages.journal.records import AnswerRecord, CallKey, QuestionKey
 from stages.text.plain_json import to_json
 
 INTERRUPT = "__interrupt__"  # langgraph's key for what `interrupt()` asks
-PENDING = "pending"
 AnyGraph = Pregel[Any, Any, Any, Any]
 Invoke = Callable[[AnyGraph, Any, Mapping[str, Any]], Awaitable[Any]]
-
-
-@dataclass(frozen=True)
-class GraphQuestion:
-    """`asks` is the argument of `interrupt()`, JSON-like; `digest` is its digest, `ordinal` its number among equal ones
-    of the row. `schema`: the JSON schema of an answer. `refused`: the nonce of an answer that did not fit, `why` the
-    reason."""
-
-    asks: Any
-    digest: str
-    ordinal: int
-    schema: dict[str, Any] | None = None
-    refused: str | None = None
-    why: str | None = None
-
-    @property
-    def key(self) -> QuestionKey:
-        return self.digest, self.ordinal
 
 
 class RowPending(Exception):
@@ -58,37 +36,6 @@ class RowPending(Exception):
     def __init__(self, questions: Iterable[GraphQuestion]) -> None:
         super().__init__("waiting for an answer")
         self.questions = tuple(questions)
-
-
-def describe_questions(questions: Iterable[GraphQuestion]) -> dict[str, Any]:
-    """Return the `error` of a pending row's record."""
-    return {
-        "kind": PENDING,
-        "message": "waiting for an answer",
-        "questions": [asdict(question) for question in questions],
-    }
-
-
-def questions_of(record: RowRecord) -> list[GraphQuestion]:
-    """Return the questions that a row waits for; none if it is not pending."""
-    if record.status != PENDING:
-        return []
-    return [GraphQuestion(**question) for question in (record.error or {}).get("questions", ())]
-
-
-def is_waiting(record: RowRecord | None, known: Known) -> bool:
-    """True if the row is parked, without a new answer to any of its questions."""
-    if record is None or record.status != PENDING:
-        return False
-    answers = known.answers.get(record.key, {})
-    return not any(is_answered(question, answers.get(question.key)) for question in questions_of(record))
-
-
-def is_answered(question: GraphQuestion, answer: AnswerRecord | None) -> bool:
-    return answer is not None and answer.nonce != question.refused
-
-
-# Asking ------------------------------------------------------------------------------------------------------------
 
 
 def interrupts_of(state: Any) -> list[Interrupt[Any]]:

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.tables import answer_columns, conform, stored_schema
 from stages.contract import REJECTED, ROW, AnyStage, GraphStage, TableStage, query_failed
+from stages.execution.questions import PENDING
+from stages.journal.records import RowRecord
 from stages.tables.partition_rows import parts
 
 Cause = Literal["rejected", "filtered", "pending"]
@@ -56,6 +59,13 @@ class RowAnswer:
 
     values: dict[str, Any] | None = None
     pending: bool = False
+
+
+def answer_of(record: RowRecord) -> RowAnswer:
+    """Return the answer that a record holds."""
+    if record.status == "ok":
+        return RowAnswer(orjson.loads(record.answer or "{}"))
+    return RowAnswer(pending=record.status == PENDING)
 
 
 @dataclass(frozen=True)

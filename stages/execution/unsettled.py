@@ -3,7 +3,7 @@
 import polars as pl
 
 from stages.contract import RESERVED, GraphStage
-from stages.execution.interrupts import PENDING, is_waiting
+from stages.execution.questions import PENDING, is_waiting
 from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
 from stages.journal.records import RowRecord

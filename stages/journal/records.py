@@ -37,7 +37,7 @@ class _RowFact:
 @dataclass(frozen=True, slots=True)
 class RowRecord(_RowFact):
     """`answer` is the JSON text of the stage's output columns; `error` describes a reject, or the questions of a
-    pending row (`stages.execution.interrupts`); `calls` are the calls that led here, so that a retry can void exactly
+    pending row (`stages.execution.questions`); `calls` are the calls that led here, so that a retry can void exactly
     them. `id` is the identity of the source row; `shared`: it uses the answer of an equal row. `cost_usd` is the cost
     of its calls, even if another row paid; None if a price is not known. `mended`: the outputs that were corrected; `$`
     is text around the answer."""

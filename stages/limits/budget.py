@@ -7,9 +7,10 @@ fit the budget any more, a smaller cap, still far longer than any answer so far.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from langchain_core.language_models import BaseChatModel
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 DEFAULT_CAP = 4_096
 NANOS = 1_000_000_000
@@ -87,7 +88,7 @@ def cap_in(parameters: Mapping[str, Any]) -> int | None:
     return min(found) if found else None
 
 
-def capper(model: BaseChatModel) -> Callable[[int], BaseChatModel] | None:
+def capper(model: "BaseChatModel") -> "Callable[[int], BaseChatModel] | None":
     """Return a function that caps the model's answers to a number of tokens; None if its class has no such
     parameter."""
     fields = type(model).model_fields
@@ -98,7 +99,7 @@ def capper(model: BaseChatModel) -> Callable[[int], BaseChatModel] | None:
     params: dict[str, Any] = sent_params if isinstance(sent_params, dict) else {}
 
     @lru_cache
-    def capped(cap: int) -> BaseChatModel:
+    def capped(cap: int) -> "BaseChatModel":
         if name is not None:
             return model.model_copy(update={name: cap})
         return model.model_copy(update={"params": {**params, str(getattr(model, "cap_name", "max_tokens")): cap}})

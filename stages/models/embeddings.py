@@ -1,36 +1,18 @@
-"""Embedding models as chat models: a text in, a vector out, as base64 of little-endian 32-bit floats.
+"""Embedding models as chat models: a text in, a vector out, packed as `stages.models.vectors` says."""
 
-So a vector is journalled, limited, retried and paid for by the same code as an answer.
-"""
-
-import base64
 import struct
 from typing import Any
 
 import orjson
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 from pydantic import ConfigDict
 
-from schemas.errors import RowError
+from stages.models.vectors import packed, result_of, text_of
 from stages.models.wires.body import no_completion
 from stages.models.wires.openai_chat import counted
 from stages.models.wires.transport import OpenAICompatibleChatModel
-
-
-def packed(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def unpacked(text: str) -> list[float]:
-    """Decode a packed vector. Raises ValueError if the text is none."""
-    try:
-        data = base64.b64decode(text, validate=True)
-        return list(struct.unpack(f"<{len(data) // 4}f", data))
-    except struct.error as exc:
-        raise ValueError(str(exc)) from None
 
 
 class OpenAICompatibleEmbeddings(OpenAICompatibleChatModel):
@@ -71,18 +53,3 @@ class ForeignEmbeddings(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         return result_of(packed(await self.embeddings.aembed_query(text_of(messages))), None)
-
-
-def text_of(messages: list[BaseMessage]) -> str:
-    """Return the text to embed. Raises RowError if it is not text."""
-    content = messages[-1].content
-    if not isinstance(content, str):
-        raise RowError("only text can be embedded", kind="not_text")
-    return content
-
-
-def result_of(content: str, read: int | None, metadata: dict[str, Any] | None = None) -> ChatResult:
-    """Return a packed vector as a chat model's answer, with its tokens, if they are known."""
-    usage = None if read is None else UsageMetadata(input_tokens=read, output_tokens=0, total_tokens=read)
-    message = AIMessage(content=content, usage_metadata=usage, response_metadata=metadata or {})
-    return ChatResult(generations=[ChatGeneration(message=message)])

@@ -1,58 +1,25 @@
 """Build chat models from `provider:name`, with journalled and limited calls. Provider SDKs' own retries are off."""
 
-from dataclasses import dataclass, field, replace
-from math import inf
 from typing import Any
 
-import orjson
 from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr
 
 from schemas.errors import SpecError
-from schemas.ids import limit_key
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import cap_in, capper
-from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.limits.prices import pricer
 from stages.models import credentials
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.wires.transport import OpenAICompatibleChatModel
+from stages.models.choice import ModelServices, credential_of, limiter_of, model_identity
 
 # provider → the extra that installs it
 _EXTRAS = {
     "openai": "openai", "anthropic": "anthropic", "google_genai": "google", "bedrock": "bedrock",
     "bedrock_converse": "bedrock", "ollama": "ollama",
 }  # fmt: skip
-# Parameters of the connection, which change nothing of what is answered.
-_CONNECTION = frozenset(
-    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
-)
-
-
-@dataclass
-class ModelServices:
-    """Services that the models of a process share."""
-
-    limiters: Limiters = field(default_factory=Limiters)
-
-    def apart(self) -> "ModelServices":
-        """Return the services for one job, so that its limits can be changed while it runs."""
-        return replace(self, limiters=self.limiters.apart())
-
-
-def missing_key(name: str) -> str | None:
-    """Return the variable that must be set before `name` can be called, or None."""
-    return credentials.missing_key(name.partition(":")[0])
-
-
-def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
-    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters."""
-    params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
-    if choice.name.startswith("openai:"):
-        params.setdefault("base_url", credentials.openai_base_url())
-    return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)
 
 
 def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
@@ -64,6 +31,8 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 
         model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
     elif provider == "openai":
+        from stages.models.wires.transport import OpenAICompatibleChatModel  # aiohttp, for models behind HTTP only
+
         model = OpenAICompatibleChatModel(**_openai(name, params, timeout_s))
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
@@ -71,7 +40,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
     backend = Backend(
         name=choice.name,
         identity=model_identity(choice, stage.params),
-        setting=_credential(provider, params)[0],
+        setting=credential_of(provider, params)[0],
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
@@ -98,7 +67,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
     backend = Backend(
         name=choice.name,
         identity=b"embeddings " + model_identity(choice, stage.params),
-        setting=_credential(provider, params)[0],
+        setting=credential_of(provider, params)[0],
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
@@ -113,31 +82,6 @@ def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str
     timeout = params.pop("timeout", params.pop("request_timeout", None))
     params.pop("max_retries", None)  # one layer retries: stages.models.calls
     return params, float(timeout if timeout is not None else spec.limits.call_timeout.total_seconds())
-
-
-def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
-    """Return the limiter of a model: one for all calls with one credential at one address."""
-    params = {**stage.params, **choice.params}
-    provider = choice.name.partition(":")[0]
-    _, credential = _credential(provider, params)
-    address = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
-    limits = spec.limits
-    return services.limiters.of(
-        limit_key(choice.name, address, credential),
-        limits.rows_in_flight,
-        Rates(float(limits.requests_per_minute or inf), float(limits.tokens_per_minute or inf)),
-        output_cap=cap_in({**params, **params.get("extra_body", {})}) or DEFAULT_OUTPUT,
-        gauge=f"{spec.name}/{stage.name}",
-        ramps=provider != "offline",
-    )
-
-
-def _credential(provider: str, params: dict[str, Any]) -> tuple[str, str]:
-    """Return the setting that holds the provider's credential, and the credential."""
-    if "api_key" in params:
-        return "params.api_key", str(params["api_key"])
-    name, key = credentials.key_of(provider)
-    return name or "the provider's credentials", key
 
 
 def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from schemas.errors import ChecksFailed
 from schemas.manifest import Provenance
 from schemas.spec.sections import Section
 from stages.contract import Options, StageSetup, TableStage, check_drop, query_failed
-from stages.tables.conditions import bind, holds
+from stages.tables.condition_check import bind
+from stages.tables.conditions import holds
 
 VERSION = "checks-1"
 

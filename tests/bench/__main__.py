@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.bench import catalogue, killed, memory, processes, publish, reuse, throughput, transport
+from tests.bench import catalogue, killed, memory, processes, publish, reuse, startup, throughput, transport
 
 BENCHMARKS = {
     "throughput": throughput.main,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "killed": killed.main,
     "processes": processes.main,
     "publish": publish.main,
+    "startup": startup.main,
 }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.client.preflight import preflight, read_spec
+from pipeline.client.preflight import preflight
+from pipeline.client.spec_file import read_spec
 from pipeline.planning.job import Job
 from pipeline.sinks import catalogue
 from pipeline.stores import Store

@@ -18,7 +18,8 @@ from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.open import answers_of, open_partition
 from pipeline.journal.spool import Spools
 from pipeline.planning import builder
-from pipeline.planning.job import Job, make_job
+from pipeline.planning.job import Job
+from pipeline.planning.preparation import make_job
 from pipeline.publishing import cleanup
 from pipeline.publishing import publish as publish_module
 from pipeline.publishing.publish import Published
@@ -31,7 +32,7 @@ from schemas.plan import Plan, Selection
 from schemas.spec.sections import Spec
 from schemas.staging import OpenedPartition
 from stages.execution.single_flight import Shared
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 
 Records = list[dict[str, Any]]
 EXTRACT: dict[str, Any] = {

@@ -21,7 +21,8 @@ from stages.journal.known import Known
 from stages.journal.records import Record
 from stages.journal.segments import decode_segment
 from stages.journal.writer import Journal
-from stages.models.factory import ModelServices, build_model
+from stages.models.choice import ModelServices
+from stages.models.factory import build_model
 from stages.models.row_scope import RowScope, Tally, current
 from stages.registry import build_stages
 

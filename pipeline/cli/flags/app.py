@@ -1,6 +1,7 @@
 """`tandem`: the commands' names and flags of the top level. Groups are beside this file.
 
-Commands import what they need when they run: `tandem --help` must not wait for Polars.
+Commands import what they need when they run: `tandem --help` must not wait for Polars. Those that may start worker
+processes import it before `go`, which forks a process for these: they share what is imported by then.
 """
 
 import asyncio
@@ -99,9 +100,9 @@ def run(
 ) -> None:
     """Enrich what is new or changed, and publish it."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.run import RunFlags, run_command
+    from pipeline.cli.commands.work.run import RunFlags, run_command
 
+    async def work() -> int:
         selection = selection_of(partition, (from_date, to_date, last), reprocess, limit_rows, fresh, new_version)
         if plan is not None and selection != selection_of(None, (None, None, None)):
             raise UsageError(
@@ -149,9 +150,9 @@ def plan(
 ) -> None:
     """Show what a run would do and why, and what it would cost. Spends nothing."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.plan import PlanOptions, plan_command
+    from pipeline.cli.commands.work.plan import PlanOptions, plan_command
 
+    async def work() -> int:
         selection = selection_of(partition, (from_date, to_date, last), reprocess, new_version=new_version)
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
@@ -195,11 +196,11 @@ def backfill(
 ) -> None:
     """Run past partitions: by default those never published."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.plan import PlanOptions, plan_command
-        from pipeline.cli.commands.work.run import RunFlags, run_command
-        from schemas.messages.run import RunOptions
+    from pipeline.cli.commands.work.plan import PlanOptions, plan_command
+    from pipeline.cli.commands.work.run import RunFlags, run_command
+    from schemas.messages.run import RunOptions
 
+    async def work() -> int:
         if fail_fast and max_failures is not None:
             raise UsageError("--fail-fast cannot be combined with --max-failures.", hint="It means --max-failures 1.")
         selection = selection_of(None, (from_date, to_date, None), reprocess)
@@ -238,9 +239,9 @@ def check(
     In this order: spec, graphs, source, sink, keys, Temporal.
     """
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.check import check_command
+    from pipeline.cli.commands.work.check import check_command
 
+    async def work() -> int:
         return await check_command(spec, Screen(json=json, quiet=quiet))
 
     go(work, verbose=verbose, works=True)
@@ -262,9 +263,9 @@ def try_(
     Answers go to the journal, so that a run does not pay for them again.
     """
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.try_ import TryOptions, try_command
+    from pipeline.cli.commands.work.try_ import TryOptions, try_command
 
+    async def work() -> int:
         options = TryOptions(spec=spec, rows=rows, stage=stage, partition=partition, graph=graph)
         return await try_command(options, Screen(json=json, quiet=quiet))
 
@@ -284,9 +285,9 @@ def demo(
 ) -> None:
     """Run the bundled example. Needs no key and no set-up."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.demo import demo_command
+    from pipeline.cli.commands.work.demo import demo_command
 
+    async def work() -> int:
         return await demo_command(rows, dir, processes, Screen(json=json, quiet=quiet))
 
     go(work, verbose=verbose, works=True)

@@ -55,9 +55,9 @@ def rejects_retry(
 ) -> None:
     """Call the models again for rejected rows only; publishes a new generation with the rows that now succeed."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.look.rejects import RetryOptions, retry_command
+    from pipeline.cli.commands.change.rejects import RetryOptions, retry_command
 
+    async def work() -> int:
         path, partition = spec_and_key(spec, key)
         options = RetryOptions(spec=path, key=partition, error=error, yes=yes, processes=processes)
         return await retry_command(options, Screen(json=json, quiet=quiet))

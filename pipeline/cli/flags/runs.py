@@ -87,9 +87,9 @@ def runs_resume(
 ) -> None:
     """Let a run go on, with a higher budget if given. If no worker runs it, this command does."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.change.control import resume_command
+    from pipeline.cli.commands.change.resume import resume_command
 
+    async def work() -> int:
         return await resume_command(run, max_cost, Screen(json=json, quiet=quiet), wait=wait, processes=processes)
 
     go(work, verbose=verbose, works=True)
@@ -120,9 +120,9 @@ def runs_retry(
 ) -> None:
     """Run the failed, cancelled or rejected parts of a run again, with that run's spec."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.change.control import retry_command
+    from pipeline.cli.commands.change.resume import retry_command
 
+    async def work() -> int:
         if only not in ("failed", "cancelled", "rejects"):
             raise UsageError(f"--only {only}: not one of failed, cancelled, rejects.")
         return await retry_command(run, cast("Only", only), processes, Screen(json=json, quiet=quiet))

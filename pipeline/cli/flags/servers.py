@@ -17,9 +17,9 @@ def dev(
 ) -> None:
     """Start Temporal, its UI and a worker here, until Ctrl-C."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.serve import dev_command
+    from pipeline.cli.commands.work.serve import dev_command
 
+    async def work() -> int:
         return await dev_command(port, ui_port, processes, Screen())
 
     go(work, verbose=verbose, works=True)
@@ -32,9 +32,9 @@ def worker(
 ) -> None:
     """Work on the runs of the configured Temporal. SIGTERM drains it."""
 
-    async def work() -> int:
-        from pipeline.cli.commands.work.serve import worker_command
+    from pipeline.cli.commands.work.serve import worker_command
 
+    async def work() -> int:
         return await worker_command(processes, task_queue, Screen())
 
     go(work, verbose=verbose, works=True)

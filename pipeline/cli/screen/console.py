@@ -3,13 +3,15 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import orjson
 from rich.console import Console
 
-from pipeline.runs.report import dumps
 from schemas.errors import TandemError
-from schemas.manifest import BrokenCheck
+
+if TYPE_CHECKING:
+    from schemas.manifest import BrokenCheck
 
 # A pipe has no width: tables there are as wide as they need to be to keep a cell in one line.
 out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400)
@@ -65,12 +67,12 @@ class Screen:
             self.result("  ".join(padded).rstrip())
 
     def document(self, value: Any) -> None:
-        print(dumps(value))
+        print(_dumps(value))
 
     def documents(self, values: Iterable[Any]) -> None:
         """Print a list as one document. Values become text one by one, as there may be 100,000; nothing is printed
         before all are ready, so that an error never follows half a document."""
-        texts = ["  " + dumps(value).replace("\n", "\n  ") for value in values]
+        texts = ["  " + _dumps(value).replace("\n", "\n  ") for value in values]
         if not texts:
             print("[]")
             return
@@ -80,10 +82,14 @@ class Screen:
         print(texts[-1], end="\n]\n")
 
 
+def _dumps(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
 def print_error(exc: TandemError, *, as_json: bool) -> None:
     """Print the message and the hint of an error."""
     if as_json:
-        print(dumps({"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}))
+        print(_dumps({"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}))
         return
     err.print(shown(f"Error: {exc.message}"), style="red", markup=False)
     if exc.hint:
@@ -96,7 +102,7 @@ def failure(partition: str, error: str, message: str) -> str:
     return f"✗ {subject}: {error}: {message.removeprefix(f'{subject}: ') or 'no reason was given'}"
 
 
-def broken(check: BrokenCheck) -> str:
+def broken(check: "BrokenCheck") -> str:
     """Return a line with a broken check and some of its rows."""
     examples = f", for example {', '.join(check.keys)}" if check.keys else ""
     severity = "" if check.severity == "block" else " (warn)"

@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from pipeline.cli.screen.console import Screen, broken, counted, duration_text, err, failure, money, now, shown
 from pipeline.client.follow import follow
-from pipeline.client.start import Run
+from pipeline.client.run import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
 from pipeline.limits import ledger
 from pipeline.limits.ledger import Ledger

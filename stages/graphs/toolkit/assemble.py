@@ -16,10 +16,10 @@ from stages.contract import Answered, GraphStage, Options, StageSetup, check_out
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, Doubt
 from stages.limits.limiter import Limiter
-from stages.models import factory
+from stages.models import choice
 from stages.models.answers.answer_format import AnswerFormat
 from stages.models.answers.method import structured_method
-from stages.models.factory import model_identity
+from stages.models.choice import model_identity
 from stages.stage_digests import stage_fingerprint
 from stages.user_code import load_attribute
 
@@ -39,8 +39,8 @@ def answer_format(setup: StageSetup) -> AnswerFormat:
 
 def limiter_of(setup: StageSetup) -> Limiter:
     """Return the limiter of running rows: that of the first model, or of the process if the stage has no model."""
-    for choice in setup.stage.model.values():
-        return factory.limiter_of(choice, setup.stage, setup.spec, setup.services)
+    for chosen in setup.stage.model.values():
+        return choice.limiter_of(chosen, setup.stage, setup.spec, setup.services)
     return setup.services.limiters.of("no model", setup.spec.limits.rows_in_flight)
 
 

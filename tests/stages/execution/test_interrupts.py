@@ -9,12 +9,12 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from stages.contract import GraphStage
 from stages.execution.attempt import StageOutcome
-from stages.execution.interrupts import GraphQuestion, is_waiting, questions_of
+from stages.execution.questions import GraphQuestion, is_waiting, questions_of
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord, VoidRecord, now
 from stages.journal.segments import decode_segment, encode_segment
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds
 

@@ -22,7 +22,7 @@ from stages.journal.records import CallRecord
 from stages.limits.limiter import Limiter
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds, until

@@ -10,7 +10,7 @@ from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Price
 from stages.limits.limiter import Blocked, Limiter, Limiters
 from stages.limits.prices import pricer
-from stages.models.factory import ModelServices, missing_key, model_identity
+from stages.models.choice import ModelServices, missing_key, model_identity
 from stages.models.wires.transport import OpenAICompatibleChatModel
 from tests.stages.support import a_model
 

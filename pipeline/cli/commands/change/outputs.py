@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.cli.screen.results import summary
-from pipeline.client.preflight import read_spec, sink_of
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.operations.repair import Damage, examine, rebuild, republish
 from pipeline.publishing.rollback import rollback
 from pipeline.runs.report import as_json, exit_code

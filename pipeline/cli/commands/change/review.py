@@ -12,7 +12,7 @@ from temporalio.service import RPCError
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connected_if_running
-from pipeline.client.preflight import read_spec, sink_of
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.review.answer_files import ending_of, export_file, import_file
 from pipeline.review.answering import (
     ReviewQuestion,

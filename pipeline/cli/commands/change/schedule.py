@@ -13,8 +13,8 @@ from pipeline.cli.screen.console import Screen
 from pipeline.client import known_pipelines, schedules
 from pipeline.client.connection import Connection, connected
 from pipeline.client.known_pipelines import DEFAULT_SPEC
-from pipeline.client.preflight import preflight, read_spec, sink_of
 from pipeline.client.schedules import ExistingSchedule
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.embedded.dev import dev_is_up
 from pipeline.settings import temporal_configured
 from schemas import ids
@@ -25,6 +25,8 @@ from schemas.spec.sections import Spec
 
 async def apply_command(path: Path, flags: schedules.ScheduleFlags, screen: Screen) -> int:
     """Create the pipeline's schedule or update it; applying the same again changes nothing."""
+    from pipeline.client.preflight import preflight  # it builds the graphs: LangGraph, more than a second
+
     spec, base = read_spec(path)
     terms = schedules.terms_of(spec, flags)
     ready = await asyncio.to_thread(preflight, spec, base, file=path)

@@ -6,10 +6,9 @@ from typing import Any
 
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, broken, counted, money
-from pipeline.client.preflight import read_spec, sink_of
-from pipeline.estimates.call_count import count_calls
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.planning import builder
-from pipeline.planning.job import Job, make_job
+from pipeline.planning.job import Job
 from pipeline.planning.partition_status import STATUSES, PartitionStatus, partition_statuses
 from pipeline.runs.outcomes import load_outcome
 from pipeline.runs.report import PartitionCheck, as_json_check
@@ -18,13 +17,15 @@ from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
 from schemas.manifest import Manifest
 from schemas.plan import Selection
-from stages.models.factory import ModelServices
+from stages.models.choice import ModelServices
 
 _SHOWN = 200
 
 
 def _opened(path: Path, screen: Screen) -> tuple[Store, Job | None]:
     """Return the sink, and the job if the source can be read: what is published is known without it."""
+    from pipeline.planning.preparation import make_job  # it builds the graphs: LangGraph, more than a second
+
     spec, base = read_spec(path)
     store = sink_of(spec, base)
     try:
@@ -131,6 +132,8 @@ def show_command(path: Path, key: str | None, screen: Screen) -> int:
         raise UsageError(f"{key}: no such partition.", hint=f"See: {command()} partitions list {path}")
     rows: dict[str, int] | None = None
     if job is not None and not status.gone:
+        from pipeline.estimates.call_count import count_calls  # it runs the graphs, by what the journal knows
+
         decided = list(builder.decisions(job, store, Selection(partitions=(key,)), now))
         (decision,) = count_calls(job, store, decided).decisions
         rows = decision.moved.model_dump()

@@ -1,24 +1,20 @@
-"""`tandem rejects …`: show rows that were not enriched and the reason, and retry them."""
+"""`tandem rejects ls|show`: show rows that were not enriched, and the reason."""
 
-import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import typer
 
-from pipeline.cli.commands.work.run import RunFlags, run_command
 from pipeline.cli.environment import command
-from pipeline.cli.screen.console import Screen, counted
-from pipeline.client.preflight import preflight, read_spec, sink_of
+from pipeline.cli.screen.console import Screen
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.outputs import scan
-from pipeline.outputs.rejects import Rejects, all_rejects, classes, retryable, void_all
+from pipeline.outputs.rejects import Rejects, all_rejects, classes
 from pipeline.stores import Store
 from schemas.errors import UsageError
-from schemas.plan import Selection
 
 
-def _found(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:
+def rejects_in(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:
+    """Return a spec's sink and its rejects, of one partition or all. Raises UsageError."""
     spec, base = read_spec(path)
     store = sink_of(spec, base)
     found = list(all_rejects(store, key))
@@ -29,7 +25,7 @@ def _found(path: Path, key: str | None) -> tuple[Store, list[Rejects]]:
 
 def ls_command(path: Path, key: str | None, screen: Screen) -> int:
     """List rejects by error class, with an example and the next command."""
-    _, found = _found(path, key)
+    _, found = rejects_in(path, key)
     grouped = [line for rejects in found for line in classes(rejects)]
     if screen.json:
         screen.document(grouped)
@@ -46,7 +42,7 @@ def ls_command(path: Path, key: str | None, screen: Screen) -> int:
 
 def show_command(path: Path, key: str | None, row: str | None, screen: Screen) -> int:
     """Show the rejected rows; `row` is a value of the key, or a row id."""
-    _, found = _found(path, key)
+    _, found = rejects_in(path, key)
     rows: list[dict[str, object]] = []
     for rejects in found:
         chosen = rejects.rows
@@ -67,47 +63,3 @@ def show_command(path: Path, key: str | None, row: str | None, screen: Screen) -
         if line["raw_answer"]:
             screen.result(f"    answered: {str(line['raw_answer'])[:500]}")
     return 0
-
-
-@dataclass(frozen=True)
-class RetryOptions:
-    spec: Path
-    key: str | None
-    error: str | None
-    yes: bool
-    processes: int | None = None
-
-
-async def retry_command(options: RetryOptions, screen: Screen) -> int:
-    """Void the answers that caused the rejects and run their partitions again: only those rows cost anything."""
-    store, found = await asyncio.to_thread(_found, options.spec, options.key)
-    suffix = f" with {options.error}" if options.error else ""
-    rejected = sum(rejects.rows.filter(_has_error(options.error)).height for rejects in found)
-    chosen = retryable(found, options.error)
-    if not chosen:
-        message = f"No rows are rejected{suffix}."
-        if rejected:
-            rejected_rows = counted(rejected, "row")
-            message = (
-                f"Rejected{suffix}: {rejected_rows}, none because of a model's answer: fix the source or the spec."
-            )
-        elif options.error and (others := sorted({str(line["error"]) for r in found for line in classes(r)})):
-            message += f" There are: {', '.join(others)}."
-        if screen.json:
-            screen.document({"asked_again": 0, "rejected": rejected, "message": message})
-        screen.note(message)
-        return 0
-    await asyncio.to_thread(lambda: preflight(*read_spec(options.spec), file=options.spec))  # before anything is voided
-    rows = await void_all(store, chosen)
-    screen.note(f"Retrying {counted(rows, 'row')} in {counted(len(chosen), 'partition')}.")
-    selection = Selection(partitions=tuple(rejects.partition for rejects in chosen), reprocess="all")
-    try:
-        flags = RunFlags(spec=options.spec, selection=selection, yes=options.yes, processes=options.processes)
-        return await run_command(flags, screen)
-    except typer.Abort:
-        screen.note("The next run of their partitions retries them.")
-        raise
-
-
-def _has_error(error: str | None) -> pl.Expr:
-    return pl.lit(value=True) if error is None else pl.col("error") == error

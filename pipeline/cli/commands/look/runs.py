@@ -10,7 +10,7 @@ from pipeline.cli.screen.results import summary
 from pipeline.cli.screen.run_report import show_statistics, statistics_of
 from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
-from pipeline.client.start import Run
+from pipeline.client.run import Run
 from pipeline.operations.find_run import IDLE, all_runs, find_run, report_of
 from pipeline.runs.report import Report, as_json, exit_code
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connect
-from pipeline.client.preflight import preflight, read_spec
+from pipeline.client.preflight import preflight
+from pipeline.client.spec_file import read_spec
 from pipeline.planning.job import Job
 from pipeline.processes.import_probe import probe_user_code
 from pipeline.settings import temporal_configured

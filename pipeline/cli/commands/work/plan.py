@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted, duration_text, money
-from pipeline.client.preflight import preflight, read_spec
+from pipeline.client.preflight import preflight
+from pipeline.client.spec_file import read_spec
 from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan
 from pipeline.planning.job import Ready

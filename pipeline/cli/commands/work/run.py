@@ -14,8 +14,8 @@ from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import show_result, summary
 from pipeline.client.connection import Connection, connected
 from pipeline.client.follow import running_report
-from pipeline.client.preflight import read_spec, sink_of
-from pipeline.client.start import Run
+from pipeline.client.run import Run
+from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.embedded.dev import dev_is_up
 from pipeline.estimates.preview import Preview, decide, preview_of, selection_of_saved_plan
 from pipeline.limits import budget

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.cli.screen.console import Screen, counted, money
-from pipeline.client.preflight import preflight, read_spec
+from pipeline.client.preflight import preflight
+from pipeline.client.spec_file import read_spec
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial

@@ -1,0 +1,17 @@
+"""The spec of a command, and its sink: all that looking at a pipeline needs, without building its stages."""
+
+from pathlib import Path
+
+from pipeline.settings import expanded
+from pipeline.stores import Store, open_store
+from schemas.spec.loading import load_spec
+from schemas.spec.sections import Spec
+
+
+def read_spec(path: Path) -> tuple[Spec, Path]:
+    """Return the spec and its folder."""
+    return load_spec(path), path.absolute().parent
+
+
+def sink_of(spec: Spec, base: Path) -> Store:
+    return open_store(expanded(spec).sink.path, base=base)

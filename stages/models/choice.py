@@ -1,0 +1,68 @@
+"""The chosen model of a role before it is built: its identity, its key and its limiter. Needs no provider's SDK."""
+
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any
+
+import orjson
+
+from schemas.ids import limit_key
+from schemas.spec.sections import ModelChoice, Spec
+from schemas.spec.sections import Stage as StageSpec
+from stages.limits.budget import cap_in
+from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
+from stages.models import credentials
+
+# Parameters of the connection, which change nothing of what is answered.
+_CONNECTION = frozenset(
+    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
+)
+
+
+@dataclass
+class ModelServices:
+    """Services that the models of a process share."""
+
+    limiters: Limiters = field(default_factory=Limiters)
+
+    def apart(self) -> "ModelServices":
+        """Return the services for one job, so that its limits can be changed while it runs."""
+        return replace(self, limiters=self.limiters.apart())
+
+
+def missing_key(name: str) -> str | None:
+    """Return the variable that must be set before `name` can be called, or None."""
+    return credentials.missing_key(name.partition(":")[0])
+
+
+def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
+    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters."""
+    params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
+    if choice.name.startswith("openai:"):
+        params.setdefault("base_url", credentials.openai_base_url())
+    return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)
+
+
+def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
+    """Return the limiter of a model: one for all calls with one credential at one address."""
+    params = {**stage.params, **choice.params}
+    provider = choice.name.partition(":")[0]
+    _, credential = credential_of(provider, params)
+    address = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
+    limits = spec.limits
+    return services.limiters.of(
+        limit_key(choice.name, address, credential),
+        limits.rows_in_flight,
+        Rates(float(limits.requests_per_minute or inf), float(limits.tokens_per_minute or inf)),
+        output_cap=cap_in({**params, **params.get("extra_body", {})}) or DEFAULT_OUTPUT,
+        gauge=f"{spec.name}/{stage.name}",
+        ramps=provider != "offline",
+    )
+
+
+def credential_of(provider: str, params: dict[str, Any]) -> tuple[str, str]:
+    """Return the setting that holds the provider's credential, and the credential."""
+    if "api_key" in params:
+        return "params.api_key", str(params["api_key"])
+    name, key = credentials.key_of(provider)
+    return name or "the provider's credentials", key
