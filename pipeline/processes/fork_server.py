@@ -3,6 +3,7 @@
 It is forked from the command before that has a thread, a loop or a connection, and itself only forks, waits and reports
 how its children ended; so no child inherits a held lock. If it is gone (killed), a fresh interpreter replaces it.
 
+    command ──socket──▶ fork server: "import", as children will be started soon
     command ──socket──▶ fork server: "start" with descriptors ─▶ {"started": pid}
             ◀──socket──              {"ended": pid, "status": status}
 
@@ -47,6 +48,12 @@ def current() -> "ForkServer":
     return _servers[-1]
 
 
+def warm() -> None:
+    """Let the server import what children need now, beside the work of this process until it starts the first."""
+    if _servers and _servers[-1].alive:
+        _servers[-1].warm()
+
+
 class ForkServer:
     """The command's side. `alive` until the server's process is gone."""
 
@@ -86,6 +93,11 @@ class ForkServer:
         server = cls(ours)
         server._spawned = process
         return server
+
+    def warm(self) -> None:
+        """Let the server import what children need. To be called before `start`."""
+        with contextlib.suppress(OSError):  # it is gone, which `start` notices
+            self._end.send(b"import")
 
     async def start(self, descriptors: Sequence[int]) -> tuple[int, "asyncio.Future[int]"]:
         """Start a child that has these descriptors as 1, 2 and then 3, 4, …. Returns its pid, and a future of its exit
@@ -200,6 +212,8 @@ def _start(end: socket.socket, inherited: tuple[int, ...]) -> None:
     if not message:
         os._exit(0)  # the command is gone, and so are we and our children
     work = _work_of_children()
+    if not descriptors:
+        return
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -212,8 +226,11 @@ def _start(end: socket.socket, inherited: tuple[int, ...]) -> None:
 def _work_of_children() -> ChildWork:
     """Import what children run: once, for all of them share it, and not in the command, which often starts none
     (`plan`, `check`) and would wait a second for Temporal's worker."""
+    import pyarrow as pa
+
     from pipeline.processes.child import main
 
+    pa.array([])  # pyarrow then imports pandas, where that is installed: a third of a second
     return main.run
 
 

@@ -1,5 +1,6 @@
 """The dataset behind a sink: its pipeline, the types that its source was pinned to, its declared schema."""
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -161,7 +162,8 @@ def key_values(partition: str, keys: pa.Schema) -> list[tuple[str, pa.Scalar]]:
 
 def _typed(text: str | None, kind: pa.DataType) -> pa.Scalar:
     if text is None:
-        return pa.scalar(None, kind)
+        return pa.nulls(1, kind)[0]
+    value = pl.Series([text]).to_arrow()[0]  # pa.scalar imports pandas, where that is installed: a third of a second
     if pa.types.is_timestamp(kind) and kind.tz:
-        return pc.assume_timezone(pa.scalar(text).cast(pa.timestamp(kind.unit)), "UTC").cast(kind)
-    return pa.scalar(text).cast(kind)
+        return pc.assume_timezone(value.cast(pa.timestamp(kind.unit)), "UTC").cast(kind)
+    return value.cast(kind)
