@@ -50,6 +50,9 @@ class Supervision(Protocol):
     @property
     def watch(self) -> RowWatch: ...
 
+    def begin(self, max_memory: int | None) -> None:
+        """Note that a batch begins whose run sets this `limits.max_memory`."""
+
     def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
         """Return the claims by which equal rows of several processes are shared, None for one process."""
 
@@ -91,6 +94,7 @@ class BatchActivities:
             context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             if self.supervision is not None:
+                self.supervision.begin(job.spec.limits.max_memory)
                 context.watch = self.supervision.watch
                 context.claims = self.supervision.claims_of(request, context.shared)
                 context.on_stuck = self.supervision.stuck
@@ -120,6 +124,7 @@ class BatchActivities:
             stage, row, context = await row_context(attempt, request, answers, self.drain)
             progress.tally, progress.waiting = context.tally, services.limiters.silence
             if self.supervision is not None:
+                self.supervision.begin(job.spec.limits.max_memory)
                 context.watch = self.supervision.watch
                 batch = BatchRequest(
                     ref=request.ref, plan=request.plan, partition=request.partition, opened=request.opened,

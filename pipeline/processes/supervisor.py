@@ -153,7 +153,7 @@ class Workers:
             "address": embedded.info.address if embedded is not None else None,
             "queue": self.queue,
             "owner": self.owner.name,
-            "max_memory": self.processes.max_memory,
+            "max_memory": self.processes.max_memory if role == "worker" else 0,  # one for a few rows ends with them
             "alone": self.processes.count == 1,
         }
         member = next(self._numbers)

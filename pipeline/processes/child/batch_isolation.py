@@ -11,6 +11,7 @@ from pipeline.processes.channel import Channel, Message
 from pipeline.processes.child.activity_watch import activity_slot
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import packed, unpacked_stop
+from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.row_claims import ChildClaims
 from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
@@ -46,6 +47,7 @@ class ChildSupervision:
     channel: Channel
     watch: RowNotes
     retire: Callable[[str], None]
+    memory: MemoryLimit = field(default_factory=MemoryLimit)
     suspected: set[RowKey] = field(default_factory=set)
     everything: bool = False
     alone: bool = True
@@ -53,6 +55,9 @@ class ChildSupervision:
 
     def __post_init__(self) -> None:
         self.claims = ChildClaims(self.channel)
+
+    def begin(self, max_memory: int | None) -> None:
+        self.memory.begin(max_memory)
 
     def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
         return None if self.alone else self.claims.of(request, shared)
