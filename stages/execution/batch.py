@@ -9,7 +9,7 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -37,6 +37,7 @@ from stages.execution.node_steps import StepDone
 from stages.execution.row_flow import RowAnswer
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
 from stages.execution.row_guard import RowCode, guard_rows
+from stages.execution.row_memory import bytes_in_flight
 from stages.execution.row_timeout import RowTimeouts
 from stages.execution.unsettled import is_answered, is_settled
 from stages.journal.fingerprints import fingerprints
@@ -131,15 +132,9 @@ class _Run:
             raise self._unexpected
 
     async def _run_all(self, rows: Iterable[GraphRow]) -> None:
-        limiter = self.stage.limiter
         tasks: set[asyncio.Task[None]] = set()
         isolation = self.context.isolation
         suspects: list[GraphRow] = []
-
-        def ended(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            limiter.leave_row()
-
         try:
             for row in rows:
                 if self._is_over():
@@ -147,13 +142,14 @@ class _Run:
                 if isolation is not None and isolation.suspects(row.key):
                     suspects.append(row)
                     continue
-                await limiter.take_row()
+                leave = await self._enter(row)
                 if self._is_over():
-                    limiter.leave_row()
+                    leave()
                     break
                 task = asyncio.create_task(self._run_row(row))
                 tasks.add(task)
-                task.add_done_callback(ended)
+                task.add_done_callback(tasks.discard)
+                task.add_done_callback(lambda _, leave=leave: leave())
             if tasks:
                 await asyncio.wait(tasks)
             if isolation is not None and suspects:
@@ -168,6 +164,26 @@ class _Run:
         if not self._is_over():
             for held, record in self._held:
                 await self._store(held, record)
+
+    async def _enter(self, row: GraphRow) -> Callable[[], None]:
+        """Wait for room for a row: its bytes, and a slot among the rows in flight. Returns what gives both back."""
+        limiter, memory = self.stage.limiter, self.context.memory
+        size = bytes_in_flight(row.values.values()) if memory is not None else 0
+
+        def leave() -> None:
+            limiter.leave_row()
+            if memory is not None:
+                memory.release(size)
+
+        if memory is not None:
+            await memory.take(size)
+        try:
+            await limiter.take_row()
+        except BaseException:
+            if memory is not None:
+                memory.release(size)
+            raise
+        return leave
 
     async def _store(self, row: GraphRow, record: RowRecord) -> None:
         await self.context.journal.append(record)

@@ -25,10 +25,11 @@ _LONGEST_ID = 60
 
 
 class RowNotes:
-    """The running rows, in the table that outlives the process."""
+    """The running rows, in the table that outlives the process. `memory` hears of each that has ended."""
 
-    def __init__(self, in_flight: InFlight) -> None:
+    def __init__(self, in_flight: InFlight, memory: MemoryLimit) -> None:
         self._slots = in_flight.rows
+        self._memory = memory
 
     def began(self, stage: str, key: RowKey, id: str) -> int | None:
         row_note = {"activity": activity_slot.get(), "stage": stage[:_LONGEST_ID], "key": key, "id": id[:_LONGEST_ID]}
@@ -36,6 +37,7 @@ class RowNotes:
 
     def ended(self, number: int | None) -> None:
         self._slots.clear(number)
+        self._memory.progress = True
 
 
 @dataclass
@@ -47,7 +49,7 @@ class ChildSupervision:
     channel: Channel
     watch: RowNotes
     retire: Callable[[str], None]
-    memory: MemoryLimit = field(default_factory=MemoryLimit)
+    memory: MemoryLimit
     suspected: set[RowKey] = field(default_factory=set)
     everything: bool = False
     alone: bool = True
@@ -56,8 +58,9 @@ class ChildSupervision:
     def __post_init__(self) -> None:
         self.claims = ChildClaims(self.channel)
 
-    def begin(self, max_memory: int | None) -> None:
+    def begin(self, max_memory: int | None) -> int:
         self.memory.begin(max_memory)
+        return self.memory.room
 
     def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
         return None if self.alone else self.claims.of(request, shared)

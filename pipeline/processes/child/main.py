@@ -70,7 +70,7 @@ class _Child:
 
         handlers: dict[str, Handler] = {"begin": begin, "drain": self._drain, "stop": stop}
         channel = await Channel.over(end, handlers)
-        self.supervision = ChildSupervision(channel, RowNotes(self.in_flight), self._retire, self.memory)
+        self.supervision = ChildSupervision(channel, RowNotes(self.in_flight, self.memory), self._retire, self.memory)
         handlers["import"] = import_user_code
         handlers["suspect"] = self.supervision.suspect
         self.activities = Activities(drain=self.drained, supervision=self.supervision)

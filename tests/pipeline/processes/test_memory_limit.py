@@ -15,7 +15,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_without_a_run_that_sets_one_it_is_the_share(held: list[int]) -> None:
-    limit = MemoryLimit(1_000_000_000)
+    limit = MemoryLimit(1_000_000_000, progress=True)
     limit.begin(None)
     held[0] = 999_000_000
     assert limit.excess() == ""
@@ -24,14 +24,14 @@ def test_without_a_run_that_sets_one_it_is_the_share(held: list[int]) -> None:
 
 
 def test_the_smallest_limit_of_the_runs_holds(held: list[int]) -> None:
-    limit = MemoryLimit(1_000_000_000)
+    limit = MemoryLimit(1_000_000_000, progress=True)
     for of_run in (3_000_000_000, None, 2_000_000_000, 2_500_000_000):
         limit.begin(of_run)
     assert limit.bytes == 2_000_000_000
 
 
 def test_what_every_child_needs_to_begin_replaces_none(held: list[int]) -> None:
-    limit = MemoryLimit(1_000_000)
+    limit = MemoryLimit(1_000_000, progress=True)
     limit.begin(None)
     assert limit.excess() == ""
     held[0] += 65_000_000
@@ -42,3 +42,21 @@ def test_no_limit_is_none(held: list[int]) -> None:
     limit = MemoryLimit()
     limit.begin(None)
     assert (limit.bytes, limit.excess()) == (0, "")
+
+
+def test_a_child_that_has_ended_no_row_is_not_replaced(held: list[int]) -> None:
+    """The next one would need as much for the same rows, and get no further."""
+    limit = MemoryLimit(1_000_000_000)
+    limit.begin(None)
+    held[0] = 3_000_000_000
+    assert limit.excess() == ""
+    limit.progress = True
+    assert limit.excess() != ""
+
+
+def test_room_is_what_the_child_did_not_hold_before(held: list[int]) -> None:
+    limit = MemoryLimit(1_000_000_000)
+    limit.begin(None)
+    held[0] = 900_000_000
+    limit.begin(None)
+    assert limit.room == 800_000_000
