@@ -121,3 +121,48 @@ def test_a_module_may_change_its_process_when_it_is_imported(tmp_path: Path) -> 
     told, report = run(project)
     assert report["rows"]["ok"] == ROWS
     assert "from a node" in told.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "node"),
+    [("die", "graph"), ("segfault", "threaded"), pytest.param("abort", "graph", marks=pytest.mark.prove)],
+)
+def test_a_row_that_kills_its_process_ends_a_trial_with_a_sentence(tmp_path: Path, kind: str, node: str) -> None:
+    project = unruly(tmp_path, kind, node)
+    told = project.tandem("try", "--rows", "10", "--json")
+    assert (told.code, told.json["error"]["code"]) == (1, "TrialEnded"), told
+    assert KILLS[kind] in told.json["error"]["message"]
+    assert "stage u, row " in told.json["error"]["message"]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_row_that_wants_to_exit_is_rejected_in_a_trial(tmp_path: Path, node: str) -> None:
+    project = unruly(tmp_path, "row", node)
+    with (tmp_path / "unruly.py").open("a") as file:
+        file.write(
+            "\n\ndef misbehave(text):\n    print('tried')\n    if text.endswith(' 1'):\n        raise SystemExit(3)\n"
+        )
+    told = project.tandem("try", "--rows", "3", "--json").ok()
+    assert [row["stages"]["u"]["status"] for row in told.json["rows"]] == ["ok", "rejected", "ok"]
+    assert told.err.count("[try] tried\n") == 3
+
+
+FACTORIES = {
+    "dies": ("import os; os._exit(4)", "calling the factory of the graph ended the process: it ended with 4"),
+    "exits": ("raise SystemExit(3)", "calling unruly:graph raised SystemExit: 3"),
+}
+
+
+@pytest.mark.parametrize("kind", FACTORIES)
+@pytest.mark.parametrize(
+    "command", ["try", "plan", *(pytest.param(name, marks=pytest.mark.prove) for name in ("check", "run"))]
+)
+def test_a_factory_that_ends_its_process_is_a_sentence(tmp_path: Path, kind: str, command: str) -> None:
+    code, sentence = FACTORIES[kind]
+    project = unruly(tmp_path, "row", "graph")
+    with (tmp_path / "unruly.py").open("a") as file:
+        file.write(f"\n\ndef graph():\n    {code}\n")
+    told = project.tandem(command, "--json")
+    assert (told.code, told.json["error"]["code"]) == (2, "SpecError"), told
+    assert told.json["error"]["message"].startswith("stage u")
+    assert sentence in told.json["error"]["message"]

@@ -27,6 +27,7 @@ from pipeline.processes.child.isolated_rows import IsolatedRows
 from pipeline.processes.child.limit_shares import Shares
 from pipeline.processes.child.loop_watch import INTERRUPT, LoopWatch
 from pipeline.processes.child.memory_limit import MemoryLimit
+from pipeline.processes.child.trials import Trials
 from pipeline.processes.owner import identity_of
 from pipeline.worker import enriching
 from stages.execution.blocking import interrupt_node
@@ -75,6 +76,9 @@ class _Child:
         handlers["suspect"] = self.supervision.suspect
         self.activities = Activities(drain=self.drained, supervision=self.supervision)
         handlers["rows"] = IsolatedRows(self.supervision.watch, self.drained, self.activities.jobs).run
+        trials = Trials(self.supervision.watch)
+        handlers.update(build=trials.build, draw=trials.draw)
+        handlers["try"] = trials.run
         shares = Shares(self.activities.jobs.services.limiters, channel)
         handlers["share"] = shares.take
         handlers["find"] = self.supervision.claims.find
