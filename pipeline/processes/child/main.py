@@ -20,6 +20,7 @@ from pipeline.client.connection import connect, log_to_python
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child.activity_watch import ActivityWatch
 from pipeline.processes.child.batch_isolation import ChildSupervision, RowNotes
+from pipeline.processes.child.channel_leases import ChannelLeases
 from pipeline.processes.child.event_loop import new_loop
 from pipeline.processes.child.import_user_code import import_user_code
 from pipeline.processes.child.in_flight import InFlight
@@ -79,10 +80,11 @@ class _Child:
         trials = Trials(self.supervision.watch)
         handlers.update(build=trials.build, draw=trials.draw)
         handlers["try"] = trials.run
-        shares = Shares(self.activities.jobs.services.limiters, channel)
+        limiters = self.activities.jobs.services.limiters
+        shares, leases = Shares(limiters, channel), ChannelLeases(channel, limiters)
         handlers["share"] = shares.take
         handlers["find"] = self.supervision.claims.find
-        beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), channel.serve())]
+        beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), leases.run(), channel.serve())]
         try:
             settings = await begun
             logging.basicConfig(level=settings["log_level"], format=_LOG)
