@@ -63,8 +63,9 @@ class Supervision(Protocol):
     def stuck(self, row: str) -> None:
         """Report a row that has timed out while its thread goes on."""
 
-    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> Isolation:
-        """Return processes for rows that may kill the process they run in; their cost is added to `tally`."""
+    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally, row: str = "") -> Isolation:
+        """Return processes for rows that may kill the process they run in; their cost is added to `tally`. `row`: the
+        fingerprint of the only row, where the rows of a batch run one by one at the same time."""
 
 
 @dataclass
@@ -153,7 +154,9 @@ class BatchActivities:
                     ref=request.ref, plan=request.plan, partition=request.partition, opened=request.opened,
                     batch=request.batch, rows=0,
                 )  # fmt: skip
-                context.isolation = self.supervision.isolation(batch, self.spools, context.tally)
+                context.isolation = self.supervision.isolation(
+                    batch, self.spools, context.tally, context.steps.key[1] if context.steps is not None else ""
+                )
             async with self._under_limits(request, job, services) as context.budget:
                 outcome = await row_step.step(stage, row, context)
         spent = _spent(progress.tally)

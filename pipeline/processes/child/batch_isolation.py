@@ -72,25 +72,31 @@ class ChildSupervision:
     def stuck(self, row: str) -> None:
         self.retire(f"row {row[:_LONGEST_ID]} took too long, and its thread cannot be stopped")
 
-    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> "BatchIsolation":
-        return BatchIsolation(self, request, spools, tally)
+    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally, row: str = "") -> "BatchIsolation":
+        return BatchIsolation(self, request, spools, tally, row)
 
 
 @dataclass
 class BatchIsolation:
-    """Processes for the suspected rows of one batch, one after the other."""
+    """Processes for the suspected rows of one batch, one after the other, or for one `row` (its fingerprint)."""
 
     supervision: ChildSupervision
     request: BatchRequest
     spools: Spools
     tally: Tally
+    row: str = ""
     _session: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def suspects(self, key: RowKey) -> bool:
         return self.supervision.everything or key in self.supervision.suspected
 
     async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
-        request = {"session": self._session, "stage": stage.name, "request": self.request.model_dump(mode="json")}
+        request = {
+            "session": self._session,
+            "stage": stage.name,
+            "row": self.row,
+            "request": self.request.model_dump(mode="json"),
+        }
         answer = await self.supervision.channel.request("isolate", request, packed(rows, known))
         records = await asyncio.to_thread(self._take_over)
         result = answer.data
@@ -108,7 +114,8 @@ class BatchIsolation:
         """Read and remove the records that the process left on disk."""
         records: list[Record] = []
         ref = self.request.ref
-        for path, found in self.spools.left_by_the_dead(ref.sink, ref.run, self.request.partition, self.request.batch):
+        batch = self.request
+        for path, found in self.spools.left_by_the_dead(ref.sink, ref.run, batch.partition, batch.batch, row=self.row):
             records += found
             path.unlink(missing_ok=True)
         return records
