@@ -9,7 +9,7 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -37,7 +37,7 @@ from stages.execution.node_steps import StepDone
 from stages.execution.row_flow import RowAnswer
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
 from stages.execution.row_guard import RowCode, guard_rows
-from stages.execution.row_memory import bytes_in_flight
+from stages.execution.row_memory import enter_row
 from stages.execution.row_timeout import RowTimeouts
 from stages.execution.unsettled import is_answered, is_settled
 from stages.journal.fingerprints import fingerprints
@@ -142,7 +142,7 @@ class _Run:
                 if isolation is not None and isolation.suspects(row.key):
                     suspects.append(row)
                     continue
-                leave = await self._enter(row)
+                leave = await enter_row(self.stage.limiter, self.context.memory, row.values.values())
                 if self._is_over():
                     leave()
                     break
@@ -164,26 +164,6 @@ class _Run:
         if not self._is_over():
             for held, record in self._held:
                 await self._store(held, record)
-
-    async def _enter(self, row: GraphRow) -> Callable[[], None]:
-        """Wait for room for a row: its bytes, and a slot among the rows in flight. Returns what gives both back."""
-        limiter, memory = self.stage.limiter, self.context.memory
-        size = bytes_in_flight(row.values.values()) if memory is not None else 0
-
-        def leave() -> None:
-            limiter.leave_row()
-            if memory is not None:
-                memory.release(size)
-
-        if memory is not None:
-            await memory.take(size)
-        try:
-            await limiter.take_row()
-        except BaseException:
-            if memory is not None:
-                memory.release(size)
-            raise
-        return leave
 
     async def _store(self, row: GraphRow, record: RowRecord) -> None:
         await self.context.journal.append(record)

@@ -1,7 +1,9 @@
 """Bytes of the rows whose graphs run: many large texts must not be held at once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+
+from stages.limits.limiter import Limiter
 
 _COPIES = 4  # of a row's values while its graph runs: the row, the prompt, the request, what is read of the answer
 
@@ -13,6 +15,27 @@ class RowMemory(Protocol):
         """Wait for room. A row that is larger than all of it runs alone."""
 
     def release(self, size: int) -> None: ...
+
+
+async def enter_row(limiter: Limiter, memory: RowMemory | None, values: Iterable[Any]) -> Callable[[], None]:
+    """Wait for room for a row with these values: its bytes, and a slot among the rows in flight. Returns the function
+    that gives both back."""
+    if memory is None:
+        await limiter.take_row()
+        return limiter.leave_row
+    size = bytes_in_flight(values)
+    await memory.take(size)
+    try:
+        await limiter.take_row()
+    except BaseException:
+        memory.release(size)
+        raise
+
+    def leave() -> None:
+        limiter.leave_row()
+        memory.release(size)
+
+    return leave
 
 
 def bytes_in_flight(values: Iterable[Any]) -> int:

@@ -166,7 +166,7 @@ def most_in_a_window(starts: list[float], seconds: float) -> int:
 def test_a_limit_a_minute_holds_for_four_processes_together(
     tmp_path: Path, model_server: ModelServer, rows: int
 ) -> None:
-    """Counted by the server: more rows than a minute allows with `prove`. Each process may begin with a call at once."""
+    """Counted by the server; with `prove`, more rows than a minute allows. Each process may begin with one call."""
     model_server.script({"latency_ms": 50, "limits": {"requests_per_minute": 600}})
     project = Project.make(tmp_path, model_server.env(), count=3, model="openai:test-model")
     write_csv(tmp_path / "rows.csv", [{"id": at, "body": f"text {at}"} for at in range(rows)])

@@ -71,6 +71,18 @@ def test_a_row_that_only_disturbs_is_published_like_the_others(tmp_path: Path, k
         assert "blocks the event loop; write it as `def`, or await" in told.err
 
 
+@pytest.mark.parametrize("node", ["graph", pytest.param("threaded", marks=pytest.mark.prove)])
+def test_a_row_of_its_own_workflow_that_kills_its_process_is_rejected_too(tmp_path: Path, node: str) -> None:
+    """`placement: node`: each row is a workflow, each step of its graph an activity."""
+    project = unruly(tmp_path, "die", node, 30)
+    project.spec["stages"][0]["placement"] = "node"
+    project.write()
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (28, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], rejects["rows"]) == ("killed_worker", 2)
+
+
 def test_many_rows_that_kill_do_not_use_up_the_attempts_of_their_batch(tmp_path: Path) -> None:
     project = unruly(tmp_path, "row", "graph", 60)
     rows = [{"id": at, "text": f"{'die' if at % 4 == 0 else 'row'} {at}"} for at in range(60)]
@@ -91,6 +103,34 @@ def test_a_row_that_takes_too_long_is_rejected_and_its_thread_is_left_behind(tmp
     assert time.monotonic() - began < 200
     assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
     assert "its thread cannot be stopped: the process finishes its rows and is replaced" in told.err
+
+
+def test_a_row_that_allocates_more_than_the_process_may_have_is_rejected(tmp_path: Path) -> None:
+    """4 GB under RLIMIT_AS of 2 GB: Python raises MemoryError, which is the row's own error."""
+    project = unruly(tmp_path, "bounded", "graph")
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], rejects["rows"]) == ("MemoryError", 2)
+
+
+def test_a_row_whose_library_aborts_for_lack_of_memory_is_rejected(tmp_path: Path) -> None:
+    project = unruly(tmp_path, "abrupt", "threaded")
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], "SIGABRT" in rejects["message"]) == ("killed_worker", True)
+
+
+@pytest.mark.prove
+def test_a_row_that_holds_more_than_max_memory_for_a_moment_is_published(tmp_path: Path) -> None:
+    """1 GB, twice, with limits.max_memory of 600 MB: the process finishes its rows, and another takes its place."""
+    project = unruly(tmp_path, "large", "threaded")
+    project.spec["limits"] = {"max_memory": "600MB"}
+    project.write()
+    told, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS, 0)
+    assert "MB of 600 MB: the process finishes its rows and is replaced" in told.err
 
 
 IMPORTS = {
