@@ -52,6 +52,10 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [child for server in psutil.Process(pid).children() for child in server.children()]
 
 
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def answered(server: ModelServer, calls: int) -> bool:
     return server.stats().answered_ok >= calls
 
@@ -99,6 +103,8 @@ def test_worker_processes_end_with_their_command(tmp_path: Path, model_server: M
         eventually(lambda: model_server.stats().answered_ok >= 20, "some answers")
         left = [*psutil.Process(run.process.pid).children(), *workers_of(run.process.pid)]
         assert len(left) >= 3
+        assert {oom_score(worker.pid) for worker in workers_of(run.process.pid)} == {500}, "before the command itself"
+        assert oom_score(run.process.pid) < 500
         os.kill(run.process.pid, signal.SIGKILL)
         run.wait(5)
         time.sleep(2)

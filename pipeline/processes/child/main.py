@@ -17,6 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.activities.registered import Activities
 from pipeline.client.connection import connect, log_to_python
+from pipeline.processes.cgroup import be_killed_first
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child.activity_watch import ActivityWatch
 from pipeline.processes.child.batch_isolation import ChildSupervision, RowNotes
@@ -40,6 +41,7 @@ _TURN_S = 0.2
 
 def run(end: socket.socket, table: int) -> int:
     """Run a child until it is stopped. Returns the exit status."""
+    be_killed_first()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor's to handle: it drains us
     signal.signal(INTERRUPT, interrupt_node)
     in_flight = InFlight(table)
