@@ -3,11 +3,13 @@
     schema.json, dataset.json    from the newest manifest, the footer of one of its files, and the source
     a manifest                   set aside; its partition is published again
     data files, rejects, index   their partitions are published again, from the journal
+    a table (Delta, Iceberg)     likewise, where it names other files
 
 Answers come from the journal; models are called only for what it lacks.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from pipeline.planning.job import Job, make_job
 from pipeline.runs.report import Report
 from pipeline.sinks import commits, generations
 from pipeline.sinks.schema import Dataset, claim, declare_schema
+from pipeline.sinks.table_formats.follow import lake_of
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import Damaged, ObjectMissing, SinkError
@@ -31,7 +34,7 @@ from schemas.spec.sections import Spec
 from schemas.tables import stored_schema
 from stages.models.factory import ModelServices
 
-_REPAIRED_BY_PUBLISHING = frozenset(("missing", "size", "checksum", "rows", "schema"))
+_REPAIRED_BY_PUBLISHING = frozenset(("missing", "size", "checksum", "rows", "schema", "table"))
 _ASIDE = f"{ids.TANDEM}/damaged/"
 
 
@@ -46,9 +49,11 @@ class Damage:
     left: tuple[Problem, ...]
 
 
-def examine(store: Store, partition: str | None = None) -> Damage:
+def examine(spec: Spec, base: Path, store: Store, partition: str | None = None) -> Damage:
     """Read everything that is published, or one partition, and return the damage. Raises StoreError."""
-    found = verify(store, partition)
+    lake = lake_of(spec, base, store)
+    with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
+        found = verify(store, partition, lake=lake)
     rebuild = [key for key in (ids.DATASET, ids.SCHEMA) if found.partitions and _unreadable(store, key, found)]
     aside = {key: parsed[0] for key in found.unreadable if (parsed := ids.parse_commit(key)) is not None}
     broken = [

@@ -15,8 +15,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.fs as fs
 from polars.io.plugins import register_io_source
 
+from pipeline.outputs.moving_files import MovingFiles
 from pipeline.outputs.reader import (
     CommittedPart,
     GenerationSuperseded,
@@ -157,14 +159,15 @@ def _frames(
 
 def dataset(sink: Sink, partition: str | None = None, *, generation: int | None = None) -> ds.Dataset:
     """Return the same as an Arrow dataset: for pyarrow, DuckDB, pandas and other readers of one."""
-    listed, shape = parts(_store(sink), partition, generation)
+    store = _store(sink)
+    listed, shape = parts(store, partition, generation)
     form = ds.ParquetFileFormat()
-    fragments = []
-    for part in listed:
-        system, path = part.store.arrow_path(part.path)
-        fragments.append(form.make_fragment(path, system, partition_expression=_expression(part, shape)))
-    system = listed[0].store.arrow_path("")[0] if listed else None
-    return ds.FileSystemDataset(fragments, shape.schema, form, system)
+    places = {part.store.arrow_path(part.path)[1]: part for part in listed}
+    moving = fs.PyFileSystem(MovingFiles(store.arrow_path("")[0], places))
+    fragments = [
+        form.make_fragment(path, moving, partition_expression=_expression(part, shape)) for path, part in places.items()
+    ]
+    return ds.FileSystemDataset(fragments, shape.schema, form, moving)
 
 
 def _expression(part: CommittedPart, shape: ReaderSchema) -> pc.Expression:

@@ -25,7 +25,7 @@ from pipeline.processes.child_watch import watch_child
 from pipeline.processes.children import Child, WriteLine
 from pipeline.processes.deaths import Death, fail_activities
 from pipeline.processes.isolation_pool import IsolatedProcesses
-from pipeline.processes.limit_division import Division
+from pipeline.processes.limit_division import Division, Grants
 from pipeline.processes.owner import Owner, identity_of
 from pipeline.processes.rate_division import CommandLimits
 from pipeline.processes.row_claims import ClaimedRows
@@ -190,7 +190,7 @@ class Workers:
         self._send_parts(self.division.remove(member))
         self.rates.remove(member)
 
-    def _send_parts(self, parts: dict[int, dict[str, int]]) -> None:
+    def _send_parts(self, parts: dict[int, Grants]) -> None:
         for member, part in parts.items():
             if member in self._channels:
                 self._channels[member].send("share", part)

@@ -86,8 +86,8 @@ def test_without_arguments_the_help(tmp_path: Path) -> None:
     for args in ((), ("runs",), ("outputs",)):
         told = project.tandem(*args)
         assert told.code == 2
-        assert "Commands:" in told.err
-    assert "Commands:" in project.tandem("--help").ok().out
+        assert "A first day, in this order:" in told.err
+    assert "A first day, in this order:" in project.tandem("--help").ok().out
     assert project.tandem("--version").ok().out.startswith("tandem ")
 
 

@@ -65,6 +65,26 @@ def test_a_run_pauses_at_its_budget_and_goes_on_with_a_higher_one(project: Proje
     assert last.json["billed_over_needed"] == 1.0
 
 
+def test_a_budget_that_is_lowered_on_a_live_run_is_kept(project: Project, model_server: ModelServer) -> None:
+    """Begun with 100, lowered to 1.6 times what is spent: it ends paused, at most the calls in flight above it."""
+    in_flight = 8
+    project.spec["limits"] = {"rows_in_flight": in_flight}
+    project.write()
+    model_server.script({"latency_ms": 1500})  # so that little is spent while `runs set` starts
+    with project.start("run", "--name", "dear", "--max-cost", "100", "--json") as process:
+        eventually(lambda: model_server.stats().answered_ok >= COUNT // 6, "a sixth of the rows")
+        budget = round(1.6 * spent(model_server), 3)
+        project.tandem("runs", "set", "dear", "--max-cost", str(budget)).ok()
+        ended = process.wait(300)
+    assert (ended.code, ended.json["state"]) == (3, "paused"), ended
+    stats = model_server.stats()
+    assert spent(model_server) <= budget + in_flight * spent(model_server) / stats.answered_ok
+    assert stats.answered_ok < COUNT
+    model_server.script({})
+    last = project.tandem("run", "--name", "dear", "--max-cost", "100", "--json").ok().json
+    assert last["usage"]["calls"] == model_server.stats().answered_ok == COUNT
+
+
 def test_a_kill_does_not_reset_what_is_spent(project: Project, model_server: ModelServer) -> None:
     """Calls that were in flight stay charged, at what they may have come to."""
     model_server.script({"latency_ms": 20})

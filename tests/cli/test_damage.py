@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from deltalake import DeltaTable
 
 from tests.cli.support import DAYS, Project, Result
 
@@ -102,3 +103,20 @@ def test_repair_mends_it_for_no_calls(published: Project, tmp_path: Path, name: 
         assert done["run"]["usage"]["calls"] == 0
     assert project.tandem("outputs", "verify", "--json").ok().json["ok"]
     assert project.tandem("run", "--json").ok().json["partitions"]["unchanged"] == 3
+
+
+def test_a_table_that_another_writer_changed_is_repaired_for_no_calls(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    project.spec["sink"]["format"] = "delta"
+    project.write()
+    project.tandem("run", "-q").ok()
+    table = str(tmp_path / "out" / "data")
+    DeltaTable(table).delete("id < 4")
+    problems = project.tandem("outputs", "verify", "--json").json["problems"]
+    changed = [problem for problem in problems if problem["kind"] == "table"]
+    assert [problem["partition"] for problem in changed] == list(DAYS)
+    assert "tandem run --partition day=2026-11-01 --reprocess all" in changed[0]["message"]
+    repaired = project.tandem("outputs", "repair", "--yes", "--json").json
+    assert repaired["republished"] == list(DAYS)
+    assert repaired["run"]["usage"]["calls"] == 0
+    assert DeltaTable(table).to_pyarrow_table().num_rows == 30

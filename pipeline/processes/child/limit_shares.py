@@ -15,14 +15,15 @@ class Shares:
     def __init__(self, limiters: Limiters, channel: Channel) -> None:
         self._limiters = limiters
         self._channel = channel
-        self._reported: dict[str, tuple[int, int, bool]] = {}
+        self._grants: dict[str, int] = {}  # the number of the last grant, by limit
+        self._reported: dict[str, tuple[int, int, bool, int]] = {}
         self._changed = asyncio.Event()
         limiters.divide(self._changed.set)
 
     async def run(self) -> None:
         """Report changes until cancelled."""
         while True:
-            uses = {key: place.use_now() for key, place in self._limiters.places()}
+            uses = {key: (*place.use_now(), self._grants.get(key, 0)) for key, place in self._limiters.places()}
             news = {key: use for key, use in uses.items() if use != self._reported.get(key)}
             if news:
                 self._channel.send("at_once", news)
@@ -32,8 +33,10 @@ class Shares:
                 await asyncio.wait_for(self._changed.wait(), _EVERY_S if uses else None)
 
     async def take(self, message: Message) -> None:
-        """Apply our parts, by key."""
+        """Apply our parts, by key. The next report confirms them."""
         places = dict(self._limiters.places())
-        for key, part in message.data.items():
+        for key, (part, number) in message.data.items():
             if key in places:
                 places[key].limit_to(part)
+                self._grants[key] = number
+        self._changed.set()

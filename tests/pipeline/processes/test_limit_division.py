@@ -20,26 +20,29 @@ def test_all_of_the_limit_is_given_and_no_more(limit: int, found: dict[int, Part
 
 @given(st.integers(1, 60), st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 20)), max_size=60))
 def test_at_no_moment_may_more_be_called_than_the_limit(limit: int, steps: list[tuple[int, bool, int]]) -> None:
-    """Each process calls as much as it was told that it may, at once."""
+    """A process acts on grants when they reach it, some steps after they were sent, and its reports are as late."""
     division = Division()
-    told = dict.fromkeys(range(4), 0)
+    grants = dict.fromkeys(range(4), (0, 0))
     flying = dict.fromkeys(range(4), 0)
-    for who, hungry, wanted in steps:
-        flying[who] = (
-            max(min(wanted, told[who]), flying[who] - 3) if flying[who] > told[who] else min(wanted, told[who])
-        )
-        for other, said in division.report(who, {"key": (limit, flying[who], hungry)}).items():
-            told[other] = said["key"]
-        most = {process: max(told[process], flying[process]) for process in told}
-        assert sum(most.values()) <= limit
+    sent: dict[int, list[tuple[int, int]]] = {process: [] for process in grants}
+    reports: dict[int, list[tuple[int, int, bool, int]]] = {process: [] for process in grants}
+    for process, hungry, calls in steps:
+        if calls % 3 == 0 and sent[process]:
+            grants[process] = sent[process].pop(0)
+        part, number = grants[process]
+        flying[process] = max(flying[process] - 3, min(calls, part), 0)
+        reports[process].append((limit, flying[process], hungry, number))
+        if calls % 2 == 0:
+            for other, changed in division.report(process, {"key": reports[process].pop(0)}).items():
+                sent[other].append(changed["key"])
+        assert sum(max(grants[one][0], flying[one]) for one in grants) <= limit
 
 
 def test_the_only_one_that_is_held_back_gets_almost_all() -> None:
     division = Division()
-    assert division.report(1, {"key": (64, 0, True)}) == {1: {"key": 64}}
-    division.report(1, {"key": (64, 64, True)})
-    told = division.report(2, {"key": (64, 0, False)})
-    assert told[1]["key"] == 63
-    told = division.report(1, {"key": (64, 63, True)})
-    assert told[2]["key"] == 1
-    assert division.remove(1) == {2: {"key": 64}}
+    assert division.report(1, {"key": (64, 0, True, 0)}) == {1: {"key": (64, 1)}}
+    division.report(1, {"key": (64, 64, True, 1)})
+    assert division.report(2, {"key": (64, 0, False, 0)})[1]["key"] == (63, 2)
+    assert division.report(1, {"key": (64, 63, True, 1)}) == {}, "a call may have begun before the grant came"
+    assert division.report(1, {"key": (64, 63, True, 2)})[2]["key"] == (1, 1)
+    assert division.remove(1) == {2: {"key": (64, 2)}}

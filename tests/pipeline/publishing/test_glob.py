@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from pipeline.outputs import scan
-from pipeline.outputs.reader import batches
+from pipeline.outputs.reader import GenerationSuperseded, batches
 from pipeline.publishing import cleanup
 from pipeline.publishing.rollback import rollback
 from pipeline.runs import report as reports
@@ -226,14 +226,20 @@ async def test_a_writer_that_may_not_delete_still_publishes_and_says_so(bench: B
 async def test_an_overtaken_reader_reads_on_from_history(bench: Bench) -> None:
     bench.write(rows(6))
     await bench.one()
-    before, listed = scan.scan(bench.store), scan.parts(bench.store)
+    before, listed, arrow = scan.scan(bench.store), scan.parts(bench.store), scan.dataset(bench.store)
     bench.write(rows(8))
     await bench.one()
+    assert arrow.to_table()["id"].to_pylist() == list(range(6))
+    assert duckdb.sql("SELECT count(*) FROM arrow WHERE id > 2").fetchall() == [(3,)]
     assert before.collect()["id"].to_list() == list(range(6))
     assert sum(batch.num_rows for part in listed[0] for batch in batches(part, listed[1])) == 6
     (file,) = scan.files(bench.store, FILE, generation=1)
     assert Path(file.path).is_relative_to(f"{bench.store.uri}/{ids.HISTORY}")
     assert scan.dataset(bench.store, FILE, generation=1).to_table().num_rows == 6
+    bench.write(rows(9))
+    await bench.one()
+    with pytest.raises(GenerationSuperseded, match="was superseded and removed"):
+        arrow.to_table()
 
 
 # Rolling back -------------------------------------------------------------------------------------------------------

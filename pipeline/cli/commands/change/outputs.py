@@ -38,7 +38,7 @@ async def repair_command(path: Path, key: str | None, yes: bool, screen: Screen)
     """Show what is damaged, and with `yes` repair it. Return 1 if something is left."""
     spec, base = read_spec(path)
     store = sink_of(spec, base)
-    damage = await asyncio.to_thread(examine, store, key)
+    damage = await asyncio.to_thread(examine, spec, base, store, key)
     report = None
     if yes:
         await asyncio.to_thread(rebuild, spec, base, store, damage)
