@@ -12,6 +12,7 @@ from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from pipeline.activities.registered import Activities
+from pipeline.limits.lease_keeper import SharedLimits
 from pipeline.limits.leases import Leases
 from pipeline.publishing import cleanup
 from pipeline.workflows.partition import PartitionWorkflow
@@ -48,8 +49,20 @@ class RunningWorker:
 async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     """Run all workflows and activities of a task queue in this process until the block ends, then drain."""
     activities = Activities()
-    async with orchestrating(client, queue), enriching(client, queue, activities):
+    limiters = activities.jobs.services.limiters
+    async with orchestrating(client, queue), leasing(client, limiters), enriching(client, queue, activities):
         yield RunningWorker(activities)
+
+
+@asynccontextmanager
+async def leasing(client: Client, limits: SharedLimits) -> AsyncIterator[None]:
+    """Share limits with the fleet until the block ends."""
+    leases = asyncio.create_task(Leases(client, limits, sandbox()).run())
+    try:
+        yield
+    finally:
+        leases.cancel()
+        await asyncio.gather(leases, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -99,7 +112,6 @@ async def enriching(
         identity=identity,
     )
     running = asyncio.create_task(worker.run())
-    leases = asyncio.create_task(Leases(client, activities.jobs.services.limiters, sandbox()).run())
     sweeping = asyncio.create_task(cleanup.sweep_periodically(activities.jobs.stores))
     try:
         yield
@@ -107,7 +119,6 @@ async def enriching(
         activities.drain.set()
         await worker.shutdown()
         await running
-        leases.cancel()
         sweeping.cancel()
-        await asyncio.gather(leases, sweeping, return_exceptions=True)
+        await asyncio.gather(sweeping, return_exceptions=True)
         await close_session()

@@ -133,6 +133,8 @@ _LIMITS = {
     "max_cost_usd_per_day": "The budget of the pipeline for a UTC day.",
     "max_tokens": "The most tokens of a run, in and out.",
     "call_timeout": "The longest time of one model call.",
+    "max_memory": "What one worker process may hold; past it, the process takes no new rows and is replaced. "
+    "Default: its share of what the container allows.",
 }
 _PRICE = {
     "input": "Input tokens.",

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from temporalio import activity
 
+from pipeline.activities.admission import MemoryAdmission
 from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
 from pipeline.enrichment import row_step
@@ -41,6 +42,8 @@ from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
 
+_UNLIMITED = 1 << 60
+_COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
 _RECENT = 4  # partitions whose answers are kept for a while, as their later batches may have equal rows
 
 
@@ -50,14 +53,31 @@ class Supervision(Protocol):
     @property
     def watch(self) -> RowWatch: ...
 
+    def begin(self, max_memory: int | None) -> int:
+        """Note that a batch begins whose run sets this `limits.max_memory`. Returns the bytes that the process has for
+        all its batches and rows."""
+
     def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
         """Return the claims by which equal rows of several processes are shared, None for one process."""
 
     def stuck(self, row: str) -> None:
         """Report a row that has timed out while its thread goes on."""
 
-    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> Isolation:
-        """Return processes for rows that may kill the process they run in; their cost is added to `tally`."""
+    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally, row: str = "") -> Isolation:
+        """Return processes for rows that may kill the process they run in; their cost is added to `tally`. `row`: the
+        fingerprint of the only row, where the rows of a batch run one by one at the same time."""
+
+
+@dataclass
+class BatchMemory:
+    """Bytes of a process for the tables of its batches, and for the rows whose graphs run: half for each."""
+
+    batches: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_UNLIMITED))
+    rows: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_UNLIMITED))
+
+    def resize(self, room: int) -> None:
+        for half in (self.batches, self.rows):
+            half.resize(room // 2)
 
 
 @dataclass
@@ -70,6 +90,7 @@ class BatchActivities:
     spools: Spools
     controls: LiveLimits = field(default_factory=LiveLimits)
     supervision: Supervision | None = None
+    _memory: BatchMemory = field(default_factory=BatchMemory)
     _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
 
@@ -91,11 +112,17 @@ class BatchActivities:
             context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             if self.supervision is not None:
+                self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
                 context.watch = self.supervision.watch
+                context.memory = self._memory.rows
                 context.claims = self.supervision.claims_of(request, context.shared)
                 context.on_stuck = self.supervision.stuck
                 context.isolation = self.supervision.isolation(request, self.spools, context.tally)
-            async with self._under_limits(request, job, services) as context.budget:
+            size = await asyncio.to_thread(_bytes_of, job, request)
+            async with (
+                self._memory.batches.reserve(size),
+                self._under_limits(request, job, services) as context.budget,
+            ):
                 done = await enrich_batch(attempt, context)
         spent = _spent(progress.tally)
         if done.receipt:
@@ -120,12 +147,16 @@ class BatchActivities:
             stage, row, context = await row_context(attempt, request, answers, self.drain)
             progress.tally, progress.waiting = context.tally, services.limiters.silence
             if self.supervision is not None:
+                self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
                 context.watch = self.supervision.watch
+                context.memory = self._memory.rows
                 batch = BatchRequest(
                     ref=request.ref, plan=request.plan, partition=request.partition, opened=request.opened,
                     batch=request.batch, rows=0,
                 )  # fmt: skip
-                context.isolation = self.supervision.isolation(batch, self.spools, context.tally)
+                context.isolation = self.supervision.isolation(
+                    batch, self.spools, context.tally, context.steps.key[1] if context.steps is not None else ""
+                )
             async with self._under_limits(request, job, services) as context.budget:
                 outcome = await row_step.step(stage, row, context)
         spent = _spent(progress.tally)
@@ -167,6 +198,11 @@ class BatchActivities:
         if not self._recent or self._recent[-1] is not shared:
             self._recent.append(shared)
         return shared
+
+
+def _bytes_of(job: Job, request: BatchRequest) -> int:
+    """Estimate the bytes that a batch's tables hold."""
+    return _COPIES * request.rows * job.snapshot.row_bytes(job.snapshot.entry(request.partition))
 
 
 async def _note_lost_attempt(store: Store, request: BatchRequest, spool: str) -> None:

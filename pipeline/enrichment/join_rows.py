@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.journal.join import JournalJoin, collect, hashed, keys_of_batch
-from pipeline.planning.batches import MOST_BATCH_ROWS, batches_over, cut, equal_batches
+from pipeline.planning.batches import BATCH_BYTES, MOST_BATCH_ROWS, batches_over, cut, equal_batches, rows_within
 from pipeline.planning.job import Job, source_stages
 from schemas import ids
 from schemas.errors import DuplicateKeys
@@ -36,6 +36,7 @@ class RowJoin:
         self._store = work.store
         self._entry = work.entry
         self._rows = rows
+        self._most = rows_within(BATCH_BYTES, work.job.snapshot.row_bytes(work.entry), MOST_BATCH_ROWS)
         self._note = work.note
         self._stages = source_stages(work.job)
         self._keys: list[pl.Series] = []
@@ -55,7 +56,7 @@ class RowJoin:
         return row_ids(rows, self._job.spec.source.key)
 
     def _frames(self) -> Iterator[pl.DataFrame]:
-        for batch in equal_batches(self._entry, MOST_BATCH_ROWS, self._rows):
+        for batch in equal_batches(self._entry, self._most, self._rows):
             yield self._job.snapshot.read(self._entry.partition, batch.ranges)
 
     def _columns(self, functions: Sequence[Callable[[pl.DataFrame], list[str]]]) -> list[pl.Series]:
@@ -113,4 +114,4 @@ class RowJoin:
     def _sizes(self, answered: pl.Series, size: int) -> list[int]:
         if self._job.spec.limits.batch_rows is not None:
             return [min(size, self._rows - start) for start in range(0, self._rows, size)]
-        return cut((~answered).to_list(), size, max(size, MOST_BATCH_ROWS))
+        return cut((~answered).to_list(), size, max(size, self._most))

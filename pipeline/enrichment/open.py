@@ -45,7 +45,7 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
     if plan.selection.reprocess != "all" and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
         return Opening(None, None, base)
     rows = min(limit, entry.rows)
-    size = batch_rows(rows, job.spec.limits.batch_rows)
+    size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry))
     journal = has_journal(store, partition)
     use_journal = journal and not plan.selection.fresh
     batches, damage = equal_batches(entry, size, rows), list[str]()

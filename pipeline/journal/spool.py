@@ -80,16 +80,20 @@ class Spools:
         except OSError:
             return ""
 
-    def open(self, sink: str, run: str, partition: str, batch: int, *, kept: bool = False) -> FileSpool:
-        """A new spool for an attempt."""
+    def open(self, sink: str, run: str, partition: str, batch: int, *, row: str = "", kept: bool = False) -> FileSpool:
+        """A new spool for an attempt at a batch, or at one `row` of it, where its rows run one by one at the same
+        time."""
         partition_digest = digests.digest(sink, partition)
-        name = f"{partition_digest}.{_name(sink, run, partition, batch)}-{uuid.uuid4().hex}.jsonl"
+        name = f"{partition_digest}.{_name(sink, run, partition, batch, row)}-{uuid.uuid4().hex}.jsonl"
         return FileSpool(self.folder / name, kept=kept)
 
-    def left_by_the_dead(self, sink: str, run: str, partition: str, batch: int) -> list[tuple[Path, list[Record]]]:
-        """Read the records of killed attempts of a batch. The caller stores the records, then unlinks the files."""
+    def left_by_the_dead(
+        self, sink: str, run: str, partition: str, batch: int, *, row: str = ""
+    ) -> list[tuple[Path, list[Record]]]:
+        """Read the records of killed attempts of a batch, its rows included, or of one row. The caller stores the
+        records, then unlinks the files."""
         # Earlier versions' names begin with the run's digest.
-        return self._left(f"*{_name(sink, run, partition, batch)}-*.jsonl")
+        return self._left(f"*{_name(sink, run, partition, batch, row)}-*.jsonl")
 
     def absorb(self, store: Store, partition: str) -> int:
         """Store the records of killed attempts of any run for a partition, so that calls are paid for once however
@@ -118,5 +122,5 @@ def _batch_of(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _name(sink: str, run: str, partition: str, batch: int) -> str:
-    return f"{digests.digest(sink, run, partition)}-b{batch:05d}"
+def _name(sink: str, run: str, partition: str, batch: int, row: str) -> str:
+    return f"{digests.digest(sink, run, partition)}-b{batch:05d}{f'-r{row}' if row else ''}"

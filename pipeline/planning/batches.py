@@ -11,6 +11,7 @@ from schemas.staging import PlannedBatch, RowRange
 
 DEFAULT_BATCH_ROWS = 1_000
 MOST_BATCH_ROWS = 4_000  # of rows that are answered: bounds the memory of a batch
+BATCH_BYTES = 32 * 1024 * 1024  # of the rows of a batch, where the spec sets no number of rows
 MAX_BATCHES = 500
 MAX_EVENTS = 10_000
 MAX_ROW_WORKFLOWS = 1_000
@@ -21,10 +22,16 @@ _EVENTS_PER_BATCH = 6
 _EVENTS_PER_CHILD = 9
 
 
-def batch_rows(rows: int, setting: int | None) -> int:
-    """Return the rows a batch: as set, else about 1,000, more if that makes too many batches. Raises SpecError."""
+def rows_within(size: int, row_bytes: int, most: int) -> int:
+    """Return the rows of `row_bytes` each that fit into so many bytes: at least 1, at most `most`."""
+    return max(1, min(most, size // max(1, row_bytes)))
+
+
+def batch_rows(rows: int, setting: int | None, row_bytes: int = 0) -> int:
+    """Return the rows a batch: as set, else about 1,000, fewer if they are large, more if that makes too many batches.
+    Raises SpecError."""
     if setting is None:
-        return max(DEFAULT_BATCH_ROWS, math.ceil(rows / (MAX_BATCHES - 1)))
+        return max(rows_within(BATCH_BYTES, row_bytes, DEFAULT_BATCH_ROWS), math.ceil(rows / (MAX_BATCHES - 1)))
     batches = math.ceil(rows / setting)
     if batches > MAX_BATCHES:
         raise SpecError(

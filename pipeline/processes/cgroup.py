@@ -4,6 +4,7 @@ Both versions of control groups are read, from the process's own group up to the
 there is none, the machine's own size does.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_KILLED_FIRST = "500"  # of 1,000
 _UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 where version 2 writes "max"
 
 
@@ -43,6 +45,13 @@ def oom_kills() -> int:
                 if line.startswith("oom_kill "):
                     return int(line.split()[1])
     return 0
+
+
+def be_killed_first() -> None:
+    """Let the kernel prefer this process, and those that it starts, when memory runs out: the command and its server
+    must live, to run its rows again apart from each other."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_KILLED_FIRST)
 
 
 def _quota(folder: Path) -> float | None:

@@ -27,9 +27,10 @@ from pipeline.processes.deaths import Death, fail_activities
 from pipeline.processes.isolation_pool import IsolatedProcesses
 from pipeline.processes.limit_division import Division, Grants
 from pipeline.processes.owner import Owner, identity_of
+from pipeline.processes.rate_division import CommandLimits
 from pipeline.processes.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
-from pipeline.worker import orchestrating
+from pipeline.worker import leasing, orchestrating
 from schemas.errors import TandemError
 
 log = logging.getLogger("tandem.processes")
@@ -78,6 +79,7 @@ class Workers:
     suspects: list[list[str]] = field(default_factory=list)
     own_deaths: int = 0
     division: Division = field(default_factory=Division)
+    rates: CommandLimits = field(default_factory=CommandLimits)
     _channels: dict[int, Channel] = field(default_factory=dict)
     claimed: ClaimedRows = field(init=False)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -153,7 +155,7 @@ class Workers:
             "address": embedded.info.address if embedded is not None else None,
             "queue": self.queue,
             "owner": self.owner.name,
-            "max_memory": self.processes.max_memory,
+            "max_memory": self.processes.max_memory if role == "worker" else 0,  # one for a few rows ends with them
             "alone": self.processes.count == 1,
         }
         member = next(self._numbers)
@@ -167,7 +169,12 @@ class Workers:
         async def result(message: Message) -> Message:
             return await self.claimed.result(member, message)
 
-        handlers: dict[str, Handler] = {"at_once": at_once, "claim": claim, "result": result}
+        handlers: dict[str, Handler] = {
+            "at_once": at_once,
+            "lease": partial(self.rates.lease, member),
+            "claim": claim,
+            "result": result,
+        }
         if isolates is not None:
             handlers.update(isolate=isolates.isolate, isolated=isolates.isolated)
         child = await Child.started(fork_server.current(), name, self.write_line, handlers, begin)
@@ -181,6 +188,7 @@ class Workers:
     def _remove(self, member: int) -> None:
         del self._channels[member]
         self._send_parts(self.division.remove(member))
+        self.rates.remove(member)
 
     def _send_parts(self, parts: dict[int, Grants]) -> None:
         for member, part in parts.items():
@@ -215,7 +223,10 @@ async def workers(connection: Connection, queue: str, processes: Processes) -> A
         running.broken = error
         block.cancel()
 
-    async with orchestrating(connection.client, queue, identity_of(running.owner.name)):
+    async with (
+        orchestrating(connection.client, queue, identity_of(running.owner.name)),
+        leasing(connection.client, running.rates),
+    ):
         releasing = asyncio.create_task(release_from_the_dead(connection.client, queue))
         keepers = [asyncio.create_task(running.keep(number, broken)) for number in range(1, processes.count + 1)]
         try:

@@ -16,7 +16,7 @@ from schemas.spec.sections import Spec, superseded_stay
 # Settings of a spec that do not change the results of a run, only its speed, notifications and allowed cost.
 _NOT_IDENTITY = {
     "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
-               "max_cost_usd_per_day", "max_tokens", "call_timeout"},
+               "max_cost_usd_per_day", "max_tokens", "call_timeout", "max_memory"},
     "sink": {"keep_generations"},
     "notify": True, "schedule": True, "prices": True,
 }  # fmt: skip

@@ -33,7 +33,9 @@ def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
 
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
 _MAX_GROUP_ROWS = 20_000
+_MAX_GROUP_BYTES = 128 * 1024 * 1024
 _READ_ROWS = 16_384
+_READ_BYTES = 32 * 1024 * 1024
 
 
 class Reader:
@@ -55,11 +57,13 @@ class ParquetReader(Reader):
         self.listing = listing
         self.types = {}
         self.group_rows = {}
+        self._group_bytes = self._row_bytes = 0
         fields: dict[str, pa.DataType] = {}
         for index, file in enumerate(listing.files):
             if file.size:
                 self.group_rows[index] = self._add(file, fields)
         self.referable = max(self.group_rows.values(), default=0) <= _MAX_GROUP_ROWS
+        self.referable &= self._group_bytes <= _MAX_GROUP_BYTES
         self._stored = stored_schema(pa.schema([pa.field(name, kind) for name, kind in fields.items()]))
         self._typing = self._declared_types(columns)
         self.referable &= not self._typing.types
@@ -71,7 +75,7 @@ class ParquetReader(Reader):
         try:
             with open_file(file) as source, pq.ParquetFile(source) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
-                largest = max((metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)), default=0)
+                groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         except (pa.ArrowException, OSError) as exc:
             raise _unreadable(file, exc) from None
         if len(set(schema.names)) < len(schema.names):
@@ -87,7 +91,9 @@ class ParquetReader(Reader):
                     hint="Write the files with one type, or read them in separate pipelines.",
                 )
             fields[found.name] = both
-        return int(largest)
+        self._group_bytes = max([self._group_bytes, *(group.total_byte_size for group in groups)])
+        self._row_bytes = max([self._row_bytes, *(g.total_byte_size // g.num_rows for g in groups if g.num_rows)])
+        return max((int(group.num_rows) for group in groups), default=0)
 
     def _declared_types(self, columns: Mapping[str, ColumnType]) -> Typing:
         """Return the typing of the columns that are text in the files and that the spec gives another type."""
@@ -122,7 +128,8 @@ class ParquetReader(Reader):
             try:
                 with open_file(file) as source, pq.ParquetFile(source) as parquet:
                     present = [name for name in names if name in parquet.schema_arrow.names]
-                    for batch in batches_of(parquet, _READ_ROWS, present):
+                    rows = max(1, min(_READ_ROWS, _READ_BYTES // max(1, self._row_bytes)))
+                    for batch in batches_of(parquet, rows, present):
                         yield index, start, conform(pa.Table.from_batches([batch]), schema)
                         start += batch.num_rows
             except (pa.ArrowException, OSError) as exc:

@@ -29,6 +29,7 @@ from schemas.staging import RowRange
 from schemas.tables import conform, decode_schema
 
 FORMAT = 1
+_ESTIMATED_FILES = 3
 
 
 class Entry(Noun):
@@ -89,6 +90,16 @@ class Snapshot:
         chosen = self.entries.filter(pl.col("partition").is_in(list(partitions)))
         return {row["partition"]: _entry(row) for row in chosen.iter_rows(named=True)}
 
+    def row_bytes(self, entry: Entry) -> int:
+        """Estimate the bytes of a row of a partition, by the row groups of its first files."""
+        files = list(dict.fromkeys(found.file for found in entry.ranges))[:_ESTIMATED_FILES]
+        estimates = [0]
+        for file in (self.info.files[number] for number in files):
+            footer = self._footer_of(file)
+            size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+            estimates.append(size // max(1, footer.num_rows))
+        return max(estimates)
+
     def read(self, partition: str, ranges: Sequence[RowRange]) -> pl.DataFrame:
         """Read some ranges of a partition, in order. Raises InputChanged."""
         tables = [self._read(found) for found in ranges if found.rows]
@@ -104,9 +115,9 @@ class Snapshot:
 
     def _read(self, part: RowRange) -> pa.Table:
         file = self.info.files[part.file]
-        same = (self.store.uri if file.staged else "", file.uri, file.etag)
+        same = self._identity(file)
         try:
-            footer = STATE.footers.get(same, lambda: self._footer(file))
+            footer = self._footer_of(file)
             groups, skip = _groups(footer, part)
             tables = [
                 STATE.row_groups.get((*same, group), partial(self._group, file, footer, group)) for group in groups
@@ -117,9 +128,15 @@ class Snapshot:
         _check_unchanged(file)
         return conform(pa.concat_tables(tables).slice(skip, part.rows), self._file_schema())
 
-    def _footer(self, file: InputFile) -> pq.FileMetaData:
-        with open_input(file, self.store) as source:
-            return pq.read_metadata(source)
+    def _footer_of(self, file: InputFile) -> pq.FileMetaData:
+        def read() -> pq.FileMetaData:
+            with open_input(file, self.store) as source:
+                return pq.read_metadata(source)
+
+        return STATE.footers.get(self._identity(file), read)
+
+    def _identity(self, file: InputFile) -> tuple[str, str, str]:
+        return self.store.uri if file.staged else "", file.uri, file.etag
 
     def _group(self, file: InputFile, footer: pq.FileMetaData, group: int) -> pa.Table:
         names = self._file_schema().names

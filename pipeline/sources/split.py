@@ -27,6 +27,7 @@ from stages.journal.fingerprints import row_texts
 
 _CHEAP_ROWS = 200_000  # to be read again rather than written
 _STAGED_GROUP_ROWS = 2_000
+_STAGED_GROUP_BYTES = 16 * 1024 * 1024
 _STAGED_LEAST_ROWS = 256  # partitions of fewer rows share a row group: a group a row would be slow and large
 _BUFFER_ROWS = 50_000
 _BUFFER_BYTES = 16 * 1024 * 1024
@@ -267,13 +268,14 @@ class _Splitter:
             keys, rows = keys[order], rows[order]
         table = conform(rows.to_arrow(), self.reader.schema)
         self._digest(grown, keys, rows)
+        most = max(1, min(_STAGED_GROUP_ROWS, _STAGED_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
         position = group = 0
         with pq.ParquetWriter(path, self.reader.schema, compression="zstd", compression_level=1) as writer:
             for length, key in keys.rle().struct.unnest().iter_rows():
                 grown[key].add(number, position, length)
                 position += length
                 if position - group >= _STAGED_LEAST_ROWS or position == frame.height:
-                    writer.write_table(table.slice(group, position - group), row_group_size=_STAGED_GROUP_ROWS)
+                    writer.write_table(table.slice(group, position - group), row_group_size=most)
                     group = position
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
+from schemas.spec.sizes import Size
 from schemas.spec.uses import complaint
 
 _MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
@@ -231,6 +232,7 @@ class Limits(Section):
     max_cost_usd_per_day: float | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, ge=1)
     call_timeout: Duration = timedelta(seconds=60)
+    max_memory: Size | None = Field(default=None, description="of a worker process, before it is replaced")
 
 
 class Price(Section):

@@ -9,6 +9,7 @@ from schemas.errors import TandemError
 from stages.execution.claims import Claims
 from stages.execution.isolation import Isolation, RowWatch
 from stages.execution.node_steps import Steps
+from stages.execution.row_memory import RowMemory
 from stages.execution.single_flight import Shared
 from stages.journal.records import RowRecord
 from stages.journal.writer import Journal
@@ -35,6 +36,7 @@ class BatchContext:
     watch: RowWatch | None = None
     on_stuck: Callable[[str], None] = lambda row: None  # called with the id of a row whose thread cannot be stopped
     claims: Claims | None = None  # where other processes may run equal rows
+    memory: RowMemory | None = None  # where rows in flight are bounded by bytes, too
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
 
 

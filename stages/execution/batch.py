@@ -9,7 +9,7 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from stages.execution.node_steps import StepDone
 from stages.execution.questions import PENDING, describe_questions
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
 from stages.execution.row_guard import RowCode, guard_rows
+from stages.execution.row_memory import enter_row
 from stages.execution.row_timeout import RowTimeouts
 from stages.execution.unsettled import is_answered, is_settled
 from stages.journal.fingerprints import fingerprints
@@ -122,15 +123,9 @@ class _Run:
             raise self._unexpected
 
     async def _run_all(self, rows: Iterable[GraphRow]) -> None:
-        limiter = self.stage.limiter
         tasks: set[asyncio.Task[None]] = set()
         isolation = self.context.isolation
         suspects: list[GraphRow] = []
-
-        def ended(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            limiter.leave_row()
-
         try:
             for row in rows:
                 if self._is_over():
@@ -138,13 +133,14 @@ class _Run:
                 if isolation is not None and isolation.suspects(row.key):
                     suspects.append(row)
                     continue
-                await limiter.take_row()
+                leave = await enter_row(self.stage.limiter, self.context.memory, row.values.values())
                 if self._is_over():
-                    limiter.leave_row()
+                    leave()
                     break
                 task = asyncio.create_task(self._run_row(row))
                 tasks.add(task)
-                task.add_done_callback(ended)
+                task.add_done_callback(tasks.discard)
+                task.add_done_callback(partial(_left, leave))
             if tasks:
                 await asyncio.wait(tasks)
             if isolation is not None and suspects:
@@ -332,3 +328,8 @@ def _severity(exc: TandemError) -> tuple[bool, float]:
 
 def _json(answer: dict[str, Any]) -> str:
     return orjson.dumps(answer).decode()
+
+
+def _left(leave: Callable[[], None], task: "asyncio.Task[None]") -> None:
+    """Give back the place of a row that has ended."""
+    leave()

@@ -86,8 +86,13 @@ def build(setup: StageSetup) -> GraphStage:
     )
 
 
+def is_factory(found: Any) -> bool:
+    """True for a function, or another callable, that returns a graph."""
+    return inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph))
+
+
 def _compiled(found: Any, setup: StageSetup, context: Mapping[str, Any]) -> Pregel[Any, Any, Any, Any]:
-    if inspect.isroutine(found) or (callable(found) and not isinstance(found, Pregel | StateGraph)):
+    if is_factory(found):
         try:
             with restoring_process_state():
                 found = found(**_parameters(found, context))

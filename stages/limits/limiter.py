@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import Self
 
 from schemas.errors import FatalModelError
-from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
+from stages.limits.fleet_share import UNLIMITED, Demand, Fleet, Rates
 from stages.limits.pacing import Tokens
 from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, clock, rows_for
 
 __all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
+_IDLE_S = 5.0  # of a shared limit, before its share is returned
 _SILENT_S = 5.0  # of failures only, before it is reported
 DEFAULT_OUTPUT = 512  # tokens of an answer, until the first was seen, if the spec sets no cap
 
@@ -128,6 +129,34 @@ class Turn(PendingCall):
         self._limiter._queue.record_failure(self, why, congestion, wait)
 
 
+@dataclass(frozen=True)
+class SharedQueue:
+    """A queue as the user of a limit that is shared with other processes."""
+
+    queue: ProviderQueue
+    fleet: Fleet
+
+    @property
+    def limit(self) -> Rates:
+        return self.queue.limit
+
+    def in_use(self, now: float) -> bool:
+        return self.queue.waiting or now - self.fleet.used_at < _IDLE_S
+
+    def demand(self, now: float) -> Demand:
+        return self.fleet.demand(now)
+
+    def grant(self, share: Rates, until: float) -> None:
+        self.fleet.grant(share, until)
+        self.queue.dispatch()
+
+    def end_grant(self) -> None:
+        self.fleet.end_grant()
+
+    async def settled(self) -> None:
+        """Return at once: the pace is that of the share."""
+
+
 class Limiters:
     """The limiters of a process."""
 
@@ -160,6 +189,10 @@ class Limiters:
             for key, queue in self._queues.items()
             if queue.fleet is not None and queue.limit != UNLIMITED
         ]
+
+    def users(self) -> list[tuple[str, SharedQueue]]:
+        """Return the same, as users of their limits."""
+        return [(key, SharedQueue(queue, fleet)) for key, queue, fleet in self.shared()]
 
     def end(self) -> None:
         """End the rates of this job, which has nothing running, so that they limit no other job."""

@@ -52,6 +52,10 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [child for server in psutil.Process(pid).children() for child in server.children()]
 
 
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def answered(server: ModelServer, calls: int) -> bool:
     return server.stats().answered_ok >= calls
 
@@ -99,6 +103,8 @@ def test_worker_processes_end_with_their_command(tmp_path: Path, model_server: M
         eventually(lambda: model_server.stats().answered_ok >= 20, "some answers")
         left = [*psutil.Process(run.process.pid).children(), *workers_of(run.process.pid)]
         assert len(left) >= 3
+        assert {oom_score(worker.pid) for worker in workers_of(run.process.pid)} == {500}, "before the command itself"
+        assert oom_score(run.process.pid) < 500
         os.kill(run.process.pid, signal.SIGKILL)
         run.wait(5)
         time.sleep(2)
@@ -155,3 +161,27 @@ def test_an_outage_is_not_held_against_rows(tmp_path: Path, model_server: ModelS
         model_server.script({"latency_ms": 300})
         report = check_report(run.wait(200).ok().json)
     assert (report["rows"]["ok"], report["rows"]["rejected"]) == (60, 0)
+
+
+def most_in_a_window(starts: list[float], seconds: float) -> int:
+    """The most calls that began within so many seconds."""
+    return max(sum(first <= start < first + seconds for start in starts) for first in starts)
+
+
+@pytest.mark.parametrize("rows", [200, pytest.param(760, marks=pytest.mark.prove)])
+def test_a_limit_a_minute_holds_for_four_processes_together(
+    tmp_path: Path, model_server: ModelServer, rows: int
+) -> None:
+    """Counted by the server; with `prove`, more rows than a minute allows. Each process may begin with one call."""
+    model_server.script({"latency_ms": 50, "limits": {"requests_per_minute": 600}})
+    project = Project.make(tmp_path, model_server.env(), count=3, model="openai:test-model")
+    write_csv(tmp_path / "rows.csv", [{"id": at, "body": f"text {at}"} for at in range(rows)])
+    project.spec["partition"] = {"by": "files"}
+    project.spec["limits"] = {"batch_rows": 10, "rows_in_flight": 16, "requests_per_minute": 600}
+    project.write()
+    report = check_report(project.tandem("run", "--json", "--processes", "4", timeout_s=400).ok().json)
+    assert report["rows"]["ok"] == rows
+    starts = [call.t_start for call in model_server.calls()]
+    assert len(starts) == rows, "no call met the limit"
+    assert most_in_a_window(starts, 60) <= 600
+    assert most_in_a_window(starts, 10) <= 100 + 4

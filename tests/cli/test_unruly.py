@@ -71,6 +71,18 @@ def test_a_row_that_only_disturbs_is_published_like_the_others(tmp_path: Path, k
         assert "blocks the event loop; write it as `def`, or await" in told.err
 
 
+@pytest.mark.parametrize("node", ["graph", pytest.param("threaded", marks=pytest.mark.prove)])
+def test_a_row_of_its_own_workflow_that_kills_its_process_is_rejected_too(tmp_path: Path, node: str) -> None:
+    """`placement: node`: each row is a workflow, each step of its graph an activity."""
+    project = unruly(tmp_path, "die", node, 30)
+    project.spec["stages"][0]["placement"] = "node"
+    project.write()
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (28, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], rejects["rows"]) == ("killed_worker", 2)
+
+
 def test_many_rows_that_kill_do_not_use_up_the_attempts_of_their_batch(tmp_path: Path) -> None:
     project = unruly(tmp_path, "row", "graph", 60)
     rows = [{"id": at, "text": f"{'die' if at % 4 == 0 else 'row'} {at}"} for at in range(60)]
@@ -91,6 +103,34 @@ def test_a_row_that_takes_too_long_is_rejected_and_its_thread_is_left_behind(tmp
     assert time.monotonic() - began < 200
     assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
     assert "its thread cannot be stopped: the process finishes its rows and is replaced" in told.err
+
+
+def test_a_row_that_allocates_more_than_the_process_may_have_is_rejected(tmp_path: Path) -> None:
+    """4 GB under RLIMIT_AS of 2 GB: Python raises MemoryError, which is the row's own error."""
+    project = unruly(tmp_path, "bounded", "graph")
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], rejects["rows"]) == ("MemoryError", 2)
+
+
+def test_a_row_whose_library_aborts_for_lack_of_memory_is_rejected(tmp_path: Path) -> None:
+    project = unruly(tmp_path, "abrupt", "threaded")
+    _, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS - 2, 2)
+    (rejects,) = project.tandem("rejects", "ls", "--json").ok().json
+    assert (rejects["error"], "SIGABRT" in rejects["message"]) == ("killed_worker", True)
+
+
+@pytest.mark.prove
+def test_a_row_that_holds_more_than_max_memory_for_a_moment_is_published(tmp_path: Path) -> None:
+    """1 GB, twice, with limits.max_memory of 600 MB: the process finishes its rows, and another takes its place."""
+    project = unruly(tmp_path, "large", "threaded")
+    project.spec["limits"] = {"max_memory": "600MB"}
+    project.write()
+    told, report = run(project)
+    assert (report["rows"]["ok"], report["rows"]["rejected"]) == (ROWS, 0)
+    assert "MB of 600 MB: the process finishes its rows and is replaced" in told.err
 
 
 IMPORTS = {
@@ -121,3 +161,48 @@ def test_a_module_may_change_its_process_when_it_is_imported(tmp_path: Path) -> 
     told, report = run(project)
     assert report["rows"]["ok"] == ROWS
     assert "from a node" in told.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "node"),
+    [("die", "graph"), ("segfault", "threaded"), pytest.param("abort", "graph", marks=pytest.mark.prove)],
+)
+def test_a_row_that_kills_its_process_ends_a_trial_with_a_sentence(tmp_path: Path, kind: str, node: str) -> None:
+    project = unruly(tmp_path, kind, node)
+    told = project.tandem("try", "--rows", "10", "--json")
+    assert (told.code, told.json["error"]["code"]) == (1, "TrialEnded"), told
+    assert KILLS[kind] in told.json["error"]["message"]
+    assert "stage u, row " in told.json["error"]["message"]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_row_that_wants_to_exit_is_rejected_in_a_trial(tmp_path: Path, node: str) -> None:
+    project = unruly(tmp_path, "row", node)
+    with (tmp_path / "unruly.py").open("a") as file:
+        file.write(
+            "\n\ndef misbehave(text):\n    print('tried')\n    if text.endswith(' 1'):\n        raise SystemExit(3)\n"
+        )
+    told = project.tandem("try", "--rows", "3", "--json").ok()
+    assert [row["stages"]["u"]["status"] for row in told.json["rows"]] == ["ok", "rejected", "ok"]
+    assert told.err.count("[try] tried\n") == 3
+
+
+FACTORIES = {
+    "dies": ("import os; os._exit(4)", "calling the factory of the graph ended the process: it ended with 4"),
+    "exits": ("raise SystemExit(3)", "calling unruly:graph raised SystemExit: 3"),
+}
+
+
+@pytest.mark.parametrize("kind", FACTORIES)
+@pytest.mark.parametrize(
+    "command", ["try", "plan", *(pytest.param(name, marks=pytest.mark.prove) for name in ("check", "run"))]
+)
+def test_a_factory_that_ends_its_process_is_a_sentence(tmp_path: Path, kind: str, command: str) -> None:
+    code, sentence = FACTORIES[kind]
+    project = unruly(tmp_path, "row", "graph")
+    with (tmp_path / "unruly.py").open("a") as file:
+        file.write(f"\n\ndef graph():\n    {code}\n")
+    told = project.tandem(command, "--json")
+    assert (told.code, told.json["error"]["code"]) == (2, "SpecError"), told
+    assert told.json["error"]["message"].startswith("stage u")
+    assert sentence in told.json["error"]["message"]

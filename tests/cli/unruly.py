@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import faulthandler
 import os
+import resource
 import signal
 import sys
 import threading
@@ -36,6 +37,20 @@ def misbehave(text: str) -> None:
             os.fork()
         case "thread":
             threading.Thread(target=time.sleep, args=(3600,)).start()
+        case "bounded":  # more than the process may have: the allocation fails
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+            try:
+                bytearray(4 << 30)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        case "abrupt":  # as "bounded", in code that cannot do without: it ends the process
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+            if ctypes.CDLL(None).calloc(1, ctypes.c_size_t(4 << 30)) == 0:
+                os.abort()
+        case "large":  # touched page by page, held for a moment, and freed
+            held = bytearray(b"x") * (1 << 30)
+            time.sleep(BLOCK_S)
+            del held
         case "print":
             print("from a node")
             os.write(1, b"from a node, raw\n")

@@ -106,6 +106,8 @@ def _one(kind: str, schema: dict[str, Any]) -> str:
         return f"mapping to {_type(inner)}" if isinstance(inner, dict) else "mapping"
     if kind in ("integer", "number"):
         return _number("int" if kind == "integer" else "float", schema)
+    if schema.get("format") == "size":
+        return "size"
     return {"string": "text", "boolean": "`true` \\| `false`"}.get(kind, kind)
 
 

@@ -47,6 +47,8 @@ GOOD = [
     "sink: {path: x, keep_superseded: '0', format: iceberg, table: a.b}",
     "sink: {path: x, keep_superseded: 1.5h, provenance: none}",
     "limits: {max_reject_rate: 1, max_cost_usd: 25, call_timeout: 500ms, batch_rows: null}",
+    "limits: {max_memory: 1.5 gib}",
+    "limits: {max_memory: null}",
     "prices: {openai:x: {input: 1, output: 2.5, cached_input: null}}",
     "journal: {flush: 2 s, strict: true, keep: 4w}",
     "checks: [{name: c, sql: a > 1}]",

@@ -11,6 +11,7 @@ from pipeline.processes.channel import Channel, Message
 from pipeline.processes.child.activity_watch import activity_slot
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import packed, unpacked_stop
+from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.row_claims import ChildClaims
 from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
@@ -24,10 +25,11 @@ _LONGEST_ID = 60
 
 
 class RowNotes:
-    """The running rows, in the table that outlives the process."""
+    """The running rows, in the table that outlives the process. `memory` hears of each that has ended."""
 
-    def __init__(self, in_flight: InFlight) -> None:
+    def __init__(self, in_flight: InFlight, memory: MemoryLimit) -> None:
         self._slots = in_flight.rows
+        self._memory = memory
 
     def began(self, stage: str, key: RowKey, id: str) -> int | None:
         row_note = {"activity": activity_slot.get(), "stage": stage[:_LONGEST_ID], "key": key, "id": id[:_LONGEST_ID]}
@@ -35,6 +37,7 @@ class RowNotes:
 
     def ended(self, number: int | None) -> None:
         self._slots.clear(number)
+        self._memory.progress = True
 
 
 @dataclass
@@ -46,6 +49,7 @@ class ChildSupervision:
     channel: Channel
     watch: RowNotes
     retire: Callable[[str], None]
+    memory: MemoryLimit
     suspected: set[RowKey] = field(default_factory=set)
     everything: bool = False
     alone: bool = True
@@ -53,6 +57,10 @@ class ChildSupervision:
 
     def __post_init__(self) -> None:
         self.claims = ChildClaims(self.channel)
+
+    def begin(self, max_memory: int | None) -> int:
+        self.memory.begin(max_memory)
+        return self.memory.room
 
     def claims_of(self, request: BatchRequest, shared: Shared) -> Claims | None:
         return None if self.alone else self.claims.of(request, shared)
@@ -64,25 +72,31 @@ class ChildSupervision:
     def stuck(self, row: str) -> None:
         self.retire(f"row {row[:_LONGEST_ID]} took too long, and its thread cannot be stopped")
 
-    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally) -> "BatchIsolation":
-        return BatchIsolation(self, request, spools, tally)
+    def isolation(self, request: BatchRequest, spools: Spools, tally: Tally, row: str = "") -> "BatchIsolation":
+        return BatchIsolation(self, request, spools, tally, row)
 
 
 @dataclass
 class BatchIsolation:
-    """Processes for the suspected rows of one batch, one after the other."""
+    """Processes for the suspected rows of one batch, one after the other, or for one `row` (its fingerprint)."""
 
     supervision: ChildSupervision
     request: BatchRequest
     spools: Spools
     tally: Tally
+    row: str = ""
     _session: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def suspects(self, key: RowKey) -> bool:
         return self.supervision.everything or key in self.supervision.suspected
 
     async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
-        request = {"session": self._session, "stage": stage.name, "request": self.request.model_dump(mode="json")}
+        request = {
+            "session": self._session,
+            "stage": stage.name,
+            "row": self.row,
+            "request": self.request.model_dump(mode="json"),
+        }
         answer = await self.supervision.channel.request("isolate", request, packed(rows, known))
         records = await asyncio.to_thread(self._take_over)
         result = answer.data
@@ -100,7 +114,8 @@ class BatchIsolation:
         """Read and remove the records that the process left on disk."""
         records: list[Record] = []
         ref = self.request.ref
-        for path, found in self.spools.left_by_the_dead(ref.sink, ref.run, self.request.partition, self.request.batch):
+        batch = self.request
+        for path, found in self.spools.left_by_the_dead(ref.sink, ref.run, batch.partition, batch.batch, row=self.row):
             records += found
             path.unlink(missing_ok=True)
         return records

@@ -6,19 +6,22 @@ from pathlib import Path
 
 from pipeline.processes.channel import Message
 from schemas.errors import SpecError
+from stages.graphs.custom import is_factory
 from stages.user_code import add_user_folder, load_attribute
 
 
 async def import_user_code(message: Message) -> Message:
     request = message.data
-    return await asyncio.to_thread(_import, Path(request["base"]), request["stage"], request["references"])
+    return await asyncio.to_thread(
+        _import, Path(request["base"]), request["stage"], request["references"], request["graph"]
+    )
 
 
-def _import(base: Path, stage: str, references: Iterable[str]) -> Message:
+def _import(base: Path, stage: str, references: Iterable[str], is_graph: bool) -> Message:
+    """`is_graph`: the first reference is the stage's graph."""
     try:
         add_user_folder(base)
-        for reference in references:
-            load_attribute(reference, where=f"stage {stage}")
+        found = [load_attribute(reference, where=f"stage {stage}") for reference in references]
     except SpecError as exc:
         return Message({"message": exc.message, "hint": exc.hint})
-    return Message()
+    return Message({"factory": is_graph and is_factory(found[0])})

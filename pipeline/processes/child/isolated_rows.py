@@ -61,7 +61,9 @@ class IsolatedRows:
         store = self.jobs.store(request.ref)
         job, _, _ = await self.jobs.of(request.ref, request.plan)
         stage = next(s for s in job.stages if isinstance(s, GraphStage) and s.name == message.data["stage"])
-        spool = self.spools.open(store.uri, request.ref.run, request.partition, request.batch, kept=True)
+        spool = self.spools.open(
+            store.uri, request.ref.run, request.partition, request.batch, row=message.data["row"], kept=True
+        )
         journal = Journal(
             _nowhere, known=Known(decode_segment(known).records), flush_s=_NEVER_S, flush_records=1 << 60, spool=spool
         )

@@ -17,16 +17,19 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.activities.registered import Activities
 from pipeline.client.connection import connect, log_to_python
-from pipeline.processes.cgroup import resident_bytes
+from pipeline.processes.cgroup import be_killed_first
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child.activity_watch import ActivityWatch
 from pipeline.processes.child.batch_isolation import ChildSupervision, RowNotes
+from pipeline.processes.child.channel_leases import ChannelLeases
 from pipeline.processes.child.event_loop import new_loop
 from pipeline.processes.child.import_user_code import import_user_code
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import IsolatedRows
 from pipeline.processes.child.limit_shares import Shares
 from pipeline.processes.child.loop_watch import INTERRUPT, LoopWatch
+from pipeline.processes.child.memory_limit import MemoryLimit
+from pipeline.processes.child.trials import Trials
 from pipeline.processes.owner import identity_of
 from pipeline.worker import enriching
 from stages.execution.blocking import interrupt_node
@@ -38,6 +41,7 @@ _TURN_S = 0.2
 
 def run(end: socket.socket, table: int) -> int:
     """Run a child until it is stopped. Returns the exit status."""
+    be_killed_first()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor's to handle: it drains us
     signal.signal(INTERRUPT, interrupt_node)
     in_flight = InFlight(table)
@@ -52,7 +56,7 @@ def run(end: socket.socket, table: int) -> int:
 @dataclass
 class _Child:
     in_flight: InFlight
-    max_memory: int = 0  # bytes; 0: not known yet
+    memory: MemoryLimit = field(default_factory=MemoryLimit)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     supervision: ChildSupervision = field(init=False)
@@ -70,20 +74,24 @@ class _Child:
 
         handlers: dict[str, Handler] = {"begin": begin, "drain": self._drain, "stop": stop}
         channel = await Channel.over(end, handlers)
-        self.supervision = ChildSupervision(channel, RowNotes(self.in_flight), self._retire)
+        self.supervision = ChildSupervision(channel, RowNotes(self.in_flight, self.memory), self._retire, self.memory)
         handlers["import"] = import_user_code
         handlers["suspect"] = self.supervision.suspect
         self.activities = Activities(drain=self.drained, supervision=self.supervision)
         handlers["rows"] = IsolatedRows(self.supervision.watch, self.drained, self.activities.jobs).run
-        shares = Shares(self.activities.jobs.services.limiters, channel)
+        trials = Trials(self.supervision.watch)
+        handlers.update(build=trials.build, draw=trials.draw)
+        handlers["try"] = trials.run
+        limiters = self.activities.jobs.services.limiters
+        shares, leases = Shares(limiters, channel), ChannelLeases(channel, limiters)
         handlers["share"] = shares.take
         handlers["find"] = self.supervision.claims.find
-        beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), channel.serve())]
+        beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), leases.run(), channel.serve())]
         try:
             settings = await begun
             logging.basicConfig(level=settings["log_level"], format=_LOG)
             logging.getLogger().setLevel(settings["log_level"])
-            self.max_memory = settings["max_memory"]
+            self.memory.share = settings["max_memory"]
             self.supervision.alone = settings.get("alone", True)
             if settings["role"] == "rows":
                 channel.send("ready")
@@ -113,8 +121,8 @@ class _Child:
         while True:
             self.in_flight.note_loop_turn()
             await asyncio.sleep(_TURN_S)
-            if self.max_memory and not self.stop.is_set() and (held := resident_bytes()) > self.max_memory:
-                self._retire(f"it holds {held / 1e6:,.0f} MB of {self.max_memory / 1e6:,.0f} MB")
+            if not self.stop.is_set() and (excess := self.memory.excess()):
+                self._retire(excess)
 
     def _retire(self, reason: str) -> None:
         """Take no new rows, finish those in flight, then end: another process replaces this one."""

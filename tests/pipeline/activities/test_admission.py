@@ -72,3 +72,25 @@ async def test_one_that_is_cancelled_as_it_is_let_in_gives_its_room_back() -> No
     await asyncio.gather(first, second, return_exceptions=True)
     await asyncio.wait_for(work("third", None), 5)
     assert "third" in again
+
+
+async def test_room_that_shrinks_lets_in_less_and_never_nothing() -> None:
+    turns = MemoryAdmission(10)
+    await turns.take(4)
+    turns.resize(3)
+    waiting = asyncio.create_task(turns.take(8))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    turns.release(4)
+    await asyncio.wait_for(waiting, 5)  # larger than all the room: alone
+    turns.release(8)
+
+
+async def test_room_that_grows_lets_in_who_waits() -> None:
+    turns = MemoryAdmission(5)
+    await turns.take(4)
+    waiting = asyncio.create_task(turns.take(4))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    turns.resize(8)
+    await asyncio.wait_for(waiting, 5)

@@ -108,3 +108,15 @@ def test_a_disk_that_refuses_is_no_reason_not_to_work(tmp_path: Path) -> None:
     spool.close(whole=False)
     assert Spools(tmp_path / "absent").left_by_the_dead(*KEY) == []
     assert not before or len(os.listdir("/proc/self/fd")) == before
+
+
+def test_rows_of_a_batch_that_run_by_themselves_take_over_their_own_records_only(tmp_path: Path) -> None:
+    """They run at the same time: a row whose records another row took would be paid for again."""
+    spools = Spools(tmp_path)
+    for row in ("aa", "bb"):
+        spool = spools.open(*KEY, row=row, kept=True)
+        spool.write(b"x")
+        spool.close(whole=True)
+    ((path, _),) = spools.left_by_the_dead(*KEY, row="aa")
+    assert "-raa-" in path.name
+    assert len(spools.left_by_the_dead(*KEY)) == 2, "a later attempt of the batch takes all"

@@ -279,3 +279,12 @@ def test_a_cancel_over_a_partial_publication_leaves_the_partition_due() -> None:
     assert fence(store, DAYS[0], run="r2", pipeline="p", nonce="x") == "fenced"
     current = read_commit(store, DAYS[0], 2)
     assert decide(PartitionInput(DAYS[0], 1, "in"), current, shape=NOW_IS, reprocess="stale").run
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "size"),
+    [(10_000, 200, 1_000), (10_000, 0, 1_000), (100, 5_000_000, 6), (100, 1 << 40, 1), (100_000, 5_000_000, 201)],
+)
+def test_batches_of_large_rows_are_small_but_never_too_many(rows: int, row_bytes: int, size: int) -> None:
+    assert batch_rows(rows, None, row_bytes) == size
+    assert batch_rows(rows, 1_000, row_bytes) == 1_000, "as the spec sets it"

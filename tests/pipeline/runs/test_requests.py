@@ -35,7 +35,7 @@ def test_it_is_that_of_earlier_versions() -> None:
     ("stage", "changed"),
     [
         ({"row_timeout": "1h"}, {}),
-        ({}, {"limits": {"rows_in_flight": 3, "max_cost_usd": 1}}),
+        ({}, {"limits": {"rows_in_flight": 3, "max_cost_usd": 1, "max_memory": "2GiB", "call_timeout": "5s"}}),
         ({}, {"sink": {"path": "out", "keep_generations": 3}}),
         ({}, {"prices": {"offline:lexical": {"input": 1, "output": 1}}}),
     ],

@@ -10,6 +10,7 @@ from schemas.errors import SpecError
 from schemas.spec.durations import format_duration, parse_duration
 from schemas.spec.loading import load_spec, spec_from_mapping
 from schemas.spec.sections import Spec
+from schemas.spec.sizes import format_size, parse_size
 
 # design.md, section 9, as it stands there.
 EXAMPLE = r"""
@@ -73,6 +74,7 @@ limits:
   max_reject_rate: 0.05                      # per partition, above it nothing is published
   max_cost_usd: 25                           # per run; max_cost_usd_per_day: per pipeline
   call_timeout: 60s
+  max_memory: 2GiB
 prices:                                      # USD per million tokens; default: genai-prices
   openai:gpt-5-mini: {input: 0.25, output: 2.00}
 journal: {flush: 1s, strict: false, keep: 90d}
@@ -205,6 +207,9 @@ def test_a_key_like_no_other_is_told_which_there_are() -> None:
         ({"limits": {"max_cost_usd": "5"}}, ["limits.max_cost_usd", "'5'", "number"]),
         ({"limits": {"call_timeout": "soon"}}, ["limits.call_timeout", "'soon'", "500ms, 30s, 15m"]),
         ({"limits": {"call_timeout": 60}}, ["limits.call_timeout", "60", "30s"]),
+        ({"limits": {"max_memory": "lots"}}, ["limits.max_memory", "'lots'", "500MB, 2GB, 512MiB, 2GiB"]),
+        ({"limits": {"max_memory": 2_000_000_000}}, ["limits.max_memory", "2000000000", "a number and a unit"]),
+        ({"limits": {"max_memory": "0MB"}}, ["limits.max_memory", "'0MB'", "too small"]),
         ({"journal": {"strict": "no"}}, ["journal.strict", "'no'", "true or false"]),
         ({"name": 5}, ["name", "5", "text; put it in quotes"]),
         ({"name": "My Pipeline"}, ["name", "'My Pipeline'", "lower-case"]),
@@ -349,3 +354,26 @@ def test_durations_are_a_number_and_a_unit(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500MB", 500_000_000), ("2GiB", 2 << 30), (" 1.5 gb ", 1_500_000_000), ("1kB", 1_000), ("0.001 MiB", 1_049)],
+)
+def test_sizes_are_a_number_and_a_unit(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "5 B", "much", "-5MB", "1,5GB", True, 5, None, "9" * 400 + "GB", "0GB", "٣GB"]
+)
+def test_what_is_no_size_is_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match="size"):
+        parse_size(text)
+
+
+def test_a_size_is_stored_as_it_is_written() -> None:
+    spec = spec_from_mapping(changed(limits={"max_memory": "2048 MiB"}), base=Path())
+    assert spec.model_dump(mode="json")["limits"]["max_memory"] == "2GiB"
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec

@@ -237,3 +237,35 @@ async def test_a_record_says_who_asked_and_which_calls_led_to_it(server: ModelSe
     [row] = [record for record in store.records if isinstance(record, RowRecord)]
     assert (row.id, row.run, row.calls, row.shared) == ("row-0", "run-1", (call.key,), False)
     assert call.id == "row-0"
+
+
+class Room:
+    """Room for rows in bytes; `most` is what was held at once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.held = self.most = 0
+        self.changed = asyncio.Condition()
+
+    async def take(self, size: int) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.held == 0 or self.held + size <= self.size)
+            self.held += size
+            self.most = max(self.most, self.held)
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+        async def wake() -> None:
+            async with self.changed:
+                self.changed.notify_all()
+
+        self.waking = asyncio.create_task(wake())
+
+
+async def test_large_rows_in_flight_are_bounded_by_their_bytes() -> None:
+    room = Room(100_000)
+    outcome = await enrich(offline(), [f"{at} {'x' * 10_000}" for at in range(20)], a_context(memory=room))
+    assert outcome.finished
+    assert 0 < room.most <= 100_000
+    assert room.held == 0

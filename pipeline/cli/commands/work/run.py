@@ -104,7 +104,7 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
 
 async def followed(run: Run, connection: Connection, ready: Ready, rows: int, options: RunFlags, screen: Screen) -> int:
     """Work on a run of `rows` rows if no other worker does, follow it to its end, and show its result."""
-    processes = Processes(processes_for(rows, options.processes), screen.fault)
+    processes = Processes(processes_for(rows, options.processes), screen.fault, ready.spec.limits.max_memory)
     async with working_on(connection, ready.spec.name, processes, with_worker=options.with_worker):
         code = await _watch(run, connection, ready.base, options, screen)
     return await shown(await final_report(run), run.store, ready.spec, screen) if code is None else code
