@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -223,23 +223,27 @@ async def workers(connection: Connection, queue: str, processes: Processes) -> A
         running.broken = error
         block.cancel()
 
-    async with (
-        orchestrating(connection.client, queue, identity_of(running.owner.name)),
-        leasing(connection.client, running.rates),
-    ):
-        releasing = asyncio.create_task(release_from_the_dead(connection.client, queue))
-        keepers = [asyncio.create_task(running.keep(number, broken)) for number in range(1, processes.count + 1)]
-        try:
-            yield running
-        except BaseException:  # of any kind, as the block may convert the cancellation
-            if running.broken is None:
-                raise
-            block.uncancel()
-            raise running.broken from None
-        finally:
-            running.stopping.set()
-            running.drain()
-            await asyncio.gather(*(child.stop() for child, _ in running.children.values()))
-            releasing.cancel()
-            await asyncio.gather(*keepers, releasing, return_exceptions=True)
+    # Children first: they are ready last.
+    beside = [asyncio.create_task(running.keep(number, broken)) for number in range(1, processes.count + 1)]
+    orchestration = AsyncExitStack()
+    try:
+        await orchestration.enter_async_context(
+            orchestrating(connection.client, queue, identity_of(running.owner.name))
+        )
+        await orchestration.enter_async_context(leasing(connection.client, running.rates))
+        beside.append(asyncio.create_task(release_from_the_dead(connection.client, queue)))
+        yield running
+    except BaseException:  # of any kind, as the block may convert the cancellation
+        if running.broken is None:
+            raise
+        block.uncancel()
+        raise running.broken from None
+    finally:
+        running.stopping.set()
+        running.drain()
+        await asyncio.gather(*(child.stop() for child, _ in running.children.values()))
+        for task in beside[processes.count :]:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await orchestration.aclose()
     running.owner.release()
