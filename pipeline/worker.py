@@ -20,7 +20,7 @@ from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY, STICKY
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
-from stages.execution.row_threads import RowThreads
+from stages.execution.guards.row_threads import RowThreads
 from stages.models.own_models import journal_own_models
 from stages.models.wires.transport import close_session
 

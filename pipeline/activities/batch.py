@@ -36,7 +36,7 @@ from schemas.messages.run import (
     SetLimits,
 )
 from stages.execution.claims import Claims
-from stages.execution.isolation import Isolation, RowWatch
+from stages.execution.guards.isolation import Isolation, RowWatch
 from stages.execution.single_flight import Shared
 from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting

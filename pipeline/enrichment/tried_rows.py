@@ -18,7 +18,7 @@ from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
 from stages.contract import graph_stages
 from stages.execution.attempt import BatchContext
-from stages.execution.isolation import RowWatch
+from stages.execution.guards.isolation import RowWatch
 from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.records import Record, now

@@ -24,11 +24,11 @@ from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child_watch import watch_child
 from pipeline.processes.children import Child, WriteLine
 from pipeline.processes.deaths import Death, fail_activities
-from pipeline.processes.isolation_pool import IsolatedProcesses
-from pipeline.processes.limit_division import Division, Grants
+from pipeline.processes.expendable.isolation_pool import IsolatedProcesses
 from pipeline.processes.owner import Owner, identity_of
-from pipeline.processes.rate_division import CommandLimits
-from pipeline.processes.row_claims import ClaimedRows
+from pipeline.processes.shared.limit_division import Division, Grants
+from pipeline.processes.shared.rate_division import CommandLimits
+from pipeline.processes.shared.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
 from pipeline.worker import leasing, orchestrating
 from schemas.errors import TandemError

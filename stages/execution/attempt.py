@@ -7,9 +7,9 @@ from typing import Any
 
 from schemas.errors import TandemError
 from stages.execution.claims import Claims
-from stages.execution.isolation import Isolation, RowWatch
+from stages.execution.guards.isolation import Isolation, RowWatch
+from stages.execution.guards.row_memory import RowMemory
 from stages.execution.node_steps import Steps
-from stages.execution.row_memory import RowMemory
 from stages.execution.single_flight import Shared
 from stages.journal.records import RowRecord
 from stages.journal.writer import Journal

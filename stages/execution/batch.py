@@ -21,6 +21,10 @@ from langgraph.errors import GraphBubbleUp
 from schemas.errors import FatalModelError, RowError, TandemError
 from stages.contract import Answered, GraphStage
 from stages.execution.attempt import BatchContext, StageOutcome
+from stages.execution.guards.isolation import GraphRow
+from stages.execution.guards.row_guard import RowCode, guard_rows
+from stages.execution.guards.row_memory import enter_row
+from stages.execution.guards.row_timeout import RowTimeouts
 from stages.execution.interrupts import (
     AnyGraph,
     Rounds,
@@ -30,13 +34,9 @@ from stages.execution.interrupts import (
     row_pending,
 )
 from stages.execution.isolated_run import run_isolated
-from stages.execution.isolation import GraphRow
 from stages.execution.node_steps import StepDone
 from stages.execution.questions import PENDING, describe_questions
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
-from stages.execution.row_guard import RowCode, guard_rows
-from stages.execution.row_memory import enter_row
-from stages.execution.row_timeout import RowTimeouts
 from stages.execution.unsettled import is_answered, is_settled
 from stages.journal.fingerprints import fingerprints
 from stages.journal.records import RowKey, RowRecord, now

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from schemas.errors import TandemError
 from stages.contract import GraphStage
 from stages.execution.attempt import BatchContext
-from stages.execution.isolation import Attempt, GraphRow, Isolation, run_in_halves
+from stages.execution.guards.isolation import Attempt, GraphRow, Isolation, run_in_halves
 from stages.execution.unsettled import is_settled
 from stages.journal.known import Known
 from stages.journal.records import Record, RowRecord

@@ -6,9 +6,9 @@ from typing import Any
 from langgraph.pregel import Pregel
 
 from stages.contract import GraphStage
-from stages.execution.blocking import with_threads
+from stages.execution.guards.blocking import with_threads
+from stages.execution.guards.row_guard import run_in_own_loop
 from stages.execution.interrupts import INTERRUPT
-from stages.execution.row_guard import run_in_own_loop
 
 _RECURSION_LIMIT = 100
 

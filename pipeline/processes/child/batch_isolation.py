@@ -12,11 +12,11 @@ from pipeline.processes.child.activity_watch import activity_slot
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import packed, unpacked_stop
 from pipeline.processes.child.memory_limit import MemoryLimit
-from pipeline.processes.row_claims import ChildClaims
+from pipeline.processes.shared.row_claims import ChildClaims
 from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
 from stages.execution.claims import Claims
-from stages.execution.isolation import Attempt, GraphRow
+from stages.execution.guards.isolation import Attempt, GraphRow
 from stages.execution.single_flight import Shared
 from stages.journal.records import Record, RowKey
 from stages.models.row_scope import Tally

@@ -15,7 +15,7 @@ from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
 from stages.execution.attempt import BatchContext
 from stages.execution.batch import run_rows
-from stages.execution.isolation import GraphRow, RowWatch
+from stages.execution.guards.isolation import GraphRow, RowWatch
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import Record

@@ -9,7 +9,7 @@ import time
 from types import FrameType
 
 from pipeline.processes.child.in_flight import InFlight
-from stages.execution.blocking import loop_use
+from stages.execution.guards.blocking import loop_use
 
 INTERRUPT = getattr(signal, "SIGRTMIN", signal.SIGUSR2)  # takes the loop from a node; programs use it for nothing else
 _LOOK_EVERY_MS = 250

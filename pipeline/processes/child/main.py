@@ -32,7 +32,7 @@ from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.child.trials import Trials
 from pipeline.processes.owner import identity_of
 from pipeline.worker import enriching
-from stages.execution.blocking import interrupt_node
+from stages.execution.guards.blocking import interrupt_node
 
 log = logging.getLogger("tandem.processes")
 _LOG = "%(asctime)s %(name)s %(message)s"

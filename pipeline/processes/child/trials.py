@@ -16,7 +16,7 @@ from pipeline.planning.job import Ready
 from pipeline.processes.channel import Message
 from schemas.errors import Bug, TandemError
 from schemas.spec.sections import Spec
-from stages.execution.isolation import RowWatch
+from stages.execution.guards.isolation import RowWatch
 
 
 @dataclass

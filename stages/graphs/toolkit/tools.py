@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from schemas.errors import RowError, SpecError, TandemError
 from schemas.spec.fields import problems
 from stages.contract import StageSetup
-from stages.execution.row_guard import as_row_error, is_row_error
+from stages.execution.guards.row_guard import as_row_error, is_row_error
 from stages.journal.records import TOOL, CallRecord, now
 from stages.models.failures.errors import redacted
 from stages.models.row_scope import RowScope, current, request_digest

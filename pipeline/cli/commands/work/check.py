@@ -8,7 +8,7 @@ from pipeline.client.connection import connect
 from pipeline.client.preflight import preflight
 from pipeline.client.spec_file import read_spec
 from pipeline.planning.job import Job
-from pipeline.processes.import_probe import probe_user_code
+from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.settings import temporal_configured
 from pipeline.sinks.schema import refuse_breaking
 from pipeline.stores import may_delete

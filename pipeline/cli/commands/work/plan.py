@@ -13,7 +13,7 @@ from pipeline.client.spec_file import read_spec
 from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan
 from pipeline.planning.job import Ready
-from pipeline.processes.import_probe import probe_user_code
+from pipeline.processes.expendable.import_probe import probe_user_code
 from schemas.plan import Decision, RowChanges, Selection
 
 _GROUPS = 20

@@ -22,7 +22,7 @@ from pipeline.limits import budget
 from pipeline.operations.run import Order, completed_report, final_report, prepare, refuse_held, start, working_on
 from pipeline.planning.job import Ready
 from pipeline.processes import fork_server
-from pipeline.processes.import_probe import probe_user_code
+from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.processes.supervisor import Processes, processes_for
 from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report, as_json, exit_code

@@ -7,8 +7,8 @@ from typing import Any
 from pipeline.cli.screen.console import Screen, counted, money
 from pipeline.client.spec_file import read_spec
 from pipeline.enrichment.tried_rows import Tried
-from pipeline.processes.import_probe import probe_user_code
-from pipeline.processes.trial_process import draw_apart, try_apart
+from pipeline.processes.expendable.import_probe import probe_user_code
+from pipeline.processes.expendable.trial_process import draw_apart, try_apart
 
 _TABLE_ROWS = 20
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.execution.isolation import KILLED, Attempt, GraphRow, run_in_halves
+from stages.execution.guards.isolation import KILLED, Attempt, GraphRow, run_in_halves
 from stages.journal.records import Record, RowKey, RowRecord, now
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import RowError
-from stages.execution.blocking import NodeBlocks, loop_use
+from stages.execution.guards.blocking import NodeBlocks, loop_use
 from stages.models.row_scope import RowScope, current
 from stages.text.exceptions import text_of
 

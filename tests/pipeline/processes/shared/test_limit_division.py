@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.processes.limit_division import Division, Part, targets
+from pipeline.processes.shared.limit_division import Division, Part, targets
 
 parts = st.dictionaries(
     st.integers(0, 7), st.builds(Part, st.just(0), st.integers(0, 40), st.booleans()), min_size=1, max_size=8

@@ -1,0 +1,1 @@
+"""What the processes of a command share: limits, rates and equal rows."""
