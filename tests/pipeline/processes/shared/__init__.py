@@ -1,1 +1,1 @@
-""""""
+"""Tests of what processes share."""
