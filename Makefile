@@ -3,7 +3,7 @@
 #   make demo      install, then the bundled example: 2,000 rows, no key, no network
 #   make test      the tests                      make check   lint, format, types, layers
 #   make quick     those without whole commands   make docs    write what pages are generated from
-#   make commands  every command, every page
+#   make commands  the longest tests, every page
 #   make prove     the full-size tests            make bench   measurements
 #   make simulate  SEEDS=2000                     make lock    resolve the lock files anew
 #   make clean     remove caches and .venv        make help    this
@@ -36,7 +36,7 @@ test: $(DEV)
 	$(PYTEST) -m "not prove and not slow" --cov --cov-report=term $(ARGS)
 	$(PYTEST) -m "slow and not prove and not commands" $(ARGS)
 
-# Every command and every page, one after the other: most of an hour on two cores.
+# The longest commands, and every page as it is written.
 commands: $(DEV)
 	$(PYTEST) -m "commands and not prove" $(ARGS)
 

@@ -19,23 +19,27 @@ properties.load_profile("tandem")
 _SLOW = ("cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "test_readme.py")
 
 
-# Of whole commands those that CI runs, too: a run from its start to its end, killed, carried on, with code that moves.
-_IN_CI = ("test_run.py", "test_code_moved.py", "test_unruly.py", "test_processes.py", "test_bad_input.py",
-          "test_control.py", "test_backfill.py", "test_kills.py", "test_simulation.py", "test_checker.py")  # fmt: skip
+# Those that take a minute and more: most of an hour together, which CI leaves to `make commands`.
+_LONG = (
+    "docs/how-to", "docs/tutorial", "test_the_tutorial_runs_as_written",
+    "test_a_schedule_from_apply_to_delete", "test_answers_one_by_one_and_by_a_file", "test_try_shows_each_step",
+    "test_a_plan_that_was_written_down", "test_a_plan_says_what_run_does", "test_a_worker_that_is_drained",
+    "test_memory_is_flat", "test_dev_works_for_what_is_detached", "test_successes_end_as_successes",
+    "test_a_blocked_partition_says", "test_a_key_may_be_named_with_and_without", "test_two_facts_and_what_is_due",
+    "test_a_run_pauses_at_its_budget_and_goes_on", "test_a_home_that_fills_up", "test_runs_that_are_not_there",
+    "test_readers_see_whole_generations",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of some folders as slow, which `make quick` leaves out, and most of those that run commands as
-    such, which `make commands` runs."""
-    tests = config.rootpath / "tests"
-    slow = tuple(str(tests / name) for name in _SLOW)
-    commands = tuple(str(tests / name) for name in ("cli", "examples", "faults", "formats", "test_readme.py"))
+    """Mark the tests of some folders as slow, which `make quick` leaves out, and the longest of them as commands, which
+    `make commands` runs."""
+    slow = tuple(str(config.rootpath / "tests" / name) for name in _SLOW)
     for item in items:
-        path = str(item.path)
-        if path.startswith(slow):
+        if str(item.path).startswith(slow):
             item.add_marker(pytest.mark.slow)
-        if path.startswith(commands) and item.path.name not in _IN_CI:
-            item.add_marker(pytest.mark.commands)
+            if any(name in item.nodeid for name in _LONG):
+                item.add_marker(pytest.mark.commands)
 
 
 @pytest.fixture(autouse=True)
