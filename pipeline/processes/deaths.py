@@ -14,6 +14,8 @@ from temporalio.api.workflowservice.v1 import RespondActivityTaskFailedRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from pipeline.workflows.policies import WORKER_LOST
+
 log = logging.getLogger("tandem.processes")
 _AGAIN = timedelta(milliseconds=50)  # the work is not at fault, and another worker is available
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -89,5 +91,5 @@ def lost_worker(reason: str) -> Failure:
     """Return the failure of an activity whose worker is gone: tried again at once."""
     delay = Duration()
     delay.FromTimedelta(_AGAIN)
-    info = ApplicationFailureInfo(type="WorkerLost", next_retry_delay=delay)
+    info = ApplicationFailureInfo(type=WORKER_LOST, next_retry_delay=delay)
     return Failure(message=reason, source="tandem", application_failure_info=info)

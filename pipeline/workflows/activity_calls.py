@@ -14,7 +14,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY
+    from pipeline.workflows.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY, WORKER_LOST
     from schemas.errors import CodeMismatch, by_code
     from schemas.messages.base import Message
     from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
@@ -46,6 +46,8 @@ with workflow.unsafe.imports_passed_through():
     from schemas.messages.schedule import FiringDecision, FiringRequest
 
 _WAITS_FOR_CODE = "waits-for-code"  # before, such a partition failed
+_OUTLIVES_WORKERS = "outlives-workers"  # before, as many deaths of workers as attempts failed the partition
+_MOST_ROUNDS = 4  # of all attempts, each of which ended with the death of a worker
 _FIRST_CODE_WAIT = timedelta(seconds=1)
 _LAST_CODE_WAIT = timedelta(minutes=5)
 Q = TypeVar("Q", bound=Message)
@@ -94,9 +96,11 @@ async def call(
     known; see `stop_if_cancelled`.
 
     A worker whose code differs from the planned code refuses the activity. The call then waits for another worker,
-    without limit, and this uses up no attempt; `waiting` gets the reason, and "" once the wait is over."""
+    without limit, and this uses up no attempt; `waiting` gets the reason, and "" once the wait is over. Attempts that
+    are used up by a last one whose worker was killed begin anew, some times: that says nothing of the work."""
     kind = workflow.ActivityCancellationType
     pause = _FIRST_CODE_WAIT
+    rounds = 1
     while True:
         try:
             result = await workflow.execute_activity(
@@ -111,6 +115,9 @@ async def call(
             break
         except ActivityError as exc:
             error, message = cause_of(exc)
+            if error == WORKER_LOST and rounds < _MOST_ROUNDS and workflow.patched(_OUTLIVES_WORKERS):
+                rounds += 1
+                continue
             if by_code(error) is not CodeMismatch or not workflow.patched(_WAITS_FOR_CODE):
                 raise
             waiting(message)

@@ -15,6 +15,7 @@ RETRY = RetryPolicy(
     maximum_interval=timedelta(seconds=30),
     maximum_attempts=12,
 )
+WORKER_LOST = "WorkerLost"  # the error of an attempt whose worker was killed
 # A hook is tried a few times within a minute: a run waits no longer for one that does not answer.
 HOOK_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=3.0, maximum_attempts=4)
 HOOK = timedelta(seconds=30)
