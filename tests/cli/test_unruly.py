@@ -184,7 +184,8 @@ def test_a_row_that_wants_to_exit_is_rejected_in_a_trial(tmp_path: Path, node: s
         )
     told = project.tandem("try", "--rows", "3", "--json").ok()
     assert [row["stages"]["u"]["status"] for row in told.json["rows"]] == ["ok", "rejected", "ok"]
-    assert told.err.count("[try] tried\n") == 3
+    assert told.err.count("tried") == 3  # rows print at once, so that some may share a line
+    assert told.err.startswith("[try] tried")
 
 
 FACTORIES = {
