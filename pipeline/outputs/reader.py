@@ -84,7 +84,7 @@ def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
     it has not moved."""
     path = locate(part.store, part.key)
     if path is None:
-        raise _gone(part) from exc
+        raise superseded(part) from exc
     if path != part.path:
         return replace(part, path=path)
     if isinstance(exc, pa.ArrowException | OSError | pl.exceptions.ComputeError):
@@ -95,7 +95,8 @@ def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
     raise exc
 
 
-def _gone(part: CommittedPart) -> GenerationSuperseded:
+def superseded(part: CommittedPart) -> GenerationSuperseded:
+    """Return the error of a file that is in no place any more."""
     return GenerationSuperseded(f"{part.store.uri}/{part.key} was superseded and removed.", hint="Read again.")
 
 

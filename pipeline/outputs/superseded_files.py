@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.outputs.reader import CommittedPart, GenerationSuperseded
+from pipeline.outputs.reader import CommittedPart, superseded
 from pipeline.sinks.generations import locate
 
 
@@ -48,7 +48,7 @@ class SupersededFiles(fs.FileSystemHandler):  # type: ignore[misc]
             return path
         key = locate(part.store, part.key)
         if key is None:
-            raise GenerationSuperseded(f"{part.store.uri}/{part.key} was superseded and removed.", hint="Read again.")
+            raise superseded(part)
         return str(part.store.arrow_path(key)[1])
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from stages.text.surrogates import without_surrogates
+from stages.text.surrogates import encodable, without_surrogates
 
 _MOST_CHARACTERS, _MOST_STARTS, _DEEPEST = 400_000, 200, 64
 _SPACE = re.compile(r"(?:[\s\ufeff]|//[^\n]*|/\*.*?\*/)*", re.S)
@@ -114,18 +114,7 @@ def _value_at(text: str, position: int) -> tuple[Any, int]:
         value, end = _EXACTLY.raw_decode(text, position)
     except (ValueError, RecursionError):
         return _Reader(text).value(position, 0)
-    return _without_surrogates(value), end
-
-
-def _without_surrogates(value: Any) -> Any:
-    """Remove halves of surrogate pairs, which JSON can name and no file can hold."""
-    if isinstance(value, str):
-        return without_surrogates(value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
+    return encodable(value), end
 
 
 def _matching(text: str, position: int) -> int | None:

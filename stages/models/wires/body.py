@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import NoAnswer
-from stages.text.surrogates import without_surrogates
+from stages.text.surrogates import encodable, without_surrogates
 
 _EVENT = re.compile(r"(data|event|id|retry)?:")
 _END = "[DONE]"
@@ -50,17 +50,7 @@ def _leniently(raw: bytes) -> Any:
     rest = text[end:].strip()
     if rest and not (_EVENT.match(rest) or rest == _END):
         raise no_completion(raw)
-    return _without_surrogates(value)
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return without_surrogates(value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _without_surrogates(item) for name, item in value.items()}
-    return value
+    return encodable(value)
 
 
 # A stream of events ---------------------------------------------------------------------------------------------------
