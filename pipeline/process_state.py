@@ -3,7 +3,7 @@
 It belongs to the process, not to a worker or a run: batches of all runs share it, on purpose. It changes nothing that
 is written; without it everything would be read again, more slowly. Other process-wide state is only pure caches
 (`lru_cache`), settings (`pipeline.settings`), and what belongs to a library: Temporal's runtime, LangChain's cache hook
-(`stages.models.own_models`), the HTTP session of an event loop (`stages.models.wires.transport`).
+(`stages.models.own_models`), the HTTP session of an event loop (`stages.models.wires.http`).
 """
 
 import threading

@@ -9,30 +9,19 @@ from dataclasses import dataclass
 
 from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from pipeline.activities.registered import Activities
-from pipeline.limits.lease_keeper import SharedLimits
-from pipeline.limits.leases import Leases
+from pipeline.orchestration import leasing, orchestrating
 from pipeline.publishing import cleanup
-from pipeline.workflows.partition import PartitionWorkflow
-from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY, STICKY
-from pipeline.workflows.row import RowWorkflow
-from pipeline.workflows.run import RunWorkflow
-from pipeline.workflows.schedule import ScheduledWorkflow
+from pipeline.settings import version
+from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from stages.execution.guards.row_threads import RowThreads
 from stages.models.own_models import journal_own_models
-from stages.models.wires.transport import close_session
+from stages.models.wires.http import close_session
 
 log = logging.getLogger("tandem.worker")
-# Modules that workflows import from outside the sandbox: pure values, built once instead of for each workflow.
-_PASSED_THROUGH = ("schemas", "pydantic", "pydantic_core", "annotated_types", "typing_extensions")
 MAX_ACTIVITIES = 32
 _THREADS = 128
-
-
-def sandbox() -> SandboxedWorkflowRunner:
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
 
 
 @dataclass
@@ -52,36 +41,6 @@ async def working(client: Client, queue: str) -> AsyncIterator[RunningWorker]:
     limiters = activities.jobs.services.limiters
     async with orchestrating(client, queue), leasing(client, limiters), enriching(client, queue, activities):
         yield RunningWorker(activities)
-
-
-@asynccontextmanager
-async def leasing(client: Client, limits: SharedLimits) -> AsyncIterator[None]:
-    """Share limits with the fleet until the block ends."""
-    leases = asyncio.create_task(Leases(client, limits, sandbox()).run())
-    try:
-        yield
-    finally:
-        leases.cancel()
-        await asyncio.gather(leases, return_exceptions=True)
-
-
-@asynccontextmanager
-async def orchestrating(client: Client, queue: str, identity: str | None = None) -> AsyncIterator[None]:
-    """Run the workflows of a task queue until the block ends: only Tandem's code, no user code."""
-    worker = Worker(
-        client,
-        task_queue=queue,
-        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
-        workflow_runner=sandbox(),
-        sticky_queue_schedule_to_start_timeout=STICKY,
-        identity=identity,
-    )
-    running = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        await worker.shutdown()
-        await running
 
 
 @asynccontextmanager
@@ -110,6 +69,7 @@ async def enriching(
         max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
         default_heartbeat_throttle_interval=HEARTBEAT_EVERY,
         identity=identity,
+        build_id=version(),
     )
     running = asyncio.create_task(worker.run())
     sweeping = asyncio.create_task(cleanup.sweep_periodically(activities.jobs.stores))

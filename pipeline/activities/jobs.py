@@ -42,9 +42,10 @@ class Jobs:
         the code here is not the planned code."""
         key = (ref.sink, plan_key)
         if key not in self._jobs:
-            if len(self._jobs) > _KEPT:
+            if full := len(self._jobs) > _KEPT:
                 self._jobs.pop(next(iter(self._jobs)))
-            self._jobs[key] = asyncio.create_task(asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services))
+            prepared = asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services, freed=full)
+            self._jobs[key] = asyncio.create_task(prepared)
         try:
             return await asyncio.shield(self._jobs[key])
         except Exception:  # a failed preparation is not kept; a cancel is no Exception and leaves it to other callers
@@ -52,12 +53,12 @@ class Jobs:
             raise
 
 
-def _prepare(store: Store, plan_key: str, shared: ModelServices) -> tuple[Job, Plan, ModelServices]:
+def _prepare(store: Store, plan_key: str, shared: ModelServices, *, freed: bool) -> tuple[Job, Plan, ModelServices]:
     plan = plan_pages.load_plan(store, plan_key)
     services = shared.apart()
     job = job_of_plan(store, plan, services)
     refuse_other_code(job.spec, code_of(plan.code), plan.code)
-    memory.freeze_gc()
+    memory.freeze_gc(freed=freed)
     return job, plan, services
 
 

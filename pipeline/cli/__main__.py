@@ -6,6 +6,7 @@ from pipeline import memory
 def entry() -> None:
     """Run the command line of this process."""
     memory.configure_allocators()
+    memory.hold_gc()
     from pipeline.cli import process
     from pipeline.cli.flags import app
 

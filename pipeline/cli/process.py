@@ -11,17 +11,28 @@ from typing import Any
 import typer
 from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
-from pipeline import tracebacks
+from pipeline import memory, tracebacks
 from pipeline.cli.screen.console import InterruptedByUser, print_error
 from pipeline.processes.child.event_loop import new_loop
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 
+def warm_workers() -> None:
+    """Fork the parent of worker processes, which imports what they need beside this process: a second core does it
+    while this one plans. To be called before a command that is sure to work imports anything large."""
+    from pipeline.processes import fork_server
+
+    fork_server.prepare()
+    fork_server.warm()
+
+
 def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, works: bool = False) -> None:
-    """Run a command to its exit code. `works`: it may need worker processes."""
+    """Run a command to its exit code. `works`: it may need worker processes, which share what is imported by now,
+    unless they are warmed already."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
     # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
+    memory.start_gc()
     if works:
         from pipeline.processes import fork_server
 

@@ -73,6 +73,23 @@ async def connected(base: Path) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
+async def server_starting(base: Path) -> AsyncIterator[None]:
+    """Let the embedded server start, if it is needed and none runs, beside the body, which is to connect at its end. A
+    failure is left to that."""
+    if temporal_configured():
+        yield
+        return
+    joining = asyncio.create_task(EmbeddedServer.join(home_of(base)))
+    try:
+        yield
+    finally:
+        joining.cancel()
+        joined = (await asyncio.gather(joining, return_exceptions=True))[0]
+        if isinstance(joined, EmbeddedServer):
+            joined.leave()
+
+
+@asynccontextmanager
 async def connected_if_running(base: Path) -> AsyncIterator[Connection | None]:
     """Connect for commands that only read: never starts a server; yields None if none runs."""
     log_to_python()

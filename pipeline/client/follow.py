@@ -27,14 +27,20 @@ def running_report(run: Run) -> Report:
 async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
     """Yield the progress of a run until it has ended. Rows of running partitions are not included."""
     assert run.handle is not None
-    while True:
-        ended = await _ended(run.handle)
-        progress = await progress_of(run.handle)
-        if progress is not None:
-            yield progress
-        if ended:
-            return
-        await asyncio.sleep(every_s)
+    ending = asyncio.create_task(run.handle.result())
+    try:
+        while True:
+            ended = await _ended(run.handle)
+            progress = await progress_of(run.handle)
+            if progress is not None:
+                yield progress
+            if ended:
+                return
+            # Once it is done for any reason, the run's end or a server that was away, only time passes here.
+            await (asyncio.sleep(every_s) if ending.done() else asyncio.wait([ending], timeout=every_s))
+    finally:
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
 
 
 async def _ended(handle: WorkflowHandle[RunWorkflow, RunResult]) -> bool:

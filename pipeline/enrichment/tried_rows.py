@@ -23,7 +23,7 @@ from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.records import Record, now
 from stages.journal.segments import decode_segment
-from stages.models.wires.transport import close_session
+from stages.models.wires.http import close_session
 
 RUN = "try"
 _USAGE = {"calls": 0, "calls_reused": 0, "input_tokens": 0, "output_tokens": 0}

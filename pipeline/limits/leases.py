@@ -12,6 +12,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.worker import Worker, WorkflowRunner
 
 from pipeline.limits.lease_keeper import LeaseKeeper, SharedLimits
+from pipeline.settings import version
 from pipeline.workflows.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
@@ -36,6 +37,7 @@ class Leases(LeaseKeeper):
             workflows=[LimiterWorkflow],
             workflow_runner=self._runner,
             max_cached_workflows=20,
+            build_id=version(),
         )
         working = asyncio.create_task(worker.run())
         try:

@@ -28,7 +28,6 @@ from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, load_report
 from pipeline.sinks.schema import load_schema
 from pipeline.stores import Store
-from pipeline.worker import working
 from pipeline.workflows.run import RunWorkflow
 from schemas.errors import TandemError, by_code
 from schemas.messages.run import RunOptions, RunResult
@@ -128,7 +127,13 @@ async def working_on(
         yield
         return
     queue = connection.queue(pipeline)
-    async with working(connection.client, queue) if processes is None else workers(connection, queue, processes):
+    if processes is not None:
+        async with workers(connection, queue, processes):
+            yield
+        return
+    from pipeline.worker import working  # the imports of activities, which a command leaves to its worker processes
+
+    async with working(connection.client, queue):
         yield
 
 

@@ -35,10 +35,10 @@ _servers: "list[ForkServer]" = []  # of this process; the last is the one that m
 
 
 def prepare() -> None:
-    """Fork the server of this process: its children share what is imported by now. To be called before anything starts
-    a thread of Python's or a loop."""
-    memory.freeze_gc()
-    _servers.append(ForkServer.forked())
+    """Fork the server of this process, if it has none: its children share what is imported by now. To be called before
+    anything starts a thread of Python's or a loop."""
+    if not _servers:
+        _servers.append(ForkServer.forked())
 
 
 def current() -> "ForkServer":
@@ -176,8 +176,8 @@ def boot(end: int) -> None:
     """Run the server in an interpreter of its own."""
     command = os.getppid()
     memory.configure_allocators()
+    memory.hold_gc()
     _work_of_children()
-    memory.freeze_gc()
     _run_process(lambda: _serve(socket.socket(fileno=end), command))
 
 
@@ -231,6 +231,7 @@ def _work_of_children() -> ChildWork:
     from pipeline.processes.child import main
 
     pa.array([])  # pyarrow then imports pandas, where that is installed: a third of a second
+    memory.start_gc()
     return main.run
 
 

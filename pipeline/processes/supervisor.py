@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.client.connection import Connection
+from pipeline.orchestration import leasing, orchestrating
 from pipeline.processes import cgroup, fork_server
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child_watch import watch_child
@@ -30,7 +31,6 @@ from pipeline.processes.shared.limit_division import Division, Grants
 from pipeline.processes.shared.rate_division import CommandLimits
 from pipeline.processes.shared.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
-from pipeline.worker import leasing, orchestrating
 from schemas.errors import TandemError
 
 log = logging.getLogger("tandem.processes")

@@ -5,7 +5,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 
 from pipeline.runs import requests
@@ -57,6 +56,8 @@ def payload(request: NotifyRequest) -> dict[str, Any]:
 
 
 async def _post(url: str, field: str, body: bytes) -> None:
+    import aiohttp  # 0.3 s, which a command that calls no hook need not wait for
+
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=True) as session,

@@ -31,7 +31,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 
         model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
     elif provider == "openai":
-        from stages.models.wires.transport import OpenAICompatibleChatModel  # aiohttp, for models behind HTTP only
+        from stages.models.wires.transport import OpenAICompatibleChatModel
 
         model = OpenAICompatibleChatModel(**_openai(name, params, timeout_s))
     else:

@@ -22,12 +22,15 @@ def main(rows: int = ROWS) -> str:
                 write_spec(folder, "openai:test-model")
                 with (folder / "tandem.yaml").open("a") as spec:
                     spec.write(f"limits: {{rows_in_flight: {IN_FLIGHT}}}\n")
+                before = server.cpu_s()
                 ran = run(folder, "--processes", str(processes), env=server.env())
                 calls = [call for call in server.calls() if call.answered]
                 phase = max(call.t_end or 0 for call in calls) - min(call.t_start for call in calls)
                 most = server.stats().max_in_flight
+            mock = (server.cpu_s() - before) / rows * 1000
             said.append(
                 f"{processes}: {len(calls) / phase:.0f} rows/s, at most {most} at once, "
-                f"{ran.cpu_s / rows * 1000:.1f} ms CPU a row"
+                f"{ran.cpu_s / rows * 1000:.1f} ms CPU a row, "
+                f"{mock:.1f} of the mock, {ran.temporal_cpu_s / rows * 1000:.1f} of Temporal"
             )
     return f"{'; '.join(said)} (load {os.getloadavg()[0]:.0f})"

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, SecretStr
 
-from stages.models.wires.transport import OpenAICompatibleChatModel, close_session
+from stages.models.wires.http import close_session
+from stages.models.wires.transport import OpenAICompatibleChatModel
 from tests.harness.model_server import ModelServer
 
 CALLS = 5_000

@@ -12,7 +12,7 @@ import pytest
 
 from stages.journal.records import CallRecord
 from stages.models import calls
-from stages.models.wires import transport
+from stages.models.wires import http, transport
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich
 
@@ -26,7 +26,7 @@ async def server(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(calls, "BACKOFF_S", 0.01)
     yield model_server
-    await transport.close_session()
+    await http.close_session()
     transport._dialects.clear()
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
+import psutil
 from aiohttp import web
 
 from tests.harness.ledger import Call, Ledger, Stats
@@ -50,6 +51,11 @@ class ModelServer:
 
     def env(self) -> dict[str, str]:
         return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": "sk-test-harness"}
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of the server's process so far."""
+        times = psutil.Process(self.child.process.pid).cpu_times()
+        return times.user + times.system
 
     def script(self, script: Mapping[str, Any]) -> None:
         """Replace the script from now on; the counters of rules and limits begin anew. See `script.Script`."""

@@ -10,7 +10,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
-from pipeline.worker import sandbox
+from pipeline.orchestration import sandbox
 from pipeline.workflows.limiter import LimiterWorkflow
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow

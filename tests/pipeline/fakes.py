@@ -20,7 +20,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from pipeline.worker import sandbox
+from pipeline.orchestration import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import fair_share
 from pipeline.workflows.row import RowWorkflow

@@ -6,7 +6,7 @@ import pytest
 
 from stages.models import calls
 from stages.models.wires import transport
-from stages.models.wires.transport import close_session
+from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 
 

@@ -29,7 +29,7 @@ from pipeline.cli.flags.options import (
     WatchTimeout,
     Yes,
 )
-from pipeline.cli.process import go
+from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
@@ -100,6 +100,7 @@ def run(
 ) -> None:
     """Enrich what is new or changed, and publish it."""
 
+    warm_workers()
     from pipeline.cli.commands.work.run import RunFlags, run_command
 
     async def work() -> int:
@@ -196,6 +197,8 @@ def backfill(
 ) -> None:
     """Run past partitions: by default those never published."""
 
+    if not dry_run:
+        warm_workers()
     from pipeline.cli.commands.work.plan import PlanOptions, plan_command
     from pipeline.cli.commands.work.run import RunFlags, run_command
     from schemas.messages.run import RunOptions
@@ -285,6 +288,7 @@ def demo(
 ) -> None:
     """Run the bundled example. Needs no key and no set-up."""
 
+    warm_workers()
     from pipeline.cli.commands.work.demo import demo_command
 
     async def work() -> int:

@@ -7,7 +7,7 @@ import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, spec_and_key
 from pipeline.cli.flags.options import Json, KeyArgument, Processes, Quiet, SpecArgument, Verbose, Yes
-from pipeline.cli.process import go
+from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 
 app = typer.Typer(help="See which rows were rejected and why, and retry them: ls, show, retry.", no_args_is_help=True)
@@ -55,6 +55,7 @@ def rejects_retry(
 ) -> None:
     """Call the models again for rejected rows only; publishes a new generation with the rows that now succeed."""
 
+    warm_workers()
     from pipeline.cli.commands.change.rejects import RetryOptions, retry_command
 
     async def work() -> int:

@@ -6,7 +6,7 @@ import typer
 
 from pipeline.cli.arguments import seconds
 from pipeline.cli.flags.options import Json, MaxCost, Processes, Quiet, RunArgument, Verbose, WatchTimeout
-from pipeline.cli.process import go
+from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
@@ -87,6 +87,7 @@ def runs_resume(
 ) -> None:
     """Let a run go on, with a higher budget if given. If no worker runs it, this command does."""
 
+    warm_workers()
     from pipeline.cli.commands.change.resume import resume_command
 
     async def work() -> int:
@@ -120,6 +121,7 @@ def runs_retry(
 ) -> None:
     """Run the failed, cancelled or rejected parts of a run again, with that run's spec."""
 
+    warm_workers()
     from pipeline.cli.commands.change.resume import retry_command
 
     async def work() -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.flags.options import Processes, Verbose
-from pipeline.cli.process import go
+from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 
 
@@ -17,6 +17,7 @@ def dev(
 ) -> None:
     """Start Temporal, its UI and a worker here, until Ctrl-C."""
 
+    warm_workers()
     from pipeline.cli.commands.work.serve import dev_command
 
     async def work() -> int:
@@ -32,6 +33,7 @@ def worker(
 ) -> None:
     """Work on the runs of the configured Temporal. SIGTERM drains it."""
 
+    warm_workers()
     from pipeline.cli.commands.work.serve import worker_command
 
     async def work() -> int:

@@ -12,7 +12,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from pipeline.limits.leases import Leases
-from pipeline.worker import sandbox
+from pipeline.orchestration import sandbox
 from pipeline.workflows.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import LeaseRequest, PerMinute

@@ -38,7 +38,7 @@ from schemas.errors import (
 )
 from schemas.manifest import Manifest
 from schemas.staging import Receipt, Refusal
-from stages.models.wires.transport import close_session
+from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 

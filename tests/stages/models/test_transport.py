@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from pydantic import SecretStr
 
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
-from stages.models.wires.transport import OpenAICompatibleChatModel, close_session
+from stages.models.wires.http import close_session
+from stages.models.wires.transport import OpenAICompatibleChatModel
 from tests.harness.model_server import ModelServer
 
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}

@@ -12,7 +12,7 @@ from pipeline.cli.environment import command_in
 from pipeline.cli.screen.console import InterruptedByUser, Screen
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import show_result, summary
-from pipeline.client.connection import Connection, connected
+from pipeline.client.connection import Connection, connected, server_starting
 from pipeline.client.follow import running_report
 from pipeline.client.run import Run
 from pipeline.client.spec_file import read_spec, sink_of
@@ -21,7 +21,6 @@ from pipeline.estimates.preview import Preview, decide, preview_of, selection_of
 from pipeline.limits import budget
 from pipeline.operations.run import Order, completed_report, final_report, prepare, refuse_held, start, working_on
 from pipeline.planning.job import Ready
-from pipeline.processes import fork_server
 from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.processes.supervisor import Processes, processes_for
 from pipeline.runs.progress import live_report
@@ -73,7 +72,6 @@ async def run_command(options: RunFlags, screen: Screen) -> int:
 
 async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
     """Run a spec that was read already. Return the exit code."""
-    fork_server.warm()
     if options.plan is not None:
         selection = await asyncio.to_thread(selection_of_saved_plan, spec, sink_of(spec, base), options.plan)
         options = replace(options, selection=selection)
@@ -86,20 +84,21 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         store, report = done
         screen.note(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
-    await probe_user_code(spec, base, screen.fault)
-    ready = await asyncio.to_thread(prepare, order)
-    decided = await asyncio.to_thread(decide, ready, options.selection)
-    await refuse_held(ready, order, decided.to_run)
-    outlook = await asyncio.to_thread(preview_of, ready, decided)
-    _show_plan(ready, outlook, options.max_cost_usd, screen)
-    _confirm(outlook, options, screen)
-    async with connected(base) as connection:
-        run = await start(connection, ready, order, {decision.partition for decision in outlook.found.running})
-        show_start(run, connection, base, screen)
-        if options.detach:
-            return _detached(run, base, screen)
-        rows = sum(decision.rows for decision in outlook.found.running)
-        return await followed(run, connection, ready, rows, options, screen)
+    async with server_starting(base):
+        await probe_user_code(spec, base, screen.fault)
+        ready = await asyncio.to_thread(prepare, order)
+        decided = await asyncio.to_thread(decide, ready, options.selection)
+        await refuse_held(ready, order, decided.to_run)
+        outlook = await asyncio.to_thread(preview_of, ready, decided)
+        _show_plan(ready, outlook, options.max_cost_usd, screen)
+        _confirm(outlook, options, screen)
+        async with connected(base) as connection:
+            run = await start(connection, ready, order, {decision.partition for decision in outlook.found.running})
+            show_start(run, connection, base, screen)
+            if options.detach:
+                return _detached(run, base, screen)
+            rows = sum(decision.rows for decision in outlook.found.running)
+            return await followed(run, connection, ready, rows, options, screen)
 
 
 async def followed(run: Run, connection: Connection, ready: Ready, rows: int, options: RunFlags, screen: Screen) -> int:

@@ -1,0 +1,59 @@
+"""The workers of workflows, which run Tandem's code alone: a command has them in its own process.
+
+Without the activities' imports (`pipeline.worker`), which are seconds that only worker processes need.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from pipeline.limits.lease_keeper import SharedLimits
+from pipeline.limits.leases import Leases
+from pipeline.settings import version
+from pipeline.workflows.partition import PartitionWorkflow
+from pipeline.workflows.policies import STICKY
+from pipeline.workflows.row import RowWorkflow
+from pipeline.workflows.run import RunWorkflow
+from pipeline.workflows.schedule import ScheduledWorkflow
+
+# Modules that workflows import from outside the sandbox: pure values, built once instead of for each workflow.
+_PASSED_THROUGH = ("schemas", "pydantic", "pydantic_core", "annotated_types", "typing_extensions")
+
+
+def sandbox() -> SandboxedWorkflowRunner:
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
+
+
+@asynccontextmanager
+async def leasing(client: Client, limits: SharedLimits) -> AsyncIterator[None]:
+    """Share limits with the fleet until the block ends."""
+    leases = asyncio.create_task(Leases(client, limits, sandbox()).run())
+    try:
+        yield
+    finally:
+        leases.cancel()
+        await asyncio.gather(leases, return_exceptions=True)
+
+
+@asynccontextmanager
+async def orchestrating(client: Client, queue: str, identity: str | None = None) -> AsyncIterator[None]:
+    """Run the workflows of a task queue until the block ends: only Tandem's code, no user code."""
+    worker = Worker(
+        client,
+        task_queue=queue,
+        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
+        workflow_runner=sandbox(),
+        sticky_queue_schedule_to_start_timeout=STICKY,
+        identity=identity,
+        build_id=version(),
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        await worker.shutdown()
+        await running
