@@ -7,6 +7,7 @@ is written; without it everything would be read again, more slowly. Other proces
 """
 
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,10 +28,16 @@ def _footer_bytes(metadata: Any) -> int:
     return int(metadata.serialized_size)
 
 
+def _filter_bytes(file: Any) -> int:
+    return int(file.filter.bytes)
+
+
 @dataclass(frozen=True)
 class ProcessState:
     """`row_groups` and `footers`: of Parquet sources, read recently. The batches of a partition are smaller than its
     row groups, run at the same time, and would each read the group again; at most some tens run at once.
+
+    `answer_files`: opened files of answer indexes, whose filters say which keys they surely have not.
 
     `snapshots`: inputs by sink and key. `journal_writers`: own threads of the journal, as a user's synchronous nodes
     may hold every thread of the default pool while they wait for a flush. `table_transactions`: held during a commit
@@ -40,6 +47,7 @@ class ProcessState:
     row_groups: Recent[pa.Table] = field(default_factory=lambda: Recent(48 * _MB, _table_bytes, most=24))
     footers: Recent[pq.FileMetaData] = field(default_factory=lambda: Recent(16 * _MB, _footer_bytes, most=1_000))
     snapshots: Recent[Any] = field(default_factory=lambda: Recent(8, lambda snapshot: 1, most=8))
+    answer_files: Recent[Any] = field(default_factory=lambda: Recent(96 * _MB, _filter_bytes, most=500))
     journal_writers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
     )
@@ -47,8 +55,19 @@ class ProcessState:
 
     def forget(self) -> None:
         """Empty the caches."""
-        for cache in (self.row_groups, self.footers, self.snapshots):
+        for cache in (self.row_groups, self.footers, self.snapshots, self.answer_files):
             cache.clear()
 
 
 STATE = ProcessState()
+
+
+@dataclass
+class Command:
+    """The command that a process works for, with its other processes: rows that are equal share their answers there
+    while they are at work. A process of its own until its supervisor names one."""
+
+    name: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+
+
+COMMAND = Command()

@@ -10,6 +10,9 @@
     <sink>/_tandem/unsettled/<partition>/<generation>.json     a publication that has not cleaned up data/ yet
     <sink>/_tandem/catalogue/<kind>-<time>-<digest>.parquet    derived indexes: commits, attempts
     <sink>/_tandem/journal/<partition>/…               segments and compacted records
+    <sink>/_tandem/answers/l<level>-<digest>.parquet   derived index: keys of answers, and where they are
+    <sink>/_tandem/answering/<run>/<command>/<partition>.json    a journal that may have records that no index has
+    <sink>/_tandem/moved/<partition>.json              a file that was renamed, until its former partition is retired
     <sink>/_tandem/pending/<partition>/part-….parquet  rows parked for a person, and their questions
     <sink>/_tandem/waiting/<partition>.parquet         the same, of a partition that waits before it is published
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
@@ -110,6 +113,37 @@ HISTORY = f"{TANDEM}/history/"
 LAGGING = f"{TANDEM}/lagging/"
 BUDGETS = f"{TANDEM}/budget/"
 WAITING = f"{TANDEM}/waiting/"
+MOVED = f"{TANDEM}/moved/"
+ANSWERS = f"{TANDEM}/answers/"
+ANSWERING = f"{TANDEM}/answering/"
+
+
+def answers(level: int, content: str) -> str:
+    """Return the key of a file of the answer index; files of one level are merged into one of the next."""
+    return f"{ANSWERS}l{level}-{content[:32]}.parquet"
+
+
+def parse_answers(key: str) -> int | None:
+    """Return the level of a file of the answer index, None for another key."""
+    match = re.fullmatch(re.escape(ANSWERS) + r"l(\d+)-[0-9a-f]{32}\.parquet", key)
+    return int(match[1]) if match else None
+
+
+def answering(run: str, command: str, partition: str) -> str:
+    """Return the key of a marker: the partition's journal is being written by a command for a run, or was and was not
+    indexed."""
+    return f"{ANSWERING}{run}/{command}/{partition}.json"
+
+
+def parse_answering(key: str) -> tuple[str, str, str]:
+    """Return (run, command, partition) of a key of `answering`."""
+    run, command, partition = key.removeprefix(ANSWERING).removesuffix(".json").split("/", 2)
+    return run, command, partition
+
+
+def partition_of_journal(key: str) -> str:
+    """Return the partition of a key in `JOURNAL`."""
+    return re.sub(r"/(segments/|compact-).*", "", key.removeprefix(JOURNAL))
 
 
 def data_folder(partition: str) -> str:
@@ -224,6 +258,17 @@ def plan(run: str, plan_id: str) -> str:
 
 def plan_page(plan_key: str, page: int) -> str:
     return f"{plan_key.removesuffix('plan.json')}page-{page:06d}.json"
+
+
+def retirements(plan_key: str) -> str:
+    """Return the key of the partitions that a plan retires."""
+    return f"{plan_key.removesuffix('plan.json')}retirements.json"
+
+
+def moved(partition: str) -> str:
+    """Return the key of a note: the rows of a partition were found under another name, and it is to be retired once
+    that is published."""
+    return f"{MOVED}{partition}.json"
 
 
 def outcomes(run: str) -> str:

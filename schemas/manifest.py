@@ -130,10 +130,10 @@ class BrokenCheck(Noun):
 
 class Manifest(Noun):
     """One generation. `kind`: published (whole), partial (`--limit-rows`), tombstone (a cancel's fence, repeating its
-    parent's files and fingerprints)."""
+    parent's files and fingerprints), retired (no files: the source has the partition no more)."""
 
     format: int = FORMAT
-    kind: Literal["published", "partial", "tombstone"]
+    kind: Literal["published", "partial", "tombstone", "retired"]
     pipeline: str
     partition: str
     generation: int
@@ -163,14 +163,14 @@ class Manifest(Noun):
     committed_at: dt.datetime
 
     @property
-    def ever_published(self) -> bool:
-        """True unless it is a tombstone without a published ancestor."""
-        return self.kind != "tombstone" or bool(self.stage_fingerprints)
+    def present(self) -> bool:
+        """True if the dataset has the partition: it is neither retired nor a tombstone without a published ancestor."""
+        return self.kind != "retired" and (self.kind != "tombstone" or bool(self.stage_fingerprints))
 
     @property
     def whole(self) -> bool:
         """True if it holds a whole partition. A tombstone over a partial one inherits no input fingerprint."""
-        return self.ever_published and (
+        return self.present and (
             self.kind == "published" or (self.kind == "tombstone" and self.input_fingerprint != "")
         )
 

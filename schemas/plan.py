@@ -10,7 +10,7 @@ from schemas.spec.durations import Duration
 
 CauseKind = Literal[
     "never_published", "last_attempt", "partial", "stages", "input", "answered", "pending", "up_to_date", "asked",
-    "other",
+    "other", "gone", "moved",
 ]  # fmt: skip
 Reprocess = Literal["missing", "failed", "stale", "all"]
 
@@ -27,7 +27,8 @@ class Due(Noun):
 
 class Selection(Noun):
     """The partitions and rows of a run. Part of its identity. `limit_rows`: the first N rows in plan order;
-    `new_version`: the dataset's schema may change in ways that break its readers."""
+    `new_version`: the dataset's schema may change in ways that break its readers; `prune`: partitions that are gone
+    from the source are retired."""
 
     partitions: tuple[str, ...] = ()
     from_date: str | None = None
@@ -39,6 +40,7 @@ class Selection(Noun):
     agreed: str = ""  # the object of a saved plan, which the run must match exactly
     due: Due | None = None
     new_version: bool = False
+    prune: bool = False
 
 
 class RowChanges(Noun):
@@ -73,8 +75,9 @@ class Cause(NamedTuple):
 @pydantic.dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
     """The decision on a partition: run or not, the reasons, the input, and the current generation and its run. `index`
-    is the row index of that generation; `changes` are set once rows that may differ were compared. With slots, as there
-    is one for each of 100,000 partitions."""
+    is the row index of that generation; `retire`: the partition is gone from the source, and a run takes it out of the
+    dataset, with `moved_to` once that is published; `changes` are set once rows that may differ were compared. With
+    slots, as there is one for each of 100,000 partitions."""
 
     partition: str
     run: bool
@@ -85,6 +88,8 @@ class Decision:
     published_by: str = ""
     index: str | None = None
     changes: RowChanges | None = None
+    retire: bool = False
+    moved_to: str = ""
 
     @property
     def reason(self) -> str:
@@ -98,7 +103,10 @@ class Decision:
 
     @property
     def moved(self) -> RowChanges:
-        """The changed rows; without a comparison none, as the input is the published one."""
+        """The changed rows; without a comparison none, as the input is the published one. A retired partition's rows are
+        removed."""
+        if self.retire:
+            return RowChanges(removed=self.rows)
         return self.changes or RowChanges(unchanged=self.rows)
 
     @property
@@ -112,6 +120,23 @@ class Decision:
 
     def has(self, kind: CauseKind) -> bool:
         return any(cause.kind == kind for cause in self.causes)
+
+
+class Retirement(Noun):
+    """A partition that a run retires at its end, if its generation is still this one. `moved_to`: only once that
+    partition, which has the same input of this `fingerprint`, is published."""
+
+    partition: str
+    generation: int
+    rows: int
+    fingerprint: str = ""
+    moved_to: str = ""
+
+
+class Retirements(Noun):
+    """The partitions that a plan retires."""
+
+    partitions: tuple[Retirement, ...] = ()
 
 
 class RunRequest(Noun):

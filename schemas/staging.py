@@ -14,11 +14,13 @@ class RowRange(Noun):
 
 
 class PlannedBatch(Noun):
-    """The rows of one batch, and the object with the journal's records of them (None: there are none)."""
+    """The rows of one batch, and the objects with records of them (None: there are none): from the partition's own
+    journal, and from journals elsewhere."""
 
     rows: int
     ranges: tuple[RowRange, ...]
     known: str | None = None
+    elsewhere: str | None = None
 
 
 class OpenedPartition(Noun):

@@ -44,7 +44,7 @@ from stages.models.row_scope import Tally
 
 _UNLIMITED = 1 << 60
 _COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
-_RECENT = 4  # partitions whose answers are kept for a while, as their later batches may have equal rows
+_RECENT = 4  # runs whose answers are kept for a while, as their later batches may have equal rows
 
 
 class Supervision(Protocol):
@@ -92,7 +92,7 @@ class BatchActivities:
     supervision: Supervision | None = None
     _memory: BatchMemory = field(default_factory=BatchMemory)
     _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    _shared: WeakValueDictionary[tuple[str, str, str], Shared] = field(default_factory=WeakValueDictionary)
+    _shared: WeakValueDictionary[tuple[str, str], Shared] = field(default_factory=WeakValueDictionary)
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.enrich_batch, self.step_row]
@@ -191,7 +191,7 @@ class BatchActivities:
         return apply
 
     def _shared_of(self, request: BatchRequest) -> Shared:
-        key = (request.ref.sink, request.ref.run, request.partition)
+        key = request.ref.sink, request.ref.run
         shared = self._shared.get(key)
         if shared is None:
             shared = self._shared[key] = Shared()

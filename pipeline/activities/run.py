@@ -17,13 +17,16 @@ from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.limits.run_budget import RunBudgets
 from pipeline.planning import builder
+from pipeline.planning.known_answers import index_answers
 from pipeline.planning.preparation import make_job
 from pipeline.progress_note import Note
 from pipeline.publishing import cleanup
+from pipeline.publishing.retire import retire_planned
 from pipeline.runs import html_report, plan_pages, requests, statistics
 from pipeline.runs import report as reports
 from pipeline.runs.notifications import notify
 from pipeline.runs.progress import usage_so_far
+from pipeline.settings import expanded
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
 from schemas import ids
@@ -108,7 +111,8 @@ class RunActivities:
         """Write the run's report."""
         store = self.jobs.store(request.ref)
         async with heartbeating():
-            result = await asyncio.to_thread(_finalise, store, request)
+            retired = await asyncio.to_thread(_retire, store, request)
+            result = await asyncio.to_thread(_finalise, store, request, retired)
             try:
                 await asyncio.to_thread(_catch_up, store, request.ref.run)
                 await _sweep_to_end(store, request.ref.run)
@@ -137,6 +141,8 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Not
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
     job = make_job(spec, Path(run_request.base), store, services, note=note)
     refuse_other_code(job.spec, request.code)
+    if not run_request.selection.fresh:
+        index_answers(job, store, note)
     decisions = builder.decisions(job, store, run_request.selection, dt.datetime.now(dt.UTC), note=note)
     plan = builder.write_plan(store, request.ref, run_request, job, decisions, request.course)
     partitions = load_limits(store, request.ref.run).partitions  # set in an earlier attempt of the run
@@ -151,8 +157,21 @@ def _catch_up(store: Store, run: str) -> None:
         cleanup.catch_up(store, requests.load_spec_of(store, run_request.spec), Path(run_request.base))
 
 
-def _finalise(store: Store, request: FinaliseRequest) -> RunResult:
-    result = reports.finalise(store, request)
+def _retire(store: Store, request: FinaliseRequest) -> int:
+    """Retire what the run's plan retires. Returns the number; a failure is for the next run to make good."""
+    run_request = requests.load_request(store, request.ref.run)
+    if run_request is None or not request.plan:
+        return 0
+    spec = expanded(requests.load_spec_of(store, run_request.spec))
+    try:
+        return retire_planned(spec, Path(run_request.base), store, request.ref, request.plan, request.state)
+    except (TandemError, OSError) as exc:
+        log.warning("partitions that are gone from the source are not retired: %s", exc)
+        return 0
+
+
+def _finalise(store: Store, request: FinaliseRequest, retired: int) -> RunResult:
+    result = reports.finalise(store, request, retired)
     run_request = requests.load_request(store, request.ref.run)
     hooks = builder.hooks_of(requests.load_spec_of(store, run_request.spec)) if run_request is not None else ()
     try:

@@ -30,6 +30,8 @@ def selection_of(
     limit_rows: int | None = None,
     fresh: bool = False,
     new_version: bool = False,
+    *,
+    prune: bool = False,
 ) -> "Selection":
     """Return the selection of a command line; `period` is --from-date, --to-date and --last. Raises UsageError."""
     from schemas.plan import Selection
@@ -49,6 +51,7 @@ def selection_of(
         reprocess=reprocess,
         limit_rows=limit_rows,
         fresh=fresh,
+        prune=prune,
         new_version=new_version,
     )
 

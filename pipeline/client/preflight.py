@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.client.spec_file import sink_of
 from pipeline.limits.budget import refuse_unpriced
 from pipeline.planning.job import Ready
+from pipeline.planning.known_answers import refuse_unreadable
 from pipeline.planning.preparation import make_job, refuse_unbuilt
 from pipeline.stores import Store, probe
 from schemas.errors import SpecError, StoreError, UsageError
@@ -33,6 +34,7 @@ def _check(spec: Spec, base: Path, on_step: StepDone) -> Ready:
     refuse_unpriced(spec)
     try:
         job = make_job(spec, base, store, ModelServices())
+        refuse_unreadable(job)
         on_step("source and stages")
         probe(store)
     except StoreError as exc:

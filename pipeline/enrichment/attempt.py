@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from pipeline.enrichment.staging import StagingFolder
+from pipeline.journal.answers.elsewhere import OtherJournals
 from pipeline.planning.job import Job
+from pipeline.planning.known_answers import other_journals
 from pipeline.progress_note import Note, unnoted
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
@@ -21,6 +23,11 @@ class PartitionRun:
     store: Store
     partition: str
     note: Note = unnoted
+
+    @property
+    def others(self) -> OtherJournals:
+        """The journals of the dataset's other partitions."""
+        return other_journals(self.job, self.store)
 
     @property
     def entry(self) -> Entry:

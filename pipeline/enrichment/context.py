@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 
 import polars as pl
 
@@ -17,9 +18,10 @@ from stages.contract import GraphStage, graph_stages
 from stages.execution.attempt import BatchContext
 from stages.execution.node_steps import Steps
 from stages.execution.single_flight import Shared
+from stages.execution.unsettled import is_shareable
 from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
-from stages.journal.records import AnswerRecord, Record
+from stages.journal.records import AnswerRecord, CallRecord, NodeRecord, Record, RowRecord
 from stages.journal.segments import decode_segment, encode_segment
 from stages.journal.writer import Journal
 
@@ -35,6 +37,9 @@ async def batch_context(
     records of earlier attempts, in the store and in the spools of processes that were killed on this machine."""
     store, run, number = attempt.store, attempt.run, attempt.number
     known = await _opened_with(attempt, answers)
+    found = await asyncio.to_thread(_elsewhere, attempt)
+    for record in found:
+        known.add(record)
     damage: list[str] = []
     for record in await asyncio.to_thread(segments.load_batch, store, attempt.partition, run, number, damage):
         known.add(record)
@@ -51,7 +56,11 @@ async def batch_context(
             await asyncio.to_thread(path.unlink, missing_ok=True)
         spool = spools.open(*owner)
     journal = Journal(put, known=known, flush_s=options.flush.total_seconds(), strict=options.strict, spool=spool)
-    return BatchContext(run=run, batch=number, journal=journal, shared=shared, drain=drain, damage=damage)
+    _carry_calls(found, journal)
+    elsewhere = frozenset(record.key for record in found if isinstance(record, RowRecord))
+    return BatchContext(
+        run=run, batch=number, journal=journal, shared=shared, drain=drain, damage=damage, elsewhere=elsewhere
+    )
 
 
 async def row_context(
@@ -64,6 +73,8 @@ async def row_context(
     row = await asyncio.to_thread(_row, store, request)
     (fingerprint,) = fingerprints(row, stage.reads)
     known = await _opened_with(attempt, answers)
+    for record in await asyncio.to_thread(_elsewhere, attempt):
+        known.add(record)
     for record in await asyncio.to_thread(_earlier, attempt, fingerprint):
         known.add(record)
 
@@ -78,12 +89,37 @@ async def row_context(
 
 
 async def _opened_with(attempt: BatchAttempt, answers: Iterable[AnswerRecord]) -> Known:
-    """Load people's answers, and the records that `open` found in the journal for the batch."""
+    """Load people's answers, and the records that `open` found in the partition's journal for the batch."""
     known = Known(answers)
     if attempt.batch.known is not None:
         for record in decode_segment(await asyncio.to_thread(attempt.store.get, attempt.batch.known)).records:
             known.add(record)
     return known
+
+
+def _elsewhere(attempt: BatchAttempt) -> list[Record]:
+    """Load the records that `open` found in other journals for the batch."""
+    if attempt.batch.elsewhere is None:
+        return []
+    records = decode_segment(attempt.store.get(attempt.batch.elsewhere)).records
+    return [_shared(record, attempt.run) for record in records if is_shareable(record)]
+
+
+def _shared(record: Record, run: str) -> Record:
+    """An answer that this run paid for in another partition is one of an equal row."""
+    return replace(record, shared=True) if isinstance(record, RowRecord) and record.run == run else record
+
+
+def _carry_calls(found: Iterable[Record], journal: Journal) -> None:
+    """Copy the calls, steps and voids of rows that are not answered into the partition's own journal. What is void is
+    left where it is."""
+    for record in found:
+        if isinstance(record, CallRecord | NodeRecord) and record.at <= journal.known.voided(record):
+            continue
+        if isinstance(record, CallRecord):
+            journal.note(replace(record, carried=True))
+        elif not isinstance(record, RowRecord):
+            journal.note(record)
 
 
 def _earlier(attempt: BatchAttempt, fingerprint: str) -> list[Record]:

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
-from pipeline.journal.join import JournalJoin, collect, hashed, keys_of_batch
+from pipeline.journal.answers.elsewhere import Needed
+from pipeline.journal.join import JournalJoin, collect, hashed
 from pipeline.planning.batches import BATCH_BYTES, MOST_BATCH_ROWS, batches_over, cut, equal_batches, rows_within
 from pipeline.planning.job import Job, source_stages
 from schemas import ids
@@ -18,13 +20,54 @@ from stages.contract import graph_stages
 from stages.journal.fingerprints import fingerprints, row_ids
 
 
-def join_keys(job: Job, rows: pl.DataFrame, batch: int) -> pl.DataFrame:
-    """Return the keys that a batch joins the journal by: its rows' identities, and their fingerprints for the stages
-    that read the source's columns."""
-    keys = row_ids(rows, job.spec.source.key)
-    for stage in source_stages(job):
-        keys = [*keys, *fingerprints(rows, stage.reads)]
-    return keys_of_batch(batch, keys)
+@dataclass(frozen=True)
+class RowKeys:
+    """The keys by which rows are joined with journals, hashed: identities, and a fingerprint for each stage that reads
+    the source's columns."""
+
+    ids: pl.Series
+    prints: Sequence[pl.Series]
+    job: Job
+
+    @classmethod
+    def of(cls, job: Job, rows: pl.DataFrame) -> "RowKeys":
+        prints = [hashed(fingerprints(rows, stage.reads)) for stage in source_stages(job)]
+        return cls(hashed(row_ids(rows, job.spec.source.key)), prints, job)
+
+    @property
+    def all(self) -> list[pl.Series]:
+        return [self.ids, *self.prints]
+
+    def answered(self, journals: Sequence[JournalJoin]) -> pl.Series:
+        """Return True for each row that needs no call. Stages that read other stages' columns are unknown here."""
+        answered = pl.repeat(not self._has_later_stages, len(self.ids), dtype=pl.Boolean, eager=True)
+        for stage, column in zip(source_stages(self.job), self.prints, strict=True):
+            known = pl.repeat(False, len(column), dtype=pl.Boolean, eager=True)
+            for joined in journals:
+                known |= joined.answered(stage.fingerprint, column)
+            answered &= known
+        return answered
+
+    def needed(self, own: JournalJoin | None) -> Needed:
+        """Return what the rows' own journal lacks: rows without an answer in a stage, and those whose later stages are
+        unknown here, if it has nothing of them."""
+        if own is None:
+            stages = zip(source_stages(self.job), self.prints, strict=True)
+            return Needed(self.ids, [(stage.fingerprint, column) for stage, column in stages])
+        missing = pl.repeat(False, len(self.ids), dtype=pl.Boolean, eager=True)
+        if self._has_later_stages:
+            missing = ~own.has_rows(self.ids)
+        rows = []
+        for stage, column in zip(source_stages(self.job), self.prints, strict=True):
+            lacks = ~own.answered(stage.fingerprint, column, ok=True)
+            rows.append((stage.fingerprint, column.filter(lacks)))
+            missing |= lacks
+        return Needed(self.ids.filter(missing), rows)
+
+    @property
+    def _has_later_stages(self) -> bool:
+        """True if a stage reads columns of another one: its rows are unknown before that one has run."""
+        return len(source_stages(self.job)) < len(graph_stages(self.job.stages))
 
 
 class RowJoin:
@@ -38,6 +81,7 @@ class RowJoin:
         self._rows = rows
         self._most = rows_within(BATCH_BYTES, work.job.snapshot.row_bytes(work.entry), MOST_BATCH_ROWS)
         self._note = work.note
+        self._others = work.others
         self._stages = source_stages(work.job)
         self._keys: list[pl.Series] = []
 
@@ -86,30 +130,26 @@ class RowJoin:
                 seen.add(identity)
 
     def batches_with_records(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
-        """Return the batches, each with the object of its rows' known records, and the damaged parts of the journal."""
-        keys = self._keys
-        joined = collect(self._store, self._entry.partition, pl.concat(keys), local)
-        answered = self._answered(joined, keys[1:])
+        """Return the batches, each with the objects of its rows' known records, and damaged parts of the journal."""
+        rows = RowKeys(self._keys[0], self._keys[1:], self._job)
+        keys = rows.all
+        own = collect([(self._store, self._entry.partition)], pl.concat(keys), local)
+        other = self._others.collect(self._entry.partition, rows.needed(own), local)
+        answered = rows.answered([own] if other is None else [own, other])
         sizes = self._sizes(answered, size)
         batches = batches_over(self._entry, sizes)
         batch = pl.Series("batch", [number for number, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
         required = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
-        for number, path in joined.by_batch(required, local).items():
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            target = ids.staged(folder, number, "known", content, "jsonl")
-            self._store.upload(target, path)
-            batches[number] = batches[number].model_copy(update={"known": target})
-            self._note(0)
-        return batches, joined.damage
-
-    def _answered(self, joined: JournalJoin, prints: Sequence[pl.Series]) -> pl.Series:
-        """Return True for each row that needs no call. Stages that read other stages' columns are unknown here."""
-        sure = len(self._stages) == len(graph_stages(self._job.stages))
-        answered = pl.repeat(sure, len(self._keys[0]), dtype=pl.Boolean, eager=True)
-        for stage, column in zip(self._stages, prints, strict=True):
-            answered &= joined.answered(stage.fingerprint, column)
-        return answered
+        files = [("known", own)] if other is None else [("known", own), ("elsewhere", other)]
+        for kind, joined in files:
+            for number, path in joined.by_batch(required, local, kind).items():
+                with path.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+                target = ids.staged(folder, number, kind, content, "jsonl")
+                self._store.upload(target, path)
+                batches[number] = batches[number].model_copy(update={kind: target})
+                self._note(0)
+        return batches, own.damage
 
     def _sizes(self, answered: pl.Series, size: int) -> list[int]:
         if self._job.spec.limits.batch_rows is not None:

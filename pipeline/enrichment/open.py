@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.join_rows import RowJoin
+from pipeline.journal.answers import coverage
 from pipeline.journal.join import has_journal
 from pipeline.planning.batches import batch_rows, equal_batches
 from pipeline.planning.decide import unchanged
@@ -46,11 +47,11 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
         return Opening(None, None, base)
     rows = min(limit, entry.rows)
     size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry))
-    journal = has_journal(store, partition)
-    use_journal = journal and not plan.selection.fresh
+    coverage.mark(store, partition, plan.run)
     batches, damage = equal_batches(entry, size, rows), list[str]()
     join = RowJoin(work, rows)
-    if use_journal:
+    journal = has_journal(store, partition)
+    if not plan.selection.fresh and (journal or work.others.may_have_answers()):
         with tempfile.TemporaryDirectory(prefix="tandem-") as local:
             join.read()
             batches, damage = join.batches_with_records(size, folder, Path(local))

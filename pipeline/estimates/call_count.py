@@ -1,4 +1,5 @@
-"""Count the rows and calls of a run before it costs money. Reads the input and the journal, writes nothing.
+"""Count the rows and calls of a run before it costs money. Reads the input and the journal, writes nothing but
+indexes.
 
 Rows are compared with the current generation's index. Then each batch goes through the stages as it would in a run,
 with the answers that are known. A row that needs a call is followed with its known values: later stages then have
@@ -9,19 +10,21 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.enrichment.join_rows import join_keys
+from pipeline.enrichment.join_rows import RowKeys
 from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
-from pipeline.journal import compacted, join, segments
-from pipeline.journal.join import has_journal
+from pipeline.journal import compacted, segments
+from pipeline.journal.join import collect, has_journal
 from pipeline.planning import batches
 from pipeline.planning.batches import equal_batches
 from pipeline.planning.job import Job
+from pipeline.planning.known_answers import index_answers, other_journals
 from pipeline.progress_note import Note, unnoted
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
@@ -30,12 +33,33 @@ from schemas.errors import ObjectMissing
 from schemas.plan import Decision, RowChanges
 from schemas.staging import PlannedBatch
 from stages.contract import GraphStage, graph_stages
+from stages.execution.unsettled import is_shareable
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
+from stages.journal.records import Record
 from stages.journal.segments import decode_segment
 
 _THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition
 _GUESSED_CALLS = 3  # of each node, where a graph does not declare its number of calls
+
+
+class DistinctNumbers:
+    """A set of 64-bit numbers in 8 bytes each, for the rows of all partitions."""
+
+    def __init__(self) -> None:
+        self._parts = [np.empty(0, dtype=np.int64)]
+        self._new = 0
+
+    def add(self, numbers: set[int]) -> None:
+        self._parts.append(np.fromiter(numbers, dtype=np.int64, count=len(numbers)))
+        self._new += len(numbers)
+        if self._new > len(self._parts[0]):
+            self.count()
+
+    def count(self) -> int:
+        self._parts = [np.unique(np.concatenate(self._parts))]
+        self._new = 0
+        return len(self._parts[0])
 
 
 @dataclass
@@ -43,10 +67,27 @@ class StageCount:
     """Counts of one graph stage: the different rows that need it, and the size of the prompts that were rendered."""
 
     stage: GraphStage
-    least: int = 0
-    most: int = 0
     measured: int = 0
     prompt_bytes: int = 0
+    _sure: DistinctNumbers = field(default_factory=DistinctNumbers)
+    _all: DistinctNumbers = field(default_factory=DistinctNumbers)
+    _unknown: int = 0
+
+    def add(self, counted: CountedRows) -> None:
+        """Add the rows of a partition. Rows that are equal to those of another one need no call of their own."""
+        self._sure.add(counted.sure)
+        self._all.add(counted.sure | counted.maybe)
+        self._unknown += counted.rows
+        self.measured += counted.measured
+        self.prompt_bytes += counted.prompt_bytes
+
+    @property
+    def least(self) -> int:
+        return self._sure.count()
+
+    @property
+    def most(self) -> int:
+        return self._all.count() + self._unknown
 
     @property
     def calls(self) -> tuple[int, int]:
@@ -87,6 +128,8 @@ def count_calls(
     job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = unnoted
 ) -> CallCount:
     """Count for all partitions that would run. Raises InputChanged, StoreError."""
+    if not fresh:
+        index_answers(job, store, note)
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 
@@ -102,10 +145,7 @@ def count_calls(
         for index, decision, counts in threads.map(one, examined):
             found[index] = decision
             for count, more in zip(stages, counts, strict=False):
-                count.least += len(more.sure)
-                count.most += len(more.sure | more.maybe) + more.rows
-                count.measured += more.measured
-                count.prompt_bytes += more.prompt_bytes
+                count.add(more)
     return CallCount(found, stages)
 
 
@@ -116,6 +156,7 @@ class _PartitionCount:
         self.job, self.store, self.entry, self.note = job, store, entry, note
         self.decision = decision
         self.fresh = fresh
+        self.others = other_journals(job, store)
         self.answered: set[int] = set()  # hashes, too
         size = batches.batch_rows(min(decision.rows, entry.rows), job.spec.limits.batch_rows)
         self.batches = equal_batches(entry, size, decision.rows)
@@ -143,10 +184,9 @@ class _PartitionCount:
         if not self.fresh and has_journal(self.store, self.entry.partition):
             self.answered = self._answered()
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-            files = self._known(Path(folder))
+            known = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
-                records = decode_segment(files[number].read_bytes()).records if number in files else []
-                FollowedBatch(self.job, self._left(batch), Known(records)).through(counts)
+                FollowedBatch(self.job, self._left(batch), Known(known.pop(number, ()))).through(counts)
                 self.note(batch.rows)
         return counts
 
@@ -173,13 +213,30 @@ class _PartitionCount:
         left = [hash(row) not in self.answered for row in fingerprints(rows, first.reads)]
         return rows.filter(pl.Series(left, dtype=pl.Boolean))
 
-    def _known(self, folder: Path) -> dict[int, Path]:
-        """Load the journal's records of the rows that are followed, joined as `open` does."""
-        partition = self.entry.partition
-        if self.fresh or not self.batches or not has_journal(self.store, partition):
+    def _known(self, folder: Path) -> dict[int, list[Record]]:
+        """Load the records of the rows that are followed, by batch, joined as `open` does."""
+        if self.fresh or not self.batches:
             return {}
-        keys = pl.concat([join_keys(self.job, self._left(batch), number) for number, batch in enumerate(self.batches)])
-        return join.split_by_batch(self.store, partition, keys, folder)[0] if keys.height else {}
+        keys = [RowKeys.of(self.job, self._left(batch)) for batch in self.batches]
+        rows = RowKeys(
+            pl.concat(one.ids for one in keys),
+            [pl.concat(prints) for prints in zip(*(one.prints for one in keys), strict=True)],
+            self.job,
+        )
+        own = None
+        if has_journal(self.store, self.entry.partition):
+            own = collect([(self.store, self.entry.partition)], pl.concat(rows.all), folder)
+        other = self.others.collect(self.entry.partition, rows.needed(own), folder)
+        sizes = [len(one.ids) for one in keys]
+        batch = pl.Series("batch", [n for n, size in enumerate(sizes) for _ in range(size)], dtype=pl.Int64)
+        wanted = pl.concat(pl.DataFrame([batch, key.alias("key")]) for key in rows.all).with_columns(calls=True)
+        found: dict[int, list[Record]] = {}
+        for kind, joined in (("known", own), ("elsewhere", other)):
+            for number, path in (joined.by_batch(wanted, folder, kind) if joined is not None else {}).items():
+                records = decode_segment(path.read_bytes()).records
+                kept = records if kind == "known" else [record for record in records if is_shareable(record)]
+                found.setdefault(number, []).extend(kept)
+        return found
 
 
 _INDEX = {"row_id": pl.String, "content": pl.String}

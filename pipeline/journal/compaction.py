@@ -7,7 +7,7 @@ one does, else the time of the compaction that first found the record unused. Ne
 import datetime as dt
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.journal import answer_keys
 from pipeline.journal.compacted import CHUNK, COMPACTED, Footer, chunked, read_compacted
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
@@ -24,6 +25,7 @@ from pipeline.stores.parquet import batches_of
 from schemas import ids
 
 GRACE = dt.timedelta(minutes=15)
+_NO_KEYS = pl.Series("key", [], dtype=answer_keys.KEYS)
 
 
 @dataclass(frozen=True)
@@ -36,24 +38,37 @@ class InUse:
     keep: dt.timedelta
 
 
-def compact(store: Store, partition: str, now: dt.datetime, in_use: InUse | None = None) -> str | None:
+OnNew = Callable[[pl.Series], None]
+
+
+def _unheard(keys: pl.Series) -> None:
+    pass
+
+
+def compact(
+    store: Store, partition: str, now: dt.datetime, in_use: InUse | None = None, on_new: OnNew = _unheard
+) -> str | None:
     """Merge segments and earlier compacted objects into one new object, and delete those merged before, after a grace.
-    Objects of another version, which cannot be read, stay. Without `in_use` nothing is dropped. Returns the key, None
-    if there was nothing to merge."""
+    Objects of another version, which cannot be read, stay. Without `in_use` nothing is dropped. `on_new` gets the keys
+    of records that were in no compacted object, before they are. Returns the key, None if there was nothing to
+    merge."""
     answers = ids.journal_answers(partition)  # people's answers are never merged nor dropped
     segments = [info for info in store.list(ids.journal_segments(partition)) if not info.key.startswith(answers)]
     olds = sorted(store.list(f"{ids.journal_folder(partition)}compact-"), key=lambda info: info.modified, reverse=True)
     if not segments and len(olds) <= 1:
+        on_new(_NO_KEYS)
         return None
     reading = Reading()
     if _is_whole(store, [*segments, *olds[1:]], olds[:1], in_use, reading):
+        on_new(_NO_KEYS)
         _delete(store, [info for info in (*segments, *olds[1:]) if info.key in reading.merged], now)
         return None
     reading = Reading()
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merged = _JournalMerge(Path(folder), now.timestamp(), in_use)
         merged.take(read_compacted(store, [info.key for info in olds], COMPACTED.names, reading))
-        merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))
+        new = merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))
+        on_new(pl.concat([_NO_KEYS, *new]).unique())
         held = reading.read | (reading.merged & {info.key for info in segments})
         path = merged.write(tuple(sorted(held)))
         with path.open("rb") as stream:
@@ -99,7 +114,9 @@ class _JournalMerge:
         self._runs: set[str] = set()
         self._gathered = pq.ParquetWriter(folder / "gathered.parquet", COMPACTED, compression="lz4")
 
-    def take(self, chunks: Iterator[pl.DataFrame]) -> None:
+    def take(self, chunks: Iterator[pl.DataFrame]) -> list[pl.Series]:
+        """Gather records. Returns the keys of those that were not gathered before."""
+        keys = []
         for chunk in chunks:
             fresh = chunk.filter([self._is_new(body) for body in chunk["body"].to_list()])
             if not fresh.height:
@@ -108,6 +125,8 @@ class _JournalMerge:
                 self._calls.update(hash(request) for request, _ in orjson.loads(body)["calls"])
             self._runs.update(fresh.filter(pl.col("kind") == "call")["run"].unique())
             self._gathered.write_table(fresh.to_arrow().cast(COMPACTED))
+            keys.append(answer_keys.of_records(fresh))
+        return keys
 
     def _is_new(self, body: bytes) -> bool:
         content = hashlib.blake2b(body, digest_size=16).digest()

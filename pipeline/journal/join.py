@@ -17,7 +17,7 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from pipeline.journal import compacted
+from pipeline.journal import answer_keys, compacted
 from pipeline.journal.segments import Reading
 from pipeline.stores import Store
 from schemas import ids
@@ -25,13 +25,27 @@ from stages.journal.segments import FORMAT
 
 _HASHED = ("id", "key", "stage")
 _COLUMNS = ("kind", *_HASHED, "body")
+_REJECT = "reject"  # the kind of a rejected row here; in the journal both are `row`
+# In an answer, the quotes of such a text would have backslashes.
+_KIND = (
+    pl.when((pl.col("kind") == "row") & pl.col("body").bin.contains(b'"status":"rejected"'))
+    .then(pl.lit(_REJECT))
+    .otherwise(pl.col("kind"))
+    .alias("kind")
+)
 _LISTINGS = 3  # a reader lists again if a listed object is gone
 _SPILL = pa.schema([pa.field("number", pa.uint32()), pa.field("body", pa.binary())])
 
 
 def hashed(keys: Sequence[str]) -> pl.Series:
     """Hash each key to eight bytes, in order."""
-    return pl.Series("key", keys, dtype=pl.String).hash()
+    return _hashed(pl.Series("key", keys, dtype=pl.String))
+
+
+def _hashed(texts: pl.Series) -> pl.Series:
+    """Return a digest's own first bits, by which it is found over the whole dataset, too; other texts are hashed."""
+    numbers = answer_keys.of_digests(texts)
+    return numbers if not numbers.null_count() else pl.select(pl.coalesce(numbers, texts.hash())).to_series()
 
 
 def keys_of_batch(batch: int, keys: Sequence[str]) -> pl.DataFrame:
@@ -47,17 +61,23 @@ class JournalJoin:
     spill: Path
     damage: list[str] = field(default_factory=list)
 
-    def answered(self, stage: str, rows: pl.Series) -> pl.Series:
+    def answered(self, stage: str, rows: pl.Series, *, ok: bool = False) -> pl.Series:
         """Return True for each of these row fingerprints (hashed) that has an outcome under a stage's fingerprint, not
-        voided."""
+        voided; with `ok` an answer, no reject."""
         mine = self.keys.filter(pl.col("stage") == hashed([stage]).item())
         voided = mine.filter(pl.col("kind") == "void")["key"]
-        known = mine.filter((pl.col("kind") == "row") & ~pl.col("key").is_in(voided.implode()))["key"]
+        outcomes = pl.col("kind").is_in(["row"] if ok else ["row", _REJECT])
+        known = mine.filter(outcomes & ~pl.col("key").is_in(voided.implode()))["key"]
         return rows.is_in(known.implode())
 
-    def by_batch(self, batch_keys: pl.DataFrame, folder: Path) -> dict[int, Path]:
-        """Write a file for each batch. `batch_keys` has columns `batch`, `key` (an identity or row fingerprint, hashed)
-        and `calls`: True if single calls (and nodes) may still be of use, not only the outcome."""
+    def has_rows(self, identities: pl.Series) -> pl.Series:
+        """Return True for each of these identities (hashed) of which there is an outcome in any stage."""
+        return identities.is_in(self.keys.filter(pl.col("kind").is_in(["row", _REJECT]))["id"].implode())
+
+    def by_batch(self, batch_keys: pl.DataFrame, folder: Path, name: str = "known") -> dict[int, Path]:
+        """Write a file for each batch, its name begun by `name`. `batch_keys` has columns `batch`, `key` (an identity
+        or row fingerprint, hashed) and `calls`: True if single calls (and nodes) may still be of use, not only the
+        outcome."""
         single = pl.col("kind").is_in(["call", "node"]).alias("single")
         pairs = pl.concat(self.keys.select("number", single, pl.col(name).alias("key")) for name in ("id", "key"))
         useful = pairs.join(batch_keys, on="key").filter(pl.col("calls") | ~pl.col("single"))
@@ -68,7 +88,7 @@ class JournalJoin:
             for (batch,), part in found.group_by("batch", maintain_order=True):
                 assert isinstance(batch, int)
                 if batch not in files:
-                    files[batch] = folder / f"known-{batch:05d}.jsonl"
+                    files[batch] = folder / f"{name}-{batch:05d}.jsonl"
                     files[batch].write_bytes(orjson.dumps({"tandem_journal": FORMAT}) + b"\n")
                 lines = b"".join(b"%08x %b\n" % (zlib.crc32(body), body) for body in part["body"].to_list())
                 with files[batch].open("ab") as out:
@@ -81,16 +101,24 @@ class JournalJoin:
                 yield pl.DataFrame(pa.Table.from_batches([batch]))
 
 
-def collect(store: Store, partition: str, keys: pl.Series, folder: Path) -> JournalJoin:
-    """Collect the partition's records of these identities or row fingerprints, hashed. Raises StoreError."""
+Place = tuple[Store, str]  # of a journal: the sink and the partition
+
+
+def collect(places: Sequence[Place], keys: pl.Series, folder: Path, name: str = "journal") -> JournalJoin:
+    """Collect the records of these identities or row fingerprints, hashed, from the journals of some partitions.
+    `name`: of files in the folder. Raises StoreError."""
     unique_keys = keys.unique().alias("key").to_frame()
     for number in range(_LISTINGS):
-        reading = Reading()
-        chunks = compacted.everything(store, partition, _COLUMNS, reading)
-        found = _spilled(chunks, unique_keys, folder / f"journal-{number}.arrow")
-        if not reading.gone:  # else they were merged into an object that was not listed yet
+        readings = [Reading() for _ in places]
+        chunks = (
+            chunk
+            for (store, partition), reading in zip(places, readings, strict=True)
+            for chunk in compacted.everything(store, partition, _COLUMNS, reading)
+        )
+        found = _spilled(chunks, unique_keys, folder / f"{name}-{number}.arrow")
+        if not any(reading.gone for reading in readings):  # else they were merged into an object not listed yet
             break
-    found.damage = reading.damage
+    found.damage = [damage for reading in readings for damage in reading.damage]
     return found
 
 
@@ -99,7 +127,8 @@ def _spilled(chunks: Iterable[pl.DataFrame], keys: pl.DataFrame, path: Path) -> 
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
         for chunk in chunks:
-            numbered = chunk.with_row_index("number", offset=count).with_columns(pl.col(_HASHED).hash())
+            hashes = [_hashed(chunk[column]).alias(column) for column in _HASHED]
+            numbered = chunk.with_row_index("number", offset=count).with_columns(_KIND, *hashes)
             count += chunk.height
             by_id = numbered.join(keys, left_on="id", right_on="key", how="semi")["number"]
             by_key = numbered.join(keys, on="key", how="semi")["number"]
@@ -116,7 +145,7 @@ def split_by_batch(
 ) -> tuple[dict[int, Path], list[str]]:
     """Split the partition's records by the batches of `batch_keys` (of `keys_of_batch`): all that their rows may use.
     Returns the files and the damaged parts of the journal."""
-    joined = collect(store, partition, batch_keys["key"], folder)
+    joined = collect([(store, partition)], batch_keys["key"], folder)
     return joined.by_batch(batch_keys.with_columns(calls=pl.lit(value=True)), folder), joined.damage
 
 

@@ -45,7 +45,7 @@ class _Sum:
         self._cost = 0.0
 
     def add(self, record: Record | None) -> None:
-        if not isinstance(record, CallRecord) or record.model.startswith(TOOL):
+        if not isinstance(record, CallRecord) or record.carried or record.model.startswith(TOOL):
             return
         nonce = int(record.nonce[:16], 16)
         if record.raw is None:

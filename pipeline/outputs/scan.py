@@ -80,12 +80,12 @@ def manifests(sink: Sink, partition: str | None = None, *, generation: int | Non
         return
     if partition is not None:
         manifest = commits.current(store, partition)
-        if manifest is not None and manifest.ever_published:
+        if manifest is not None and manifest.present:
             yield manifest
         return
     for key, current in partitions(store).items():
         manifest = commits.read_commit(store, key, current)
-        if manifest is not None and manifest.ever_published:
+        if manifest is not None and manifest.present:
             yield manifest
 
 
@@ -93,7 +93,7 @@ def _of_generation(store: Store, partition: str | None, generation: int) -> Mani
     if partition is None:
         raise UsageError("A generation needs its partition: give both.")
     manifest = commits.read_commit(store, partition, generation)
-    if manifest is None or not manifest.ever_published:
+    if manifest is None or not manifest.present:
         raise UsageError(f"{partition} has no generation {generation}.", hint="See: tandem outputs ls")
     gone = next((file.key for file in manifest.files if locate(store, file.key) is None), None)
     if gone is not None:

@@ -97,7 +97,7 @@ def _manifests(store: Store, partition: str | None, found: Verified) -> Iterator
             found.unreadable.append(ids.commit(key, generation))
             found.problems.append(Problem("damaged", key, f"{store.uri}/{ids.commit(key, generation)}", str(exc)))
             continue
-        if manifest is not None and manifest.ever_published:
+        if manifest is not None and manifest.present:
             yield manifest
 
 

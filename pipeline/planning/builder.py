@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import polars as pl
 
-from pipeline.planning import batches, decide, due_partitions, saved_plan
+from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan
 from pipeline.planning.job import Job
 from pipeline.planning.selection import select
 from pipeline.progress_note import Note, unnoted
@@ -24,9 +24,10 @@ from pipeline.sinks.schema import refuse_breaking
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import UsageError
+from schemas.manifest import Manifest
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Concurrency, RunRef
 from schemas.messages.run import Page, PlannedPartition, PlanRef, RunOptions
-from schemas.plan import Decision, Plan, Reprocess, RunRequest, Selection
+from schemas.plan import Decision, Plan, Reprocess, Retirement, Retirements, RunRequest, Selection
 from schemas.spec.sections import Spec
 from stages.stage_digests import code_digests
 
@@ -56,7 +57,7 @@ def decisions(
     if selection.agreed:
         yield from _of_saved_plan(job, store, selection, note)
         return
-    levels = _levels(job, selection, now)
+    levels = _levels(job, _of_source(job, selection), now) if _selects_source(job, selection) else {}
     chosen = list(levels)
     shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
     known = known or catalogue.read(store, chosen, note=note)
@@ -76,6 +77,47 @@ def decisions(
             last_failed=failed.get(key),
             answered=answered_rows(store, manifest),
         )
+    if retiring.may_retire(job.spec.partition, selection):
+        yield from _retirements(job, store, selection, now)
+
+
+def _selects_source(job: Job, selection: Selection) -> bool:
+    """False if only partitions are named that `--prune` is to retire."""
+    return not (selection.prune and selection.partitions) or bool(_of_source(job, selection).partitions)
+
+
+def _of_source(job: Job, selection: Selection) -> Selection:
+    """Return the selection without named partitions that the source does not have, where they are to be retired."""
+    if not selection.prune or not selection.partitions:
+        return selection
+    present = set(job.snapshot.partitions)
+    return selection.model_copy(update={"partitions": tuple(p for p in selection.partitions if p in present)})
+
+
+def _retirements(job: Job, store: Store, selection: Selection, now: dt.datetime) -> Iterator[Decision]:
+    """Decide which published partitions are retired, as the source has them no more."""
+    published = catalogue.published(store)
+    present = job.snapshot.partitions
+    missing = [
+        manifest
+        for manifest in catalogue.manifests(published.filter(~pl.col("partition").is_in(list(present))))
+        if manifest.present
+    ]
+    if not missing:
+        return
+    retired = pl.col("manifest").str.contains('"kind":"retired"', literal=True)
+    fresh = job.snapshot.entries.join(published.filter(~retired), on="partition", how="anti")
+    entries = dict(fresh.select("fingerprint", "partition").iter_rows()) | _noted_moves(store, job, missing)
+    source = retiring.Source(frozenset(present), entries)
+    yield from retiring.retirements(missing, source, job.spec.partition, selection, now)
+
+
+def _noted_moves(store: Store, job: Job, missing: Iterable[Manifest]) -> dict[str, str]:
+    """Return moves that an earlier run began: the new partition is published, the former one not yet retired."""
+    inputs = dict(job.snapshot.entries.select("fingerprint", "partition").iter_rows())
+    noted = {info.key for info in store.list(ids.MOVED)}
+    prints = {one.input_fingerprint for one in missing if ids.moved(one.partition) in noted}
+    return {fingerprint: inputs[fingerprint] for fingerprint in prints if fingerprint in inputs}
 
 
 def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Reprocess]:
@@ -112,7 +154,9 @@ def write_plan(
     options: RunOptions = _AS_SPECIFIED,
 ) -> PlanRef:
     """Write the pages, and the canary's after them, then the plan."""
-    planned = limited(list(chosen), request.selection.limit_rows)
+    found = list(chosen)
+    planned = limited([decision for decision in found if not decision.retire], request.selection.limit_rows)
+    retired = [decision for decision in found if decision.retire]
     if options.backwards:
         planned.reverse()
     for decision in planned:
@@ -131,6 +175,7 @@ def write_plan(
     if canary:
         content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))
         store.put_absent(ids.plan_page(key, len(pages)), content.model_dump_json().encode())
+    _write_retirements(store, key, retired)
     plan = Plan(
         plan_id=plan_id,
         request=ids.request(request.run),
@@ -160,6 +205,24 @@ def write_plan(
         max_reject_rate=job.spec.limits.max_reject_rate,
         hooks=hooks_of(job.spec),
     )
+
+
+def _write_retirements(store: Store, plan: str, retired: list[Decision]) -> None:
+    """Write the partitions that the plan retires, and a note of each that was moved, in case that a kill comes between
+    the publication of its new partition and the end of the run."""
+    if not retired:
+        return
+    lines = []
+    for decision in retired:
+        if decision.moved_to:
+            store.put(ids.moved(decision.partition), b"{}")
+        lines.append(
+            Retirement(
+                partition=decision.partition, generation=decision.generation, rows=decision.rows,
+                fingerprint=decision.fingerprint, moved_to=decision.moved_to,
+            )
+        )  # fmt: skip
+    store.put_absent(ids.retirements(plan), Retirements(partitions=tuple(lines)).model_dump_json().encode())
 
 
 def _short(reason: str) -> str:

@@ -8,6 +8,7 @@ from schemas.manifest import Manifest
 from schemas.plan import Cause, Decision, Reprocess
 
 _NEVER = Cause("never_published", "never published")
+_BACK = Cause("never_published", "back in the source")
 _PARTIAL = Cause("partial", "published partially")
 _UP_TO_DATE = (Cause("up_to_date", "up to date"),)
 _REQUESTED = (Cause("asked", "asked to reprocess"),)
@@ -63,8 +64,8 @@ def _difference(
 ) -> tuple[tuple[Cause, ...], Reprocess]:
     """Return the differences, and the least `--reprocess` that runs them. The input is last, as its rows follow it."""
     found = [] if last_failed is None else [Cause("last_attempt", f"last attempt {last_failed}")]
-    if current is None or not current.ever_published:
-        return (_NEVER, *found), "missing"
+    if current is None or not current.present:
+        return (_BACK if current is not None and current.kind == "retired" else _NEVER, *found), "missing"
     if current.kind == "partial":
         found.append(_PARTIAL)
     if dict(current.stage_fingerprints) != dict(shape.stages):

@@ -14,7 +14,7 @@ from pipeline.stores import Store
 from schemas.manifest import Manifest
 from schemas.plan import Selection
 
-STATUSES = ("published", "partial", "missing", "stale", "gone", "failed", "cancelled", "rejected", "pending")
+STATUSES = ("published", "partial", "missing", "stale", "gone", "retired", "failed", "cancelled", "rejected", "pending")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Attempt:
 @dataclass(frozen=True)
 class PartitionStatus:
     """`published` is the manifest that readers see (without its files), None for nothing. `due`: a run would run it,
-    with the `reason` for that or against it; `gone`: the source has it no more."""
+    with the `reason` for that or against it; `gone`: the source has it no more; `retired`: nor has the dataset."""
 
     partition: str
     published: Manifest | None
@@ -40,6 +40,7 @@ class PartitionStatus:
     due: bool
     gone: bool
     reason: str
+    retired: bool = False
 
     @property
     def statuses(self) -> set[str]:
@@ -48,7 +49,7 @@ class PartitionStatus:
         if self.gone:
             found.add("gone")
         if self.published is None:
-            return found | {"missing"}
+            return found | {"retired" if self.retired else "missing"}
         found.add(self.published.kind)
         if self.due:
             found.add("stale")
@@ -63,7 +64,8 @@ def partition_statuses(store: Store, job: Job | None, now: dt.datetime) -> Itera
     decided: dict[str, tuple[bool, str]] = {}
     if job is not None:
         for decision in builder.decisions(job, store, Selection(), now, known=known):
-            decided[decision.partition] = decision.run, decision.reason
+            if not decision.retire:
+                decided[decision.partition] = decision.run, decision.reason
     every = known.published.select("partition", "bytes", "manifest", "shape")
     for other in (known.attempts, pl.DataFrame({"partition": list(decided)}, schema={"partition": pl.String})):
         every = every.join(other, on="partition", how="full", coalesce=True)
@@ -78,13 +80,14 @@ def partition_statuses(store: Store, job: Job | None, now: dt.datetime) -> Itera
             due=due,
             gone=gone,
             reason=reason,
+            retired=(text or "").find('"kind":"retired"') >= 0,
         )
 
 
 def _published(store: Store, manifest: Manifest | None) -> Manifest | None:
-    """The generation whose files readers see: a tombstone repeats an earlier one."""
+    """The generation whose files readers see: a tombstone repeats an earlier one. None for a retired partition."""
     while manifest is not None and manifest.kind == "tombstone":
-        if not manifest.ever_published or manifest.parent is None:
+        if not manifest.present or manifest.parent is None:
             return None
         manifest = commits.read_commit(store, manifest.partition, manifest.parent)
-    return manifest
+    return manifest if manifest is not None and manifest.present else None

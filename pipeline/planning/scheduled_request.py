@@ -55,7 +55,8 @@ def _any_due(spec: Spec, base: Path, store: Store, selection: Selection, service
     try:
         job = make_job(spec, base, store, services.apart(), note=note)
         return any(
-            decision.run for decision in builder.decisions(job, store, selection, dt.datetime.now(dt.UTC), note=note)
+            decision.run or decision.retire
+            for decision in builder.decisions(job, store, selection, dt.datetime.now(dt.UTC), note=note)
         )
     except UsageError:
         return True

@@ -11,7 +11,13 @@ from schemas.spec.durations import parse_duration
 
 
 def select(
-    available: Sequence[str], selection: Selection, *, every: str | None, zone: str, now: dt.datetime
+    available: Sequence[str],
+    selection: Selection,
+    *,
+    every: str | None,
+    zone: str,
+    now: dt.datetime,
+    may_be_empty: bool = False,
 ) -> list[str]:
     """Return the selected partition keys, in order. `every` is the width of time partitions, None for others. Raises
     UsageError for an absent key, or for dates that are invalid or select nothing."""
@@ -35,7 +41,7 @@ def select(
         # A date names its whole week, month or hour: partitions that reach into the interval are selected.
         if (first is None or over > first) and (last is None or began < last):
             chosen.append(key)
-    if not chosen:
+    if not chosen and not may_be_empty:
         spanned = f"{available[0]} … {available[-1]}" if available else "none"
         raise UsageError(
             f"No partition lies between {_time_text(start)} and {_time_text(end)}.", hint=f"The source has: {spanned}"

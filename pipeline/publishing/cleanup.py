@@ -6,12 +6,14 @@ import datetime as dt
 import logging
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
 from pipeline.journal import compaction
+from pipeline.journal.answers import coverage
 from pipeline.journal.compaction import InUse
 from pipeline.planning.job import Job
 from pipeline.runs.plan_pages import is_closed
@@ -33,13 +35,16 @@ EVERY = dt.timedelta(seconds=30)
 
 
 def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
-    """Settle the partition's files, then compact its journal. After a failure the next sweep does it."""
+    """Settle the partition's files, then index its answers and compact its journal. After a failure the next sweep, or
+    run, does it."""
     if generations.settle(store, manifest, generations.retention_of(job.spec.sink), now) is None:
         seen = [
             mark.key for mark in generations.marks(store, manifest.partition) if mark.generation <= manifest.generation
         ]
         store.delete(seen)
-    compaction.compact(store, manifest.partition, now, _in_use(job, store, manifest))
+    partition, generation = manifest.partition, manifest.generation
+    index = partial(coverage.add_commit, store, partition, generation, manifest.parent)
+    compaction.compact(store, partition, now, _in_use(job, store, manifest), index)
 
 
 def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:

@@ -48,6 +48,9 @@ def _remove_own(store: Store, draft: Manifest) -> None:
 
 
 def _write_success(store: Store, manifest: Manifest) -> None:
-    """Write `_SUCCESS`, a hint for tools that look for it; the commit is the truth."""
+    """Write `_SUCCESS`, a hint for tools that look for it; the commit is the truth. A retired partition has none."""
+    if manifest.kind == "retired":
+        store.delete([ids.success(manifest.partition)])
+        return
     content = {"generation": manifest.generation, "run": manifest.run, "counts": manifest.counts.model_dump()}
     store.put(ids.success(manifest.partition), orjson.dumps(content))

@@ -18,7 +18,7 @@ def rollback(spec: Spec, base: Path, store: Store, partition: str, to: int | Non
     """Publish generation `to` again, by default the last one that held something else. Returns the new generation's
     manifest and the number that it repeats. Raises UsageError, SchemaChanged, CommitConflict, StoreError."""
     current = commits.current(store, partition)
-    if current is None or not current.ever_published:
+    if current is None or not current.present:
         raise UsageError(f"{partition}: no such partition is published.", hint="See: tandem outputs ls")
     target = _target(store, current, to, spec.sink.keep_generations)
     _refuse_schema(store, target)
@@ -42,7 +42,7 @@ def _target(store: Store, current: Manifest, to: int | None, kept: int) -> Manif
             raise UsageError(f"{partition} has no earlier generation.", hint=f"See: tandem partitions show {partition}")
     else:
         target = commits.read_commit(store, partition, to) if 0 < to < current.generation else None
-        if target is None or not target.ever_published:
+        if target is None or not target.present:
             raise UsageError(
                 f"--to {to}: {partition} has no such earlier generation; the current one is {current.generation}.",
                 hint=f"See: tandem partitions show {partition}",

@@ -96,7 +96,7 @@ def _parked(store: Store, partition: str | None) -> Iterator[PendingRows]:
     yield from (parked for parked in waiting_rows if partition in (None, parked.partition))
     waiting = {parked.partition for parked in waiting_rows}
     for manifest in manifests:
-        if manifest.partition not in waiting and manifest.ever_published and manifest.pending:
+        if manifest.partition not in waiting and manifest.present and manifest.pending:
             yield PendingRows(manifest.partition, manifest.generation, questions.of_generation(store, manifest))
 
 

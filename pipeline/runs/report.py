@@ -54,6 +54,7 @@ class Report(Noun):
     checks: tuple[PartitionCheck, ...] = ()
     lost_attempts: int = 0
     gone: Gone = Gone()
+    retired: int = 0
 
     @property
     def billed_over_needed(self) -> float | None:
@@ -87,7 +88,7 @@ def gone(store: Store, plan: str) -> Gone:
     found = Gone()
     for partition, text, shape in published.iter_rows():
         manifest = catalogue.manifest_of(text, shape) if partition not in present else None
-        if manifest is not None and manifest.ever_published:
+        if manifest is not None and manifest.present:
             found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)
     return found
 
@@ -96,8 +97,9 @@ def lost_attempts(store: Store, run: str) -> int:
     return sum(1 for _ in store.list(ids.lost_attempts(run)))
 
 
-def finalise(store: Store, request: FinaliseRequest) -> RunResult:
-    """Write the report. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
+def finalise(store: Store, request: FinaliseRequest, retired: int = 0) -> RunResult:
+    """Write the report; `retired` partitions were taken out of the dataset. Counts are summed from the partitions'
+    outcomes, so that they span all attempts of the run."""
     earlier = load_report(store, request.ref.run)
     ended = list(_reconciled(store, request))
     totals, failures = summed(request, ended)
@@ -112,6 +114,7 @@ def finalise(store: Store, request: FinaliseRequest) -> RunResult:
         checks=broken_checks(ended),
         lost_attempts=lost_attempts(store, request.ref.run),
         gone=gone(store, request.plan) if request.plan else Gone(),
+        retired=retired,
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -221,7 +224,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "run": report.run,
         "pipeline": report.pipeline,
         "state": report.state,
-        "partitions": {name: getattr(totals, name) for name in _PARTITIONS},
+        "partitions": {**{name: getattr(totals, name) for name in _PARTITIONS}, "retired": report.retired},
         "rows": {
             "in": counts.rows_in, "ok": counts.ok, "rejected": counts.rejected, "filtered": counts.filtered,
             "pending": counts.pending, "removed": counts.removed, "out": counts.out, "unfinished": counts.unfinished,

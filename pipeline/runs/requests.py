@@ -32,8 +32,14 @@ def request_digest(spec: Spec, selection: Selection) -> str:
     exclude: dict[str, Any] = {**_NOT_IDENTITY, "stages": {"__all__": _STAGE_SPEED}}
     if all(stage.coerce == "lenient" for stage in spec.stages):
         exclude["stages"] = {"__all__": {*_STAGE_SPEED, "coerce"}}  # the key is younger than runs that may be open
+    # Keys that are younger than runs that may be open count only where they are used.
+    if not spec.journal.read_from:
+        exclude["journal"] = {"read_from"}
+    if spec.partition.gone == "keep":
+        exclude["partition"] = {"gone"}
     spec_json = spec.model_dump_json(exclude=exclude)
-    return digests.digest(spec_json, selection.model_dump_json())
+    unused = set() if selection.prune else {"prune"}
+    return digests.digest(spec_json, selection.model_dump_json(exclude=unused))
 
 
 def new_run_name(now: dt.datetime) -> str:

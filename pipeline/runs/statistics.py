@@ -222,7 +222,12 @@ class CallSummary:
             self.read += 1
             if isinstance(record, RowRecord) and _is_new(hash(record.key), answered):
                 self.rows[int(record.at)] += 1
-            elif isinstance(record, CallRecord) and record.raw is not None and _is_new(hash(record.nonce), nonces):
+            elif (
+                isinstance(record, CallRecord)
+                and not record.carried
+                and record.raw is not None
+                and _is_new(hash(record.nonce), nonces)
+            ):
                 self._call(record, rows.setdefault(record.id, _Row()))
             if len(rows) > _MOST_ROWS:
                 rows = dict(_top(rows))

@@ -100,7 +100,7 @@ def earlier(store: Store, manifest: Manifest, count: int) -> list[Manifest]:
         if len(found) >= count:
             break
         one = commits.read_commit(store, manifest.partition, generation)
-        if one is not None and one.ever_published and frozenset(named(one)) not in seen:
+        if one is not None and one.present and frozenset(named(one)) not in seen:
             seen.add(frozenset(named(one)))
             found.append(one)
     return found

@@ -66,6 +66,7 @@ class Partition(Section):
     rows: int = Field(default=10_000, ge=1)
     files: int = Field(default=1, ge=1, description="files a partition, with by: files")
     nulls: Literal["error", "own"] = "error"
+    gone: Literal["keep", "retire"] = "keep"
 
     @field_validator("zone")
     @classmethod
@@ -249,6 +250,7 @@ class Journal(Section):
     flush: Duration = timedelta(seconds=1)
     strict: bool = False
     keep: Duration = timedelta(days=90)
+    read_from: list[str] = Field(default_factory=list)
 
 
 class Check(Section):

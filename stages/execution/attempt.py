@@ -11,7 +11,7 @@ from stages.execution.guards.isolation import Isolation, RowWatch
 from stages.execution.guards.row_memory import RowMemory
 from stages.execution.node_steps import Steps
 from stages.execution.single_flight import Shared
-from stages.journal.records import RowRecord
+from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
 from stages.models.row_scope import Tally
@@ -35,6 +35,7 @@ class BatchContext:
     steps: Steps | None = None  # of the one row of this batch, where nodes are activities
     watch: RowWatch | None = None
     on_stuck: Callable[[str], None] = lambda row: None  # called with the id of a row whose thread cannot be stopped
+    elsewhere: frozenset[RowKey] = frozenset()  # rows whose known outcome is in another journal
     claims: Claims | None = None  # where other processes may run equal rows
     memory: RowMemory | None = None  # where rows in flight are bounded by bytes, too
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own

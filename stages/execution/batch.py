@@ -37,7 +37,7 @@ from stages.execution.isolated_run import run_isolated
 from stages.execution.node_steps import StepDone
 from stages.execution.questions import PENDING, describe_questions
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
-from stages.execution.unsettled import is_answered, is_settled
+from stages.execution.unsettled import is_answered, is_settled, is_shareable
 from stages.journal.fingerprints import fingerprints
 from stages.journal.records import RowKey, RowRecord, now
 from stages.models.failures.errors import Waiting, describe
@@ -67,9 +67,19 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
         GraphRow((stage.fingerprint, row), ids[index], values.row(index, named=True) if stage.reads else {}, equal[row])
         for row, index in todo
     )
+    await _carry(stage, first, ids, context)
     stored = (known.rows.get((stage.fingerprint, row)) for row in prints)
     records = [record if is_settled(record, known) else None for record in stored]
     return StageOutcome(records, _with_stage_name(stage, run.stopped), context.drain.is_set())
+
+
+async def _carry(stage: GraphStage, first: Mapping[str, int], ids: Sequence[str], context: BatchContext) -> None:
+    """Copy the outcomes that are known from other journals into this one, as outcomes of these rows."""
+    for row, index in first.items():
+        key = stage.fingerprint, row
+        record = context.journal.known.rows.get(key) if key in context.elsewhere else None
+        if record is not None and record.id != ids[index]:
+            await context.journal.append(replace(record, id=ids[index]))
 
 
 def _with_stage_name(stage: GraphStage, stopped: TandemError | None) -> TandemError | None:
@@ -193,12 +203,12 @@ class _Run:
             leader = shared.rows.get(row.key)
             if leader is None and row.key in self._claimed_elsewhere and self.context.claims is not None:
                 self._claimed_elsewhere.discard(row.key)
-                record = await self.context.claims.result(row.key)
+                record = _own_or(await self.context.claims.result(row.key))
                 continue
             if leader is None:
                 return await self._run_as_leader(row)
             try:
-                record = await asyncio.shield(leader)
+                record = _own_or(await asyncio.shield(leader))
             except RowStopped:
                 continue  # the other batch was cancelled; this one runs the row itself
         if record.status == PENDING:
@@ -320,6 +330,11 @@ class _Run:
         if interrupts := interrupts_of(state):
             raise row_pending(interrupts)
         return self.stage.output_of(state)
+
+
+def _own_or(record: RowRecord | None) -> RowRecord | None:
+    """Return an outcome that an equal row can use, else None: then the row is run by itself."""
+    return record if record is None or record.status == PENDING or is_shareable(record) else None
 
 
 def _severity(exc: TandemError) -> tuple[bool, float]:

@@ -3,11 +3,14 @@
 import polars as pl
 
 from stages.contract import RESERVED, GraphStage
+from stages.execution.guards.isolation import KILLED
+from stages.execution.guards.row_timeout import TIMED_OUT
 from stages.execution.questions import PENDING, is_waiting
 from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
-from stages.journal.records import RowRecord
+from stages.journal.records import Record, RowRecord
 
+_OWN = (KILLED, TIMED_OUT)  # reasons that an equal row need not have
 ID = f"{RESERVED}id"
 
 
@@ -25,6 +28,14 @@ def unsettled(stage: GraphStage, rows: pl.DataFrame, ids: list[str], known: Know
 def is_settled(record: RowRecord | None, known: Known) -> bool:
     """True if there is nothing to do for a row. A pending row has to be run again once a person has answered."""
     return record is not None and (record.status != PENDING or is_waiting(record, known))
+
+
+def is_shareable(record: Record) -> bool:
+    """True if an equal row of another partition can use a record: not the questions of a row that waits for a person,
+    nor rejects that were not for the answer's sake."""
+    if not isinstance(record, RowRecord):
+        return True
+    return record.status == "ok" or (record.status == "rejected" and (record.error or {}).get("kind") not in _OWN)
 
 
 def is_answered(record: RowRecord | None) -> bool:

@@ -59,7 +59,7 @@ class RowRecord(_RowFact):
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """`raw` is the JSON text of the response message; None: the request went out and its outcome is not known
-    (`error` says why), so it may have been billed."""
+    (`error` says why), so it may have been billed. `carried`: a copy from another journal, where it counts."""
 
     request: str
     ordinal: int
@@ -75,6 +75,7 @@ class CallRecord:
     batch: int
     at: float
     nonce: str
+    carried: bool = False
 
     @property
     def key(self) -> CallKey:
@@ -141,8 +142,9 @@ _SAME = {"stage", "run", "status", "model"}  # of thousands of records, so that 
 def encode_record(record: Record) -> bytes:
     """Return the JSON of a record."""
     fields = {"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}}
-    if fields.get("mended") == ():
-        del fields["mended"]  # earlier versions do not know it, so it is written only if it is not empty
+    for name in ("mended", "carried"):
+        if not fields.get(name, True):
+            del fields[name]  # earlier versions do not know it, so it is written only if it says something
     return orjson.dumps(fields)
 
 

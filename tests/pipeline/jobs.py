@@ -135,8 +135,12 @@ class Bench:
             out[partition] = self.publish(job, plan, opened, receipts)
             manifest = out[partition].manifest
             if manifest is not None:
-                cleanup.after_commit(job, self.store, manifest, self.now())
+                self.settle(job, manifest)
         return out
+
+    def settle(self, job: Job, manifest: Manifest) -> None:
+        """Do what follows a commit."""
+        cleanup.after_commit(job, self.store, manifest, self.now())
 
     async def one(self, job: Job | None = None, run: str | None = None, **selected: Any) -> Manifest:
         """The same, of a source of one partition."""

@@ -31,14 +31,14 @@ def test_what_is_there_is_looked_at_no_more() -> None:
     assert len(gc.get_objects(generation=2)) < gc.get_freeze_count() / 10
 
 
-def test_what_becomes_garbage_after_it_was_set_apart_is_freed_by_the_next() -> None:
+def test_what_becomes_garbage_after_it_was_set_apart_is_freed_by_the_next_that_is_to() -> None:
     node = Node()
     seen = weakref.ref(node)
     memory.freeze_gc()
     del node
     gc.collect()
     assert seen() is not None
-    memory.freeze_gc()
+    memory.freeze_gc(freed=True)
     assert seen() is None
 
 

@@ -21,6 +21,7 @@ from pipeline.cli.flags.options import (
     NewVersion,
     Partitions,
     Processes,
+    Prune,
     Quiet,
     Reprocess,
     SpecArgument,
@@ -94,6 +95,7 @@ def run(
     watch_timeout: WatchTimeout = None,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="Run a worker in this command too.")] = False,
     processes: Processes = None,
+    prune: Prune = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -104,7 +106,9 @@ def run(
     from pipeline.cli.commands.work.run import RunFlags, run_command
 
     async def work() -> int:
-        selection = selection_of(partition, (from_date, to_date, last), reprocess, limit_rows, fresh, new_version)
+        selection = selection_of(
+            partition, (from_date, to_date, last), reprocess, limit_rows, fresh, new_version, prune=prune
+        )
         if plan is not None and selection != selection_of(None, (None, None, None)):
             raise UsageError(
                 "--plan cannot be combined with selectors, --reprocess, --limit-rows or --fresh.",
@@ -145,6 +149,7 @@ def plan(
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
     ] = False,
+    prune: Prune = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -154,7 +159,7 @@ def plan(
     from pipeline.cli.commands.work.plan import PlanOptions, plan_command
 
     async def work() -> int:
-        selection = selection_of(partition, (from_date, to_date, last), reprocess, new_version=new_version)
+        selection = selection_of(partition, (from_date, to_date, last), reprocess, new_version=new_version, prune=prune)
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 
@@ -191,6 +196,7 @@ def backfill(
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow the run, or only start it.")] = True,
     processes: Processes = None,
+    prune: Prune = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -206,7 +212,7 @@ def backfill(
     async def work() -> int:
         if fail_fast and max_failures is not None:
             raise UsageError("--fail-fast cannot be combined with --max-failures.", hint="It means --max-failures 1.")
-        selection = selection_of(None, (from_date, to_date, None), reprocess)
+        selection = selection_of(None, (from_date, to_date, None), reprocess, prune=prune)
         screen = Screen(json=json, quiet=quiet)
         if dry_run:
             return await plan_command(PlanOptions(spec=spec, selection=selection), screen)

@@ -30,6 +30,7 @@ Reprocess = Annotated[
     str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="The partitions to run again.")
 ]
 NewVersion = Annotated[bool, typer.Option("--new-version", help="Allow a breaking change of the output's schema.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Retire partitions that are gone from the source.")]
 Processes = Annotated[
     int | None,
     typer.Option(min=1, max=64, metavar="N", help="Worker processes; by default one per core, one for small jobs."),

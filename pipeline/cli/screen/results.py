@@ -58,6 +58,13 @@ def summary(report: Report) -> list[str]:
         lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(outcomes)}; {counts.out:,} published{removed}.")
     if counts.rows_in or usage.calls:
         lines.append(_paid(usage))
+    if report.retired:
+        lines.append(f"Retired: {counted(report.retired, 'partition')}, gone from the source.")
+    if report.gone.partitions:
+        lines.append(
+            f"Kept: {counted(report.gone.partitions, 'partition')} that the source has no more "
+            f"({counted(report.gone.rows, 'row')}); tandem run --prune retires them."
+        )
     if report.lost_attempts_note:
         lines.append(report.lost_attempts_note)
     if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:

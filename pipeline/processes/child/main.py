@@ -17,6 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.activities.registered import Activities
 from pipeline.client.connection import connect, log_to_python
+from pipeline.process_state import COMMAND
 from pipeline.processes.cgroup import be_killed_first
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child.activity_watch import ActivityWatch
@@ -89,6 +90,7 @@ class _Child:
         beside = [asyncio.create_task(work) for work in (self._turn(), shares.run(), leases.run(), channel.serve())]
         try:
             settings = await begun
+            COMMAND.name = settings["owner"] or COMMAND.name
             logging.basicConfig(level=settings["log_level"], format=_LOG)
             logging.getLogger().setLevel(settings["log_level"])
             self.memory.share = settings["max_memory"]

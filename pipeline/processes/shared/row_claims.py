@@ -61,7 +61,7 @@ class ChildClaims:
     _shared: WeakValueDictionary[str, Shared] = field(default_factory=WeakValueDictionary)
 
     def of(self, request: BatchRequest, shared: Shared) -> "BatchClaims":
-        scope = digest(request.ref.sink, request.ref.run, request.partition)
+        scope = digest(request.ref.sink, request.ref.run)
         self._shared[scope] = shared
         return BatchClaims(self.channel, scope, shared)
 

@@ -83,7 +83,7 @@ def _follow_once(lake: Lake, store: Store, partition: str) -> None:
                 mark(store, parsed[0])
     version = lake.version(decode_schema(declared.arrow_schema), keys)
     manifest = commits.current(store, partition)  # after the table: what is newer then makes the transaction fail
-    if manifest is None or not manifest.ever_published:
+    if manifest is None:
         return
     present = lake.files(version, keys, partition)
     required = {file.key: file for file in manifest.files}

@@ -128,7 +128,7 @@ def test_a_row_of_it_is_the_manifest_without_its_files() -> None:
     first, second = catalogue.manifests(found)
     left_out = {"files": (), "content_digest": "", "nonce": "", "started_at": first.committed_at}
     assert first == manifest.model_copy(update=left_out)
-    assert (second.kind, second.counts, second.index, second.ever_published) == ("partial", Counts(), None, True)
+    assert (second.kind, second.counts, second.index, second.present) == ("partial", Counts(), None, True)
     assert found["bytes"].to_list() == [70, 70]
     catalogue.update(store, store.clock)
     assert list(catalogue.manifests(catalogue.published(store))) == [first, second]

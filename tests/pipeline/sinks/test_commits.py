@@ -260,7 +260,7 @@ def test_a_zombie_cannot_commit_after_the_fence(store: Store) -> None:
     assert (tombstone.kind, tombstone.parent, tombstone.run) == ("tombstone", 1, "run")
     same = {"files", "rejects", "index", "counts", "input_fingerprint", "stage_fingerprints", "schema_fingerprint"}
     assert tombstone.model_dump(include=same) == parent.model_dump(include=same)
-    assert tombstone.ever_published
+    assert tombstone.present
 
 
 def test_a_commit_that_came_first_is_told(store: Store) -> None:
@@ -273,7 +273,7 @@ def test_a_tombstone_without_an_ancestor_publishes_nothing_and_is_built_upon(sto
     assert cancel(store) == "fenced"
     tombstone = current(store, DAY)
     assert tombstone is not None
-    assert not tombstone.ever_published
+    assert not tombstone.present
     with pytest.raises(Cancelled):
         commit(store, draft())
     assert commit(store, draft(1, run="next")).how == "committed"

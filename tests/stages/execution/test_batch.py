@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import RowError, StoreError
 from stages.contract import Answered, GraphStage
-from stages.execution import single_flight
+from stages.execution import recent_answers
 from stages.execution.batch import run_graph_stage
 from stages.execution.single_flight import Shared
 from stages.journal.records import CallRecord, RowRecord
@@ -222,12 +222,16 @@ async def test_the_worst_of_what_stops_a_batch_is_told(server: ModelServer) -> N
     assert outcome.stopped.code == "FatalModelError"
 
 
-async def test_recent_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_flight, "_RECENT_ROWS", 3)
-    monkeypatch.setattr(single_flight, "_DROP_ROWS", 1)
-    shared = Shared()
-    await enrich(offline(), [f"row {at}" for at in range(10)], a_context(shared=shared))
-    assert len(shared.recent) == 3
+async def test_answers_that_memory_has_no_room_for_are_still_shared(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent_answers, "_IN_MEMORY", 3)
+    monkeypatch.setattr(recent_answers, "_MOVED", 1)
+    shared, stage, texts = Shared(), an_extract(), [f"row {at}" for at in range(10)]
+    for _ in range(2):
+        await enrich(stage, texts, a_context(shared=shared))
+    assert server.stats().requests == 10
+    assert len(shared.recent._latest) == 3
 
 
 async def test_a_record_says_who_asked_and_which_calls_led_to_it(server: ModelServer) -> None:

@@ -59,9 +59,12 @@ def list_command(path: Path, status: list[str], screen: Screen) -> int:
         screen.note(f"… and {len(found) - _SHOWN:,} more; all of them: --json, some of them: --status")
     if not found:
         screen.note("No partition has this status." if status else "There are no partitions.")
-    gone = sum(partition.gone for partition in found)
+    gone = sum(partition.gone and not partition.retired for partition in found)
     if gone and "gone" not in status:
-        screen.note(f"{counted(gone, 'partition')} gone from the source; what is published of them is kept.")
+        screen.note(
+            f"{counted(gone, 'partition')} gone from the source; what is published of them is kept. "
+            "tandem run --prune retires them."
+        )
     return 0
 
 
@@ -70,7 +73,7 @@ def _line(status: PartitionStatus) -> tuple[object, ...]:
     counts = manifest.counts if manifest is not None else None
     return (
         status.partition,
-        _published_text(manifest),
+        "retired" if status.retired else _published_text(manifest),
         counts.out if counts else 0,
         counts.rejected if counts else 0,
         "" if attempt is None else attempt.outcome + (f" ({attempt.error})" if attempt.error else ""),

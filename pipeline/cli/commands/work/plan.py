@@ -45,7 +45,8 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     else:
         for text in [*decision_lines(ready, outlook.found.decisions), *estimate_lines(outlook)]:
             screen.result(text)
-    return 2 if options.detailed_exitcode and outlook.found.running else 0
+    retires = any(decision.retire for decision in outlook.found.decisions)
+    return 2 if options.detailed_exitcode and (outlook.found.running or retires) else 0
 
 
 def as_json(outlook: Preview) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def as_json(outlook: Preview) -> dict[str, Any]:
         "partitions": [
             {
                 "partition": decision.partition,
-                "decision": "run" if decision.run else "skip",
+                "decision": "retire" if decision.retire else "run" if decision.run else "skip",
                 "reason": decision.why,
                 "rows": decision.moved.model_dump(),
             }
@@ -74,14 +75,20 @@ def decision_lines(ready: Ready, decisions: list[Decision]) -> list[str]:
     """Return each partition with its reason; neighbours with the same reason are one line with their rows added up."""
     to_run = [decision for decision in decisions if decision.run]
     rows = sum(decision.rows for decision in to_run)
-    parts = counted(len(decisions), "partition")
+    parts = counted(sum(not decision.retire for decision in decisions), "partition")
     lines = [f"{ready.spec.name}: {len(to_run):,} of {parts} to run, {counted(rows, 'row')}."]
-    groups = [list(group) for _, group in groupby(decisions, key=lambda decision: (decision.run, decision.reason))]
+    groups = [
+        list(group)
+        for _, group in groupby(decisions, key=lambda decision: (decision.run, decision.retire, decision.reason))
+    ]
     for group in groups[:_GROUPS]:
         first, last = group[0], group[-1]
         span = first.partition if first is last else f"{first.partition} … {last.partition} ({len(group):,})"
         changes = sum((decision.moved for decision in group), RowChanges())
-        lines.append(f"  {'run ' if first.run else 'skip'} {span}: {replace(first, changes=changes).why}")
+        word, rows_gone = "run " if first.run else "skip", ""
+        if first.retire:
+            word, rows_gone = "retire", f": {counted(sum(one.rows for one in group), 'published row')}"
+        lines.append(f"  {word} {span}: {replace(first, changes=changes).why}{rows_gone}")
     if len(groups) > _GROUPS:
         lines.append(f"  … and {len(groups) - _GROUPS} more groups; all of them: --json")
     return lines

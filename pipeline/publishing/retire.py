@@ -1,0 +1,72 @@
+"""Retire partitions that are gone from the source: a generation without files, which readers of every kind follow.
+
+Its history and journal stay for their times: when the input comes back, nothing is paid for.
+"""
+
+import datetime as dt
+import logging
+import uuid
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.journal import compaction
+from pipeline.journal.compaction import InUse
+from pipeline.publishing import commit_partition
+from pipeline.sinks import commits, generations
+from pipeline.stores import Store
+from pipeline.stores.documents import read_document
+from schemas import ids
+from schemas.errors import Cancelled, CommitConflict, ObjectMissing
+from schemas.manifest import Counts, Manifest
+from schemas.messages.base import RunRef, RunState
+from schemas.plan import Retirement, Retirements
+from schemas.spec.sections import Spec
+
+log = logging.getLogger("tandem.publishing")
+
+
+def retire_planned(spec: Spec, base: Path, store: Store, ref: RunRef, plan: str, state: RunState) -> int:
+    """Retire the partitions of a plan whose time has come: what was moved, once its new partition is published, and all
+    others once the run is completed. Repeatable. Returns the number of partitions that the run has retired. Raises
+    StoreError."""
+    try:
+        planned = read_document(store, ids.retirements(plan), Retirements)
+    except ObjectMissing:
+        return 0
+    return sum(_retire(spec, base, store, ref, one) for one in planned.partitions if _is_due(store, one, state))
+
+
+def _is_due(store: Store, one: Retirement, state: RunState) -> bool:
+    if not one.moved_to:
+        return state == "completed"
+    moved = commits.current(store, one.moved_to)
+    return moved is not None and moved.present and moved.input_fingerprint == one.fingerprint
+
+
+def _retire(spec: Spec, base: Path, store: Store, ref: RunRef, one: Retirement) -> bool:
+    """Retire a partition, unless another run has changed it since. Returns True if this run has retired it."""
+    current = commits.current(store, one.partition)
+    if current is None:
+        return False
+    if current.kind == "retired" and current.run == ref.run:
+        store.delete([ids.moved(one.partition)])
+        return True
+    if current.generation != one.generation:
+        return False
+    now = dt.datetime.now(dt.UTC)
+    draft = Manifest(
+        kind="retired", pipeline=ref.pipeline, partition=one.partition, generation=current.generation + 1,
+        parent=current.generation, counts=Counts(removed=current.counts.out), run=ref.run, nonce=uuid.uuid4().hex,
+        started_at=now, committed_at=now,
+    )  # fmt: skip
+    try:
+        manifest = commit_partition.commit(spec, base, store, draft, lambda: None)
+    except (CommitConflict, Cancelled) as exc:
+        log.warning("%s is not retired: %s", one.partition, exc)
+        return False
+    generations.settle_marked(store, manifest, generations.retention_of(spec.sink), now)
+    unused = InUse(pl.Series([], dtype=pl.String), frozenset(), spec.journal.keep)
+    compaction.compact(store, one.partition, now, unused)
+    store.delete([ids.moved(one.partition)])
+    return True
