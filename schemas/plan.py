@@ -103,8 +103,8 @@ class Decision:
 
     @property
     def moved(self) -> RowChanges:
-        """The changed rows; without a comparison none, as the input is the published one. A retired partition's rows are
-        removed."""
+        """The changed rows; without a comparison none, as the input is the published one. The rows of a retired
+        partition are removed."""
         if self.retire:
             return RowChanges(removed=self.rows)
         return self.changes or RowChanges(unchanged=self.rows)

@@ -88,6 +88,16 @@ def cap_in(parameters: Mapping[str, Any]) -> int | None:
     return min(found) if found else None
 
 
+def without_cap(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without the cap of answers, under any of its names."""
+    kept = {name: value for name, value in parameters.items() if name not in CAPS}
+    if isinstance(extra := kept.get("extra_body"), dict):
+        kept["extra_body"] = {name: value for name, value in extra.items() if name not in CAPS}
+        if not kept["extra_body"]:
+            del kept["extra_body"]
+    return kept
+
+
 def capper(model: "BaseChatModel") -> "Callable[[int], BaseChatModel] | None":
     """Return a function that caps the model's answers to a number of tokens; None if its class has no such
     parameter."""

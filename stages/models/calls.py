@@ -114,32 +114,51 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
     if scope.closed:
         raise RowStopped("the row of this call is over")
     key = scope.next_key(request.digest)
+    capped = request.capped or request.digest, key[1]
     while True:
-        known = scope.journal.known.calls.get(key)
+        known = _known_answer(scope, backend, request, key, capped)
         if known is not None:
+            scope.use(key, known.key)
             scope.count_reuse(known)
             return known
-        shared = scope.in_flight.get(key)
+        shared = scope.in_flight.get(capped)
         if shared is None:
-            return await _call_as_leader(scope, backend, key, request, send)
+            record = await _call_as_leader(scope, backend, capped, key, request, send)
+            scope.use(key, record.key)
+            return record
         try:
             with scope.clock.waiting():
                 record = await asyncio.shield(shared)
         except RowStopped:
             continue  # the call that we waited for was cancelled
-        if key not in scope.journal.known.calls:  # it is in another batch's journal, on which ours must not depend
+        if record.key not in scope.journal.known.calls:  # it is in another journal, on which ours must not depend
             await append(scope, record)
 
 
+def _known_answer(
+    scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey, capped: CallKey
+) -> CallRecord | None:
+    """Return the answer in the journal: one that ended by itself and is no longer than the cap now, else one that was
+    given under this very cap."""
+    known, cap = scope.journal.known.calls, request.cap or backend.cap
+    found = known.get(key)
+    if found is not None and (key == capped or cap is None or found.usage.get("output", 0) <= cap):
+        return found
+    return known.get(capped)
+
+
 async def _call_as_leader(
-    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send
+    scope: RowScope, backend: Backend, shared: CallKey, key: CallKey, request: ModelRequest, send: Send
 ) -> CallRecord:
-    """Call the provider while equal requests wait for the result. Its failures are theirs too."""
+    """Call the provider while requests that are equal, the cap too (`shared`), wait for the result. Its failures are
+    theirs too."""
     future: asyncio.Future[CallRecord] = scope.loop.create_future()
     future.add_done_callback(_mark_retrieved)
-    scope.in_flight[key] = future
+    scope.in_flight[shared] = future
     try:
         record = await _call_with_retries(scope, backend, key, request, send)
+        if request.capped and _was_cut_off(record):
+            record = replace(record, request=request.capped)
         await append(scope, record)
         future.set_result(record)
         return record
@@ -147,7 +166,11 @@ async def _call_as_leader(
         future.set_exception(exc if isinstance(exc, TandemError) else RowStopped("the call was interrupted"))
         raise
     finally:
-        del scope.in_flight[key]
+        del scope.in_flight[shared]
+
+
+def _was_cut_off(record: CallRecord) -> bool:
+    return finish_of(_message(as_result(record))) in CUT_OFF
 
 
 def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:

@@ -9,7 +9,7 @@ import orjson
 from schemas.ids import limit_key
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
-from stages.limits.budget import cap_in
+from stages.limits.budget import cap_in, without_cap
 from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.models import credentials
 
@@ -35,9 +35,12 @@ def missing_key(name: str) -> str | None:
     return credentials.missing_key(name.partition(":")[0])
 
 
-def model_identity(choice: ModelChoice, stage_params: dict[str, Any]) -> bytes:
-    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters."""
+def model_identity(choice: ModelChoice, stage_params: dict[str, Any], *, capped: bool = True) -> bytes:
+    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters.
+    Without the cap of answers, if not `capped`."""
     params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
+    if not capped:
+        params = without_cap(params)
     if choice.name.startswith("openai:"):
         params.setdefault("base_url", credentials.openai_base_url())
     return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)

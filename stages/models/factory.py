@@ -39,7 +39,8 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
     cap = cap_in({**params, **params.get("extra_body", {})})
     backend = Backend(
         name=choice.name,
-        identity=model_identity(choice, stage.params),
+        identity=model_identity(choice, stage.params, capped=False),
+        capped_identity=model_identity(choice, stage.params),
         setting=credential_of(provider, params)[0],
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),

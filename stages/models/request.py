@@ -10,7 +10,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
-from stages.limits.budget import cap_in
+from stages.limits.budget import cap_in, without_cap
 from stages.models.backend import Backend
 from stages.models.row_scope import request_digest
 from stages.models.wires.openai_chat import wire
@@ -21,13 +21,15 @@ _NOT_DIGESTED = frozenset(("timeout", "request_timeout", "max_retries", "ls_stru
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A request: the digest of its canonical form, its size in bytes, the most tokens of an answer, if the request sets
-    it, and `media`: it holds more than plain text."""
+    """A request: the digest of its canonical form without the cap of the answer, its size in bytes, the most tokens of
+    an answer, if the request sets it, and `media`: it holds more than plain text. `capped`: the digest with the cap,
+    for answers that were cut off by it, and those of versions that had no other."""
 
     digest: str
     size: int
     cap: int | None = None
     media: bool = False
+    capped: str = ""
 
 
 def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> ModelRequest:
@@ -36,8 +38,12 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, 
     settings_json = canonical_json([stop, parameters])
     size = len(messages_json) + len(settings_json)
     media = any(not isinstance(message.content, str) for message in messages)
-    digest = request_digest(backend.identity, messages_json, settings_json)
-    return ModelRequest(digest, size, cap_in(kwargs), media)
+    identity = backend.identity if backend.capped_identity is None else backend.capped_identity
+    digest = capped = request_digest(identity, messages_json, settings_json)
+    if (cap := cap_in(kwargs)) is not None or identity != backend.identity:
+        free = settings_json if cap is None else canonical_json([stop, without_cap(parameters)])
+        digest = request_digest(backend.identity, messages_json, free)
+    return ModelRequest(digest, size, cap, media, capped)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -82,6 +82,12 @@ class RowScope:
             made.append(key)
         return key
 
+    def use(self, key: CallKey, record: CallKey) -> None:
+        """Note that a call's answer is in the journal under another key than the call's own."""
+        for calls in (self.calls, calls_of_node.get() or []):
+            if key != record and key in calls:
+                calls[calls.index(key)] = record
+
     def replay_calls(self, calls: Iterable[CallKey]) -> None:
         """Count the calls of a node that is not run again."""
         for key in calls:

@@ -405,3 +405,36 @@ async def test_extract_is_replayed_after_a_crash_without_a_call(server: ModelSer
     assert kinds(outcome) == ["ok", "ok"]
     assert server.stats().requests == 2
     assert (context.tally.calls, context.tally.calls_reused) == (0, 0)
+
+
+async def test_only_an_answer_that_was_cut_off_is_asked_again_under_another_cap(server: ModelServer) -> None:
+    server.script({"rules": [{"match": "long", "action": "length"}]})
+    store = Segments()
+    for cap, requests in ((200, 2), (200, 2), (600, 3), (600, 3), (1, 5)):
+        for text in ("short", "long"):
+            journal = store.journal()
+            with a_row(journal) as scope:
+                await a_model(params={"max_tokens": cap}).ainvoke(text)
+                assert set(scope.calls) <= journal.known.calls.keys(), "a reject voids what it was made of"
+            await journal.close()
+        assert server.stats().requests == requests, f"a cap of {cap}"
+
+
+async def test_the_cap_of_an_answer_is_no_part_of_what_is_asked(chat_openai: BaseChatModel) -> None:
+    plain = await digest_of(plainly, a_model())
+    for params in ({"max_tokens": 300}, {"max_completion_tokens": 300}, {"extra_body": {"max_tokens": 300}}):
+        assert await digest_of(plainly, a_model(params=params)) == plain
+    assert await digest_of(lambda model: model.ainvoke("hello", max_tokens=300), a_model()) == plain
+
+
+async def test_an_answer_of_versions_that_digested_the_cap_is_found_still(server: ModelServer) -> None:
+    store, params = Segments(), {"max_tokens": 300}
+    before = a_model(params=params)
+    backend: Backend = before._tandem  # type: ignore[attr-defined]
+    object.__setattr__(backend, "identity", backend.capped_identity)
+    for model in (before, a_model(params=params)):
+        journal = store.journal()
+        with a_row(journal):
+            await plainly(model)
+        await journal.close()
+    assert server.stats().requests == 1
