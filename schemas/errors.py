@@ -20,6 +20,7 @@
     ├── LimitReached          (3)   stopped on purpose
     │   ├── RejectRateExceeded
     │   ├── BudgetReached
+    │   ├── CallNeeded
     │   ├── TooManyFailures
     │   ├── CanaryFailed
     │   └── FatalModelError         no key, no access, no such model, no credit: every further call would fail
@@ -177,6 +178,12 @@ class BudgetReached(LimitReached):
     def __init__(self, message: str, *, hint: str = "", needed: tuple[int, int] = (0, 0)) -> None:
         super().__init__(message, hint=hint)
         self.needed = needed
+
+
+class CallNeeded(LimitReached):
+    """A run that makes no calls needs one that is not in the journal."""
+
+    stops_run = True
 
 
 class TooManyFailures(LimitReached):

@@ -28,7 +28,7 @@ class Due(Noun):
 class Selection(Noun):
     """The partitions and rows of a run. Part of its identity. `limit_rows`: the first N rows in plan order;
     `new_version`: the dataset's schema may change in ways that break its readers; `prune`: partitions that are gone
-    from the source are retired."""
+    from the source are retired; `no_calls`: the journal's answers are taken, and no other."""
 
     partitions: tuple[str, ...] = ()
     from_date: str | None = None
@@ -41,6 +41,7 @@ class Selection(Noun):
     due: Due | None = None
     new_version: bool = False
     prune: bool = False
+    no_calls: bool = False
 
 
 class RowChanges(Noun):

@@ -44,6 +44,8 @@ def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", opt
     }
     if stage.coerce != "lenient":  # the default is in no fingerprint, so that older fingerprints stay valid
         content["coerce"] = stage.coerce
+    if not stage.share:
+        content["share"] = False
     return digest(orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=str))
 
 
@@ -77,6 +79,8 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
     named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query"}
     if spec.coerce == "lenient":
         named.add("coerce")
+    if spec.share:
+        named.add("share")
     parts: dict[str, object] = {
         "version": spec.version,
         "prompt": [spec.system, spec.prompt],

@@ -55,7 +55,7 @@ class Jobs:
 
 def _prepare(store: Store, plan_key: str, shared: ModelServices, *, freed: bool) -> tuple[Job, Plan, ModelServices]:
     plan = plan_pages.load_plan(store, plan_key)
-    services = shared.apart()
+    services = shared.apart(no_calls=plan.selection.no_calls)
     job = job_of_plan(store, plan, services)
     refuse_other_code(job.spec, code_of(plan.code), plan.code)
     memory.freeze_gc(freed=freed)

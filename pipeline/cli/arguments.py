@@ -32,6 +32,7 @@ def selection_of(
     new_version: bool = False,
     *,
     prune: bool = False,
+    no_calls: bool = False,
 ) -> "Selection":
     """Return the selection of a command line; `period` is --from-date, --to-date and --last. Raises UsageError."""
     from schemas.plan import Selection
@@ -52,6 +53,7 @@ def selection_of(
         limit_rows=limit_rows,
         fresh=fresh,
         prune=prune,
+        no_calls=no_calls,
         new_version=new_version,
     )
 

@@ -18,16 +18,24 @@ from stages.models.choice import ModelServices, missing_key
 StepDone = Callable[[str], None]
 
 
-def preflight(spec: Spec, base: Path, *, file: Path | None = None, on_step: StepDone = lambda done: None) -> Ready:
+def preflight(
+    spec: Spec,
+    base: Path,
+    *,
+    file: Path | None = None,
+    on_step: StepDone = lambda done: None,
+    calls: bool = True,
+) -> Ready:
     """Check everything that can be checked before a start. `file`: the spec's file, to name its lines in errors;
-    `on_step` gets the name of each step done. Raises UsageError, StoreError."""
+    `on_step` gets the name of each step done; `calls`: models are called, and so need their keys. Raises UsageError,
+    StoreError."""
     try:
-        return _check(spec, base, on_step)
+        return _check(spec, base, on_step, calls)
     except SpecError as exc:
         raise (exc if file is None else in_file(exc, file, spec)) from None
 
 
-def _check(spec: Spec, base: Path, on_step: StepDone) -> Ready:
+def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
     on_step("spec")
     store = sink_of(spec, base)
     refuse_unbuilt(spec)
@@ -40,7 +48,8 @@ def _check(spec: Spec, base: Path, on_step: StepDone) -> Ready:
     except StoreError as exc:
         raise _as_sink_error(exc, spec, store) from exc
     on_step("sink")
-    refuse_missing_keys(spec)
+    if calls:
+        refuse_missing_keys(spec)
     on_step("keys")
     return Ready(spec, base, store, job)
 

@@ -17,9 +17,9 @@ from schemas.messages.batch import RowInput
 from stages.contract import GraphStage, graph_stages
 from stages.execution.attempt import BatchContext
 from stages.execution.node_steps import Steps
+from stages.execution.row_prints import row_prints
 from stages.execution.single_flight import Shared
 from stages.execution.unsettled import is_shareable
-from stages.journal.fingerprints import fingerprints
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, CallRecord, NodeRecord, Record, RowRecord
 from stages.journal.segments import decode_segment, encode_segment
@@ -71,7 +71,7 @@ async def row_context(
     store, run = attempt.store, attempt.run
     stage = next(stage for stage in graph_stages(attempt.job.stages) if stage.name == request.stage)
     row = await asyncio.to_thread(_row, store, request)
-    (fingerprint,) = fingerprints(row, stage.reads)
+    (fingerprint,) = row_prints(stage, row, [request.id])
     known = await _opened_with(attempt, answers)
     for record in await asyncio.to_thread(_elsewhere, attempt):
         known.add(record)

@@ -16,8 +16,9 @@ from pipeline.planning.job import Job, source_stages
 from schemas import ids
 from schemas.errors import DuplicateKeys
 from schemas.staging import PlannedBatch
-from stages.contract import graph_stages
-from stages.journal.fingerprints import fingerprints, row_ids
+from stages.contract import GraphStage, graph_stages
+from stages.execution.row_prints import row_prints
+from stages.journal.fingerprints import row_ids
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class RowKeys:
 
     @classmethod
     def of(cls, job: Job, rows: pl.DataFrame) -> "RowKeys":
-        prints = [hashed(fingerprints(rows, stage.reads)) for stage in source_stages(job)]
-        return cls(hashed(row_ids(rows, job.spec.source.key)), prints, job)
+        ids = row_ids(rows, job.spec.source.key)
+        return cls(hashed(ids), [hashed(row_prints(stage, rows, ids)) for stage in source_stages(job)], job)
 
     @property
     def all(self) -> list[pl.Series]:
@@ -91,13 +92,16 @@ class RowJoin:
 
     def read(self) -> None:
         """Read the rows' identities and fingerprints. Raises DuplicateKeys, InputChanged."""
-        prints = [partial(fingerprints, columns=stage.reads) for stage in self._stages]
+        prints = [partial(self._prints, stage) for stage in self._stages]
         self._keys = self._columns([self._identities, *prints])
         if self._job.spec.source.key:
             self._refuse_equal(self._keys[0])
 
     def _identities(self, rows: pl.DataFrame) -> list[str]:
         return row_ids(rows, self._job.spec.source.key)
+
+    def _prints(self, stage: GraphStage, rows: pl.DataFrame) -> list[str]:
+        return row_prints(stage, rows, self._identities(rows) if not stage.spec.share else [])
 
     def _frames(self) -> Iterator[pl.DataFrame]:
         for batch in equal_batches(self._entry, self._most, self._rows):

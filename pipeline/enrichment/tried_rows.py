@@ -19,8 +19,9 @@ from schemas.staging import PlannedBatch
 from stages.contract import graph_stages
 from stages.execution.attempt import BatchContext
 from stages.execution.guards.isolation import RowWatch
+from stages.execution.row_prints import row_prints
 from stages.execution.single_flight import Shared
-from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.fingerprints import row_ids
 from stages.journal.records import Record, now
 from stages.journal.segments import decode_segment
 from stages.models.wires.http import close_session
@@ -98,7 +99,7 @@ async def _context(ready: Ready, partition: str, rows: pl.DataFrame) -> BatchCon
 def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
     keys = row_ids(rows, ready.job.spec.source.key)
     for stage in source_stages(ready.job):
-        keys += fingerprints(rows, stage.reads)
+        keys += row_prints(stage, rows, keys[: rows.height])
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
         files, _ = join.split_by_batch(ready.store, partition, join.keys_of_batch(0, keys), Path(local))
         return [record for path in files.values() for record in decode_segment(path.read_bytes()).records]

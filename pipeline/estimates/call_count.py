@@ -33,6 +33,7 @@ from schemas.errors import ObjectMissing
 from schemas.plan import Decision, RowChanges
 from schemas.staging import PlannedBatch
 from stages.contract import GraphStage, graph_stages
+from stages.execution.row_prints import row_prints
 from stages.execution.unsettled import is_shareable
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
@@ -210,7 +211,8 @@ class _PartitionCount:
         if not self.answered:
             return rows
         first = graph_stages(self.job.stages)[0]
-        left = [hash(row) not in self.answered for row in fingerprints(rows, first.reads)]
+        prints = row_prints(first, rows, row_ids(rows, self.job.spec.source.key))
+        left = [hash(row) not in self.answered for row in prints]
         return rows.filter(pl.Series(left, dtype=pl.Boolean))
 
     def _known(self, folder: Path) -> dict[int, list[Record]]:

@@ -15,7 +15,8 @@ from schemas.errors import RowError
 from stages.contract import ROW, Answered, GraphStage, TableStage, graph_stages
 from stages.execution.replay import replay
 from stages.execution.row_flow import RowAnswer, RowTable, answer_of, apply_stage, take_answers
-from stages.journal.fingerprints import fingerprints, row_ids
+from stages.execution.row_prints import row_prints
+from stages.journal.fingerprints import row_ids
 from stages.journal.known import Known
 
 
@@ -71,8 +72,8 @@ class FollowedBatch:
         self, stage: GraphStage, rows: pl.DataFrame, counts: CountedRows
     ) -> tuple[list[str], dict[str, RowAnswer]]:
         """Return the rows' fingerprints, and the answers that need no call."""
-        prints = fingerprints(rows, stage.reads)
         positions = rows[ROW].to_list()
+        prints = row_prints(stage, rows, [self.ids[position] for position in positions])
         values = rows.select(stage.reads)
         answers: dict[str, RowAnswer] = {}
         replays: list[tuple[str, str, dict[str, Any]]] = []

@@ -72,7 +72,7 @@ def completed_report(order: Order) -> tuple[Store, Report] | None:
 
 def prepare(order: Order) -> Ready:
     """Check everything that can be checked before any cost. Raises UsageError, ConnectionFailed, StoreError."""
-    ready = preflight(order.spec, order.base, file=order.spec_path)
+    ready = preflight(order.spec, order.base, file=order.spec_path, calls=not order.selection.no_calls)
     load_schema(ready.store)  # a damaged one would fail each partition after its calls are paid for
     budget.refuse_unpriced(ready.job.spec, order.max_cost_usd)
     return ready

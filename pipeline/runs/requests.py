@@ -21,6 +21,7 @@ _NOT_IDENTITY = {
     "notify": True, "schedule": True, "prices": True,
 }  # fmt: skip
 _STAGE_SPEED = {"row_timeout", "blocking"}
+_YOUNGER = {"coerce": "lenient", "share": True}
 _FORMER_STAY = dt.timedelta(minutes=15)
 
 
@@ -29,17 +30,17 @@ def request_digest(spec: Spec, selection: Selection) -> str:
     if spec.sink.keep_superseded == superseded_stay(spec.sink.format):
         sink = spec.sink.model_copy(update={"keep_superseded": _FORMER_STAY})
         spec = spec.model_copy(update={"sink": sink})
-    exclude: dict[str, Any] = {**_NOT_IDENTITY, "stages": {"__all__": _STAGE_SPEED}}
-    if all(stage.coerce == "lenient" for stage in spec.stages):
-        exclude["stages"] = {"__all__": {*_STAGE_SPEED, "coerce"}}  # the key is younger than runs that may be open
+    exclude: dict[str, Any] = dict(_NOT_IDENTITY)
     # Keys that are younger than runs that may be open count only where they are used.
+    unused = {name for name, default in _YOUNGER.items() if all(getattr(one, name) == default for one in spec.stages)}
+    exclude["stages"] = {"__all__": {*_STAGE_SPEED, *unused}}
     if not spec.journal.read_from:
         exclude["journal"] = {"read_from"}
     if spec.partition.gone == "keep":
         exclude["partition"] = {"gone"}
     spec_json = spec.model_dump_json(exclude=exclude)
-    unused = set() if selection.prune else {"prune"}
-    return digests.digest(spec_json, selection.model_dump_json(exclude=unused))
+    plain = {name for name in ("prune", "no_calls") if not getattr(selection, name)}
+    return digests.digest(spec_json, selection.model_dump_json(exclude=plain))
 
 
 def new_run_name(now: dt.datetime) -> str:

@@ -136,6 +136,7 @@ class Stage(Section):
     row_timeout: Duration = Field(
         default=timedelta(minutes=10), gt=timedelta(0), description="of a row's own time: waiting does not count"
     )
+    share: bool = Field(default=True, description="equal rows share one answer")
     blocking: bool = Field(default=False, description="its async nodes block: run them in threads")
 
     @model_validator(mode="before")
@@ -317,4 +318,11 @@ class Spec(Section):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"stages: two stages are called {sorted(twice)[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_told_apart(self) -> Self:
+        for stage in self.stages:
+            if not stage.share and not self.source.key:
+                raise ValueError(f"stage {stage.name}: share: false needs source.key, which tells equal rows apart")
         return self

@@ -7,8 +7,10 @@ from typing import Any
 # Keys that only some stages have; every stage has all others.
 _SPECIFIC = frozenset(
     ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
-) | {"tools", "context", "coerce", "row_timeout", "blocking"}
-_PROMPTED = frozenset(("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout"))
+) | {"tools", "context", "coerce", "row_timeout", "blocking", "share"}
+_PROMPTED = frozenset(
+    ("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout", "share")
+)
 _KEY_EXAMPLES = {
     "output": "output: the columns to write",
     "prompt": "prompt: the text for the model",

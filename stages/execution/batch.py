@@ -37,8 +37,8 @@ from stages.execution.isolated_run import run_isolated
 from stages.execution.node_steps import StepDone
 from stages.execution.questions import PENDING, describe_questions
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
+from stages.execution.row_prints import row_prints
 from stages.execution.unsettled import is_answered, is_settled, is_shareable
-from stages.journal.fingerprints import fingerprints
 from stages.journal.records import RowKey, RowRecord, now
 from stages.models.failures.errors import Waiting, describe
 from stages.models.failures.refused_rows import is_refusal
@@ -47,7 +47,7 @@ from stages.models.row_scope import RowScope, RowStopped, current
 
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:
     """Return an outcome for each row. `ids` are the identities of the source rows, in the frame's order."""
-    prints = await asyncio.to_thread(fingerprints, rows, stage.reads)
+    prints = await asyncio.to_thread(row_prints, stage, rows, ids)
     known = context.journal.known
     first: dict[str, int] = {}
     for index, row in enumerate(prints):
@@ -260,6 +260,7 @@ class _Run:
             halted=lambda: self.stopped,
             budget=context.budget,
             stage=self.stage.name,
+            own="" if self.stage.spec.share else row.key[1],
         )
         token = current.set(scope)
         number = context.watch.began(self.stage.name, row.key, row.id) if context.watch is not None else None

@@ -6,7 +6,7 @@ from stages.contract import RESERVED, GraphStage
 from stages.execution.guards.isolation import KILLED
 from stages.execution.guards.row_timeout import TIMED_OUT
 from stages.execution.questions import PENDING, is_waiting
-from stages.journal.fingerprints import fingerprints
+from stages.execution.row_prints import row_prints
 from stages.journal.known import Known
 from stages.journal.records import Record, RowRecord
 
@@ -17,7 +17,7 @@ ID = f"{RESERVED}id"
 def unsettled(stage: GraphStage, rows: pl.DataFrame, ids: list[str], known: Known) -> pl.DataFrame:
     """Return the rows that the stage still has to run: the columns that it reads, and their identities under ID; of
     equal rows the first."""
-    prints = fingerprints(rows, stage.reads)
+    prints = row_prints(stage, rows, ids)
     first: dict[str, int] = {}
     for index, row in enumerate(prints):
         first.setdefault(row, index)

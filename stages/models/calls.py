@@ -22,7 +22,15 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from schemas.errors import BudgetReached, FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
+from schemas.errors import (
+    BudgetReached,
+    CallNeeded,
+    FatalModelError,
+    NoAnswer,
+    RowError,
+    TandemError,
+    TransientModelError,
+)
 from stages.journal.records import CallKey, CallRecord, now
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
@@ -114,13 +122,15 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
     if scope.closed:
         raise RowStopped("the row of this call is over")
     key = scope.next_key(request.digest)
-    capped = request.capped or request.digest, key[1]
+    capped = scope.own_digest(request.capped or request.digest), key[1]
     while True:
         known = _known_answer(scope, backend, request, key, capped)
         if known is not None:
             scope.use(key, known.key)
             scope.count_reuse(known)
             return known
+        if backend.no_calls:
+            raise CallNeeded(f"{backend.name}: an answer is not in the journal, and --no-calls makes no call.")
         shared = scope.in_flight.get(capped)
         if shared is None:
             record = await _call_as_leader(scope, backend, capped, key, request, send)
@@ -158,7 +168,7 @@ async def _call_as_leader(
     try:
         record = await _call_with_retries(scope, backend, key, request, send)
         if request.capped and _was_cut_off(record):
-            record = replace(record, request=request.capped)
+            record = replace(record, request=shared[0])
         await append(scope, record)
         future.set_result(record)
         return record

@@ -24,10 +24,11 @@ class ModelServices:
     """Services that the models of a process share."""
 
     limiters: Limiters = field(default_factory=Limiters)
+    no_calls: bool = False  # only known answers are used
 
-    def apart(self) -> "ModelServices":
+    def apart(self, *, no_calls: bool = False) -> "ModelServices":
         """Return the services for one job, so that its limits can be changed while it runs."""
-        return replace(self, limiters=self.limiters.apart())
+        return replace(self, limiters=self.limiters.apart(), no_calls=no_calls)
 
 
 def missing_key(name: str) -> str | None:

@@ -45,6 +45,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
+        no_calls=services.no_calls,
         cap=cap,
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
     )
@@ -72,6 +73,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
+        no_calls=services.no_calls,
         cap=1,  # a vector is no text: nothing of it is paid for
     )
     return journalled(model, backend)

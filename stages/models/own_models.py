@@ -90,7 +90,7 @@ class JournalCache(BaseCache):
     def _record(
         self, scope: RowScope | None, prompt: str, llm_string: str, generations: Sequence[Any]
     ) -> CallRecord | None:
-        missed = scope.cache_missed[_digest(prompt, llm_string)] if scope is not None else None
+        missed = scope.cache_missed[scope.own_digest(_digest(prompt, llm_string))] if scope is not None else None
         one = generations[0] if len(generations) == 1 else None  # `n=2` is not ours to replay
         if scope is None or not missed or not isinstance(one, ChatGeneration) or not isinstance(one.message, AIMessage):
             return None

@@ -46,7 +46,8 @@ class RowScope:
     `calls` are the calls used; `budget` is their budget, if money is counted; `cache_missed` are calls of the graph's
     own models that LangChain looked up and did not store yet. `stop` is the error that must end the batch, even if the
     graph catches it; `halted` returns the reason why the batch makes no more calls. `rounds` knows earlier calls of
-    tasks that are run again. `mended`: the places of answers that were corrected."""
+    tasks that are run again. `mended`: the places of answers that were corrected. `own`: with
+    `share: false`, the row's fingerprint."""
 
     id: str
     run: str
@@ -66,11 +67,13 @@ class RowScope:
     rounds: Repeats | None = None
     mended: set[str] = field(default_factory=set)
     stage: str = ""
+    own: str = ""
     clock: RowClock = field(default_factory=RowClock)
     threads: int = 0  # in which its code runs now
 
     def next_key(self, request: str) -> CallKey:
         """Return the key of the next call with this request in this row."""
+        request = self.own_digest(request)
         key = self.rounds.again(request) if self.rounds is not None else None
         if key is None:
             key = (request, self.request_counts[request])
@@ -81,6 +84,10 @@ class RowScope:
         if (made := calls_of_node.get()) is not None:
             made.append(key)
         return key
+
+    def own_digest(self, request: str) -> str:
+        """Return a request's digest; where rows do not share answers, it is one of this row only."""
+        return digest(request, self.own) if self.own else request
 
     def use(self, key: CallKey, record: CallKey) -> None:
         """Note that a call's answer is in the journal under another key than the call's own."""

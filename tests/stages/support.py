@@ -34,7 +34,7 @@ def a_spec(*stages: Mapping[str, Any], **limits: Any) -> Spec:
     return Spec.model_validate(
         {
             "name": "tests",
-            "source": {"path": "rows.parquet"},
+            "source": {"path": "rows.parquet", "key": [] if all(one.get("share", True) for one in stages) else ["id"]},
             "stages": [{"name": f"stage{at}", **stage} for at, stage in enumerate(stages)],
             "sink": {"path": "out"},
             "limits": {"rows_in_flight": 8, **limits},

@@ -95,6 +95,9 @@ def run(
     watch_timeout: WatchTimeout = None,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="Run a worker in this command too.")] = False,
     processes: Processes = None,
+    no_calls: Annotated[
+        bool, typer.Option("--no-calls", help="Take the journal's answers; end with exit code 3 if some are missing.")
+    ] = False,
     prune: Prune = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -107,8 +110,17 @@ def run(
 
     async def work() -> int:
         selection = selection_of(
-            partition, (from_date, to_date, last), reprocess, limit_rows, fresh, new_version, prune=prune
+            partition,
+            (from_date, to_date, last),
+            reprocess,
+            limit_rows,
+            fresh,
+            new_version,
+            prune=prune,
+            no_calls=no_calls,
         )
+        if no_calls and fresh:
+            raise UsageError("--no-calls cannot be combined with --fresh.", hint="--fresh calls for every row.")
         if plan is not None and selection != selection_of(None, (None, None, None)):
             raise UsageError(
                 "--plan cannot be combined with selectors, --reprocess, --limit-rows or --fresh.",

@@ -110,6 +110,23 @@ async def test_equal_rows_of_two_batches_share_one_run_and_each_journal_has_it(s
     assert [len(found) for found in rows] == [1, 1]
 
 
+async def test_rows_that_do_not_share_have_an_answer_each_which_is_known_again(server: ModelServer) -> None:
+    stage, store = an_extract(share=False), Segments()
+    shared = Shared()
+    for run in ("run-1", "run-2"):
+        for batch in (0, 1):
+            frame = pl.DataFrame({"text": ["same", "same", "other"]})
+            context = a_context(store, run=run, batch=batch, shared=shared)
+            outcome = await run_graph_stage(stage, frame, [f"{batch}-{at}" for at in range(3)], context)
+            await context.journal.close()
+            assert kinds(outcome) == ["ok"] * 3
+        assert server.stats().requests == 6
+    parts = pl.DataFrame({"text": ["same", "same"]})
+    await run_graph_stage(stage, parts, ["exploded"] * 2, a_context(store, shared=shared))
+    assert server.stats().requests == 8
+    assert stage.fingerprint != an_extract().fingerprint
+
+
 async def test_when_the_first_of_equal_rows_is_cancelled_another_batch_goes_on(server: ModelServer) -> None:
     server.script({"latency_ms": 500})
     shared, stage = Shared(), an_extract()

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli.commands.work.plan import decision_lines, estimate_lines
 from pipeline.cli.environment import command_in
-from pipeline.cli.screen.console import InterruptedByUser, Screen
+from pipeline.cli.screen.console import InterruptedByUser, Screen, counted
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
 from pipeline.cli.screen.results import show_result, summary
 from pipeline.client.connection import Connection, connected, server_starting
@@ -27,7 +27,7 @@ from pipeline.runs.progress import live_report
 from pipeline.runs.report import Report, as_json, exit_code
 from pipeline.settings import temporal_configured
 from pipeline.stores import Store
-from schemas.errors import UsageError
+from schemas.errors import CallNeeded, UsageError
 from schemas.messages.run import RunOptions
 from schemas.plan import Selection
 from schemas.spec.sections import Spec
@@ -91,6 +91,7 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         await refuse_held(ready, order, decided.to_run)
         outlook = await asyncio.to_thread(preview_of, ready, decided)
         _show_plan(ready, outlook, options.max_cost_usd, screen)
+        _refuse_calls(outlook, options.selection)
         _confirm(outlook, options, screen)
         async with connected(base) as connection:
             run = await start(connection, ready, order, {decision.partition for decision in outlook.found.running})
@@ -156,6 +157,16 @@ def _show_plan(ready: Ready, outlook: Preview, max_cost_usd: float | None, scree
         screen.note(text)
     for text in budget.notes(ready.spec, max_cost_usd):
         screen.note(text)
+
+
+def _refuse_calls(outlook: Preview, selection: Selection) -> None:
+    """Raises CallNeeded if a run without calls surely needs some."""
+    least, most = outlook.found.calls
+    if selection.no_calls and least:
+        missing = counted(most, "call") if least == most else f"{least:,} to {counted(most, 'call')}"
+        raise CallNeeded(
+            f"--no-calls: not in the journal: {missing}.", hint="Without --no-calls they are made; see: tandem plan"
+        )
 
 
 def _confirm(outlook: Preview, options: RunFlags, screen: Screen) -> None:
