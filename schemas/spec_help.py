@@ -55,6 +55,8 @@ _PARTITION = {
     "rows": "The number of rows in a partition, with `by: rows`.",
     "files": "The number of files in a partition, with `by: files`.",
     "nulls": "Rows whose partition column is null: an `error`, or a partition of their `own`.",
+    "gone": "What becomes of published partitions that the source has no more: `keep` them, or `retire` them at the "
+    "end of a run.",
 }
 _STAGE = {
     "name": "The name of the stage: lower-case letters, digits, `-` and `_`, starting with a letter.",
@@ -93,6 +95,7 @@ _STAGE = {
     "correction in the journal. `strict` calls the model again.",
     "row_timeout": "The longest time of a row in its own code and its calls; after that it is rejected. Time in "
     "which it waits for a limit, an outage, a budget or a person does not count.",
+    "share": "Whether equal rows share one answer. With `false`, each row has its own; needs `source.key`.",
     "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage "
     "that blocks is detected and treated the same.",
 }
@@ -146,6 +149,8 @@ _JOURNAL = {
     "flush": "An answer is stored in the sink at the latest this long after it came.",
     "strict": "Whether each answer is stored before the next step.",
     "keep": "The time for which answers are kept after the last generation that uses them.",
+    "read_from": "Other sinks whose answers are taken, too, and copied into this one where they are used. They are "
+    "only read.",
 }
 _CHECK = {
     "name": "The name of the check.",

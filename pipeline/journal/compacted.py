@@ -38,6 +38,7 @@ COMPACTED = pa.schema(
         pa.field("used", pa.float64()),  # see pipeline.journal.compaction
     ]
 )
+Wanted = Callable[[pl.DataFrame], bool]
 CHUNK = 4_000  # records as Arrow
 _HELD = 2_000  # records as objects, which take several times as much
 
@@ -91,16 +92,18 @@ def read_compacted(
     reading: Reading,
     *,
     accept: Callable[[Footer], bool] = lambda footer: True,
+    wanted: Wanted | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield the records of compacted objects with an accepted footer, a chunk at a time; some may come twice. Raises
-    StoreError if the store is unreachable: that is no damage, and without these records calls would be paid again."""
+    """Yield the records of compacted objects with an accepted footer, a chunk at a time; some may come twice. With
+    `wanted`, bodies are read only of the row groups of which it accepts the other columns. Raises StoreError if the
+    store is unreachable: that is no damage, and without these records calls would be paid again."""
     for key in keys:
         footers: list[Footer] = []
         try:
             try:
-                yield from _chunks(store.open_input(key), key, columns, footers, accept)
+                yield from _chunks(store.open_input(key), key, columns, footers, accept, wanted)
             except (OSError, pa.ArrowException):
-                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, accept)
+                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, accept, wanted)
         except ObjectMissing:
             reading.gone.add(key)
         except UnknownFormat as exc:
@@ -113,14 +116,29 @@ def read_compacted(
 
 
 def _chunks(
-    opened: Any, key: str, columns: Sequence[str], footers: list[Footer], accept: Callable[[Footer], bool]
+    opened: Any,
+    key: str,
+    columns: Sequence[str],
+    footers: list[Footer],
+    accept: Callable[[Footer], bool],
+    wanted: Wanted | None,
 ) -> Iterator[pl.DataFrame]:
     with opened as source, pq.ParquetFile(source) as parquet:
         footers.append(Footer.of(key, parquet.schema_arrow))
         if not accept(footers[-1]):
             return
+        if wanted is not None:
+            yield from _wanted_groups(parquet, columns, wanted)
+            return
         for batch in batches_of(parquet, CHUNK, columns):
             yield pl.DataFrame(pa.Table.from_batches([batch]))
+
+
+def _wanted_groups(parquet: pq.ParquetFile, columns: Sequence[str], wanted: Wanted) -> Iterator[pl.DataFrame]:
+    narrow = [name for name in columns if name != "body"]
+    for group in range(parquet.num_row_groups):
+        if wanted(pl.DataFrame(parquet.read_row_group(group, narrow))):
+            yield pl.DataFrame(parquet.read_row_group(group, list(columns)))
 
 
 def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
@@ -155,10 +173,13 @@ def _kind(record: Record) -> str:
     return "node" if isinstance(record, NodeRecord) else "void"
 
 
-def everything(store: Store, partition: str, columns: Sequence[str], reading: Reading) -> Iterator[pl.DataFrame]:
-    """Yield all records of a partition, a chunk at a time; some may come twice."""
+def everything(
+    store: Store, partition: str, columns: Sequence[str], reading: Reading, wanted: Wanted | None = None
+) -> Iterator[pl.DataFrame]:
+    """Yield all records of a partition, a chunk at a time; some may come twice. With `wanted`, chunks may be left out
+    that it does not accept (`read_compacted`)."""
     segments, merged = listed(store, partition)
-    yield from read_compacted(store, merged, columns, reading)
+    yield from read_compacted(store, merged, columns, reading, wanted=wanted)
     for chunk in chunked(read_segments(store, segments, reading)):
         yield chunk.select(columns)
 

@@ -108,12 +108,16 @@ def collect(places: Sequence[Place], keys: pl.Series, folder: Path, name: str = 
     """Collect the records of these identities or row fingerprints, hashed, from the journals of some partitions.
     `name`: of files in the folder. Raises StoreError."""
     unique_keys = keys.unique().alias("key").to_frame()
+
+    def wanted(chunk: pl.DataFrame) -> bool:
+        return any(_hashed(chunk[name]).is_in(unique_keys["key"].implode()).any() for name in ("id", "key"))
+
     for number in range(_LISTINGS):
         readings = [Reading() for _ in places]
         chunks = (
             chunk
             for (store, partition), reading in zip(places, readings, strict=True)
-            for chunk in compacted.everything(store, partition, _COLUMNS, reading)
+            for chunk in compacted.everything(store, partition, _COLUMNS, reading, wanted)
         )
         found = _spilled(chunks, unique_keys, folder / f"{name}-{number}.arrow")
         if not any(reading.gone for reading in readings):  # else they were merged into an object not listed yet

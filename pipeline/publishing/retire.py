@@ -65,6 +65,7 @@ def _retire(spec: Spec, base: Path, store: Store, ref: RunRef, one: Retirement) 
     except (CommitConflict, Cancelled) as exc:
         log.warning("%s is not retired: %s", one.partition, exc)
         return False
+    now = dt.datetime.now(dt.UTC)  # files leave `data/` counted from the commit
     generations.settle_marked(store, manifest, generations.retention_of(spec.sink), now)
     unused = InUse(pl.Series([], dtype=pl.String), frozenset(), spec.journal.keep)
     compaction.compact(store, one.partition, now, unused)

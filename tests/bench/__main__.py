@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.bench import catalogue, killed, memory, processes, publish, reuse, startup, throughput, transport
+from tests.bench import answers, catalogue, killed, memory, processes, publish, reuse, startup, throughput, transport
 
 BENCHMARKS = {
     "throughput": throughput.main,
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "reuse": reuse.main,
     "memory": memory.main,
     "catalogue": catalogue.main,
+    "answers": answers.main,
     "killed": killed.main,
     "processes": processes.main,
     "publish": publish.main,
