@@ -139,7 +139,9 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Not
     cleanup.try_to_sweep(store)
     spec = requests.load_spec_of(store, run_request.spec)
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
-    job = make_job(spec, Path(run_request.base), store, services, note=note)
+    due = run_request.selection.due
+    new_files = due is not None and due.open
+    job = make_job(spec, Path(run_request.base), store, services, note=note, new_files=new_files)
     refuse_other_code(job.spec, request.code)
     if not run_request.selection.fresh:
         index_answers(job, store, note)

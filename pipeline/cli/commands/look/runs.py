@@ -12,6 +12,7 @@ from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
 from pipeline.operations.find_run import IDLE, all_runs, find_run, report_of
+from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, as_json, exit_code
 
 
@@ -59,6 +60,9 @@ async def show_command(name: str | None, screen: Screen) -> int:
             screen.result(text)
         statistics = await asyncio.to_thread(statistics_of, store, report)
         await asyncio.to_thread(show_statistics, store, report, statistics, screen)
+        plan = await asyncio.to_thread(latest_plan, store, report.run)
+        if plan is not None and plan.waiting:
+            screen.result(f"Left to a later run: {plan.waiting}.")
         _show_idle(report, screen)
     return 0
 
