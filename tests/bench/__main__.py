@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.bench import catalogue, killed, memory, processes, publish, reuse, startup, throughput, transport
+from tests.bench import catalogue, killed, memory, processes, publish, reuse, startup, throughput, transport, wide
 
 BENCHMARKS = {
     "throughput": throughput.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "processes": processes.main,
     "publish": publish.main,
     "startup": startup.main,
+    "wide": wide.main,
 }
 
 

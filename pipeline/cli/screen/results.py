@@ -15,6 +15,7 @@ from schemas.spec.sections import Spec
 
 _SAMPLE_ROWS = 3
 _CELL = 60
+_NAMED = 40  # columns that are not shown
 _FAULTS = 10
 
 
@@ -120,7 +121,8 @@ def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
         table.add_row(*(_cell(value) for value in row))
     out.print(table)
     if left := [name for name in rows.columns if name not in columns]:
-        out.print(f"Not shown: {shown(', '.join(left))}", markup=False, soft_wrap=True)
+        more = f" and {len(left) - _NAMED:,} more columns" if len(left) > _NAMED else ""
+        out.print(f"Not shown: {shown(', '.join(left[:_NAMED]))}{more}", markup=False, soft_wrap=True)
 
 
 def _cell(value: object) -> Text:
