@@ -30,7 +30,7 @@ async def apply_command(path: Path, flags: schedules.ScheduleFlags, screen: Scre
     spec, base = read_spec(path)
     terms = schedules.terms_of(spec, flags)
     ready = await asyncio.to_thread(preflight, spec, base, file=path)
-    known_pipelines.remember(ready, path)
+    known_pipelines.remember(spec.name, ready.store, ready.base, path)
     async with connected(base) as connection:
         applied = await schedules.apply(connection, ready.store, spec, str(ready.base), terms)
         schedule = await schedules.find(connection.client, applied.id)
