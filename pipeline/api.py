@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from pipeline.client.connection import connected
-from pipeline.client.follow import follow, running_report
+from pipeline.client.follow import follow
 from pipeline.client.known_pipelines import DEFAULT_SPEC
 from pipeline.client.preflight import preflight
 from pipeline.client.run import Run
@@ -32,6 +32,7 @@ from pipeline.operations.run import Order, final_report, prepare, start, working
 from pipeline.outputs.scan import scan
 from pipeline.planning import builder
 from pipeline.planning.job import Ready
+from pipeline.runs.progress import live_report
 from pipeline.runs.report import as_json
 from pipeline.settings import home_of, read_again
 from schemas.errors import TandemError, UsageError
@@ -179,7 +180,7 @@ async def _run(order: Order) -> Result:
         if run.handle is not None:
             async with working_on(connection, ready.spec.name):
                 over_budget = await _follow(run)
-    report = await asyncio.to_thread(running_report, run) if over_budget else await final_report(run)
+    report = await asyncio.to_thread(live_report, run.store, run.request) if over_budget else await final_report(run)
     try:
         frame = await asyncio.to_thread(scan, ready.store)
     except TandemError:

@@ -10,7 +10,7 @@ from schemas.spec.durations import Duration
 
 CauseKind = Literal[
     "never_published", "last_attempt", "partial", "stages", "input", "answered", "pending", "up_to_date", "asked",
-    "other", "gone", "moved",
+    "other", "gone", "moved", "waiting",
 ]  # fmt: skip
 Reprocess = Literal["missing", "failed", "stale", "all"]
 
@@ -154,7 +154,7 @@ class RunRequest(Noun):
 
 class Plan(Noun):
     """`stages` are the fingerprints that manifests are compared with, `aspects` name what changed in them; `code` holds
-    the digests of user code."""
+    the digests of user code; `waiting` names the files of the source that were left to a later run."""
 
     plan_id: str
     request: str
@@ -170,3 +170,4 @@ class Plan(Noun):
     pages: int
     partitions: int
     created_at: dt.datetime
+    waiting: str = ""

@@ -45,6 +45,11 @@ _SOURCE = {
     "delimiter": "CSV: the character between two values. Default: `,`, `;`, tab or `|`, whichever fits the first rows.",
     "encoding": "CSV: the encoding of the files, for example `cp1252`. Default: UTF-8, or UTF-16 with a byte order "
     "mark.",
+    "settle": "A file is taken once its size and time stood still for so long; until then it is left to a later run. "
+    "Default: `10s` for local files where `--when new-files` starts the run, else `0s`.",
+    "done": "A file is taken once a marker lies in its folder that is no older than it: the `*` stands for the file's "
+    "name with or without its ending, so `*.ok` is `a.ok` or `a.csv.ok` for `a.csv`. Without a `*`, as `_SUCCESS`, one "
+    "marker stands for all files of its folder.",
 }
 _PARTITION = {
     "by": "What divides the rows: a `time` column, the values of a `column`, the source's `hive` folders, `files` "

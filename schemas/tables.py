@@ -148,11 +148,13 @@ def _no_column(annotation: Any, where: str) -> SpecError:
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return the table with exactly these columns and types; absent columns are null. Raises ArrowInvalid if a value
     does not fit; only fractions of a microsecond are cut off."""
+    present = dict(zip(table.column_names, table.columns, strict=True))
     columns = []
     for field in schema:
-        if field.name not in table.column_names:
+        column = present.get(field.name)
+        if column is None:
             columns.append(pa.nulls(table.num_rows, field.type))
-        elif (column := table.column(field.name)).type == field.type:
+        elif column.type == field.type:
             columns.append(column)
         else:
             columns.append(pc.cast(column, options=pc.CastOptions(field.type, allow_time_truncate=True)))

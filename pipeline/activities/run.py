@@ -23,9 +23,10 @@ from pipeline.progress_note import Note
 from pipeline.publishing import cleanup
 from pipeline.publishing.retire import retire_planned
 from pipeline.runs import html_report, plan_pages, requests, statistics
-from pipeline.runs import report as reports
+from pipeline.runs.finalise import finalise
 from pipeline.runs.notifications import notify
 from pipeline.runs.progress import usage_so_far
+from pipeline.runs.report import load_report
 from pipeline.settings import expanded
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
@@ -139,7 +140,9 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Not
     cleanup.try_to_sweep(store)
     spec = requests.load_spec_of(store, run_request.spec)
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
-    job = make_job(spec, Path(run_request.base), store, services, note=note)
+    due = run_request.selection.due
+    new_files = due is not None and due.open
+    job = make_job(spec, Path(run_request.base), store, services, note=note, new_files=new_files)
     refuse_other_code(job.spec, request.code)
     if not run_request.selection.fresh:
         index_answers(job, store, note)
@@ -171,11 +174,11 @@ def _retire(store: Store, request: FinaliseRequest) -> int:
 
 
 def _finalise(store: Store, request: FinaliseRequest, retired: int) -> RunResult:
-    result = reports.finalise(store, request, retired)
+    result = finalise(store, request, retired)
     run_request = requests.load_request(store, request.ref.run)
     hooks = builder.hooks_of(requests.load_spec_of(store, run_request.spec)) if run_request is not None else ()
     try:
-        report = reports.load_report(store, request.ref.run)
+        report = load_report(store, request.ref.run)
         if report is not None:
             run_statistics = statistics.collect(store, report)
             statistics.save(store, report.run, run_statistics)

@@ -8,8 +8,6 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowQ
 from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline.client.run import Run
-from pipeline.runs.progress import live_report
-from pipeline.runs.report import Report
 from pipeline.workflows.run import RunWorkflow
 from schemas.errors import ConnectionFailed
 from schemas.messages.base import RunState
@@ -17,11 +15,6 @@ from schemas.messages.run import Progress, RunResult
 
 _SERVER_AWAY_S = 60.0
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
-
-
-def running_report(run: Run) -> Report:
-    """Return the report so far of a run that has not ended."""
-    return live_report(run.store, run.request)
 
 
 async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import orjson
 
 from pipeline.client.spec_file import read_spec, sink_of
-from pipeline.planning.job import Ready
 from pipeline.settings import home_of
 from pipeline.stores import Store, open_store
 from schemas.errors import UsageError
@@ -20,10 +19,11 @@ class KnownPipeline(Noun):
     spec: str
 
 
-def remember(ready: Ready, spec: Path) -> None:
-    """Record the sink of a pipeline. Best effort: a folder that cannot be written does not stop a run."""
-    folder = home_of(ready.base) / "pipelines"
-    known = KnownPipeline(pipeline=ready.spec.name, sink=ready.store.uri, spec=str(spec.absolute()))
+def remember(pipeline: str, store: Store, base: Path, spec: Path) -> None:
+    """Record the sink of a pipeline; `base` is the folder of its file `spec`. Best effort: a folder that cannot be
+    written does not stop a run."""
+    folder = home_of(base) / "pipelines"
+    known = KnownPipeline(pipeline=pipeline, sink=store.uri, spec=str(spec.absolute()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{known.pipeline}.json").write_text(known.model_dump_json())

@@ -25,6 +25,7 @@ from temporalio.client import (
     ScheduleSpec,
     ScheduleUpdate,
     ScheduleUpdateInput,
+    WorkflowExecutionStatus,
 )
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -73,6 +74,7 @@ class ExistingSchedule:
     note: str
     next: tuple[dt.datetime, ...]
     recent: tuple[dt.datetime, ...] = field(default=())  # the last scheduled times that fired
+    recent_workflows: tuple[str, ...] = field(default=())  # the workflows of these
 
 
 # Requested schedules ------------------------------------------------------------------------------------------------
@@ -196,7 +198,21 @@ async def _existing(client: Client, schedule: str, described: ScheduleDescriptio
         note=described.schedule.state.note or "",
         next=tuple(described.info.next_action_times),
         recent=tuple(_nominal(action) for action in described.info.recent_actions),
+        recent_workflows=tuple(getattr(result.action, "workflow_id", "") for result in described.info.recent_actions),
     )
+
+
+async def note_of(client: Client, workflow: str) -> str:
+    """Return the note of a firing that has ended: why it made no run, and the files that it left to a later one."""
+    handle = client.get_workflow_handle_for(ScheduledWorkflow.run, workflow)
+    try:
+        if (await handle.describe()).status != WorkflowExecutionStatus.COMPLETED:
+            return ""
+        return (await handle.result()).note
+    except RPCError as exc:
+        if exc.status == RPCStatusCode.NOT_FOUND:  # it is older than the server keeps workflows
+            return ""
+        raise
 
 
 def _nominal(result: ScheduleActionResult) -> dt.datetime:

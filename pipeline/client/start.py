@@ -14,7 +14,8 @@ from temporalio.common import (
 )
 
 from pipeline.client.connection import Connection
-from pipeline.client.open_runs import open_run_of_same_request, status_of
+from pipeline.client.open_runs import status_of
+from pipeline.client.repeated_request import open_run_of_same_request
 from pipeline.client.run import Run
 from pipeline.limits import budget
 from pipeline.planning.job import Ready

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
@@ -16,7 +15,6 @@ from pipeline.embedded.server import EmbeddedServer
 from pipeline.limits import budget
 from pipeline.processes.take_over import release_from_the_dead
 from pipeline.runs import requests
-from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import load_report
 from pipeline.settings import expanded, home_of, temporal_configured
 from pipeline.stores import Store
@@ -42,16 +40,6 @@ async def pause(connection: Connection | None, store: Store, request: RunRequest
             return True
         await asyncio.sleep(_LOOK_EVERY_S)
     return False
-
-
-async def set_budget(store: Store, request: RunRequest, max_cost_usd: float) -> None:
-    """Set the budget of a run that is not completed. Raises SpecError, UsageError."""
-    report = await asyncio.to_thread(load_report, store, request.run)
-    if report is not None and report.state == "completed":
-        return
-    await asyncio.to_thread(_refuse_unpriced, store, request, max_cost_usd)
-    paid = partial(usage_so_far, store, request.run)
-    await asyncio.to_thread(budget.set_to, store, request.run, max_cost_usd, paid)
 
 
 async def resume(connection: Connection | None, store: Store, request: RunRequest) -> bool:
@@ -84,7 +72,7 @@ async def set_limits(connection: Connection | None, store: Store, request: RunRe
     """Change the limits of a live run. Raises UsageError if the run refuses, ConnectionFailed if no worker answers."""
     run = await live_run(connection, store, request)
     if limits.max_cost_usd is not None:
-        await asyncio.to_thread(_refuse_unpriced, store, request, limits.max_cost_usd)
+        await asyncio.to_thread(refuse_unpriced, store, request, limits.max_cost_usd)
     try:
         await run.handle.execute_update(RunWorkflow.set_limits, limits, rpc_timeout=_ANSWER_WITHIN)
     except WorkflowUpdateFailedError as exc:
@@ -110,7 +98,8 @@ async def live_run(connection: Connection | None, store: Store, request: RunRequ
     return run
 
 
-def _refuse_unpriced(store: Store, request: RunRequest, max_cost_usd: float) -> None:
+def refuse_unpriced(store: Store, request: RunRequest, max_cost_usd: float) -> None:
+    """Raise SpecError if a model of the run has no price, so that no budget can hold."""
     budget.refuse_unpriced(expanded(requests.load_spec_of(store, request.spec)), max_cost_usd)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from pipeline.client.connection import Connection
-from pipeline.client.follow import progress_of, running_report
+from pipeline.client.follow import progress_of
 from pipeline.client.known_pipelines import sinks
 from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
@@ -51,7 +51,9 @@ async def report_of(connection: Connection | None, store: Store, request: RunReq
     if final is not None and live is None:
         return final
     run = Run(request, store, None, "joined")
-    so_far = await asyncio.to_thread(running_report, run)
+    from pipeline.runs.progress import live_report  # it reads journals, by Polars, which no other look at runs needs
+
+    so_far = await asyncio.to_thread(live_report, store, request)
     if live is None:
         reason = so_far.stop.message if so_far.stop is not None else IDLE
         return so_far.model_copy(update={"state": "paused", "reason": reason})

@@ -12,8 +12,9 @@ from temporalio.exceptions import ApplicationError
 from pipeline.client import known_pipelines
 from pipeline.client.connection import Connection, connected_if_running
 from pipeline.client.follow import status_of_run
-from pipeline.client.open_runs import open_run, open_run_of_same_request
+from pipeline.client.open_runs import open_run
 from pipeline.client.preflight import preflight
+from pipeline.client.repeated_request import open_run_of_same_request
 from pipeline.client.run import Run
 from pipeline.client.spec_file import sink_of
 from pipeline.client.start import check_name, find_request, start_or_join
@@ -92,7 +93,7 @@ async def start(connection: Connection, ready: Ready, order: Order, partitions: 
     """Start the run, or join or resume the one of the same name or request. `partitions`: those it will run. A run
     without a worker whose stage code has changed since its plan is planned again under its name. Raises NameTaken."""
     if order.spec_path is not None:
-        known_pipelines.remember(ready, order.spec_path)
+        known_pipelines.remember(ready.spec.name, ready.store, ready.base, order.spec_path)
     request = await find_request(connection, ready, order.selection, order.name, partitions)
     outdated = await _end_outdated(connection, ready, request)
     run = await start_or_join(connection, ready, request, order.options, order.max_cost_usd)

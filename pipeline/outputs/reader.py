@@ -119,10 +119,11 @@ def batches(part: CommittedPart, shape: ReaderSchema, rows: int = 65_536) -> Ite
 
 
 def _shaped(batch: pa.RecordBatch, shape: ReaderSchema, values: dict[str, pa.Scalar]) -> pa.RecordBatch:
+    present = dict(zip(batch.schema.names, batch.columns, strict=True))
     columns = []
     for field in shape.schema:
-        if field.name in batch.schema.names:
-            columns.append(batch.column(field.name))
+        if field.name in present:
+            columns.append(present[field.name])
         elif field.name in values:
             columns.append(pa.repeat(values[field.name], batch.num_rows))
         else:

@@ -198,7 +198,8 @@ def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None)
                 own = pq.read_schema(source)
         except (ObjectMissing, FileNotFoundError, pa.ArrowException):
             return  # reported already
-        strange = [f.name for f in own if f.name not in columns.names or columns.field(f.name).type != f.type]
+        types = {field.name: field.type for field in columns}
+        strange = [field.name for field in own if types.get(field.name) != field.type]
         if strange:
             path = f"{store.uri}/{file.key}"
             yield Problem(

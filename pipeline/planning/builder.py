@@ -15,19 +15,21 @@ import polars as pl
 from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan
 from pipeline.planning.job import Job
 from pipeline.planning.selection import select
+from pipeline.planning.waiting_partitions import WaitingPartitions
 from pipeline.progress_note import Note, unnoted
 from pipeline.review.questions import answered_rows
 from pipeline.runs.requests import load_request
 from pipeline.sinks import catalogue
 from pipeline.sinks.catalogue import Catalogue
 from pipeline.sinks.schema import refuse_breaking
+from pipeline.sources.readiness import named
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.manifest import Manifest
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Concurrency, RunRef
 from schemas.messages.run import Page, PlannedPartition, PlanRef, RunOptions
-from schemas.plan import Decision, Plan, Reprocess, Retirement, Retirements, RunRequest, Selection
+from schemas.plan import Cause, Decision, Plan, Reprocess, Retirement, Retirements, RunRequest, Selection
 from schemas.spec.sections import Spec
 from stages.stage_digests import code_digests
 
@@ -57,19 +59,23 @@ def decisions(
     if selection.agreed:
         yield from _of_saved_plan(job, store, selection, note)
         return
-    levels = _levels(job, _of_source(job, selection), now) if _selects_source(job, selection) else {}
+    waiting = WaitingPartitions(job, store)
+    entries = _entries(job, waiting.own)
+    available: list[str] = entries["partition"].to_list()
+    of_source = _of_source(selection, available)
+    levels = _levels(job, of_source, available, now) if _selects_source(of_source, selection) else {}
     chosen = list(levels)
     shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
-    rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")
+    rows = entries.filter(pl.col("partition").is_in(chosen))
     published = known.published.select("partition", "manifest", "shape")
     for key, count, fingerprint, *text in rows.join(
         published, on="partition", how="left", maintain_order="left"
     ).iter_rows():
         note(0)
         manifest = catalogue.manifest_of(*text)
-        yield decide.decide(
+        decision = decide.decide(
             decide.PartitionInput(key, count, fingerprint),
             manifest,
             shape=shape,
@@ -77,20 +83,23 @@ def decisions(
             last_failed=failed.get(key),
             answered=answered_rows(store, manifest),
         )
-    if retiring.may_retire(job.spec.partition, selection):
+        reason = waiting.reason(key, manifest) if decision.run or key in waiting.own else None
+        yield decision if reason is None else replace(decision, run=False, causes=(Cause("waiting", reason),))
+    # What is in a file that waits looks as if it were gone.
+    if retiring.may_retire(job.spec.partition, selection) and not job.snapshot.waiting:
         yield from _retirements(job, store, selection, now)
 
 
-def _selects_source(job: Job, selection: Selection) -> bool:
+def _selects_source(of_source: Selection, selection: Selection) -> bool:
     """False if only partitions are named that `--prune` is to retire."""
-    return not (selection.prune and selection.partitions) or bool(_of_source(job, selection).partitions)
+    return not (selection.prune and selection.partitions) or bool(of_source.partitions)
 
 
-def _of_source(job: Job, selection: Selection) -> Selection:
+def _of_source(selection: Selection, available: Iterable[str]) -> Selection:
     """Return the selection without named partitions that the source does not have, where they are to be retired."""
     if not selection.prune or not selection.partitions:
         return selection
-    present = set(job.snapshot.partitions)
+    present = set(available)
     return selection.model_copy(update={"partitions": tuple(p for p in selection.partitions if p in present)})
 
 
@@ -120,9 +129,19 @@ def _noted_moves(store: Store, job: Job, missing: Iterable[Manifest]) -> dict[st
     return {fingerprint: inputs[fingerprint] for fingerprint in prints if fingerprint in inputs}
 
 
-def _levels(job: Job, selection: Selection, now: dt.datetime) -> dict[str, Reprocess]:
+def _entries(job: Job, waiting: Iterable[str]) -> pl.DataFrame:
+    """Return the partitions of the input, with those of which all files wait; these have no rows yet."""
+    entries = job.snapshot.entries.select("partition", "rows", "fingerprint")
+    absent = sorted(set(waiting).difference(job.snapshot.partitions))
+    if not absent:
+        return entries
+    more = pl.DataFrame({"partition": absent, "rows": 0, "fingerprint": ""}, schema=entries.schema)
+    return pl.concat([entries, more]).sort("partition")
+
+
+def _levels(job: Job, selection: Selection, available: list[str], now: dt.datetime) -> dict[str, Reprocess]:
     """Return the selected partitions, each with the difference that makes it run."""
-    partition, available = job.spec.partition, job.snapshot.partitions
+    partition = job.spec.partition
     every = partition.every if partition.by == "time" else None
     if selection.due is not None:
         return due_partitions.due_levels(available, selection.due, every=every, zone=partition.zone)
@@ -191,6 +210,7 @@ def write_plan(
         pages=len(pages),
         partitions=len(planned),
         created_at=dt.datetime.now(dt.UTC),
+        waiting=named(job.snapshot.waiting),
     )
     store.put_absent(key, plan.model_dump_json().encode())
     return PlanRef(

@@ -10,6 +10,7 @@ from pipeline.runs.requests import load_spec_of
 from pipeline.settings import expanded
 from pipeline.sinks.schema import load_dataset
 from pipeline.sinks.table_formats import follow
+from pipeline.sources.readiness import settling
 from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import Store
@@ -34,9 +35,12 @@ def refuse_unbound_checks(job: Job) -> None:
         bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", index, "sql"))
 
 
-def make_job(spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Note = unnoted) -> Job:
-    """List and split the input, import user code, build the stages. Raises UsageError of every kind."""
-    ready = expanded(spec)
+def make_job(
+    spec: Spec, base: Path, store: Store, services: ModelServices, *, note: Note = unnoted, new_files: bool = False
+) -> Job:
+    """List and split the input, import user code, build the stages. `new_files`: for a run that new files started.
+    Raises UsageError of every kind."""
+    ready = settling(expanded(spec)) if new_files else expanded(spec)
     add_user_folder(base)
     dataset = load_dataset(store, ready.name)
     snapshot = snapshot_of(ready, base, store, pinned=dataset.types if dataset else {}, note=note)

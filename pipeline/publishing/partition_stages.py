@@ -90,7 +90,7 @@ def _stage_result(job: Job, staging: StagingFolder, rows: Path) -> list[StagedFi
     with pq.ParquetFile(rows) as file:
         for batch in batches_of(file, OUT_ROWS):
             table = pa.Table.from_batches([batch])
-            if missing := [name for name in schema.names if name not in table.column_names]:
-                raise PartitionError(f"the column {missing[0]!r} is gone behind the barrier: a bug of Tandem's.")
+            if missing := set(schema.names).difference(table.column_names):
+                raise PartitionError(f"the column {min(missing)!r} is gone behind the barrier: a bug of Tandem's.")
             files.append(staging.write_table(len(files), "passed", conform(table.select(schema.names), schema)))
     return files or [staging.write_table(0, "passed", schema.empty_table())]

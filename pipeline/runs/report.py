@@ -1,26 +1,18 @@
 """Reports of runs, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
 
 import datetime as dt
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import orjson
-
-from pipeline.runs.outcomes import outcomes
-from pipeline.runs.plan_pages import load_plan
-from pipeline.sinks import catalogue
-from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import Bug, Damaged, LimitReached, NoRoom, ObjectMissing, TandemError, by_code
-from schemas.manifest import BrokenCheck, Counts, Noun, Share
+from schemas.manifest import BrokenCheck, Noun, Share
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
-from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Totals
+from schemas.messages.run import Failure, Totals
 
-log = logging.getLogger("tandem.runs")
 _PARTITIONS = ("total", "published", "unchanged", "failed", "cancelled", "not_run")
 
 
@@ -76,129 +68,8 @@ class Report(Noun):
         )
 
 
-def gone(store: Store, plan: str) -> Gone:
-    """Count published partitions that are not in the plan's snapshot of the source; none if that cannot be read, as a
-    run must end all the same."""
-    try:
-        present = set(load_snapshot(store, load_plan(store, plan).snapshot).partitions)
-        published = catalogue.published(store).select("partition", "manifest", "shape")
-    except (TandemError, ValueError, OSError) as exc:
-        log.warning("partitions that are gone from the source are not counted: %s", exc)
-        return Gone()
-    found = Gone()
-    for partition, text, shape in published.iter_rows():
-        manifest = catalogue.manifest_of(text, shape) if partition not in present else None
-        if manifest is not None and manifest.present:
-            found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)
-    return found
-
-
 def lost_attempts(store: Store, run: str) -> int:
     return sum(1 for _ in store.list(ids.lost_attempts(run)))
-
-
-def finalise(store: Store, request: FinaliseRequest, retired: int = 0) -> RunResult:
-    """Write the report; `retired` partitions were taken out of the dataset. Counts are summed from the partitions'
-    outcomes, so that they span all attempts of the run."""
-    earlier = load_report(store, request.ref.run)
-    ended = list(_reconciled(store, request))
-    totals, failures = summed(request, ended)
-    report = Report(
-        run=request.ref.run,
-        pipeline=request.ref.pipeline,
-        state=request.state,
-        sink=store.uri,
-        plan=request.plan,
-        totals=totals,
-        failures=tuple(failures),
-        checks=broken_checks(ended),
-        lost_attempts=lost_attempts(store, request.ref.run),
-        gone=gone(store, request.plan) if request.plan else Gone(),
-        retired=retired,
-        stop=request.stop,
-        started_at=earlier.started_at if earlier else _requested_at(store, request),
-        finished_at=dt.datetime.now(dt.UTC),
-    )
-    store.put(ids.report(request.ref.run), report.model_dump_json().encode())
-    return RunResult(
-        state=report.state,
-        report=ids.report(request.ref.run),
-        totals=report.totals,
-        stop=report.stop,
-        recovered=_recovered(store, report),
-    )
-
-
-class LastRun(Noun):
-    """The end of a pipeline's last run that was not cancelled; `recovered`: the one before it had failed."""
-
-    run: str
-    state: RunState
-    recovered: bool = False
-
-
-def _recovered(store: Store, report: Report) -> bool:
-    """Store how the run ended. Returns True if it is the first success after a failure; repeatable."""
-    if report.state not in ("completed", "failed"):
-        return False
-    try:
-        last = read_document(store, ids.last_run(), LastRun)
-    except (ObjectMissing, Damaged):
-        last = LastRun(run="", state="completed")
-    if (last.run, last.state) == (report.run, report.state):
-        return last.recovered
-    recovered = report.state == "completed" and last.state == "failed"
-    store.put(
-        ids.last_run(), LastRun(run=report.run, state=report.state, recovered=recovered).model_dump_json().encode()
-    )
-    return recovered
-
-
-def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionResult]:
-    """Yield the outcomes; a failure of an earlier attempt is over if the plan found the partition published."""
-    current: set[str] | None = None
-    for result in outcomes(store, request.ref.run):
-        if result.outcome in ("failed", "cancelled"):
-            if current is None:
-                current = _up_to_date(store, request.plan)
-            if result.partition in current:
-                over = {"outcome": "unchanged", "error": "", "message": "", "counts": Counts(), "checks": ()}
-                yield result.model_copy(update=over)
-                continue
-        yield result
-
-
-def _up_to_date(store: Store, plan: str) -> set[str]:
-    """Return the partitions that a plan leaves out, as they are published already."""
-    if not plan:
-        return set()
-    folder = plan.removesuffix("plan.json")
-    pages = (read_document(store, info.key, Page) for info in store.list(f"{folder}page-"))
-    return {planned.key for page in pages for planned in page.partitions if not planned.run}
-
-
-def _requested_at(store: Store, request: FinaliseRequest) -> dt.datetime:
-    """Return the time of the run's request: its workflow may be one of several that continued the run."""
-    try:
-        created_at = orjson.loads(store.get(ids.request(request.ref.run)))["created_at"]
-        return min(dt.datetime.fromisoformat(created_at), request.started_at)
-    except (ObjectMissing, KeyError, ValueError):
-        return request.started_at
-
-
-def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[Totals, list[Failure]]:
-    """Sum the run's totals and failures. A partition without an outcome was up to date, or was never begun."""
-    totals = Totals()
-    failures = []
-    for result in ended:
-        totals = totals.with_result(result)
-        if result.error:
-            failures.append(Failure(partition=result.partition, error=result.error, message=result.message))
-    begun = totals.published + totals.unchanged + totals.failed + totals.cancelled
-    not_run = min(request.totals.not_run, max(0, request.totals.total - begun))
-    total = max(request.totals.total, begun)
-    left = {"total": total, "not_run": not_run, "unchanged": totals.unchanged + total - begun - not_run}
-    return totals.model_copy(update=left), failures
 
 
 def broken_checks(ended: Iterable[PartitionResult]) -> tuple[PartitionCheck, ...]:

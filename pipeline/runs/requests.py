@@ -18,6 +18,7 @@ _NOT_IDENTITY = {
     "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
                "max_cost_usd_per_day", "max_tokens", "call_timeout", "max_memory"},
     "sink": {"keep_generations"},
+    "source": {"settle", "done"},
     "notify": True, "schedule": True, "prices": True,
 }  # fmt: skip
 _STAGE_SPEED = {"row_timeout", "blocking"}

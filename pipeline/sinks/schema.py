@@ -143,11 +143,12 @@ def _key_list(keys: dict[str, str]) -> str:
 def breaking(before: pa.Schema, after: pa.Schema) -> list[str]:
     """List the differences that readers of `before` would miss or misread in `after`."""
     differences = []
+    types = {field.name: field.type for field in after}
     for field in before:
-        if field.name not in after.names:
+        if field.name not in types:
             differences.append(f"column {field.name!r} ({field.type}) is gone")
-        elif after.field(field.name).type != field.type:
-            differences.append(f"column {field.name!r} was {field.type} and is {after.field(field.name).type}")
+        elif types[field.name] != field.type:
+            differences.append(f"column {field.name!r} was {field.type} and is {types[field.name]}")
     return differences
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline.sources.encoding import BLOCK_BYTES, SNIFF_BYTES, Utf8, encoding_of, head_of, open_text, short
+from pipeline.sources.encoding import BLOCK_BYTES, SNIFF_BYTES, Utf8, encoding_of, head_of, open_text, short, unfinished
 from pipeline.sources.listing import SourceFile
 from schemas.errors import SourceError
 from schemas.spec.sections import Source
@@ -60,22 +60,44 @@ def csv_frames(file: SourceFile, source: Source) -> Iterator[pl.DataFrame]:
                 skip = max(0, skip - frame.height)
                 last = frame[-1:, -1:] if frame.height else last
         except (pa.ArrowInvalid, OSError) as exc:
-            raise stream.error or _csv_error(file, delimiter, ragged.message or short(exc)) from None
-        if last is not None and "\n" in (last.item() or "") and not stream.ends_quoted:
-            raise _csv_error(file, delimiter, "a quote is opened and never closed")
+            error = stream.error or _torn(file, stream, ragged)
+            raise error or _csv_error(file, delimiter, ragged.message or short(exc)) from None
+        if last is not None:
+            _refuse_open_quote(file, stream, delimiter, last.item() or "")
 
 
 class _Ragged:
-    """Handler of rows with too many or too few fields; every one is an error. `message` describes the row."""
+    """Handler of rows with too many or too few fields; every one is an error. `message` describes the row, `cut_off` is
+    its text if it has too few."""
 
     message = ""
+    cut_off = ""
 
     def __call__(self, row: Any) -> str:
+        self.cut_off = row.text if row.actual_columns < row.expected_columns else ""
         self.message = (
             f"row {row.number:,} (the header is row 1) has {row.actual_columns} field(s), "
             f"the header {row.expected_columns}"
         )
         return "error"
+
+
+def _torn(file: SourceFile, stream: Utf8, ragged: _Ragged) -> SourceError | None:
+    """Return the error for a last row that is short of fields because its line is not written to its end."""
+    line = stream.unfinished_line() if ragged.cut_off else None
+    if line is None or not ragged.cut_off.endswith(line[1]):
+        return None
+    return unfinished(file, line[0], "has fewer fields than the header")
+
+
+def _refuse_open_quote(file: SourceFile, stream: Utf8, delimiter: str, value: str) -> None:
+    """Raise SourceError if the last row's last value has an opening quote only; Arrow takes what there is of it."""
+    if "\n" in value and not stream.ends_quoted:
+        raise _csv_error(file, delimiter, "a quote is opened and never closed")
+    line = stream.unfinished_line()
+    opened = '"' + value.replace('"', '""')
+    if line is not None and (line[1] == opened or line[1].endswith(delimiter + opened)):
+        raise unfinished(file, line[0], "opens a quote without closing it")
 
 
 def _csv_error(file: SourceFile, delimiter: str, reason: str) -> SourceError:

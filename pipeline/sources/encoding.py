@@ -43,11 +43,18 @@ class Utf8(io.RawIOBase):
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._rest = self._tail = b""
         self._lines = 0
+        self._last = ""
         self._begun = self._ended = False
 
     @property
     def ends_quoted(self) -> bool:
         return self._tail.rstrip(b"\r\n").endswith(b'"')
+
+    def unfinished_line(self) -> tuple[int, str] | None:
+        """Return number and text of the last line if it does not end; None if it does. Reads on to the end."""
+        while not self._ended:
+            self._next()
+        return (self._lines + 1, self._last) if self._last else None
 
     def readable(self) -> bool:
         return True
@@ -72,6 +79,7 @@ class Utf8(io.RawIOBase):
         if text and not self._begun:
             text, self._begun = text.removeprefix("\ufeff"), True
         self._lines += text.count("\n")
+        self._last = text.rpartition("\n")[2] if "\n" in text else self._last + text
         return text.encode("utf-8", "replace")
 
 
@@ -83,6 +91,14 @@ def not_decodable(file: SourceFile, encoding: str, exc: UnicodeDecodeError, line
     return SourceError(
         f"{file.uri}: line {line:,} is not UTF-8.",
         hint=f"Set source.encoding: {guess} if the file was written in it.",
+    )
+
+
+def unfinished(file: SourceFile, line: int, fault: str) -> SourceError:
+    """Return the error for a last line that was not written to its end."""
+    return SourceError(
+        f"{file.uri}: line {line:,}, the last, has no line end and {fault}: it is cut off, or still being written.",
+        hint="Run it again once the file is complete; source.settle or source.done make runs wait for that.",
     )
 
 

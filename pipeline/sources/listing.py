@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 
 import pyarrow as pa
 
+from pipeline.sources.markers import COMPRESSED, is_marker
 from pipeline.stores import ObjectInfo, Store, open_store, s3_environment
 from schemas.digests import digest
 from schemas.errors import InputChanged, ObjectMissing, SourceError
@@ -21,18 +22,19 @@ _ENDINGS: dict[str, Format] = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "csv",
     ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson",
 }  # fmt: skip
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """`uri` opens it, `relative` is its path below the source's root, `etag` changes when it does."""
+    """`uri` opens it, `relative` is its path below the source's root, `etag` changes when it does. `changed_at`: the
+    time of the last change, in seconds since 1970."""
 
     uri: str
     relative: str
     size: int
     etag: str
+    changed_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Listing:
 def list_source(source: Source, base: Path) -> Listing:
     """The source's objects; hidden ones (`.x`, `_x`) and empty folders do not count. Raises SourceError."""
     path = source.path
-    found = list(_s3(path) if path.startswith("s3://") else _local(path, base))
+    listed = _s3(path) if path.startswith("s3://") else _local(path, base)
+    found = [file for file in listed if not is_marker(Path(file.relative).name, source.done)]
     if not found:
         raise SourceError(f"source.path = {path!r}: nothing there.", hint="Check the path; a glob must match files.")
     data_format = source.format or _format_of(found, path)
@@ -73,7 +76,7 @@ def _format_of(files: list[SourceFile], path: str) -> Format:
 
 def _ending(name: str) -> Format | None:
     path = Path(name.lower())
-    if path.suffix in _COMPRESSED:
+    if path.suffix in COMPRESSED:
         path = path.with_suffix("")
     return _ENDINGS.get(path.suffix)
 
@@ -98,7 +101,13 @@ def _local(path: str, base: Path) -> Iterator[SourceFile]:
         except OSError as exc:
             raise SourceError(f"source.path = {path!r}: {found} cannot be read: {exc.strerror}.") from None
         if stat.S_ISREG(info.st_mode):
-            yield SourceFile(str(found.absolute()), found.relative_to(root).as_posix(), info.st_size, _etag(info))
+            relative_path = found.relative_to(root).as_posix()
+            yield SourceFile(str(found.absolute()), relative_path, info.st_size, _etag(info), changed_at(info))
+
+
+def changed_at(info: os.stat_result) -> float:
+    """Return the time of a file's last change. A copy may bring one from a clock that is ahead; `ctime` is our own."""
+    return min(info.st_mtime, info.st_ctime)
 
 
 def _etag(info: os.stat_result) -> str:
@@ -124,7 +133,7 @@ def _loops(folder: str, name: str) -> bool:
 
 def _s3(path: str) -> Iterator[SourceFile]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    store = _bucket(bucket)
+    store = bucket_of(bucket)
     info = store.head(key) if key and not key.endswith("/") and "//" not in key else None
     if info is not None:
         found: Iterator[ObjectInfo] = iter((info,))
@@ -141,7 +150,8 @@ def _s3(path: str) -> Iterator[SourceFile]:
         relative = info.key[len(root) + 1 :] if root else info.key
         hidden = any(part.startswith((".", "_")) for part in relative.split("/"))
         if named or not (hidden or info.key.endswith("/")):
-            yield SourceFile(f"s3://{bucket}/{info.key}", relative, info.size, info.etag)
+            uri = f"s3://{bucket}/{info.key}"
+            yield SourceFile(uri, relative, info.size, info.etag, info.modified.timestamp())
 
 
 _TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", re.S)
@@ -163,7 +173,8 @@ def translate_glob(pattern: str) -> str:
     return f"(?s:{''.join(parts)})"
 
 
-def _bucket(bucket: str) -> Store:
+def bucket_of(bucket: str) -> Store:
+    """Return the store of a source's bucket."""
     return _bucket_at(bucket, s3_environment.endpoint())
 
 
@@ -179,7 +190,7 @@ def open_file(file: SourceFile) -> Any:
     try:
         if file.uri.startswith("s3://"):
             bucket, _, key = file.uri.removeprefix("s3://").partition("/")
-            return _bucket(bucket).open_input(key)
+            return bucket_of(bucket).open_input(key)
         return pa.OSFile(file.uri)
     except (ObjectMissing, FileNotFoundError):
         raise _changed(file) from None
@@ -192,7 +203,7 @@ def check_unchanged(file: SourceFile) -> None:
     changed it in between."""
     if file.uri.startswith("s3://"):
         bucket, _, key = file.uri.removeprefix("s3://").partition("/")
-        info = _bucket(bucket).head(key)
+        info = bucket_of(bucket).head(key)
         same = info is not None and info.etag == file.etag
     else:
         try:
@@ -204,7 +215,7 @@ def check_unchanged(file: SourceFile) -> None:
 
 
 def compression_of(file: SourceFile) -> str | None:
-    return _COMPRESSED.get(Path(file.relative.lower()).suffix)
+    return COMPRESSED.get(Path(file.relative.lower()).suffix)
 
 
 def _changed(file: SourceFile) -> InputChanged:

@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from pipeline.sources.encoding import BLOCK_BYTES, Chunk, open_text, short
+from pipeline.sources.encoding import BLOCK_BYTES, Chunk, open_text, short, unfinished
 from pipeline.sources.listing import SourceFile
 from schemas.errors import SourceError
 
@@ -23,11 +23,11 @@ def ndjson_chunks(file_index: int, file: SourceFile) -> Iterator[Chunk]:
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
     size = 0
-    for line in _lines(file):
+    for line, ended in _lines(file):
         number += 1
         if not line.strip():
             continue
-        row = _json_object(line, number, file)
+        row = _json_object(line, number, file, ended=ended)
         names.update(dict.fromkeys(row))
         rows.append(row)
         size += len(line)
@@ -40,11 +40,13 @@ def ndjson_chunks(file_index: int, file: SourceFile) -> Iterator[Chunk]:
         yield _chunk(file_index, rows, names)
 
 
-def _json_object(line: bytes, number: int, file: SourceFile) -> dict[str, Any]:
+def _json_object(line: bytes, number: int, file: SourceFile, *, ended: bool) -> dict[str, Any]:
     try:
         row: Any = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         array = number == 1 and line.lstrip()[:1] == b"["
+        if not ended and not array:
+            raise unfinished(file, number, "is no whole JSON object") from None
         hint = "Write one object per line; to convert an array: jq -c '.[]'" if array else ""
         raise SourceError(f"{file.uri}: line {number:,} is not JSON: {short(exc)}.", hint=hint) from None
     if not isinstance(row, dict):
@@ -54,7 +56,8 @@ def _json_object(line: bytes, number: int, file: SourceFile) -> dict[str, Any]:
     return row
 
 
-def _lines(file: SourceFile) -> Iterator[bytes]:
+def _lines(file: SourceFile) -> Iterator[tuple[bytes, bool]]:
+    """Yield the lines, each with whether it ends, which only the last may not."""
     rest = b""
     try:
         with open_text(file) as stream:
@@ -64,11 +67,11 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
                     block, begun = block.removeprefix(codecs.BOM_UTF8), True
                 lines = (rest + block).split(b"\n")
                 rest = lines.pop()
-                yield from lines
+                yield from ((line, True) for line in lines)
     except (pa.ArrowInvalid, OSError) as exc:
         raise SourceError(f"{file.uri}: cannot be read: {short(exc)}.") from None
     if rest:
-        yield rest
+        yield rest, False
 
 
 def _chunk(file_index: int, rows: list[dict[str, Any]], names: dict[str, None]) -> Chunk:

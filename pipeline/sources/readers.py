@@ -181,7 +181,7 @@ class TextReader(Reader):
 
     def _typed(self, path: Path) -> pl.DataFrame:
         frame = pl.read_parquet(path)
-        missing = [name for name in self._names if name not in frame.columns]
+        missing = set(self._names).difference(frame.columns)
         frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
         return self._typing.cast(frame.select(self._names))
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.process_state import STATE
 from pipeline.sources.listing import SourceFile, check_unchanged, open_file
+from pipeline.sources.readiness import WaitingFile
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from pipeline.stores.parquet import table_of
@@ -53,7 +54,8 @@ class InputFile(Noun):
 
 class SnapshotInfo(Noun):
     """`types` are the columns' types of a text source, to be pinned; `key_columns` are those that only the path holds;
-    `constants` are hive levels that no file has as a column."""
+    `constants` are hive levels that no file has as a column. `listed`: the files of the source, if `files` are staged
+    ones; None in snapshots of earlier versions."""
 
     format: int = FORMAT
     key: str
@@ -65,16 +67,25 @@ class SnapshotInfo(Noun):
     entries: str
     rows: int
     bytes: int
+    listed: tuple[str, ...] | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...] | None:
+        """The files of the source, by their paths below its root; None if unknown."""
+        if any(file.staged for file in self.files):
+            return self.listed
+        return tuple(file.relative for file in self.files)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`schema` is that of the rows as stages see them."""
+    """`schema` is that of the rows as stages see them; `waiting` are files that were left to a later run."""
 
     info: SnapshotInfo
     schema: pa.Schema
     entries: pl.DataFrame
     store: Store
+    waiting: tuple[WaitingFile, ...] = ()
 
     @property
     def partitions(self) -> list[str]:

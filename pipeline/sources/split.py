@@ -2,8 +2,8 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 
 from pipeline.progress_note import Note, unnoted
 from pipeline.sources import snapshot as snapshots
-from pipeline.sources.listing import Listing, list_source
+from pipeline.sources.listing import Listing
 from pipeline.sources.partitioning import check_partition_column, hive_levels, key_name, keys_of
 from pipeline.sources.readers import ParquetReader, Reader, TextReader
+from pipeline.sources.readiness import WaitingFile, ready_files
 from pipeline.sources.snapshot import Entry, InputFile, Snapshot, SnapshotInfo
 from pipeline.stores import Store
 from schemas import digests, ids, partition_keys, tables
 from schemas.errors import Damaged, ObjectMissing, SourceError
 from schemas.partition_keys import NULL
-from schemas.spec.sections import Spec
+from schemas.spec.sections import Partition, Spec
 from schemas.staging import RowRange
 from schemas.tables import conform
 from stages.journal.fingerprints import row_texts
@@ -35,9 +36,26 @@ _TEXT_ROWS = 4_000  # as Python's strings, which take several times as much
 
 
 def snapshot_of(spec: Spec, base: Path, store: Store, *, pinned: dict[str, str], note: Note = unnoted) -> Snapshot:
-    """Return the snapshot of the source as it is now, made if it is absent. `note` is called with the number of rows
-    read. Raises SourceError, InputChanged."""
-    listing = list_source(spec.source, base)
+    """Return the snapshot of the source as it is now, without the files that wait; made if it is absent. `note` is
+    called with the number of rows read. Raises SourceError, InputChanged."""
+    found = ready_files(spec.source, base)
+    snapshot = _snapshot_of(spec, found.listing, store, pinned, note)
+    if not found.waiting:
+        return snapshot
+    names = [*snapshot.schema.names, *_output_names(spec)]
+    return replace(snapshot, waiting=tuple(_with_partition(spec.partition, names, file) for file in found.waiting))
+
+
+def _with_partition(partition: Partition, columns: Sequence[str], file: WaitingFile) -> WaitingFile:
+    """Add the partition that a waiting file, or its folder, makes."""
+    if partition.by == "hive":
+        return replace(file, partition=partition_keys.partition_key(hive_levels(file.relative)))
+    if partition.by == "files" and partition.files == 1:
+        return replace(file, partition=partition_keys.partition_key([(key_name(partition, columns), file.relative)]))
+    return file
+
+
+def _snapshot_of(spec: Spec, listing: Listing, store: Store, pinned: dict[str, str], note: Note) -> Snapshot:
     key = f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
     try:
         found = snapshots.load(store, key)
@@ -60,7 +78,7 @@ def _identity(spec: Spec, listing: Listing, pinned: dict[str, str]) -> str:
     return digests.digest(
         str(snapshots.FORMAT),
         listing.fingerprint,
-        spec.source.model_dump_json(exclude={"path", "key"}),
+        spec.source.model_dump_json(exclude={"path", "key", "settle", "done"}),
         spec.partition.model_dump_json(),
         str(sorted(pinned.items())) if listing.format != "parquet" else "",
         str(sorted(_output_names(spec))) if spec.partition.by in ("time", "files", "rows") else "",
@@ -140,6 +158,7 @@ class _Splitter:
             entries="",
             rows=sum(p.rows for p in grown.values()),
             bytes=sum(file.size for file in self.listing.files),
+            listed=tuple(file.relative for file in self.listing.files) if any(file.staged for file in files) else None,
         )
         entries = [
             Entry(partition=key, rows=p.rows, fingerprint=p.state.hexdigest(), ranges=tuple(p.ranges))

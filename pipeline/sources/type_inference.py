@@ -5,7 +5,8 @@ beside a fraction. A column takes the narrowest type that all its values fit: bo
 text. Types pinned at the first publish, or given in the spec, are not guessed.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -27,7 +28,8 @@ _DTYPES: dict[str, pl.DataType] = {
     "str": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean(), "date": pl.Date(),
     "datetime": pl.Datetime("us"), "datetime_zone": pl.Datetime("us", "UTC"),
 }  # fmt: skip
-_SAMPLE = 64
+_FORMS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
+_NUMBERS = ("bool", "int", "float")  # their form is all there is to them
 
 
 @dataclass
@@ -39,26 +41,56 @@ class Inference:
 
     def observe(self, frame: pl.DataFrame, quoted: frozenset[str] = frozenset()) -> None:
         """Take a chunk of text columns into account; `quoted` ones are text or a time, never a number."""
-        for name in frame.columns:
+        if not frame.width:
+            return
+        texts = _numbered(frame)
+        names = dict(zip(texts.columns, frame.columns, strict=True))
+        left: dict[str, list[str]] = {}
+        for (column, name), first in zip(
+            names.items(), texts.select(pl.all().drop_nulls().first()).row(0), strict=True
+        ):
             candidates = self.fits.setdefault(name, list(_PATTERNS))
-            if name in quoted:
-                candidates = [c for c in candidates if c not in ("bool", "int", "float")]
-            column = frame[name].drop_nulls()
-            if not column.len():
-                continue
-            self.seen.add(name)
-            sample = column.head(_SAMPLE)  # most candidates fall here
-            self.fits[name] = [c for c in candidates if _fits(sample, c) and _fits(column, c)]
+            if first is not None:
+                self.seen.add(name)
+                kinds = [kind for kind in candidates if name not in quoted or kind not in _NUMBERS]
+                left[column] = [kind for kind in kinds if _FORMS[kind].search(first)]  # most fall here
+        for test in (_has_form, _has_value):
+            left = _passing(texts, left, test)
+        self.fits.update({names[column]: kinds for column, kinds in left.items()})
 
     def types(self, names: Iterable[str]) -> dict[str, str]:
         return {name: self.fits[name][0] if name in self.seen and self.fits.get(name) else "str" for name in names}
 
 
-def _fits(present: pl.Series, kind: str) -> bool:
-    """True if every value has the form and the value of the type: 2026-02-30 has the form of a date and is none."""
-    if not present.str.contains(_PATTERNS[kind]).all():
-        return False
-    return kind in ("bool", "int", "float") or not _parsed(present, kind).null_count()
+_Test = Callable[[pl.Expr, str], pl.Expr]
+
+
+def _passing(frame: pl.DataFrame, candidates: Mapping[str, Sequence[str]], test: _Test) -> dict[str, list[str]]:
+    """Return the candidates of each column that pass a test, in one pass over all columns, however many."""
+    tests = [
+        test(present, kind).alias(f"{column} {kind}")
+        for column, kinds in candidates.items()
+        for present in (pl.col(column).drop_nulls(),)
+        for kind in kinds
+    ]
+    passed = frame.select(tests).row(0, named=True) if tests else {}
+    return {column: [kind for kind in kinds if passed[f"{column} {kind}"]] for column, kinds in candidates.items()}
+
+
+def _has_form(present: pl.Expr, kind: str) -> pl.Expr:
+    return present.str.contains(_PATTERNS[kind]).all()
+
+
+def _has_value(present: pl.Expr, kind: str) -> pl.Expr:
+    """2026-02-30 has the form of a date and is none."""
+    return pl.lit(True) if kind in _NUMBERS else _parsed(present, kind).null_count() == 0
+
+
+def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
+    """Name the columns by their position: in expressions, Polars reads names such as `*` and `^x$` as patterns."""
+    numbered = frame.clone()
+    numbered.columns = [f"{index}" for index in range(frame.width)]
+    return numbered
 
 
 @dataclass(frozen=True)
@@ -96,22 +128,32 @@ class Typing:
 
     def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Cast text columns to their types. Raises SourceError with column, value and type if one does not fit."""
-        return frame.with_columns(self._cast(frame[name]) for name in frame.columns if name in self.types)
+        names = [name for name in frame.columns if self.types.get(name, "str") != "str"]
+        if not names:
+            return frame
+        texts = frame[names]
+        typed = self._parsed(texts)
+        nulls = zip(names, typed.null_count().row(0), texts.null_count().row(0), strict=True)
+        for name in [name for name, after, before in nulls if name in self.strict or after > before]:
+            wrong = typed[name].is_null() & frame[name].is_not_null()
+            if name in self.strict:
+                wrong |= ~frame[name].str.contains(_PATTERNS[self.types[name]]).fill_null(True)
+            if wrong.any():
+                raise self._misfit(name, str(frame[name].filter(wrong)[0]))
+        return frame.with_columns(typed.get_columns())
 
-    def _cast(self, column: pl.Series) -> pl.Series:
-        name, kind = column.name, self.types[column.name]
-        if kind == "str":
-            return column
+    def _parsed(self, texts: pl.DataFrame) -> pl.DataFrame:
+        """Parse columns, all in one pass; what does not fit is null. Raises SourceError for an impossible format."""
         try:
-            typed = _parsed(column.str.strip_chars(), kind, self.formats.get(name))
+            return _numbered(texts).select(
+                _parsed(pl.col(f"{index}").str.strip_chars(), self.types[name], self.formats.get(name)).alias(name)
+                for index, name in enumerate(texts.columns)
+            )
         except pl.exceptions.PolarsError as exc:
+            if texts.width > 1:  # find the one
+                return pl.concat([self._parsed(texts[[name]]) for name in texts.columns], how="horizontal")
+            (name,) = texts.columns
             raise SourceError(f"source.columns.{name}.format = {self.formats.get(name)!r}: {exc}.") from None
-        wrong = typed.is_null() & column.is_not_null()
-        if name in self.strict:
-            wrong |= ~column.str.contains(_PATTERNS[kind]).fill_null(True)
-        if wrong.any():
-            raise self._misfit(name, str(column.filter(wrong)[0]))
-        return typed.alias(name)
 
     def _misfit(self, name: str, value: str) -> SourceError:
         kind, format_text = self.types[name].removesuffix("_zone"), self.formats.get(name)
@@ -140,7 +182,7 @@ def _declared_type(column: ColumnType, otherwise: str) -> str:
 # Parsing: what does not fit becomes null ---------------------------------------------------------------------------
 
 
-def _parsed(text: pl.Series, kind: str, form: str | None = None) -> pl.Series:
+def _parsed(text: pl.Expr, kind: str, form: str | None = None) -> pl.Expr:
     if form is not None and kind == "date":
         return text.str.to_date(form, strict=False)
     if form is not None and kind in ("datetime", "datetime_zone"):
@@ -162,11 +204,11 @@ def _parsed(text: pl.Series, kind: str, form: str | None = None) -> pl.Series:
     typed = text.cast(_DTYPES[kind], strict=False)
     if kind == "float":  # 1e999 is no number; inf and nan may be written as such
         overflow = typed.is_infinite() & ~text.str.contains("(?i)inf")
-        typed = typed.set(overflow.fill_null(False), None)
+        typed = pl.when(overflow).then(None).otherwise(typed)
     return typed
 
 
-def _clock(text: pl.Series) -> pl.Series:
+def _clock(text: pl.Expr) -> pl.Expr:
     """Rewrite as ISO 8601 with a T, and with seconds; a date alone is its midnight."""
     whole = text.str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", "${1}T00:00:00").str.replace("^(.{10}) ", "${1}T")
     return whole.str.replace(r"^(.{13}:[0-9]{2})($|[^:0-9.])", "${1}:00${2}")

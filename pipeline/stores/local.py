@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.fs as pafs
-
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked, same_size
 from schemas import ids
 from schemas.errors import NoRoom, ObjectExists, ObjectMissing, StoreError, StoreRefused
@@ -158,6 +155,8 @@ class LocalStore(Store):
                 folder = folder.parent
 
     def open_input(self, key: str) -> Any:
+        import pyarrow as pa  # a quarter of a second, which commands that read only JSON don't need
+
         with self._reading(key) as path:
             path.open("rb").close()  # distinguishes an absent file from a folder; pyarrow does not
             return pa.OSFile(str(path), "rb")
@@ -166,7 +165,9 @@ class LocalStore(Store):
         return str(self._path(key)), None
 
     def arrow_path(self, key: str) -> tuple[Any, str]:
-        return pafs.LocalFileSystem(), str(self._path(key) if key else self.root)
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(self._path(key) if key else self.root)
 
     def stale_uploads(self, older_than: dt.datetime) -> Sequence[Upload]:
         found = []

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.stores.base import ObjectInfo, Store, Upload, checked
 from schemas.errors import ObjectExists, ObjectMissing
 
@@ -100,6 +98,8 @@ class MemoryStore(Store):
             self.fault("delete done", key)
 
     def open_input(self, key: str) -> Any:
+        import pyarrow as pa
+
         return pa.BufferReader(self.get(key))
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:

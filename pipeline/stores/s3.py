@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import pyarrow as pa
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -143,6 +142,8 @@ class S3Store(Store):
         info = self.head(key)
         if info is None:
             raise ObjectMissing(f"{self.uri}/{key} does not exist.")
+        import pyarrow as pa
+
         return pa.PythonFile(_Ranges(self, info), mode="r")
 
     def polars_path(self, key: str) -> tuple[str, dict[str, str] | None]:

@@ -47,7 +47,7 @@ class ScheduledWorkflow:
             workflow.set_current_details(decision.note)
             result = last or ScheduledResult(at=time)
             return result.model_copy(update={"at": time, "run": "", "listing": decision.listing, "note": decision.note})
-        workflow.set_current_details(f"the run {decision.run}")
+        workflow.set_current_details(f"the run {decision.run}{'; ' if decision.note else ''}{decision.note}")
         state = await self._run(firing, decision.run)
         if state == "failed" and firing.terms.pause_on_failure:
             raise ApplicationError(f"the run {decision.run} failed", type="RunFailed", non_retryable=True)
@@ -58,6 +58,7 @@ class ScheduledWorkflow:
                 "state": state,
                 "listing": decision.listing,
                 "tried_at": time,
+                "note": decision.note,
             }
         )
 

@@ -45,8 +45,8 @@ class FiringRequest(Message):
 
 
 class FiringDecision(Message):
-    """The name of the run; empty if there is nothing to do, with the reason in `note`. `listing` is the source's
-    fingerprint, if it was read."""
+    """The name of the run; empty if there is nothing to do, with the reason in `note`, which also names files that are
+    left to a later firing. `listing` is the fingerprint of the source's other files, if it was read."""
 
     run: str = ""
     listing: str = ""

@@ -44,6 +44,20 @@ class Source(Section):
     nulls: list[str] = [""]
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     encoding: str | None = None
+    settle: Duration | None = Field(
+        default=None,
+        description="a file is taken once it has stood still for so long; local files that start a run: 10s by default",
+    )
+    done: str | None = Field(
+        default=None, min_length=1, description="name of the marker beside a file that is written to its end, as *.ok"
+    )
+
+    @field_validator("done")
+    @classmethod
+    def _name_of_marker(cls, value: str | None) -> str | None:
+        if value is not None and ("/" in value or value == "*" or value.count("*") > 1):
+            raise ValueError('a name with at most one * for that of the file, for example "*.ok" or _SUCCESS')
+        return value
 
     @field_validator("delimiter")
     @classmethod

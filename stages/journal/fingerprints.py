@@ -30,19 +30,17 @@ def fingerprints(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
 
 def row_texts(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
     """Return the named columns' values of each row as one unambiguous text."""
-    encoded = frame.select(_encoded(frame[name]).alias(f"{index}") for index, name in enumerate(columns))
+    kinds, values = zip(*(_text(frame[name]) for name in columns), strict=True)
+    numbered = pl.DataFrame([value.alias(f"{index}") for index, value in enumerate(values)])
+    encoded = numbered.select(_encoded(f"{index}", kind) for index, kind in enumerate(kinds))
     texts: list[str] = encoded.select(pl.concat_str(pl.all())).to_series().to_list()
     return texts
 
 
-def _encoded(column: pl.Series) -> pl.Series:
-    kind, text = _text(column)
-    sized = pl.DataFrame({"v": text}).select(
-        pl.when(pl.col("v").is_null())
-        .then(pl.lit(NULL))
-        .otherwise(pl.concat_str(pl.lit(kind), pl.col("v").str.len_bytes().cast(pl.String), pl.lit(":"), pl.col("v")))
-    )
-    return sized.to_series()
+def _encoded(column: str, kind: str) -> pl.Expr:
+    text = pl.col(column)
+    sized = pl.concat_str(pl.lit(kind), text.str.len_bytes().cast(pl.String), pl.lit(":"), text)
+    return pl.when(text.is_null()).then(pl.lit(NULL)).otherwise(sized).alias(column)
 
 
 def _text(column: pl.Series) -> tuple[str, pl.Series]:

@@ -3,7 +3,19 @@
 import sys
 import time
 
-from tests.bench import answers, catalogue, killed, memory, processes, publish, reuse, startup, throughput, transport
+from tests.bench import (
+    answers,
+    catalogue,
+    killed,
+    memory,
+    processes,
+    publish,
+    reuse,
+    startup,
+    throughput,
+    transport,
+    wide,
+)
 
 BENCHMARKS = {
     "throughput": throughput.main,
@@ -16,6 +28,7 @@ BENCHMARKS = {
     "processes": processes.main,
     "publish": publish.main,
     "startup": startup.main,
+    "wide": wide.main,
 }
 
 

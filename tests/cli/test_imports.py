@@ -10,7 +10,9 @@ import pytest
 
 BUILDS_GRAPHS = {"langgraph", "langchain_core", "langsmith", "aiohttp", "pandas", "sqlglot", "snowballstemmer"}
 FOR_CHILDREN = {"temporalio.worker", "pipeline.worker", "pipeline.processes.child.main"}
+TABLES = {"polars", "pyarrow", "numpy"}
 LOOK = (
+    "pipeline.cli.commands.look.run_list",
     "pipeline.cli.commands.look.runs",
     "pipeline.cli.commands.look.outputs",
     "pipeline.cli.commands.look.partitions",
@@ -32,6 +34,11 @@ def imported_by(*modules: str) -> set[str]:
 @pytest.mark.parametrize("module", LOOK)
 def test_a_command_that_looks_imports_nothing_that_builds_or_runs_graphs(module: str) -> None:
     assert imported_by(*HELP, module) & (BUILDS_GRAPHS | FOR_CHILDREN) == set()
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli.commands.look.run_list", "pipeline.cli.commands.change.control"])
+def test_a_command_that_asks_about_runs_imports_no_tables(module: str) -> None:
+    assert imported_by(*HELP, module) & TABLES == set()
 
 
 def test_help_imports_neither_tables_nor_a_client() -> None:

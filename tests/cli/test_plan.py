@@ -130,3 +130,24 @@ def test_a_killed_run_of_a_plan_is_carried_on(tmp_path: Path, model_server: Mode
     ran = check_report(project.tandem("run", "--plan", "plan.json", "--json").ok().json)
     assert ran["partitions"]["published"] == ran["partitions"]["total"] == 3
     assert ran["usage"]["calls"] == 30
+
+
+def test_files_that_wait_are_named_by_plan_run_and_show(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    project.spec["source"] |= {"path": "*.csv", "done": "*.ok"}
+    project.write()
+    refused = project.tandem("run", "--json")
+    assert (refused.code, refused.json["error"]["code"]) == (2, "SourceError")
+    assert "no file is ready: rows.csv waits for its marker rows.ok or rows.csv.ok" in refused.json["error"]["message"]
+    (tmp_path / "rows.ok").touch()
+    write_csv(tmp_path / "more.csv", rows(3, first=100))
+    plan = project.tandem("plan", "--json").ok().json
+    assert list(plan) == ["partitions", "estimate", "waiting"]
+    assert plan["waiting"] == [{"file": "more.csv", "reason": "waits for its marker more.ok or more.csv.ok"}]
+    left = "more.csv waits for its marker more.ok or more.csv.ok."
+    assert f"1 file left to a later run: {left}" in project.tandem("plan").ok().out
+    ran = project.tandem("run").ok()
+    assert f"1 file left to a later run: {left}" in ran.err
+    assert f"Left to a later run: {left}" in project.tandem("runs", "show").ok().out
+    (tmp_path / "more.csv.ok").touch()
+    assert project.tandem("run", "--json").ok().json["rows"]["in"] == 33

@@ -35,7 +35,7 @@ def test_a_schedule_from_apply_to_delete(tmp_path: Path) -> None:
         eventually(lambda: _runs(project) == ["completed"], "the scheduled run")
         shown = project.tandem("schedule", "show", "--json").ok().json
         (fired,) = shown["recent"]
-        assert (shown["spec"], shown["paused"]) == ("current", False)
+        assert (shown["spec"], shown["paused"], fired["note"]) == ("current", False, "")
         assert project.tandem("runs", "show", "--json").ok().json["run"] == fired["run"]
 
         project.stage["prompt"] = "Now: {{ body }}"

@@ -23,7 +23,7 @@ def runs_list(json: Json = False) -> None:
     """List all runs of the pipelines here, newest first."""
 
     async def work() -> int:
-        from pipeline.cli.commands.look.runs import list_command
+        from pipeline.cli.commands.look.run_list import list_command
 
         return await list_command(Screen(json=json))
 

@@ -1,21 +1,15 @@
 """The result of a run: a summary, three rows, where the output is, and how to read it."""
 
-import polars as pl
-from rich.table import Table
-from rich.text import Text
-
-from pipeline.cli.screen.console import Screen, broken, counted, duration_text, failure, money, out, shown
+from pipeline.cli.screen.console import Screen
+from pipeline.cli.screen.row_table import show_rows
+from pipeline.cli.screen.summary import summary
 from pipeline.outputs import scan
-from pipeline.runs.report import Report, cascades
+from pipeline.runs.report import Report
 from pipeline.sinks import generations
 from pipeline.stores import Store
-from schemas.errors import by_code
-from schemas.manifest import Usage
 from schemas.spec.sections import Spec
 
 _SAMPLE_ROWS = 3
-_CELL = 60
-_FAULTS = 10
 
 
 def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> None:
@@ -32,97 +26,3 @@ def show_result(report: Report, store: Store, spec: Spec, screen: Screen) -> Non
     screen.result(f"Output: {report.sink}/data")
     exactly = spec.sink.format != "parquet" or generations.any_marked(store)
     screen.result(f"Read it: {scan.how_to_read(report.sink, exactly=exactly)}")
-
-
-def summary(report: Report) -> list[str]:
-    """Return a few lines, failures with their reasons."""
-    totals = report.totals
-    counts, usage, reuse = totals.counts, totals.usage, totals.reuse
-    duration = (
-        f" in {duration_text((report.finished_at - report.started_at).total_seconds())}" if report.finished_at else ""
-    )
-    parts = [f"{totals.published:,} published", f"{totals.unchanged:,} unchanged"]
-    parts += [
-        f"{getattr(totals, name):,} {name.replace('_', ' ')}"
-        for name in ("failed", "cancelled", "not_run")
-        if getattr(totals, name)
-    ]
-    lines = [f"Run {report.run} {report.state}{duration}: {', '.join(parts)} of {counted(totals.total, 'partition')}."]
-    if counts.rows_in:
-        outcomes = [
-            f"{getattr(counts, name):,} {name}"
-            for name in ("ok", "rejected", "filtered", "pending", "unfinished")
-            if name == "ok" or getattr(counts, name)
-        ]
-        removed = f", {counts.removed:,} removed since the last generation" if counts.removed else ""
-        lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(outcomes)}; {counts.out:,} published{removed}.")
-    if counts.rows_in or usage.calls:
-        lines.append(_paid(usage))
-    if report.retired:
-        lines.append(f"Retired: {counted(report.retired, 'partition')}, gone from the source.")
-    if report.gone.partitions:
-        lines.append(
-            f"Kept: {counted(report.gone.partitions, 'partition')} that the source has no more "
-            f"({counted(report.gone.rows, 'row')}); tandem run --prune retires them."
-        )
-    if report.lost_attempts_note:
-        lines.append(report.lost_attempts_note)
-    if reuse.rows_reused or reuse.rows_shared or reuse.calls_reused:
-        lines.append(
-            f"Not paid: {reuse.rows_reused:,} rows known from the journal, {reuse.rows_shared:,} equal to another row, "
-            f"{reuse.calls_reused:,} calls replayed."
-        )
-    for stage, found in cascades(totals).items():
-        saved = found["saving_usd"]
-        less = f", about {money(saved)} less than main alone" if saved is not None and saved > 0 else ""
-        lines.append(f"Cascade {stage}: {found['escalated']:.1%} of the answers are the main model's{less}.")
-    faults = list(report.failures) or ([report.stop] if report.stop is not None else [])
-    lines += [failure(fault.partition, fault.error, fault.message) for fault in faults[:_FAULTS]]
-    if len(faults) > _FAULTS:
-        lines.append(f"  … and {len(faults) - _FAULTS:,} more")
-    lines += [f"{check.partition}: {broken(check)}" for check in report.checks[:_FAULTS]]
-    if len(report.checks) > _FAULTS:
-        lines.append(f"  … and {len(report.checks) - _FAULTS:,} more checks: tandem runs show {report.run} --json")
-    if totals.failed or totals.cancelled or totals.not_run:
-        lines.append(_next_step(report))
-    return lines
-
-
-def _next_step(report: Report) -> str:
-    """Return the next step: run again, unless the failures would repeat."""
-    kept = "answers are not paid for again."
-    repeating = sum(by_code(fault.error).repeats for fault in report.failures)
-    if not repeating:
-        return f"Run it again for what is missing; {kept}"
-    left = report.totals.failed + report.totals.cancelled + report.totals.not_run - repeating
-    others = f" ({counted(left, 'other partition')} only need that)" if left > 0 else ""
-    return f"Do what is named above for {counted(repeating, 'partition')}, then run it again{others}; {kept}"
-
-
-def _paid(usage: Usage) -> str:
-    unpriced = f" ({usage.unpriced_calls:,} calls of unknown price)" if usage.unpriced_calls else ""
-    twice = f"; {usage.repaid:,} calls were paid again" if usage.repaid else ""
-    unknown = f"; {usage.unknown:,} calls ended without an answer and may be billed" if usage.unknown else ""
-    return (
-        f"Paid: {counted(usage.calls, 'call')}, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
-        f"{money(usage.cost_usd)}{unpriced}{twice}{unknown}."
-    )
-
-
-def show_rows(rows: pl.DataFrame, *, new: list[str]) -> None:
-    """Show a table; the columns `new` of stages come last and are always shown."""
-    names = [name for name in rows.columns if name not in new]
-    columns = [*names[: max(2, 6 - len(new))], *[name for name in rows.columns if name in new]]
-    table = Table(show_lines=False)
-    for name in columns:
-        table.add_column(name, style="bold" if name in new else None, overflow="fold")
-    for row in rows.select(columns).iter_rows():
-        table.add_row(*(_cell(value) for value in row))
-    out.print(table)
-    if left := [name for name in rows.columns if name not in columns]:
-        out.print(f"Not shown: {shown(', '.join(left))}", markup=False, soft_wrap=True)
-
-
-def _cell(value: object) -> Text:
-    text = "" if value is None else shown(str(value))
-    return Text(text if len(text) <= _CELL else text[: _CELL - 1] + "…")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -280,7 +281,8 @@ async def test_new_files_are_found_and_only_what_they_change_is_run(
 ) -> None:
     client, store = await connected(temporal_server), open_store(str(tmp_path / "out"))
     terms = ScheduleTerms(cron="* * * * * * *", when="new-files", lookback="4d")
-    async with working(client, "files"), applied(client, store, "files", spec_of(), terms):
+    spec = spec_of(source={"path": "*.parquet", "settle": "1s"})
+    async with working(client, "files"), applied(client, store, "files", spec, terms):
         await asyncio.sleep(2)  # nothing is there yet, which is no failure
         today, old = add_day(tmp_path, 0), add_day(tmp_path, 9)
         await until(lambda: set(published(store)) == {today}, 60)
@@ -294,3 +296,34 @@ async def test_new_files_are_found_and_only_what_they_change_is_run(
     assert [result.run.startswith("new-files-") for result in ran] == [True, True]
     assert any(result.note == "no file is new or changed" for result in fired)
     assert all(result.state == "completed" for result in fired)
+
+
+@pytest.mark.timeout(900)
+async def test_a_file_that_is_appended_is_published_once_and_whole(
+    temporal_server: TemporalServer, tmp_path: Path
+) -> None:
+    """Firings while it is written take the other file, and leave its half-written line alone."""
+    client, store = await connected(temporal_server), open_store(str(tmp_path / "out"))
+    terms = ScheduleTerms(cron="* * * * * * *", when="new-files")
+    spec = spec_of(source={"path": "*.csv"}, partition={"by": "files"})
+    still, growing = tmp_path / "a.csv", tmp_path / "b.csv"
+    still.write_text("id,text\n1,one\n")
+    os.utime(still, (1e9, 1e9))
+    growing.write_text("id,text\n")
+    async with working(client, "grows"), applied(client, store, "grows", spec, terms):
+        number = 0
+        while set(published(store)) != {"file=a.csv"}:
+            number += 1
+            with growing.open("a") as stream:
+                stream.write(f"{number},mess")
+                stream.flush()
+                await asyncio.sleep(0.2)
+                stream.write(f"age number {number}\n")
+        with growing.open("a") as stream:
+            stream.write(f"{number + 1},the last\n")
+        await until(lambda: set(published(store)) == {"file=a.csv", "file=b.csv"}, 120)
+        fired = await results(client, store)
+    assert set(published(store).values()) == {1}
+    assert sum(usage.usage_of_run(store, "file=b.csv", run).calls for run in _runs(store)) == number + 1
+    assert all(result.state == "completed" for result in fired)
+    assert any("b.csv changed at" in result.note for result in fired if result.run), "the run's firing names the file"

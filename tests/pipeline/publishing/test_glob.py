@@ -15,7 +15,7 @@ from pipeline.outputs import scan
 from pipeline.outputs.reader import GenerationSuperseded, batches
 from pipeline.publishing import cleanup
 from pipeline.publishing.rollback import rollback
-from pipeline.runs import report as reports
+from pipeline.runs.finalise import finalise
 from pipeline.sinks import commits, generations
 from pipeline.stores import LocalStore
 from schemas import ids
@@ -89,7 +89,7 @@ def finalised(bench: Bench, run: str, state: str = "completed") -> None:
         {"ref": ref, "plan": "", "state": state, "totals": Totals(), "failures": (), "stop": None,
          "started_at": dt.datetime.now(dt.UTC)}
     )  # fmt: skip
-    reports.finalise(bench.store, request)
+    finalise(bench.store, request)
     cleanup.sweep(bench.store, dt.datetime.now(dt.UTC), ended=run)
 
 

@@ -18,7 +18,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 
-from pipeline.runs import report, requests
+from pipeline.runs import finalise, requests
 from pipeline.runs.notifications import notify
 from pipeline.stores import MemoryStore
 from schemas.errors import ConnectionFailed, SpecError, UsageError
@@ -102,7 +102,7 @@ def test_a_recovery_is_told_once_and_asked_twice_the_same() -> None:
     def finalised(run: str, state: RunState) -> bool:
         ref = RunRef(pipeline="tests", run=run, sink=store.uri)
         request = FinaliseRequest(ref=ref, plan="", state=state, totals=Totals(), started_at=dt.datetime.now(dt.UTC))
-        return report.finalise(store, request).recovered
+        return finalise.finalise(store, request).recovered
 
     assert not finalised("one", "completed")
     assert not finalised("two", "failed")

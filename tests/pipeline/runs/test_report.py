@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.planning import builder
 from pipeline.runs import plan_pages, requests
+from pipeline.runs.finalise import finalise, summed
 from pipeline.runs.outcomes import write_outcome
-from pipeline.runs.report import as_json, exit_code, finalise, load_report, summed
+from pipeline.runs.report import as_json, exit_code, load_report
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, Usage

@@ -3,6 +3,7 @@
 
 # ruff: noqa: DTZ001 - naive times are part of the subject
 
+import cProfile
 import datetime as dt
 
 import polars as pl
@@ -169,3 +170,37 @@ def test_a_value_that_a_pinned_type_would_change_is_named(pinned: str, value: st
 def test_given_types_win_over_pinned_ones() -> None:
     assert cast(["012"], "str", pinned="int") == ["012"]
     assert cast(["012"], "int", pinned="str") == [12]
+
+
+# Wide tables ---------------------------------------------------------------------------------------------------------
+
+WIDE: list[list[str | None]] = [
+    ["1", None],
+    ["0.5", "7"],
+    ["word", "12"],
+    ["2026-11-01", None],
+    ["2026-11-01T05:00", ""],
+]
+
+
+def queries(columns: int) -> int:
+    """How many queries Polars is asked to infer and cast the types of so many columns."""
+    frame = pl.DataFrame({f"c{n}": pl.Series(WIDE[n % len(WIDE)], dtype=pl.String) for n in range(columns)})
+    profile = cProfile.Profile()
+    with profile:
+        inference = Inference()
+        inference.observe(frame)
+        Typing.decide(inference.types(frame.columns), {}, {}).cast(frame)
+    return sum(entry.callcount for entry in profile.getstats() if "'collect'" in str(entry.code))
+
+
+def test_columns_are_typed_together_and_not_one_by_one() -> None:
+    assert queries(500) == queries(len(WIDE)) > 0
+
+
+def test_names_that_polars_reads_as_patterns_are_names() -> None:
+    frame = pl.DataFrame({"^a.*$": ["1"], "ab": ["x"], "*": ["0.5"]})
+    inference = Inference()
+    inference.observe(frame)
+    typed = Typing.decide(inference.types(frame.columns), {}, {}).cast(frame)
+    assert typed.to_dict(as_series=False) == {"^a.*$": [1], "ab": ["x"], "*": [0.5]}

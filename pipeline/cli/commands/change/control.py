@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.screen.console import Screen
-from pipeline.cli.screen.results import summary
+from pipeline.cli.screen.summary import summary
 from pipeline.client.connection import Connection, connected_if_running
 from pipeline.operations import control
 from pipeline.operations.find_run import find_run, report_of

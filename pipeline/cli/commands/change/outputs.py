@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli.screen.console import Screen, counted
-from pipeline.cli.screen.results import summary
+from pipeline.cli.screen.summary import summary
 from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.operations.repair import Damage, examine, rebuild, republish
 from pipeline.publishing.rollback import rollback

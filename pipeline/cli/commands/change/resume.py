@@ -10,6 +10,7 @@ from pipeline.client.connection import connected_if_running
 from pipeline.operations import control
 from pipeline.operations.find_run import find_run
 from pipeline.operations.retry import retry_selection
+from pipeline.operations.set_budget import set_budget
 from pipeline.runs import requests
 from pipeline.runs.retry_selection import Only
 
@@ -21,7 +22,7 @@ async def resume_command(
     first."""
     store, request = await asyncio.to_thread(find_run, name)
     if max_cost_usd is not None:
-        await control.set_budget(store, request, max_cost_usd)
+        await set_budget(store, request, max_cost_usd)
     async with connected_if_running(Path.cwd()) as connection:
         if await control.resume(connection, store, request):
             screen.note(f"{request.run} goes on. Follow it with: tandem runs watch {request.run}")

@@ -30,7 +30,7 @@ async def apply_command(path: Path, flags: schedules.ScheduleFlags, screen: Scre
     spec, base = read_spec(path)
     terms = schedules.terms_of(spec, flags)
     ready = await asyncio.to_thread(preflight, spec, base, file=path)
-    known_pipelines.remember(ready, path)
+    known_pipelines.remember(spec.name, ready.store, ready.base, path)
     async with connected(base) as connection:
         applied = await schedules.apply(connection, ready.store, spec, str(ready.base), terms)
         schedule = await schedules.find(connection.client, applied.id)
@@ -107,19 +107,22 @@ async def list_command(screen: Screen) -> int:
 
 async def show_command(target: str, screen: Screen) -> int:
     """Show a schedule: its settings, its next time, the runs it started last."""
-    async with _target(target) as (_, schedule, spec):
+    async with _target(target) as (connection, schedule, spec):
         changed = await asyncio.to_thread(_spec_changes, schedule, spec)
-        recent = await asyncio.to_thread(lambda: [(time, schedules.run_of(schedule, time)) for time in schedule.recent])
+        runs = await asyncio.to_thread(lambda: [schedules.run_of(schedule, time) for time in schedule.recent])
+        notes = [await schedules.note_of(connection.client, workflow) for workflow in schedule.recent_workflows]
+        recent = list(zip(schedule.recent, runs, notes, strict=True))
         spec_state = None if spec is None else "changed" if changed else "current"
     if screen.json:
-        fired = [{"at": _iso(time), "run": run} for time, run in recent]
+        fired = [{"at": _iso(time), "run": run, "note": note} for time, run, note in recent]
         screen.document({**_as_json(schedule, spec=spec_state), "recent": fired})
         return 0
     screen.result(f"{schedule.inputs.ref.pipeline}: {_describe(schedule.inputs.terms)}")
     if changed:
         screen.result(f"  the spec has changed since it was applied ({', '.join(changed)}); apply it again to use that")
-    for time, run in recent[-5:]:
-        screen.result(f"  fired {_local(time, schedule.inputs.terms)}: {run or 'nothing to do'}")
+    for time, run, note in recent[-5:]:
+        outcome = "; ".join(text for text in (run, note) if text) or "nothing to do"
+        screen.result(f"  fired {_local(time, schedule.inputs.terms)}: {outcome}")
     _show_next(schedule, screen)
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.cli.arguments import is_key
 from pipeline.cli.screen.console import Screen, counted
-from pipeline.cli.screen.results import show_rows
+from pipeline.cli.screen.row_table import show_rows
 from pipeline.outputs import garbage, scan
 from pipeline.outputs.export import ENDINGS, export
 from pipeline.outputs.verify import verify

@@ -1,50 +1,18 @@
-"""`tandem runs list|show|watch`: show runs. Never starts a server or a worker, so that looking costs nothing."""
+"""`tandem runs show|watch`: show a run. Never starts a server or a worker, so that looking costs nothing."""
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
-from pipeline.cli.screen.console import InterruptedByUser, Screen, money
+from pipeline.cli.screen.console import InterruptedByUser, Screen
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
-from pipeline.cli.screen.results import summary
 from pipeline.cli.screen.run_report import show_statistics, statistics_of
+from pipeline.cli.screen.summary import summary
 from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
-from pipeline.operations.find_run import IDLE, all_runs, find_run, report_of
+from pipeline.operations.find_run import IDLE, find_run, report_of
+from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, as_json, exit_code
-
-
-async def list_command(screen: Screen) -> int:
-    """List runs."""
-    found = await asyncio.to_thread(all_runs)
-    listed: list[dict[str, Any]] = []
-    async with connected_if_running(Path.cwd()) as connection:
-        for store, request in found:
-            listed.append(as_json(await report_of(connection, store, request)))
-    if screen.json:
-        screen.document(listed)
-        return 0
-    screen.table(
-        ("run", "state", "started (UTC)", "published", "unchanged", "failed", "rows", "cost"),
-        [
-            (
-                f"{item['pipeline']}/{item['run']}",
-                item["state"],
-                item["started_at"].replace("T", " ").removesuffix("Z"),
-                *(item["partitions"][name] for name in ("published", "unchanged", "failed")),
-                item["rows"]["out"],
-                money(item["usage"]["cost_usd"]),
-            )
-            for item in listed
-        ],
-    )
-    for item in listed:
-        if item["state"] in ("running", "paused") and item.get("reason"):
-            screen.result(f"{item['pipeline']}/{item['run']}: {item['reason']}")
-    if not listed:
-        screen.note("Nothing has run here yet. Start with: tandem run")
-    return 0
 
 
 async def show_command(name: str | None, screen: Screen) -> int:
@@ -59,6 +27,9 @@ async def show_command(name: str | None, screen: Screen) -> int:
             screen.result(text)
         statistics = await asyncio.to_thread(statistics_of, store, report)
         await asyncio.to_thread(show_statistics, store, report, statistics, screen)
+        plan = await asyncio.to_thread(latest_plan, store, report.run)
+        if plan is not None and plan.waiting:
+            screen.result(f"Left to a later run: {plan.waiting}.")
         _show_idle(report, screen)
     return 0
 

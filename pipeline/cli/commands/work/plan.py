@@ -14,6 +14,7 @@ from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan
 from pipeline.planning.job import Ready
 from pipeline.processes.expendable.import_probe import probe_user_code
+from pipeline.sources.readiness import named
 from schemas.plan import Decision, RowChanges, Selection
 
 _GROUPS = 20
@@ -41,7 +42,7 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
             f"Plan written to {options.out}; run exactly this plan: {command()} run {options.spec} --plan {options.out}"
         )
     if screen.json:
-        screen.document(as_json(outlook))
+        screen.document(as_json(ready, outlook))
     else:
         for text in [*decision_lines(ready, outlook.found.decisions), *estimate_lines(outlook)]:
             screen.result(text)
@@ -49,8 +50,9 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     return 2 if options.detailed_exitcode and (outlook.found.running or retires) else 0
 
 
-def as_json(outlook: Preview) -> dict[str, Any]:
-    estimate = outlook.estimate
+def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
+    estimate, files = outlook.estimate, ready.job.snapshot.waiting
+    waiting = [{"file": file.relative, "reason": file.waits_for} for file in files]
     return {
         "partitions": [
             {
@@ -68,6 +70,7 @@ def as_json(outlook: Preview) -> dict[str, Any]:
             "cost_usd": estimate.cost_usd or (None, None),
             "seconds": estimate.seconds,
         },
+        **({"waiting": waiting} if waiting else {}),
     }
 
 
@@ -91,6 +94,9 @@ def decision_lines(ready: Ready, decisions: list[Decision]) -> list[str]:
         lines.append(f"  {word} {span}: {replace(first, changes=changes).why}{rows_gone}")
     if len(groups) > _GROUPS:
         lines.append(f"  … and {len(groups) - _GROUPS} more groups; all of them: --json")
+    if ready.job.snapshot.waiting:
+        files = ready.job.snapshot.waiting
+        lines.append(f"{counted(len(files), 'file')} left to a later run: {named(files)}.")
     return lines
 
 

@@ -11,9 +11,9 @@ from pipeline.cli.commands.work.plan import decision_lines, estimate_lines
 from pipeline.cli.environment import command_in
 from pipeline.cli.screen.console import InterruptedByUser, Screen, counted
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
-from pipeline.cli.screen.results import show_result, summary
+from pipeline.cli.screen.results import show_result
+from pipeline.cli.screen.summary import summary
 from pipeline.client.connection import Connection, connected, server_starting
-from pipeline.client.follow import running_report
 from pipeline.client.run import Run
 from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.embedded.dev import dev_is_up
@@ -143,7 +143,7 @@ async def _watch(run: Run, connection: Connection, base: Path, options: RunFlags
     except WatchTimeout:
         screen.note(f"Run {run.request.run} has not ended within {options.watch_timeout_s:g} s; {follow}")
         if screen.json:
-            screen.document(as_json(await asyncio.to_thread(running_report, run)))
+            screen.document(as_json(await asyncio.to_thread(live_report, run.store, run.request)))
         return 5
     except asyncio.CancelledError:
         if alone or options.with_worker:
@@ -212,7 +212,7 @@ def _quoted(workflow_id: str) -> str:
 
 def _detached(run: Run, base: Path, screen: Screen) -> int:
     if screen.json:
-        screen.document(as_json(running_report(run)))
+        screen.document(as_json(live_report(run.store, run.request)))
     else:
         screen.result(f"{run.request.run}: accepted. Follow it with: {watch_command(run, base)}")
     return 0
