@@ -18,6 +18,7 @@ from pipeline.planning.batches import batch_rows, equal_batches
 from pipeline.planning.decide import unchanged
 from pipeline.review import questions
 from pipeline.sinks import commits
+from pipeline.sinks.schema import column_change, load_schema
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
@@ -43,8 +44,10 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
     base = current.generation if current else 0
     entry = work.entry
     answered = questions.answered_rows(store, current)
-    if plan.selection.reprocess != "all" and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
-        return Opening(None, None, base)
+    if plan.selection.reprocess != "all":
+        change = column_change(load_schema(store), job.columns)
+        if unchanged(current, entry.fingerprint, plan.stages, answered=answered, change=change):
+            return Opening(None, None, base)
     rows = min(limit, entry.rows)
     size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry))
     coverage.mark(store, partition, plan.run)

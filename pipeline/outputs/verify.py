@@ -17,8 +17,16 @@ import pyarrow.parquet as pq
 
 from pipeline.outputs import scan
 from pipeline.sinks import commits
-from pipeline.sinks.schema import Dataset, DeclaredSchema, load_schema, schema_fingerprint
+from pipeline.sinks.schema import (
+    REPUBLISH,
+    Dataset,
+    DeclaredSchema,
+    column_change,
+    load_schema,
+    schema_fingerprint,
+)
 from pipeline.sinks.table_formats.base import Lake
+from pipeline.sinks.table_formats.follow import columns_behind
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
@@ -29,12 +37,16 @@ from schemas.tables import decode_schema, stored_schema
 _CHUNK = 8 << 20
 _READERS = 4
 _REREADS = 3
+_TABLE_WAITS = (
+    "The table keeps the columns of before a change, and their files, until every partition has the present ones; the "
+    "run that publishes the last one brings it up to date."
+)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind`: missing, size, checksum, rows, schema, counts, foreign, table or damaged. `path` is absolute, empty for
-    problems of no single object."""
+    """`kind`: missing, size, checksum, rows, schema, mixed, counts, foreign, table or damaged. `path` is absolute,
+    empty for problems of no single object."""
 
     kind: str
     partition: str
@@ -53,6 +65,7 @@ class Verified:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)  # keys of damaged manifests
+    former: list[str] = field(default_factory=list)  # partitions that have the columns of before a change
 
 
 def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
@@ -63,11 +76,15 @@ def verify(store: Store, partition: str | None = None, *, lake: Lake | None = No
     with ThreadPoolExecutor(_READERS, thread_name_prefix="tandem-verify") as pool:
         for manifest in _manifests(store, partition, found):
             _verify_partition(store, manifest, declared, pool, found)
+    found.problems.extend(_mixed(store, declared, found))
     if found.unreadable:
         return found  # only all manifests together show which files belong to a generation
     found.problems.extend(_foreign(store, partition, found.notes))
     if lake is not None:
-        found.problems.extend(_table(store, partition, lake))
+        if columns_behind(lake, store):
+            found.notes.append(_TABLE_WAITS)
+        else:
+            found.problems.extend(_table(store, partition, lake))
     return found
 
 
@@ -131,7 +148,11 @@ def _verify_partition(
     found.files += len(named)
     found.bytes += sum(file.size for file in named)
     found.rows += sum(file.rows for file in manifest.files)
-    found.problems += [*problems, *_counts(manifest), *_declared(store, manifest, declared)]
+    found.problems += [*problems, *_counts(manifest)]
+    if column_change(declared).outdates(manifest):
+        found.former.append(manifest.partition)
+    else:
+        found.problems += _declared(store, manifest, declared)
     if (note := _success(store, manifest)) is not None:
         found.notes.append(note)
 
@@ -204,6 +225,17 @@ def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None)
             yield Problem(
                 "schema", manifest.partition, path, f"{path} has columns that {ids.SCHEMA} does not declare: {strange}"
             )
+
+
+def _mixed(store: Store, declared: DeclaredSchema | None, found: Verified) -> Iterator[Problem]:
+    """Report how far a change of columns has come."""
+    if found.former:
+        message = (
+            f"{len(found.former):,} of {found.partitions:,} partitions, the first is {found.former[0]}, still have the "
+            f"columns of before a change: {column_change(declared).text}. To finish it, from the journal: {REPUBLISH}; "
+            "to retire those that are gone from the source: tandem run --prune"
+        )
+        yield Problem("mixed", "", f"{store.uri}/{ids.SCHEMA}", message)
 
 
 def _success(store: Store, manifest: Manifest) -> str | None:

@@ -20,10 +20,9 @@ from pipeline.review.questions import answered_rows
 from pipeline.runs.requests import load_request
 from pipeline.sinks import catalogue
 from pipeline.sinks.catalogue import Catalogue
-from pipeline.sinks.schema import refuse_breaking
+from pipeline.sinks.schema import column_change, load_schema, refuse_breaking
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import UsageError
 from schemas.manifest import Manifest
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Concurrency, RunRef
 from schemas.messages.run import Page, PlannedPartition, PlanRef, RunOptions
@@ -48,18 +47,14 @@ def decisions(
 ) -> Iterator[Decision]:
     """Decide for each selected partition, in order of key. `known`: the catalogue of all, if it was read already.
     Raises UsageError for an empty selection, SchemaChanged, PlanOutdated for a saved plan that is no longer valid."""
-    if selection.new_version and job.spec.sink.format != "parquet":
-        raise UsageError(
-            f"--new-version: a table of sink.format = {job.spec.sink.format!r} cannot drop or change its columns.",
-            hint="Publish to another sink.path, with a table of its own.",
-        )
     refuse_breaking(store, job.columns, job.keys, new_version=selection.new_version)
     if selection.agreed:
         yield from _of_saved_plan(job, store, selection, note)
         return
     levels = _levels(job, _of_source(job, selection), now) if _selects_source(job, selection) else {}
     chosen = list(levels)
-    shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
+    change = column_change(load_schema(store), job.columns)
+    shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names), change)
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
     rows = job.snapshot.entries.filter(pl.col("partition").is_in(chosen)).select("partition", "rows", "fingerprint")

@@ -110,8 +110,10 @@ def _published(
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     files = _final_files(work, opened, batches, checks, merge)
     # Only output that passed its checks may bind later publications.
-    version = declare_schema(store, job.columns, job.keys, new_version=plan.selection.new_version)
-    claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
+    allowed = plan.selection.new_version
+    version = declare_schema(store, job.columns, job.keys, new_version=allowed)
+    dataset = Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns)
+    claim(store, dataset, new_types=allowed)
     counts = files.counts
     if opened.whole:
         counts = counts.model_copy(update={"removed": _removed(store, parent, files.index)})

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.runs.mixed_columns import MixedColumns, mixed_columns
 from pipeline.runs.outcomes import outcomes
 from pipeline.runs.plan_pages import load_plan
 from pipeline.sinks import catalogue
@@ -55,6 +56,7 @@ class Report(Noun):
     lost_attempts: int = 0
     gone: Gone = Gone()
     retired: int = 0
+    mixed: MixedColumns = MixedColumns()
 
     @property
     def billed_over_needed(self) -> float | None:
@@ -115,6 +117,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0) -> RunRes
         lost_attempts=lost_attempts(store, request.ref.run),
         gone=gone(store, request.plan) if request.plan else Gone(),
         retired=retired,
+        mixed=mixed_columns(store),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -230,6 +233,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "pending": counts.pending, "removed": counts.removed, "out": counts.out, "unfinished": counts.unfinished,
         },
         "gone": report.gone.model_dump(),
+        **({"mixed": report.mixed.model_dump()} if report.mixed.partitions else {}),
         "journal": totals.reuse.model_dump(),
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,

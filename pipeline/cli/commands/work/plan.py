@@ -91,6 +91,12 @@ def decision_lines(ready: Ready, decisions: list[Decision]) -> list[str]:
         lines.append(f"  {word} {span}: {replace(first, changes=changes).why}{rows_gone}")
     if len(groups) > _GROUPS:
         lines.append(f"  … and {len(groups) - _GROUPS} more groups; all of them: --json")
+    former = sum(decision.has("columns") for decision in decisions)
+    if former:
+        lines.append(
+            f"{former:,} of {parts} have the columns of before the change. Until all are published again, readers of "
+            "the whole dataset are refused, and a table keeps what it has."
+        )
     return lines
 
 
