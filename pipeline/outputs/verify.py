@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.outputs import scan
+from pipeline.outputs import duplicate_keys, scan
 from pipeline.sinks import commits
 from pipeline.sinks.schema import (
     REPUBLISH,
@@ -32,11 +32,15 @@ from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import Damaged, ObjectMissing
 from schemas.manifest import DataFile, Manifest
+from schemas.spec.sections import Spec
 from schemas.tables import decode_schema, stored_schema
 
 _CHUNK = 8 << 20
 _READERS = 4
 _REREADS = 3
+_KEYS_HINT = (
+    "If a row moved, run both partitions: tandem run; if one is gone from the source, retire it: tandem run --prune"
+)
 _TABLE_WAITS = (
     "The table keeps the columns of before a change, and their files, until every partition has the present ones; the "
     "run that publishes the last one brings it up to date."
@@ -45,13 +49,28 @@ _TABLE_WAITS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind`: missing, size, checksum, rows, schema, mixed, counts, foreign, table or damaged. `path` is absolute,
-    empty for problems of no single object."""
+    """`kind`: missing, size, checksum, rows, schema, mixed, keys, counts, foreign, table or damaged. `path` is
+    absolute, empty for problems of no single object."""
 
     kind: str
     partition: str
     path: str
     message: str
+
+
+@dataclass(frozen=True)
+class UniqueKeys:
+    """The spec's check that a key is in one partition only."""
+
+    check: str
+    key: tuple[str, ...]
+    blocks: bool
+
+
+def unique_keys(spec: Spec) -> UniqueKeys | None:
+    """Return the check of a spec, the blocking one if there are two; None where it has none."""
+    checks = sorted((check for check in spec.checks if check.unique), key=lambda check: check.severity)
+    return UniqueKeys(checks[0].name, tuple(spec.source.key), checks[0].severity == "block") if checks else None
 
 
 @dataclass
@@ -66,9 +85,12 @@ class Verified:
     notes: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)  # keys of damaged manifests
     former: list[str] = field(default_factory=list)  # partitions that have the columns of before a change
+    duplicate_keys: int = 0  # in two partitions, if the spec checks that
 
 
-def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
+def verify(
+    store: Store, partition: str | None = None, *, lake: Lake | None = None, unique: UniqueKeys | None = None
+) -> Verified:
     """Verify everything that is published, or one partition of it; `lake` is its table, if it has one. Raises
     StoreError if the store is unreachable."""
     found = Verified()
@@ -79,6 +101,8 @@ def verify(store: Store, partition: str | None = None, *, lake: Lake | None = No
     found.problems.extend(_mixed(store, declared, found))
     if found.unreadable:
         return found  # only all manifests together show which files belong to a generation
+    if unique is not None:
+        _verify_keys(store, partition, unique, found)
     found.problems.extend(_foreign(store, partition, found.notes))
     if lake is not None:
         if columns_behind(lake, store):
@@ -236,6 +260,19 @@ def _mixed(store: Store, declared: DeclaredSchema | None, found: Verified) -> It
             "to retire those that are gone from the source: tandem run --prune"
         )
         yield Problem("mixed", "", f"{store.uri}/{ids.SCHEMA}", message)
+
+
+def _verify_keys(store: Store, partition: str | None, unique: UniqueKeys, found: Verified) -> None:
+    """Count the keys that are in two partitions: a problem, or a note where the check only warns."""
+    keys = duplicate_keys.find(store, unique.key, partition)
+    found.duplicate_keys = keys.count
+    if not keys.count:
+        return
+    message = f"check {unique.check!r} (unique: dataset): {keys.text}. {_KEYS_HINT}"
+    if unique.blocks:
+        found.problems.append(Problem("keys", "", "", message))
+    else:
+        found.notes.append(message)
 
 
 def _success(store: Store, manifest: Manifest) -> str | None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import polars as pl
 
-from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan
+from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan, unique_keys
 from pipeline.planning.job import Job
 from pipeline.planning.selection import select
 from pipeline.progress_note import Note, unnoted
@@ -166,6 +166,9 @@ def write_plan(
     for number, page in enumerate(pages):
         content = Page(partitions=tuple(lines[index] for index in page))
         store.put_absent(ids.plan_page(key, number), content.model_dump_json().encode())
+    for shared in unique_keys.find(job, store, [*planned, *retired]):
+        found = ids.shared_keys(request.run, plan_id, shared.partition)
+        store.put_absent(found, shared.model_dump_json().encode())
     canary = batches.sample([d for d in planned if d.run], options.canary_rows)
     if canary:
         content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal import usage
+from pipeline.planning import unique_keys
 from pipeline.publishing import commit_partition, partition_stages
 from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_rejects
 from pipeline.publishing.merge import LocalFile, Merge, of_any_version, provenance_of
@@ -117,6 +118,7 @@ def _published(
     counts = files.counts
     if opened.whole:
         counts = counts.model_copy(update={"removed": _removed(store, parent, files.index)})
+    shared = unique_keys.broken(job, store, plan, opened.partition)
     draft = Manifest(
         kind="published" if opened.whole else "partial",
         pipeline=plan.pipeline,
@@ -139,8 +141,12 @@ def _published(
         shares=batches.shares,
         usage=usage.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(provenance_of(job)),
-        checks=checks.broken(),
-        warnings=(*map(checks.sentence, checks.broken()), *_damage(opened, batches)),
+        checks=(*checks.broken(), *shared),
+        warnings=(
+            *map(checks.sentence, checks.broken()),
+            *map(unique_keys.sentence, shared),
+            *_damage(opened, batches),
+        ),
         run=plan.run,
         attempt=attempt,
         nonce=uuid.uuid4().hex,

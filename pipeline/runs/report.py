@@ -255,7 +255,8 @@ def as_json_check(check: BrokenCheck) -> dict[str, Any]:
     """Return a check that rows break as JSON, with its partition if known."""
     partition = {"partition": check.partition} if isinstance(check, PartitionCheck) else {}
     content = {"name": check.name, "severity": check.severity, "rows": check.rows, "keys": list(check.keys)}
-    return {**partition, **content}
+    others = {"others": list(check.others)} if check.others else {}
+    return {**partition, **content, **others}
 
 
 def cascades(totals: Totals) -> dict[str, dict[str, Any]]:
