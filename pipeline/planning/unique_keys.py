@@ -1,9 +1,10 @@
 """Keys over the whole dataset (`checks: [{unique: dataset}]`): found when a run is planned, before anything is paid.
 
 A partition that the run publishes is judged by its rows in the plan's snapshot of the source; any other one by its
-current generation, if the run does not retire it. So the verdict does not depend on which partition is published first: a row that moves between two
-partitions of the run is in one, and a key that both have is refused in both. What it finds is written beside the plan,
-an object for each partition concerned. Rows count that are rejected or filtered later, as the key is the source's.
+current generation, if the run does not retire it. So the verdict does not depend on which partition is published first:
+a row that moves between two partitions of the run is in one, and a key that both have is refused in both. What it finds
+is stored for the run, an object for each partition concerned. Rows count that are rejected or filtered later, as the
+key is the source's.
 """
 
 import tempfile
@@ -48,7 +49,7 @@ def checks_of(spec: Spec) -> list[Check]:
 
 
 def find(job: Job, store: Store, planned: Sequence[Decision], note: Note = unnoted) -> Iterator[SharedKeys]:
-    """Yield the shared keys of each partition concerned, of those that run; those that the run retires have none. Raises
+    """Yield the shared keys of each partition concerned, of those that run; those that it retires have no keys. Raises
     StoreError, InputChanged."""
     running = [decision.partition for decision in planned if decision.run]
     if not running or not checks_of(job.spec):

@@ -124,6 +124,24 @@ def test_a_killed_change_is_carried_on_by_the_same_command(project: Project, mod
     assert model_server.stats().answered_ok == ROWS
 
 
+def test_a_partition_that_is_gone_from_the_source_is_retired_to_finish_a_change(
+    project: Project, model_server: ModelServer
+) -> None:
+    lines = (project.folder / "rows.csv").read_text().splitlines()
+    kept = [line for line in lines if "2026-11-03" not in line]
+    (project.folder / "rows.csv").write_text("\n".join(kept) + "\n")
+    told = project.tandem("run", *CHANGE).ok()
+    assert "1 of 3 partitions still have the columns of before the change" in told.out
+    assert "to retire those that are gone from the source: tandem run --prune" in told.out
+    report = project.tandem("run", "--prune", "--json").ok().json
+    assert "mixed" not in report
+    assert report["partitions"]["retired"] == 1
+    assert "note" not in columns(project)
+    assert "note" not in table_columns(project)
+    project.tandem("outputs", "verify").ok()
+    assert model_server.stats().answered_ok == ROWS
+
+
 def test_the_flag_is_about_the_whole_dataset(tmp_path: Path) -> None:
     project = Project.make(tmp_path)
     for flags in (("--partition", DAYS[0]), ("--last", "3d"), ("--limit-rows", "3"), ("--reprocess", "failed")):

@@ -113,6 +113,16 @@ async def test_a_partition_that_is_gone_from_the_source_still_holds_its_keys(ben
     write(bench, b=[1, 2])
     found = await refused(bench)
     assert "another partition (as place=a) has 2 of its keys, too" in found.message
+    assert set(await bench.run(bench.job(), prune=True)) == {"place=b"}, "the run retires the other"
+
+
+async def test_a_file_that_is_renamed_shares_no_key_with_itself(bench: Bench) -> None:
+    """Its former partition is retired by the run that publishes the new one."""
+    bench.spec = {**bench.spec, "source": {"path": "*.parquet", "key": ["id"]}, "partition": {"by": "files"}}
+    write(bench, a=[1, 2])
+    await bench.run()
+    (bench.base / "rows.parquet").rename(bench.base / "other.parquet")
+    assert set(await bench.run()) == {"file=other.parquet"}
 
 
 async def test_a_warning_is_published_and_written_down_and_verify_counts_it(bench: Bench) -> None:
