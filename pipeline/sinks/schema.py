@@ -109,13 +109,35 @@ def _declared(schema: pa.Schema, keys: pa.Schema, known: DeclaredSchema | None) 
     breaks = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
     return DeclaredSchema(
         version=version,
-        columns={field.name: str(field.type) for field in schema},
-        keys={field.name: str(field.type) for field in keys},
+        columns=_texts(schema),
+        keys=_texts(keys),
         arrow_schema=encode_schema(schema),
         arrow_keys=encode_schema(keys),
         compatible_since=version if breaks or known is None else known.compatible_since,
         earlier=(*known.earlier, known.columns) if known else (),
     )
+
+
+def _texts(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: str(field.type) for field in schema}
+
+
+def restore_schema(
+    store: Store, schema: pa.Schema, keys: pa.Schema, version: int, former: Mapping[int, pa.Schema]
+) -> None:
+    """Declare again what a lost `schema.json` declared. `former`: the columns of earlier versions that partitions still
+    have; where they break readers of `schema`, a change of columns is under way."""
+    broken = [number for number, columns in former.items() if breaking(columns, schema)]
+    declared = DeclaredSchema(
+        version=version,
+        columns=_texts(schema),
+        keys=_texts(keys),
+        arrow_schema=encode_schema(schema),
+        arrow_keys=encode_schema(keys),
+        compatible_since=max(broken, default=0) + 1,
+        earlier=tuple(_texts(former.get(number, pa.schema([]))) for number in range(1, version)),
+    )
+    store.put(ids.SCHEMA, declared.model_dump_json().encode())
 
 
 def refuse_breaking(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> None:
