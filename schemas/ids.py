@@ -212,6 +212,11 @@ def agreed(content: str) -> str:
     return f"{TANDEM}/plans/{content[:32]}.json"
 
 
+def shared_keys(run: str, plan_id: str, partition: str) -> str:
+    """Return the key of the object with the keys that a partition shares with others, by a plan."""
+    return f"{RUNS}{run}/shared-keys/{plan_id}/{partition}.json"
+
+
 def run_folder(run: str) -> str:
     return f"{RUNS}{run}/"
 

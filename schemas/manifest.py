@@ -120,12 +120,13 @@ class Provenance(Noun):
 
 class BrokenCheck(Noun):
     """A check of the spec that `rows` rows of a partition break. `keys`: keys of some of them, as text, if the source
-    has a key."""
+    has a key; `others`: for each of these another partition that has it, if the check is `unique: dataset`."""
 
     name: str
     severity: Literal["block", "warn"]
     rows: int
     keys: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 class Manifest(Noun):

@@ -9,8 +9,8 @@ from schemas.manifest import Noun
 from schemas.spec.durations import Duration
 
 CauseKind = Literal[
-    "never_published", "last_attempt", "partial", "stages", "input", "answered", "pending", "up_to_date", "asked",
-    "other", "gone", "moved", "waiting",
+    "never_published", "last_attempt", "partial", "columns", "stages", "input", "answered", "pending", "up_to_date",
+    "asked", "other", "gone", "moved", "waiting",
 ]  # fmt: skip
 Reprocess = Literal["missing", "failed", "stale", "all"]
 
@@ -27,8 +27,8 @@ class Due(Noun):
 
 class Selection(Noun):
     """The partitions and rows of a run. Part of its identity. `limit_rows`: the first N rows in plan order;
-    `new_version`: the dataset's schema may change in ways that break its readers; `prune`: partitions that are gone
-    from the source are retired; `no_calls`: the journal's answers are taken, and no other."""
+    `new_version` (`--allow-schema-change`): the dataset's schema may change in ways that break its readers; `prune`:
+    partitions that are gone from the source are retired; `no_calls`: the journal's answers are taken, and no other."""
 
     partitions: tuple[str, ...] = ()
     from_date: str | None = None

@@ -16,7 +16,7 @@ SECTIONS: dict[str, str] = {
     "Limits": "Limits of concurrency, rate, cost and rejects.",
     "Price": "The price of one model, in USD per million tokens.",
     "Journal": "The storage of answers that were paid for.",
-    "Check": "A condition that every row must meet, tested before a partition is published.",
+    "Check": "A condition that every row must meet, tested before a partition is published: `sql`, or `unique`.",
     "Schedule": "The defaults of `tandem schedule apply`.",
     "Notify": "Webhooks and commands for events of a run.",
 }
@@ -160,6 +160,7 @@ _JOURNAL = {
 _CHECK = {
     "name": "The name of the check.",
     "sql": "An SQL condition, true for a good row.",
+    "unique": "`dataset`, instead of `sql`: no key (`source.key`) is in two partitions.",
     "severity": "`block`: the partition is not published. `warn`: it is, and the manifest names the check.",
 }
 _SCHEDULE = {

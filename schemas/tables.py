@@ -66,8 +66,8 @@ def stored_type(data_type: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return the type in which columns of two files are stored together, else None: the stored types must be equal, but
-    a column (or list) that is all null takes any type."""
+    """Return the type in which columns of two files are stored together, else None: the narrowest that holds the values
+    of both (`wider_number`). A column (or list) that is all null takes any type."""
     if pa.types.is_null(one) or pa.types.is_null(other):
         return other if pa.types.is_null(one) else one
     if _is_list(one) and _is_list(other):
@@ -76,8 +76,37 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if pa.types.is_struct(one) and pa.types.is_struct(other) and [f.name for f in one] == [f.name for f in other]:
         members = [(f.name, common_type(f.type, other.field(f.name).type)) for f in one]
         return None if any(kind is None for _, kind in members) else pa.struct(members)
-    stored = stored_type(one)
-    return stored if stored == stored_type(other) else None
+    first, second = stored_type(one), stored_type(other)
+    return first if first == second else wider_number(first, second)
+
+
+_INTEGER_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
+_MOST_DIGITS = 38  # of a 128-bit decimal
+
+
+def wider_number(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return the number type that both widen to, else None: integers to a longer integer, a decimal or a double; floats
+    to a double; decimals to more digits. A decimal and a float have none, as each would change values of the other."""
+    integers = [kind for kind in (one, other) if pa.types.is_integer(kind)]
+    floats = [kind for kind in (one, other) if pa.types.is_floating(kind)]
+    decimals = [kind for kind in (one, other) if pa.types.is_decimal(kind)]
+    if len(integers) == 2:
+        return _wider_integer(one, other)
+    if len(integers) + len(floats) == 2:
+        return pa.float64() if integers or pa.float64() in floats else pa.float32()
+    if len(integers) + len(decimals) == 2:
+        digits = [_INTEGER_DIGITS[kind.bit_width] for kind in integers] + [d.precision - d.scale for d in decimals]
+        scale = max(kind.scale for kind in decimals)
+        return pa.decimal128(max(digits) + scale, scale) if max(digits) + scale <= _MOST_DIGITS else None
+    return None
+
+
+def _wider_integer(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    if pa.types.is_signed_integer(one) == pa.types.is_signed_integer(other):
+        return max(one, other, key=lambda kind: kind.bit_width)
+    unsigned, signed = sorted((one, other), key=pa.types.is_signed_integer)
+    bits = max(signed.bit_width, 2 * unsigned.bit_width)
+    return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}.get(bits)
 
 
 def _is_list(data_type: pa.DataType) -> bool:

@@ -16,7 +16,7 @@ from pipeline.activities.jobs import Jobs, refuse_other_code
 from pipeline.limits import budget, reckoning
 from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.limits.run_budget import RunBudgets
-from pipeline.planning import builder
+from pipeline.planning import builder, concurrent_keys
 from pipeline.planning.known_answers import index_answers
 from pipeline.planning.preparation import make_job
 from pipeline.progress_note import Note
@@ -174,9 +174,15 @@ def _retire(store: Store, request: FinaliseRequest) -> int:
 
 
 def _finalise(store: Store, request: FinaliseRequest, retired: int) -> RunResult:
-    result = finalise(store, request, retired)
     run_request = requests.load_request(store, request.ref.run)
-    hooks = builder.hooks_of(requests.load_spec_of(store, run_request.spec)) if run_request is not None else ()
+    spec = requests.load_spec_of(store, run_request.spec) if run_request is not None else None
+    if spec is not None:
+        try:
+            concurrent_keys.note_in_outcomes(store, spec, request.ref.run, request.plan)
+        except (TandemError, OSError, ValueError) as exc:  # a run must end all the same
+            log.warning("keys that other runs published meanwhile are not compared: %s", exc)
+    result = finalise(store, request, retired)
+    hooks = builder.hooks_of(spec) if spec is not None else ()
     try:
         report = load_report(store, request.ref.run)
         if report is not None:

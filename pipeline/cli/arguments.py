@@ -29,7 +29,7 @@ def selection_of(
     reprocess: str = "stale",
     limit_rows: int | None = None,
     fresh: bool = False,
-    new_version: bool = False,
+    allow_schema_change: bool = False,
     *,
     prune: bool = False,
     no_calls: bool = False,
@@ -44,6 +44,13 @@ def selection_of(
         raise UsageError(
             "--partition cannot be combined with --from-date, --to-date or --last.", hint="Remove one of them."
         )
+    part = bool(partition or from_date or to_date or last or limit_rows is not None)
+    if allow_schema_change and (part or reprocess in ("missing", "failed")):
+        raise UsageError(
+            "--allow-schema-change publishes every partition again; it cannot be combined with selectors, --limit-rows "
+            f"or --reprocess {reprocess if reprocess in ('missing', 'failed') else 'missing|failed'}.",
+            hint="Write: --reprocess all --allow-schema-change",
+        )
     return Selection(
         partitions=tuple(partition or ()),
         from_date=from_date,
@@ -54,7 +61,7 @@ def selection_of(
         fresh=fresh,
         prune=prune,
         no_calls=no_calls,
-        new_version=new_version,
+        new_version=allow_schema_change,
     )
 
 

@@ -14,14 +14,17 @@ from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.join_rows import RowJoin
 from pipeline.journal.answers import coverage
 from pipeline.journal.join import has_journal
+from pipeline.planning import unique_keys
 from pipeline.planning.batches import batch_rows, equal_batches
 from pipeline.planning.decide import unchanged
 from pipeline.review import questions
 from pipeline.sinks import commits
+from pipeline.sinks.schema import column_change, load_schema
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.staging import OpenedPartition
+from schemas.manifest import Counts, Reuse
+from schemas.staging import OpenedPartition, Refusal
 from stages.journal.records import AnswerRecord
 from stages.journal.segments import decode_segment, encode_segment
 
@@ -36,16 +39,19 @@ class Opening:
 
 
 def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
-    """Fix the base generation and the batches, of `limit` rows at most. Raises DuplicateKeys, InputChanged,
-    StoreError."""
+    """Fix the base generation and the batches, of `limit` rows at most. Raises DuplicateKeys, ChecksFailed,
+    InputChanged, StoreError."""
     job, plan, store, partition = work.job, work.plan, work.store, work.partition
     current = commits.current(store, partition)
     base = current.generation if current else 0
     entry = work.entry
     answered = questions.answered_rows(store, current)
-    if plan.selection.reprocess != "all" and unchanged(current, entry.fingerprint, plan.stages, answered=answered):
-        return Opening(None, None, base)
+    if plan.selection.reprocess != "all":
+        change = column_change(load_schema(store), job.columns)
+        if unchanged(current, entry.fingerprint, plan.stages, answered=answered, change=change):
+            return Opening(None, None, base)
     rows = min(limit, entry.rows)
+    _refuse_shared_keys(work, folder, rows)
     size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry))
     coverage.mark(store, partition, plan.run)
     batches, damage = equal_batches(entry, size, rows), list[str]()
@@ -72,6 +78,15 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
     key = f"{folder}open-{uuid.uuid4().hex[:12]}.json"
     store.put_absent(key, opened.model_dump_json().encode())
     return Opening(key, opened, base)
+
+
+def _refuse_shared_keys(work: PartitionRun, folder: str, rows: int) -> None:
+    """Raise ChecksFailed before anything is paid if another partition has keys of this one, too."""
+    checks = unique_keys.broken(work.job, work.store, work.plan, work.partition)
+    if (refused := unique_keys.refusal(work.partition, checks)) is not None:
+        counts = Refusal(counts=Counts(rows_in=rows, unfinished=rows), reuse=Reuse(), checks=refused.checks)
+        work.store.put(ids.refusal(folder), counts.model_dump_json().encode())
+        raise refused
 
 
 def _answers(store: Store, partition: str, folder: str) -> str | None:

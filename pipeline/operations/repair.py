@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from pipeline.client.connection import connected
 from pipeline.client.follow import follow
 from pipeline.operations.run import Order, final_report, prepare, start, working_on
+from pipeline.outputs import scan
 from pipeline.outputs.verify import Problem, Verified, verify
 from pipeline.planning.job import Job
 from pipeline.planning.preparation import make_job
 from pipeline.runs.report import Report
 from pipeline.sinks import commits, generations
-from pipeline.sinks.schema import Dataset, claim, declare_schema
+from pipeline.sinks.schema import Dataset, claim, restore_schema
 from pipeline.sinks.table_formats.follow import lake_of
 from pipeline.stores import Store
 from schemas import ids
@@ -91,8 +92,9 @@ def rebuild(spec: Spec, base: Path, store: Store, damage: Damage) -> None:
     job = make_job(spec, base, store, ModelServices())
     if ids.DATASET in damage.rebuild:
         claim(store, _dataset(job, spec.name, columns))
-    if ids.SCHEMA in damage.rebuild and columns is not None:
-        declare_schema(store, columns, job.keys)
+    if ids.SCHEMA in damage.rebuild and manifest is not None and columns is not None:
+        version = manifest.schema_version
+        restore_schema(store, columns, job.keys, version, _former(store, version))
 
 
 def _newest(store: Store) -> Manifest | None:
@@ -108,6 +110,16 @@ def _newest(store: Store) -> Manifest | None:
             if manifest is not None and manifest.files:
                 newest = [max([*newest, manifest], key=lambda one: (one.schema_version, one.committed_at))]
     return newest[0] if newest else None
+
+
+def _former(store: Store, version: int) -> dict[int, pa.Schema]:
+    """Return the columns of the earlier versions of the schema that current generations have."""
+    found: dict[int, pa.Schema] = {}
+    for manifest in scan.manifests(store):
+        older = manifest.schema_version < version and manifest.schema_version not in found
+        if older and (columns := _columns(store, manifest)) is not None:
+            found[manifest.schema_version] = columns
+    return found
 
 
 def _columns(store: Store, manifest: Manifest) -> pa.Schema | None:

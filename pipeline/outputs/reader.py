@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sinks.generations import locate
-from pipeline.sinks.schema import DeclaredSchema, key_schema, key_values, load_schema
+from pipeline.sinks.schema import REPUBLISH, column_change, key_schema, key_values, load_schema
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from schemas.errors import TandemError
 from schemas.manifest import Manifest
-from schemas.tables import decode_schema
+from schemas.tables import decode_schema, stored_schema
 
 _SLICE = 1_000_000
 
@@ -59,24 +59,33 @@ def parts_of(store: Store, manifest: Manifest) -> list[CommittedPart]:
 
 
 def reader_schema(store: Store, manifests: Sequence[Manifest]) -> ReaderSchema:
-    """Return the declared schema. Raises VersionsDiffer if a manifest is of an incompatible version."""
+    """Return the declared schema, or that of the files where all have the same former columns. Raises VersionsDiffer if
+    some have former columns and others the present ones."""
     declared = load_schema(store)
     if declared is None:
         raise TandemError(f"{store.uri}: nothing is published.", hint="Run the pipeline first.")
-    _refuse_versions(store, manifests, declared)
-    return ReaderSchema(decode_schema(declared.arrow_schema), key_schema(declared))
+    change = column_change(declared)
+    old = [manifest for manifest in manifests if change.outdates(manifest)]
+    if not old:
+        return ReaderSchema(decode_schema(declared.arrow_schema), key_schema(declared))
+    if len({manifest.schema_fingerprint for manifest in manifests}) == 1:
+        return ReaderSchema(_columns_of(store, old[0]), key_schema(declared))
+    raise VersionsDiffer(
+        f"{store.uri}: {len(old)} of {len(manifests)} partition(s), the first is {old[0].partition}, have a schema "
+        f"older than version {change.since}, which is incompatible with it: {change.text}.",
+        hint=f"Publish them again, from the journal: {REPUBLISH}; retire those that are gone from the source: "
+        "tandem run --prune. Until then read partition by partition.",
+    )
 
 
-def _refuse_versions(store: Store, manifests: Sequence[Manifest], declared: DeclaredSchema) -> None:
-    """Refuse partitions published before `--new-version`: their columns are gone or have other types."""
-    first = declared.compatible_since
-    old = [manifest.partition for manifest in manifests if manifest.schema_version < first]
-    if old:
-        raise VersionsDiffer(
-            f"{store.uri}: {len(old)} of {len(manifests)} partition(s), the first is {old[0]}, have a schema older "
-            f"than version {first}, which is incompatible with it.",
-            hint="Publish them again with tandem run, or read partition by partition from their files.",
-        )
+def _columns_of(store: Store, manifest: Manifest) -> pa.Schema:
+    """Return the columns of a generation's files. Raises GenerationSuperseded where they are gone."""
+    key = manifest.files[0].key
+    path = locate(store, key)
+    if path is None:
+        raise superseded(store, key)
+    with store.open_input(path) as source:
+        return stored_schema(pq.read_schema(source)).remove_metadata()
 
 
 def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
@@ -84,7 +93,7 @@ def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
     it has not moved."""
     path = locate(part.store, part.key)
     if path is None:
-        raise superseded(part) from exc
+        raise superseded(part.store, part.key) from exc
     if path != part.path:
         return replace(part, path=path)
     if isinstance(exc, pa.ArrowException | OSError | pl.exceptions.ComputeError):
@@ -95,9 +104,9 @@ def _relocated(part: CommittedPart, exc: Exception) -> CommittedPart:
     raise exc
 
 
-def superseded(part: CommittedPart) -> GenerationSuperseded:
+def superseded(store: Store, key: str) -> GenerationSuperseded:
     """Return the error of a file that is in no place any more."""
-    return GenerationSuperseded(f"{part.store.uri}/{part.key} was superseded and removed.", hint="Read again.")
+    return GenerationSuperseded(f"{store.uri}/{key} was superseded and removed.", hint="Read again.")
 
 
 # Arrow -------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class SupersededFiles(fs.FileSystemHandler):  # type: ignore[misc]
             return path
         key = locate(part.store, part.key)
         if key is None:
-            raise superseded(part)
+            raise superseded(part.store, part.key)
         return str(part.store.arrow_path(key)[1])
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -15,31 +15,62 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.outputs import scan
+from pipeline.outputs import duplicate_keys, scan
 from pipeline.sinks import commits
-from pipeline.sinks.schema import Dataset, DeclaredSchema, load_schema, schema_fingerprint
+from pipeline.sinks.schema import (
+    REPUBLISH,
+    Dataset,
+    DeclaredSchema,
+    column_change,
+    load_schema,
+    schema_fingerprint,
+)
 from pipeline.sinks.table_formats.base import Lake
+from pipeline.sinks.table_formats.follow import columns_behind
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import Damaged, ObjectMissing
 from schemas.manifest import DataFile, Manifest
+from schemas.spec.sections import Spec
 from schemas.tables import decode_schema, stored_schema
 
 _CHUNK = 8 << 20
 _READERS = 4
 _REREADS = 3
+_KEYS_HINT = (
+    "If a row moved, run both partitions: tandem run; if one is gone from the source, retire it: tandem run --prune"
+)
+_TABLE_WAITS = (
+    "The table keeps the columns of before a change, and their files, until every partition has the present ones; the "
+    "run that publishes the last one brings it up to date."
+)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind`: missing, size, checksum, rows, schema, counts, foreign, table or damaged. `path` is absolute, empty for
-    problems of no single object."""
+    """`kind`: missing, size, checksum, rows, schema, mixed, keys, counts, foreign, table or damaged. `path` is
+    absolute, empty for problems of no single object."""
 
     kind: str
     partition: str
     path: str
     message: str
+
+
+@dataclass(frozen=True)
+class UniqueKeys:
+    """The spec's check that a key is in one partition only."""
+
+    check: str
+    key: tuple[str, ...]
+    blocks: bool
+
+
+def unique_keys(spec: Spec) -> UniqueKeys | None:
+    """Return the check of a spec, the blocking one if there are two; None where it has none."""
+    checks = sorted((check for check in spec.checks if check.unique), key=lambda check: check.severity)
+    return UniqueKeys(checks[0].name, tuple(spec.source.key), checks[0].severity == "block") if checks else None
 
 
 @dataclass
@@ -53,9 +84,13 @@ class Verified:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)  # keys of damaged manifests
+    former: list[str] = field(default_factory=list)  # partitions that have the columns of before a change
+    duplicate_keys: int = 0  # in two partitions, if the spec checks that
 
 
-def verify(store: Store, partition: str | None = None, *, lake: Lake | None = None) -> Verified:
+def verify(
+    store: Store, partition: str | None = None, *, lake: Lake | None = None, unique: UniqueKeys | None = None
+) -> Verified:
     """Verify everything that is published, or one partition of it; `lake` is its table, if it has one. Raises
     StoreError if the store is unreachable."""
     found = Verified()
@@ -63,11 +98,17 @@ def verify(store: Store, partition: str | None = None, *, lake: Lake | None = No
     with ThreadPoolExecutor(_READERS, thread_name_prefix="tandem-verify") as pool:
         for manifest in _manifests(store, partition, found):
             _verify_partition(store, manifest, declared, pool, found)
+    found.problems.extend(_mixed(store, declared, found))
     if found.unreadable:
         return found  # only all manifests together show which files belong to a generation
+    if unique is not None:
+        _verify_keys(store, partition, unique, found)
     found.problems.extend(_foreign(store, partition, found.notes))
     if lake is not None:
-        found.problems.extend(_table(store, partition, lake))
+        if columns_behind(lake, store):
+            found.notes.append(_TABLE_WAITS)
+        else:
+            found.problems.extend(_table(store, partition, lake))
     return found
 
 
@@ -131,7 +172,11 @@ def _verify_partition(
     found.files += len(named)
     found.bytes += sum(file.size for file in named)
     found.rows += sum(file.rows for file in manifest.files)
-    found.problems += [*problems, *_counts(manifest), *_declared(store, manifest, declared)]
+    found.problems += [*problems, *_counts(manifest)]
+    if column_change(declared).outdates(manifest):
+        found.former.append(manifest.partition)
+    else:
+        found.problems += _declared(store, manifest, declared)
     if (note := _success(store, manifest)) is not None:
         found.notes.append(note)
 
@@ -205,6 +250,30 @@ def _declared(store: Store, manifest: Manifest, declared: DeclaredSchema | None)
             yield Problem(
                 "schema", manifest.partition, path, f"{path} has columns that {ids.SCHEMA} does not declare: {strange}"
             )
+
+
+def _mixed(store: Store, declared: DeclaredSchema | None, found: Verified) -> Iterator[Problem]:
+    """Report how far a change of columns has come."""
+    if found.former:
+        message = (
+            f"{len(found.former):,} of {found.partitions:,} partitions, the first is {found.former[0]}, still have the "
+            f"columns of before a change: {column_change(declared).text}. To finish it, from the journal: {REPUBLISH}; "
+            "to retire those that are gone from the source: tandem run --prune"
+        )
+        yield Problem("mixed", "", f"{store.uri}/{ids.SCHEMA}", message)
+
+
+def _verify_keys(store: Store, partition: str | None, unique: UniqueKeys, found: Verified) -> None:
+    """Count the keys that are in two partitions: a problem, or a note where the check only warns."""
+    keys = duplicate_keys.find(store, unique.key, partition)
+    found.duplicate_keys = keys.count
+    if not keys.count:
+        return
+    message = f"check {unique.check!r} (unique: dataset): {keys.text}. {_KEYS_HINT}"
+    if unique.blocks:
+        found.problems.append(Problem("keys", "", "", message))
+    else:
+        found.notes.append(message)
 
 
 def _success(store: Store, manifest: Manifest) -> str | None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import polars as pl
 
-from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan
+from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan, unique_keys
 from pipeline.planning.job import Job
 from pipeline.planning.selection import select
 from pipeline.planning.waiting_partitions import WaitingPartitions
@@ -21,11 +21,10 @@ from pipeline.review.questions import answered_rows
 from pipeline.runs.requests import load_request
 from pipeline.sinks import catalogue
 from pipeline.sinks.catalogue import Catalogue
-from pipeline.sinks.schema import refuse_breaking
+from pipeline.sinks.schema import column_change, load_schema, refuse_breaking
 from pipeline.sources.readiness import named
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import UsageError
 from schemas.manifest import Manifest
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Concurrency, RunRef
 from schemas.messages.run import Page, PlannedPartition, PlanRef, RunOptions
@@ -50,11 +49,6 @@ def decisions(
 ) -> Iterator[Decision]:
     """Decide for each selected partition, in order of key. `known`: the catalogue of all, if it was read already.
     Raises UsageError for an empty selection, SchemaChanged, PlanOutdated for a saved plan that is no longer valid."""
-    if selection.new_version and job.spec.sink.format != "parquet":
-        raise UsageError(
-            f"--new-version: a table of sink.format = {job.spec.sink.format!r} cannot drop or change its columns.",
-            hint="Publish to another sink.path, with a table of its own.",
-        )
     refuse_breaking(store, job.columns, job.keys, new_version=selection.new_version)
     if selection.agreed:
         yield from _of_saved_plan(job, store, selection, note)
@@ -65,7 +59,8 @@ def decisions(
     of_source = _of_source(selection, available)
     levels = _levels(job, of_source, available, now) if _selects_source(of_source, selection) else {}
     chosen = list(levels)
-    shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names))
+    change = column_change(load_schema(store), job.columns)
+    shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names), change)
     known = known or catalogue.read(store, chosen, note=note)
     failed = catalogue.failed(known.attempts)
     rows = entries.filter(pl.col("partition").is_in(chosen))
@@ -190,6 +185,9 @@ def write_plan(
     for number, page in enumerate(pages):
         content = Page(partitions=tuple(lines[index] for index in page))
         store.put_absent(ids.plan_page(key, number), content.model_dump_json().encode())
+    for shared in unique_keys.find(job, store, [*planned, *retired]):
+        where = ids.shared_keys(request.run, plan_id, shared.partition)
+        store.put_absent(where, shared.model_dump_json().encode())
     canary = batches.sample([d for d in planned if d.run], options.canary_rows)
     if canary:
         content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.sinks.schema import ColumnChange
 from schemas.manifest import Manifest
 from schemas.plan import Cause, Decision, Reprocess
 
@@ -16,11 +17,13 @@ _REQUESTED = (Cause("asked", "asked to reprocess"),)
 
 @dataclass(frozen=True)
 class OutputShape:
-    """The shape of a run's output: the stages' shapes and aspects, and the columns of the input."""
+    """The shape of a run's output: the stages' shapes and aspects, the columns of the input, and the change of
+    published columns that outdates partitions."""
 
     stages: Mapping[str, str]
     aspects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     columns: Sequence[str] = ()
+    change: ColumnChange = field(default_factory=ColumnChange)
 
 
 class PartitionInput(NamedTuple):
@@ -68,6 +71,8 @@ def _difference(
         return (_BACK if current is not None and current.kind == "retired" else _NEVER, *found), "missing"
     if current.kind == "partial":
         found.append(_PARTIAL)
+    if shape.change.outdates(current):
+        found.append(Cause("columns", f"published columns changed ({shape.change.text})"))
     if dict(current.stage_fingerprints) != dict(shape.stages):
         found.append(Cause("stages", _stages_changed(current, shape)))
     if current.input_fingerprint != input_fingerprint:
@@ -115,11 +120,14 @@ def _aspects_changed(stage: str, before: Mapping[str, str], now: Mapping[str, st
 # Before opening ----------------------------------------------------------------------------------------------------
 
 
-def unchanged(manifest: Manifest | None, fingerprint: str, stages: dict[str, str], *, answered: int) -> bool:
+def unchanged(
+    manifest: Manifest | None, fingerprint: str, stages: dict[str, str], *, answered: int, change: ColumnChange
+) -> bool:
     """True if the current generation holds what a run would publish. `answered`: the number of its pending rows."""
     return (
         manifest is not None
         and manifest.kind == "published"
+        and not change.outdates(manifest)
         and manifest.input_fingerprint == fingerprint
         and dict(manifest.stage_fingerprints) == stages
         and not answered

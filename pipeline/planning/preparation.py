@@ -24,15 +24,20 @@ from stages.user_code import add_user_folder
 
 
 def refuse_unbound_checks(job: Job) -> None:
-    """Raise SpecError for a check that does not fit the columns of the output."""
+    """Raise SpecError for a check that does not fit the columns of the output, or needs a key that there is not."""
+    for index, check in enumerate(job.spec.checks):
+        if check.unique is not None and not job.spec.source.key:
+            message = f"check {check.name!r}: unique: dataset needs source.key, the columns that identify a row."
+            raise SpecError(message, hint="Add source.key.", places=[(("checks", index, "unique"), message)])
     if not job.snapshot.partitions:  # its keys are not known
         return
-    if not job.spec.checks:
+    if not any(check.sql for check in job.spec.checks):
         return
     from stages.tables.condition_check import bind  # a SQL parser, a fifth of a second that most specs don't need
 
     for index, check in enumerate(job.spec.checks):
-        bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", index, "sql"))
+        if check.sql is not None:
+            bind(check.sql, job.checked_columns, f"check {check.name!r}", ("checks", index, "sql"))
 
 
 def make_job(

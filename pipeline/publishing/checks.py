@@ -47,7 +47,7 @@ class OutputChecks:
     """The spec's `checks`, counted batch by batch, with a sample of the rows that break them."""
 
     def __init__(self, job: Job, partition: str) -> None:
-        self._checks = job.spec.checks
+        self._checks = [(check, check.sql) for check in job.spec.checks if check.sql is not None]
         self._partition = partition
         self._keys = key_values(partition, job.keys)
         self._named_by = [name for name in job.spec.source.key if name in job.checked_columns.names]
@@ -63,8 +63,8 @@ class OutputChecks:
             table = table.append_column(name, pa.repeat(value, table.num_rows))
         rows = pl.DataFrame(table)
         self._seen += rows.height
-        for index, check in enumerate(self._checks):
-            broken = rows.filter(~holds(rows, check.sql))
+        for index, (_, sql) in enumerate(self._checks):
+            broken = rows.filter(~holds(rows, sql))
             self._broken[index] += broken.height
             self._note(self._sample[index], broken)
 
@@ -82,7 +82,7 @@ class OutputChecks:
         """Return the checks that rows break, in the spec's order."""
         return tuple(
             BrokenCheck(name=check.name, severity=check.severity, rows=rows, keys=tuple(sample))
-            for check, rows, sample in zip(self._checks, self._broken, self._sample, strict=True)
+            for (check, _), rows, sample in zip(self._checks, self._broken, self._sample, strict=True)
             if rows
         )
 
@@ -96,5 +96,5 @@ class OutputChecks:
 
     def sentence(self, check: BrokenCheck) -> str:
         """Describe a broken check, without keys: it is stored where no row may be named."""
-        (sql,) = (one.sql for one in self._checks if one.name == check.name)
+        (sql,) = (sql for one, sql in self._checks if one.name == check.name)
         return f"check {check.name!r} ({sql.strip()}): {check.rows:,} of {self._seen:,} rows break it"

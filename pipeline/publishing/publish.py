@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal import usage
+from pipeline.planning import unique_keys
 from pipeline.publishing import commit_partition, partition_stages
 from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_rejects
 from pipeline.publishing.merge import LocalFile, Merge, of_any_version, provenance_of
@@ -110,11 +111,14 @@ def _published(
     parent = commits.read_commit(store, opened.partition, opened.base) if opened.base else None
     files = _final_files(work, opened, batches, checks, merge)
     # Only output that passed its checks may bind later publications.
-    version = declare_schema(store, job.columns, job.keys, new_version=plan.selection.new_version)
-    claim(store, Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns))
+    allowed = plan.selection.new_version
+    version = declare_schema(store, job.columns, job.keys, new_version=allowed)
+    dataset = Dataset(pipeline=plan.pipeline, types=job.snapshot.info.types, keys=job.snapshot.info.key_columns)
+    claim(store, dataset, new_types=allowed)
     counts = files.counts
     if opened.whole:
         counts = counts.model_copy(update={"removed": _removed(store, parent, files.index)})
+    shared = unique_keys.broken(job, store, plan, opened.partition)
     draft = Manifest(
         kind="published" if opened.whole else "partial",
         pipeline=plan.pipeline,
@@ -137,8 +141,12 @@ def _published(
         shares=batches.shares,
         usage=usage.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(provenance_of(job)),
-        checks=checks.broken(),
-        warnings=(*map(checks.sentence, checks.broken()), *_damage(opened, batches)),
+        checks=(*checks.broken(), *shared),
+        warnings=(
+            *map(checks.sentence, checks.broken()),
+            *map(unique_keys.sentence, shared),
+            *_damage(opened, batches),
+        ),
         run=plan.run,
         attempt=attempt,
         nonce=uuid.uuid4().hex,

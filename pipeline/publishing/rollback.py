@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.publishing import commit_partition
 from pipeline.sinks import commits, generations
-from pipeline.sinks.schema import load_schema
+from pipeline.sinks.schema import REPUBLISH, load_schema
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import SchemaChanged, UsageError
@@ -63,7 +63,7 @@ def _refuse_schema(store: Store, target: Manifest) -> None:
         raise SchemaChanged(
             f"Generation {target.generation} of {target.partition} has version {target.schema_version} of the schema, "
             f"and readers expect version {declared.compatible_since} or later.",
-            hint="Undo the change of the spec and publish with: tandem run --new-version",
+            hint=f"Undo the change of the spec, and publish every partition again: {REPUBLISH}",
         )
 
 

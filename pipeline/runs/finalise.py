@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import orjson
 
+from pipeline.runs.mixed_columns import mixed_columns
 from pipeline.runs.outcomes import outcomes
 from pipeline.runs.plan_pages import load_plan, planned_lines
 from pipeline.runs.report import Gone, Report, broken_checks, load_report, lost_attempts
@@ -41,6 +42,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0) -> RunRes
         lost_attempts=lost_attempts(store, request.ref.run),
         gone=gone(store, request.plan) if request.plan else Gone(),
         retired=retired,
+        mixed=mixed_columns(store),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),

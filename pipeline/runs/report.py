@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.runs.mixed_columns import MixedColumns
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
@@ -47,6 +48,7 @@ class Report(Noun):
     lost_attempts: int = 0
     gone: Gone = Gone()
     retired: int = 0
+    mixed: MixedColumns = MixedColumns()
 
     @property
     def billed_over_needed(self) -> float | None:
@@ -101,6 +103,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "pending": counts.pending, "removed": counts.removed, "out": counts.out, "unfinished": counts.unfinished,
         },
         "gone": report.gone.model_dump(),
+        **({"mixed": report.mixed.model_dump()} if report.mixed.partitions else {}),
         "journal": totals.reuse.model_dump(),
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
@@ -122,7 +125,8 @@ def as_json_check(check: BrokenCheck) -> dict[str, Any]:
     """Return a check that rows break as JSON, with its partition if known."""
     partition = {"partition": check.partition} if isinstance(check, PartitionCheck) else {}
     content = {"name": check.name, "severity": check.severity, "rows": check.rows, "keys": list(check.keys)}
-    return {**partition, **content}
+    others = {"others": list(check.others)} if check.others else {}
+    return {**partition, **content, **others}
 
 
 def cascades(totals: Totals) -> dict[str, dict[str, Any]]:

@@ -39,6 +39,8 @@ def request_digest(spec: Spec, selection: Selection) -> str:
         exclude["journal"] = {"read_from"}
     if spec.partition.gone == "keep":
         exclude["partition"] = {"gone"}
+    if all(check.unique is None for check in spec.checks):
+        exclude["checks"] = {"__all__": {"unique"}}
     spec_json = spec.model_dump_json(exclude=exclude)
     plain = {name for name in ("prune", "no_calls") if not getattr(selection, name)}
     return digests.digest(spec_json, selection.model_dump_json(exclude=plain))

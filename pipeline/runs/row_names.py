@@ -33,7 +33,7 @@ def names_of(store: Store, run: str, identities: Mapping[str, set[str]]) -> dict
             continue
         room -= manifest.counts.rows_in
         left = set(row_identities)
-        for identity, name in _names(store, manifest, key):
+        for identity, name in names_in(store, manifest, key):
             if identity in left:
                 found[partition, identity] = name
                 left.discard(identity)
@@ -42,7 +42,8 @@ def names_of(store: Store, run: str, identities: Mapping[str, set[str]]) -> dict
     return found
 
 
-def _names(store: Store, manifest: Manifest, key: list[str]) -> Iterator[tuple[str, str]]:
+def names_in(store: Store, manifest: Manifest, key: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield identity and name of the rejected and published rows of a generation."""
     for file in manifest.rejects:
         for identity, text in read_rejects(store, file.key).select("row_id", "key").iter_rows():
             yield identity, row_name(orjson.loads(text or "{}"))

@@ -1,5 +1,8 @@
 """The dataset behind a sink: its pipeline, the types that its source was pinned to, its declared schema."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,8 +11,10 @@ from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import digests, ids, partition_keys
 from schemas.errors import ObjectMissing, SchemaChanged, SinkError
-from schemas.manifest import Noun
+from schemas.manifest import Manifest, Noun
 from schemas.tables import decode_schema, encode_schema
+
+REPUBLISH = "tandem run --reprocess all --allow-schema-change"
 
 
 class Dataset(Noun):
@@ -48,15 +53,16 @@ def load_dataset(store: Store, pipeline: str) -> Dataset | None:
     return found
 
 
-def claim(store: Store, dataset: Dataset) -> Dataset:
-    """Make the sink this pipeline's, pinning the types of columns not pinned yet. Raises SinkError."""
+def claim(store: Store, dataset: Dataset, *, new_types: bool = False) -> Dataset:
+    """Make the sink this pipeline's, pinning the types of columns not pinned yet, or of all with `new_types`. Raises
+    SinkError."""
     known = load_dataset(store, dataset.pipeline)
     if known is None:
         if store.put_absent(ids.DATASET, dataset.model_dump_json().encode()):
             return dataset
         known = load_dataset(store, dataset.pipeline)
     assert known is not None
-    types = {**dataset.types, **known.types}
+    types = {**known.types, **dataset.types} if new_types else {**dataset.types, **known.types}
     if types != known.types:
         known = known.model_copy(update={"types": types})
         store.put(ids.DATASET, known.model_dump_json().encode())
@@ -103,13 +109,35 @@ def _declared(schema: pa.Schema, keys: pa.Schema, known: DeclaredSchema | None) 
     breaks = known is not None and bool(breaking(decode_schema(known.arrow_schema), schema))
     return DeclaredSchema(
         version=version,
-        columns={field.name: str(field.type) for field in schema},
-        keys={field.name: str(field.type) for field in keys},
+        columns=_texts(schema),
+        keys=_texts(keys),
         arrow_schema=encode_schema(schema),
         arrow_keys=encode_schema(keys),
         compatible_since=version if breaks or known is None else known.compatible_since,
         earlier=(*known.earlier, known.columns) if known else (),
     )
+
+
+def _texts(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: str(field.type) for field in schema}
+
+
+def restore_schema(
+    store: Store, schema: pa.Schema, keys: pa.Schema, version: int, former: Mapping[int, pa.Schema]
+) -> None:
+    """Declare again what a lost `schema.json` declared. `former`: the columns of earlier versions that partitions still
+    have; where they break readers of `schema`, a change of columns is under way."""
+    broken = [number for number, columns in former.items() if breaking(columns, schema)]
+    declared = DeclaredSchema(
+        version=version,
+        columns=_texts(schema),
+        keys=_texts(keys),
+        arrow_schema=encode_schema(schema),
+        arrow_keys=encode_schema(keys),
+        compatible_since=max(broken, default=0) + 1,
+        earlier=tuple(_texts(former.get(number, pa.schema([]))) for number in range(1, version)),
+    )
+    store.put(ids.SCHEMA, declared.model_dump_json().encode())
 
 
 def refuse_breaking(store: Store, schema: pa.Schema, keys: pa.Schema, *, new_version: bool = False) -> None:
@@ -130,9 +158,8 @@ def _refuse(known: DeclaredSchema, schema: pa.Schema, keys: pa.Schema, new_versi
     difference = breaking(decode_schema(known.arrow_schema), schema)
     if difference and not new_version:
         raise SchemaChanged(
-            f"The output would change the dataset's schema: {'; '.join(difference)}.",
-            hint="Only new columns may be added. Undo the change, publish to another sink.path, or start a new version "
-            "and publish all partitions again: tandem run --new-version.",
+            f"The output would change the dataset's columns: {'; '.join(difference)}. Only new columns may be added.",
+            hint=f"Undo the change, or publish every partition again, from the journal: {REPUBLISH}",
         )
 
 
@@ -140,16 +167,53 @@ def _key_list(keys: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in keys.items())
 
 
+# Changes that break readers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ColumnChange:
+    """The last change of columns that was not additive: partitions of versions below `since` have the former columns.
+    `text` lists the differences; empty where there never was one."""
+
+    since: int = 0
+    text: str = ""
+
+    def outdates(self, manifest: Manifest) -> bool:
+        """True if readers see a generation with former columns."""
+        return manifest.present and manifest.schema_version < self.since
+
+
+def column_change(declared: DeclaredSchema | None, columns: pa.Schema | None = None) -> ColumnChange:
+    """Return the change under which the dataset is, or will be once `columns` are declared."""
+    if declared is None:
+        return ColumnChange()
+    if columns is not None and (differences := breaking(decode_schema(declared.arrow_schema), columns)):
+        return ColumnChange(declared.version + 1, "; ".join(differences))
+    if declared.compatible_since == 1:
+        return ColumnChange()
+    since = declared.compatible_since
+    (former,) = declared.earlier[since - 2 : since - 1] or ({},)
+    return ColumnChange(since, "; ".join(_differences(former, declared.columns)))
+
+
 def breaking(before: pa.Schema, after: pa.Schema) -> list[str]:
     """List the differences that readers of `before` would miss or misread in `after`."""
-    differences = []
+    kept = {field.name: field for field in before}
     types = {field.name: field.type for field in after}
-    for field in before:
-        if field.name not in types:
-            differences.append(f"column {field.name!r} ({field.type}) is gone")
-        elif types[field.name] != field.type:
-            differences.append(f"column {field.name!r} was {field.type} and is {types[field.name]}")
-    return differences
+    equal = {name for name, field in kept.items() if types.get(name) == field.type}
+    now = {field.name: str(field.type) for field in after}
+    return _differences({name: str(field.type) for name, field in kept.items() if name not in equal}, now)
+
+
+def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """List the columns that are gone or have another type, by name → type."""
+    gone = {name: f"column {name!r} ({kind}) is gone" for name, kind in before.items() if name not in after}
+    other = {
+        name: f"column {name!r} was {kind} and is {after[name]}"
+        for name, kind in before.items()
+        if name in after and after[name] != kind
+    }
+    return [(gone | other)[name] for name in before if name in gone or name in other]
 
 
 def key_values(partition: str, keys: pa.Schema) -> list[tuple[str, pa.Scalar]]:

@@ -1,6 +1,6 @@
 """Readers: the typed rows of a source in order, each format's in its own way."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -12,11 +12,12 @@ from pipeline.sources.csv import csv_frames
 from pipeline.sources.encoding import Chunk
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
 from pipeline.sources.ndjson import ndjson_chunks
+from pipeline.sources.parquet_types import given_type, in_types, widest
 from pipeline.sources.type_inference import Inference, Typing
 from pipeline.stores.parquet import batches_of
 from schemas.errors import SourceError
 from schemas.spec.sections import ColumnType, Source, Spec
-from schemas.tables import common_type, conform, stored_schema
+from schemas.tables import stored_schema, stored_type
 
 
 def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
@@ -51,26 +52,28 @@ class Reader:
 
 
 class ParquetReader(Reader):
-    """Parquet as it is, but for text columns that the spec gives another type."""
+    """Parquet in the widest type of each column, or in the type that the spec gives it (`parquet_types`)."""
 
     def __init__(self, listing: Listing, columns: Mapping[str, ColumnType]) -> None:
         self.listing = listing
         self.types = {}
         self.group_rows = {}
+        self._columns = columns
         self._group_bytes = self._row_bytes = 0
-        fields: dict[str, pa.DataType] = {}
+        found: dict[str, list[pa.DataType]] = {}
         for index, file in enumerate(listing.files):
             if file.size:
-                self.group_rows[index] = self._add(file, fields)
+                self.group_rows[index] = self._add(file, found)
         self.referable = max(self.group_rows.values(), default=0) <= _MAX_GROUP_ROWS
         self.referable &= self._group_bytes <= _MAX_GROUP_BYTES
-        self._stored = stored_schema(pa.schema([pa.field(name, kind) for name, kind in fields.items()]))
-        self._typing = self._declared_types(columns)
-        self.referable &= not self._typing.types
+        self._refuse_absent(found)
+        self._stored = pa.schema([pa.field(name, self._type(name, kinds)) for name, kinds in found.items()])
+        self._typing = self._declared_types()
+        self.referable &= not self._typing.types and not self._parses_text(found)
         typed = stored_schema(self._typing.cast(pl.DataFrame(self._stored.empty_table())).to_arrow().schema)
         self.schema = pa.schema([typed.field(f.name) if f.name in self._typing.types else f for f in self._stored])
 
-    def _add(self, file: SourceFile, fields: dict[str, pa.DataType]) -> int:
+    def _add(self, file: SourceFile, found: dict[str, list[pa.DataType]]) -> int:
         """Take a file's columns into account. Returns the rows of its largest row group."""
         try:
             with open_file(file) as source, pq.ParquetFile(source) as parquet:
@@ -80,37 +83,46 @@ class ParquetReader(Reader):
             raise _unreadable(file, exc) from None
         if len(set(schema.names)) < len(schema.names):
             raise SourceError(f"{file.uri}: two of its columns have the same name.", hint="Rename one of them.")
-        for found in schema:
-            if found.type in _UNREADABLE or pa.types.is_decimal256(found.type):
-                raise SourceError(f"{file.uri}: column {found.name!r} is {found.type}, which cannot be read.")
-            known = fields.get(found.name, pa.null())
-            both = common_type(known, found.type)
-            if both is None:
+        for field in schema:
+            if field.type in _UNREADABLE or pa.types.is_decimal256(field.type):
+                raise SourceError(f"{file.uri}: column {field.name!r} is {field.type}, which cannot be read.")
+            before = found.setdefault(field.name, [])
+            if field.type in before:
+                continue
+            if field.name not in self._columns and widest([*before, field.type]) is None:
                 raise SourceError(
-                    f"{file.uri}: column {found.name!r} is {found.type}, in files before it {known}.",
-                    hint="Write the files with one type, or read them in separate pipelines.",
+                    f"{file.uri}: column {field.name!r} is {field.type}, in files before it {widest(before)}.",
+                    hint="Write the files with one type, or give the column one in the spec: source.columns: "
+                    f"{{{field.name}: str}}.",
                 )
-            fields[found.name] = both
+            before.append(field.type)
         self._group_bytes = max([self._group_bytes, *(group.total_byte_size for group in groups)])
         self._row_bytes = max([self._row_bytes, *(g.total_byte_size // g.num_rows for g in groups if g.num_rows)])
         return max((int(group.num_rows) for group in groups), default=0)
 
-    def _declared_types(self, columns: Mapping[str, ColumnType]) -> Typing:
-        """Return the typing of the columns that are text in the files and that the spec gives another type."""
-        for name in columns:
-            if name not in self._stored.names:
+    def _refuse_absent(self, found: Mapping[str, object]) -> None:
+        for name in self._columns:
+            if name not in found:
                 raise SourceError(
                     f"source.columns names {name!r}, which is no column of the source.",
-                    hint=f"Columns: {', '.join(self._stored.names)}",
+                    hint=f"Columns: {', '.join(found)}",
                 )
-        text = {n: c for n, c in columns.items() if pa.types.is_string(self._stored.field(n).type)}
-        for name, column in columns.items():
-            kind = self._stored.field(name).type
-            if name not in text and not _IS[column.type](kind):
-                raise SourceError(
-                    f"source.columns.{name} = {column.type}: the files have {kind}; only text can be given a type.",
-                    hint="Remove it from source.columns.",
-                )
+
+    def _type(self, name: str, found: list[pa.DataType]) -> pa.DataType:
+        if name in self._columns:
+            return given_type(name, self._columns[name], found)
+        return widest(found)
+
+    def _parses_text(self, found: Mapping[str, list[pa.DataType]]) -> bool:
+        """True if a column is text in some files and has the type that the spec gives it in others."""
+        return any(
+            not pa.types.is_string(self._stored.field(name).type) and pa.string() in map(stored_type, found[name])
+            for name in self._columns
+        )
+
+    def _declared_types(self) -> Typing:
+        """Return the typing of the columns that are text in all files and that the spec gives another type."""
+        text = {n: c for n, c in self._columns.items() if pa.types.is_string(self._stored.field(n).type)}
         text = {name: column for name, column in text.items() if column.type != "str"}
         unsure = [name for name, column in text.items() if column.type == "datetime" and not column.format]
         inference = Inference()
@@ -130,7 +142,8 @@ class ParquetReader(Reader):
                     present = [name for name in names if name in parquet.schema_arrow.names]
                     rows = max(1, min(_READ_ROWS, _READ_BYTES // max(1, self._row_bytes)))
                     for batch in batches_of(parquet, rows, present):
-                        yield index, start, conform(pa.Table.from_batches([batch]), schema)
+                        table = pa.Table.from_batches([batch])
+                        yield index, start, in_types(table, schema, self._columns, file.uri)
                         start += batch.num_rows
             except (pa.ArrowException, OSError) as exc:
                 check_unchanged(file)
@@ -142,10 +155,6 @@ class ParquetReader(Reader):
             yield index, start, self._typing.cast(pl.DataFrame(table))
 
 
-_IS: dict[str, Callable[[pa.DataType], bool]] = {
-    "str": pa.types.is_string, "int": pa.types.is_integer, "float": pa.types.is_floating, "bool": pa.types.is_boolean,
-    "date": pa.types.is_date, "datetime": pa.types.is_timestamp,
-}  # fmt: skip
 _UNREADABLE = (pa.month_day_nano_interval(),)
 
 

@@ -269,11 +269,19 @@ class Journal(Section):
 
 
 class Check(Section):
-    """A condition that is true for every good row. It may use the columns of the output and the keys."""
+    """A condition that is true for every good row, which may use the columns of the output and the keys; or `unique`:
+    no key of the source is in two partitions."""
 
     name: str = Field(min_length=1)
-    sql: str = Field(min_length=1)
+    sql: str | None = Field(default=None, min_length=1)
+    unique: Literal["dataset"] | None = None
     severity: Literal["block", "warn"] = "block"
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.sql is None) == (self.unique is None):
+            raise ValueError("either sql: a condition, or unique: dataset")
+        return self
 
 
 class Schedule(Section):

@@ -95,6 +95,38 @@ def test_a_blocked_partition_says_which_rows_and_what_helps(project: Project, mo
     assert model_server.stats().answered_ok == 9
 
 
+@pytest.mark.parametrize("form", ["parquet", "delta", "iceberg"])
+def test_a_key_in_two_partitions_is_refused_before_any_call(
+    project: Project, model_server: ModelServer, form: str
+) -> None:
+    """Row 4 is on two days: the plan says so, both days are refused, and the third is published."""
+    _checks(project, {"name": "ids", "unique": "dataset"})
+    project.spec["sink"]["format"] = form
+    project.write()
+    lines = (project.folder / "rows.csv").read_text().splitlines()
+    (project.folder / "rows.csv").write_text("\n".join([*lines, lines[5].replace("2026-11-02", "2026-11-03")]) + "\n")
+    broken = [
+        {"partition": DAYS[1], "name": "ids", "severity": "block", "rows": 1, "keys": ["4"], "others": [DAYS[2]]},
+        {"partition": DAYS[2], "name": "ids", "severity": "block", "rows": 1, "keys": ["4"], "others": [DAYS[1]]},
+    ]
+    assert project.tandem("plan", "--json").ok().json["checks"] == broken
+    told = project.tandem("run", "--json")
+    assert told.code == 1, told
+    assert told.json["checks"] == broken
+    assert [failure["error"] for failure in told.json["failures"]] == ["ChecksFailed"] * 2
+    assert told.json["rows"]["ok"] == told.json["rows"]["out"] == model_server.stats().answered_ok == 3
+    shown = project.tandem("run")
+    assert "check 'ids': 1 key in another partition too, such as 4 (in day=2026-11-03)" in shown.out
+    _checks(project, {"name": "ids", "unique": "dataset", "severity": "warn"})
+    warned = project.tandem("run", "--json").ok().json
+    assert [check["severity"] for check in warned["checks"]] == ["warn"] * 2
+    verified = project.tandem("outputs", "verify", "--json").ok().json
+    assert verified["duplicate_keys"] == 1
+    _checks(project, {"name": "ids", "unique": "dataset"})
+    found = project.tandem("outputs", "verify", "--json")
+    assert (found.code, [problem["kind"] for problem in found.json["problems"]]) == (1, ["keys"])
+
+
 def test_rejects_retry_of_an_unknown_error_is_one_document(project: Project) -> None:
     project.tandem("run", "--json").ok()
     told = project.tandem("rejects", "retry", "--error", "nosuch", "--json").ok()

@@ -14,11 +14,11 @@ from pipeline.cli.arguments import DEFAULT_SPEC, seconds, selection_of
 from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule, servers
 from pipeline.cli.flags.help import GroupedCommands
 from pipeline.cli.flags.options import (
+    AllowSchemaChange,
     FromDate,
     Json,
     Last,
     MaxCost,
-    NewVersion,
     Partitions,
     Processes,
     Prune,
@@ -84,7 +84,7 @@ def run(
     limit_rows: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only the first N rows in plan order.")
     ] = None,
-    new_version: NewVersion = False,
+    allow_schema_change: AllowSchemaChange = False,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
     ] = None,
@@ -115,7 +115,7 @@ def run(
             reprocess,
             limit_rows,
             fresh,
-            new_version,
+            allow_schema_change,
             prune=prune,
             no_calls=no_calls,
         )
@@ -157,7 +157,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the plan to a file for: run --plan FILE.")
     ] = None,
-    new_version: NewVersion = False,
+    allow_schema_change: AllowSchemaChange = False,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
     ] = False,
@@ -171,7 +171,9 @@ def plan(
     from pipeline.cli.commands.work.plan import PlanOptions, plan_command
 
     async def work() -> int:
-        selection = selection_of(partition, (from_date, to_date, last), reprocess, new_version=new_version, prune=prune)
+        selection = selection_of(
+            partition, (from_date, to_date, last), reprocess, allow_schema_change=allow_schema_change, prune=prune
+        )
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 

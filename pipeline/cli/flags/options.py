@@ -29,7 +29,14 @@ Last = Annotated[str | None, typer.Option("--last", metavar="30d", help="The las
 Reprocess = Annotated[
     str, typer.Option("--reprocess", metavar="missing|failed|stale|all", help="The partitions to run again.")
 ]
-NewVersion = Annotated[bool, typer.Option("--new-version", help="Allow a breaking change of the output's schema.")]
+AllowSchemaChange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-schema-change",
+        "--new-version",
+        help="Change or drop published columns: every partition is republished.",
+    ),
+]
 Prune = Annotated[bool, typer.Option("--prune", help="Retire partitions that are gone from the source.")]
 Processes = Annotated[
     int | None,

@@ -104,8 +104,11 @@ def failure(partition: str, error: str, message: str) -> str:
 
 def broken(check: "BrokenCheck") -> str:
     """Return a line with a broken check and some of its rows."""
-    examples = f", for example {', '.join(check.keys)}" if check.keys else ""
     severity = "" if check.severity == "block" else " (warn)"
+    if check.others:
+        named = ", ".join(f"{key} (in {other})" for key, other in zip(check.keys, check.others, strict=True))
+        return f"check {check.name!r}{severity}: {counted(check.rows, 'key')} in another partition too, such as {named}"
+    examples = f", for example {', '.join(check.keys)}" if check.keys else ""
     return f"check {check.name!r}{severity}: {counted(check.rows, 'row')} break it{examples}"
 
 

@@ -2,6 +2,7 @@
 
 from pipeline.cli.screen.console import broken, counted, duration_text, failure, money
 from pipeline.runs.report import Report, cascades
+from pipeline.sinks.schema import REPUBLISH
 from schemas.errors import by_code
 from schemas.manifest import Usage
 
@@ -57,9 +58,22 @@ def summary(report: Report) -> list[str]:
     lines += [f"{check.partition}: {broken(check)}" for check in report.checks[:_FAULTS]]
     if len(report.checks) > _FAULTS:
         lines.append(f"  … and {len(report.checks) - _FAULTS:,} more checks: tandem runs show {report.run} --json")
+    if report.mixed.partitions:
+        lines.append(_mixed(report))
     if totals.failed or totals.cancelled or totals.not_run:
         lines.append(_next_step(report))
     return lines
+
+
+def _mixed(report: Report) -> str:
+    """Return the state of an unfinished change of columns, and the next step."""
+    mixed = report.mixed
+    gone = "; to retire those that are gone from the source: tandem run --prune" if report.gone.partitions else ""
+    return (
+        f"The dataset is mixed: {mixed.partitions:,} of {counted(mixed.of, 'partition')} still have the columns of "
+        f"before the change ({mixed.change}), and readers of the whole dataset are refused. To finish it: "
+        f"{REPUBLISH}{gone}."
+    )
 
 
 def _next_step(report: Report) -> str:

@@ -1,7 +1,7 @@
 """The interface of a table format. Overtaken (`pipeline.retry_policy`): another transaction came between reading the
 table and writing to it."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -31,6 +31,17 @@ class Lake(Protocol):
         new: Sequence[DataFile],
     ) -> None:
         """Replace files in one transaction. Raises Overtaken where the table has left that version, StoreError."""
+
+    def outgrown(self, version: Any, columns: pa.Schema, keys: pa.Schema, former: Container[str]) -> list[str]:
+        """Return the table's columns that are declared no more, or with another type. `former`: the columns of earlier
+        versions of the schema; any other column belongs to another writer, and stays."""
+        ...
+
+    def change_columns(
+        self, version: Any, columns: pa.Schema, keys: pa.Schema, outgrown: Sequence[str], manifests: Sequence[Manifest]
+    ) -> None:
+        """Replace outgrown columns, and all files by those of the manifests, in one transaction. Raises Overtaken,
+        StoreError."""
 
     def all_files(self) -> set[str]:
         """Keys of all files that the table names now."""

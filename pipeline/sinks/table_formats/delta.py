@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -76,24 +76,53 @@ class DeltaLake(Lake):
         self, version: DeltaTable, keys: pa.Schema, manifest: Manifest, gone: dict[str, Any], new: Sequence[DataFile]
     ) -> None:
         now = int(time.time() * 1000)
-        texts = _values(keys, manifest.partition)
         actions: list[AddAction | RemoveAction] = [
             RemoveAction(path=key.removeprefix(_ROOT), deletion_timestamp=now, data_change=True) for key in gone
         ]
-        actions += [
-            AddAction(
-                path=file.key.removeprefix(_ROOT), size=file.size, partition_values=texts, modification_time=now,
-                data_change=True, stats=json.dumps({"numRecords": file.rows}),
-            )
-            for file in new
-        ]  # fmt: skip
+        actions += _added(keys, manifest, new, now)
         made = {"tandem.partition": manifest.partition, "tandem.generation": str(manifest.generation),
                 "tandem.run": manifest.run, "tandem.nonce": manifest.nonce}  # fmt: skip
+        self._write(version, actions, "append", version.schema(), keys, made)
+
+    def outgrown(self, version: DeltaTable, columns: pa.Schema, keys: pa.Schema, former: Container[str]) -> list[str]:
+        declared = {field.name: field.type for field in self._schema(columns, keys).fields}
+        return [
+            field.name
+            for field in version.schema().fields
+            if (declared[field.name] != field.type if field.name in declared else field.name in former)
+        ]
+
+    def change_columns(
+        self,
+        version: DeltaTable,
+        columns: pa.Schema,
+        keys: pa.Schema,
+        outgrown: Sequence[str],
+        manifests: Sequence[Manifest],
+    ) -> None:
+        declared = self._schema(columns, keys).fields
+        names = {field.name for field in declared}
+        others = [f for f in version.schema().fields if f.name not in names and f.name not in outgrown]
+        now = int(time.time() * 1000)
+        actions = [action for manifest in manifests for action in _added(keys, manifest, manifest.files, now)]
+        schema = Schema([*declared, *others])
+        self._write(version, actions, "overwrite", schema, keys, {"tandem.columns": ", ".join(outgrown)})
+
+    def _write(
+        self,
+        version: DeltaTable,
+        actions: Sequence[AddAction | RemoveAction],
+        mode: str,
+        schema: Schema,
+        keys: pa.Schema,
+        made: dict[str, str],
+    ) -> None:
+        """Write one transaction; `overwrite` also removes all files that the table has."""
         with _errors(self.uri):
             version.create_write_transaction(
-                actions,
-                mode="append",
-                schema=version.schema(),
+                list(actions),
+                mode=mode,
+                schema=schema,
                 partition_by=keys.names,
                 commit_properties=CommitProperties(custom_metadata=made, max_commit_retries=0),
             )
@@ -104,6 +133,17 @@ class DeltaLake(Lake):
 
     def close(self) -> None:
         pass
+
+
+def _added(keys: pa.Schema, manifest: Manifest, files: Sequence[DataFile], now: int) -> list[AddAction]:
+    texts = _values(keys, manifest.partition)
+    return [
+        AddAction(
+            path=file.key.removeprefix(_ROOT), size=file.size, partition_values=texts, modification_time=now,
+            data_change=True, stats=json.dumps({"numRecords": file.rows}),
+        )
+        for file in files
+    ]  # fmt: skip
 
 
 def _paths(table: DeltaTable) -> list[str]:

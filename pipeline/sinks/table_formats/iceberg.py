@@ -6,7 +6,7 @@ that is a folder, else under TANDEM_HOME.
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError, ValidationException
+from pyiceberg.io.pyarrow import pyarrow_to_schema
 from pyiceberg.manifest import DataFile as IcebergFile
 from pyiceberg.manifest import DataFileContent, FileFormat
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
+from pyiceberg.types import NestedField
 from pyiceberg.utils.config import Config
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
@@ -95,7 +98,7 @@ class IcebergLake(Lake):
     def replace(
         self, version: Table, keys: pa.Schema, manifest: Manifest, gone: dict[str, Any], new: Sequence[DataFile]
     ) -> None:
-        partition = Record(*(_value(value) for value in values(keys, manifest.partition).values()))
+        partition = _record(keys, manifest.partition)
         properties = {"tandem.partition": manifest.partition, "tandem.generation": str(manifest.generation),
                 "tandem.run": manifest.run, "tandem.nonce": manifest.nonce}  # fmt: skip
         with (
@@ -107,6 +110,44 @@ class IcebergLake(Lake):
                 overwrite.delete_data_file(file)
             for one in new:
                 overwrite.append_data_file(self._file(one, partition, version.spec().spec_id))
+
+    def outgrown(self, version: Table, columns: pa.Schema, keys: pa.Schema, former: Container[str]) -> list[str]:
+        declared = {field.name: field for field in [*columns, *keys]}
+        table = version.schema()
+        return [
+            field.name
+            for field in table.fields
+            if (not _is(field, declared[field.name], table) if field.name in declared else field.name in former)
+        ]
+
+    def change_columns(
+        self,
+        version: Table,
+        columns: pa.Schema,
+        keys: pa.Schema,
+        outgrown: Sequence[str],
+        manifests: Sequence[Manifest],
+    ) -> None:
+        """A column of another type is a new column of the same name: no reader takes former values for present ones."""
+        changed = [field for field in columns if field.name in outgrown]
+        with _errors(self.name):
+            former = list(self._all(version).values())
+            with version.transaction() as transaction:
+                with transaction.update_schema(allow_incompatible_changes=True) as update:
+                    for name in outgrown:
+                        update.delete_column((name,))
+                with transaction.update_schema() as update:
+                    update.union_by_name(pa.schema(changed))
+                names = transaction.table_metadata.schema().name_mapping.model_dump_json()
+                transaction.set_properties({_NAMES: names})
+                properties = {"tandem.columns": ", ".join(outgrown)}
+                with transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite:
+                    for file in former:
+                        overwrite.delete_data_file(file)
+                    for manifest in manifests:
+                        partition = _record(keys, manifest.partition)
+                        for one in manifest.files:
+                            overwrite.append_data_file(self._file(one, partition, version.spec().spec_id))
 
     def _file(self, file: DataFile, partition: Record, spec_id: int) -> IcebergFile:
         absent: dict[str, Any] = dict.fromkeys(
@@ -164,6 +205,19 @@ def _access(store: Store) -> dict[str, str]:
         "s3.secret-access-key": "aws_secret_access_key", "s3.session-token": "aws_session_token",
     }  # fmt: skip
     return {name: options[ours] for name, ours in names.items() if ours in options}
+
+
+def _is(field: NestedField, declared: pa.Field, table: Schema) -> bool:
+    """True if a column of the table has the declared type."""
+    try:
+        converted = pyarrow_to_schema(pa.schema([declared]), name_mapping=table.name_mapping)
+    except (ValueError, TypeError, NotImplementedError):  # a nested field that the table does not have
+        return False
+    return bool(converted.find_type(field.name) == field.field_type)
+
+
+def _record(keys: pa.Schema, partition: str) -> Record:
+    return Record(*(_value(value) for value in values(keys, partition).values()))
 
 
 def _value(value: pa.Scalar) -> Any:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipeline.consume import GenerationSuperseded, dataset, files, head, manifests, scan, wait_for
+from pipeline.operations.repair import Damage, rebuild
+from pipeline.sinks.schema import load_schema
 from pipeline.stores import LocalStore, open_store
+from schemas import ids
 from schemas.errors import TandemError, UsageError
 from tests.harness.servers import SeaweedS3
 from tests.pipeline.jobs import EXTRACT, Bench, rows
@@ -110,6 +114,35 @@ async def test_a_breaking_change_is_published_as_a_new_version_and_versions_are_
     await bench.run(job)
     assert scan(bench.store).collect().schema["level"] == pl.String
     assert {manifest.schema_version for manifest in manifests(bench.store)} == {2}
+
+
+async def test_one_partition_is_read_in_its_own_columns_in_the_middle_of_a_change(bench: Bench) -> None:
+    bench.write(rows(3), "two.parquet")
+    source = {"path": "*.parquet"}
+    await bench.run(bench.job(source=source, stages=with_output(level="int")))
+    job = bench.job(source=source, stages=with_output(mood="str"))
+    await bench.run(job, partitions=("file=two.parquet",), new_version=True)
+    assert scan(bench.store, FILE).collect_schema()["level"] == pl.Int64
+    assert dataset(bench.store, FILE).schema.field("level").type == pa.int64()
+    sample = head(bench.store, 2, FILE)
+    assert sample is not None
+    assert "mood" not in sample.columns
+    assert "mood" in scan(bench.store, "file=two.parquet").collect_schema()
+    assert len(files(bench.store)) == 2
+
+
+async def test_a_lost_schema_is_restored_with_the_change_that_is_under_way(bench: Bench) -> None:
+    bench.write(rows(3), "two.parquet")
+    source = {"path": "*.parquet"}
+    await bench.run(bench.job(source=source, stages=with_output(level="int")))
+    job = bench.job(source=source, stages=with_output(level="str"))
+    await bench.run(job, partitions=("file=two.parquet",), new_version=True)
+    before = load_schema(bench.store)
+    bench.store.delete([ids.SCHEMA])
+    rebuild(job.spec, bench.base, bench.store, Damage((ids.SCHEMA,), (), (), ()))
+    assert load_schema(bench.store) == before
+    with pytest.raises(TandemError, match=r"1 of 2 .* column 'level' was int64 and is string"):
+        scan(bench.store)
 
 
 async def test_another_partitioning_would_double_the_rows_and_is_refused(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipeline.consume import manifests
@@ -24,7 +25,7 @@ from pipeline.sinks.table_formats.base import Lake
 from pipeline.sinks.table_formats.follow import follow, lake_of
 from pipeline.stores import LocalStore, open_store
 from schemas import ids
-from schemas.errors import StoreError, UsageError
+from schemas.errors import StoreError
 from schemas.manifest import Manifest
 from tests.harness.servers import SeaweedS3
 from tests.pipeline.jobs import Bench
@@ -76,17 +77,18 @@ def opened(bench: Bench, job: Job | None = None) -> Iterator[Lake]:
         yield lake
 
 
-def rows(bench: Bench) -> list[tuple[Any, ...]]:
+def read(bench: Bench) -> pa.Table:
     """What the format's own reader reads."""
     with opened(bench) as lake:
         if bench.spec["sink"]["format"] == "delta":
             from deltalake import DeltaTable
 
-            table = DeltaTable(lake.uri, storage_options=lake.options).to_pyarrow_table()  # type: ignore[attr-defined]
-        else:
-            table = lake.catalog.load_table(lake.name).scan().to_arrow()  # type: ignore[attr-defined]
-    frame = pl.DataFrame(table)
-    return sorted(frame.select("id", "text", "place").rows())
+            return DeltaTable(lake.uri, storage_options=lake.options).to_pyarrow_table()  # type: ignore[attr-defined]
+        return lake.catalog.load_table(lake.name).scan().to_arrow()  # type: ignore[attr-defined]
+
+
+def rows(bench: Bench) -> list[tuple[Any, ...]]:
+    return sorted(pl.DataFrame(read(bench)).select("id", "text", "place").rows())
 
 
 def wanted(bench: Bench) -> list[tuple[Any, ...]]:
@@ -263,8 +265,86 @@ async def test_a_table_that_lags_is_told(bench: Bench) -> None:
         assert (problem.kind, problem.partition) == ("table", "place=us%2F1")
 
 
-async def test_a_table_takes_no_breaking_change(bench: Bench) -> None:
-    await bench.run(bench.job(stages=with_output(level="int")))
-    with pytest.raises(UsageError, match="cannot drop or change its columns"):
-        await bench.run(bench.job(stages=with_output(level="str")), new_version=True)
-    assert rows(bench) == wanted(bench)
+FORMER = with_output(summary="str", level="int")
+PRESENT = with_output(summary="str", level="str", tags="list[str]")
+
+
+def types(bench: Bench) -> dict[str, str]:
+    """The columns that the format's own reader shows."""
+    return {
+        field.name: str(field.type).replace("large_", "").replace("element", "item") for field in read(bench).schema
+    }
+
+
+async def test_a_change_of_columns_reaches_the_table_at_once_when_all_is_published(bench: Bench) -> None:
+    """Until then its readers get the former columns from the former files, whatever is published and settled."""
+    drops = [{**FORMER[0], "output": {**FORMER[0]["output"], "gone": "float"}}]
+    await bench.run(bench.job(stages=drops))
+    before, job = read(bench), bench.job(stages=PRESENT)
+    await bench.run(job, partitions=("place=us%2F1",), new_version=True)
+    catch_up(bench)
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    cleanup.sweep(bench.store, later)
+    assert read(bench).sort_by("id").select(before.column_names).equals(before.sort_by("id"))
+    with opened(bench, job) as lake:
+        found = verify(bench.store, lake=lake)
+    assert [problem.kind for problem in found.problems] == ["mixed"]
+    assert "2 of 3 partitions" in found.problems[0].message
+    assert "tandem run --reprocess all --allow-schema-change" in found.problems[0].message
+    await bench.run(job)
+    catch_up(bench)
+    agree(bench)
+    assert types(bench) == {
+        "id": "int64", "text": "string", "summary": "string", "level": "string", "tags": "list<item: string>",
+        "place": "string",
+    }  # fmt: skip
+    assert set(read(bench)["level"].to_pylist()) != {None}
+    with opened(bench, job) as lake:
+        assert not verify(bench.store, lake=lake).problems
+    cleanup.sweep(bench.store, later)
+    agree(bench)
+    write(bench, 13, changed=1)
+    await bench.run(bench.job(stages=PRESENT))
+    agree(bench)
+
+
+async def test_a_change_of_columns_that_dies_in_its_transaction_is_carried_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the transaction, or after it and before its marks are gone."""
+    await bench.run(bench.job(stages=FORMER))
+    await bench.run(bench.job(stages=PRESENT), new_version=True)
+    with opened(bench) as lake:
+        kind = type(lake)
+    real = kind.change_columns
+
+    def dies_before(self: Lake, *args: Any) -> None:
+        raise Died
+
+    def dies_after(self: Lake, *args: Any) -> None:
+        real(self, *args)
+        raise Died
+
+    for die in (dies_before, dies_after):
+        monkeypatch.setattr(kind, "change_columns", die)
+        with pytest.raises(Died):
+            catch_up(bench)
+        assert len(bench.keys(ids.LAGGING)) == 3
+    monkeypatch.setattr(kind, "change_columns", real)
+    catch_up(bench)
+    agree(bench)
+    assert types(bench)["level"] == "string"
+
+
+async def test_a_table_that_is_made_in_the_middle_of_a_change_takes_no_former_columns(bench: Bench) -> None:
+    form = bench.spec["sink"]
+    bench.spec = {**bench.spec, "sink": {"path": "out"}}
+    await bench.run(bench.job(stages=FORMER))
+    bench.spec = {**bench.spec, "sink": form}
+    job = bench.job(stages=PRESENT)
+    await bench.run(job, partitions=("place=us%2F1",), new_version=True)
+    catch_up(bench)
+    assert set(read(bench)["place"].to_pylist()) == {"us/1"}
+    await bench.run(job)
+    catch_up(bench)
+    agree(bench)

@@ -3,6 +3,7 @@
 # ruff: noqa: DTZ001 - naive times are part of the subject
 
 import datetime as dt
+import decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,54 @@ def test_parquet_files_with_other_orders_missing_columns_and_nulls_are_one_table
 def test_files_that_disagree_on_a_type_are_named_with_both(tmp_path: Path) -> None:
     write(tmp_path / "in/a.parquet", {"a": [1]})
     write(tmp_path / "in/b.parquet", {"a": ["x"]})
-    with pytest.raises(SourceError, match=r"b\.parquet: column 'a' is string, in files before it int64"):
+    with pytest.raises(SourceError, match=r"b\.parquet: column 'a' is string, in files before it int64") as caught:
         snap(tmp_path, "in")
+    assert caught.value.hint.endswith("source.columns: {a: str}.")
+
+
+_D = decimal.Decimal
+_NOON = dt.datetime(2026, 11, 1, 12)
+
+
+@pytest.mark.parametrize("group", [10, 30_000])
+@pytest.mark.parametrize(
+    ("types", "widest", "values"),
+    [
+        (["int8", "int64"], "int64", [3, 2**60]),
+        (["uint32", "int32"], "int64", [2**32 - 1, -1]),
+        (["int32", "int64", "float64"], "double", [1.0, 2.0, 2.5]),
+        (["float32", "float64"], "double", [0.5, 0.1]),
+        (["int32", pa.decimal128(9, 2)], "decimal128(12, 2)", [_D("7.00"), _D("1.25")]),
+        ([pa.decimal128(9, 2), pa.decimal128(12, 4)], "decimal128(12, 4)", [_D("1.2500"), _D("0.1234")]),
+        ([pa.timestamp("ms"), pa.timestamp("us")], "timestamp[us]", [_NOON, _NOON]),
+        ([pa.list_(pa.int32()), pa.list_(pa.int64())], "list<item: int64>", [[1], [2**40]]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_types_that_widen_between_files_are_read_as_the_widest(
+    tmp_path: Path, types: list[Any], widest: str, values: list[Any], group: int
+) -> None:
+    """In whatever order the files come, referenced where they lie or staged."""
+    kinds = [getattr(pa, kind)() if isinstance(kind, str) else kind for kind in types]
+    for order in (1, -1):
+        folder = tmp_path / f"in{order}"
+        for number, (kind, value) in enumerate(list(zip(kinds, values, strict=True))[::order]):
+            plain = int(value) if pa.types.is_integer(kind) else value
+            table = pa.table({"a": pa.array([plain, None] * (1 if group == 10 else 11_000), kind)})
+            write(folder / f"{number}.parquet", table, row_group_size=group)
+        found = snap(tmp_path, folder.name)
+        assert str(found.schema.field("a").type) == widest
+        read = [row["a"] for row in rows(found) if row["a"] is not None]
+        assert read[:: 1 if group == 10 else 11_000] == values[::order]
+        assert found.info.files[0].staged == (group > 20_000)
+
+
+def test_a_value_that_the_widest_type_cannot_hold_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.parquet", {"a": [1.5]})
+    write(tmp_path / "in/b.parquet", {"a": [7, 2**53 + 1]})
+    with pytest.raises(SourceError, match=r"b\.parquet: column 'a': 9007199254740993 is no double") as caught:
+        snap(tmp_path, "in")
+    assert "source.columns: {a: str}" in caught.value.hint
 
 
 @pytest.mark.parametrize("group", [10, 30_000])
@@ -93,12 +140,50 @@ def test_a_type_can_be_given_to_text_in_parquet(tmp_path: Path) -> None:
     columns = {"t": {"type": "date", "format": "%d/%m/%Y"}, "z": "datetime", "n": "int"}
     found = snap(tmp_path, "in.parquet", {"by": "time", "column": "t", "nulls": "own"}, columns=columns)
     assert rows(found)[0] == {"t": dt.date(2026, 2, 1), "z": dt.datetime(2026, 11, 1, 4, tzinfo=dt.UTC), "n": 1}
-    with pytest.raises(SourceError, match="only text can be given a type"):
+    with pytest.raises(SourceError, match=r"source\.columns\.n = date: the files have int64, which cannot be read"):
         snap(tmp_path, "in.parquet", columns={"n": "date"})
     with pytest.raises(SourceError, match="'01/02/2026' is no date"):
         snap(tmp_path, "in.parquet", columns={"t": "date"})
     with pytest.raises(SourceError, match="'absent', which is no column"):
         snap(tmp_path, "in.parquet", columns={"absent": "date"})
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "kind", "read"),
+    [
+        ("int", 2.0, pa.float64(), 2), ("int", 5, pa.int32(), 5), ("float", 3, pa.int64(), 3.0),
+        ("float", _D("1.25"), pa.decimal128(9, 2), 1.25), ("str", 12, pa.int64(), "12"),
+        ("str", True, pa.bool_(), "true"), ("str", dt.date(2026, 11, 1), pa.date32(), "2026-11-01"),
+        ("date", _NOON, pa.timestamp("ms"), _NOON.date()),
+        ("datetime", _NOON.date(), pa.date32(), _NOON.replace(hour=0)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_given_type_holds_for_any_parquet_type(
+    tmp_path: Path, given: str, value: Any, kind: pa.DataType, read: Any
+) -> None:
+    write(tmp_path / "in.parquet", {"a": pa.array([value, None], kind)})
+    found = snap(tmp_path, "in.parquet", columns={"a": given})
+    assert [row["a"] for row in rows(found)] == [read, None]
+    assert not found.info.files[0].staged, "only text has to be parsed first"
+
+
+def test_a_given_type_holds_where_files_have_text_and_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.parquet", {"a": [1, 2]})
+    write(tmp_path / "in/b.parquet", {"a": ["3", None]})
+    assert [row["a"] for row in rows(snap(tmp_path, "in", columns={"a": "int"}))] == [1, 2, 3, None]
+    assert [row["a"] for row in rows(snap(tmp_path, "in", columns={"a": "str"}))] == ["1", "2", "3", None]
+
+
+def test_a_value_that_does_not_fit_its_given_type_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.parquet", {"a": [1.0, 2.5, 3.0], "b": [True] * 3})
+    write(tmp_path / "in/b.parquet", {"a": ["x"], "b": [True]})
+    with pytest.raises(SourceError, match=r"a\.parquet: column 'a': 2\.5 is no int64"):
+        snap(tmp_path, "in/a.parquet", columns={"a": "int"})
+    with pytest.raises(SourceError, match="'x' is no int"):
+        snap(tmp_path, "in/b.parquet", columns={"a": "int"})
+    with pytest.raises(SourceError, match="bool, which cannot be read as float"):
+        snap(tmp_path, "in/a.parquet", columns={"b": "float"})
 
 
 def test_many_small_partitions_do_not_need_a_row_group_each(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.cli.screen.console import Screen, counted
 from pipeline.cli.screen.row_table import show_rows
 from pipeline.outputs import garbage, scan
 from pipeline.outputs.export import ENDINGS, export
-from pipeline.outputs.verify import verify
+from pipeline.outputs.verify import unique_keys, verify
 from pipeline.settings import expanded
 from pipeline.sinks.generations import retention_of
 from pipeline.sinks.table_formats.follow import lake_of
@@ -114,9 +114,10 @@ def head_command(path: Path, key: str | None, rows: int, screen: Screen) -> int:
 def verify_command(path: Path, key: str | None, screen: Screen) -> int:
     """List problems, one per line. Return 1 if there are any."""
     store, key = _sink(path, key)
-    lake = lake_of(expanded(load_spec(path)), path.absolute().parent, store)
+    spec = expanded(load_spec(path))
+    lake = lake_of(spec, path.absolute().parent, store)
     with contextlib.closing(lake) if lake is not None else contextlib.nullcontext():
-        found = verify(store, key, lake=lake)
+        found = verify(store, key, lake=lake, unique=unique_keys(spec))
     if screen.json:
         screen.document({**asdict(found), "ok": not found.problems})
         return 1 if found.problems else 0

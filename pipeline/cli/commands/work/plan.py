@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.environment import command
-from pipeline.cli.screen.console import Screen, counted, duration_text, money
+from pipeline.cli.screen.console import Screen, broken, counted, duration_text, money
 from pipeline.client.preflight import preflight
 from pipeline.client.spec_file import read_spec
 from pipeline.estimates.preview import Preview, preview, to_saved_plan
-from pipeline.planning import saved_plan
+from pipeline.planning import saved_plan, unique_keys
 from pipeline.planning.job import Ready
 from pipeline.processes.expendable.import_probe import probe_user_code
+from pipeline.runs.report import PartitionCheck, as_json_check
 from pipeline.sources.readiness import named
 from schemas.plan import Decision, RowChanges, Selection
 
@@ -36,18 +37,31 @@ async def plan_command(options: PlanOptions, screen: Screen) -> int:
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     outlook = await asyncio.to_thread(preview, ready, options.selection)
+    checks = await asyncio.to_thread(_shared_keys, ready, outlook.found.decisions)
     if options.out is not None:
         saved_plan.write(options.out, to_saved_plan(ready, outlook))
         screen.note(
             f"Plan written to {options.out}; run exactly this plan: {command()} run {options.spec} --plan {options.out}"
         )
     if screen.json:
-        screen.document(as_json(ready, outlook))
+        broken_checks = {"checks": [as_json_check(check) for check in checks]} if checks else {}
+        screen.document({**as_json(ready, outlook), **broken_checks})
     else:
         for text in [*decision_lines(ready, outlook.found.decisions), *estimate_lines(outlook)]:
             screen.result(text)
+        for check in checks[:_GROUPS]:
+            screen.result(f"{check.partition}: {broken(check)}")
     retires = any(decision.retire for decision in outlook.found.decisions)
     return 2 if options.detailed_exitcode and (outlook.found.running or retires) else 0
+
+
+def _shared_keys(ready: Ready, decisions: list[Decision]) -> list[PartitionCheck]:
+    """Return the checks of unique keys that the partitions to run break."""
+    return [
+        PartitionCheck(partition=found.partition, **check.model_dump())
+        for found in unique_keys.find(ready.job, ready.store, decisions)
+        for check in unique_keys.as_checks(ready.spec, found)
+    ]
 
 
 def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
@@ -97,6 +111,12 @@ def decision_lines(ready: Ready, decisions: list[Decision]) -> list[str]:
     if ready.job.snapshot.waiting:
         files = ready.job.snapshot.waiting
         lines.append(f"{counted(len(files), 'file')} left to a later run: {named(files)}.")
+    former = sum(decision.has("columns") for decision in decisions)
+    if former:
+        lines.append(
+            f"{former:,} of {parts} have the columns of before the change. Until all are published again, readers of "
+            "the whole dataset are refused, and a table keeps what it has."
+        )
     return lines
 
 

@@ -1,0 +1,33 @@
+"""The state of a change of columns: partitions that still have the former columns, until all are published again."""
+
+import logging
+
+from pipeline.sinks import catalogue
+from pipeline.sinks.schema import column_change, load_schema
+from pipeline.stores import Store
+from schemas.errors import TandemError
+from schemas.manifest import Noun
+
+log = logging.getLogger("tandem.runs")
+
+
+class MixedColumns(Noun):
+    """`partitions` of the `of` published ones have former columns; `change` lists the differences."""
+
+    partitions: int = 0
+    of: int = 0
+    change: str = ""
+
+
+def mixed_columns(store: Store) -> MixedColumns:
+    """Count partitions with former columns; none if the sink cannot be read, as a run must end all the same."""
+    try:
+        change = column_change(load_schema(store))
+        if not change.since:
+            return MixedColumns()
+        found = [one for one in catalogue.manifests(catalogue.published(store)) if one.present]
+    except (TandemError, ValueError, OSError) as exc:
+        log.warning("partitions with former columns are not counted: %s", exc)
+        return MixedColumns()
+    former = sum(map(change.outdates, found))
+    return MixedColumns(partitions=former, of=len(found), change=change.text) if former else MixedColumns()
