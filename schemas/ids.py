@@ -21,6 +21,8 @@
     <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
     <sink>/_tandem/budget/<day>/<version>.json         the spending of the pipeline on a UTC day
     <sink>/_tandem/plans/<digest>.json                 saved plans that a run must match
+    <sink>/_tandem/forgetting.json                     rows that are being removed everywhere, as salted digests
+    <sink>/_tandem/forgotten/<time>-<nonce>.json       receipts of rows that were removed everywhere
 
 A partition key is `<name>=<value>`, or several joined by `/` (hive). It is already encoded safely: the same string
 is the folder, the last part of the workflow id, and the value of `--partition`.
@@ -116,6 +118,13 @@ WAITING = f"{TANDEM}/waiting/"
 MOVED = f"{TANDEM}/moved/"
 ANSWERS = f"{TANDEM}/answers/"
 ANSWERING = f"{TANDEM}/answering/"
+FORGETTING = f"{TANDEM}/forgetting.json"
+FORGOTTEN = f"{TANDEM}/forgotten/"
+
+
+def forgotten(time: dt.datetime, nonce: str) -> str:
+    """Return the key of a receipt of rows that were removed everywhere."""
+    return f"{FORGOTTEN}{time.astimezone(dt.UTC):%Y%m%dT%H%M%SZ}-{nonce}.json"
 
 
 def answers(level: int, content: str) -> str:

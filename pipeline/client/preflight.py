@@ -10,6 +10,7 @@ from pipeline.planning.job import Ready
 from pipeline.planning.known_answers import refuse_unreadable
 from pipeline.planning.preparation import make_job, refuse_unbuilt
 from pipeline.stores import Store, probe
+from schemas import ids
 from schemas.errors import SpecError, StoreError, UsageError
 from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
@@ -41,6 +42,7 @@ def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
     refuse_unbuilt(spec)
     refuse_unpriced(spec)
     try:
+        _refuse_while_forgetting(store)
         job = make_job(spec, base, store, ModelServices())
         refuse_unreadable(job)
         on_step("source and stages")
@@ -52,6 +54,15 @@ def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
         refuse_missing_keys(spec)
     on_step("keys")
     return Ready(spec, base, store, job)
+
+
+def _refuse_while_forgetting(store: Store) -> None:
+    """Raises UsageError while rows are removed from the sink: a run could carry them over to where they were."""
+    if store.head(ids.FORGETTING) is not None:
+        raise UsageError(
+            f"{store.uri}: tandem forget is at work, or was killed at it.",
+            hint="If it was killed, finish it with: tandem forget --yes",
+        )
 
 
 def _as_sink_error(exc: StoreError, spec: Spec, store: Store) -> StoreError:

@@ -95,10 +95,10 @@ class Merge:
         """Write local files of about TARGET_BYTES, with row groups of at most GROUP_ROWS or GROUP_BYTES."""
         declared = schema.with_metadata(self.footer)
         path, writer, number = self.folder / f"{kind}-0.parquet", None, 0
-        for group in _groups(tables, schema):
+        for group in row_groups(tables, schema):
             if writer is None:
                 path = self.folder / f"{kind}-{number}.parquet"
-                writer = _writer(path, declared)
+                writer = parquet_writer(path, declared)
             writer.write_table(group.cast(declared), row_group_size=GROUP_ROWS)
             del group
             pa.default_memory_pool().release_unused()  # else the pool keeps a group's memory for long
@@ -107,7 +107,7 @@ class Merge:
                 yield path
                 writer, number = None, number + 1
         if writer is None and number == 0:
-            writer = _writer(path, declared)
+            writer = parquet_writer(path, declared)
             writer.write_table(declared.empty_table())
         if writer is not None:
             writer.close()
@@ -118,7 +118,7 @@ class Merge:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         key = ids.part_file(folder, part, self.generation, content)
         metadata = pq.read_metadata(path)
-        low, high = _time_range(path, time) if time and metadata.num_rows else (None, None)
+        low, high = time_range(path, time) if time and metadata.num_rows else (None, None)
         file = DataFile(
             key=key, size=path.stat().st_size, sha256=content, rows=metadata.num_rows, time_min=low, time_max=high
         )
@@ -131,7 +131,7 @@ class Merge:
         return column if pa.types.is_timestamp(self.job.columns.field(column).type) else None
 
 
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True, write_statistics=True)
 
 
@@ -140,7 +140,7 @@ def of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
-def _groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+def row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
     """Collect tables to the size of a row group, independent of the size of batches."""
     held: list[list[pa.Array]] = [[] for _ in schema]
     rows = size = 0
@@ -171,7 +171,7 @@ def _combine(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
+def time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
     found = pc.min_max(table_of(path, columns=[column])[column])
     low, high = found["min"].as_py(), found["max"].as_py()
     return low, high

@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, seconds, selection_of
 from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule, servers
+from pipeline.cli.flags.forget import forget
 from pipeline.cli.flags.help import GroupedCommands
 from pipeline.cli.flags.options import (
     AllowSchemaChange,
@@ -347,5 +348,6 @@ def schema() -> None:
     print(schema_text(OPTIONS), end="")
 
 
+app.command()(forget)
 app.command()(servers.dev)
 app.command()(servers.worker)

@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 _GROUPS = {
     "A first day, in this order": ("demo", "init", "check", "try", "run"),
     "Plan, repeat, steer": ("plan", "backfill", "runs", "schedule"),
-    "Look at results, repair them": ("partitions", "outputs", "rejects", "review"),
+    "Look at results, repair them": ("partitions", "outputs", "rejects", "review", "forget"),
     "Servers": ("dev", "worker"),
 }
 _MORE = "More"

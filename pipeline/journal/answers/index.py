@@ -62,6 +62,14 @@ class AnswerIndex:
 
         return _joined(self._again_if_gone(look)).get(partition, 0)
 
+    def coverage(self) -> list[tuple[str, set[str]]]:
+        """Return each file with the partitions whose journals it covers. One that cannot be read is not in the list."""
+
+        def look() -> list[tuple[str, set[str]]]:
+            return [(file.key, set(file.covered)) for file in self._files()]
+
+        return self._again_if_gone(look)
+
     def is_empty(self) -> bool:
         return next(iter(self._keys()), None) is None
 
