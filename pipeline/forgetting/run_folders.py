@@ -74,17 +74,17 @@ class RunFolders:
         report, story = load_report(self.store, run), statistics.load(self.store, run)
         new_report = self._report(report) if report is not None else None
         new_story = self._story(story) if story is not None else None
-        if new_story is not None and new_story != story:
-            statistics.save(self.store, run, new_story)
-        if new_report is not None and new_report != report:
-            self.store.put(ids.report(run), new_report.model_dump_json().encode())
-        page = ids.report_page(run)
-        if (new_report, new_story) == (report, story) or self.store.head(page) is None:
+        if (new_report, new_story) == (report, story):
             return
+        page = ids.report_page(run)  # first, as it is made only where the others are still to be changed
         if new_report is None or new_story is None:
             self.store.delete([page])
-        else:
+        elif self.store.head(page) is not None:
             self.store.put(page, html_report.page(new_report, new_story).encode())
+        if new_story is not None:
+            statistics.save(self.store, run, new_story)
+        if new_report is not None:
+            self.store.put(ids.report(run), new_report.model_dump_json().encode())
 
     def _report(self, report: Report) -> Report:
         checks = tuple(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from pipeline.journal.spool import Spools
 from pipeline.operations.forget import forget, look_for
 from pipeline.outputs.verify import verify
-from pipeline.sinks import commits
+from pipeline.runs.outcomes import write_outcome
+from pipeline.sinks import catalogue, commits
+from pipeline.sinks.table_formats.follow import lake_of
+from pipeline.stores import LocalStore, open_store
+from schemas import ids
 from schemas.errors import UsageError
+from schemas.messages.partition import PartitionResult
 from schemas.spec.sections import Spec
+from stages.journal.records import encode_record
+from stages.journal.segments import decode_segment, line_of
+from tests.harness.servers import SeaweedS3
 from tests.pipeline.forgetting.planted import (
+    DAYS,
     EACH,
     EQUAL,
     PLANTED,
@@ -21,8 +34,10 @@ from tests.pipeline.forgetting.planted import (
     Planted,
     hits,
     key_of,
+    source,
     traces,
 )
+from tests.pipeline.jobs import Bench
 
 
 def spec(**changed: object) -> Spec:
@@ -100,3 +115,103 @@ async def test_rows_that_are_equal_to_others_leave_their_answers(tmp_path: Path)
     planted.write(without=(0, EACH))
     published = await planted.run("run-3")
     assert sum(one.manifest.usage.calls for one in published.values() if one.manifest) == 0
+
+
+async def test_the_same_on_s3(tmp_path: Path, seaweed: SeaweedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seaweed.env().items():
+        monkeypatch.setenv(name, value)
+    store = open_store(f"s3://{seaweed.bucket('forget')}/some/where")
+    planted = await Planted.published(tmp_path, store)
+    assert len(hits(store, TOKEN)) > 10
+    before = planted.rows()
+    forget(look_for(spec(sink={"path": store.uri}), tmp_path, store, planted.keys))
+    assert hits(store, *traces(planted)) == set()
+    assert planted.rows() == [row for row in before if not any(TOKEN in str(value) for value in row)]
+    assert verify(store).problems == []
+
+
+async def test_records_of_killed_processes_do_not_bring_a_row_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed process had not stored yet is stored first, and then removed with the rest."""
+    monkeypatch.setenv("TANDEM_SPOOL", str(tmp_path / "spool"))
+    planted = await Planted.published(tmp_path)
+    partition = "day=2026-11-01"
+    segment = next(info.key for info in planted.store.list(ids.journal_segments(partition)))
+    records = [record for record in decode_segment(planted.store.get(segment)).records if TOKEN in repr(record)]
+    spool = Spools(tmp_path / "spool").open(planted.store.uri, "run-2", partition, 0)
+    for record in records:
+        spool.write(line_of(encode_record(record)))
+    spool.close(whole=False)
+    forget(look_for(spec(), tmp_path, planted.store, planted.keys))
+    assert records
+    assert list((tmp_path / "spool").glob("*.jsonl")) == []
+    assert hits(planted.store, *traces(planted)) == set()
+
+
+async def test_an_equal_row_that_is_gone_leaves_nothing_to_carry_over(tmp_path: Path) -> None:
+    """The journal of another day has the answer under the name of a twin, whom the source has no more."""
+    planted = await Planted.published(tmp_path)
+    twin = source().filter(pl.col("id") == key_of(2)).with_columns(id=pl.lit("twin"), at=pl.lit(DAYS[2]))
+    pl.concat([source(), twin]).write_csv(tmp_path / "rows.csv")
+    await planted.run("run-3")
+    planted.write()
+    await planted.run("run-4")
+    assert any("2026-11-03" in name for name in hits(planted.store, f"{TOKEN}002") if "journal" in name)
+    forget(look_for(spec(), tmp_path, planted.store, [key_of(2)]))
+    (left,) = hits(planted.store, f"{TOKEN}002")
+    assert left.startswith("_tandem/history/day=2026-11-03/")  # a row of its own, which nobody has named
+
+
+async def test_other_rows_answers_and_history_stay_in_partitions_without_the_rows(tmp_path: Path) -> None:
+    planted = await Planted.published(tmp_path)
+    kept = {info.key for info in planted.store.list("") if "2026-11-02" in info.key and "staging" not in info.key}
+    done = forget(look_for(spec(), tmp_path, planted.store, [key_of(2)]))
+    assert done.receipt.partitions == ("day=2026-11-01",)
+    assert kept <= {info.key for info in planted.store.list("")}
+
+
+async def test_published_columns_without_the_key_are_refused_until_the_source_lacks_the_row(tmp_path: Path) -> None:
+    drop = {"name": "drop", "uses": "sql", "query": "SELECT text, at, summary FROM rows"}
+    changed = {"stages": [*SPEC["stages"], drop]}
+    planted = Planted(Bench(tmp_path, LocalStore(tmp_path / "out"), {**SPEC, **changed}))
+    planted.write()
+    await planted.run("run-1")
+    with pytest.raises(UsageError, match="published columns do not have id"):
+        look_for(spec(**changed), tmp_path, planted.store, planted.keys)
+    planted.write(without=tuple(PLANTED))
+    await planted.run("run-2")
+    forget(look_for(spec(**changed), tmp_path, planted.store, planted.keys))
+    assert hits(planted.store, *traces(planted)) == set()
+
+
+async def test_messages_and_examples_of_runs_do_not_name_the_row(tmp_path: Path) -> None:
+    """Outcomes, reports, pages and manifests repeat keys as examples of broken checks, and messages of failures."""
+    checks = [{"name": "polite", "sql": "summary not like '%Invoice%'", "severity": "warn"}]
+    planted = Planted(Bench(tmp_path, LocalStore(tmp_path / "out"), {**SPEC, "checks": checks}))
+    planted.write()
+    done = await planted.run("run-1")
+    assert any(check.keys for one in done.values() if one.manifest for check in one.manifest.checks)
+    failed = PartitionResult(
+        partition="day=2026-11-01", outcome="failed", error="DuplicateKeys", message=f"two rows have id='{key_of(0)}'"
+    )
+    write_outcome(planted.store, "run-1", failed)
+    catalogue.update(planted.store, dt.datetime.now(dt.UTC))
+    assert any("catalogue" in name for name in hits(planted.store, key_of(0)))
+    forget(look_for(spec(checks=checks), tmp_path, planted.store, planted.keys))
+    assert hits(planted.store, *traces(planted)) == set()
+
+
+@pytest.mark.parametrize("form", ["delta", "iceberg"])
+async def test_tables_follow(tmp_path: Path, form: str) -> None:
+    sink = {"sink": {"path": "out", "format": form}}
+    planted = Planted(Bench(tmp_path, LocalStore(tmp_path / "out"), {**SPEC, **sink}))
+    planted.write()
+    await planted.run("run-1")
+    done = forget(look_for(spec(**sink), tmp_path, planted.store, planted.keys))
+    assert any(form in place.lower() for place in done.receipt.not_reached)
+    assert hits(planted.store, *traces(planted)) == set()
+    lake = lake_of(spec(**sink), tmp_path, planted.store)
+    assert lake is not None
+    with contextlib.closing(lake):
+        assert verify(planted.store, lake=lake).problems == []
