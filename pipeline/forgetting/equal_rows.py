@@ -27,7 +27,7 @@ from schemas.errors import Damaged, ObjectMissing, SourceError, StoreError
 from schemas.manifest import Manifest
 from schemas.spec.sections import Spec
 from stages.contract import GraphStage, graph_stages
-from stages.journal.fingerprints import fingerprints
+from stages.execution.row_prints import row_prints
 from stages.models.choice import ModelServices
 from stages.user_code import add_user_folder
 
@@ -102,5 +102,5 @@ def _of_data(store: Store, file: str, ids_of: IdsByKey, stages: Sequence[GraphSt
                 table = table.append_column(name, pa.repeat(ids_of.folder[name], table.num_rows))
             frame, identities = pl.DataFrame(table), ids_of(table).to_list()
             for stage in readable:
-                for name, row in zip(identities, fingerprints(frame, stage.reads), strict=True):
+                for name, row in zip(identities, row_prints(stage, frame, identities), strict=True):
                     yield name, (stage.fingerprint, row)

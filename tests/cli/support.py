@@ -122,7 +122,7 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
 
 _PUBLISH = {
     ("run",), ("backfill",), ("runs", "resume"), ("runs", "retry"), ("runs", "cancel"), ("rejects", "retry"),
-    ("review", "answer"), ("review", "import"), ("outputs", "rollback"), ("outputs", "repair"),
+    ("review", "answer"), ("review", "import"), ("outputs", "rollback"), ("outputs", "repair"), ("forget",),
 }  # fmt: skip
 
 
