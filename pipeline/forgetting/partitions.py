@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.forgetting.identities import Identities
-from pipeline.forgetting.search import RowFile
+from pipeline.forgetting.search import IN_PLACE, RowFile
 from pipeline.forgetting.tables import ids_by_column, search_file, write_without
 from pipeline.publishing import commit_partition
 from pipeline.publishing.merge import time_range
@@ -101,6 +101,9 @@ def publish_without(
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             current = _published(base, _Rewrite(store, spec, current, rows, files, Path(folder)))
     generations.settle_marked(store, current, _AT_ONCE, dt.datetime.now(dt.UTC) + _LATER)
+    # Of publications that were abandoned without a mark, which no generation names.
+    ours = [file.key for file in files.values() if file.partition == partition and file.kind not in IN_PLACE]
+    store.delete(sorted(set(ours) - named(current)))
     return published
 
 

@@ -14,6 +14,8 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
 
+IN_PLACE = ("run rejects", "waiting questions")  # kinds of file that no manifest names: replaced by themselves
+
 
 @dataclass(frozen=True)
 class RowFile:
@@ -50,7 +52,7 @@ class FoundRows:
 
 def search_rows(store: Store, key: list[str], rows: Identities, note: Note = unnoted) -> FoundRows:
     """Search all files of rows in the sink. Raises StoreError."""
-    found = FoundRows()
+    found = FoundRows(unreadable=[info.key for info in store.list(f"{ids.TANDEM}/damaged/")])
     for file in row_files(store, key):
         note(0)
         try:
@@ -98,7 +100,7 @@ def row_files(store: Store, key: list[str]) -> Iterator[RowFile]:
         for name, partition in _parquet(store, folder):
             yield RowFile(kind, name, partition, ids_by_column)
     for info in list(store.list(ids.WAITING)):
-        yield RowFile("questions", info.key, ids.parse_waiting(info.key), ids_by_column)
+        yield RowFile("waiting questions", info.key, ids.parse_waiting(info.key), ids_by_column)
     for run in store.folders(ids.RUNS):
         folder = f"{ids.run_folder(run)}rejects/"
         for info in list(store.list(folder)):

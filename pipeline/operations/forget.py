@@ -20,16 +20,15 @@ from pipeline.forgetting.note import Note, Receipt
 from pipeline.forgetting.partitions import ids_of_rows, publish_without
 from pipeline.forgetting.reach import not_reached
 from pipeline.forgetting.run_folders import RunFolders, rewrite_in_place
-from pipeline.forgetting.search import FoundRows, search_rows
+from pipeline.forgetting.search import IN_PLACE, FoundRows, search_rows
 from pipeline.outputs.garbage import open_runs
+from pipeline.publishing import cleanup
 from pipeline.settings import expanded
 from pipeline.sinks import commits
 from pipeline.sinks.schema import load_dataset
 from pipeline.stores import Store
 from schemas.errors import StoreError, UsageError
 from schemas.spec.sections import Spec
-
-_IN_PLACE = ("run rejects", "questions")
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,9 @@ class Forgotten:
 
 
 def look_for(spec: Spec, base: Path, store: Store, texts: Sequence[str]) -> Forgetting:
-    """Find everything that a sink has of these rows; change nothing but this machine's unflushed records, which are
-    stored. Raises UsageError if the source has no key, a run is open, or data files lack the key; StoreError."""
+    """Find everything that a sink has of these rows. Only what every command may do is done: abandoned publications are
+    settled, and this machine's unflushed records stored. Raises UsageError if the source has no key, a run is open, or
+    data files lack the key; StoreError."""
     spec = expanded(spec)
     key = spec.source.key
     if not key:
@@ -88,6 +88,7 @@ def look_for(spec: Spec, base: Path, store: Store, texts: Sequence[str]) -> Forg
     earlier = note.read_note(store)
     if not rows and earlier is None:
         raise UsageError("No ROW was given.", hint="tandem forget ROW…, or --from FILE with a ROW on each line.")
+    cleanup.sweep(store, dt.datetime.now(dt.UTC))  # abandoned publications are fenced, before files are listed
     leftovers.absorb_spools(store)
     identities = _identities(rows, earlier)
     files, records = search_rows(store, key, identities), journals.find(store, identities)
@@ -141,6 +142,7 @@ def forget(found: Forgetting) -> Forgotten:
         }
     )
     note.write_note(found.store, begun)
+    cleanup.catch_up(found.store, found.spec, found.base)  # else a table still sends its readers to earlier files
     identities = _identities(found.rows, begun)
     _remove_from_files(found, identities, begun.partitions)
     begun = _remove_from_journals(found, identities, begun)
@@ -168,7 +170,7 @@ def _remove_from_files(found: Forgetting, identities: Identities, partitions: Se
     for partition in sorted(found.files.partitions):
         publish_without(spec, found.base, store, partition, identities, named)
     for file in found.files.files:
-        if file.kind in _IN_PLACE and store.head(file.key) is not None:
+        if file.kind in IN_PLACE:
             rewrite_in_place(store, file, identities)
 
 
@@ -191,6 +193,6 @@ def _refuse_left(found: Forgetting, identities: Identities) -> None:
     left = [*(file.key for file in files.files), *records.objects]
     if left:
         raise StoreError(
-            f"{found.store.uri}/{left[0]} still has rows to forget: another process writes to the sink.",
-            hint="Stop it, and give the command again.",
+            f"{found.store.uri}/{left[0]} still has rows to forget: another process writes to the sink, or holds it.",
+            hint="End it, and give the command again.",
         )

@@ -58,6 +58,8 @@ def _with_partition(partition: Partition, columns: Sequence[str], file: WaitingF
 def _snapshot_of(spec: Spec, listing: Listing, store: Store, pinned: dict[str, str], note: Note) -> Snapshot:
     key = f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
     try:
+        if store.head(key) is None:  # removed meanwhile, which this process's cache does not show
+            raise ObjectMissing(f"{store.uri}/{key} is gone.")
         found = snapshots.load(store, key)
         _check_key(spec, found.schema)
         return found

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.consume import scan
 from pipeline.planning.job import Job
 from pipeline.publishing.publish import Published
 from pipeline.runs import html_report, outcomes, report, statistics
@@ -122,8 +123,6 @@ class Planted:
 
     def rows(self) -> list[tuple[Any, ...]]:
         """The published rows, sorted."""
-        from pipeline.consume import scan
-
         frame = scan(self.store).collect()
         return sorted(frame.select(sorted(frame.columns)).rows())
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline.journal.spool import Spools
 from pipeline.operations.forget import forget, look_for
 from pipeline.outputs.verify import verify
+from pipeline.review.answering import answer_all, open_questions
 from pipeline.runs.outcomes import write_outcome
 from pipeline.sinks import catalogue, commits
 from pipeline.sinks.table_formats.follow import lake_of
@@ -215,3 +216,48 @@ async def test_tables_follow(tmp_path: Path, form: str) -> None:
     assert lake is not None
     with contextlib.closing(lake):
         assert verify(planted.store, lake=lake).problems == []
+
+
+async def test_questions_and_peoples_answers_go_too(tmp_path: Path) -> None:
+    """Row 0 waits for a person, row 1 was answered, row 2 asks the same as row 0 and stays."""
+    ask = {"name": "ask", "uses": "tests.stages.asking:some", "model": "offline:lexical", "output": {"word": "str"}}
+    settings = {"source": {"path": "rows.parquet", "key": ["id"]}, "stages": [ask]}
+    bench = Bench(tmp_path, LocalStore(tmp_path / "out"), settings)
+    texts = ["ask the same", f"ask about {TOKEN}", "ask the same", "text"]
+    bench.write(pl.DataFrame({"id": range(4), "text": texts, "note": [TOKEN, TOKEN, "", ""]}))
+    await bench.one(run="run-1")
+    (question,) = [one for one in open_questions(bench.store) if one.key["id"] == 1]
+    answer_all(bench.store, [(question, f"yes, {TOKEN}")])
+    before = await bench.one(run="run-2")
+    for run in ("run-1", "run-2"):
+        bench.store.put(ids.report(run), b"{}")
+    assert any("_review" in name for name in hits(bench.store, TOKEN))
+    plain = Spec.model_validate({"name": "tests", "sink": {"path": "out"}, **settings})
+    done = forget(look_for(plain, tmp_path, bench.store, ["0", "1"]))
+    assert hits(bench.store, TOKEN) == set()
+    assert done.receipt.kept_answers == 1
+    manifest = commits.current(bench.store, before.partition)
+    assert manifest is not None
+    assert (before.counts.pending, before.counts.ok) == (2, 2)
+    assert (manifest.counts.pending, manifest.counts.ok, manifest.counts.rows_in) == (1, 1, 2)
+    assert [one.key["id"] for one in open_questions(bench.store)] == [2]
+    bench.write(pl.DataFrame({"id": [2, 3], "text": texts[2:], "note": ["", ""]}))
+    assert (await bench.one(run="run-3")).usage.calls == 0
+    assert verify(bench.store).problems == []
+
+
+async def test_a_publication_that_was_abandoned_goes_with_its_rows(tmp_path: Path) -> None:
+    planted = await Planted.published(tmp_path)
+    manifest = commits.current(planted.store, "day=2026-11-01")
+    assert manifest is not None
+    (file,) = manifest.files
+    planted.store.copy(file.key, ids.part_file(ids.data_folder(manifest.partition), 0, 9, file.sha256))
+    forget(look_for(spec(), tmp_path, planted.store, planted.keys))
+    assert hits(planted.store, *traces(planted)) == set()
+
+
+async def test_a_process_that_knows_the_split_input_makes_it_again(tmp_path: Path) -> None:
+    """A worker keeps inputs in memory; after their files were removed, it must not read them."""
+    planted = await Planted.published(tmp_path)
+    forget(look_for(spec(), tmp_path, planted.store, [key_of(0)]))
+    assert len(await planted.run("run-3", reprocess="all")) == 3
