@@ -49,13 +49,13 @@ def copied(base: Path, name: str) -> Path:
     return Path(shutil.copytree(base, base.parent / f"{base.name}-{name}"))
 
 
-@pytest.mark.slow
-async def test_ended_before_any_of_its_changes(published: tuple[Path, Rows]) -> None:
+@pytest.mark.parametrize("step", [pytest.param(9, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.prove)])
+async def test_ended_before_any_of_its_changes(published: tuple[Path, Rows], step: int) -> None:
     base, kept = published
     keys = Planted(Bench(base)).keys
-    at = 0
+    at = 1 - step
     while True:
-        at += 1
+        at += step
         copy = copied(base, f"at-{at}")
         try:
             forget(look_for(spec_of(), copy, FatalStore(copy / "out", at, die), keys))
