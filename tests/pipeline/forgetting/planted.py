@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.consume import scan
 from pipeline.planning.job import Job
 from pipeline.publishing.publish import Published
-from pipeline.runs import html_report, outcomes, report, statistics
+from pipeline.runs import finalise, html_report, outcomes, report, statistics
 from pipeline.stores import LocalStore, Store
 from schemas import ids
 from schemas.messages.base import RunRef
@@ -112,7 +112,7 @@ class Planted:
         plan = next(info.key for info in self.store.list(ids.run_folder(name)) if info.key.endswith("/plan.json"))
         ref = RunRef(pipeline=job.spec.name, run=name, sink=self.store.uri)
         now = dt.datetime.now(dt.UTC)
-        report.finalise(
+        finalise.finalise(
             self.store, FinaliseRequest(ref=ref, plan=plan, state="completed", totals=totals, started_at=now)
         )
         made = report.load_report(self.store, name)
