@@ -223,7 +223,11 @@ def agreed(content: str) -> str:
 
 def shared_keys(run: str, plan_id: str, partition: str) -> str:
     """Return the key of the object with the keys that a partition shares with others, by a plan."""
-    return f"{RUNS}{run}/shared-keys/{plan_id}/{partition}.json"
+    return f"{shared_keys_of(run)}{plan_id}/{partition}.json"
+
+
+def shared_keys_of(run: str) -> str:
+    return f"{RUNS}{run}/shared-keys/"
 
 
 def run_folder(run: str) -> str:

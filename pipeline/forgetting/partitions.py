@@ -128,7 +128,7 @@ def _published(base: Path, work: _Rewrite) -> Manifest:
             "reuse": Reuse(),
             "shares": {},
             "usage": Usage(),
-            "checks": tuple(check.model_copy(update={"keys": ()}) for check in current.checks),
+            "checks": tuple(check.model_copy(update={"keys": (), "others": ()}) for check in current.checks),
             "run": f"forget-{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}",
             "attempt": 1,
             "nonce": uuid.uuid4().hex,

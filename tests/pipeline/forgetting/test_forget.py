@@ -188,10 +188,13 @@ async def test_published_columns_without_the_key_are_refused_until_the_source_la
 
 async def test_messages_and_examples_of_runs_do_not_name_the_row(tmp_path: Path) -> None:
     """Outcomes, reports, pages and manifests repeat keys as examples of broken checks, and messages of failures."""
-    checks = [{"name": "polite", "sql": "summary not like '%Invoice%'", "severity": "warn"}]
+    polite = {"name": "polite", "sql": "summary not like '%Invoice%'", "severity": "warn"}
+    checks = [polite, {"name": "ids", "unique": "dataset", "severity": "warn"}]
     planted = Planted(Bench(tmp_path, LocalStore(tmp_path / "out"), {**SPEC, "checks": checks}))
-    planted.write()
+    twice = source().filter(pl.col("id") == key_of(0)).with_columns(at=pl.lit(DAYS[2]))
+    pl.concat([source(), twice]).write_csv(tmp_path / "rows.csv")
     done = await planted.run("run-1")
+    assert any("shared-keys" in name for name in hits(planted.store, key_of(0)))
     assert any(check.keys for one in done.values() if one.manifest for check in one.manifest.checks)
     failed = PartitionResult(
         partition="day=2026-11-01", outcome="failed", error="DuplicateKeys", message=f"two rows have id='{key_of(0)}'"
