@@ -26,7 +26,7 @@ def not_reached(spec: Spec, files: FoundRows, records: JournalSearch) -> Iterato
         yield _TABLES[spec.sink.format]
     yield "earlier versions of objects and backups, where the store keeps them"
     yield "files that were written by tandem outputs export and tandem review export, and what readers have copied"
-    yield "Temporal's histories until their retention ends: messages of errors may quote a row"
+    yield "logs of workers, and Temporal's histories until their retention ends: messages of errors may quote a row"
     yield "records on other machines whose workers were killed and that no later run has stored yet"
     yield "other sinks that name this one in journal.read_from"
     for sink in spec.journal.read_from:
