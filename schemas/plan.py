@@ -13,6 +13,7 @@ CauseKind = Literal[
     "asked", "other", "gone", "moved", "waiting",
 ]  # fmt: skip
 Reprocess = Literal["missing", "failed", "stale", "all"]
+REPUBLISH = "tandem run --reprocess all --allow-schema-change"  # every partition, under changed columns
 
 
 class Due(Noun):

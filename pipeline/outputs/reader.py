@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sinks.generations import locate
-from pipeline.sinks.schema import REPUBLISH, column_change, key_schema, key_values, load_schema
+from pipeline.sinks.schema import column_change, key_schema, key_values, load_schema
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from schemas.errors import TandemError
 from schemas.manifest import Manifest
+from schemas.plan import REPUBLISH
 from schemas.tables import decode_schema, stored_schema
 
 _SLICE = 1_000_000

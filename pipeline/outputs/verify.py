@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from pipeline.outputs import duplicate_keys, scan
 from pipeline.sinks import commits
 from pipeline.sinks.schema import (
-    REPUBLISH,
     Dataset,
     DeclaredSchema,
     column_change,
@@ -32,6 +31,7 @@ from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import Damaged, ObjectMissing
 from schemas.manifest import DataFile, Manifest
+from schemas.plan import REPUBLISH
 from schemas.spec.sections import Spec
 from schemas.tables import decode_schema, stored_schema
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pipeline.publishing import commit_partition
 from pipeline.sinks import commits, generations
-from pipeline.sinks.schema import REPUBLISH, load_schema
+from pipeline.sinks.schema import load_schema
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import SchemaChanged, UsageError
 from schemas.manifest import DataFile, Manifest, Reuse, Usage
+from schemas.plan import REPUBLISH
 from schemas.spec.sections import Spec
 
 

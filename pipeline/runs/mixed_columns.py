@@ -2,21 +2,13 @@
 
 import logging
 
+from pipeline.runs.report import MixedColumns
 from pipeline.sinks import catalogue
 from pipeline.sinks.schema import column_change, load_schema
 from pipeline.stores import Store
 from schemas.errors import TandemError
-from schemas.manifest import Noun
 
 log = logging.getLogger("tandem.runs")
-
-
-class MixedColumns(Noun):
-    """`partitions` of the `of` published ones have former columns; `change` lists the differences."""
-
-    partitions: int = 0
-    of: int = 0
-    change: str = ""
 
 
 def mixed_columns(store: Store) -> MixedColumns:

@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.runs.mixed_columns import MixedColumns
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
@@ -28,6 +27,15 @@ class Gone(Noun):
 
     partitions: int = 0
     rows: int = 0
+
+
+class MixedColumns(Noun):
+    """The state of a change of columns: `partitions` of the `of` published ones have the former ones; `change` lists
+    the differences."""
+
+    partitions: int = 0
+    of: int = 0
+    change: str = ""
 
 
 class Report(Noun):

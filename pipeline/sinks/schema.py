@@ -12,9 +12,8 @@ from pipeline.stores.documents import read_document
 from schemas import digests, ids, partition_keys
 from schemas.errors import ObjectMissing, SchemaChanged, SinkError
 from schemas.manifest import Manifest, Noun
+from schemas.plan import REPUBLISH
 from schemas.tables import decode_schema, encode_schema
-
-REPUBLISH = "tandem run --reprocess all --allow-schema-change"
 
 
 class Dataset(Noun):

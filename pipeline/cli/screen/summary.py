@@ -2,9 +2,9 @@
 
 from pipeline.cli.screen.console import broken, counted, duration_text, failure, money
 from pipeline.runs.report import Report, cascades
-from pipeline.sinks.schema import REPUBLISH
 from schemas.errors import by_code
 from schemas.manifest import Usage
+from schemas.plan import REPUBLISH
 
 _FAULTS = 10
 
