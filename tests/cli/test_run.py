@@ -15,7 +15,7 @@ from tests.harness.model_server import ModelServer
 pytestmark = pytest.mark.timeout(900)
 KEYS: dict[str, type | tuple[type, ...] | dict[str, type]] = {
     "run": str, "pipeline": str, "state": str,
-    "partitions": dict.fromkeys(("total", "published", "unchanged", "failed", "cancelled", "not_run"), int),
+    "partitions": dict.fromkeys(("total", "published", "unchanged", "failed", "cancelled", "not_run", "retired"), int),
     "rows": dict.fromkeys(("in", "ok", "rejected", "filtered", "pending", "removed", "out", "unfinished"), int),
     "gone": {"partitions": int, "rows": int},
     "journal": dict.fromkeys(("rows_reused", "calls_reused", "rows_shared"), int),

@@ -84,11 +84,11 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         store, report = done
         screen.note(f"Run {report.run} is completed; this is its report.")
         return await shown(report, store, spec, screen)
+    await probe_user_code(spec, base, screen.fault)
+    ready = await asyncio.to_thread(prepare, order)
+    decided = await asyncio.to_thread(decide, ready, options.selection)
+    await refuse_held(ready, order, decided.to_run)
     async with server_starting(base):
-        await probe_user_code(spec, base, screen.fault)
-        ready = await asyncio.to_thread(prepare, order)
-        decided = await asyncio.to_thread(decide, ready, options.selection)
-        await refuse_held(ready, order, decided.to_run)
         outlook = await asyncio.to_thread(preview_of, ready, decided)
         _show_plan(ready, outlook, options.max_cost_usd, screen)
         _refuse_calls(outlook, options.selection)
