@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,12 +19,23 @@ from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 
 def warm_workers() -> None:
-    """Fork the parent of worker processes, which imports what they need beside this process: a second core does it
-    while this one plans. To be called before a command that is sure to work imports anything large."""
-    from pipeline.processes import fork_server
+    """Fork the parent of worker processes now, if a core is idle: it imports what they need beside this process, while
+    this one plans. On a busy machine it is forked later, by `go`, and shares what is imported here. To be called before
+    a command that is sure to work imports anything large."""
+    if _runnable() < (os.cpu_count() or 1):
+        from pipeline.processes import fork_server
 
-    fork_server.prepare()
-    fork_server.warm()
+        fork_server.prepare()
+        fork_server.warm()
+
+
+def _runnable() -> int:
+    """Return the number of threads of this machine that run or could run now, this one included; from a minute's mean
+    where the system does not tell."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return round(os.getloadavg()[0]) + 1
 
 
 def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, works: bool = False) -> None:

@@ -222,7 +222,7 @@ def test_duplicate_keys_fail_their_partition_and_no_other(tmp_path: Path) -> Non
     assert told.code == 1, told
     assert told.json["state"] == "failed"
     assert told.json["partitions"] == {
-        "total": 3, "published": 2, "unchanged": 0, "failed": 1, "cancelled": 0, "not_run": 0,
+        "total": 3, "published": 2, "unchanged": 0, "failed": 1, "cancelled": 0, "not_run": 0, "retired": 0,
     }  # fmt: skip
     (failure,) = told.json["failures"]
     assert (failure["partition"], failure["error"]) == ("day=2026-11-01", "DuplicateKeys")
