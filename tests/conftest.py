@@ -28,6 +28,11 @@ _LONG = (
     "test_a_blocked_partition_says", "test_a_key_may_be_named_with_and_without", "test_two_facts_and_what_is_due",
     "test_a_run_pauses_at_its_budget_and_goes_on", "test_a_home_that_fills_up", "test_runs_that_are_not_there",
     "test_readers_see_whole_generations",
+    "test_a_renamed_file_is_the_same_rows[delta]", "test_a_renamed_file_is_the_same_rows[iceberg]",
+    "leaves_no_block_behind[delta]", "leaves_no_block_behind[iceberg]", "test_two_pipelines_read_each_others_journals",
+    "test_a_named_partition_alone_is_pruned", "test_rows_put_before_others", "are_paid_for_once[1]",
+    "test_a_change_that_stops_half_way", "test_a_killed_change_is_carried_on", "is_retired_to_finish_a_change",
+    "with_the_command_that_does_it_for_no_call[delta]", "with_the_command_that_does_it_for_no_call[iceberg]",
 )  # fmt: skip
 
 
