@@ -62,6 +62,8 @@ def test_all_that_is_told_of_a_sink_is_what_was_told_then(name: str, tmp_path: P
     assert len(then) == len(found.told) - 2, "all but who wrote it, and how"
     if importlib.metadata.version("polars") != found.told["written_by"]["polars"]:
         then.pop("columns")  # as this library spells types
+    if name == "reviews":  # rows of another partition's journal, where that version did not look
+        assert (then.pop("calls"), now["calls"]) == ([4, 4], [0, 0])
     assert list(kept.differences(then, now)) == []
 
 
@@ -115,7 +117,7 @@ def test_a_table_of_text_goes_on_from_partly_published_and_from_gone(
 ) -> None:
     found = opened("reviews", tmp_path, temporal_server)
     report = ran(found, "--reprocess", "all")
-    assert report["usage"]["calls"] == found.told["calls"][0] == found.told["calls"][1]
+    assert (found.told["calls"], report["usage"]["calls"]) == ([4, 4], 0), "other partitions have the answers"
     assert (report["partitions"]["published"], report["rows"]["in"]) == (2, 16)
     check_rows(found, {"month=2026-08"})
     assert kept.data(found.sink)["month=2026-10"] == found.told["data"]["month=2026-10"], "gone, and kept"
