@@ -289,6 +289,11 @@ def moved(partition: str) -> str:
     return f"{MOVED}{partition}.json"
 
 
+def parse_moved(key: str) -> str:
+    """Return the partition of a key of `moved`."""
+    return key.removeprefix(MOVED).removesuffix(".json")
+
+
 def outcomes(run: str) -> str:
     return f"{RUNS}{run}/outcomes/"
 

@@ -144,9 +144,9 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Not
     new_files = due is not None and due.open
     job = make_job(spec, Path(run_request.base), store, services, note=note, new_files=new_files)
     refuse_other_code(job.spec, request.code)
-    if not run_request.selection.fresh:
+    decisions = list(builder.decisions(job, store, run_request.selection, dt.datetime.now(dt.UTC), note=note))
+    if not run_request.selection.fresh and any(decision.run for decision in decisions):
         index_answers(job, store, note)
-    decisions = builder.decisions(job, store, run_request.selection, dt.datetime.now(dt.UTC), note=note)
     plan = builder.write_plan(store, request.ref, run_request, job, decisions, request.course)
     partitions = load_limits(store, request.ref.run).partitions  # set in an earlier attempt of the run
     if partitions is None:

@@ -38,8 +38,10 @@ async def batch_context(
     store, run, number = attempt.store, attempt.run, attempt.number
     known = await _opened_with(attempt, answers)
     found = await asyncio.to_thread(_elsewhere, attempt)
+    own = dict(known.rows)
     for record in found:
         known.add(record)
+    elsewhere = {key for key, record in known.rows.items() if record is not own.get(key)}
     damage: list[str] = []
     for record in await asyncio.to_thread(segments.load_batch, store, attempt.partition, run, number, damage):
         known.add(record)
@@ -57,9 +59,14 @@ async def batch_context(
         spool = spools.open(*owner)
     journal = Journal(put, known=known, flush_s=options.flush.total_seconds(), strict=options.strict, spool=spool)
     _carry_calls(found, journal)
-    elsewhere = frozenset(record.key for record in found if isinstance(record, RowRecord))
     return BatchContext(
-        run=run, batch=number, journal=journal, shared=shared, drain=drain, damage=damage, elsewhere=elsewhere
+        run=run,
+        batch=number,
+        journal=journal,
+        shared=shared,
+        drain=drain,
+        damage=damage,
+        elsewhere=frozenset(elsewhere),
     )
 
 

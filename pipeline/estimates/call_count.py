@@ -129,7 +129,7 @@ def count_calls(
     job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = unnoted
 ) -> CallCount:
     """Count for all partitions that would run. Raises InputChanged, StoreError."""
-    if not fresh:
+    if not fresh and any(decision.run for decision in decided):
         index_answers(job, store, note)
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])

@@ -192,6 +192,7 @@ def write_plan(
     if canary:
         content = Page(partitions=tuple(PlannedPartition(key=d.partition, run=True, rows=d.rows) for d in canary))
         store.put_absent(ids.plan_page(key, len(pages)), content.model_dump_json().encode())
+    _drop_outdated_moves(store, job)
     _write_retirements(store, key, retired)
     plan = Plan(
         plan_id=plan_id,
@@ -223,6 +224,13 @@ def write_plan(
         max_reject_rate=job.spec.limits.max_reject_rate,
         hooks=hooks_of(job.spec),
     )
+
+
+def _drop_outdated_moves(store: Store, job: Job) -> None:
+    """Remove the notes of files that are back under their former names: they did not move."""
+    present = set(job.snapshot.partitions)
+    noted = [info.key for info in store.list(ids.MOVED)]
+    store.delete([key for key in noted if ids.parse_moved(key) in present])
 
 
 def _write_retirements(store: Store, plan: str, retired: list[Decision]) -> None:

@@ -6,11 +6,13 @@ Its history and journal stay for their times: when the input comes back, nothing
 import datetime as dt
 import logging
 import uuid
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.journal import compaction
+from pipeline.journal.answers import coverage
 from pipeline.journal.compaction import InUse
 from pipeline.publishing import commit_partition
 from pipeline.sinks import commits, generations
@@ -68,6 +70,7 @@ def _retire(spec: Spec, base: Path, store: Store, ref: RunRef, one: Retirement) 
     now = dt.datetime.now(dt.UTC)  # files leave `data/` counted from the commit
     generations.settle_marked(store, manifest, generations.retention_of(spec.sink), now)
     unused = InUse(pl.Series([], dtype=pl.String), frozenset(), spec.journal.keep)
-    compaction.compact(store, one.partition, now, unused)
+    index = partial(coverage.add_commit, store, one.partition, manifest.generation, manifest.parent)
+    compaction.compact(store, one.partition, now, unused, index)
     store.delete([ids.moved(one.partition)])
     return True

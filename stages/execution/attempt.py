@@ -35,7 +35,7 @@ class BatchContext:
     steps: Steps | None = None  # of the one row of this batch, where nodes are activities
     watch: RowWatch | None = None
     on_stuck: Callable[[str], None] = lambda row: None  # called with the id of a row whose thread cannot be stopped
-    elsewhere: frozenset[RowKey] = frozenset()  # rows whose known outcome is in another journal
+    elsewhere: frozenset[RowKey] = frozenset()  # rows whose known outcome only other journals have
     claims: Claims | None = None  # where other processes may run equal rows
     memory: RowMemory | None = None  # where rows in flight are bounded by bytes, too
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own

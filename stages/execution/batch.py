@@ -67,19 +67,21 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
         GraphRow((stage.fingerprint, row), ids[index], values.row(index, named=True) if stage.reads else {}, equal[row])
         for row, index in todo
     )
-    await _carry(stage, first, ids, context)
+    run_here = {row for row, _ in todo}
+    await _carry(stage, {row: ids[index] for row, index in first.items() if row not in run_here}, context)
     stored = (known.rows.get((stage.fingerprint, row)) for row in prints)
     records = [record if is_settled(record, known) else None for record in stored]
     return StageOutcome(records, _with_stage_name(stage, run.stopped), context.drain.is_set())
 
 
-async def _carry(stage: GraphStage, first: Mapping[str, int], ids: Sequence[str], context: BatchContext) -> None:
-    """Copy the outcomes that are known from other journals into this one, as outcomes of these rows."""
-    for row, index in first.items():
-        key = stage.fingerprint, row
-        record = context.journal.known.rows.get(key) if key in context.elsewhere else None
-        if record is not None and record.id != ids[index]:
-            await context.journal.append(replace(record, id=ids[index]))
+async def _carry(stage: GraphStage, rows: Mapping[str, str], context: BatchContext) -> None:
+    """Copy outcomes into this journal as those of these rows (fingerprint → identity): what only other journals have,
+    and what is known of rows that are gone. An outcome is kept for as long as its row is there."""
+    present = set(rows.values())
+    for row, id in rows.items():
+        record = context.journal.known.rows[stage.fingerprint, row]
+        if record.key in context.elsewhere or record.id not in present:
+            await context.journal.append(replace(record, id=id))
 
 
 def _with_stage_name(stage: GraphStage, stopped: TandemError | None) -> TandemError | None:

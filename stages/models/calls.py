@@ -167,7 +167,7 @@ async def _call_as_leader(
     scope.in_flight[shared] = future
     try:
         record = await _call_with_retries(scope, backend, key, request, send)
-        if request.capped and _was_cut_off(record):
+        if shared != key and _was_cut_off(record):
             record = replace(record, request=shared[0])
         await append(scope, record)
         future.set_result(record)

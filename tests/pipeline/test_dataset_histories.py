@@ -29,7 +29,9 @@ from pipeline.sinks import commits
 from schemas import ids
 from schemas.messages.base import RunRef
 from schemas.plan import Plan, Selection
-from stages.journal.records import CallRecord
+from stages.contract import graph_stages
+from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.records import CallRecord, RowRecord
 from stages.journal.segments import decode_segment
 from tests.pipeline.jobs import Bench
 
@@ -128,6 +130,22 @@ class Dataset:
                 job.spec, self.bench.base, self.bench.store, ref, ids.plan(plan.run, plan.plan_id), "completed"
             )
             assert self.published() == sorted(row for rows in self.files.values() for row in rows)
+            self._check_each_is_whole(job)
+
+    def _check_each_is_whole(self, job: Job) -> None:
+        """Each partition's own journal has the answers of its rows, under their identities."""
+        (stage,) = graph_stages(job.stages)
+        for partition in job.snapshot.partitions:
+            rows = job.snapshot.read(partition, job.snapshot.entry(partition).ranges)
+            known = {
+                (record.row, record.id)
+                for info in self.bench.store.list(ids.journal_segments(partition))
+                for record in decode_segment(self.bench.store.get(info.key)).records
+                if isinstance(record, RowRecord) and record.stage == stage.fingerprint
+            }
+            present = dict.fromkeys(row_ids(rows, ["id"]))
+            kept = {row for row, id in known if id in present}
+            assert set(fingerprints(rows, stage.reads)) <= kept, f"{partition}: compaction keeps these"
 
     async def _work(self, job: Job, plan: Plan, killed_after: int | None) -> set[str]:
         """Returns the contents of the partitions that were worked on."""
