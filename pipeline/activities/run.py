@@ -21,7 +21,7 @@ from pipeline.planning.known_answers import index_answers
 from pipeline.planning.preparation import make_job
 from pipeline.progress_note import Note
 from pipeline.publishing import cleanup
-from pipeline.publishing.retire import retire_planned
+from pipeline.publishing.retire import Retired, retire_planned
 from pipeline.runs import html_report, plan_pages, requests, statistics
 from pipeline.runs.finalise import finalise
 from pipeline.runs.notifications import notify
@@ -160,20 +160,16 @@ def _catch_up(store: Store, run: str) -> None:
         cleanup.catch_up(store, requests.load_spec_of(store, run_request.spec), Path(run_request.base))
 
 
-def _retire(store: Store, request: FinaliseRequest) -> int:
-    """Retire what the run's plan retires. Returns the number; a failure is for the next run to make good."""
+def _retire(store: Store, request: FinaliseRequest) -> Retired:
+    """Retire what the run's plan retires."""
     run_request = requests.load_request(store, request.ref.run)
     if run_request is None or not request.plan:
-        return 0
+        return Retired()
     spec = expanded(requests.load_spec_of(store, run_request.spec))
-    try:
-        return retire_planned(spec, Path(run_request.base), store, request.ref, request.plan, request.state)
-    except (TandemError, OSError) as exc:
-        log.warning("partitions that are gone from the source are not retired: %s", exc)
-        return 0
+    return retire_planned(spec, Path(run_request.base), store, request.ref, request.plan, request.state)
 
 
-def _finalise(store: Store, request: FinaliseRequest, retired: int) -> RunResult:
+def _finalise(store: Store, request: FinaliseRequest, retired: Retired) -> RunResult:
     run_request = requests.load_request(store, request.ref.run)
     spec = requests.load_spec_of(store, run_request.spec) if run_request is not None else None
     if spec is not None:
@@ -181,7 +177,7 @@ def _finalise(store: Store, request: FinaliseRequest, retired: int) -> RunResult
             concurrent_keys.note_in_outcomes(store, spec, request.ref.run, request.plan)
         except (TandemError, OSError, ValueError) as exc:  # a run must end all the same
             log.warning("keys that other runs published meanwhile are not compared: %s", exc)
-    result = finalise(store, request, retired)
+    result = finalise(store, request, retired.count, retired.failures)
     hooks = builder.hooks_of(spec) if spec is not None else ()
     try:
         report = load_report(store, request.ref.run)

@@ -217,7 +217,8 @@ class _PartitionCount:
 
     def _known(self, folder: Path) -> dict[int, list[Record]]:
         """Load the records of the rows that are followed, by batch, joined as `open` does."""
-        if self.fresh or not self.batches:
+        journal = has_journal(self.store, self.entry.partition)
+        if self.fresh or not self.batches or not (journal or self.others.may_have_answers()):
             return {}
         keys = [RowKeys.of(self.job, self._left(batch)) for batch in self.batches]
         rows = RowKeys(
@@ -226,7 +227,7 @@ class _PartitionCount:
             self.job,
         )
         own = None
-        if has_journal(self.store, self.entry.partition):
+        if journal:
             own = collect([(self.store, self.entry.partition)], pl.concat(rows.all), folder)
         other = self.others.collect(self.entry.partition, rows.needed(own), folder)
         sizes = [len(one.ids) for one in keys]

@@ -6,6 +6,7 @@ Its history and journal stay for their times: when the input comes back, nothing
 import datetime as dt
 import logging
 import uuid
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,24 +20,39 @@ from pipeline.sinks import commits, generations
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import Cancelled, CommitConflict, ObjectMissing
+from schemas.errors import Cancelled, CommitConflict, ObjectMissing, TandemError
 from schemas.manifest import Counts, Manifest
 from schemas.messages.base import RunRef, RunState
+from schemas.messages.run import Failure
 from schemas.plan import Retirement, Retirements
 from schemas.spec.sections import Spec
 
 log = logging.getLogger("tandem.publishing")
 
 
-def retire_planned(spec: Spec, base: Path, store: Store, ref: RunRef, plan: str, state: RunState) -> int:
+@dataclass
+class Retired:
+    """The number of partitions that a run has retired, and those that it could not."""
+
+    count: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def retire_planned(spec: Spec, base: Path, store: Store, ref: RunRef, plan: str, state: RunState) -> Retired:
     """Retire the partitions of a plan whose time has come: what was moved, once its new partition is published, and all
-    others once the run is completed. Repeatable. Returns the number of partitions that the run has retired. Raises
-    StoreError."""
+    others once the run is completed. Repeatable. Raises StoreError if the plan cannot be read."""
+    retired = Retired()
     try:
         planned = read_document(store, ids.retirements(plan), Retirements)
     except ObjectMissing:
-        return 0
-    return sum(_retire(spec, base, store, ref, one) for one in planned.partitions if _is_due(store, one, state))
+        return retired
+    for one in planned.partitions:
+        try:
+            retired.count += _is_due(store, one, state) and _retire(spec, base, store, ref, one)
+        except (TandemError, OSError) as exc:
+            code = exc.code if isinstance(exc, TandemError) else type(exc).__name__
+            retired.failures.append(Failure(partition=one.partition, error=code, message=f"not retired: {exc}"))
+    return retired
 
 
 def _is_due(store: Store, one: Retirement, state: RunState) -> bool:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
@@ -24,20 +24,20 @@ from schemas.messages.run import Failure, FinaliseRequest, Page, RunResult, Tota
 log = logging.getLogger("tandem.runs")
 
 
-def finalise(store: Store, request: FinaliseRequest, retired: int = 0) -> RunResult:
-    """Write the report; `retired` partitions were taken out of the dataset. Counts are summed from the partitions'
-    outcomes, so that they span all attempts of the run."""
+def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired: Sequence[Failure] = ()) -> RunResult:
+    """Write the report; `retired` partitions were taken out of the dataset, `unretired` should have been, which fails
+    the run. Counts are summed from the partitions' outcomes, so that they span all attempts of the run."""
     earlier = load_report(store, request.ref.run)
     ended = list(_reconciled(store, request))
     totals, failures = summed(request, ended)
     report = Report(
         run=request.ref.run,
         pipeline=request.ref.pipeline,
-        state=request.state,
+        state="failed" if unretired and request.state == "completed" else request.state,
         sink=store.uri,
         plan=request.plan,
         totals=totals,
-        failures=tuple(failures),
+        failures=(*failures, *unretired),
         checks=broken_checks(ended),
         lost_attempts=lost_attempts(store, request.ref.run),
         gone=gone(store, request.plan) if request.plan else Gone(),

@@ -69,7 +69,7 @@ def _write(folder: Path, partitions: int, rows: int, *, shift: int, first: int =
     moved = (pl.col("id") + shift) % total if shift else pl.col("id")
     numbers.select(
         pl.col("id") + first, text=pl.format("ticket number {} about an invoice", pl.col("id") + first),
-        day=pl.format("d{}", (moved // rows).cast(pl.String).str.zfill(4)),
+        day=pl.format("{}{}", pl.lit("n" if first else "d"), (moved // rows).cast(pl.String).str.zfill(4)),
     ).sort("day", "id").write_parquet(folder / "t.parquet", row_group_size=rows)  # fmt: skip
     (folder / "tandem.yaml").write_text(
         "name: bench\nsource: {path: t.parquet, key: [id]}\npartition: {by: column, column: day}\n"

@@ -13,10 +13,13 @@ import pytest
 from pipeline.planning.job import Job
 from pipeline.publishing import cleanup
 from pipeline.publishing.retire import retire_planned
+from pipeline.runs.finalise import finalise
+from pipeline.runs.report import exit_code, load_report
 from pipeline.sinks import commits
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.messages.base import RunRef, RunState
+from schemas.messages.run import FinaliseRequest, Totals
 from schemas.plan import Plan
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
@@ -63,7 +66,9 @@ def bench(tmp_path: Path) -> Bench:
 
 def retire(bench: Bench, job: Job, plan: Plan, state: RunState = "completed") -> int:
     ref = RunRef(pipeline=job.spec.name, run=plan.run, sink=bench.store.uri)
-    return retire_planned(job.spec, bench.base, bench.store, ref, ids.plan(plan.run, plan.plan_id), state)
+    retired = retire_planned(job.spec, bench.base, bench.store, ref, ids.plan(plan.run, plan.plan_id), state)
+    assert not retired.failures
+    return retired.count
 
 
 def seen(bench: Bench) -> list[int]:
@@ -121,6 +126,21 @@ async def test_a_partition_that_another_run_has_published_since_is_left_alone(be
     await bench.run()
     assert retire(bench, job, plan) == 0
     assert len(seen(bench)) == 8
+
+
+async def test_what_cannot_be_retired_is_a_failure_of_the_run(bench: Bench) -> None:
+    job, plan = await renamed(bench)
+    key = ids.commit(A, 1)
+    bench.store.put(key, b"damaged")
+    ref = RunRef(pipeline=job.spec.name, run=plan.run, sink=bench.store.uri)
+    retired = retire_planned(job.spec, bench.base, bench.store, ref, ids.plan(plan.run, plan.plan_id), "completed")
+    [failure] = retired.failures
+    assert (retired.count, failure.partition, failure.error) == (0, A, "Damaged")
+    request = FinaliseRequest(ref=ref, plan="", state="completed", totals=Totals(), started_at=dt.datetime.now(dt.UTC))
+    assert finalise(bench.store, request, retired.count, retired.failures).state == "failed"
+    report = load_report(bench.store, plan.run)
+    assert report is not None
+    assert (report.failures, exit_code(report)) == ((failure,), 1)
 
 
 @pytest.mark.parametrize("writes", range(12))
