@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.consume import GenerationSuperseded, dataset, files, head, manifests, scan, wait_for
 from pipeline.operations.repair import Damage, rebuild
+from pipeline.planning.job import Job
 from pipeline.sinks.schema import load_schema
 from pipeline.stores import LocalStore, open_store
 from schemas import ids
@@ -103,12 +104,18 @@ async def test_a_partition_is_waited_for(bench: Bench) -> None:
         wait_for(bench.store, FILE, generation=3, timeout_s=0.02, every_s=0.01)
 
 
-async def test_a_breaking_change_is_published_as_a_new_version_and_versions_are_not_mixed(bench: Bench) -> None:
+async def half_changed(bench: Bench, **output: str) -> Job:
+    """Publish two files, then one of them again with another output in place of `level`, an int."""
     bench.write(rows(3), "two.parquet")
     source = {"path": "*.parquet"}
     await bench.run(bench.job(source=source, stages=with_output(level="int")))
-    job = bench.job(source=source, stages=with_output(level="str"))
+    job = bench.job(source=source, stages=with_output(**output))
     await bench.run(job, partitions=("file=two.parquet",), new_version=True)
+    return job
+
+
+async def test_a_breaking_change_is_published_as_a_new_version_and_versions_are_not_mixed(bench: Bench) -> None:
+    job = await half_changed(bench, level="str")
     with pytest.raises(TandemError, match=r"first is file=rows.parquet.* older than version 2"):
         scan(bench.store)
     await bench.run(job)
@@ -117,11 +124,7 @@ async def test_a_breaking_change_is_published_as_a_new_version_and_versions_are_
 
 
 async def test_one_partition_is_read_in_its_own_columns_in_the_middle_of_a_change(bench: Bench) -> None:
-    bench.write(rows(3), "two.parquet")
-    source = {"path": "*.parquet"}
-    await bench.run(bench.job(source=source, stages=with_output(level="int")))
-    job = bench.job(source=source, stages=with_output(mood="str"))
-    await bench.run(job, partitions=("file=two.parquet",), new_version=True)
+    await half_changed(bench, mood="str")
     assert scan(bench.store, FILE).collect_schema()["level"] == pl.Int64
     assert dataset(bench.store, FILE).schema.field("level").type == pa.int64()
     sample = head(bench.store, 2, FILE)
