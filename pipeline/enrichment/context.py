@@ -57,7 +57,14 @@ async def batch_context(
                 known.add(record)
             await asyncio.to_thread(path.unlink, missing_ok=True)
         spool = spools.open(*owner)
-    journal = Journal(put, known=known, flush_s=options.flush.total_seconds(), strict=options.strict, spool=spool)
+    journal = Journal(
+        put,
+        known=known,
+        flush_s=options.flush.total_seconds(),
+        strict=options.strict,
+        spool=spool,
+        requests=options.requests == "keep",
+    )
     _carry_calls(found, journal)
     return BatchContext(
         run=run,
@@ -89,7 +96,7 @@ async def row_context(
         key = ids.journal_row(attempt.partition, run, attempt.number, fingerprint, uuid.uuid4().hex)
         await asyncio.to_thread(store.put_absent, key, data)
 
-    journal = Journal(put, known=known, strict=True)
+    journal = Journal(put, known=known, strict=True, requests=attempt.job.spec.journal.requests == "keep")
     context = BatchContext(run=run, batch=attempt.number, journal=journal, shared=Shared(), drain=drain)
     context.steps = Steps((stage.fingerprint, fingerprint), request.id, run, journal)
     return stage, row, context
@@ -118,8 +125,8 @@ def _shared(record: Record, run: str) -> Record:
 
 
 def _carry_calls(found: Iterable[Record], journal: Journal) -> None:
-    """Copy the calls, steps and voids of rows that are not answered into the partition's own journal. What is void is
-    left where it is."""
+    """Copy the calls, with their requests, the steps and voids of rows into the partition's own journal. What is void
+    is left where it is."""
     for record in found:
         if isinstance(record, CallRecord | NodeRecord) and record.at <= journal.known.voided(record):
             continue

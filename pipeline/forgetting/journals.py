@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.forgetting.identities import Identities
 from pipeline.journal import compacted
-from pipeline.journal.compacted import CHUNK, Footer
+from pipeline.journal.compacted import CHUNK, COMMON, REQUEST, Footer
 from pipeline.progress_note import Note, unnoted
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
@@ -32,7 +32,7 @@ from schemas.errors import ObjectMissing
 from stages.journal.records import record_of
 from stages.journal.segments import UnknownFormat, decode_segment, encode_segment
 
-_BY_REQUEST = ("call",)  # kinds of record that belong to a request, not to a row of a stage
+_BY_REQUEST = ("call", REQUEST)  # kinds of record that belong to a request, not to a row of a stage
 _OUTCOMES = ("row", "pending")
 Answer = tuple[str, str]  # stage fingerprint, row fingerprint
 Unnamed = Mapping[str, set[Answer]]  # by partition
@@ -42,12 +42,13 @@ Unnamed = Mapping[str, set[Answer]]  # by partition
 class JournalSearch:
     """What the journals have of the rows. `answers`: those of the rows' records, with the partitions whose journal has
     them under the rows' name; `calls`: the requests that led to each. `requests`: those of all their calls. `records`:
-    their number. `objects`: those to rewrite, with their partition, those of other rows' records first. `unreadable`:
-    objects of another version, or damaged."""
+    their number. `commons`: what each of these requests has in common with others. `objects`: those to rewrite, with
+    their partition, those of other rows' records first. `unreadable`: objects of another version, or damaged."""
 
     answers: dict[Answer, set[str]] = field(default_factory=lambda: defaultdict(set))
     calls: dict[Answer, set[str]] = field(default_factory=lambda: defaultdict(set))
     requests: set[str] = field(default_factory=set)
+    commons: dict[str, str] = field(default_factory=dict)
     ids: set[str] = field(default_factory=set)
     records: int = 0
     objects: dict[str, str] = field(default_factory=dict)
@@ -61,11 +62,13 @@ class JournalSearch:
 @dataclass
 class Kept:
     """What stays. `needed`: an answer that is recorded only under a forgotten row's name, by partition, with the row
-    that needs it. `calls`: requests, each with a row that needs it. `others`: answers recorded under other names."""
+    that needs it. `calls`: requests, each with a row that needs it. `others`: answers recorded under other names.
+    `dropped`: what only removed requests had in common."""
 
     needed: dict[tuple[str, Answer], str] = field(default_factory=dict)
     calls: dict[str, str] = field(default_factory=dict)
     others: dict[str, set[Answer]] = field(default_factory=lambda: defaultdict(set))
+    dropped: frozenset[str] = frozenset()
 
     def need(self, partition: str, answer: Answer, name: str, found: "JournalSearch") -> None:
         """Keep an answer for a row, and the calls that led to it."""
@@ -95,6 +98,8 @@ def find(store: Store, rows: Identities, note: Note = unnoted) -> JournalSearch:
             for kind, request, stage, body in mine.select("kind", "key", "stage", "body").iter_rows():
                 if kind in _BY_REQUEST:
                     found.requests.add(request)
+                    if kind == REQUEST:
+                        found.commons[request] = stage
                 else:
                     found.answers[stage, request].add(partition)
                     found.calls[stage, request] |= _calls(body)
@@ -109,15 +114,20 @@ def keep(store: Store, rows: Identities, found: JournalSearch, stays: Stays, not
     if not found.records:
         return kept
     more: dict[str, str] = {}
+    commons = _Commons()
     requests = sorted(found.requests)
     for key, partition in _objects(store):
         for frame in _frames(store, key, []):
             note(0)
             others = frame.filter(~rows.mask(frame["id"]))
             for kind, row, name, stage in others.select("kind", "key", "id", "stage").iter_rows():
-                if kind in _BY_REQUEST:
+                if kind == COMMON:
+                    commons.objects[row].append((key, partition))
+                elif kind in _BY_REQUEST:
                     if row in found.requests:
                         more[key] = partition
+                    if kind == REQUEST:
+                        (found.commons if row in found.requests else commons.of_others)[row] = stage
                 elif (stage, row) not in found.answers:
                     continue
                 elif not _is_there(stays(partition), name):
@@ -126,8 +136,23 @@ def keep(store: Store, rows: Identities, found: JournalSearch, stays: Stays, not
                     kept.others[partition].add((stage, row))
             if requests:
                 _note_calls(others, requests, found, partial(stays, partition), kept)
+    kept.dropped = commons.dropped(found, kept)
+    more |= {key: partition for common in kept.dropped for key, partition in commons.objects[common]}
     found.objects = {**{key: more[key] for key in more if key not in found.objects}, **found.objects}
     return kept
+
+
+@dataclass
+class _Commons:
+    """What requests have in common: of those that stay, and the objects that have each."""
+
+    of_others: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+
+    def dropped(self, found: JournalSearch, kept: Kept) -> frozenset[str]:
+        """Return those that no request needs any more: a system text may hold a row's values, too."""
+        stay = {found.commons[request] for request in kept.calls if request in found.commons}
+        return frozenset(found.commons.values()) - stay - set(self.of_others.values())
 
 
 def _note_calls(
@@ -138,7 +163,7 @@ def _note_calls(
     kept: Kept,
 ) -> None:
     """Note the rows that need the calls of forgotten ones."""
-    by_row = others.filter(~pl.col("kind").is_in(_BY_REQUEST))
+    by_row = others.filter(~pl.col("kind").is_in((*_BY_REQUEST, COMMON)))
     named = by_row.filter(pl.col("body").cast(pl.String, strict=False).str.contains_any(requests))
     for name, stage, row, body in named.select("id", "stage", "key", "body").iter_rows():
         if (stage, row) in found.answers and not _is_there(present(), name):
@@ -192,9 +217,12 @@ class _Change:
         names: list[str | None] = []
         columns = frame.select("kind", "key", "id", "stage").iter_rows()
         for (kind, key, name, stage), forgotten in zip(columns, mine, strict=True):
-            names.append(
-                self._call(key, name, forgotten) if kind in _BY_REQUEST else self._row((stage, key), name, forgotten)
-            )
+            if kind == COMMON:
+                names.append(None if key in self.kept.dropped else name)
+            elif kind in _BY_REQUEST:
+                names.append(self._call(key, name, forgotten))
+            else:
+                names.append(self._row((stage, key), name, forgotten))
         named = frame.with_columns(pl.Series("new", names, dtype=pl.String)).filter(pl.col("new").is_not_null())
         bodies = [
             body if new == old else _renamed(body, new)

@@ -28,6 +28,6 @@ def of_rows(stage: str, rows: pl.Series) -> pl.Series:
 
 def of_records(records: pl.DataFrame) -> pl.Series:
     """Return the keys, each once, by which the records of a chunk are found; columns `kind`, `id`, `key`, `stage`."""
-    about_rows = records.filter((pl.col("kind") != "call") & (pl.col("stage") != ""))
+    about_rows = records.filter(~pl.col("kind").is_in(["call", "request", "common"]) & (pl.col("stage") != ""))
     by_row = of_digests(about_rows["key"]) ^ of_digests(about_rows["stage"])
     return pl.concat([of_digests(records["id"]), by_row.alias("key")]).drop_nulls().unique()

@@ -23,15 +23,25 @@ from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from schemas import ids
 from schemas.errors import ObjectMissing
-from stages.journal.records import CallRecord, NodeRecord, Record, RowRecord, encode_record
+from stages.journal.records import (
+    AnswerRecord,
+    CallRecord,
+    CommonRecord,
+    NodeRecord,
+    Record,
+    RequestRecord,
+    RowRecord,
+    VoidRecord,
+    encode_record,
+)
 from stages.journal.segments import FORMAT, UnknownFormat
 
 COMPACTED = pa.schema(
     [
-        pa.field("kind", pa.string()),  # row, call, void
+        pa.field("kind", pa.string()),  # see `_kind`
         pa.field("id", pa.string()),
-        pa.field("key", pa.string()),  # row fingerprint, or request digest
-        pa.field("stage", pa.string()),  # stage fingerprint; none of a call
+        pa.field("key", pa.string()),  # row fingerprint, request digest, or that of what requests have in common
+        pa.field("stage", pa.string()),  # stage fingerprint; of a request the digest of its common part; none of a call
         pa.field("run", pa.string()),
         pa.field("nonce", pa.string()),
         pa.field("body", pa.binary()),
@@ -39,8 +49,11 @@ COMPACTED = pa.schema(
     ]
 )
 Wanted = Callable[[pl.DataFrame], bool]
+REQUEST, COMMON = "request", "common"
+REQUESTS = (REQUEST, COMMON)  # kinds that are for people only: in row groups of their own, behind the others
 CHUNK = 4_000  # records as Arrow
 _HELD = 2_000  # records as objects, which take several times as much
+HELD_BYTES = 8_000_000  # of requests
 
 
 def listed(store: Store, partition: str, run: str = "") -> tuple[list[str], list[str]]:
@@ -93,17 +106,19 @@ def read_compacted(
     *,
     accept: Callable[[Footer], bool] = lambda footer: True,
     wanted: Wanted | None = None,
+    requests: bool = True,
 ) -> Iterator[pl.DataFrame]:
     """Yield the records of compacted objects with an accepted footer, a chunk at a time; some may come twice. With
-    `wanted`, bodies are read only of the row groups of which it accepts the other columns. Raises StoreError if the
-    store is unreachable: that is no damage, and without these records calls would be paid again."""
+    `wanted`, bodies are read only of the row groups of which it accepts the other columns. Without `requests`, their
+    row groups are left out. Raises StoreError if the store is unreachable: that is no damage, and without these records
+    calls would be paid again."""
     for key in keys:
         footers: list[Footer] = []
         try:
             try:
-                yield from _chunks(store.open_input(key), key, columns, footers, accept, wanted)
+                yield from _chunks(store.open_input(key), key, columns, footers, accept, wanted, requests)
             except (OSError, pa.ArrowException):
-                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, accept, wanted)
+                yield from _chunks(pa.BufferReader(store.get(key)), key, columns, footers, accept, wanted, requests)
         except ObjectMissing:
             reading.gone.add(key)
         except UnknownFormat as exc:
@@ -122,21 +137,34 @@ def _chunks(
     footers: list[Footer],
     accept: Callable[[Footer], bool],
     wanted: Wanted | None,
+    requests: bool,
 ) -> Iterator[pl.DataFrame]:
     with opened as source, pq.ParquetFile(source) as parquet:
         footers.append(Footer.of(key, parquet.schema_arrow))
         if not accept(footers[-1]):
             return
+        of_requests = [group for group in range(parquet.num_row_groups) if _is_of_requests(parquet, group)]
+        others = [group for group in range(parquet.num_row_groups) if group not in of_requests]
         if wanted is not None:
-            yield from _wanted_groups(parquet, columns, wanted)
+            yield from _wanted_groups(parquet, [*others, *(of_requests if requests else ())], columns, wanted)
             return
-        for batch in batches_of(parquet, CHUNK, columns):
+        for batch in batches_of(parquet, CHUNK, columns, others):
             yield pl.DataFrame(pa.Table.from_batches([batch]))
+        for group in of_requests if requests else ():  # one at a time: their rows may be large
+            yield pl.DataFrame(parquet.read_row_group(group, list(columns)))
 
 
-def _wanted_groups(parquet: pq.ParquetFile, columns: Sequence[str], wanted: Wanted) -> Iterator[pl.DataFrame]:
+def _is_of_requests(parquet: pq.ParquetFile, group: int) -> bool:
+    """True if a row group has but requests, or but what they have in common."""
+    kinds = parquet.metadata.row_group(group).column(COMPACTED.get_field_index("kind")).statistics
+    return kinds is not None and kinds.has_min_max and kinds.min == kinds.max and kinds.min in REQUESTS
+
+
+def _wanted_groups(
+    parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], wanted: Wanted
+) -> Iterator[pl.DataFrame]:
     narrow = [name for name in columns if name != "body"]
-    for group in range(parquet.num_row_groups):
+    for group in groups:
         if wanted(pl.DataFrame(parquet.read_row_group(group, narrow))):
             yield pl.DataFrame(parquet.read_row_group(group, list(columns)))
 
@@ -144,11 +172,13 @@ def _wanted_groups(parquet: pq.ParquetFile, columns: Sequence[str], wanted: Want
 def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
     """Yield frames of some thousand records in the compacted form; memory does not grow with the segments."""
     held: list[Record] = []
+    size = 0
     for records in segments:
         held.extend(records)
-        if len(held) >= _HELD:
+        size += sum(len(record.messages) for record in records if isinstance(record, RequestRecord))
+        if len(held) >= _HELD or size >= HELD_BYTES:
             yield frame_of(held)
-            held = []
+            held, size = [], 0
     if held:
         yield frame_of(held)
 
@@ -160,26 +190,37 @@ def frame_of(records: Iterable[Record]) -> pl.DataFrame:
         body = encode_record(record)
         if isinstance(record, CallRecord):
             rows.append(("call", record.id, record.request, "", record.run, record.nonce, body, record.at))
+        elif isinstance(record, RequestRecord):
+            rows.append((REQUEST, record.id, record.request, record.common, record.run, "", body, record.at))
+        elif isinstance(record, CommonRecord):
+            rows.append((COMMON, "", record.common, "", record.run, "", body, record.at))
         else:
             rows.append((_kind(record), record.id, record.row, record.stage, record.run, "", body, record.at))
     schema = {field.name: pl.String for field in COMPACTED} | {"body": pl.Binary, "used": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _kind(record: Record) -> str:
-    """Return the kind of a record. A pending row is no outcome: it may need a call, and its calls be of use."""
+def _kind(record: RowRecord | VoidRecord | AnswerRecord | NodeRecord) -> str:
+    """Return the kind of a record about a row. A pending row is no outcome: it may need a call, and its calls be of
+    use."""
     if isinstance(record, RowRecord):
         return "pending" if record.status == "pending" else "row"
     return "node" if isinstance(record, NodeRecord) else "void"
 
 
 def everything(
-    store: Store, partition: str, columns: Sequence[str], reading: Reading, wanted: Wanted | None = None
+    store: Store,
+    partition: str,
+    columns: Sequence[str],
+    reading: Reading,
+    wanted: Wanted | None = None,
+    *,
+    requests: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """Yield all records of a partition, a chunk at a time; some may come twice. With `wanted`, chunks may be left out
-    that it does not accept (`read_compacted`)."""
+    that it does not accept, without `requests` those of requests (`read_compacted`)."""
     segments, merged = listed(store, partition)
-    yield from read_compacted(store, merged, columns, reading, wanted=wanted)
+    yield from read_compacted(store, merged, columns, reading, wanted=wanted, requests=requests)
     for chunk in chunked(read_segments(store, segments, reading)):
         yield chunk.select(columns)
 

@@ -17,7 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.journal import answer_keys
-from pipeline.journal.compacted import CHUNK, COMPACTED, Footer, chunked, read_compacted
+from pipeline.journal.compacted import (
+    CHUNK,
+    COMMON,
+    COMPACTED,
+    HELD_BYTES,
+    REQUEST,
+    REQUESTS,
+    Footer,
+    chunked,
+    read_compacted,
+)
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
 from pipeline.stores.base import ObjectInfo
@@ -25,6 +35,8 @@ from pipeline.stores.parquet import batches_of
 from schemas import ids
 
 GRACE = dt.timedelta(minutes=15)
+_ANSWERS = "answers"
+_PARTS = (_ANSWERS, *REQUESTS)  # of an object, in this order: what batches read, then what people look at
 _NO_KEYS = pl.Series("key", [], dtype=answer_keys.KEYS)
 
 
@@ -110,26 +122,39 @@ class _JournalMerge:
         # As hashes, which take a third of the memory: at worst, an equal hash keeps another record.
         self._ids = set(map(hash, in_use.ids)) if in_use is not None else set()
         self._calls: set[int] = set()
+        self._commons: set[int] = set()
         self._seen: set[bytes] = set()
         self._runs: set[str] = set()
-        self._gathered = pq.ParquetWriter(folder / "gathered.parquet", COMPACTED, compression="lz4")
+        self._gathered = {
+            part: pq.ParquetWriter(folder / f"{part}.parquet", COMPACTED, compression="lz4") for part in _PARTS
+        }
 
     def take(self, chunks: Iterator[pl.DataFrame]) -> list[pl.Series]:
         """Gather records. Returns the keys of those that were not gathered before."""
         keys = []
         for chunk in chunks:
-            fresh = chunk.filter([self._is_new(body) for body in chunk["body"].to_list()])
+            fresh = chunk.filter(
+                [self._is_new(*columns) for columns in chunk.select("kind", "key", "body").iter_rows()]
+            )
             if not fresh.height:
                 continue
             for body in fresh.filter(self._are_in_use(fresh))["body"].to_list():
                 self._calls.update(hash(request) for request, _ in orjson.loads(body)["calls"])
             self._runs.update(fresh.filter(pl.col("kind") == "call")["run"].unique())
-            self._gathered.write_table(fresh.to_arrow().cast(COMPACTED))
+            self._gather(fresh)
             keys.append(answer_keys.of_records(fresh))
         return keys
 
-    def _is_new(self, body: bytes) -> bool:
-        content = hashlib.blake2b(body, digest_size=16).digest()
+    def _gather(self, records: pl.DataFrame) -> None:
+        """Add records to their part; of requests few at a time, as they may be large."""
+        part = pl.col("kind").replace_strict({kind: kind for kind in REQUESTS}, default=_ANSWERS)
+        for (name,), of_part in records.group_by(part.alias("part"), maintain_order=True):
+            for piece in [of_part] if name == _ANSWERS else _pieces(of_part):
+                self._gathered[str(name)].write_table(piece.to_arrow().cast(COMPACTED))
+
+    def _is_new(self, kind: str, key: str, body: bytes) -> bool:
+        """True for a record that was not gathered yet; of requests, one of each digest is enough."""
+        content = hashlib.blake2b(f"{kind} {key}".encode() if kind in REQUESTS else body, digest_size=16).digest()
         if content in self._seen:
             return False
         self._seen.add(content)
@@ -139,29 +164,40 @@ class _JournalMerge:
         """True for rows of the current generation, and for all voids of its stages: a row of another identity may share
         the answer, which must not come back."""
         stages = self._in_use.stages if self._in_use is not None else ()
-        return _each(
-            stage in stages and (kind == "void" or (kind != "call" and hash(id) in self._ids))
+        return _each(  # calls have no stage, and that of a request is another digest
+            stage in stages and (kind == "void" or hash(id) in self._ids)
             for kind, stage, id in records.select("kind", "stage", "id").iter_rows()
         )
 
     def _are_calls_in_use(self, records: pl.DataFrame) -> pl.Series:
-        """True for calls that rows of the current generation name."""
+        """True for calls that rows of the current generation name, with their requests and the common parts of
+        those."""
         named = records.select("kind", "key").iter_rows()
-        return _each(kind == "call" and hash(key) in self._calls for kind, key in named)
+        used = {"call": self._calls, REQUEST: self._calls, COMMON: self._commons}
+        return _each(kind in used and hash(key) in used[kind] for kind, key in named)
+
+    def _find_commons(self) -> None:
+        """Note the common parts of the requests in use."""
+        with pq.ParquetFile(self._folder / f"{REQUEST}.parquet") as requests:
+            for batch in batches_of(requests, CHUNK, ["kind", "key", "stage"]):
+                frame = pl.DataFrame(pa.Table.from_batches([batch]))
+                self._commons.update(map(hash, frame.filter(self._are_calls_in_use(frame))["stage"].unique()))
 
     def write(self, segments: tuple[str, ...]) -> Path:
         """Write the merged object, without records that have been unused for too long."""
-        self._gathered.close()
+        for writer in self._gathered.values():
+            writer.close()
+        self._find_commons()
         path = self._folder / "compact.parquet"
         stages = tuple(sorted(self._in_use.stages)) if self._in_use is not None else ()
         metadata = Footer(segments, tuple(sorted(self._runs)), stages).metadata()
-        with (
-            pq.ParquetFile(self._folder / "gathered.parquet") as gathered,
-            pq.ParquetWriter(path, COMPACTED.with_metadata(metadata), compression="zstd") as writer,
-        ):
-            for batch in batches_of(gathered, CHUNK):
-                kept = self._kept(pl.DataFrame(pa.Table.from_batches([batch])))
-                writer.write_table(kept.to_arrow().cast(COMPACTED).replace_schema_metadata(metadata))
+        with pq.ParquetWriter(path, COMPACTED.with_metadata(metadata), compression="zstd") as writer:
+            for part in _PARTS:
+                with pq.ParquetFile(self._folder / f"{part}.parquet") as gathered:
+                    for records in _frames(gathered, part):
+                        kept = self._kept(records)
+                        if kept.height:
+                            writer.write_table(kept.to_arrow().cast(COMPACTED).replace_schema_metadata(metadata))
         return path
 
     def _kept(self, records: pl.DataFrame) -> pl.DataFrame:
@@ -172,6 +208,30 @@ class _JournalMerge:
         oldest = self._now - self._in_use.keep.total_seconds()
         stamped = records.with_columns(used=used)
         return stamped.filter(pl.col("used").is_null() | (pl.col("used") >= oldest))
+
+
+def _frames(gathered: pq.ParquetFile, part: str) -> Iterator[pl.DataFrame]:
+    """Yield the records of a part, some thousand or some megabytes at a time."""
+    if part == _ANSWERS:
+        for batch in batches_of(gathered, CHUNK):
+            yield pl.DataFrame(pa.Table.from_batches([batch]))
+        return
+    held: list[pl.DataFrame] = []
+    for group in range(gathered.num_row_groups):
+        held.append(pl.DataFrame(gathered.read_row_group(group)))
+        rows, size = (sum(part) for part in zip(*((one.height, one.estimated_size()) for one in held), strict=True))
+        if rows >= CHUNK or size >= HELD_BYTES:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
+
+
+def _pieces(records: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the records in pieces of some megabytes."""
+    piece = records["body"].bin.size().cum_sum() // HELD_BYTES
+    for _, part in records.group_by(piece.alias("piece"), maintain_order=True):
+        yield part
 
 
 def _each(values: Iterable[bool]) -> pl.Series:

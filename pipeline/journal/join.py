@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.journal import answer_keys, compacted
+from pipeline.journal.compacted import COMMON, REQUEST, REQUESTS
 from pipeline.journal.segments import Reading
 from pipeline.stores import Store
 from schemas import ids
@@ -78,10 +79,12 @@ class JournalJoin:
         """Write a file for each batch, its name begun by `name`. `batch_keys` has columns `batch`, `key` (an identity
         or row fingerprint, hashed) and `calls`: True if single calls (and nodes) may still be of use, not only the
         outcome."""
-        single = pl.col("kind").is_in(["call", "node"]).alias("single")
-        pairs = pl.concat(self.keys.select("number", single, pl.col(name).alias("key")) for name in ("id", "key"))
+        single = pl.col("kind").is_in(["call", "node", REQUEST]).alias("single")
+        of_rows = self.keys.filter(pl.col("kind") != COMMON)
+        pairs = pl.concat(of_rows.select("number", single, pl.col(name).alias("key")) for name in ("id", "key"))
         useful = pairs.join(batch_keys, on="key").filter(pl.col("calls") | ~pl.col("single"))
         matched = useful.select("number", "batch").unique()
+        matched = pl.concat([matched, self._commons_of(matched)])
         files: dict[int, Path] = {}
         for bodies in self._bodies():
             found = matched.join(bodies, on="number").sort("number")
@@ -95,6 +98,12 @@ class JournalJoin:
                     out.write(lines)
         return files
 
+    def _commons_of(self, matched: pl.DataFrame) -> pl.DataFrame:
+        """Return the common parts of the requests among these records, for the same batches."""
+        requests = self.keys.filter(pl.col("kind") == REQUEST).join(matched, on="number").select("batch", key="stage")
+        commons = self.keys.filter(pl.col("kind") == COMMON).select("number", "key")
+        return commons.join(requests.unique(), on="key").select("number", "batch")
+
     def _bodies(self) -> Iterator[pl.DataFrame]:
         with pa.OSFile(str(self.spill)) as source, pa.ipc.open_stream(source) as stream:
             for batch in stream:
@@ -104,12 +113,16 @@ class JournalJoin:
 Place = tuple[Store, str]  # of a journal: the sink and the partition
 
 
-def collect(places: Sequence[Place], keys: pl.Series, folder: Path, name: str = "journal") -> JournalJoin:
-    """Collect the records of these identities or row fingerprints, hashed, from the journals of some partitions.
-    `name`: of files in the folder. Raises StoreError."""
+def collect(
+    places: Sequence[Place], keys: pl.Series, folder: Path, name: str = "journal", *, requests: bool = False
+) -> JournalJoin:
+    """Collect the records of these identities or row fingerprints, hashed, from the journals of some partitions; with
+    `requests`, those too. `name`: of files in the folder. Raises StoreError."""
     unique_keys = keys.unique().alias("key").to_frame()
 
     def wanted(chunk: pl.DataFrame) -> bool:
+        if requests and (chunk["kind"] == COMMON).any():
+            return True
         return any(_hashed(chunk[name]).is_in(unique_keys["key"].implode()).any() for name in ("id", "key"))
 
     for number in range(_LISTINGS):
@@ -117,8 +130,10 @@ def collect(places: Sequence[Place], keys: pl.Series, folder: Path, name: str = 
         chunks = (
             chunk
             for (store, partition), reading in zip(places, readings, strict=True)
-            for chunk in compacted.everything(store, partition, _COLUMNS, reading, wanted)
+            for chunk in compacted.everything(store, partition, _COLUMNS, reading, wanted, requests=requests)
         )
+        if not requests:
+            chunks = (chunk.filter(~pl.col("kind").is_in(REQUESTS)) for chunk in chunks)
         found = _spilled(chunks, unique_keys, folder / f"{name}-{number}.arrow")
         if not any(reading.gone for reading in readings):  # else they were merged into an object not listed yet
             break
@@ -136,7 +151,8 @@ def _spilled(chunks: Iterable[pl.DataFrame], keys: pl.DataFrame, path: Path) -> 
             count += chunk.height
             by_id = numbered.join(keys, left_on="id", right_on="key", how="semi")["number"]
             by_key = numbered.join(keys, on="key", how="semi")["number"]
-            relevant = numbered.filter(pl.col("number").is_in(pl.concat([by_id, by_key]).unique().implode()))
+            needed = pl.col("number").is_in(pl.concat([by_id, by_key]).unique().implode())
+            relevant = numbered.filter(needed | (pl.col("kind") == COMMON))
             kept.append(relevant.drop("body"))
             for batch in relevant.select("number", "body").to_arrow().cast(_SPILL).to_batches():
                 writer.write_batch(batch)

@@ -266,6 +266,10 @@ class Journal(Section):
     strict: bool = False
     keep: Duration = timedelta(days=90)
     read_from: list[str] = Field(default_factory=list)
+    requests: Literal["keep", "digest"] = Field(
+        default="keep",
+        description="keep: the requests of model calls, too, so that people can see the prompt of a cell",
+    )
 
 
 class Check(Section):

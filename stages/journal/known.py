@@ -6,9 +6,11 @@ from stages.journal.records import (
     AnswerRecord,
     CallKey,
     CallRecord,
+    CommonRecord,
     NodeRecord,
     QuestionKey,
     Record,
+    RequestRecord,
     RowKey,
     RowRecord,
     VoidRecord,
@@ -35,6 +37,8 @@ class Known:
         """Add a record. An answer wins over rejects and questions, a later one of these over an earlier, the first
         answer over later ones; of people's answers, the last counts. The result does not depend on the order of
         records."""
+        if isinstance(record, RequestRecord | CommonRecord):
+            return  # for people, not for a batch
         if isinstance(record, VoidRecord):
             self._void(record)
             return
@@ -72,7 +76,7 @@ class Known:
 
     def voided(self, record: Record) -> float:
         """Return the time until which records of this kind and key are void."""
-        if isinstance(record, AnswerRecord | VoidRecord):
+        if isinstance(record, AnswerRecord | VoidRecord | RequestRecord | CommonRecord):
             return 0.0
         if isinstance(record, RowRecord) and record.status == "ok":
             return self._answers_voided.get(record.key, 0.0)

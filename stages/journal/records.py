@@ -4,6 +4,8 @@
     call    (request digest, ordinal within its row)  → the model's raw response, saved before anything parses it
     answer  (a row, one of its questions)             → a person's answer
     node    (a row, a place in its graph)             → the node's output, if nodes are activities
+    request (request digest)                          → the messages of a request that belong to it alone
+    common  (digest of the text)                      → what many requests begin with: system text, schema, tools
     void    (a row, some of its calls)                → a person asks for other answers
 
 Records are facts and never changed: two attempts of one batch can only add equal ones, so they cannot harm each other.
@@ -127,16 +129,50 @@ class NodeRecord(_RowFact):
     at: float
 
 
-Record = RowRecord | CallRecord | VoidRecord | AnswerRecord | NodeRecord
-_KINDS: dict[str, type[RowRecord] | type[CallRecord] | type[VoidRecord] | type[AnswerRecord] | type[NodeRecord]] = {
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """A model's request, of the digest that its calls name: `messages` is the JSON text of those that follow the common
+    ones; `id` the identity of a row that asked it. Long binary content is named by its digest."""
+
+    request: str
+    id: str
+    common: str
+    messages: str
+    run: str
+    at: float
+
+    @property
+    def key(self) -> CallKey:
+        return self.request, 0
+
+
+@dataclass(frozen=True, slots=True)
+class CommonRecord:
+    """What many requests have in common, as the JSON text of an object: `model`, `settings`, and the first
+    `messages`."""
+
+    common: str
+    text: str
+    run: str
+    at: float
+
+    @property
+    def key(self) -> CallKey:
+        return self.common, 0
+
+
+Record = RowRecord | CallRecord | VoidRecord | AnswerRecord | NodeRecord | RequestRecord | CommonRecord
+_KINDS: dict[str, type[Record]] = {
     "row": RowRecord,
     "call": CallRecord,
     "void": VoidRecord,
     "answer": AnswerRecord,
     "node": NodeRecord,
+    "request": RequestRecord,
+    "common": CommonRecord,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_SAME = {"stage", "run", "status", "model"}  # of thousands of records, so that all share one string
+_SAME = {"stage", "run", "status", "model", "common"}  # of thousands of records, so that all share one string
 
 
 def encode_record(record: Record) -> bytes:

@@ -19,13 +19,16 @@ _LINE_START = re.compile(rb"[0-9a-f]{8} \{")
 
 def encode_segment(records: Iterable[Record]) -> bytes:
     """Return header and lines."""
-    lines = [orjson.dumps({"tandem_journal": FORMAT})]
-    for record in records:
-        lines.append(line_of(encode_record(record)))
-    return b"\n".join(lines) + b"\n"
+    return segment_of(line_of(encode_record(record)) for record in records)
+
+
+def segment_of(lines: Iterable[bytes]) -> bytes:
+    """Return header and lines that are encoded already."""
+    return b"\n".join((orjson.dumps({"tandem_journal": FORMAT}), *lines)) + b"\n"
 
 
 def line_of(body: bytes) -> bytes:
+    """Return the line of a record's JSON, or of a note in a spool."""
     return b"%08x " % zlib.crc32(body) + body
 
 

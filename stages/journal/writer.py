@@ -9,8 +9,9 @@ from typing import Protocol
 import orjson
 
 from stages.journal.known import Known
-from stages.journal.records import CallRecord, Record, encode_record
-from stages.journal.segments import encode_segment, line_of
+from stages.journal.records import CallRecord, CommonRecord, Record, RequestRecord, encode_record
+from stages.journal.requests import KeptRequests, RequestText
+from stages.journal.segments import line_of, segment_of
 
 
 class Spool(Protocol):
@@ -26,7 +27,8 @@ class Spool(Protocol):
 
 class Journal:
     """Writes one batch attempt's records. Flushed `flush_s` after the first unflushed record, at `flush_records`, and
-    by `flush()`; with `strict` each `append` returns only when its record is safe.
+    `flush_bytes` of them, and by `flush()`; with `strict` each `append` returns only when its record is safe.
+    `requests`: those of calls are kept, too.
 
     `put(data)` stores one segment under a new name, in a thread; it raises where the store fails, and the records stay
     in memory for the next flush, so nothing is lost if a store is unavailable for a while.
@@ -39,17 +41,22 @@ class Journal:
         known: Known,
         flush_s: float = 1.0,
         flush_records: int = 50,
+        flush_bytes: int = 4_000_000,
         strict: bool = False,
         spool: Spool | None = None,
+        requests: bool = True,
     ) -> None:
         self.known = known
+        self._kept = KeptRequests() if requests else None
         self._spool = spool
         self._sent: dict[str, bytes] = {}
         self._put = put
         self._flush_s = flush_s
         self._flush_records = flush_records
+        self._flush_bytes = flush_bytes
         self._strict = strict
-        self._unflushed: list[Record] = []
+        self._unflushed: list[bytes] = []  # lines
+        self._unflushed_bytes = 0
         self._flushing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._flusher: asyncio.Task[None] | None = None
@@ -60,7 +67,7 @@ class Journal:
         """Add a record; in `strict`, return when it is stored. If the store has failed and records pile up, wait for
         it, too: unstored calls would be paid for again. Raises what `put` raises."""
         self.note(record)
-        full = len(self._unflushed) >= self._flush_records
+        full = len(self._unflushed) >= self._flush_records or self._unflushed_bytes >= self._flush_bytes
         if self._strict or (full and self.failed is not None):
             await self.flush()
         elif full:
@@ -75,11 +82,21 @@ class Journal:
         if record.at <= voided:
             record = replace(record, at=math.nextafter(voided, math.inf))
         self.known.add(record)
-        self._unflushed.append(record)
+        line = line_of(encode_record(record))
+        self._unflushed.append(line)
+        self._unflushed_bytes += len(line)
         if isinstance(record, CallRecord):
             self._sent.pop(record.nonce, None)
+        elif isinstance(record, RequestRecord | CommonRecord) and self._kept is not None:
+            self._kept.has(record)
         if self._spool is not None:
-            self._spool.write(line_of(encode_record(record)))
+            self._spool.write(line)
+
+    def note_request(self, call: CallRecord, text: RequestText | None) -> None:
+        """Add the request of a call, if requests are kept and it is not yet."""
+        if self._kept is not None and text is not None:
+            for record in self._kept.records_of(call, text):
+                self.note(record)
 
     def sending(self, record: CallRecord) -> None:
         """Note in the spool that a request is about to be sent. `record` describes its unknown outcome; it counts
@@ -96,8 +113,7 @@ class Journal:
     def _shrink_spool(self) -> None:
         """Reduce the spool to unflushed records and requests in flight: the others are in the store."""
         if self._spool is not None:
-            lines = [line_of(encode_record(record)) for record in self._unflushed]
-            self._spool.replace([*lines, *self._sent.values()])
+            self._spool.replace([*self._unflushed, *self._sent.values()])
 
     def _start_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._flush_s, self._start_flush)
@@ -130,16 +146,17 @@ class Journal:
         """Store all records added so far. Raises what `put` raises."""
         async with self._flushing:
             self._stop_timer()
-            records = self._unflushed
-            if not records:
+            lines = self._unflushed
+            if not lines:
                 return
-            self._unflushed = []
+            self._unflushed, self._unflushed_bytes = [], 0
             try:
-                await self._put(encode_segment(records))
+                await self._put(segment_of(lines))
                 self.failed = None
                 self._shrink_spool()
             except BaseException:
-                self._unflushed = records + self._unflushed
+                self._unflushed = lines + self._unflushed
+                self._unflushed_bytes += sum(map(len, lines))
                 self._rearm()
                 raise
 

@@ -16,6 +16,7 @@ DEFAULT_CAP = 4_096
 NANOS = 1_000_000_000
 # The names under which chat models take the cap of an answer.
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict", "max_tokens_to_sample")
+_PLAIN_CAP = "max_tokens"
 _LEARNED_FROM = 8  # answers, before their sizes are relied on
 _LEAST_CAP = 64
 _ROUNDED_TO = 64  # tokens: so that few different sizes are priced
@@ -96,6 +97,14 @@ def without_cap(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if not kept["extra_body"]:
             del kept["extra_body"]
     return kept
+
+
+def with_plain_cap(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with the cap of answers under one name, whatever it is."""
+    cap = cap_in(parameters)
+    if cap is None or [name for name in CAPS if name in parameters] == [_PLAIN_CAP]:
+        return parameters
+    return {**{name: value for name, value in parameters.items() if name not in CAPS}, _PLAIN_CAP: cap}
 
 
 def capper(model: "BaseChatModel") -> "Callable[[int], BaseChatModel] | None":

@@ -19,6 +19,7 @@ class Backend:
     """The backend of a model: its name as users write it, the identity that its answers depend on, its limiter, and the
     price of a call. `cap`: the most tokens of an answer, if the spec sets it; `capped`: if not, the model with a cap;
     `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
+    `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `no_calls`: only known answers are used; `seen`: sizes of its calls; `no_answers`: calls without an answer."""
 
     name: str
@@ -30,6 +31,8 @@ class Backend:
     cap: int | None = None
     capped: Callable[[int], BaseChatModel] | None = None
     capped_identity: bytes | None = None
+    older: tuple[bytes, bytes] | None = None
+    shown: bytes = b"null"
     no_calls: bool = False
     seen: CallSizes = field(default_factory=CallSizes)
     no_answers: NoAnswers = field(default_factory=NoAnswers)

@@ -32,10 +32,12 @@ from schemas.errors import (
     TransientModelError,
 )
 from stages.journal.records import CallKey, CallRecord, now
+from stages.journal.requests import RequestText
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
 from stages.models.answers.usage import usage_of
+from stages.models.asked import Settings, TakesSettings, settings_of
 from stages.models.backend import Backend, Send
 from stages.models.failures.errors import Waiting, classify, may_be_billed
 from stages.models.failures.no_answers import MAX_ATTEMPTS, check_answered
@@ -50,14 +52,20 @@ MAX_WAIT_S = 60.0
 BACKOFF_S = 0.5  # doubled with each attempt, to 40 times that
 
 
-class Journalled:
+class Journalled(TakesSettings):
     """Mixed in before a chat model's own class by `journalled`."""
 
     _tandem: Backend  # in the instance's own dictionary: pydantic knows nothing of it
 
     async def _agenerate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+        self,
+        messages: list[BaseMessage],
+        stop: Any = None,
+        run_manager: Any = None,
+        settings: Settings | None = None,
+        **kwargs: Any,
     ) -> ChatResult:
+        """`settings`: of these arguments, where the caller has them already."""
         scope, backend = current.get(), self._tandem
         original = super()._agenerate  # type: ignore[misc]
 
@@ -68,12 +76,11 @@ class Journalled:
         if scope is None:
             return await send(None)
         if asyncio.get_running_loop() is not scope.loop:  # asyncio.run() inside a synchronous node
-            call = self._agenerate(messages, stop, None, **kwargs)
+            call = self._agenerate(messages, stop, None, settings, **kwargs)
             return await asyncio.wrap_future(_on_loop_of(scope, call))
         try:
-            return as_result(
-                await _lookup_or_call(scope, backend, canonical_request(backend, messages, stop, kwargs), send)
-            )
+            request = canonical_request(backend, messages, settings or settings_of(stop, kwargs))
+            return as_result(await _lookup_or_call(scope, backend, request, send))
         except TandemError as exc:
             scope.record_failure(exc)
             raise
@@ -124,7 +131,7 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
     key = scope.next_key(request.digest)
     capped = scope.own_digest(request.capped or request.digest), key[1]
     while True:
-        known = _known_answer(scope, backend, request, key, capped)
+        known = _known_answer(scope, backend, request, key)
         if known is not None:
             scope.use(key, known.key)
             scope.count_reuse(known)
@@ -142,19 +149,18 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
         except RowStopped:
             continue  # the call that we waited for was cancelled
         if record.key not in scope.journal.known.calls:  # it is in another journal, on which ours must not depend
-            await append(scope, record)
+            await append(scope, record, request.text)
 
 
-def _known_answer(
-    scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey, capped: CallKey
-) -> CallRecord | None:
+def _known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
     """Return the answer in the journal: one that ended by itself and is no longer than the cap now, else one that was
     given under this very cap."""
     known, cap = scope.journal.known.calls, request.cap or backend.cap
-    found = known.get(key)
-    if found is not None and (key == capped or cap is None or found.usage.get("output", 0) <= cap):
-        return found
-    return known.get(capped)
+    for name in request.names:
+        found = known.get((scope.own_digest(name.digest), key[1]))
+        if found is not None and (name.capped or cap is None or found.usage.get("output", 0) <= cap):
+            return found
+    return None
 
 
 async def _call_as_leader(
@@ -169,7 +175,7 @@ async def _call_as_leader(
         record = await _call_with_retries(scope, backend, key, request, send)
         if shared != key and _was_cut_off(record):
             record = replace(record, request=shared[0])
-        await append(scope, record)
+        await append(scope, record, request.text)
         future.set_result(record)
         return record
     except BaseException as exc:
@@ -189,9 +195,11 @@ def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:
         future.exception()
 
 
-async def append(scope: RowScope, record: CallRecord) -> None:
-    """Append to the journal. A failure is never the row's fault, and the graph must not handle it."""
+async def append(scope: RowScope, record: CallRecord, text: RequestText | None) -> None:
+    """Append a call, and its request, to the journal. A failure is never the row's fault, and the graph must not handle
+    it."""
     try:
+        scope.journal.note_request(record, text)
         await scope.journal.append(record)
     except Exception as exc:
         scope.record_failure(exc)

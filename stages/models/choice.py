@@ -1,5 +1,6 @@
 """The chosen model of a role before it is built: its identity, its key and its limiter. Needs no provider's SDK."""
 
+import re
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -9,14 +10,21 @@ import orjson
 from schemas.ids import limit_key
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
-from stages.limits.budget import cap_in, without_cap
+from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.models import credentials
 
+_WORD = re.compile(r"[a-z_]{1,16}")
 # Parameters of the connection, which change nothing of what is answered.
 _CONNECTION = frozenset(
     ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
 )
+
+# Parameters that say how a request is sent, cached and paid for. None of them changes what a good answer is.
+HOW = frozenset((
+    "stream", "stream_options", "service_tier", "prompt_cache_key", "prompt_cache_retention", "store", "metadata",
+    "user", "safety_identifier", "extra_headers",
+))  # fmt: skip
 
 
 @dataclass
@@ -36,15 +44,42 @@ def missing_key(name: str) -> str | None:
     return credentials.missing_key(name.partition(":")[0])
 
 
-def model_identity(choice: ModelChoice, stage_params: dict[str, Any], *, capped: bool = True) -> bytes:
+def model_identity(
+    choice: ModelChoice, stage_params: dict[str, Any], *, capped: bool = True, how: bool = True
+) -> bytes:
     """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters.
-    Without the cap of answers, if not `capped`."""
+    Without the cap of answers, if not `capped`; without `how`, not those that only say how a request is sent."""
     params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
+    if not how:
+        params = with_plain_cap({k: v for k, v in params.items() if k not in HOW})
     if not capped:
         params = without_cap(params)
     if choice.name.startswith("openai:"):
         params.setdefault("base_url", credentials.openai_base_url())
     return orjson.dumps([choice.name, params], option=orjson.OPT_SORT_KEYS, default=str)
+
+
+def identities(choice: ModelChoice, stage_params: dict[str, Any]) -> dict[str, Any]:
+    """Return the identities that a backend has of a model: see `stages.models.backend`."""
+    free, capped = (model_identity(choice, stage_params, capped=cap, how=False) for cap in (False, True))
+    older = model_identity(choice, stage_params, capped=False), model_identity(choice, stage_params)
+    params = {name: value for name, value in {**stage_params, **choice.params}.items()
+              if name not in _CONNECTION and _is_plain(value)}  # fmt: skip
+    return {
+        "identity": free,
+        "capped_identity": capped,
+        "older": None if older == (free, capped) else older,
+        "shown": orjson.dumps({"name": choice.name, "params": params}, option=orjson.OPT_SORT_KEYS),
+    }
+
+
+def _is_plain(value: object) -> bool:
+    """True for a parameter that can hold no secret: a number, a switch, a word such as `low`."""
+    if isinstance(value, dict):
+        return all(_is_plain(inner) for inner in value.values())
+    if isinstance(value, list):
+        return all(_is_plain(inner) for inner in value)
+    return value is None or isinstance(value, int | float) or bool(isinstance(value, str) and _WORD.fullmatch(value))
 
 
 def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:

@@ -13,7 +13,7 @@ from stages.limits.prices import pricer
 from stages.models import credentials
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.choice import ModelServices, credential_of, limiter_of, model_identity
+from stages.models.choice import ModelServices, credential_of, identities, limiter_of, model_identity
 
 # provider → the extra that installs it
 _EXTRAS = {
@@ -39,8 +39,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
     cap = cap_in({**params, **params.get("extra_body", {})})
     backend = Backend(
         name=choice.name,
-        identity=model_identity(choice, stage.params, capped=False),
-        capped_identity=model_identity(choice, stage.params),
+        **identities(choice, stage.params),
         setting=credential_of(provider, params)[0],
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
@@ -74,6 +73,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
         price=pricer(choice.name, spec.prices),
         timeout_s=timeout_s,
         no_calls=services.no_calls,
+        shown=identities(choice, stage.params)["shown"],
         cap=1,  # a vector is no text: nothing of it is paid for
     )
     return journalled(model, backend)

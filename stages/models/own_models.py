@@ -25,11 +25,13 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from schemas.spec.sections import Price
 from stages.journal.records import CallKey, CallRecord
+from stages.journal.requests import RequestText
 from stages.limits.limiter import Limiter
 from stages.limits.prices import pricer
+from stages.models.asked import canonical_json
 from stages.models.backend import Backend
 from stages.models.calls import append, as_result, call_answered, unknown_call
-from stages.models.request import ModelRequest, canonical_json
+from stages.models.request import ModelRequest
 from stages.models.row_scope import RowScope, current, request_digest
 
 # Fields of a model's serialised form that do not change its answers.
@@ -67,11 +69,13 @@ class JournalCache(BaseCache):
         record = self._record(scope, prompt, llm_string, return_val)
         if scope is None or record is None:
             return
+        text = _text(prompt, record.model)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run_coroutine_threadsafe(append(scope, record), scope.loop).result()
+            asyncio.run_coroutine_threadsafe(append(scope, record, text), scope.loop).result()
         else:  # `model.invoke` within an async node: waiting here would be waiting for ourselves
+            scope.journal.note_request(record, text)
             scope.journal.note(record)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
@@ -79,10 +83,11 @@ class JournalCache(BaseCache):
         record = self._record(scope, prompt, llm_string, return_val)
         if scope is None or record is None:
             return
+        text = _text(prompt, record.model)
         if asyncio.get_running_loop() is scope.loop:
-            await append(scope, record)
+            await append(scope, record, text)
         else:  # a node that runs in a thread with a loop of its own
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(append(scope, record), scope.loop))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(append(scope, record, text), scope.loop))
 
     def clear(self, **kwargs: Any) -> None:
         """Do nothing: a journal is never dropped."""
@@ -126,6 +131,17 @@ def _digest(prompt: str, llm_string: str) -> str:
     model, _, bound = llm_string.partition("---")
     classes = [_schema_of(name) for name in _NAMED_CLASS.findall(bound)]
     return request_digest(b"own", _plain(prompt), _plain(model), _NAMED_CLASS.sub("", bound).encode(), *classes)
+
+
+def _text(prompt: str, model: str) -> RequestText | None:
+    """Return a request for people from LangChain's serialised messages; its settings are not known."""
+    try:
+        fields = [message["kwargs"] for message in orjson.loads(prompt)]
+        messages = [{"role": one.get("type", "user"), "content": one.get("content")} for one in fields]
+    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
+        return None
+    common: dict[str, Any] = {"model": {"name": model, "params": {}}, "settings": None, "messages": []}
+    return RequestText(orjson.dumps(common), orjson.dumps(messages))
 
 
 def _plain(text: str) -> bytes:

@@ -1,70 +1,127 @@
-"""The canonical request, as bytes and as a digest: its content, without settings of the connection."""
+"""The canonical request, as digests and as a text: what is asked of a model, and nothing of how.
 
-import inspect
+So a better wire, or another way to pay, never bills an answer again. Digests by which earlier versions named the same
+request are looked up, too.
+"""
+
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from langchain_core.messages import BaseMessage
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
-from stages.limits.budget import cap_in, without_cap
+from stages.journal.requests import RequestText
+from stages.models.asked import Settings, canonical_json
 from stages.models.backend import Backend
 from stages.models.row_scope import request_digest
 from stages.models.wires.openai_chat import wire
 
-# Settings of the connection, which do not change the answer: left out of the request digest.
-_NOT_DIGESTED = frozenset(("timeout", "request_timeout", "max_retries", "ls_structured_output_format", "run_manager"))
+_LONG = 2_000  # characters of binary content, of which only the digest is kept
+_MARK = "cache_control"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A digest under which the answer of a request may be stored; `capped`: the cap of the answer is in it."""
+
+    digest: str
+    capped: bool
 
 
 @dataclass(frozen=True)
 class ModelRequest:
     """A request: the digest of its canonical form without the cap of the answer, its size in bytes, the most tokens of
     an answer, if the request sets it, and `media`: it holds more than plain text. `capped`: the digest with the cap,
-    for answers that were cut off by it, and those of versions that had no other."""
+    for answers that were cut off by it, and those of versions that had no other. `older`: further digests that earlier
+    versions gave it. `text`: the request for people."""
 
     digest: str
     size: int
     cap: int | None = None
     media: bool = False
     capped: str = ""
+    older: tuple[Named, ...] = ()
+    text: RequestText | None = None
+
+    @property
+    def names(self) -> tuple[Named, ...]:
+        """Return the digests under which its answer is looked up, in this order."""
+        if self.capped in ("", self.digest):
+            return Named(self.digest, capped=True), *self.older
+        return Named(self.digest, capped=False), Named(self.capped, capped=True), *self.older
 
 
-def canonical_request(backend: Backend, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> ModelRequest:
-    parameters = {name: value for name, value in kwargs.items() if name not in _NOT_DIGESTED}
-    messages_json = canonical_json([wire(message) for message in messages])
-    settings_json = canonical_json([stop, parameters])
-    size = len(messages_json) + len(settings_json)
-    media = any(not isinstance(message.content, str) for message in messages)
-    identity = backend.identity if backend.capped_identity is None else backend.capped_identity
-    digest = capped = request_digest(identity, messages_json, settings_json)
-    if (cap := cap_in(kwargs)) is not None or identity != backend.identity:
-        free = settings_json if cap is None else canonical_json([stop, without_cap(parameters)])
-        digest = request_digest(backend.identity, messages_json, free)
-    return ModelRequest(digest, size, cap, media, capped)
+def canonical_request(backend: Backend, messages: list[BaseMessage], settings: Settings) -> ModelRequest:
+    """Return the request of these messages to a model."""
+    sent = [wire(message) for message in messages]
+    media = any(not isinstance(message["content"], str | None) for message in sent)
+    asked = [_without_marks(message) for message in sent] if media else sent
+    head = _common_count(asked)
+    first, rest = canonical_json(asked[:head]), canonical_json(asked[head:])
+    content = _joined(first, rest)
+    free, capped = _digests(backend.identity, backend.capped_identity, content, settings.free, settings.capped)
+    older: tuple[Named, ...] = ()
+    if settings.older is not None or backend.older is not None or asked != sent:
+        identities = backend.older or (backend.identity, backend.capped_identity or backend.identity)
+        before = canonical_json(sent) if asked != sent else content
+        old_free, old_capped = _digests(*identities, before, *(settings.older or (settings.free, settings.capped)))
+        older = tuple(one for one in (Named(old_free, old_free == old_capped), Named(old_capped, True)))
+    common = b'{"model":%b,"settings":%b,"messages":%b}' % (backend.shown, settings.capped, first)
+    kept = canonical_json([_without_media(message) for message in asked[head:]]) if media else rest
+    return ModelRequest(
+        digest=free,
+        size=len(content) + len(settings.capped),
+        cap=settings.cap,
+        media=media,
+        capped=capped,
+        older=older,
+        text=RequestText(common, kept),
+    )
 
 
-def canonical_json(value: Any) -> bytes:
-    return orjson.dumps(value, default=_canonical, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+def _digests(
+    identity: bytes, capped_identity: bytes | None, messages: bytes, free: bytes, capped: bytes
+) -> tuple[str, str]:
+    """Return the digest without the cap of the answer, and with it."""
+    with_cap = request_digest(capped_identity or identity, messages, capped)
+    if free == capped and capped_identity in (None, identity):
+        return with_cap, with_cap
+    return request_digest(identity, messages, free), with_cap
 
 
-def _canonical(value: Any) -> Any:
-    """Expand schemas: a class or a tool counts by its schema, not by its name or address in memory."""
-    if isinstance(value, BaseTool) or inspect.isroutine(value):
-        return convert_to_openai_tool(value)
-    if isinstance(value, type):
-        try:
-            return [value.__name__, TypeAdapter(value).json_schema()]
-        except PydanticUserError:
-            return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, SecretStr):
-        return None  # a key does not change the answer
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=repr)
-    if isinstance(value, bytes):
-        return value.hex()
-    return repr(value)
+def _common_count(messages: list[dict[str, Any]]) -> int:
+    """Return the number of messages before the last of the user's: those that rows have in common, as a rule."""
+    return max((index for index, message in enumerate(messages) if message["role"] == "user"), default=0)
+
+
+def _joined(first: bytes, rest: bytes) -> bytes:
+    """Return two JSON arrays as one."""
+    if first == b"[]" or rest == b"[]":
+        return rest if first == b"[]" else first
+    return first[:-1] + b"," + rest[1:]
+
+
+def _without_marks(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message without marks for the provider's cache."""
+    content = message["content"]
+    if not isinstance(content, list) or not any(isinstance(part, dict) and _MARK in part for part in content):
+        return message
+    parts = [
+        {name: value for name, value in part.items() if name != _MARK} if isinstance(part, dict) else part
+        for part in content
+    ]
+    return {**message, "content": parts}
+
+
+def _without_media(value: Any) -> Any:
+    """Return a part of a message with the digest of long binary content in its place: images, files, sound."""
+    if isinstance(value, dict):
+        if value.get("type") == "text":
+            return value
+        return {name: _without_media(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_media(inner) for inner in value]
+    if isinstance(value, str) and len(value) > _LONG and " " not in value[:_LONG]:
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        return f"{value[:40].partition(',')[0]}… {len(value)} characters, SHA-256 {digest}"
+    return value

@@ -18,7 +18,7 @@ from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.batch import run_graph_stage
 from stages.execution.single_flight import Shared
 from stages.journal.known import Known
-from stages.journal.records import Record
+from stages.journal.records import CommonRecord, Record, RequestRecord
 from stages.journal.segments import decode_segment
 from stages.journal.writer import Journal
 from stages.models.choice import ModelServices
@@ -94,6 +94,12 @@ class Segments:
 
     @property
     def records(self) -> list[Record]:
+        """Those that answers depend on."""
+        return [record for record in self.everything if not isinstance(record, RequestRecord | CommonRecord)]
+
+    @property
+    def everything(self) -> list[Record]:
+        """All records, those of requests too."""
         return [record for data in self.data for record in decode_segment(data).records]
 
     def journal(self, **options: Any) -> Journal:

@@ -54,7 +54,7 @@ class OtherJournals:
         if not keys.len():
             return None
         places = [place for place in self._places(keys) if place != (self.store, partition)]
-        return collect(places, needed.hashes, folder, "elsewhere") if places else None
+        return collect(places, needed.hashes, folder, "elsewhere", requests=True) if places else None
 
     def _places(self, keys: pl.Series) -> list[Place]:
         places: dict[Place, None] = {}

@@ -16,6 +16,7 @@ from schemas.spec.fields import OutputField, json_schema, problems, validator_fo
 from stages.models.answers.json_in_text import Found, json_values
 from stages.models.answers.method import structured_method
 from stages.models.answers.near_misses import coerced, mended
+from stages.models.asked import Declared, TakesSettings, settings_of
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.row_scope import current
 
@@ -50,6 +51,8 @@ class AnswerFormat:
         bound = self._bound(model, model_name, tools)
         assert isinstance(bound, RunnableBinding)
         target, kwargs = cast(BaseChatModel, bound.bound), dict(bound.kwargs)
+        if isinstance(target, TakesSettings):
+            kwargs["settings"] = settings_of(None, kwargs, Declared(self.name, self.schema, tools))
 
         async def ask(messages: list[BaseMessage]) -> AIMessage:
             message = (await target._agenerate(messages, **kwargs)).generations[0].message

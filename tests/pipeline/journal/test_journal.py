@@ -27,7 +27,16 @@ from schemas import ids
 from schemas.errors import StoreError
 from schemas.manifest import Usage
 from stages.journal.known import Known
-from stages.journal.records import CallRecord, Record, RowRecord, VoidRecord, encode_record, record_of
+from stages.journal.records import (
+    CallRecord,
+    CommonRecord,
+    Record,
+    RequestRecord,
+    RowRecord,
+    VoidRecord,
+    encode_record,
+    record_of,
+)
 from stages.journal.segments import decode_segment, encode_segment
 
 DAY = "day=2026-11-01"
@@ -105,6 +114,7 @@ def test_each_batch_is_dealt_just_the_records_of_its_rows(
     naive: dict[int, set[bytes]] = {}
     for batch, key in pairs:
         for record in everything:
+            assert not isinstance(record, RequestRecord | CommonRecord)
             joined = record.request if isinstance(record, CallRecord) else record.row
             if key in (joined, record.id):
                 naive.setdefault(batch, set()).add(encode_record(record))
