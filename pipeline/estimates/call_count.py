@@ -71,12 +71,14 @@ class StageCount:
     measured: int = 0
     prompt_bytes: int = 0
     _sure: DistinctNumbers = field(default_factory=DistinctNumbers)
+    _asking: DistinctNumbers = field(default_factory=DistinctNumbers)
     _all: DistinctNumbers = field(default_factory=DistinctNumbers)
     _unknown: int = 0
 
     def add(self, counted: CountedRows) -> None:
         """Add the rows of a partition. Rows that are equal to those of another one need no call of their own."""
         self._sure.add(counted.sure)
+        self._asking.add(counted.asking & counted.sure)
         self._all.add(counted.sure | counted.maybe)
         self._unknown += counted.rows
         self.measured += counted.measured
@@ -98,7 +100,7 @@ class StageCount:
         low, high = self.stage.calls
         if high is None:
             high = _GUESSED_CALLS * max(1, len(self.stage.graph.nodes) - 1)
-        return self.least * low, self.most * high
+        return max(self.least * low, self._asking.count()), self.most * high
 
 
 @dataclass
@@ -229,7 +231,7 @@ class _PartitionCount:
         own = None
         if journal:
             own = collect([(self.store, self.entry.partition)], pl.concat(rows.all), folder)
-        other = self.others.collect(self.entry.partition, rows.needed(own), folder)
+        other = self.others.collect(self.entry.partition, rows.needed(own), folder, requests=False)
         sizes = [len(one.ids) for one in keys]
         batch = pl.Series("batch", [n for n, size in enumerate(sizes) for _ in range(size)], dtype=pl.Int64)
         wanted = pl.concat(pl.DataFrame([batch, key.alias("key")]) for key in rows.all).with_columns(calls=True)

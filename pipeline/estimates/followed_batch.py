@@ -19,13 +19,17 @@ from stages.execution.row_prints import row_prints
 from stages.journal.fingerprints import row_ids
 from stages.journal.known import Known
 
+_MOST_REPLAYED = 5_000  # rows of a batch through a user's graph: some seconds
+
 
 @dataclass
 class CountedRows:
     """Fingerprints of rows that need a call, surely or perhaps; at most `rows` more, of which nothing is known yet.
-    Kept as hashes, which take a third of the memory: they are only counted."""
+    `asking`: of the sure ones, those whose graph was replayed up to a call. Kept as hashes, which take a third of the
+    memory: they are only counted."""
 
     sure: set[int] = field(default_factory=set)
+    asking: set[int] = field(default_factory=set)
     maybe: set[int] = field(default_factory=set)
     rows: int = 0
     measured: int = 0
@@ -77,6 +81,7 @@ class FollowedBatch:
         values = rows.select(stage.reads)
         answers: dict[str, RowAnswer] = {}
         replays: list[tuple[str, str, dict[str, Any]]] = []
+        most = _MOST_REPLAYED if ":" in stage.spec.uses else len(prints)
         for index, row in enumerate(prints):
             if row in answers or hash(row) in counts.sure or hash(row) in counts.maybe:
                 continue
@@ -92,13 +97,14 @@ class FollowedBatch:
             if isinstance(prepared, Answered):
                 answers[row] = RowAnswer(prepared.answer)
                 continue
-            if stage.calls == (1, 1) and (id := self.ids[positions[index]]) in self.called:
+            if (id := self.ids[positions[index]]) in self.called and len(replays) < most:
                 replays.append((row, id, prepared))
             counts.measured += 1
             counts.prompt_bytes += _size(prepared)
         if replays:
             found = asyncio.run(replay(stage, self.known, replays))
-            answers |= {row: RowAnswer(answer) for row, answer in found.items()}
+            answers |= {row: RowAnswer(answer) for row, answer in found.answers.items()}
+            counts.asking.update(map(hash, found.asking))
         return prints, answers
 
     def _open_ones(self, stage: GraphStage, counts: CountedRows) -> None:

@@ -1,28 +1,43 @@
-"""Run a row's graph from the journal alone, without calling a model."""
+"""Run a row's graph from the journal alone, without calling a model or a tool."""
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.errors import RowError, TandemError
+from schemas.errors import TandemError
 from stages.contract import GraphStage
-from stages.execution.row_graph import config_of
+from stages.execution.guards.row_guard import RowCode, guard_rows
+from stages.execution.interrupts import interrupts_of
+from stages.execution.row_graph import config_of, graph_of_rows
 from stages.journal.known import Known
 from stages.journal.writer import Journal
 from stages.models.row_scope import RowScope, Tally, current
+
+_LONGEST_S = 10.0  # that a row may take which makes no call
 
 
 class WouldAsk(TandemError):
     """The row needs a call that the journal does not know, and no call is made here."""
 
 
-async def replay(
-    stage: GraphStage, known: Known, rows: Iterable[tuple[str, str, dict[str, Any]]]
-) -> dict[str, dict[str, Any] | None]:
-    """Return the answers of rows (fingerprint, identity, prepared state) from known calls alone, None for rejects. Rows
-    that need another call are left out."""
-    answers: dict[str, dict[str, Any] | None] = {}
+@dataclass
+class Replayed:
+    """What the journal alone shows of rows, by fingerprint. `answers`: they need no call; None for rejects. `asking`:
+    their next call of a model is not known. Of other rows nothing is known: they need a tool first, or take too
+    long."""
+
+    answers: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    asking: set[str] = field(default_factory=set)
+
+
+async def replay(stage: GraphStage, known: Known, rows: Iterable[tuple[str, str, dict[str, Any]]]) -> Replayed:
+    """Run rows (fingerprint, identity, prepared state) with known calls alone."""
+    found = Replayed()
     journal = Journal(_keep_nothing, known=known)
+    loop = asyncio.get_running_loop()
+    guard_rows(loop)
+    graph = graph_of_rows(stage)
     for row, id, prepared in rows:
         scope = RowScope(
             id=id,
@@ -31,22 +46,28 @@ async def replay(
             journal=journal,
             tally=Tally(),
             in_flight={},
-            loop=asyncio.get_running_loop(),
+            loop=loop,
             halted=lambda: WouldAsk("a call is not known"),
+            own="" if stage.spec.share else row,
         )
         token = current.set(scope)
-        answer = None
+        answer, is_over = None, True
         try:
-            state = await stage.graph.ainvoke(prepared, config_of(stage), context=stage.context)
-            answer = stage.output_of(state)
-        except (RowError, WouldAsk):
-            pass
+            async with asyncio.timeout(_LONGEST_S):
+                state = await RowCode(graph.ainvoke(prepared, config_of(stage), context=stage.context), scope, loop)
+            answer = None if interrupts_of(state) else stage.output_of(state)
+        except TimeoutError:
+            is_over = False
+        except Exception:  # noqa: BLE001  a user's graph may raise anything: a reject, unless it was for want of a call
+            answer = None
         finally:
             current.reset(token)
             scope.close()
-        if scope.stop is None:
-            answers[row] = answer
-    return answers
+        if isinstance(scope.stop, WouldAsk) and not scope.awaits_tool:
+            found.asking.add(row)
+        elif scope.stop is None and is_over:
+            found.answers[row] = answer
+    return found
 
 
 async def _keep_nothing(data: bytes) -> None:

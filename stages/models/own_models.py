@@ -55,6 +55,9 @@ class JournalCache(BaseCache):
         key = scope.next_key(_digest(prompt, llm_string))
         known = scope.journal.known.calls.get(key)
         if known is None:
+            if (why := scope.halted()) is not None:
+                scope.record_failure(why)
+                raise why
             scope.cache_missed[key[0]].append(key)
             return None
         scope.count_reuse(known)

@@ -70,6 +70,7 @@ class RowScope:
     own: str = ""
     clock: RowClock = field(default_factory=RowClock)
     threads: int = 0  # in which its code runs now
+    awaits_tool: bool = False  # it was halted before a tool ran
 
     def next_key(self, request: str) -> CallKey:
         """Return the key of the next call with this request in this row."""

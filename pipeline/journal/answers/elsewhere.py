@@ -47,14 +47,14 @@ class OtherJournals:
         indexes = (coverage.index_of(self.store, origin) for origin in (None, *self.read_from))
         return any(not index.is_empty() for index in indexes) or any(True for _ in self._unindexed())
 
-    def collect(self, partition: str, needed: Needed, folder: Path) -> JournalJoin | None:
-        """Collect the records of these rows from other journals than the partition's own; None if there are none.
-        Raises StoreError."""
+    def collect(self, partition: str, needed: Needed, folder: Path, *, requests: bool = True) -> JournalJoin | None:
+        """Collect the records of these rows, and the requests of their calls, from other journals than the partition's
+        own; None if there are none. Raises StoreError."""
         keys = needed.keys
         if not keys.len():
             return None
         places = [place for place in self._places(keys) if place != (self.store, partition)]
-        return collect(places, needed.hashes, folder, "elsewhere", requests=True) if places else None
+        return collect(places, needed.hashes, folder, "elsewhere", requests=requests) if places else None
 
     def _places(self, keys: pl.Series) -> list[Place]:
         places: dict[Place, None] = {}

@@ -91,6 +91,7 @@ async def _journalled(
     if known is not None and known.raw is not None:
         return ToolResult(**orjson.loads(known.raw))
     if (halted := scope.halted()) is not None:
+        scope.awaits_tool = True
         scope.record_failure(halted)
         raise halted
     began = time.monotonic()

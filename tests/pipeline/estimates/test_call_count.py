@@ -154,3 +154,66 @@ async def test_rows_that_are_exploded_are_counted_by_their_parts(bench: Bench) -
     low, high = looked(bench, stages=[EXTRACT, explode, read]).calls
     assert low <= 18 + 60 <= high
     assert await paid(bench, stages=[EXTRACT, explode, read]) == 18 + 60
+
+
+ASKS_TWICE = """
+from typing import TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+
+
+class State(TypedDict, total=False):
+    text: str
+    summary: str
+
+
+async def ask(state: State, runtime: Runtime) -> State:
+    answer = await runtime.context["model"].ainvoke("Summarize: " + state["text"])
+    return {"summary": str(answer.content)}
+
+
+async def again(state: State, runtime: Runtime) -> State:
+    answer = await runtime.context["model"].ainvoke("SECOND " + state["summary"])
+    return {"summary": str(answer.content)}
+
+
+class Context(TypedDict, total=False):
+    model: object
+
+
+builder = StateGraph(State, context_schema=Context)
+builder.add_node("ask", ask)
+builder.add_node("again", again)
+builder.add_edge(START, "ask")
+builder.add_edge("ask", "again")
+builder.add_edge("again", END)
+graph = builder.compile()
+"""
+
+
+async def test_a_users_graph_whose_code_changed_is_replayed_from_the_journal(bench: Bench) -> None:
+    def of(name: str, source: str) -> dict[str, Any]:
+        (bench.base / f"{name}.py").write_text(source)
+        return {
+            "name": "own", "uses": f"{name}:graph", "model": "offline:lexical", "inputs": {"text": "text"},
+            "output": {"summary": "str"},
+        }  # fmt: skip
+
+    bench.write(rows(20))
+    first = of("asks_twice_one", ASKS_TWICE)
+    low, high = looked(bench, stages=[first]).calls
+    assert low <= 40 <= high
+    assert await paid(bench, stages=[first]) == 40
+
+    renamed = of("asks_twice_two", ASKS_TWICE.replace("answer", "found"))
+    assert looked(bench, stages=[renamed]).calls == (0, 0)
+    assert await paid(bench, stages=[renamed]) == 0
+
+    changed = of("asks_twice_three", ASKS_TWICE.replace("SECOND", "Once more:"))
+    low, high = looked(bench, stages=[changed]).calls
+    assert 20 == low <= high, "the first call of each row is known, the second is not"
+    assert await paid(bench, stages=[changed]) == 20
+
+    raising = of("asks_twice_four", ASKS_TWICE.replace('{"summary": str(answer.content)}', '{"summary": 1 / 0}'))
+    assert looked(bench, stages=[raising]).calls == (0, 0), "each row is rejected after its first call"
