@@ -410,6 +410,11 @@ def journal_row(partition: str, run: str, batch: int, row: str, nonce: str = "")
     return f"{journal_batch(partition, run, batch)}r{row[:16]}/" + (f"{nonce}.jsonl" if nonce else "")
 
 
+def journal_carried(partition: str, run: str, nonce: str) -> str:
+    """Return the key of a segment with records from other journals."""
+    return f"{JOURNAL}{partition}/segments/{run}/carried/{nonce}.jsonl"
+
+
 def journal_segments(partition: str) -> str:
     return f"{JOURNAL}{partition}/segments/"
 

@@ -21,7 +21,7 @@ from stages.execution.row_prints import row_prints
 from stages.execution.single_flight import Shared
 from stages.execution.unsettled import is_shareable
 from stages.journal.known import Known
-from stages.journal.records import AnswerRecord, CallRecord, NodeRecord, Record, RowRecord
+from stages.journal.records import AnswerRecord, Record, RowRecord
 from stages.journal.segments import decode_segment, encode_segment
 from stages.journal.writer import Journal
 
@@ -65,7 +65,6 @@ async def batch_context(
         spool=spool,
         requests=options.requests == "keep",
     )
-    _carry_calls(found, journal)
     return BatchContext(
         run=run,
         batch=number,
@@ -122,18 +121,6 @@ def _elsewhere(attempt: BatchAttempt) -> list[Record]:
 def _shared(record: Record, run: str) -> Record:
     """An answer that this run paid for in another partition is one of an equal row."""
     return replace(record, shared=True) if isinstance(record, RowRecord) and record.run == run else record
-
-
-def _carry_calls(found: Iterable[Record], journal: Journal) -> None:
-    """Copy the calls, with their requests, the steps and voids of rows into the partition's own journal. What is void
-    is left where it is."""
-    for record in found:
-        if isinstance(record, CallRecord | NodeRecord) and record.at <= journal.known.voided(record):
-            continue
-        if isinstance(record, CallRecord):
-            journal.note(replace(record, carried=True))
-        elif not isinstance(record, RowRecord):
-            journal.note(record)
 
 
 def _earlier(attempt: BatchAttempt, fingerprint: str) -> list[Record]:

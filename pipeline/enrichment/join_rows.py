@@ -1,6 +1,7 @@
 """A partition's rows joined with its journal: keys must be unique, and answered rows need no call."""
 
 import hashlib
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.journal.answers.elsewhere import Needed
+from pipeline.journal.compacted import HELD_BYTES
 from pipeline.journal.join import JournalJoin, collect, hashed
 from pipeline.planning.batches import BATCH_BYTES, MOST_BATCH_ROWS, batches_over, cut, equal_batches, rows_within
 from pipeline.planning.job import Job, source_stages
@@ -19,6 +21,7 @@ from schemas.staging import PlannedBatch
 from stages.contract import GraphStage, graph_stages
 from stages.execution.row_prints import row_prints
 from stages.journal.fingerprints import row_ids
+from stages.journal.segments import line_of, segment_of
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class RowJoin:
         self._job = work.job
         self._store = work.store
         self._entry = work.entry
+        self._run = work.plan.run
         self._rows = rows
         self._most = rows_within(BATCH_BYTES, work.job.snapshot.row_bytes(work.entry), MOST_BATCH_ROWS)
         self._note = work.note
@@ -144,6 +148,8 @@ class RowJoin:
         batches = batches_over(self._entry, sizes)
         batch = pl.Series("batch", [number for number, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
         required = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
+        if other is not None:
+            self._carry(other, pl.concat(keys))
         files = [("known", own)] if other is None else [("known", own), ("elsewhere", other)]
         for kind, joined in files:
             for number, path in joined.by_batch(required, local, kind).items():
@@ -154,6 +160,25 @@ class RowJoin:
                 batches[number] = batches[number].model_copy(update={kind: target})
                 self._note(0)
         return batches, own.damage
+
+    def _carry(self, other: JournalJoin, keys: pl.Series) -> None:
+        """Copy what led to the rows' outcomes into the partition's own journal: it must be whole by itself. The
+        outcomes themselves are copied by the batches that use them."""
+        held, size = list[bytes](), 0
+        for bodies in other.to_carry(keys):
+            for body in bodies:
+                held.append(line_of(body))
+                size += len(held[-1])
+                if size >= HELD_BYTES:
+                    self._put_carried(held)
+                    held, size = [], 0
+            self._note(0)
+        if held:
+            self._put_carried(held)
+
+    def _put_carried(self, lines: list[bytes]) -> None:
+        key = ids.journal_carried(self._entry.partition, self._run, uuid.uuid4().hex)
+        self._store.put_absent(key, segment_of(lines))
 
     def _sizes(self, answered: pl.Series, size: int) -> list[int]:
         if self._job.spec.limits.batch_rows is not None:

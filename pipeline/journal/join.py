@@ -79,12 +79,11 @@ class JournalJoin:
         """Write a file for each batch, its name begun by `name`. `batch_keys` has columns `batch`, `key` (an identity
         or row fingerprint, hashed) and `calls`: True if single calls (and nodes) may still be of use, not only the
         outcome."""
-        single = pl.col("kind").is_in(["call", "node", REQUEST]).alias("single")
-        of_rows = self.keys.filter(pl.col("kind") != COMMON)
+        single = pl.col("kind").is_in(["call", "node"]).alias("single")
+        of_rows = self.keys.filter(~pl.col("kind").is_in(REQUESTS))
         pairs = pl.concat(of_rows.select("number", single, pl.col(name).alias("key")) for name in ("id", "key"))
         useful = pairs.join(batch_keys, on="key").filter(pl.col("calls") | ~pl.col("single"))
         matched = useful.select("number", "batch").unique()
-        matched = pl.concat([matched, self._commons_of(matched)])
         files: dict[int, Path] = {}
         for bodies in self._bodies():
             found = matched.join(bodies, on="number").sort("number")
@@ -98,16 +97,31 @@ class JournalJoin:
                     out.write(lines)
         return files
 
-    def _commons_of(self, matched: pl.DataFrame) -> pl.DataFrame:
-        """Return the common parts of the requests among these records, for the same batches."""
-        requests = self.keys.filter(pl.col("kind") == REQUEST).join(matched, on="number").select("batch", key="stage")
-        commons = self.keys.filter(pl.col("kind") == COMMON).select("number", "key")
-        return commons.join(requests.unique(), on="key").select("number", "batch")
+    def to_carry(self, keys: pl.Series) -> Iterator[list[bytes]]:
+        """Yield the bodies of records that another journal needs beside the outcomes of its rows: calls and their
+        requests, steps and voids. `keys`: identities or row fingerprints, hashed."""
+        wanted = keys.unique().implode()
+        mine = self.keys.filter(
+            ~pl.col("kind").is_in(["row", _REJECT, "pending", COMMON])
+            & (pl.col("id").is_in(wanted) | pl.col("key").is_in(wanted))
+        )
+        named = mine.filter(pl.col("kind") == REQUEST)["stage"].unique()
+        commons = self.keys.filter((pl.col("kind") == COMMON) & pl.col("key").is_in(named.implode()))
+        numbers = pl.concat([mine.select("number", "kind"), commons.select("number", "kind")])
+        for bodies in self._bodies() if numbers.height else ():
+            found = bodies.join(numbers, on="number")
+            yield [
+                _as_carried(body) if kind == "call" else body for kind, body in found.select("kind", "body").iter_rows()
+            ]
 
     def _bodies(self) -> Iterator[pl.DataFrame]:
         with pa.OSFile(str(self.spill)) as source, pa.ipc.open_stream(source) as stream:
             for batch in stream:
                 yield pl.DataFrame(pa.Table.from_batches([batch]))
+
+
+def _as_carried(body: bytes) -> bytes:
+    return orjson.dumps({**orjson.loads(body), "carried": True})
 
 
 Place = tuple[Store, str]  # of a journal: the sink and the partition

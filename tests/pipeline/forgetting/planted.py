@@ -34,7 +34,7 @@ SPEC: dict[str, Any] = {
     "source": {"path": "rows.csv", "key": ["id"]},
     "partition": {"by": "time", "column": "at", "every": "day"},
     "stages": [
-        EXTRACT,
+        {**EXTRACT, "system": "You sort what customers write. This one begins: {{ text | truncate(40) }}"},
         {"name": "sane", "uses": "checks",
          "with": {"rules": [{"name": "no refusal", "sql": "summary not like '%refuse%'"}]}},
     ],

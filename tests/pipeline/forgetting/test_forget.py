@@ -138,8 +138,9 @@ async def test_records_of_killed_processes_do_not_bring_a_row_back(
     monkeypatch.setenv("TANDEM_SPOOL", str(tmp_path / "spool"))
     planted = await Planted.published(tmp_path)
     partition = "day=2026-11-01"
-    segment = next(info.key for info in planted.store.list(ids.journal_segments(partition)))
-    records = [record for record in decode_segment(planted.store.get(segment)).records if TOKEN in repr(record)]
+    segments = [planted.store.get(info.key) for info in planted.store.list(ids.journal_segments(partition))]
+    everything = [record for segment in segments for record in decode_segment(segment).records]
+    records = [record for record in everything if TOKEN in repr(record)]
     spool = Spools(tmp_path / "spool").open(planted.store.uri, "run-2", partition, 0)
     for record in records:
         spool.write(line_of(encode_record(record)))
