@@ -83,6 +83,19 @@ class Share(Noun):
 Shares = dict[str, dict[str, Share]]  # stage → role of the model
 
 
+Answerers = dict[str, dict[str, dict[str, int]]]  # stage → model → the name in its answers → rows
+
+
+def answerers_added(one: Answerers, other: Answerers) -> Answerers:
+    out = {stage: {asked: dict(names) for asked, names in models.items()} for stage, models in one.items()}
+    for stage, models in other.items():
+        for asked, names in models.items():
+            counts = out.setdefault(stage, {}).setdefault(asked, {})
+            for name, rows in names.items():
+                counts[name] = counts.get(name, 0) + rows
+    return out
+
+
 def shares_added(one: Shares, other: Shares) -> Shares:
     out = {stage: dict(roles) for stage, roles in one.items()}
     for stage, roles in other.items():
@@ -153,6 +166,7 @@ class Manifest(Noun):
     counts: Counts = Counts()
     reuse: Reuse = Reuse()
     shares: Shares = {}
+    answered_by: Answerers = {}
     usage: Usage = Usage()
     provenance: tuple[Provenance, ...] = ()
     warnings: tuple[str, ...] = ()

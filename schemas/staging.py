@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from schemas.manifest import BrokenCheck, Counts, Noun, Reuse, Shares
+from schemas.manifest import Answerers, BrokenCheck, Counts, Noun, Reuse, Shares
 
 
 class RowRange(Noun):
@@ -57,6 +57,7 @@ class Receipt(Noun):
     counts: Counts
     reuse: Reuse
     shares: Shares = {}
+    answered_by: Answerers = {}
     damage: tuple[str, ...] = ()
 
 

@@ -1,6 +1,6 @@
 """The batch's table between its stages, and the outcome of each source row."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.review.questions import PENDING, question_rows
 from pipeline.sinks.row_files import INDEX, REJECTS
-from schemas.manifest import Counts, Reuse, Share, Shares, shares_added
+from schemas.manifest import Answerers, Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
@@ -42,6 +42,7 @@ class BatchTable:
         self.first: dict[RowKey, int] = {}
         self.called: set[int] = set()
         self.shares: Shares = {}
+        self.answered_by: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
         self.provenance = RowProvenance() if self.job.spec.sink.provenance == "columns" else None
 
     def current_ids(self) -> list[str]:
@@ -63,6 +64,7 @@ class BatchTable:
             if self.provenance is not None:
                 self.provenance.add(row, self.ids[row], stage, record)
             if record.status == "ok":
+                self.answered_by[stage.name].update((record.by or {}).items())
                 self.answered.setdefault(row, []).append((stage, record))
             elif record.status == "pending":
                 self._park(row, stage, record, values.row(place, named=True) if stage.reads else {})
@@ -207,8 +209,17 @@ class BatchTable:
             parked=len(self.parked),
             counts=self.counts(),
             shares=self.shares,
+            answered_by=_by_model(self.answered_by),
             reuse=Reuse(rows_reused=len(reused), calls_reused=calls_reused, rows_shared=len(self.shared - self.called)),
         )
+
+
+def _by_model(found: Mapping[str, Mapping[tuple[str, str], int]]) -> Answerers:
+    out: Answerers = {}
+    for stage, counts in found.items():
+        for (asked, answered), rows in sorted(counts.items()):
+            out.setdefault(stage, {}).setdefault(asked, {})[answered] = rows
+    return out
 
 
 def _names_model(record: RowRecord) -> bool:

@@ -11,19 +11,22 @@ from pipeline.planning import builder, saved_plan
 from pipeline.planning.job import Ready
 from pipeline.planning.saved_plan import SavedPlan
 from pipeline.runs import requests
+from pipeline.runs.answering_models import answering_models
 from pipeline.stores import Store
+from schemas.manifest import Answerers
 from schemas.plan import Decision, Selection
 from schemas.spec.sections import Spec
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Decisions, calls and estimate of a run of the selection."""
+    """Decisions, calls and estimate of a run of the selection, and the models that answered what is published."""
 
     selection: Selection
     decided_at: dt.datetime
     found: CallCount
     estimate: Estimate
+    answered_by: Answerers
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def preview_of(ready: Ready, decided_before: Decisions) -> Preview:
     selection, now, decided = decided_before.selection, decided_before.decided_at, decided_before.decisions
     found = count_calls(ready.job, ready.store, decided, fresh=selection.fresh)
     before = call_stats(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
-    return Preview(selection, now, found, estimate(ready.job, found, before))
+    return Preview(selection, now, found, estimate(ready.job, found, before), answering_models(ready.store))
 
 
 def to_saved_plan(ready: Ready, preview: Preview) -> SavedPlan:

@@ -127,6 +127,7 @@ def _published(base: Path, work: _Rewrite) -> Manifest:
             "counts": counts,
             "reuse": Reuse(),
             "shares": {},
+            "answered_by": {},
             "usage": Usage(),
             "checks": tuple(check.model_copy(update={"keys": (), "others": ()}) for check in current.checks),
             "run": f"forget-{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}",

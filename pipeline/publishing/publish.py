@@ -30,7 +30,7 @@ from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of, table_of
 from schemas import digests, ids
 from schemas.errors import ChecksFailed, StoreError
-from schemas.manifest import Counts, DataFile, Manifest, Reuse, Shares, shares_added
+from schemas.manifest import Answerers, Counts, DataFile, Manifest, Reuse, Shares, answerers_added, shares_added
 from schemas.staging import OpenedPartition, Receipt, Refusal
 
 
@@ -52,6 +52,7 @@ class _Batches:
     counts: Counts
     reuse: Reuse
     shares: Shares
+    answered_by: Answerers
 
     @classmethod
     def of(cls, staging: StagingFolder, receipts: Sequence[str]) -> "_Batches":
@@ -59,7 +60,8 @@ class _Batches:
         counts = sum((receipt.counts for receipt in loaded), Counts())
         reuse = sum((receipt.reuse for receipt in loaded), Reuse())
         shares: Shares = reduce(shares_added, (receipt.shares for receipt in loaded), {})
-        return cls(staging, loaded, counts, reuse, shares)
+        answered_by: Answerers = reduce(answerers_added, (receipt.answered_by for receipt in loaded), {})
+        return cls(staging, loaded, counts, reuse, shares, answered_by)
 
     def refusal(self, counts: Counts) -> Refusal:
         return Refusal(counts=counts.model_copy(update={"out": 0}), reuse=self.reuse, shares=self.shares)
@@ -139,6 +141,7 @@ def _published(
         counts=counts,
         reuse=batches.reuse,
         shares=batches.shares,
+        answered_by=batches.answered_by,
         usage=usage.usage_of_run(store, opened.partition, plan.run),
         provenance=tuple(provenance_of(job)),
         checks=(*checks.broken(), *shared),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
+from pipeline.runs.answering_models import answering_models
 from pipeline.runs.mixed_columns import mixed_columns
 from pipeline.runs.outcomes import outcomes
 from pipeline.runs.plan_pages import load_plan, planned_lines
@@ -43,6 +44,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         gone=gone(store, request.plan) if request.plan else Gone(),
         retired=retired,
         mixed=mixed_columns(store),
+        answered_by=answering_models(store),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),

@@ -8,7 +8,7 @@ from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import Bug, Damaged, LimitReached, NoRoom, ObjectMissing, TandemError, by_code
-from schemas.manifest import BrokenCheck, Noun, Share
+from schemas.manifest import Answerers, BrokenCheck, Noun, Share
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Failure, Totals
@@ -57,6 +57,7 @@ class Report(Noun):
     gone: Gone = Gone()
     retired: int = 0
     mixed: MixedColumns = MixedColumns()
+    answered_by: Answerers = {}
 
     @property
     def billed_over_needed(self) -> float | None:
@@ -126,6 +127,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "checks": [as_json_check(check) for check in report.checks],
         **({"reason": report.reason} if report.reason else {}),
         **({"cascades": cascades(totals)} if totals.shares else {}),
+        **({"answered_by": report.answered_by} if report.answered_by else {}),
     }  # fmt: skip
 
 

@@ -303,8 +303,10 @@ class _Run:
         cost = sum(cost for cost in costs if cost is not None) if None not in costs else None
         calls = tuple(scope.calls)
         mended = tuple(sorted(scope.mended)) if status == "ok" else ()
+        made = (context.journal.known.calls.get(key) for key in calls)
+        by = {call.model: call.by["model"] for call in made if call is not None and call.by and "model" in call.by}
         return RowRecord(
-            *row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost, mended=mended
+            *row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost, mended=mended, by=by
         )
 
     async def _invoke(self, row: str, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:

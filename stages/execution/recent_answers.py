@@ -25,7 +25,7 @@ class RecentAnswers:
 
     def remember(self, record: RowRecord) -> None:
         fields = (record.id, record.status, record.answer, record.error, record.calls, record.shared, record.cost_usd,
-                record.mended)  # fmt: skip
+                record.mended, record.by)  # fmt: skip
         self._latest[_short_key(record.key)] = zlib.compress(orjson.dumps(fields), 1)
         if len(self._latest) >= _IN_MEMORY + _MOVED:
             self._move()
@@ -35,9 +35,9 @@ class RecentAnswers:
         packed = self._latest.get(_short_key(key)) or self._find(_short_key(key))
         if packed is None:
             return None
-        id, status, answer, error, calls, shared, cost_usd, mended = orjson.loads(zlib.decompress(packed))
+        id, status, answer, error, calls, shared, cost_usd, mended, by = orjson.loads(zlib.decompress(packed))
         call_keys = tuple((request, ordinal) for request, ordinal in calls)
-        return RowRecord(*key, id, status, answer, error, call_keys, "", 0.0, shared, cost_usd, tuple(mended))
+        return RowRecord(*key, id, status, answer, error, call_keys, "", 0.0, shared, cost_usd, tuple(mended), by)
 
     def _find(self, key: bytes) -> bytes | None:
         if self._earlier is None:

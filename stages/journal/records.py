@@ -42,7 +42,7 @@ class RowRecord(_RowFact):
     pending row (`stages.execution.questions`); `calls` are the calls that led here, so that a retry can void exactly
     them. `id` is the identity of the source row; `shared`: it uses the answer of an equal row. `cost_usd` is the cost
     of its calls, even if another row paid; None if a price is not known. `mended`: the outputs that were corrected; `$`
-    is text around the answer."""
+    is text around the answer. `by`: for each model that was asked, the name by which its last answer calls it."""
 
     stage: str
     row: str
@@ -56,12 +56,14 @@ class RowRecord(_RowFact):
     shared: bool = False
     cost_usd: float | None = None
     mended: tuple[str, ...] = ()
+    by: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """`raw` is the JSON text of the response message; None: the request went out and its outcome is not known
-    (`error` says why), so it may have been billed. `carried`: a copy from another journal, where it counts."""
+    (`error` says why), so it may have been billed. `carried`: a copy from another journal, where it counts. `by`: who
+    answered, as far as the answer says it: `model`, `fingerprint` of the system, `tier`, and the `endpoint`."""
 
     request: str
     ordinal: int
@@ -78,6 +80,7 @@ class CallRecord:
     at: float
     nonce: str
     carried: bool = False
+    by: dict[str, str] | None = None
 
     @property
     def key(self) -> CallKey:
@@ -178,7 +181,7 @@ _SAME = {"stage", "run", "status", "model", "common"}  # of thousands of records
 def encode_record(record: Record) -> bytes:
     """Return the JSON of a record."""
     fields = {"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}}
-    for name in ("mended", "carried"):
+    for name in ("mended", "carried", "by"):
         if not fields.get(name, True):
             del fields[name]  # earlier versions do not know it, so it is written only if it says something
     return orjson.dumps(fields)

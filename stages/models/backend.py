@@ -20,7 +20,8 @@ class Backend:
     price of a call. `cap`: the most tokens of an answer, if the spec sets it; `capped`: if not, the model with a cap;
     `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
-    `no_calls`: only known answers are used; `seen`: sizes of its calls; `no_answers`: calls without an answer."""
+    `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
+    sizes of its calls; `no_answers`: calls without an answer."""
 
     name: str
     identity: bytes
@@ -33,6 +34,7 @@ class Backend:
     capped_identity: bytes | None = None
     older: tuple[bytes, bytes] | None = None
     shown: bytes = b"null"
+    endpoint: str = ""
     no_calls: bool = False
     seen: CallSizes = field(default_factory=CallSizes)
     no_answers: NoAnswers = field(default_factory=NoAnswers)

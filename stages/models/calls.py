@@ -36,6 +36,7 @@ from stages.journal.requests import RequestText
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
+from stages.models.answers.answerer import answerer_of
 from stages.models.answers.usage import usage_of
 from stages.models.asked import Settings, TakesSettings, settings_of
 from stages.models.backend import Backend, Send
@@ -369,6 +370,7 @@ def call_answered(
         request_id=metadata.get("request_id") or metadata.get("id"),
         latency_ms=round(seconds * 1000),
         at=now(),
+        by=answerer_of(metadata, backend.endpoint),
     )
 
 

@@ -1,6 +1,8 @@
 """Build chat models from `provider:name`, with journalled and limited calls. Provider SDKs' own retries are off."""
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr
@@ -40,6 +42,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
     backend = Backend(
         name=choice.name,
         **identities(choice, stage.params),
+        endpoint=_endpoint(provider, params),
         setting=credential_of(provider, params)[0],
         limiter=limiter_of(choice, stage, spec, services),
         price=pricer(choice.name, spec.prices),
@@ -104,6 +107,13 @@ def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, An
         "headers": headers,
         "params": {**sent, **extra},
     }
+
+
+def _endpoint(provider: str, params: Mapping[str, Any]) -> str:
+    """Return the host and port of a base URL that is not the provider's own; without credentials, which a URL may
+    hold."""
+    url = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
+    return urlsplit(url).netloc.rpartition("@")[2] if url and url != credentials.OPENAI else ""
 
 
 def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:

@@ -117,7 +117,10 @@ def _completed(asked: Asked, rule: Rule | None) -> Reply:
     if rule and action == "length":
         message["content"], reason = content[: len(content) // 2], "length"
     choices = [] if action == "empty_choices" else [{"index": 0, "message": message, "finish_reason": reason}]
-    envelope = {"id": f"chatcmpl-{asked.digest[:24]}", "created": 1_760_000_000, "model": asked.model}
+    model = rule.text if rule and action == "answers_as" else asked.model
+    envelope = {"id": f"chatcmpl-{asked.digest[:24]}", "created": 1_760_000_000, "model": model}
+    if model != asked.model:
+        envelope |= {"system_fingerprint": f"fp_{model}", "service_tier": "default"}
     usage = _usage(asked, spent)
     if rule and action == "oversized":
         message["content"] = "@"

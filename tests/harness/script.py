@@ -22,6 +22,7 @@ Action = Literal[
     "refusal",
     "wrong_content_type",  # HTTP 200, text/html
     "text",  # `text` as the content
+    "answers_as",  # an ordinary answer, from the model that `text` names
     "obey",  # calls what a `[[call: {"name": …, "arguments": …}]]` names, in a user message that ends the conversation
     "tool_calls",  # `tool_calls`, while the conversation ends with a user message, or has fewer than `turns` of them
 ]

@@ -56,6 +56,7 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         "finish_reason": finish,
         "model_name": answer.get("model", model),
         "request_id": request_id or answer.get("id"),
+        **{name: answer[name] for name in ("system_fingerprint", "service_tier") if answer.get(name)},
     }
     extra = {"refusal": message_json["refusal"]} if message_json.get("refusal") else {}
     calls, invalid = _tool_calls(message_json.get("tool_calls") or [])

@@ -14,6 +14,7 @@ from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan, unique_keys
 from pipeline.planning.job import Ready
 from pipeline.processes.expendable.import_probe import probe_user_code
+from pipeline.runs.answering_models import moved
 from pipeline.runs.report import PartitionCheck, as_json_check
 from pipeline.sources.readiness import named
 from schemas.plan import Decision, RowChanges, Selection
@@ -85,6 +86,7 @@ def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
             "seconds": estimate.seconds,
         },
         **({"waiting": waiting} if waiting else {}),
+        **({"answered_by": outlook.answered_by} if outlook.answered_by else {}),
     }
 
 
@@ -124,9 +126,10 @@ def estimate_lines(outlook: Preview) -> list[str]:
     """Return lines with the rows, calls, tokens, cost and time of what would run."""
     estimate, rows = outlook.estimate, outlook.found.changes
     if not outlook.found.running:
-        return []
+        return list(moved(outlook.answered_by))
     lines = [
-        f"Rows: {rows.new:,} new, {rows.changed:,} changed, {rows.unchanged:,} unchanged, {rows.removed:,} removed."
+        *moved(outlook.answered_by),
+        f"Rows: {rows.new:,} new, {rows.changed:,} changed, {rows.unchanged:,} unchanged, {rows.removed:,} removed.",
     ]
     if not estimate.calls[1]:
         return [*lines, "No calls to a model."]
