@@ -195,9 +195,11 @@ class CanaryFailed(LimitReached):
 
 
 class FatalModelError(LimitReached):
-    """Every further call would fail the same way; the message names the setting to fix."""
+    """Every further call would fail the same way; the message names the setting to fix. `quota`: only this account's
+    quota or balance is used up."""
 
     stops_run = True
+    quota = False
 
 
 class ModelError(TandemError):

@@ -115,6 +115,7 @@ def _widen(definitions: dict[str, Schema], options: Mapping[str, type[BaseModel]
         {"anyOf": [{"enum": list(SCALARS)}, {**definitions["ColumnType"]}]}, definitions["ColumnType"]
     )
     definitions["ModelChoice"]["properties"]["name"]["pattern"] = _MODEL_NAME
+    definitions["Fallbacks"] = _fallbacks(definitions["ModelChoice"]["properties"])
     _or_null(definitions["Sink"]["properties"]["provenance"])
     definitions["OutputField"] = _output_field(definitions["OutputField"])
     _widen_stage(stage)
@@ -149,8 +150,26 @@ def _models(roles: Schema, *, main: bool) -> Schema:
     """Return the schema of a model for each role; with `main`, a single model is that of the role `main`."""
     name: Schema = {"type": "string", "pattern": _MODEL_NAME}
     choice: Schema = {"$ref": "#/$defs/ModelChoice"}
-    by_role = {"type": "object", "additionalProperties": {"anyOf": [name, choice]}, **roles}
-    return {"anyOf": [name, choice, by_role, _NULL] if main else [by_role]}
+    several: Schema = {"$ref": "#/$defs/Fallbacks"}
+    by_role = {"type": "object", "additionalProperties": {"anyOf": [name, choice, several]}, **roles}
+    return {"anyOf": [name, choice, several, by_role, _NULL] if main else [by_role]}
+
+
+def _fallbacks(choice: dict[str, Schema]) -> Schema:
+    """Return the schema of `{try: [MODEL, …], …}`, whose keys it takes out of those of a single model."""
+    del choice["others"]
+    help_of = KEYS["Fallbacks"]
+    own = {name: {**choice.pop(name), "description": help_of[name]} for name in ("fallback_after", "fallback_on")}
+    name: Schema = {"type": "string", "pattern": _MODEL_NAME}
+    models = {"type": "array", "minItems": 1, "items": {"anyOf": [name, {"$ref": "#/$defs/ModelChoice"}]}}
+    properties = {"try": {"description": help_of["try"], **models}, **own}
+    return {
+        "description": SECTIONS["Fallbacks"],
+        "type": "object",
+        "properties": properties,
+        "required": ["try"],
+        "additionalProperties": False,
+    }
 
 
 def _output_field(declared: Schema) -> Schema:

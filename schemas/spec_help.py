@@ -11,6 +11,8 @@ SECTIONS: dict[str, str] = {
     "Partition": "The division of rows into partitions. Each partition is processed and published on its own.",
     "Stage": "One step over every row: a built-in graph, a graph of yours, or an operation on the table.",
     "ModelChoice": "A model and the parameters of its calls.",
+    "Fallbacks": "Models that are asked in their order.",
+    "Endpoint": "An address of a model, and its key.",
     "OutputField": "The declared type of one output column, or its short form: `str`, `int?`, `list[str]`.",
     "Sink": "The place where the dataset is published.",
     "Limits": "Limits of concurrency, rate, cost and rejects.",
@@ -151,6 +153,8 @@ _PRICE = {
     "reasoning": "Reasoning tokens. Default: as `output`.",
 }
 _JOURNAL = {
+    "requests": "`keep` the requests of model calls, too, so that people can see the prompt behind a cell; or their "
+    "`digest` only.",
     "flush": "An answer is stored in the sink at the latest this long after it came.",
     "strict": "Whether each answer is stored before the next step.",
     "keep": "The time for which answers are kept after the last generation that uses them.",
@@ -188,6 +192,19 @@ KEYS: dict[str, dict[str, str]] = {
     "ModelChoice": {
         "name": "`provider:name`, for example `openai:gpt-5-mini`.",
         "params": "Parameters of this model's calls, such as `temperature` or `max_tokens`.",
+        "endpoints": "Addresses that serve this model. A call goes to the one with the fewest in flight, and past one "
+        "that fails until it answers again.",
+    },
+    "Fallbacks": {
+        "try": "The first model that can answer does; journals are searched for an answer of any of them before one is "
+        "asked.",
+        "fallback_after": "How long a model is out before the next one is asked.",
+        "fallback_on": "When the next model is asked: the model is out, its content filter refuses, its answer was cut "
+        "off at the cap, its quota is used up. Default: all four.",
+    },
+    "Endpoint": {
+        "url": "The base URL.",
+        "api_key": "The key of this address, as `${NAME}` from the worker's environment. Default: the provider's.",
     },
     "OutputField": _OUTPUT_FIELD,
     "Sink": _SINK,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 from pipeline.client.spec_file import sink_of
@@ -14,7 +15,7 @@ from schemas import ids
 from schemas.errors import SpecError, StoreError, UsageError
 from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
-from stages.models.choice import ModelServices, missing_key
+from stages.models.choice import ModelServices, members_of, missing_key
 
 StepDone = Callable[[str], None]
 
@@ -78,9 +79,10 @@ def refuse_missing_keys(spec: Spec) -> None:
     """Raises UsageError for a model whose provider's key is not set here."""
     for stage in spec.stages:
         for role, choice in stage.model.items():
-            missing = missing_key(choice.name)
-            if missing is not None:
-                raise UsageError(
-                    f"stage {stage.name}: model {choice.name!r} ({role}) needs a key, and {missing} is not set.",
-                    hint=f"export {missing}=…, or try model: offline:lexical, which needs none.",
-                )
+            for member in chain(*members_of(choice)):
+                missing = None if "api_key" in member.params else missing_key(member.name)
+                if missing is not None:
+                    raise UsageError(
+                        f"stage {stage.name}: model {member.name!r} ({role}) needs a key, and {missing} is not set.",
+                        hint=f"export {missing}=…, or try model: offline:lexical, which needs none.",
+                    )

@@ -97,7 +97,7 @@ class BatchTable:
         if not answered:
             return
         rows = Counter(record.key for record in records)
-        roles = {choice.name: role for role, choice in stage.spec.model.items()}
+        roles = {one.name: role for role, choice in stage.spec.model.items() for one in (choice, *choice.others)}
         for key, record in answered.items():
             by = orjson.loads(record.answer or "{}")[BY]
             self._shared(stage, by, Share(rows=rows[key]))

@@ -15,6 +15,7 @@ from schemas.spec.fields import OutputField, json_schema
 from schemas.spec.sections import Limits
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.limits.prices import pricer
+from stages.models.choice import models_of
 
 _BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
 _ENVELOPE = 50  # tokens of roles and of a schema's frame
@@ -99,7 +100,7 @@ def _written(count: StageCount) -> Range:
     """Estimate output tokens by the declared output; a reasoning model may add reasoning."""
     spec = count.stage.spec
     low, high = _fields(count.stage.fields) if count.stage.fields else _UNTYPED
-    if any(_REASONERS.search(choice.name) or "reasoning_effort" in choice.params for choice in spec.model.values()):
+    if any(_REASONERS.search(choice.name) or "reasoning_effort" in choice.params for choice in models_of(spec)):
         high += _REASONING_TOKENS
     most = _most(count)
     return Range(min(low, most), min(high, most))
@@ -107,7 +108,7 @@ def _written(count: StageCount) -> Range:
 
 def _most(count: StageCount) -> float:
     spec = count.stage.spec
-    caps = [cap_in({**spec.params, **choice.params}) for choice in spec.model.values()]
+    caps = [cap_in({**spec.params, **choice.params}) for choice in models_of(spec)]
     return float(max((cap or DEFAULT_CAP for cap in caps), default=DEFAULT_CAP))
 
 
@@ -136,7 +137,7 @@ def _cost(job: Job, stages: list[tuple[StageCount, PerCall]]) -> tuple[float, fl
     for count, each in stages:
         if not count.calls[1]:
             continue
-        prices = [pricer(choice.name, job.spec.prices) for choice in count.stage.spec.model.values()]
+        prices = [pricer(choice.name, job.spec.prices) for choice in models_of(count.stage.spec)]
         least = [price({"input": int(each.input.low), "output": int(each.output.low)}) for price in prices]
         most = [price({"input": ceil(each.input.high), "output": ceil(each.output.high)}) for price in prices]
         if None in least or None in most:

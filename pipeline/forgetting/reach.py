@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.forgetting.journals import JournalSearch
 from pipeline.forgetting.search import FoundRows
 from schemas.spec.sections import Spec
+from stages.models.choice import models_of
 
 _TABLES = {
     "delta": "the Delta table's log, and files that other engines wrote to it: until its own VACUUM",
@@ -19,7 +20,7 @@ def not_reached(spec: Spec, files: FoundRows, records: JournalSearch) -> Iterato
         f"the source, {spec.source.path}: if it still has the rows, a check, plan or run copies its input to the sink "
         "again, and they are enriched, paid for and published again once anything of their partition changes"
     )
-    providers = sorted({choice.name.partition(":")[0] for stage in spec.stages for choice in stage.model.values()})
+    providers = sorted({choice.name.partition(":")[0] for stage in spec.stages for choice in models_of(stage)})
     if providers := [name for name in providers if name != "offline"]:
         yield f"what providers keep of requests, and files at them: {', '.join(providers)}"
     if spec.sink.format in _TABLES:

@@ -11,6 +11,7 @@ from pipeline.journal import compacted, segments
 from pipeline.stores import Store
 from stages.contract import GraphStage
 from stages.journal.records import CallRecord, RowRecord, record_of
+from stages.models.choice import models_of
 
 _PARTITIONS = 4
 _RECORDS = 500
@@ -69,7 +70,7 @@ def _add(found: dict[str, CallStats], stage: GraphStage, chunk: pl.DataFrame) ->
         mine = calls.filter(pl.col("key").is_in({request for request, _ in named}))["body"].head(2 * _RECORDS)
         records = [record for record in map(record_of, mine) if isinstance(record, CallRecord) and record.key in named]
     else:
-        names = {choice.name for choice in stage.spec.model.values()}
+        names = {choice.name for choice in models_of(stage.spec)}
         records = [
             record
             for record in map(record_of, calls["body"].head(_RECORDS))

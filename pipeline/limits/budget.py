@@ -11,6 +11,7 @@ from schemas.spec.sections import Limits as SpecLimits
 from schemas.spec.sections import Spec
 from stages.limits.budget import DEFAULT_CAP, NANOS, amount_of, cap_in
 from stages.limits.prices import pricer
+from stages.models.choice import models_of
 
 
 def declare(
@@ -86,7 +87,7 @@ def refuse_unpriced(spec: Spec, max_cost_usd: float | None = None) -> None:
         if value is not None
     ]
     for stage in spec.stages:
-        for choice in stage.model.values():
+        for choice in models_of(stage):
             if named and pricer(choice.name, spec.prices)({"input": 1, "output": 1}) is None:
                 raise SpecError(
                     f"{named[0]} is set, and the price of {choice.name!r} (stage {stage.name}) is unknown.",
@@ -104,7 +105,7 @@ def notes(spec: Spec, max_cost_usd: float | None = None) -> list[str]:
         for stage in spec.stages
         if any(
             cap_in({**stage.params, **choice.params}) is None and not choice.name.startswith("offline:")
-            for choice in stage.model.values()
+            for choice in models_of(stage)
         )
     )
     if not without:

@@ -37,6 +37,6 @@ def moved(found: Answerers) -> Iterable[str]:
             if len(answered) > 1:
                 parts = ", ".join(f"{rows:,} rows by {name}" for name, rows in sorted(answered.items()))
                 yield (
-                    f"{stage}: the provider has moved {asked}: {parts}. Rows keep their answers; "
-                    f"`version:` of the stage, or --fresh, asks for new ones."
+                    f"{stage}: the provider has moved {asked}: {parts}. Rows keep their answers; run --fresh asks for "
+                    f"new ones."
                 )

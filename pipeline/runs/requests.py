@@ -35,8 +35,7 @@ def request_digest(spec: Spec, selection: Selection) -> str:
     # Keys that are younger than runs that may be open count only where they are used.
     unused = {name for name, default in _YOUNGER.items() if all(getattr(one, name) == default for one in spec.stages)}
     exclude["stages"] = {"__all__": {*_STAGE_SPEED, *unused}}
-    if not spec.journal.read_from:
-        exclude["journal"] = {"read_from"}
+    exclude["journal"] = {"requests", *(() if spec.journal.read_from else ("read_from",))}
     if spec.partition.gone == "keep":
         exclude["partition"] = {"gone"}
     if all(check.unique is None for check in spec.checks):

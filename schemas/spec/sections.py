@@ -6,7 +6,15 @@ from datetime import timedelta
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import Duration
@@ -104,11 +112,55 @@ def _zone(value: str) -> str:
     return value
 
 
+class Endpoint(Section):
+    """An address at which a model answers, and its own key, if it has one."""
+
+    url: str = Field(pattern=r"^(https?://|\$\{)")
+    api_key: str | None = None
+
+
+Fallback = Literal["outage", "refusal", "truncated", "quota"]
+
+
 class ModelChoice(Section):
-    """`provider:name` and the parameters of its calls."""
+    """`provider:name` and the parameters of its calls; `endpoints` that share its calls; and, with `others`, the models
+    that are asked in their order when it cannot answer. In a spec that is written `{try: [MODEL, …]}`."""
 
     name: str
     params: dict[str, Any] = {}
+    endpoints: list[Endpoint] = []
+    others: list["ModelChoice"] = []
+    fallback_after: Duration = Field(default=timedelta(seconds=30), gt=timedelta(0))
+    fallback_on: list[Fallback] = ["outage", "refusal", "truncated", "quota"]
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing: digests of requests that earlier versions made stay as they were."""
+        found: dict[str, Any] = dump(self)
+        if not self.endpoints:
+            found.pop("endpoints", None)
+        if not self.others:
+            for name in ("others", "fallback_after", "fallback_on"):
+                found.pop(name, None)
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tried(cls, value: Any) -> Any:
+        """`{try: [first, …others], fallback_…}` as the first with the others."""
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict) or "try" not in value:
+            return value
+        models, rest = value["try"], {key: part for key, part in value.items() if key != "try"}
+        if stray := sorted(set(rest) - {"fallback_after", "fallback_on"}):
+            raise ValueError(f"{stray[0]!r} does not go with try: give it to one of the models in the list")
+        if not isinstance(models, list) or not models:
+            raise ValueError("try: a list of models, the first choice first")
+        first, *others = ({"name": model} if isinstance(model, str) else model for model in models)
+        if not isinstance(first, dict) or any(isinstance(model, dict) and "try" in model for model in (first, *others)):
+            raise ValueError("try: each is provider:name, or {name, params, endpoints}")
+        return {**first, "others": others, **rest}
 
     @field_validator("name")
     @classmethod
@@ -206,7 +258,9 @@ def _roles(model: Any) -> Any:
     if isinstance(model, str):
         return {"main": {"name": model}}
     if isinstance(model, dict):
-        if isinstance(model.get("name"), str) and set(model) <= {"name", "params"}:
+        if isinstance(model.get("name"), str) and set(model) <= {"name", "params", "endpoints"}:
+            return {"main": model}
+        if isinstance(model.get("try"), list):
             return {"main": model}
         return {role: {"name": chosen} if isinstance(chosen, str) else chosen for role, chosen in model.items()}
     return model
@@ -266,10 +320,7 @@ class Journal(Section):
     strict: bool = False
     keep: Duration = timedelta(days=90)
     read_from: list[str] = Field(default_factory=list)
-    requests: Literal["keep", "digest"] = Field(
-        default="keep",
-        description="keep: the requests of model calls, too, so that people can see the prompt of a cell",
-    )
+    requests: Literal["keep", "digest"] = "keep"
 
 
 class Check(Section):

@@ -53,8 +53,12 @@ class _RowFacts:
 def _answered_by(stage: GraphStage, record: RowRecord) -> list[str]:
     """Return the model that answered, if models take turns; else all that took part."""
     models = stage.provenance.models
+    asked = list(record.by or ())
     role = orjson.loads(record.answer).get(BY) if record.answer is not None and BY in record.answer else None
-    return [models[role]] if role in models else list(models.values())
+    if role in models:
+        return [models[role]]
+    # Another model than the role's first has answered: the others are named only where nothing is known.
+    return list(models.values()) if set(asked) <= set(models.values()) else asked
 
 
 class RowProvenance:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -71,6 +72,11 @@ class Limiter:
             self._queue.forget(self.rates)
 
     @property
+    def in_flight(self) -> int:
+        """Return the calls that are in flight."""
+        return self._queue.in_flight
+
+    @property
     def out(self) -> bool:
         """True during an apparent outage of the provider."""
         return self._queue.out
@@ -104,7 +110,7 @@ class Turn(PendingCall):
     ) -> None:
         queue = self._limiter._queue
         if isinstance(exc, FatalModelError):
-            queue.fail_all(lambda: FatalModelError(exc.message, hint=exc.hint))
+            queue.fail_all(partial(_again, exc))
         if not self._reported:
             if exc is None or isinstance(exc, Exception):
                 queue.record_answer(self)
@@ -127,6 +133,13 @@ class Turn(PendingCall):
         """Record a transient failure. `congestion`: rate (too many calls), overload, or '' for neither."""
         self._reported = True
         self._limiter._queue.record_failure(self, why, congestion, wait)
+
+
+def _again(exc: FatalModelError) -> FatalModelError:
+    """Return the same error for another call: one exception cannot be raised by many."""
+    same = FatalModelError(exc.message, hint=exc.hint)
+    same.quota = exc.quota
+    return same
 
 
 @dataclass(frozen=True)

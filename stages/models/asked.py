@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
@@ -37,6 +38,16 @@ class Settings:
 
 class TakesSettings:
     """A chat model whose `_agenerate` takes the settings of a call that are known already: `settings`."""
+
+    spec_name: str = ""  # as users write it
+
+
+class OneOfSeveral:
+    """A chat model that is several: its `_agenerate` takes further arguments of each in `each`."""
+
+    @property
+    def members(self) -> list[BaseChatModel]:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -68,23 +68,26 @@ class Journalled(TakesSettings):
     ) -> ChatResult:
         """`settings`: of these arguments, where the caller has them already."""
         scope, backend = current.get(), self._tandem
-        original = super()._agenerate  # type: ignore[misc]
-
-        async def send(cap: int | None) -> ChatResult:
-            ask = original if cap is None or backend.capped is None else backend.capped(cap)._agenerate
-            return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
-
+        send = partial(self.send, messages, stop, run_manager, kwargs)
         if scope is None:
             return await send(None)
         if asyncio.get_running_loop() is not scope.loop:  # asyncio.run() inside a synchronous node
             call = self._agenerate(messages, stop, None, settings, **kwargs)
-            return await asyncio.wrap_future(_on_loop_of(scope, call))
+            return await asyncio.wrap_future(on_loop_of(scope, call))
         try:
             request = canonical_request(backend, messages, settings or settings_of(stop, kwargs))
-            return as_result(await _lookup_or_call(scope, backend, request, send))
+            key = scope.next_key(request.digest)
+            return as_result(await look_up_or_call(scope, backend, request, key, send))
         except TandemError as exc:
             scope.record_failure(exc)
             raise
+
+    async def send(
+        self, messages: list[BaseMessage], stop: Any, run_manager: Any, kwargs: dict[str, Any], cap: int | None
+    ) -> ChatResult:
+        """Send a request, its answer capped unless `cap` is None."""
+        ask = super()._agenerate if cap is None or self._tandem.capped is None else self._tandem.capped(cap)._agenerate  # type: ignore[misc]
+        return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
 
     def _generate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -94,16 +97,22 @@ class Journalled(TakesSettings):
         if scope is None:
             result: ChatResult = super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[misc]
             return result
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is scope.loop:
-            raise RuntimeError("model.invoke() inside an async node would block the worker; use: await model.ainvoke()")
-        return _on_loop_of(scope, self._agenerate(messages, stop, None, **kwargs)).result()
+        return in_loop_of(scope, self._agenerate(messages, stop, None, **kwargs))
 
 
-def _on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Future[ChatResult]":
+def in_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> ChatResult:
+    """Wait for a call of a synchronous node. Raises RuntimeError within the batch's loop, which would be blocked."""
+    try:
+        running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is scope.loop:
+        call.close()
+        raise RuntimeError("model.invoke() inside an async node would block the worker; use: await model.ainvoke()")
+    return on_loop_of(scope, call).result()
+
+
+def on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Future[ChatResult]":
     """Run a call from another thread on the batch's loop; it ends with the row at the latest."""
     future = asyncio.run_coroutine_threadsafe(call, scope.loop)
     scope.from_threads.add(future)
@@ -122,17 +131,28 @@ def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
     copy = model.model_copy(update={"disable_streaming": True, "cache": False})
     copy.__class__ = _journalled_class(type(model))
     object.__setattr__(copy, "_tandem", backend)
+    object.__setattr__(copy, "spec_name", backend.name)
     return copy
 
 
-async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelRequest, send: Send) -> CallRecord:
-    """Return the answer from the journal, from an equal call in flight, or from the provider."""
+async def look_up_or_call(
+    scope: RowScope,
+    backend: Backend,
+    request: ModelRequest,
+    key: CallKey,
+    send: Send,
+    *,
+    capped: CallKey | None = None,
+    patience_s: float = MAX_WAIT_S,
+) -> CallRecord:
+    """Return the answer from the journal, from an equal call in flight, or from the provider. `key`: of this call;
+    `capped`: by which equal calls in flight are found, by default the request's own. After `patience_s` without an
+    answer, raises Waiting."""
     if scope.closed:
         raise RowStopped("the row of this call is over")
-    key = scope.next_key(request.digest)
-    capped = scope.own_digest(request.capped or request.digest), key[1]
+    capped = capped or (scope.own_digest(request.capped or request.digest), key[1])
     while True:
-        known = _known_answer(scope, backend, request, key)
+        known = known_answer(scope, backend, request, key)
         if known is not None:
             scope.use(key, known.key)
             scope.count_reuse(known)
@@ -141,7 +161,7 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
             raise CallNeeded(f"{backend.name}: an answer is not in the journal, and --no-calls makes no call.")
         shared = scope.in_flight.get(capped)
         if shared is None:
-            record = await _call_as_leader(scope, backend, capped, key, request, send)
+            record = await _call_as_leader(scope, backend, capped, key, request, send, patience_s)
             scope.use(key, record.key)
             return record
         try:
@@ -153,7 +173,7 @@ async def _lookup_or_call(scope: RowScope, backend: Backend, request: ModelReque
             await append(scope, record, request.text)
 
 
-def _known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
+def known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
     """Return the answer in the journal: one that ended by itself and is no longer than the cap now, else one that was
     given under this very cap."""
     known, cap = scope.journal.known.calls, request.cap or backend.cap
@@ -165,7 +185,13 @@ def _known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key:
 
 
 async def _call_as_leader(
-    scope: RowScope, backend: Backend, shared: CallKey, key: CallKey, request: ModelRequest, send: Send
+    scope: RowScope,
+    backend: Backend,
+    shared: CallKey,
+    key: CallKey,
+    request: ModelRequest,
+    send: Send,
+    patience_s: float,
 ) -> CallRecord:
     """Call the provider while requests that are equal, the cap too (`shared`), wait for the result. Its failures are
     theirs too."""
@@ -173,9 +199,10 @@ async def _call_as_leader(
     future.add_done_callback(_mark_retrieved)
     scope.in_flight[shared] = future
     try:
-        record = await _call_with_retries(scope, backend, key, request, send)
-        if shared != key and _was_cut_off(record):
-            record = replace(record, request=shared[0])
+        record = await _call_with_retries(scope, backend, key, request, send, patience_s)
+        own = scope.own_digest(request.capped or request.digest)
+        if own != key[0] and _was_cut_off(record):
+            record = replace(record, request=own)
         await append(scope, record, request.text)
         future.set_result(record)
         return record
@@ -187,7 +214,7 @@ async def _call_as_leader(
 
 
 def _was_cut_off(record: CallRecord) -> bool:
-    return finish_of(_message(as_result(record))) in CUT_OFF
+    return finish_of(message_of(as_result(record))) in CUT_OFF
 
 
 def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:
@@ -208,9 +235,9 @@ async def append(scope: RowScope, record: CallRecord, text: RequestText | None) 
 
 
 async def _call_with_retries(
-    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send
+    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send, patience_s: float
 ) -> CallRecord:
-    """Call the provider, retrying transient failures for a minute. Raises Waiting, RowError, FatalModelError.
+    """Call the provider, retrying transient failures for so long. Raises Waiting, RowError, FatalModelError.
 
     A rate limit does not count as an attempt: the limiter holds all calls until the time, and this call waits its turn.
     """
@@ -222,7 +249,7 @@ async def _call_with_retries(
         with scope.clock.waiting():
             reservation, cap = await _reserve(scope, backend, request)
         try:
-            async with backend.limiter.call(request.size, patience_s=MAX_WAIT_S, waiting=scope.clock.waiting) as turn:
+            async with backend.limiter.call(request.size, patience_s=patience_s, waiting=scope.clock.waiting) as turn:
                 sent = time.monotonic()
                 first = first or sent
                 call = unknown_call(scope, backend, key)
@@ -232,7 +259,7 @@ async def _call_with_retries(
                     record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
                     turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
                     reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
-                    if cap is not None and cap < DEFAULT_CAP and finish_of(_message(result)) in CUT_OFF:
+                    if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
                         _note_unknown(scope, call, "cut off by what was left of the budget")
                         raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
                     return record
@@ -247,7 +274,7 @@ async def _call_with_retries(
         attempt += not limited
         wait = 0.0 if limited else min(40 * BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
         pause = max(wait, result.retry_after or 0.0)
-        if attempt == MAX_ATTEMPTS or time.monotonic() - first + pause > MAX_WAIT_S:
+        if attempt == MAX_ATTEMPTS or time.monotonic() - first + pause > patience_s:
             raise Waiting(result.message, max(pause, 1.0))
         await asyncio.sleep(wait)
 
@@ -346,7 +373,7 @@ def call_answered(
     cap: int | None = None,
 ) -> CallRecord:  # fmt: skip
     """Return the record of an answered call; its answer has `cap` tokens at most."""
-    message = _message(result)
+    message = message_of(result)
     usage = usage_of(message, request, cap)
     backend.seen.note(request.size, usage)
     cost = backend.price(usage)
@@ -374,7 +401,7 @@ def call_answered(
     )
 
 
-def _message(result: ChatResult) -> AIMessage:
+def message_of(result: ChatResult) -> AIMessage:
     message = result.generations[0].message
     assert isinstance(message, AIMessage)
     return message

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from schemas.ids import limit_key
-from schemas.spec.sections import ModelChoice, Spec
+from schemas.spec.sections import Endpoint, ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
@@ -44,11 +44,33 @@ def missing_key(name: str) -> str | None:
     return credentials.missing_key(name.partition(":")[0])
 
 
+def members_of(choice: ModelChoice) -> list[list[ModelChoice]]:
+    """Return the models of a role in their order, each as a pool: one choice for each of its endpoints."""
+    pools = []
+    for model in (choice, *choice.others):
+        plain = ModelChoice(name=model.name, params=model.params)
+        pools.append([_at(plain, endpoint) for endpoint in model.endpoints] or [plain])
+    return pools
+
+
+def models_of(stage: StageSpec) -> list[ModelChoice]:
+    """Return all models that a stage may ask, each once, in the order of its roles."""
+    found = {one.name: one for choice in stage.model.values() for one in (choice, *choice.others)}
+    return list(found.values())
+
+
+def _at(choice: ModelChoice, endpoint: Endpoint) -> ModelChoice:
+    key = {} if endpoint.api_key is None else {"api_key": endpoint.api_key}
+    return ModelChoice(name=choice.name, params={**choice.params, "base_url": endpoint.url, **key})
+
+
 def model_identity(
     choice: ModelChoice, stage_params: dict[str, Any], *, capped: bool = True, how: bool = True
 ) -> bytes:
-    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters.
-    Without the cap of answers, if not `capped`; without `how`, not those that only say how a request is sent."""
+    """Return everything that the answers of a model depend on, canonically: provider, name, base URL, parameters; of
+    several models the first, at its first endpoint. Without the cap of answers, if not `capped`; without `how`, not
+    those that only say how a request is sent."""
+    choice = members_of(choice)[0][0]
     params = {k: v for k, v in {**stage_params, **choice.params}.items() if k not in _CONNECTION}
     if not how:
         params = with_plain_cap({k: v for k, v in params.items() if k not in HOW})
@@ -83,7 +105,8 @@ def _is_plain(value: object) -> bool:
 
 
 def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> Limiter:
-    """Return the limiter of a model: one for all calls with one credential at one address."""
+    """Return the limiter of a model, of several the first: one for all calls with one credential at one address."""
+    choice = members_of(choice)[0][0]
     params = {**stage.params, **choice.params}
     provider = choice.name.partition(":")[0]
     _, credential = credential_of(provider, params)

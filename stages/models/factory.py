@@ -15,7 +15,7 @@ from stages.limits.prices import pricer
 from stages.models import credentials
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.choice import ModelServices, credential_of, identities, limiter_of, model_identity
+from stages.models.choice import ModelServices, credential_of, identities, limiter_of, members_of, model_identity
 
 # provider → the extra that installs it
 _EXTRAS = {
@@ -25,7 +25,18 @@ _EXTRAS = {
 
 
 def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
-    """Build the model of a role. Raises SpecError if a provider's package is missing or refuses the parameters."""
+    """Build the model of a role, which may be several. Raises SpecError if a provider's package is missing or refuses
+    the parameters."""
+    pools = [[_build_one(member, stage, spec, services) for member in pool] for pool in members_of(choice)]
+    if len(pools) == len(pools[0]) == 1:
+        return pools[0][0]
+    from stages.models.fallback import FallbackChatModel
+
+    after_s = choice.fallback_after.total_seconds()
+    return FallbackChatModel(pools=pools, after_s=after_s, on=frozenset(choice.fallback_on))
+
+
+def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     params, timeout_s = _params(choice, stage, spec)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
@@ -60,6 +71,9 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
     from stages.models.embeddings import ForeignEmbeddings, OpenAICompatibleEmbeddings
     from stages.models.offline.embeddings import OfflineEmbeddings
 
+    if choice.others or len(choice.endpoints) > 1:
+        raise SpecError(f"stage {stage.name}: uses: embed takes one model, at one endpoint: vectors must be alike.")
+    ((choice,),) = members_of(choice)
     params, timeout_s = _params(choice, stage, spec)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":

@@ -16,7 +16,7 @@ from schemas.spec.fields import OutputField, json_schema, problems, validator_fo
 from stages.models.answers.json_in_text import Found, json_values
 from stages.models.answers.method import structured_method
 from stages.models.answers.near_misses import coerced, mended
-from stages.models.asked import Declared, TakesSettings, settings_of
+from stages.models.asked import Declared, OneOfSeveral, TakesSettings, settings_of
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.row_scope import current
 
@@ -48,14 +48,20 @@ class AnswerFormat:
         It goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is
         a third of the time that a row takes (`make bench`).
         """
-        bound = self._bound(model, model_name, tools)
-        assert isinstance(bound, RunnableBinding)
-        target, kwargs = cast(BaseChatModel, bound.bound), dict(bound.kwargs)
-        if isinstance(target, TakesSettings):
-            kwargs["settings"] = settings_of(None, kwargs, Declared(self.name, self.schema, tools))
+        declared = Declared(self.name, self.schema, tools)
+
+        def arguments(model: BaseChatModel) -> dict[str, Any]:
+            own_settings = isinstance(model, TakesSettings)
+            bound = self._bound(model, model.spec_name if own_settings else model_name, tools)
+            assert isinstance(bound, RunnableBinding)
+            kwargs = dict(bound.kwargs)
+            return {**kwargs, "settings": settings_of(None, kwargs, declared)} if own_settings else kwargs
+
+        several = isinstance(model, OneOfSeveral)
+        kwargs = {"each": [arguments(one) for one in model.members]} if several else arguments(model)
 
         async def ask(messages: list[BaseMessage]) -> AIMessage:
-            message = (await target._agenerate(messages, **kwargs)).generations[0].message
+            message = (await model._agenerate(messages, **kwargs)).generations[0].message
             assert isinstance(message, AIMessage)
             return message
 

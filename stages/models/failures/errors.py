@@ -80,10 +80,12 @@ def from_status(
         return FatalModelError(f"{model}: the provider refuses the key ({status}: {cause})", hint=f"Check {setting}.")
     no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
     if status == 402 or (status in (400, 403, 429) and no_money):
-        return FatalModelError(
+        used_up = FatalModelError(
             f"{model}: the quota or balance is used up ({status}: {cause})",
             hint=f"Check the account behind {setting}.",
         )
+        used_up.quota = True
+        return used_up
     if status == 403 and not _CONTENT.search(text):
         return FatalModelError(f"{model}: no access ({status}: {cause})", hint=f"Check the account behind {setting}.")
     if status == 404 or (status == 400 and _MODEL.search(cause)):
