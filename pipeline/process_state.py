@@ -37,7 +37,8 @@ class ProcessState:
     """`row_groups` and `footers`: of Parquet sources, read recently. The batches of a partition are smaller than its
     row groups, run at the same time, and would each read the group again; at most some tens run at once.
 
-    `answer_files`: opened files of answer indexes, whose filters say which keys they surely have not.
+    `answer_files`: opened files of answer indexes, whose filters say which keys they surely have not. `calls`: those
+    of journals in which single calls were looked up, in local files.
 
     `snapshots`: inputs by sink and key. `journal_writers`: own threads of the journal, as a user's synchronous nodes
     may hold every thread of the default pool while they wait for a flush. `table_transactions`: held during a commit
@@ -48,6 +49,7 @@ class ProcessState:
     footers: Recent[pq.FileMetaData] = field(default_factory=lambda: Recent(16 * _MB, _footer_bytes, most=1_000))
     snapshots: Recent[Any] = field(default_factory=lambda: Recent(8, lambda snapshot: 1, most=8))
     answer_files: Recent[Any] = field(default_factory=lambda: Recent(96 * _MB, _filter_bytes, most=500))
+    calls: Recent[Any] = field(default_factory=lambda: Recent(16, lambda calls: 1, most=16))
     journal_writers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=8, thread_name_prefix="tandem-journal")
     )
@@ -55,7 +57,7 @@ class ProcessState:
 
     def forget(self) -> None:
         """Empty the caches."""
-        for cache in (self.row_groups, self.footers, self.snapshots, self.answer_files):
+        for cache in (self.row_groups, self.footers, self.snapshots, self.answer_files, self.calls):
             cache.clear()
 
 

@@ -24,7 +24,8 @@ class PlannedBatch(Noun):
 
 
 class OpenedPartition(Noun):
-    """Written by `open`, read by every batch and by `publish`. `whole` false: limited by `--limit-rows`."""
+    """Written by `open`, read by every batch and by `publish`. `whole` false: limited by `--limit-rows`. `fresh`: its
+    answers are to be new."""
 
     partition: str
     base: int
@@ -35,6 +36,7 @@ class OpenedPartition(Noun):
     folder: str
     answers: str | None = None  # the object with people's answers
     damage: tuple[str, ...] = ()
+    fresh: bool = False
     started_at: dt.datetime
 
 

@@ -37,7 +37,8 @@ class PartitionRun:
 
 @dataclass(frozen=True)
 class BatchAttempt:
-    """One attempt of a run at batch `number` of a partition: its rows, and the folder in which it stages files."""
+    """One attempt of a run at batch `number` of a partition: its rows, and the folder in which it stages files;
+    `fresh`: its answers are to be new."""
 
     job: Job
     store: Store
@@ -46,11 +47,13 @@ class BatchAttempt:
     number: int
     batch: PlannedBatch
     folder: str = ""
+    fresh: bool = False
 
     @classmethod
     def of(cls, job: Job, store: Store, run: str, opened: OpenedPartition, number: int) -> "BatchAttempt":
         """An attempt at a batch of an opened partition."""
-        return cls(job, store, run, opened.partition, number, opened.batches[number], opened.folder)
+        batch = opened.batches[number]
+        return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh)
 
     @property
     def staging(self) -> StagingFolder:

@@ -11,7 +11,9 @@ import polars as pl
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.row_step import _row
 from pipeline.journal import segments
+from pipeline.journal.answers.calls import CallFinder
 from pipeline.journal.spool import Spools
+from pipeline.planning.known_answers import other_journals
 from schemas import ids
 from schemas.messages.batch import RowInput
 from stages.contract import GraphStage, graph_stages
@@ -64,6 +66,7 @@ async def batch_context(
         strict=options.strict,
         spool=spool,
         requests=options.requests == "keep",
+        finder=await asyncio.to_thread(_finder, attempt),
     )
     return BatchContext(
         run=run,
@@ -95,7 +98,13 @@ async def row_context(
         key = ids.journal_row(attempt.partition, run, attempt.number, fingerprint, uuid.uuid4().hex)
         await asyncio.to_thread(store.put_absent, key, data)
 
-    journal = Journal(put, known=known, strict=True, requests=attempt.job.spec.journal.requests == "keep")
+    journal = Journal(
+        put,
+        known=known,
+        strict=True,
+        requests=attempt.job.spec.journal.requests == "keep",
+        finder=await asyncio.to_thread(_finder, attempt),
+    )
     context = BatchContext(run=run, batch=attempt.number, journal=journal, shared=Shared(), drain=drain)
     context.steps = Steps((stage.fingerprint, fingerprint), request.id, run, journal)
     return stage, row, context
@@ -108,6 +117,11 @@ async def _opened_with(attempt: BatchAttempt, answers: Iterable[AnswerRecord]) -
         for record in decode_segment(await asyncio.to_thread(attempt.store.get, attempt.batch.known)).records:
             known.add(record)
     return known
+
+
+def _finder(attempt: BatchAttempt) -> CallFinder | None:
+    """Return what finds single calls in all journals; none where answers are to be new."""
+    return None if attempt.fresh else CallFinder.of(other_journals(attempt.job, attempt.store))
 
 
 def _elsewhere(attempt: BatchAttempt) -> list[Record]:

@@ -73,6 +73,7 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
         folder=folder,
         answers=_answers(store, partition, folder) if journal else None,
         damage=tuple(damage),
+        fresh=plan.selection.fresh,
         started_at=dt.datetime.now(dt.UTC),
     )
     key = f"{folder}open-{uuid.uuid4().hex[:12]}.json"

@@ -9,7 +9,7 @@ from typing import Protocol
 import orjson
 
 from stages.journal.known import Known
-from stages.journal.records import CallRecord, CommonRecord, Record, RequestRecord, encode_record
+from stages.journal.records import CallKey, CallRecord, CommonRecord, Record, RequestRecord, encode_record
 from stages.journal.requests import KeptRequests, RequestText
 from stages.journal.segments import line_of, segment_of
 
@@ -25,10 +25,19 @@ class Spool(Protocol):
         """Close the spool. `whole`: everything is in the store; otherwise the lines stay for a later attempt."""
 
 
+class CallFinder(Protocol):
+    """Calls in other journals."""
+
+    def may_have(self, digests: Sequence[str]) -> bool:
+        """Return False if surely none of these requests was ever answered. Must not wait."""
+
+    async def find(self, keys: Sequence[CallKey]) -> CallRecord | None: ...
+
+
 class Journal:
     """Writes one batch attempt's records. Flushed `flush_s` after the first unflushed record, at `flush_records`, and
     `flush_bytes` of them, and by `flush()`; with `strict` each `append` returns only when its record is safe.
-    `requests`: those of calls are kept, too.
+    `requests`: those of calls are kept, too. `finder` looks up calls that are not known here.
 
     `put(data)` stores one segment under a new name, in a thread; it raises where the store fails, and the records stay
     in memory for the next flush, so nothing is lost if a store is unavailable for a while.
@@ -45,8 +54,10 @@ class Journal:
         strict: bool = False,
         spool: Spool | None = None,
         requests: bool = True,
+        finder: CallFinder | None = None,
     ) -> None:
         self.known = known
+        self.finder = finder
         self._kept = KeptRequests() if requests else None
         self._spool = spool
         self._sent: dict[str, bytes] = {}

@@ -152,7 +152,7 @@ async def look_up_or_call(
         raise RowStopped("the row of this call is over")
     capped = capped or (scope.own_digest(request.capped or request.digest), key[1])
     while True:
-        known = known_answer(scope, backend, request, key)
+        known = await find_answer(scope, backend, request, key)
         if known is not None:
             scope.use(key, known.key)
             scope.count_reuse(known)
@@ -171,6 +171,25 @@ async def look_up_or_call(
             continue  # the call that we waited for was cancelled
         if record.key not in scope.journal.known.calls:  # it is in another journal, on which ours must not depend
             await append(scope, record, request.text)
+
+
+async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
+    """Return the answer that is known, or that another journal has: that one is copied into ours."""
+    known, finder = known_answer(scope, backend, request, key), scope.journal.finder
+    if known is not None or finder is None:
+        return known
+    keys = [(scope.own_digest(name.digest), key[1]) for name in request.names]
+    if not finder.may_have([digest for digest, _ in keys]):
+        return None
+    try:
+        found = await finder.find(keys)
+    except Exception as exc:
+        scope.record_failure(exc)
+        raise
+    if found is None or found.at <= scope.journal.known.voided(found):
+        return None
+    await append(scope, replace(found, id=scope.id, carried=True), request.text)
+    return known_answer(scope, backend, request, key)
 
 
 def known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:

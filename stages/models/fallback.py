@@ -28,8 +28,8 @@ from stages.models.calls import (
     MAX_WAIT_S,
     Journalled,
     as_result,
+    find_answer,
     in_loop_of,
-    known_answer,
     look_up_or_call,
     message_of,
     on_loop_of,
@@ -161,7 +161,7 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
         scope = question.scope
         unasked = []
         for number, member in enumerate(self._members):
-            known = known_answer(scope, member.backend, question.requests[number], question.key(number))
+            known = await find_answer(scope, member.backend, question.requests[number], question.key(number))
             if known is None:
                 unasked.append(number)
             elif self._is_poor(known):

@@ -70,6 +70,10 @@ class AnswerIndex:
 
         return self._again_if_gone(look)
 
+    def files(self) -> list[IndexFile]:
+        """Return the files of now, opened. Raises StoreError."""
+        return self._again_if_gone(lambda: list(self._files()))
+
     def is_empty(self) -> bool:
         return next(iter(self._keys()), None) is None
 

@@ -24,7 +24,7 @@ from pipeline.journal.answer_keys import KEYS
 from pipeline.journal.answers.filters import Filter, Keys
 from schemas.errors import Damaged
 
-FORMAT = 1
+FORMAT = 2  # files of format 1 have no calls: they are dropped, and made again from the journals
 GROUP = 16_384  # keys that are read together
 SCHEMA = pa.schema([pa.field("key", pa.uint64()), pa.field("place", pa.int32())])
 Covered = Mapping[str, tuple[int, int]]
