@@ -10,6 +10,7 @@ from tests.bench import (
     memory,
     processes,
     publish,
+    requests,
     reuse,
     startup,
     throughput,
@@ -20,6 +21,7 @@ from tests.bench import (
 BENCHMARKS = {
     "throughput": throughput.main,
     "transport": transport.main,
+    "requests": requests.main,
     "reuse": reuse.main,
     "memory": memory.main,
     "catalogue": catalogue.main,
