@@ -161,6 +161,7 @@ class _PartitionCount:
         self.fresh = fresh
         self.others = other_journals(job, store)
         self.answered: set[int] = set()  # hashes, too
+        self._masks: dict[int, pl.Series] = {}  # of each batch, the rows that are left
         size = batches.batch_rows(min(decision.rows, entry.rows), job.spec.limits.batch_rows)
         self.batches = equal_batches(entry, size, decision.rows)
 
@@ -189,7 +190,7 @@ class _PartitionCount:
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             known = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
-                FollowedBatch(self.job, self._left(batch), Known(known.pop(number, ()))).through(counts)
+                FollowedBatch(self.job, self._left(number, batch), Known(known.pop(number, ()))).through(counts)
                 self.note(batch.rows)
         return counts
 
@@ -207,22 +208,23 @@ class _PartitionCount:
             found.update(map(hash, chunk.filter(mine)["key"].to_list()))
         return found
 
-    def _left(self, batch: PlannedBatch) -> pl.DataFrame:
+    def _left(self, number: int, batch: PlannedBatch) -> pl.DataFrame:
         """Return the rows of a batch that have to be followed."""
         rows = self._read(batch)
         if not self.answered:
             return rows
-        first = graph_stages(self.job.stages)[0]
-        prints = row_prints(first, rows, row_ids(rows, self.job.spec.source.key))
-        left = [hash(row) not in self.answered for row in prints]
-        return rows.filter(pl.Series(left, dtype=pl.Boolean))
+        if number not in self._masks:
+            first = graph_stages(self.job.stages)[0]
+            prints = row_prints(first, rows, row_ids(rows, self.job.spec.source.key))
+            self._masks[number] = pl.Series([hash(row) not in self.answered for row in prints], dtype=pl.Boolean)
+        return rows.filter(self._masks[number])
 
     def _known(self, folder: Path) -> dict[int, list[Record]]:
         """Load the records of the rows that are followed, by batch, joined as `open` does."""
         journal = has_journal(self.store, self.entry.partition)
         if self.fresh or not self.batches or not (journal or self.others.may_have_answers()):
             return {}
-        keys = [RowKeys.of(self.job, self._left(batch)) for batch in self.batches]
+        keys = [RowKeys.of(self.job, self._left(number, batch)) for number, batch in enumerate(self.batches)]
         rows = RowKeys(
             pl.concat(one.ids for one in keys),
             [pl.concat(prints) for prints in zip(*(one.prints for one in keys), strict=True)],
