@@ -31,7 +31,7 @@ class CallFinder(Protocol):
     def may_have(self, digests: Sequence[str]) -> bool:
         """Return False if surely none of these requests was ever answered. Must not wait."""
 
-    async def find(self, keys: Sequence[CallKey]) -> CallRecord | None: ...
+    async def find(self, keys: Sequence[CallKey]) -> list[CallRecord]: ...
 
 
 class Journal:

@@ -171,6 +171,9 @@ async def look_up_or_call(
             continue  # the call that we waited for was cancelled
         if record.key not in scope.journal.known.calls:  # it is in another journal, on which ours must not depend
             await append(scope, record, request.text)
+        scope.use(key, record.key)
+        scope.count_reuse(record)
+        return record
 
 
 async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
@@ -186,9 +189,9 @@ async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, 
     except Exception as exc:
         scope.record_failure(exc)
         raise
-    if found is None or found.at <= scope.journal.known.voided(found):
-        return None
-    await append(scope, replace(found, id=scope.id, carried=True), request.text)
+    for record in found:
+        if record.at > scope.journal.known.voided(record):
+            await append(scope, replace(record, id=scope.id, carried=True), request.text)
     return known_answer(scope, backend, request, key)
 
 

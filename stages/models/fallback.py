@@ -173,7 +173,8 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
             raise CallNeeded(f"{self._members[0].backend.name}: no answer is in the journal, and --no-calls asks none.")
         left = set(unasked)
         while left:
-            number = await self._next(left)
+            with scope.clock.waiting():
+                number = await self._next(left, scope)
             left.discard(number)
             record = await self._ask(question, number, last=not left)
             if record is not None and not self._is_poor(record):
@@ -187,10 +188,12 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
             return question.poor[0]
         raise question.failed[0]
 
-    async def _next(self, left: set[int]) -> int:
+    async def _next(self, left: set[int], scope: RowScope) -> int:
         """Return the member to ask: of the first pool, the one with the fewest calls in flight that is not out. A pool
         that is out is waited for until `after_s` is over."""
         while True:
+            if (why := scope.halted()) is not None:
+                raise why
             now = time.monotonic()
             for probed in self._due_probes(left, now):
                 return probed

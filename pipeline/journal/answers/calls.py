@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import orjson
@@ -52,25 +53,25 @@ class CallFinder:
         keys = np.array([answer_keys.of_digest(digest) for digest in digests], dtype=np.uint64)
         return any(bool(file.filter.may_have(keys).any()) for _, file in self._files)
 
-    async def find(self, keys: Sequence[CallKey]) -> CallRecord | None:
-        """Return the first of these calls that a journal has, not voided there. Raises StoreError."""
+    async def find(self, keys: Sequence[CallKey]) -> list[CallRecord]:
+        """Return those of these calls that a journal has, not voided there. Raises StoreError."""
         return await asyncio.to_thread(self._find, keys)
 
-    def _find(self, keys: Sequence[CallKey]) -> CallRecord | None:
+    def _find(self, keys: Sequence[CallKey]) -> list[CallRecord]:
         wanted = answer_keys.of_digests(pl.Series([digest for digest, _ in keys], dtype=pl.String)).drop_nulls()
-        places: dict[Place, None] = {}
+        places: dict[Place, str] = {}
         for origin, file in self._files:
             try:
                 found = file.find(wanted)
             except (ObjectMissing, FileNotFoundError, Damaged):  # merged meanwhile: what it had is asked, at worst
                 found = found_frame([])
-            places |= {(origin, partition): None for partition in found["partition"].unique(maintain_order=True)}
-        for store, partition in places:
-            calls: _Calls = STATE.calls.get((store.uri, partition), lambda at=(store, partition): _Calls.read(*at))
-            for key in keys:
-                if (record := calls.find(key)) is not None:
-                    return record
-        return None
+            places |= {(origin, partition): file.key for partition in found["partition"].unique(maintain_order=True)}
+        answers: dict[CallKey, CallRecord] = {}
+        for place, file_key in places.items():
+            # By the file that leads there: a later one has what the journal has got since.
+            calls: _Calls = STATE.calls.get((place[0].uri, place[1], file_key), partial(_Calls.read, *place))
+            answers = {record.key: record for key in keys if (record := calls.find(key)) is not None} | answers
+        return list(answers.values())
 
 
 class _Calls:
