@@ -1,7 +1,6 @@
 """The models that answered the rows of a dataset, as their answers name them: providers move a model under its name."""
 
 import logging
-from collections.abc import Iterable
 
 import orjson
 
@@ -28,15 +27,3 @@ def answering_models(store: Store) -> Answerers:
 
 
 _FIELD = '"answered_by"'
-
-
-def moved(found: Answerers) -> Iterable[str]:
-    """Yield a sentence for each model of a stage under whose name several have answered."""
-    for stage, models in sorted(found.items()):
-        for asked, answered in sorted(models.items()):
-            if len(answered) > 1:
-                parts = ", ".join(f"{rows:,} rows by {name}" for name, rows in sorted(answered.items()))
-                yield (
-                    f"{stage}: the provider has moved {asked}: {parts}. Rows keep their answers; run --fresh asks for "
-                    f"new ones."
-                )

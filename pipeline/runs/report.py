@@ -1,7 +1,7 @@
 """Reports of runs, as objects under `_tandem/runs/<name>/`: they outlast Temporal's retention."""
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.stores import Store
@@ -96,6 +96,18 @@ def load_report(store: Store, run: str) -> Report | None:
         return read_document(store, ids.report(run), Report)
     except (ObjectMissing, Damaged):
         return None
+
+
+def moved_models(found: Answerers) -> Iterator[str]:
+    """Yield a sentence for each model of a stage under whose name several have answered."""
+    for stage, models in sorted(found.items()):
+        for asked, answered in sorted(models.items()):
+            if len(answered) > 1:
+                parts = ", ".join(f"{rows:,} rows by {name}" for name, rows in sorted(answered.items()))
+                yield (
+                    f"{stage}: the provider has moved {asked}: {parts}. Rows keep their answers; run --fresh asks for "
+                    f"new ones."
+                )
 
 
 def as_json(report: Report) -> dict[str, Any]:

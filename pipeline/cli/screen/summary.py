@@ -1,8 +1,7 @@
 """The summary of a run: what became of its partitions and rows, what it cost, and the next step."""
 
 from pipeline.cli.screen.console import broken, counted, duration_text, failure, money
-from pipeline.runs.answering_models import moved
-from pipeline.runs.report import Report, cascades
+from pipeline.runs.report import Report, cascades, moved_models
 from schemas.errors import by_code
 from schemas.manifest import Usage
 from schemas.plan import REPUBLISH
@@ -59,7 +58,7 @@ def summary(report: Report) -> list[str]:
     lines += [f"{check.partition}: {broken(check)}" for check in report.checks[:_FAULTS]]
     if len(report.checks) > _FAULTS:
         lines.append(f"  … and {len(report.checks) - _FAULTS:,} more checks: tandem runs show {report.run} --json")
-    lines += moved(report.answered_by)
+    lines += moved_models(report.answered_by)
     if report.mixed.partitions:
         lines.append(_mixed(report))
     if totals.failed or totals.cancelled or totals.not_run:

@@ -14,8 +14,7 @@ from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan, unique_keys
 from pipeline.planning.job import Ready
 from pipeline.processes.expendable.import_probe import probe_user_code
-from pipeline.runs.answering_models import moved
-from pipeline.runs.report import PartitionCheck, as_json_check
+from pipeline.runs.report import PartitionCheck, as_json_check, moved_models
 from pipeline.sources.readiness import named
 from schemas.plan import Decision, RowChanges, Selection
 
@@ -126,9 +125,9 @@ def estimate_lines(outlook: Preview) -> list[str]:
     """Return lines with the rows, calls, tokens, cost and time of what would run."""
     estimate, rows = outlook.estimate, outlook.found.changes
     if not outlook.found.running:
-        return list(moved(outlook.answered_by))
+        return list(moved_models(outlook.answered_by))
     lines = [
-        *moved(outlook.answered_by),
+        *moved_models(outlook.answered_by),
         f"Rows: {rows.new:,} new, {rows.changed:,} changed, {rows.unchanged:,} unchanged, {rows.removed:,} removed.",
     ]
     if not estimate.calls[1]:
