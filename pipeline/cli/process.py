@@ -13,6 +13,7 @@ import typer
 from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from pipeline import memory, tracebacks
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.screen.console import InterruptedByUser, print_error
 from pipeline.processes.child.event_loop import new_loop
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
@@ -38,9 +39,15 @@ def _runnable() -> int:
         return round(os.getloadavg()[0]) + 1
 
 
-def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, works: bool = False) -> None:
+def go(
+    work: Callable[[], Coroutine[Any, Any, int]],
+    *,
+    verbose: bool = False,
+    works: bool = False,
+    metrics: MetricsFlags | None = None,
+) -> None:
     """Run a command to its exit code. `works`: it may need worker processes, which share what is imported by now,
-    unless they are warmed already."""
+    unless they are warmed already. `metrics`: where they are served, if anywhere."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
     # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
@@ -50,7 +57,8 @@ def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, w
 
         fork_server.prepare()
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
-    raise typer.Exit(asyncio.Runner(loop_factory=new_loop).run(_stopped_by_sigterm(work())))
+    working = (work if metrics is None else metrics.serving(work))()
+    raise typer.Exit(asyncio.Runner(loop_factory=new_loop).run(_stopped_by_sigterm(working)))
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:

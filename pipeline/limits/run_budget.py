@@ -7,7 +7,7 @@ be settled; if there are none, the process returns the rest and raises BudgetRea
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,7 @@ class RunBudget:
         self._patience = _ASKS
 
     @cached_property
-    def _of_run(self) -> Account:
+    def of_run(self) -> Account:
         return Account(self._book, self._folder, lambda found: (found.limits.nanos, found.limits.tokens))
 
     async def look(self) -> None:
@@ -74,12 +74,12 @@ class RunBudget:
 
     def _accounts(self) -> tuple[Account, ...]:
         if self._day_nanos is None:
-            return (self._of_run,)
+            return (self.of_run,)
         day, limit = self._today(), self._day_nanos
         if day not in self._days:
             book = ledger.of_day(self._store, day)
             self._days[day] = Account(book, self._folder, lambda found: (limit, None))
-        return self._of_run, self._days[day]
+        return self.of_run, self._days[day]
 
     async def _wait_for_room(self, most: Amount) -> tuple[Account, ...]:
         """Return the accounts once the call fits, in order of arrival. Raises BudgetReached if no call in flight can
@@ -112,7 +112,7 @@ class RunBudget:
 
     async def close(self) -> None:
         """Return the rest of the slices. If the store refuses, they stay charged."""
-        for account in (self._of_run, *self._days.values()) if self.limited else ():
+        for account in (self.of_run, *self._days.values()) if self.limited else ():
             with contextlib.suppress(StoreError):
                 await account.close()
 
@@ -180,6 +180,12 @@ class RunBudgets:
                 del self._users[task], self._open[key]
                 self._watching.pop(task).cancel()
                 await asyncio.shield(_closed(task))  # also for an activity that is cancelled
+
+    def accounts(self) -> Iterator[tuple[str, Account]]:
+        """Yield the open runs that have a budget, each with its account."""
+        for (_, run), task in self._open.items():
+            if task.done() and not task.cancelled() and task.exception() is None and task.result().limited:
+                yield run, task.result().of_run
 
     async def was_set(self, ref: RunRef) -> None:
         """Note that a budget was set on a live run: read it, even if there was none before."""

@@ -20,6 +20,8 @@ from pipeline.cli.flags.options import (
     Json,
     Last,
     MaxCost,
+    Metrics,
+    MetricsLinger,
     Partitions,
     Processes,
     Prune,
@@ -31,6 +33,7 @@ from pipeline.cli.flags.options import (
     WatchTimeout,
     Yes,
 )
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
@@ -96,6 +99,8 @@ def run(
     watch_timeout: WatchTimeout = None,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="Run a worker in this command too.")] = False,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     no_calls: Annotated[
         bool, typer.Option("--no-calls", help="Take the journal's answers; end with exit code 3 if some are missing.")
     ] = False,
@@ -144,7 +149,7 @@ def run(
             Screen(json=json, quiet=quiet),
         )
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()
@@ -211,6 +216,8 @@ def backfill(
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow the run, or only start it.")] = True,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     prune: Prune = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -251,7 +258,7 @@ def backfill(
             screen,
         )
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()
@@ -303,6 +310,8 @@ def demo(
         "tandem-demo"
     ),
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -315,7 +324,7 @@ def demo(
     async def work() -> int:
         return await demo_command(rows, dir, processes, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()

@@ -9,11 +9,13 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Interceptor
 
 from pipeline.activities.registered import Activities
 from pipeline.client.connection import connect, log_to_python
@@ -24,6 +26,7 @@ from pipeline.processes.child.activity_watch import ActivityWatch
 from pipeline.processes.child.batch_isolation import ChildSupervision, RowNotes
 from pipeline.processes.child.channel_leases import ChannelLeases
 from pipeline.processes.child.event_loop import new_loop
+from pipeline.processes.child.figure_reports import FigureReports
 from pipeline.processes.child.import_user_code import import_user_code
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import IsolatedRows
@@ -95,11 +98,18 @@ class _Child:
             logging.getLogger().setLevel(settings["log_level"])
             self.memory.share = settings["max_memory"]
             self.supervision.alone = settings.get("alone", True)
+            figures = None
+            if settings.get("metrics"):
+                figures = FigureReports.begin(channel, self.activities, working=settings["role"] != "rows")
+                handlers["rows"] = figures.flushed(handlers["rows"])
+                beside.append(asyncio.create_task(figures.run()))
             if settings["role"] == "rows":
                 channel.send("ready")
                 await self.stop.wait()
             else:
-                await self._enrich(settings, channel)
+                await self._enrich(settings, channel, [] if figures is None else [figures.interceptor])
+            if figures is not None:
+                await figures.flush()
             channel.send("leaving")
             await channel.writer.drain()
         finally:
@@ -108,10 +118,10 @@ class _Child:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
-    async def _enrich(self, settings: dict[str, Any], channel: Channel) -> None:
+    async def _enrich(self, settings: dict[str, Any], channel: Channel, listeners: Sequence[Interceptor]) -> None:
         client = await _client(settings["address"])
-        watch = ActivityWatch(self.in_flight)
-        async with enriching(client, settings["queue"], self.activities, [watch], identity_of(settings["owner"])):
+        watches = [ActivityWatch(self.in_flight), *listeners]
+        async with enriching(client, settings["queue"], self.activities, watches, identity_of(settings["owner"])):
             channel.send("ready")
             await self.stop.wait()
 

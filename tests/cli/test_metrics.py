@@ -1,0 +1,170 @@
+"""`--metrics`: what a scrape of a command finds is what the run's report says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from tests.cli.support import Project, Started, eventually
+from tests.cli.test_processes import workers_of
+from tests.harness.model_server import ModelServer
+
+pytestmark = pytest.mark.timeout(900)
+Figures = dict[tuple[str, ...], float]
+MODEL = "openai:test-model"
+LINGER = ("--metrics", "127.0.0.1:0", "--metrics-linger", "60s")
+
+
+def scrape(url: str) -> Figures:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items()))): sample.value
+        for family in parsed(text)
+        for sample in family.samples
+    }
+
+
+def total(figures: Figures, name: str, *labels: str) -> float:
+    return sum(value for series, value in figures.items() if series[0] == name and set(labels) <= set(series))
+
+
+def url_of(started: Started) -> str:
+    eventually(lambda: "Metrics: http" in started.err, "an address of metrics")
+    found = re.search(r"Metrics: (\S+)", started.err)
+    assert found is not None
+    return found[1]
+
+
+@contextmanager
+def finished(project: Project, *args: str) -> Iterator[tuple[Any, Figures]]:
+    """Run to the end of the run, and scrape while the endpoint lingers: the report and the figures."""
+    with project.start(*args, "--json", *LINGER) as started:
+        url = url_of(started)
+        eventually(lambda: started.out.rstrip().endswith("}"), "a report")
+        yield json.loads(started.out), scrape(url)
+
+
+def agrees(report: Any, figures: Figures) -> None:
+    """To the unit, in every figure that both have."""
+    for outcome in ("ok", "rejected", "filtered", "pending", "unfinished"):
+        assert total(figures, "tandem_rows_total", f"outcome={outcome}") == report["rows"][outcome], outcome
+    usage = report["usage"]
+    assert total(figures, "tandem_model_calls_total", "outcome=answered") == usage["calls"]
+    assert total(figures, "tandem_model_calls_total", "outcome=unknown") == usage["unknown"]
+    for kind in ("input", "output"):
+        assert total(figures, "tandem_tokens_total", f"kind={kind}") == usage[f"{kind}_tokens"]
+    assert total(figures, "tandem_cost_usd_total") == pytest.approx(usage["cost_usd"], abs=2e-6)
+    for kind, number in report["journal"].items():
+        assert total(figures, "tandem_journal_hits_total", f"kind={kind}") == number, kind
+    for outcome in ("published", "failed", "cancelled"):
+        assert total(figures, "tandem_partitions_total", f"outcome={outcome}") == report["partitions"][outcome]
+
+
+def a_project(folder: Path, server: ModelServer, count: int = 120, **script: Any) -> Project:
+    server.script(script)
+    project = Project.make(folder, server.env(), count=count, model=MODEL)
+    project.spec["limits"] = {"rows_in_flight": 16}
+    project.spec["prices"] = {MODEL: {"input": 1.0, "output": 2.0}}
+    project.write()
+    return project
+
+
+def test_a_run_with_two_processes_agrees_with_its_report_and_so_does_its_repetition(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    faults = [
+        {"match": "number 7 ", "action": "error", "status": 500, "times": 2},
+        {"match": "number 8 ", "action": "refusal"},
+        {"match": "number 9 ", "action": "bad_json", "times": 1},
+    ]
+    project = a_project(tmp_path, model_server, rules=faults)
+    with finished(project, "run", "--processes", "2") as (report, figures):
+        agrees(report, figures)
+        assert report["usage"]["calls"] >= 120
+        assert total(figures, "tandem_model_calls_total", "outcome=failed") == 2
+        assert total(figures, "tandem_limit_wait_seconds_count") == report["usage"]["calls"] + 2
+        assert total(figures, "tandem_publish_seconds_count") == 3
+        assert total(figures, "tandem_stage_rows_total", "stage=triage") == 120
+        assert total(figures, "tandem_processes") == total(figures, "tandem_backlog_rows") == 0
+        assert total(figures, "temporal_workflow_completed_total") == 4
+        assert total(figures, "temporal_activity_execution_latency_seconds_count") > 0
+    with finished(project, "run", "--processes", "2", "--reprocess", "all") as (report, figures):
+        agrees(report, figures)
+        assert report["journal"]["rows_reused"] > 100
+
+
+def test_figures_grow_while_rows_run_and_never_pass_the_report_when_processes_are_killed(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    project = a_project(tmp_path, model_server, 240, latency_ms=300)
+    with project.start("run", "--json", "--processes", "2", *LINGER) as started:
+        url, kills, seen = url_of(started), 0, []
+        while not started.out.rstrip().endswith("}"):
+            seen.append(scrape(url))
+            if kills < 3 and model_server.stats().answered_ok >= 40 * (kills + 1):
+                with suppress(psutil.NoSuchProcess, ValueError):  # all are being replaced
+                    one, *_ = workers_of(started.process.pid)
+                    one.send_signal(signal.SIGKILL)
+                    kills += 1
+        seen.append(scrape(url))
+        report = json.loads(started.out)
+    assert kills == 3
+    for before, after in itertools.pairwise(seen):
+        back = {s for s in before if s[0].endswith(("_total", "_count", "_bucket")) and after[s] < before[s]}
+        assert not back
+    usage, last = report["usage"], seen[-1]
+    answered = total(last, "tandem_model_calls_total", "outcome=answered")
+    assert usage["calls"] - 2 * 3 * 16 <= answered <= usage["calls"]
+    assert total(last, "tandem_tokens_total", "kind=input") <= usage["input_tokens"]
+    assert total(last, "tandem_cost_usd_total") <= usage["cost_usd"] + 2e-6
+    assert total(last, "tandem_process_deaths_total", "cause=killed") == 3
+    assert total(last, "tandem_rows_total", "outcome=ok") == report["rows"]["ok"] == 240
+    assert {total(figures, "tandem_processes") for figures in seen} >= {2.0}
+    assert max(total(figures, "tandem_calls_in_flight") for figures in seen) > 0
+    assert max(total(figures, "tandem_backlog_rows") for figures in seen) == 240
+    assert max(total(figures, "tandem_batches", "state=running") for figures in seen) > 0
+
+
+def test_an_address_that_cannot_be_served_is_one_sentence_and_nothing_is_begun(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for address, why in (("9464", "not an address"), (f"127.0.0.1:{port}", "in use"), ("no.such.host:1", "not")):
+            by_flag = project.tandem("run", f"--metrics={address}")
+            for refused in (by_flag, project.tandem("run", TANDEM_METRICS=address)):
+                assert refused.code == 2
+                assert re.fullmatch(rf"Error: \S+ .*{why}.*\n  → .*\n", refused.err), refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_command_that_works_serves_metrics_by_its_variable(tmp_path: Path) -> None:
+    """Those that only look have no endpoint, so that two of them never want one port."""
+    project = Project.make(tmp_path)
+    project.env["TANDEM_METRICS"] = "127.0.0.1:0"
+    works = (
+        ("run",), ("backfill", "--from-date", "2026-11-01", "--to-date", "2026-11-03"), ("runs", "retry"),
+        ("runs", "resume"), ("rejects", "retry"), ("demo", "--rows", "3"),
+    )  # fmt: skip
+    for words in works:
+        assert "Metrics: http" in project.tandem(*words).err, words
+    for words in (("plan",), ("runs", "list"), ("outputs", "ls")):
+        assert "Metrics" not in project.tandem(*words).ok().err, words
+    with project.start("dev") as dev:
+        url = url_of(dev)
+        assert ("tandem_processes",) in scrape(url)
+        dev.end(signal.SIGTERM)
