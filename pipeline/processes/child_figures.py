@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.processes.channel import Message
 from pipeline.processes.deaths import Death
+from pipeline.telemetry import recorder
 from pipeline.telemetry.command import CommandMetrics
 
 
@@ -25,4 +26,10 @@ class ChildFigures:
             return
         end = death.result()
         if end.own if self.expendable else end.cause:
-            self.metrics.own.count("tandem_process_deaths_total", {"cause": end.kind})
+            count_death(end)
+
+
+def count_death(death: Death) -> None:
+    """Count the end of a process that was not to end."""
+    if recorder.current is not None:
+        recorder.current.count("tandem_process_deaths_total", {"cause": death.kind})

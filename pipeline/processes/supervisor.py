@@ -22,7 +22,7 @@ from pipeline.client.connection import Connection
 from pipeline.orchestration import leasing, orchestrating
 from pipeline.processes import cgroup, fork_server
 from pipeline.processes.channel import Channel, Handler, Message
-from pipeline.processes.child_figures import ChildFigures
+from pipeline.processes.child_figures import ChildFigures, count_death
 from pipeline.processes.child_watch import watch_child
 from pipeline.processes.children import Child, WriteLine
 from pipeline.processes.deaths import Death, fail_activities
@@ -113,6 +113,7 @@ class Workers:
             except OSError as exc:
                 log.warning("no worker could be started: %s", exc)
                 death = Death(None, ready=False)
+                count_death(death)
             if self.stopping.is_set():
                 return
             stillborn = 0 if death.ready else stillborn + 1
@@ -240,6 +241,8 @@ async def workers(connection: Connection, queue: str, processes: Processes) -> A
         )
         await orchestration.enter_async_context(leasing(connection.client, running.rates))
         beside.append(asyncio.create_task(release_from_the_dead(connection.client, queue)))
+        if telemetry.current is not None:
+            beside.append(asyncio.create_task(telemetry.current.schedules.watch(connection.client)))
         yield running
     except BaseException:  # of any kind, as the block may convert the cancellation
         if running.broken is None:

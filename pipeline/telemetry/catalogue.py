@@ -105,9 +105,9 @@ METRICS = (
         values=_each(*DEATHS),
     ),
     Metric(
-        "tandem_schedule_actions_missed_total", "counter",
-        "Actions of Temporal schedules that were not begun: skipped as the one before ran, or past their window.",
-        values=((),),
+        "tandem_schedule_actions_missed", "gauge",
+        "Actions of schedules of the namespace that were never begun, as their catch-up window was over.",
+        combine="max", values=((),),
     ),
     Metric(
         "tandem_jobs", "gauge", "Provider batch jobs by state; none are used yet.", ("state",),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pipeline.telemetry import recorder
 from pipeline.telemetry.address import Address
 from pipeline.telemetry.recorder import Recorder
+from pipeline.telemetry.schedule_figures import ScheduleFigures
 from pipeline.telemetry.totals import Totals
 
 REPORT_EVERY_S = 1.0
@@ -20,6 +21,10 @@ class CommandMetrics:
 
     own: Recorder
     totals: Totals = field(default_factory=Totals)
+    schedules: ScheduleFigures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.schedules = ScheduleFigures(self.own)
 
     def collect(self) -> None:
         """Add what this process has recorded."""

@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -57,20 +57,24 @@ def finished(project: Project, *args: str) -> Iterator[tuple[Any, Figures]]:
         yield json.loads(started.out), scrape(url)
 
 
-def agrees(report: Any, figures: Figures) -> None:
-    """To the unit, in every figure that both have."""
+def agrees_with(report: Any, value: Callable[..., float]) -> None:
+    """To the unit, in every figure that both have. `value`: of a metric with these labels, summed over the others."""
     for outcome in ("ok", "rejected", "filtered", "pending", "unfinished"):
-        assert total(figures, "tandem_rows_total", f"outcome={outcome}") == report["rows"][outcome], outcome
+        assert value("tandem_rows_total", outcome=outcome) == report["rows"][outcome], outcome
     usage = report["usage"]
-    assert total(figures, "tandem_model_calls_total", "outcome=answered") == usage["calls"]
-    assert total(figures, "tandem_model_calls_total", "outcome=unknown") == usage["unknown"]
+    assert value("tandem_model_calls_total", outcome="answered") == usage["calls"]
+    assert value("tandem_model_calls_total", outcome="unknown") == usage["unknown"]
     for kind in ("input", "output"):
-        assert total(figures, "tandem_tokens_total", f"kind={kind}") == usage[f"{kind}_tokens"]
-    assert total(figures, "tandem_cost_usd_total") == pytest.approx(usage["cost_usd"], abs=2e-6)
+        assert value("tandem_tokens_total", kind=kind) == usage[f"{kind}_tokens"]
+    assert value("tandem_cost_usd_total") == pytest.approx(usage["cost_usd"], abs=2e-6)
     for kind, number in report["journal"].items():
-        assert total(figures, "tandem_journal_hits_total", f"kind={kind}") == number, kind
+        assert value("tandem_journal_hits_total", kind=kind) == number, kind
     for outcome in ("published", "failed", "cancelled"):
-        assert total(figures, "tandem_partitions_total", f"outcome={outcome}") == report["partitions"][outcome]
+        assert value("tandem_partitions_total", outcome=outcome) == report["partitions"][outcome]
+
+
+def agrees(report: Any, figures: Figures) -> None:
+    agrees_with(report, lambda name, **labels: total(figures, name, *(f"{k}={v}" for k, v in labels.items())))
 
 
 def a_project(folder: Path, server: ModelServer, count: int = 120, **script: Any) -> Project:
