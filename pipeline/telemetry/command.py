@@ -64,7 +64,7 @@ async def _linger(metrics: CommandMetrics, seconds: float) -> None:
     """Go on for a last scrape. An interrupt ends this, and not what the command has done."""
     metrics.collect()
     try:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds if metrics.totals.counts else 0.0)  # nothing was done: nothing is worth a scrape
     except asyncio.CancelledError:
         task = asyncio.current_task()
         assert task is not None

@@ -27,12 +27,15 @@ MODEL = "openai:test-model"
 LINGER = ("--metrics", "127.0.0.1:0", "--metrics-linger", "60s")
 
 
-def scrape(url: str) -> Figures:
+def scrape_text(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as answer:
-        text = answer.read().decode()
+        return str(answer.read().decode())
+
+
+def scrape(url: str) -> Figures:
     return {
         (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items()))): sample.value
-        for family in parsed(text)
+        for family in parsed(scrape_text(url))
         for sample in family.samples
     }
 
@@ -43,7 +46,7 @@ def total(figures: Figures, name: str, *labels: str) -> float:
 
 def url_of(started: Started) -> str:
     eventually(lambda: "Metrics: http" in started.err, "an address of metrics")
-    found = re.search(r"Metrics: (\S+)", started.err)
+    found = re.search(r"Metrics: (http[^\s\"]+)", started.err)
     assert found is not None
     return found[1]
 

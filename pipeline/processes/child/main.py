@@ -35,11 +35,12 @@ from pipeline.processes.child.loop_watch import INTERRUPT, LoopWatch
 from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.child.trials import Trials
 from pipeline.processes.owner import identity_of
+from pipeline.telemetry import logs
+from pipeline.telemetry.log_context import LogContext
 from pipeline.worker import enriching
 from stages.execution.guards.blocking import interrupt_node
 
 log = logging.getLogger("tandem.processes")
-_LOG = "%(asctime)s %(name)s %(message)s"
 _TURN_S = 0.2
 
 
@@ -94,20 +95,22 @@ class _Child:
         try:
             settings = await begun
             COMMAND.name = settings["owner"] or COMMAND.name
-            logging.basicConfig(level=settings["log_level"], format=_LOG)
-            logging.getLogger().setLevel(settings["log_level"])
+            logs.configure_child(settings["log_level"], settings.get("log_mark"))
             self.memory.share = settings["max_memory"]
             self.supervision.alone = settings.get("alone", True)
-            figures = None
+            figures, listeners = None, list[Interceptor]()
+            if settings.get("log_mark"):
+                listeners.append(LogContext())
             if settings.get("metrics"):
                 figures = FigureReports.begin(channel, self.activities, working=settings["role"] != "rows")
+                listeners.append(figures.interceptor)
                 handlers["rows"] = figures.flushed(handlers["rows"])
                 beside.append(asyncio.create_task(figures.run()))
             if settings["role"] == "rows":
                 channel.send("ready")
                 await self.stop.wait()
             else:
-                await self._enrich(settings, channel, [] if figures is None else [figures.interceptor])
+                await self._enrich(settings, channel, listeners)
             if figures is not None:
                 await figures.flush()
             channel.send("leaving")
