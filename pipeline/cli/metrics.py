@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from pipeline.cli.arguments import seconds
 from pipeline.cli.screen.console import Screen
-from pipeline.settings import current
 from pipeline.telemetry.address import Address
 
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, int]]
@@ -24,6 +23,8 @@ class MetricsFlags:
 
     def serving(self, work: Work) -> Work:
         """Return the work, with an endpoint while it runs if one is requested. Raises UsageError."""
+        from pipeline.settings import current  # Pydantic, which the help does without
+
         text = self.address or current().metrics
         linger_s = seconds(self.linger) or 0.0
         if text is None:

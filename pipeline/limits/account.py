@@ -107,7 +107,7 @@ class Account:
         """Charge the spent amount, and free the rest of the slice."""
         spent = self.settled + self.reserved
         if self.granted != NOTHING:
-            await asyncio.to_thread(self.book.change, lambda before: before.closed(self.holder, spent))
+            self.seen = await asyncio.to_thread(self.book.change, lambda before: before.closed(self.holder, spent))
         self._count.drop()
 
 

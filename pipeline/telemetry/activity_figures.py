@@ -30,7 +30,7 @@ class ActivityFigures(Interceptor):
         """Record the end of an activity; `result` None: it failed."""
         if activity == _BATCH:
             state = result.state if isinstance(result, BatchResult) else "failed"
-            self.recorder.count("tandem_batches_total", {"result": state})
+            self.recorder.count("tandem_batch_attempts_total", {"result": state})
             if isinstance(result, BatchResult) and result.until is not None:
                 self._waiting_until.append(result.until)
         elif activity == "publish" and isinstance(result, PartitionResult):

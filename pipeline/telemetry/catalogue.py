@@ -80,7 +80,7 @@ METRICS = (
     ),
     Metric(
         "tandem_flush_lag_seconds", "gauge",
-        "Age of the oldest answer that was on its way to the store, at most since the last report.", combine="max",
+        "Seconds that answers have been on their way to the store, the longest of the last second.", combine="max",
         values=((),),
     ),
     Metric("tandem_publish_seconds", "histogram", "Seconds that publishing a partition took.", values=((),)),
@@ -89,14 +89,15 @@ METRICS = (
         ("state",), values=_each("running", "waiting"),
     ),
     Metric(
-        "tandem_batches_total", "counter", "Attempts of batches that ended, by their result.", ("result",),
+        "tandem_batch_attempts_total", "counter", "Attempts of batches that ended, by their result.", ("result",),
         values=_each("done", "waiting", "handed_back", "short", "rows", "failed"),
     ),
     Metric(
         "tandem_reviews_pending", "gauge", "Questions to people that partitions wait for.", values=((),),
     ),
     Metric(
-        "tandem_budget_used_ratio", "gauge", "Share of its budget that a run has used; the highest of open runs.",
+        "tandem_budget_used_ratio", "gauge",
+        "Share of its budget that a run has used: the highest of those at work; 1 while one is paused.",
         combine="max",
     ),
     Metric("tandem_processes", "gauge", "Worker processes that work.", values=((),)),

@@ -21,12 +21,11 @@ def of_limiters(limiters: Limiters) -> Iterable[Gauge]:
 
 
 def of_budgets(budgets: RunBudgets) -> Iterable[Gauge]:
-    """Yield what open runs may spend and have spent, by this process and by those that have ended."""
-    for run, account in budgets.accounts():
-        ledger = account.seen
-        if ledger is None or not (ledger.limits.nanos or ledger.limits.tokens):
+    """Yield what runs may spend and have spent, by this process and by those that have ended."""
+    for run, ledger, own in budgets.ledgers():
+        if not (ledger.limits.nanos or ledger.limits.tokens):
             continue
         axis = 0 if ledger.limits.nanos else 1  # USD; tokens where they alone are limited
         yield BUDGET, {"run": run}, ledger.limits.nanos or ledger.limits.tokens or 1
         yield CHARGED, {"run": run}, ledger.spent[axis]
-        yield SPENT, {"run": run}, account.settled[axis]
+        yield SPENT, {"run": run}, own[axis]

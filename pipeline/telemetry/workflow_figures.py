@@ -13,13 +13,15 @@ from pipeline.telemetry.recorder import Gauge, Recorder
 from pipeline.workflows.live_figures import LISTENER
 from schemas.messages.partition import PartitionResult
 
+_FIGURES = ("rows_left", "rows_done", "questions", "over_budget")
+
 
 class WorkflowFigures(Interceptor):
     """Hears of the workflows of one worker, and records their figures."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._gauges: dict[str, dict[str, int]] = {"rows_left": {}, "rows_done": {}, "questions": {}}
+        self._gauges: dict[str, dict[str, int]] = {name: {} for name in _FIGURES}
         recorder.gauges.append(self._sums)
 
     def workflow_interceptor_class(
@@ -49,6 +51,8 @@ class WorkflowFigures(Interceptor):
                 recorder.count("tandem_journal_hits_total", {"kind": kind}, hits)
 
     def _sums(self) -> Iterable[Gauge]:
-        left, done, questions = (sum(tuple(found.values())) for found in self._gauges.values())
+        left, done, questions, over_budget = (sum(tuple(self._gauges[name].values())) for name in _FIGURES)
         yield "tandem_backlog_rows", {}, max(0, left - done)
         yield "tandem_reviews_pending", {}, questions
+        if over_budget:  # no process has it open then
+            yield "tandem_budget_used_ratio", {}, 1.0

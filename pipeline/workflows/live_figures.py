@@ -22,16 +22,18 @@ def partition_ended(result: PartitionResult) -> None:
         _tell("partition_ended", lambda: result)
 
 
-def run_goes_on(plan: PlanRef | None, totals: Totals, questions: int) -> None:
-    """Set the rows of a run in partitions that have not ended, and the number of questions that it waits for."""
+def run_goes_on(plan: PlanRef | None, totals: Totals, questions: int, *, over_budget: bool) -> None:
+    """Set the rows of a run in partitions that have not ended, the number of questions that it waits for, and whether
+    its budget has stopped it."""
     left = plan.rows - totals.counts.rows_in if plan is not None else 0
     _tell("rows_left", lambda: (workflow.info().workflow_id, max(0, left)))
     _tell("questions", lambda: (workflow.info().workflow_id, questions))
+    _tell("over_budget", lambda: (workflow.info().workflow_id, int(over_budget)))
 
 
 def run_ended() -> None:
     """End the figures of a run."""
-    for figure in ("rows_left", "questions"):
+    for figure in ("rows_left", "questions", "over_budget"):
         _tell(figure, lambda: (workflow.info().workflow_id, 0))
 
 

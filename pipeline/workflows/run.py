@@ -269,7 +269,7 @@ class RunWorkflow:
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
         cause = f". Paused: {self._budget_pause.paused.message}" if self._budget_pause.paused else ""
         self._hooks.budget(self._budget_pause.paused, self._totals)
-        live_figures.run_goes_on(self._planned, totals, questions)
+        live_figures.run_goes_on(self._planned, totals, questions, over_budget=bool(cause))
         workflow.set_current_details(f"{self._input.ref.pipeline}: {self._note}, {totals.failed:,} failed{cause}")
 
     # Live control ---------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def hooks_us() -> float:
         recorder.call_answered("openai:test-model", usage, 0.001)
         recorder.rows_done("triage", 1)
         if number % 50 == 0:
-            recorder.flush_began(journal, 0.0)
+            recorder.flush_began(journal)
             recorder.flush_ended(journal)
     return (time.process_time() - began) / _EVENTS * 1e6
 

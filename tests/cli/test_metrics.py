@@ -171,7 +171,87 @@ def test_every_command_that_works_serves_metrics_by_its_variable(tmp_path: Path)
         assert "Metrics: http" in project.tandem(*words).err, words
     for words in (("plan",), ("runs", "list"), ("outputs", "ls")):
         assert "Metrics" not in project.tandem(*words).ok().err, words
-    with project.start("dev") as dev:
+    with project.start("dev", "--processes", "2") as dev:
         url = url_of(dev)
-        assert ("tandem_processes",) in scrape(url)
+        eventually(lambda: "Working on every pipeline" in dev.err, "the server")
+        del project.env["TANDEM_METRICS"]
+        project.tandem("run", "--reprocess", "all", "--detach").ok()
+        eventually(lambda: total(scrape(url), "tandem_partitions_total", "outcome=published") == 3, "a run of another")
+        figures = scrape(url)
+        assert total(figures, "tandem_rows_total", "outcome=ok") == 30
+        assert total(figures, "tandem_processes") == 2
+        assert ("tandem_schedule_actions_missed",) in figures
         dev.end(signal.SIGTERM)
+
+
+def test_the_budget_the_rate_and_a_provider_that_is_down_are_seen_while_it_lasts(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    project = a_project(tmp_path, model_server, 90, latency_ms=50)
+    project.spec["limits"] = {"rows_in_flight": 8, "requests_per_minute": 600, "max_cost_usd": 1.0}
+    project.stage["params"] = {"max_tokens": 200}
+    project.write()
+    with project.start("run", "--processes", "2", *LINGER) as run:
+        url = url_of(run)
+        eventually(lambda: total(scrape(url), "tandem_model_calls_total") > 20, "some calls")
+        figures = scrape(url)
+        assert 0 < total(figures, "tandem_limit_rate") <= total(figures, "tandem_limit_rate_wanted") <= 10
+        assert total(figures, "tandem_breaker_open") == 0
+        model_server.script({"rules": [{"action": "error", "status": 503}]})
+        eventually(lambda: total(scrape(url), "tandem_breaker_open") == 1, "an open breaker")
+        eventually(lambda: total(scrape(url), "tandem_batches", "state=waiting") > 0, "batches that wait")
+        figures = scrape(url)
+        spent = total(figures, "tandem_cost_usd_total")
+        assert total(figures, "tandem_budget_used_ratio") == pytest.approx(spent, rel=0.5)
+        assert total(figures, "tandem_backlog_rows") > 0
+        model_server.script({})
+        eventually(lambda: "generation 1" in run.err and run.err.count("✓") == 3, "all partitions")
+        eventually(lambda: total(scrape(url), "tandem_breaker_open") == 0, "a closed breaker")
+
+
+ASKING = """
+from typing import TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+
+class State(TypedDict, total=False):
+    body: str
+    reply: str
+
+
+def node(state: State) -> State:
+    return {"reply": interrupt({"question": state["body"]})}
+
+
+building = StateGraph(State)
+building.add_node("node", node)
+building.add_edge(START, "node")
+building.add_edge("node", END)
+graph = building.compile()
+"""
+
+
+def test_questions_that_partitions_wait_for_are_counted(tmp_path: Path) -> None:
+    """Also by a command that carries on with a run which waits already."""
+    (tmp_path / "asking.py").write_text(ASKING)
+    project = Project.make(tmp_path, count=6)
+    project.spec["stages"] = [{"name": "ask", "uses": "asking:graph", "output": {"reply": "str"}, "pending": "wait"}]
+    project.write()
+    for _ in range(2):
+        with project.start("run", *LINGER) as run:
+            url = url_of(run)
+            eventually(lambda url=url: total(scrape(url), "tandem_reviews_pending") == 6, "questions")  # type: ignore[misc]
+            run.end(signal.SIGKILL)
+
+
+def test_a_run_that_its_budget_has_stopped_shows_a_used_up_one(tmp_path: Path, model_server: ModelServer) -> None:
+    project = a_project(tmp_path, model_server, 90)
+    project.stage["params"] = {"max_tokens": 200}
+    project.spec["limits"] = {"rows_in_flight": 8, "max_cost_usd": 0.002}
+    project.write()
+    with project.start("run", "--wait", "--processes", "2", *LINGER) as run:
+        url = url_of(run)
+        eventually(lambda: total(scrape(url), "tandem_budget_used_ratio") == 1, "a used-up budget")
+        assert 0 < total(scrape(url), "tandem_cost_usd_total") <= 0.002

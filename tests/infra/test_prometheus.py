@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 
 from tests.cli.support import Started, eventually
-from tests.cli.test_metrics import a_project, agrees_with
+from tests.cli.test_metrics import a_project, agrees_with, scrape_text
 from tests.harness.model_server import ModelServer
-from tests.infra.checks import INFRA
+from tests.infra.checks import INFRA, tool
 
 pytestmark = pytest.mark.timeout(600)
 NAMES = {
@@ -118,6 +119,7 @@ def test_a_scraped_run_has_every_metric_fills_every_panel_and_fires_no_alert(
         agrees_with(report, lambda name, **labels: value(prometheus, name, **labels))
         for title, expression in panels():
             assert prometheus.query(expression), f"{title}: {expression}"
+        check_form(f"http://127.0.0.1:{port}/metrics")
         states = {rule["name"]: rule["state"] for group in prometheus.get("rules")["groups"] for rule in group["rules"]}
         assert set(states.values()) == {"inactive"}, states
 
@@ -125,6 +127,18 @@ def test_a_scraped_run_has_every_metric_fills_every_panel_and_fires_no_alert(
 def ended(run: Started) -> Any:
     eventually(lambda: run.out.rstrip().endswith("}"), "a report")
     return json.loads(run.out)
+
+
+def check_form(url: str) -> None:
+    """Neither Prometheus' own linter nor a strict reader of OpenMetrics has a complaint."""
+    linted = subprocess.run(
+        [tool("promtool"), "check", "metrics"], input=scrape_text(url), capture_output=True, text=True
+    )
+    assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
+    strict = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    with urllib.request.urlopen(strict, timeout=30) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert len(list(open_metrics(answer.read().decode()))) > 30
 
 
 def value(prometheus: Prometheus, name: str, **labels: str) -> float:
