@@ -50,6 +50,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.infra
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(ARGS)

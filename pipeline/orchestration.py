@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from pipeline.limits.lease_keeper import SharedLimits
 from pipeline.limits.leases import Leases
 from pipeline.settings import version
+from pipeline.telemetry import recorder
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import STICKY
 from pipeline.workflows.row import RowWorkflow
@@ -42,11 +43,17 @@ async def leasing(client: Client, limits: SharedLimits) -> AsyncIterator[None]:
 @asynccontextmanager
 async def orchestrating(client: Client, queue: str, identity: str | None = None) -> AsyncIterator[None]:
     """Run the workflows of a task queue until the block ends: only Tandem's code, no user code."""
+    interceptors: list[Interceptor] = []
+    if recorder.current is not None:
+        from pipeline.telemetry.workflow_figures import WorkflowFigures
+
+        interceptors.append(WorkflowFigures(recorder.current))
     worker = Worker(
         client,
         task_queue=queue,
         workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
         workflow_runner=sandbox(),
+        interceptors=interceptors,
         sticky_queue_schedule_to_start_timeout=STICKY,
         identity=identity,
         build_id=version(),

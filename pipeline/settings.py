@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     home: Path | None = None
     spool: Path | None = None
     task_queue: str = TASK_QUEUE
+    metrics: str | None = None
     temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
     temporal_profile: str | None = Field(default=None, validation_alias="TEMPORAL_PROFILE")
     temporal_config_file: Path | None = Field(default=None, validation_alias="TEMPORAL_CONFIG_FILE")

@@ -16,7 +16,10 @@ from tests.harness.servers import SeaweedS3, TemporalServer
 properties.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 properties.load_profile("tandem")
 # Whole commands, servers that die, pages that run: what is left out while one works on something else.
-_SLOW = ("cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "test_readme.py")
+_SLOW = (
+    "cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "infra/test_prometheus",
+    "test_readme.py",
+)  # fmt: skip
 
 
 # Those that take a minute and more: most of an hour together, which CI leaves to `make commands`.

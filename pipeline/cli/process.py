@@ -13,8 +13,11 @@ import typer
 from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from pipeline import memory, tracebacks
+from pipeline.cli.log_format import log_format_in
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.screen.console import InterruptedByUser, print_error
 from pipeline.processes.child.event_loop import new_loop
+from pipeline.telemetry import logs
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 
@@ -38,10 +41,15 @@ def _runnable() -> int:
         return round(os.getloadavg()[0]) + 1
 
 
-def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, works: bool = False) -> None:
+def go(
+    work: Callable[[], Coroutine[Any, Any, int]],
+    *,
+    verbose: bool = False,
+    works: bool = False,
+    metrics: MetricsFlags | None = None,
+) -> None:
     """Run a command to its exit code. `works`: it may need worker processes, which share what is imported by now,
-    unless they are warmed already."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(asctime)s %(name)s %(message)s")
+    unless they are warmed already. `metrics`: where they are served, if anywhere."""
     # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
     memory.start_gc()
@@ -49,8 +57,11 @@ def go(work: Callable[[], Coroutine[Any, Any, int]], *, verbose: bool = False, w
         from pipeline.processes import fork_server
 
         fork_server.prepare()
+    silent = logging.CRITICAL if logs.records is None else logging.WARNING
+    logs.configure(logging.INFO if verbose else silent)  # after the fork, as it may begin a thread
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
-    raise typer.Exit(asyncio.Runner(loop_factory=new_loop).run(_stopped_by_sigterm(work())))
+    working = (work if metrics is None else metrics.serving(work))()
+    raise typer.Exit(asyncio.Runner(loop_factory=new_loop).run(_stopped_by_sigterm(working)))
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
@@ -64,6 +75,8 @@ async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
 def main(app: typer.Typer, arguments: list[str]) -> int:
     """Return the exit code of a command line. Errors are printed as sentences; tracebacks of bugs go to a file."""
     as_json = "--json" in arguments
+    if log_format_in(arguments) == "json":  # before anything is printed, complaints about flags included
+        logs.begin()
     try:
         return int(app(arguments, standalone_mode=False) or 0)
     except TandemError as exc:
@@ -133,4 +146,6 @@ def end(app: typer.Typer) -> None:
             except (OSError, ValueError):  # the reader of the pipe left
                 code = code or 1
         logging.shutdown()
+        if logs.records is not None:
+            logs.records.end()
         os._exit(code)

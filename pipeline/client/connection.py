@@ -24,6 +24,7 @@ from pipeline.embedded.disk_space import check_room, room_watched
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retry_policy import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured
+from pipeline.telemetry.temporal_figures import buffer_of_process
 from schemas.errors import ConnectionFailed
 
 _CONNECT_S = 10.0
@@ -50,7 +51,8 @@ def log_to_python() -> None:
     """
     forwarded = LogForwardingConfig(logger=logging.getLogger("temporal.core"))
     logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
-    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)
+    telemetry = TelemetryConfig(logging=logs, metrics=buffer_of_process())
+    Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
 
 
 @asynccontextmanager

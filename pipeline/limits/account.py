@@ -26,6 +26,7 @@ class Account:
     granted: Amount = NOTHING
     settled: Amount = NOTHING
     reserved: Amount = NOTHING
+    seen: Ledger | None = None  # as it was last read
     _recalled: bool = False  # the budget was lowered: nothing is spent until the ledger grants more
     _count: SpendFile = field(init=False)
 
@@ -80,6 +81,7 @@ class Account:
         """Give up the free amount if the budget was lowered below the sum of slices, and half of it if another holder
         needs some. Calls in flight end as they were reserved."""
         found = await asyncio.to_thread(self.book.read)
+        self.seen = found or self.seen
         if found is None:
             return
         left = left_of(found, self.limit(found))
@@ -105,7 +107,7 @@ class Account:
         """Charge the spent amount, and free the rest of the slice."""
         spent = self.settled + self.reserved
         if self.granted != NOTHING:
-            await asyncio.to_thread(self.book.change, lambda before: before.closed(self.holder, spent))
+            self.seen = await asyncio.to_thread(self.book.change, lambda before: before.closed(self.holder, spent))
         self._count.drop()
 
 

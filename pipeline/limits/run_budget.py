@@ -7,14 +7,15 @@ be settled; if there are none, the process returns the rest and raises BudgetRea
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.limits import ledger
 from pipeline.limits.account import Account
-from pipeline.limits.ledger import BudgetLimits
+from pipeline.limits.ledger import BudgetLimits, Ledger
 from pipeline.stores import Store
 from schemas.errors import BudgetReached, StoreError
 from schemas.messages.base import RunRef
@@ -22,6 +23,7 @@ from stages.limits.budget import NOTHING, Amount, amount_of
 
 _LOOK_EVERY_S = 1.0
 _ASK_EVERY_S = 0.25
+_LATELY_S, _MOST_LATELY = 900.0, 16  # a run whose batches all wait has none open
 _ASKS = 12  # other holders look once a second
 
 
@@ -51,7 +53,7 @@ class RunBudget:
         self._patience = _ASKS
 
     @cached_property
-    def _of_run(self) -> Account:
+    def of_run(self) -> Account:
         return Account(self._book, self._folder, lambda found: (found.limits.nanos, found.limits.tokens))
 
     async def look(self) -> None:
@@ -74,12 +76,12 @@ class RunBudget:
 
     def _accounts(self) -> tuple[Account, ...]:
         if self._day_nanos is None:
-            return (self._of_run,)
+            return (self.of_run,)
         day, limit = self._today(), self._day_nanos
         if day not in self._days:
             book = ledger.of_day(self._store, day)
             self._days[day] = Account(book, self._folder, lambda found: (limit, None))
-        return self._of_run, self._days[day]
+        return self.of_run, self._days[day]
 
     async def _wait_for_room(self, most: Amount) -> tuple[Account, ...]:
         """Return the accounts once the call fits, in order of arrival. Raises BudgetReached if no call in flight can
@@ -112,7 +114,7 @@ class RunBudget:
 
     async def close(self) -> None:
         """Return the rest of the slices. If the store refuses, they stay charged."""
-        for account in (self._of_run, *self._days.values()) if self.limited else ():
+        for account in (self.of_run, *self._days.values()) if self.limited else ():
             with contextlib.suppress(StoreError):
                 await account.close()
 
@@ -162,6 +164,7 @@ class RunBudgets:
         self._open: dict[tuple[str, str], asyncio.Task[RunBudget]] = {}
         self._users: dict[asyncio.Task[RunBudget], int] = {}
         self._watching: dict[asyncio.Task[RunBudget], asyncio.Task[None]] = {}
+        self._closed_lately: dict[str, tuple[Ledger, float]] = {}
 
     @asynccontextmanager
     async def of(self, store: Store, ref: RunRef) -> AsyncIterator[RunBudget]:
@@ -180,6 +183,26 @@ class RunBudgets:
                 del self._users[task], self._open[key]
                 self._watching.pop(task).cancel()
                 await asyncio.shield(_closed(task))  # also for an activity that is cancelled
+                self._keep_ledger(ref.run, task)
+
+    def ledgers(self) -> Iterator[tuple[str, Ledger, Amount]]:
+        """Yield the runs with a budget that are open here or were lately: the ledger as it was last read, and what this
+        process has spent that is not in it."""
+        for (_, run), task in self._open.items():
+            account = _account_of(task)
+            if account is not None and account.seen is not None:
+                yield run, account.seen, account.settled
+        for run, (found, closed_at) in self._closed_lately.items():
+            if time.monotonic() - closed_at < _LATELY_S:
+                yield run, found, NOTHING
+
+    def _keep_ledger(self, run: str, task: "asyncio.Task[RunBudget]") -> None:
+        account = _account_of(task)
+        if account is not None and account.seen is not None:
+            self._closed_lately.pop(run, None)
+            self._closed_lately[run] = account.seen, time.monotonic()
+            while len(self._closed_lately) > _MOST_LATELY:
+                del self._closed_lately[next(iter(self._closed_lately))]
 
     async def was_set(self, ref: RunRef) -> None:
         """Note that a budget was set on a live run: read it, even if there was none before."""
@@ -191,6 +214,13 @@ class RunBudgets:
         found = await asyncio.to_thread(ledger.of_run(store, run).read)
         limits = found.limits if found is not None else BudgetLimits()
         return RunBudget(store, run, self.folder, limits.day_nanos, self._today, limited=limits.any)
+
+
+def _account_of(task: "asyncio.Task[RunBudget]") -> Account | None:
+    """Return the account of a budget that could be opened, and is limited."""
+    if not task.done() or task.cancelled() or task.exception() is not None or not task.result().limited:
+        return None
+    return task.result().of_run
 
 
 async def _watch(task: "asyncio.Task[RunBudget]") -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from pipeline.processes import cgroup
@@ -16,6 +17,7 @@ from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.deaths import Death
 from pipeline.processes.fork_server import ForkServer
 from pipeline.processes.output import OutputLines
+from pipeline.telemetry import logs
 from pipeline.workflows.policies import GRACE
 
 WriteLine = Callable[[str], None]
@@ -30,7 +32,7 @@ class Child:
     status: "asyncio.Future[int]"
     channel: Channel
     table: InFlight
-    output: OutputLines
+    output: "list[OutputLines]"
     ready: bool = False
     leaving: bool = False
     stuck: bool = False  # killed by us, as its interpreter stood still
@@ -43,21 +45,25 @@ class Child:
     ) -> Self:
         """Start a child. Raises OSError if none can be started."""
         ours, theirs = socket.socketpair()
-        read, write = os.pipe()
+        pipes = [os.pipe() for _ in _streams()]
+        writes = [write for _, write in pipes]
         table = InFlight.new()
         try:
-            pid, status = await server.start([write, theirs.fileno(), table.descriptor])
+            pid, status = await server.start([writes[0], writes[-1], theirs.fileno(), table.descriptor])
         except BaseException:
             ours.close()
-            os.close(read)
+            for read, _ in pipes:
+                os.close(read)
             table.close()
             raise
         finally:
             theirs.close()
-            os.close(write)
+            for write in writes:
+                os.close(write)
         answered = dict(handlers)
         channel = await Channel.over(ours, answered)
-        child = cls(pid, status, channel, table, OutputLines(read, lambda line: out(f"[{name}] {line}")))
+        output = [OutputLines(pipe[0], _to(out, name, stream)) for pipe, stream in zip(pipes, _streams(), strict=True)]
+        child = cls(pid, status, channel, table, output)
 
         async def on_ready(_: Message) -> None:
             child.ready = True
@@ -67,7 +73,8 @@ class Child:
 
         answered.update(ready=on_ready, leaving=on_leaving)
         child.death = asyncio.create_task(child._ended())
-        channel.send("begin", {**begin, "log_level": logging.getLogger().level})
+        log_mark = logs.records.mark if logs.records is not None else None
+        channel.send("begin", {**begin, "log_level": logging.getLogger().level, "log_mark": log_mark})
         return child
 
     async def _ended(self) -> Death:
@@ -89,7 +96,8 @@ class Child:
         finally:
             self.channel.close()
             serving.cancel()
-            self.output.close()
+            for output in self.output:
+                output.close()
             self.table.close()
 
     async def stop(self) -> None:
@@ -103,3 +111,15 @@ class Child:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+
+def _streams() -> tuple[str, ...]:
+    """The pipes of a child. A person gets both streams in their order, by one pipe; a record says which it was."""
+    return ("both",) if logs.records is None else ("stdout", "stderr")
+
+
+def _to(out: WriteLine, name: str, stream: str) -> WriteLine:
+    records = logs.records
+    if records is None:
+        return lambda line: out(f"[{name}] {line}")
+    return partial(records.child_line, name, stream)

@@ -54,6 +54,19 @@ class Death:
         return [row["key"] for row in self.rows]
 
     @property
+    def kind(self) -> str:
+        """The kind of end, for counting: one of few words (`pipeline.telemetry.catalogue.DEATHS`)."""
+        if self.status is None:
+            return "not_started"
+        if self.stuck:
+            return "stuck"
+        if self.status == -signal.SIGKILL and self.out_of_memory:
+            return "out_of_memory"
+        if self.status >= 0:
+            return "exited"
+        return "killed" if -self.status in _SENT_BY_OTHERS else "crashed"
+
+    @property
     def cause(self) -> str:
         """The cause in words; empty if it ended as it should."""
         if self.status is None:

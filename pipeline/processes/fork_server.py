@@ -100,8 +100,8 @@ class ForkServer:
             self._end.send(b"import")
 
     async def start(self, descriptors: Sequence[int]) -> tuple[int, "asyncio.Future[int]"]:
-        """Start a child that has these descriptors as 1, 2 and then 3, 4, …. Returns its pid, and a future of its exit
-        status (as of `os.waitstatus_to_exitcode`). Raises OSError if the server is gone."""
+        """Start a child that has these descriptors as stdout, stderr, channel and table. Returns its pid, and a future
+        of its exit status (as of `os.waitstatus_to_exitcode`). Raises OSError if the server is gone."""
         self._listen()
         async with self._starting:
             if not self.alive:
@@ -247,10 +247,11 @@ def _become(
     end.close()
     for inherited_descriptor in inherited:
         os.close(inherited_descriptor)
-    output, channel, table = descriptors
+    output, errors, channel, table = descriptors
     os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(errors, 2)
     os.close(output)
+    os.close(errors)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os._exit(work(socket.socket(fileno=channel), table))

@@ -22,6 +22,7 @@ from pipeline.client.connection import Connection
 from pipeline.orchestration import leasing, orchestrating
 from pipeline.processes import cgroup, fork_server
 from pipeline.processes.channel import Channel, Handler, Message
+from pipeline.processes.child_figures import ChildFigures, count_death
 from pipeline.processes.child_watch import watch_child
 from pipeline.processes.children import Child, WriteLine
 from pipeline.processes.deaths import Death, fail_activities
@@ -31,6 +32,7 @@ from pipeline.processes.shared.limit_division import Division, Grants
 from pipeline.processes.shared.rate_division import CommandLimits
 from pipeline.processes.shared.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
+from pipeline.telemetry import command as telemetry
 from schemas.errors import TandemError
 
 log = logging.getLogger("tandem.processes")
@@ -111,6 +113,7 @@ class Workers:
             except OSError as exc:
                 log.warning("no worker could be started: %s", exc)
                 death = Death(None, ready=False)
+                count_death(death)
             if self.stopping.is_set():
                 return
             stillborn = 0 if death.ready else stillborn + 1
@@ -157,6 +160,7 @@ class Workers:
             "owner": self.owner.name,
             "max_memory": self.processes.max_memory if role == "worker" else 0,  # one for a few rows ends with them
             "alone": self.processes.count == 1,
+            "metrics": telemetry.current is not None,
         }
         member = next(self._numbers)
 
@@ -177,7 +181,12 @@ class Workers:
         }
         if isolates is not None:
             handlers.update(isolate=isolates.isolate, isolated=isolates.isolated)
+        figures = ChildFigures(telemetry.current, role != "worker") if telemetry.current is not None else None
+        if figures is not None:
+            handlers["figures"] = figures.take
         child = await Child.started(fork_server.current(), name, self.write_line, handlers, begin)
+        if figures is not None:
+            child.death.add_done_callback(figures.ended)
         self._channels[member] = child.channel
         child.death.add_done_callback(lambda _: self._remove(member))
         child.channel.send("suspect", self._suspects())
@@ -232,6 +241,8 @@ async def workers(connection: Connection, queue: str, processes: Processes) -> A
         )
         await orchestration.enter_async_context(leasing(connection.client, running.rates))
         beside.append(asyncio.create_task(release_from_the_dead(connection.client, queue)))
+        if telemetry.current is not None:
+            beside.append(asyncio.create_task(telemetry.current.schedules.watch(connection.client)))
         yield running
     except BaseException:  # of any kind, as the block may convert the cancellation
         if running.broken is None:

@@ -23,6 +23,7 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    from pipeline.workflows import live_figures
     from pipeline.workflows.activity_calls import ANSWERS, ENRICH, OPEN, call, cause_of, stop_if_cancelled
     from pipeline.workflows.budget_pause import PartitionBudget
     from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
@@ -77,6 +78,7 @@ class PartitionWorkflow:
         finally:
             budget_reports.cancel()
             await self._free()
+        live_figures.rows_done(0)
         return result
 
     async def _run_to_end(self) -> PartitionResult:
@@ -217,6 +219,7 @@ class PartitionWorkflow:
                 self._finished[number] = result
                 self._waiting = ""
                 self._show(f"{self._done:,} of {self._rows:,} rows")
+                live_figures.rows_done(self._done)
                 return
             stop_if_cancelled()
             if result.by_row is not None:

@@ -20,6 +20,7 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    from pipeline.workflows import live_figures
     from pipeline.workflows.activity_calls import PLAN, SET_LIMITS, call, cause_of
     from pipeline.workflows.budget_pause import BudgetPause
     from pipeline.workflows.held_partitions import HeldPartitions
@@ -123,6 +124,7 @@ class RunWorkflow:
                 self._cancelled = True
         finally:
             budget_watch.cancel()
+        live_figures.run_ended()
         result = await self._finalise(started)
         self._hooks.ended(result, result.stop or next(iter(self._failures), None))
         await self._hooks.wait()
@@ -204,6 +206,7 @@ class RunWorkflow:
             self._rehearsed += result.counts
             return
         self._totals = self._totals.with_result(result)
+        live_figures.partition_ended(result)
         self._finished += 1
         self._latest = [*self._latest, result][-_LATEST:]
         if result.error:
@@ -266,6 +269,7 @@ class RunWorkflow:
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
         cause = f". Paused: {self._budget_pause.paused.message}" if self._budget_pause.paused else ""
         self._hooks.budget(self._budget_pause.paused, self._totals)
+        live_figures.run_goes_on(self._planned, totals, questions, over_budget=bool(cause))
         workflow.set_current_details(f"{self._input.ref.pipeline}: {self._note}, {totals.failed:,} failed{cause}")
 
     # Live control ---------------------------------------------------------------------------------------------------

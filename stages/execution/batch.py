@@ -19,6 +19,7 @@ import polars as pl
 from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import FatalModelError, RowError, TandemError
+from stages import observer
 from stages.contract import Answered, GraphStage
 from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.guards.isolation import GraphRow
@@ -58,6 +59,8 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
     equal = Counter(prints)
     if answered := len(prints) - sum(equal[row] for row, _ in todo):
         context.on_row(answered)
+        if (seen := observer.current) is not None:
+            seen.rows_done(stage.name, answered)
     if len(todo) < len(first) and any(is_answered(known.rows.get((stage.fingerprint, row))) for row in first):
         stage.refused_rows.record_answer()
     run = _Run(stage, context)
@@ -171,6 +174,8 @@ class _Run:
     async def _store(self, row: GraphRow, record: RowRecord) -> None:
         await self.context.journal.append(record)
         self.context.on_row(row.equal)
+        if (seen := observer.current) is not None:
+            seen.rows_done(self.stage.name, row.equal)
 
     async def _run_row(self, row: GraphRow) -> None:
         refused_rows = self.stage.refused_rows

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import orjson
 
+from stages import observer
 from stages.journal.known import Known
 from stages.journal.records import CallKey, CallRecord, CommonRecord, Record, RequestRecord, encode_record
 from stages.journal.requests import KeptRequests, RequestText
@@ -161,9 +162,13 @@ class Journal:
             if not lines:
                 return
             self._unflushed, self._unflushed_bytes = [], 0
+            if (seen := observer.current) is not None:
+                seen.flush_began(self)
             try:
                 await self._put(segment_of(lines))
                 self.failed = None
+                if (seen := observer.current) is not None:
+                    seen.flush_ended(self)
                 self._shrink_spool()
             except BaseException:
                 self._unflushed = lines + self._unflushed

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from schemas.errors import FatalModelError
+from stages import observer
 from stages.limits.fleet_share import UNLIMITED, Demand, Fleet, Rates
 from stages.limits.pacing import Tokens
 from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, clock, rows_for
@@ -101,8 +102,11 @@ class Turn(PendingCall):
         return self._limiter._tokens.estimate(self._size)
 
     async def __aenter__(self) -> Self:
+        began = 0.0 if observer.current is None else clock()
         with self._waiting():
             await self._limiter._queue.enter(self)
+        if (seen := observer.current) is not None:
+            seen.limit_waited(clock() - began)
         return self
 
     async def __aexit__(

@@ -248,6 +248,11 @@ class ProviderQueue:
         return self._limit
 
     @property
+    def rate(self) -> float:
+        """Requests a second that may be sent now; inf if no rate is limited."""
+        return self._requests.rate
+
+    @property
     def out(self) -> bool:
         """True during an outage."""
         return self._breaker.open

@@ -24,6 +24,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from schemas.spec.sections import Price
+from stages import observer
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.requests import RequestText
 from stages.limits.limiter import Limiter
@@ -113,9 +114,12 @@ class JournalCache(BaseCache):
             timeout_s=0,
         )
         request = ModelRequest(key[0], len(prompt))
-        return call_answered(
+        record = call_answered(
             scope, backend, unknown_call(scope, backend, key), request, ChatResult(generations=[one]), 0
         )
+        if (seen := observer.current) is not None:
+            seen.call_answered(name, record.usage, record.cost_usd)
+        return record
 
 
 def journal_own_models() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.cli.flags.app import app
 
-COMMON = ("--json", "--quiet", "--verbose", "--help")
+COMMON = ("--json", "--quiet", "--verbose", "--log-format", "--help")
 
 
 @dataclass(frozen=True)

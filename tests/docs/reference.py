@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.telemetry.catalogue import METRICS
 from schemas.json_schema import schema_text, spec_schema
 from schemas.spec_help import SECTIONS
 from stages.options import OPTIONS
@@ -27,7 +28,12 @@ _TITLES = {
 def files() -> dict[Path, str]:
     """Each generated file with the text that it should have."""
     out = {REFERENCE / "tandem.schema.json": schema_text(OPTIONS)}
-    parts: dict[str, Callable[[], str]] = {"spec.md": _spec, "stages.md": _stages, "cli.md": _cli}
+    parts: dict[str, Callable[[], str]] = {
+        "spec.md": _spec,
+        "stages.md": _stages,
+        "cli.md": _cli,
+        "metrics.md": _metrics,
+    }
     for name, part in parts.items():
         path = REFERENCE / name
         text = path.read_text(encoding="utf-8")
@@ -144,6 +150,14 @@ def _stages() -> str:
 
 def _cli() -> str:
     return "\n".join(_command(command) for command in commands())
+
+
+def _metrics() -> str:
+    rows = [
+        f"| `{metric.name}` | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.kind} | {metric.help} |"
+        for metric in METRICS
+    ]
+    return "\n".join(["| Metric | Labels | Kind | Meaning |", "|---|---|---|---|", *rows, ""])
 
 
 def _command(command: Command) -> str:

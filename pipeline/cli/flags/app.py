@@ -4,14 +4,13 @@ Commands import what they need when they run: `tandem --help` must not wait for 
 processes import it before `go`, which forks a process for these: they share what is imported by then.
 """
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, seconds, selection_of
-from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule, servers
+from pipeline.cli.flags import outputs, partitions, rejects, review, runs, schedule, servers, start
 from pipeline.cli.flags.forget import forget
 from pipeline.cli.flags.help import GroupedCommands
 from pipeline.cli.flags.options import (
@@ -20,6 +19,8 @@ from pipeline.cli.flags.options import (
     Json,
     Last,
     MaxCost,
+    Metrics,
+    MetricsLinger,
     Partitions,
     Processes,
     Prune,
@@ -31,6 +32,7 @@ from pipeline.cli.flags.options import (
     WatchTimeout,
     Yes,
 )
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
@@ -96,6 +98,8 @@ def run(
     watch_timeout: WatchTimeout = None,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="Run a worker in this command too.")] = False,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     no_calls: Annotated[
         bool, typer.Option("--no-calls", help="Take the journal's answers; end with exit code 3 if some are missing.")
     ] = False,
@@ -144,7 +148,7 @@ def run(
             Screen(json=json, quiet=quiet),
         )
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()
@@ -211,6 +215,8 @@ def backfill(
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow the run, or only start it.")] = True,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     prune: Prune = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -251,7 +257,7 @@ def backfill(
             screen,
         )
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()
@@ -296,58 +302,9 @@ def try_(
     go(work, verbose=verbose, works=True)
 
 
-@app.command()
-def demo(
-    rows: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="The number of bundled rows.")] = 2000,
-    dir: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the example and its output.")] = Path(
-        "tandem-demo"
-    ),
-    processes: Processes = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run the bundled example. Needs no key and no set-up."""
-
-    warm_workers()
-    from pipeline.cli.commands.work.demo import demo_command
-
-    async def work() -> int:
-        return await demo_command(rows, dir, processes, Screen(json=json, quiet=quiet))
-
-    go(work, verbose=verbose, works=True)
-
-
-@app.command()
-def init(
-    dir: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the pipeline.")],
-    from_file: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Your table: CSV, NDJSON or Parquet.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="M", help="provider:name; by default OpenAI where its key is set.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write a small commented pipeline that runs as it is."""
-
-    async def work() -> int:
-        from pipeline.cli.commands.work.init import init_command
-
-        return await asyncio.to_thread(init_command, dir, from_file, model, Screen(quiet=quiet))
-
-    go(work)
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of specs, for editors."""
-    from schemas.json_schema import schema_text
-    from stages.options import OPTIONS
-
-    print(schema_text(OPTIONS), end="")
-
-
+app.command()(start.demo)
+app.command()(start.init)
+app.command()(start.schema)
 app.command()(forget)
 app.command()(servers.dev)
 app.command()(servers.worker)

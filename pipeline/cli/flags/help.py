@@ -4,6 +4,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from pipeline.cli import log_format
+
 _GROUPS = {
     "A first day, in this order": ("demo", "init", "check", "try", "run"),
     "Plan, repeat, steer": ("plan", "backfill", "runs", "schedule"),
@@ -14,7 +16,11 @@ _MORE = "More"
 
 
 class GroupedCommands(TyperGroup):
-    """The list of commands by group; a command of no group is under the last heading."""
+    """The list of commands by group; a command of no group is under the last heading. Each has the flags of all."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        log_format.add_to(self)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for names in self._grouped().values() for name in names]

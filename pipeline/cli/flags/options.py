@@ -42,6 +42,16 @@ Processes = Annotated[
     int | None,
     typer.Option(min=1, max=64, metavar="N", help="Worker processes; by default one per core, one for small jobs."),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus here; by default TANDEM_METRICS."
+    ),
+]
+MetricsLinger = Annotated[
+    str | None,
+    typer.Option("--metrics-linger", metavar="15s", help="Serve them for so long after the end, for a last scrape."),
+]
 WatchTimeout = Annotated[
     str | None, typer.Option("--watch-timeout", metavar="D", help="Stop watching after 30m, 2h, …")
 ]

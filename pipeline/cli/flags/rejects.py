@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.arguments import DEFAULT_SPEC, spec_and_key
-from pipeline.cli.flags.options import Json, KeyArgument, Processes, Quiet, SpecArgument, Verbose, Yes
+from pipeline.cli.flags.options import (
+    Json,
+    KeyArgument,
+    Metrics,
+    MetricsLinger,
+    Processes,
+    Quiet,
+    SpecArgument,
+    Verbose,
+    Yes,
+)
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 
@@ -49,6 +60,8 @@ def rejects_retry(
     error: Annotated[str | None, typer.Option(metavar="CLASS", help="Only rejects of this class.")] = None,
     yes: Yes = False,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -63,4 +76,4 @@ def rejects_retry(
         options = RetryOptions(spec=path, key=partition, error=error, yes=yes, processes=processes)
         return await retry_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pipeline.cli.arguments import seconds
-from pipeline.cli.flags.options import Json, MaxCost, Processes, Quiet, RunArgument, Verbose, WatchTimeout
+from pipeline.cli.flags.options import (
+    Json,
+    MaxCost,
+    Metrics,
+    MetricsLinger,
+    Processes,
+    Quiet,
+    RunArgument,
+    Verbose,
+    WatchTimeout,
+)
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
@@ -81,6 +92,8 @@ def runs_resume(
     max_cost: MaxCost = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -93,7 +106,7 @@ def runs_resume(
     async def work() -> int:
         return await resume_command(run, max_cost, Screen(json=json, quiet=quiet), wait=wait, processes=processes)
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command(name="cancel")
@@ -115,6 +128,8 @@ def runs_retry(
         str, typer.Option(metavar="failed|cancelled|rejects", help="The part of the run to try again.")
     ] = "failed",
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -129,7 +144,7 @@ def runs_retry(
             raise UsageError(f"--only {only}: not one of failed, cancelled, rejects.")
         return await retry_command(run, cast("Only", only), processes, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command(name="set")

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.flags.options import Processes, Verbose
+from pipeline.cli.flags.options import Metrics, MetricsLinger, Processes, Verbose
+from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
 
@@ -13,6 +14,8 @@ def dev(
     port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
     ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     verbose: Verbose = False,
 ) -> None:
     """Start Temporal, its UI and a worker here, until Ctrl-C."""
@@ -23,11 +26,13 @@ def dev(
     async def work() -> int:
         return await dev_command(port, ui_port, processes, Screen())
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger))
 
 
 def worker(
     processes: Processes = None,
+    metrics: Metrics = None,
+    metrics_linger: MetricsLinger = None,
     task_queue: Annotated[str | None, typer.Option(metavar="Q", help="The task queue.")] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -39,4 +44,4 @@ def worker(
     async def work() -> int:
         return await worker_command(processes, task_queue, Screen())
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger))

@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
 
+from pipeline.telemetry import logs
 from schemas.errors import TandemError
 
 if TYPE_CHECKING:
@@ -39,16 +40,28 @@ class Screen:
 
     @property
     def live(self) -> bool:
-        return sys.stderr.isatty() and not self.quiet and not self.json
+        return sys.stderr.isatty() and not self.quiet and not self.json and logs.records is None
 
-    def note(self, text: str, *, style: str | None = None) -> None:
-        """Print progress and notes, unless quiet."""
+    def note(self, text: str, *, style: str | None = None, fields: Mapping[str, Any] | None = None) -> None:
+        """Print progress and notes, unless quiet. `fields`: of the record, where logs are records; its `message` takes
+        the place of the text."""
         if not self.quiet:
+            self._log("info", text, fields, style)
+
+    def fault(self, text: str, *, fields: Mapping[str, Any] | None = None) -> None:
+        """Print an error of work that goes on, also when quiet."""
+        self._log("warning", text, fields)
+
+    def _log(self, level: str, text: str, fields: Mapping[str, Any] | None, style: str | None = None) -> None:
+        if logs.records is not None:
+            logs.records.emit(level, **{"message": text, **(fields or {})})
+        else:
             err.print(shown(text), style=style, markup=False)
 
-    def fault(self, text: str) -> None:
-        """Print an error of work that goes on, also when quiet."""
-        err.print(shown(text), markup=False)
+    def about(self, run: str) -> None:
+        """Name the run that records are about from now on."""
+        if logs.records is not None:
+            logs.records.about(run=run)
 
     def result(self, text: str) -> None:
         """Print a line of the result, unless the result is a JSON document."""
@@ -88,8 +101,12 @@ def _dumps(value: Any) -> str:
 
 def print_error(exc: TandemError, *, as_json: bool) -> None:
     """Print the message and the hint of an error."""
+    if logs.records is not None:
+        logs.records.emit("error", exc.message, code=exc.code, hint=exc.hint)
     if as_json:
         print(_dumps({"error": {"code": exc.code, "message": exc.message, "hint": exc.hint}}))
+        return
+    if logs.records is not None:
         return
     err.print(shown(f"Error: {exc.message}"), style="red", markup=False)
     if exc.hint:

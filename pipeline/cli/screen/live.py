@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from temporalio.client import Client
@@ -136,7 +137,7 @@ class _Lines:
         yield
 
     def finished(self, result: PartitionResult) -> None:
-        (self._screen.fault if result.error else self._screen.note)(line(result))
+        (self._screen.fault if result.error else self._screen.note)(line(result), fields=_fields(result))
 
     def update(self, progress: RunProgress, work: WorkInProgress, pace: RowRate) -> None:
         waiting = progress.stop.message if progress.stop is not None else work.reason
@@ -191,6 +192,15 @@ def status(progress: RunProgress, work: WorkInProgress, pace: RowRate) -> str:
 def line(result: PartitionResult) -> str:
     """Return the lines for one finished partition, with its broken checks."""
     return "\n".join([_outcome_text(result), *(f"    {broken(check)}" for check in result.checks)])
+
+
+def _fields(result: PartitionResult) -> dict[str, Any]:
+    """Return a finished partition as a record. Broken checks name rows, and are left out."""
+    counts = result.counts
+    return {
+        "message": _outcome_text(result), "partition": result.partition, "outcome": result.outcome,
+        "rows": counts.rows_in, "rejected": counts.rejected, "calls": result.usage.calls, "error": result.error,
+    }  # fmt: skip
 
 
 def _outcome_text(result: PartitionResult) -> str:

@@ -9,11 +9,13 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Interceptor
 
 from pipeline.activities.registered import Activities
 from pipeline.client.connection import connect, log_to_python
@@ -24,6 +26,7 @@ from pipeline.processes.child.activity_watch import ActivityWatch
 from pipeline.processes.child.batch_isolation import ChildSupervision, RowNotes
 from pipeline.processes.child.channel_leases import ChannelLeases
 from pipeline.processes.child.event_loop import new_loop
+from pipeline.processes.child.figure_reports import FigureReports
 from pipeline.processes.child.import_user_code import import_user_code
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.child.isolated_rows import IsolatedRows
@@ -32,11 +35,12 @@ from pipeline.processes.child.loop_watch import INTERRUPT, LoopWatch
 from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.child.trials import Trials
 from pipeline.processes.owner import identity_of
+from pipeline.telemetry import logs
+from pipeline.telemetry.log_context import LogContext
 from pipeline.worker import enriching
 from stages.execution.guards.blocking import interrupt_node
 
 log = logging.getLogger("tandem.processes")
-_LOG = "%(asctime)s %(name)s %(message)s"
 _TURN_S = 0.2
 
 
@@ -91,15 +95,24 @@ class _Child:
         try:
             settings = await begun
             COMMAND.name = settings["owner"] or COMMAND.name
-            logging.basicConfig(level=settings["log_level"], format=_LOG)
-            logging.getLogger().setLevel(settings["log_level"])
+            logs.configure_child(settings["log_level"], settings.get("log_mark"))
             self.memory.share = settings["max_memory"]
             self.supervision.alone = settings.get("alone", True)
+            figures, listeners = None, list[Interceptor]()
+            if settings.get("log_mark"):
+                listeners.append(LogContext())
+            if settings.get("metrics"):
+                figures = FigureReports.begin(channel, self.activities, working=settings["role"] != "rows")
+                listeners.append(figures.interceptor)
+                handlers["rows"] = figures.flushed(handlers["rows"])
+                beside.append(asyncio.create_task(figures.run()))
             if settings["role"] == "rows":
                 channel.send("ready")
                 await self.stop.wait()
             else:
-                await self._enrich(settings, channel)
+                await self._enrich(settings, channel, listeners)
+            if figures is not None:
+                await figures.flush()
             channel.send("leaving")
             await channel.writer.drain()
         finally:
@@ -108,10 +121,10 @@ class _Child:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
-    async def _enrich(self, settings: dict[str, Any], channel: Channel) -> None:
+    async def _enrich(self, settings: dict[str, Any], channel: Channel, listeners: Sequence[Interceptor]) -> None:
         client = await _client(settings["address"])
-        watch = ActivityWatch(self.in_flight)
-        async with enriching(client, settings["queue"], self.activities, [watch], identity_of(settings["owner"])):
+        watches = [ActivityWatch(self.in_flight), *listeners]
+        async with enriching(client, settings["queue"], self.activities, watches, identity_of(settings["owner"])):
             channel.send("ready")
             await self.stop.wait()
 

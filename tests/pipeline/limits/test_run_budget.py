@@ -225,7 +225,7 @@ async def test_who_holds_some_gives_to_who_finds_no_room(tmp_path: Path) -> None
             await asyncio.sleep(0.01)
     await first.look()
     (await asyncio.wait_for(wanting, 10)).close()
-    assert first._of_run.granted != NOTHING != second._of_run.granted
+    assert first.of_run.granted != NOTHING != second.of_run.granted
     await first.close()
     await second.close()
 

@@ -191,6 +191,7 @@ def show_start(run: Run, connection: Connection, base: Path, screen: Screen) -> 
         "replanned": "The stage code has changed since run {0} was planned: planned again, from the journal.",
         "completed": "Run {0} is completed; this is its report.",
     }[run.began]
+    screen.about(run.request.run)
     screen.note(message.format(run.request.run))
     if run.handle is None:
         return

@@ -1,0 +1,26 @@
+"""What records say about the activity that wrote them: run, partition, batch, attempt."""
+
+from typing import Any
+
+from temporalio import activity
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from pipeline.telemetry import logs
+
+_FIELDS = ("partition", "batch")
+
+
+class LogContext(Interceptor):
+    """An interceptor for the worker of a process whose logs are records."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Inbound(next)
+
+
+class _Inbound(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        request, info = (input.args[0] if input.args else None), activity.info()
+        known = {name: getattr(request, name) for name in _FIELDS if hasattr(request, name)}
+        run = getattr(getattr(request, "ref", None), "run", None)
+        logs.context.set({"run": run, **known, "attempt": info.attempt, "activity": info.activity_type})
+        return await super().execute_activity(input)

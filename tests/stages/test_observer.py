@@ -1,0 +1,75 @@
+"""What stages report to those who listen, and that nothing is done for nobody."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pipeline import telemetry
+from pipeline.telemetry import recorder
+from pipeline.telemetry.recorder import Recorder
+from stages import observer
+from stages.models.choice import ModelServices
+from tests.harness.model_server import ModelServer
+from tests.stages.support import a_context, an_extract, enrich, kinds
+
+_LISTENING = (str(Path(observer.__file__)), str(Path(telemetry.__file__).parent))
+
+
+class Calls:
+    """Counts calls of Python functions in the observer's file and in the room of telemetry."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> Calls:
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _profile(self, frame: FrameType, event: str, _: Any) -> None:
+        self.number += event == "call" and frame.f_code.co_filename.startswith(_LISTENING)
+
+
+@pytest.fixture
+def recording() -> Iterator[Recorder]:
+    yield recorder.record()
+    recorder.stop()
+
+
+async def a_batch(server: ModelServer) -> list[str | None]:
+    server.script({"rules": [{"match": "broken", "action": "error", "status": 500, "times": 2}]})
+    return kinds(await enrich(an_extract(ModelServices()), ["a", "b", "b", "broken"], a_context()))
+
+
+async def test_without_a_listener_a_batch_makes_no_call_for_it(
+    server: ModelServer,
+) -> None:
+    with Calls() as calls:
+        assert await a_batch(server) == ["ok"] * 4
+    assert calls.number == 0
+
+
+async def test_a_listener_hears_of_calls_rows_waits_and_flushes(server: ModelServer, recording: Recorder) -> None:
+    with Calls() as calls:
+        assert await a_batch(server) == ["ok"] * 4
+    assert calls.number > 0
+    report = recording.report()
+    counted = {(name, *labels.values()): amount for name, labels, amount in report["counts"]}
+    model = "openai:test-model"
+    assert counted["tandem_model_calls_total", model, "standard", "answered"] == 3
+    assert counted["tandem_model_calls_total", model, "standard", "failed"] == 2
+    assert counted["tandem_stage_rows_total", "stage0"] == 4
+    assert counted["tandem_tokens_total", model, "input"] > 0
+    waits = next(buckets for name, _, buckets in report["observed"] if name == "tandem_limit_wait_seconds")
+    assert sum(waits[:-1]) == 5
+    lag = next(value for name, _, value in report["gauges"] if name == "tandem_flush_lag_seconds")
+    assert lag > 0
+    assert recording.report()["counts"] == []
