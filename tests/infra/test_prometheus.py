@@ -138,7 +138,7 @@ def check_form(url: str) -> None:
     strict = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     with urllib.request.urlopen(strict, timeout=30) as answer:
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-        assert len(list(open_metrics(answer.read().decode()))) > 30
+        assert len(list(open_metrics(answer.read().decode()))) > 30  # type: ignore[no-untyped-call]
 
 
 def value(prometheus: Prometheus, name: str, **labels: str) -> float:

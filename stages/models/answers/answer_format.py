@@ -51,14 +51,18 @@ class AnswerFormat:
         declared = Declared(self.name, self.schema, tools)
 
         def arguments(model: BaseChatModel) -> dict[str, Any]:
-            own_settings = isinstance(model, TakesSettings)
-            bound = self._bound(model, model.spec_name if own_settings else model_name, tools)
+            name = model.spec_name if isinstance(model, TakesSettings) else model_name
+            bound = self._bound(model, name, tools)
             assert isinstance(bound, RunnableBinding)
             kwargs = dict(bound.kwargs)
-            return {**kwargs, "settings": settings_of(None, kwargs, declared)} if own_settings else kwargs
+            if isinstance(model, TakesSettings):
+                kwargs["settings"] = settings_of(None, kwargs, declared)
+            return kwargs
 
-        several = isinstance(model, OneOfSeveral)
-        kwargs = {"each": [arguments(one) for one in model.members]} if several else arguments(model)
+        if isinstance(model, OneOfSeveral):
+            kwargs: dict[str, Any] = {"each": [arguments(one) for one in model.members]}
+        else:
+            kwargs = arguments(model)
 
         async def ask(messages: list[BaseMessage]) -> AIMessage:
             message = (await model._agenerate(messages, **kwargs)).generations[0].message

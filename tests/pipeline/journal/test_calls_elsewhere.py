@@ -12,7 +12,7 @@ from pipeline.journal.answers.calls import _Calls
 from pipeline.planning.known_answers import index_answers
 from pipeline.stores import MemoryStore
 from schemas import ids
-from stages.journal.records import CallKey, CallRecord, VoidRecord
+from stages.journal.records import CallKey, CallRecord, Record, VoidRecord
 from stages.journal.segments import encode_segment
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
@@ -62,7 +62,7 @@ def call(request: str, *, ordinal: int = 0, at: float = 1.0, raw: str | None = "
 def test_a_voided_call_and_one_of_unknown_outcome_are_none() -> None:
     store = MemoryStore("voids")
     void = VoidRecord("s", "r", "id", (("b", 0),), "run-2", 2.0)
-    records = [call("a"), call("a", at=0.5), call("b"), call("c", raw=None), call("d", ordinal=1), void]
+    records: list[Record] = [call("a"), call("a", at=0.5), call("b"), call("c", raw=None), call("d", ordinal=1), void]
     store.put(ids.journal_segment("c=x", "run-1", 0, "n"), encode_segment(records))
     calls = _Calls.read(store, "c=x")
 

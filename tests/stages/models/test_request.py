@@ -100,7 +100,8 @@ def test_how_a_request_is_sent_is_not_in_its_digest() -> None:
     ]
     unmarked: list[BaseMessage] = [SystemMessage([{"type": "text", "text": "You sort."}]), HumanMessage("It is late.")]
     assert request(backend(), marked).digest == request(backend(), unmarked).digest
-    caps = [{"max_tokens": 9}, {"max_completion_tokens": 9}, {"max_output_tokens": 9}, {"num_predict": 9}]
+    names = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
+    caps: list[dict[str, Any]] = [{name: 9} for name in names]
     assert len({request(backend(**cap)).capped for cap in caps}) == 1
     assert {request(backend(**cap)).digest for cap in caps} == {request(backend()).digest}
 
@@ -128,7 +129,7 @@ def test_digests_of_the_first_version_are_among_those_that_are_looked_up() -> No
 
 
 def test_the_text_of_a_request_has_no_secret_and_no_long_media() -> None:
-    secrets = {"api_key": "sk-secret", "headers": {"X": "hush"}, "base_url": "http://me:pass@h/v1"}
+    secrets: dict[str, Any] = {"api_key": "sk-secret", "headers": {"X": "hush"}, "base_url": "http://me:pass@h/v1"}
     made = backend(**secrets, temperature=0, effort="low")
     picture = "data:image/png;base64," + "A" * 5000
     content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "B" * 5000}]
