@@ -7,6 +7,7 @@ from tests.bench import (
     answers,
     catalogue,
     killed,
+    limits,
     memory,
     processes,
     publish,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "publish": publish.main,
     "startup": startup.main,
     "wide": wide.main,
+    "limits": limits.main,
 }
 
 
