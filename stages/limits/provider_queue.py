@@ -9,7 +9,8 @@ from math import inf
 
 from stages.limits.breaker import Breaker
 from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
-from stages.limits.pacing import LearnedRate, Pace, Ramp
+from stages.limits.learned_rate import LearnedRate
+from stages.limits.pacing import Pace, Ramp
 from stages.limits.semaphore import Semaphore
 
 # A longer wait is left to the workflow, which has a clock of its own.
@@ -18,7 +19,6 @@ _OUTAGE_PATIENCE_S = 5.0  # a short failure is waited for here, an outage in the
 _BELOW = 0.98  # of every limit: clocks differ, and a provider counts when a request arrives
 _USED_S = 30.0  # rates hold for so long after the last call under them
 _LOOK_EVERY_S = 5.0
-_BACKOFF_S = 0.5  # after a 429 that names no time, doubled with every other in a row
 ROWS_PER_CALL = 1.25
 _ROWS_AHEAD_S = 20.0  # no more rows start than can be called in this time, so that a drain is short
 
@@ -45,7 +45,7 @@ def clock() -> float:
 class PendingCall:
     """One call, from its entry into the queue to its end."""
 
-    __slots__ = ("future", "limit", "number", "patience_s", "probe", "rates", "sent_at", "tokens")
+    __slots__ = ("future", "limit", "patience_s", "probe", "rates", "sent_at", "tokens")
 
     def __init__(self, limit: int, rates: Rates, patience_s: float) -> None:
         self.limit = limit
@@ -54,7 +54,6 @@ class PendingCall:
         self.patience_s = patience_s
         self.probe = False
         self.sent_at = 0.0
-        self.number = 0  # among the calls since the provider last refused one
         self.future: asyncio.Future[None] | None = None
 
     def expected(self) -> float:
@@ -79,7 +78,6 @@ class ProviderQueue:
         # No call before `_blocked_until`; `_requested_until` is the time that the provider requested, which may be
         # later.
         self._blocked_until = self._requested_until = -inf
-        self._refusals = 0
         # Rates: the limits in use, each with the time of its last use; the smallest of them; limits from headers.
         self._limits: dict[Rates, float] = {}
         self._limit = self._advertised = UNLIMITED
@@ -272,7 +270,7 @@ class ProviderQueue:
         call.probe = self._breaker.start_call()
         self._requests.take(1, now, late=late)
         self._tokens.take(call.tokens, now, late=late)
-        call.number = self._learned.count_call(now)
+        self._learned.count_call(now)
         self._usual_tokens = call.tokens
         if self.fleet is not None:
             self.fleet.count_use(1, call.tokens)
@@ -288,8 +286,6 @@ class ProviderQueue:
         """Record an answer, with its tokens if they are known."""
         self._breaker.record_answer()
         self._failing_since = inf
-        self._learned.record_answer()
-        self._refusals = 0
         if self._window < inf:
             self._window += self._growth / self._window
             if self._window >= min(self._active):
@@ -300,8 +296,10 @@ class ProviderQueue:
                 self.fleet.count_use(0, tokens - call.tokens)
 
     def set_advertised(self, rates: Rates) -> None:
-        """Set the limits that the provider's headers advertise."""
-        self._advertised = rates.part(_BELOW)
+        """Set the limits that the provider's headers advertise. What was learned changes as they do."""
+        before, self._advertised = self._advertised, rates.part(_BELOW)
+        if before.requests != self._advertised.requests and inf not in (before.requests, self._advertised.requests):
+            self._learned.scale(self._advertised.requests / before.requests)
 
     def record_failure(self, call: PendingCall, why: str, congestion: str, wait: float) -> None:
         """Record a transient failure; `congestion` is rate, overload or ''."""
@@ -328,12 +326,9 @@ class ProviderQueue:
         if congestion != "rate":
             return wait
         if again:
-            self._learned.record_further_refusal(call.number)
+            self._learned.record_further_refusal()
             return wait
-        self._refusals += 1
-        wait = wait or min(_BACKOFF_S * 2 ** ((self._refusals - 1) // 2), _MAX_BLOCK_S / 2)
-        self._learned.record_refusal(call.number, now, wait)
-        return wait
+        return self._learned.record_refusal(now, wait, now - call.sent_at)
 
     def record_cancelled(self, call: PendingCall) -> None:
         """Record that a call was cancelled, so its outcome is unknown."""

@@ -7,6 +7,7 @@ from tests.bench import (
     answers,
     catalogue,
     killed,
+    limits,
     memory,
     metrics,
     processes,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "publish": publish.main,
     "startup": startup.main,
     "wide": wide.main,
+    "limits": limits.main,
 }
 
 
