@@ -25,7 +25,8 @@ from pipeline.journal.answers.filters import Filter, Keys
 from schemas.errors import Damaged
 
 FORMAT = 2  # files of format 1 have no calls: they are dropped, and made again from the journals
-GROUP = 16_384  # keys that are read together
+GROUP = 4_096  # keys that are read together
+_AT_ONCE = 64  # row groups
 SCHEMA = pa.schema([pa.field("key", pa.uint64()), pa.field("place", pa.int32())])
 Covered = Mapping[str, tuple[int, int]]
 
@@ -70,8 +71,8 @@ class IndexFile:
         needed = pl.DataFrame({"key": pl.Series(wanted, dtype=KEYS)})
         parts = []
         with self._open() as source, pq.ParquetFile(source) as parquet:
-            for group in groups.tolist():
-                rows = pl.DataFrame(parquet.read_row_group(group))
+            for some in _batched(groups.tolist(), _AT_ONCE):
+                rows = pl.DataFrame(parquet.read_row_groups(some))
                 hit = rows.join(needed, on="key", how="semi")
                 parts.append(hit.select("key", partition=names.gather(hit["place"])))
         return found_frame(parts)
@@ -87,6 +88,12 @@ class IndexFile:
                 hit = rows.filter((pl.col("key") >= low) & (pl.col("key") < high))
                 parts.append(hit.select("key", partition=names.gather(hit["place"])))
         return found_frame(parts)
+
+
+def _batched(groups: list[int], size: int) -> Iterator[list[int]]:
+    """Yield parts of so many."""
+    for start in range(0, len(groups), size):
+        yield groups[start : start + size]
 
 
 def found_frame(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
