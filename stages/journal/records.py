@@ -11,12 +11,14 @@
 Records are facts and never changed: two attempts of one batch can only add equal ones, so they cannot harm each other.
 """
 
+import base64
 import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+import pyarrow as pa
 
 TOOL = "tool:"  # before a tool's name in a call's `model`: journalled, but not paid for
 RowKey = tuple[str, str]
@@ -175,12 +177,17 @@ _KINDS: dict[str, type[Record]] = {
     "common": CommonRecord,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+_LARGE = 4_096  # characters of a request, above which its text is compressed
 _SAME = {"stage", "run", "status", "model", "common"}  # of thousands of records, so that all share one string
 
 
 def encode_record(record: Record) -> bytes:
     """Return the JSON of a record."""
     fields = {"k": _NAMES[type(record)], **{name: getattr(record, name) for name in record.__slots__}}
+    if isinstance(record, RequestRecord) and len(record.messages) > _LARGE:
+        text = record.messages.encode()
+        packed = base64.b64encode(pa.compress(text, codec="zstd", asbytes=True)).decode()
+        fields |= {"messages": "", "packed": packed, "size": len(text)}
     for name in ("mended", "carried", "by"):
         if not fields.get(name, True):
             del fields[name]  # earlier versions do not know it, so it is written only if it says something
@@ -198,8 +205,11 @@ def record_of(body: bytes) -> Record | None:
             data["calls"] = tuple((request, ordinal) for request, ordinal in data["calls"])
         if "mended" in data:
             data["mended"] = tuple(data["mended"])
+        if "packed" in data:
+            packed, size = base64.b64decode(data.pop("packed")), data.pop("size")
+            data["messages"] = pa.decompress(packed, decompressed_size=size, codec="zstd", asbytes=True).decode()
         return kind(**data)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, pa.ArrowException, OSError):
         return None
 
 

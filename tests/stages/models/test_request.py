@@ -14,7 +14,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from schemas.digests import digest
 from schemas.spec.sections import ModelChoice, Spec
 from stages.execution.attempt import BatchContext
-from stages.journal.records import CallRecord, CommonRecord, Record, RequestRecord
+from stages.journal.records import CallRecord, CommonRecord, Record, RequestRecord, encode_record, record_of
 from stages.journal.requests import RequestText
 from stages.models.asked import Declared, canonical_json, settings_of
 from stages.models.backend import Backend
@@ -177,6 +177,15 @@ def context(store: Segments, **options: Any) -> BatchContext:
     made = a_context(store)
     made.journal = store.journal(**options)
     return made
+
+
+@pytest.mark.parametrize("text", ["short", "long " * 2_000, "[" + "ä" * 5_000, ""])
+def test_a_large_request_is_packed_and_read_as_it_was(text: str) -> None:
+    record = RequestRecord("r", "id", "c", text, "run-1", 1.0)
+    body = encode_record(record)
+    assert record_of(body) == record
+    assert len(body) < 5_000
+    assert record_of(body.replace(b'"size":', b'"size":9')) in (None, record)
 
 
 async def test_many_bytes_are_flushed_before_many_records() -> None:
