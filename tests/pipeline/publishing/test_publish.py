@@ -477,6 +477,7 @@ def test_a_receipt_knows_its_files(bench: Bench) -> None:
         "reuse",
         "damage",
         "shares",
+        "answered_by",
     }
 
 
