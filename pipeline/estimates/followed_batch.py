@@ -82,6 +82,8 @@ class FollowedBatch:
         answers: dict[str, RowAnswer] = {}
         replays: list[tuple[str, str, dict[str, Any]]] = []
         most = _MOST_REPLAYED if ":" in stage.spec.uses else len(prints)
+        # A node that is an activity is not to be run but once: it may do what must not be repeated.
+        replayable = stage.spec.placement == "batch"
         for index, row in enumerate(prints):
             if row in answers or hash(row) in counts.sure or hash(row) in counts.maybe:
                 continue
@@ -97,7 +99,7 @@ class FollowedBatch:
             if isinstance(prepared, Answered):
                 answers[row] = RowAnswer(prepared.answer)
                 continue
-            if (id := self.ids[positions[index]]) in self.called and len(replays) < most:
+            if replayable and (id := self.ids[positions[index]]) in self.called and len(replays) < most:
                 replays.append((row, id, prepared))
             counts.measured += 1
             counts.prompt_bytes += _size(prepared)
