@@ -20,7 +20,7 @@ import polars as pl
 from pipeline.journal import answer_keys, compacted
 from pipeline.journal.answers import coverage
 from pipeline.journal.answers.elsewhere import OtherJournals
-from pipeline.journal.answers.index_files import IndexFile, found_frame
+from pipeline.journal.answers.index_files import IndexFile
 from pipeline.journal.join import Place
 from pipeline.journal.segments import Reading
 from pipeline.process_state import STATE
@@ -29,6 +29,7 @@ from schemas.errors import Damaged, ObjectMissing
 from stages.journal.records import CallKey, CallRecord, record_of
 
 _COLUMNS = ("kind", "key", "body")
+_LISTINGS = 3  # a reader lists again if a listed object is gone
 
 
 @dataclass(eq=False)
@@ -41,11 +42,7 @@ class CallFinder:
     @classmethod
     def of(cls, others: OtherJournals) -> "CallFinder | None":
         """Return a finder; None if no journal has any answer. Raises StoreError."""
-        files = [
-            (origin or others.store, file)
-            for origin in (None, *others.read_from)
-            for file in coverage.index_of(others.store, origin).files()
-        ]
+        files = _files_of(others)
         return cls(others, files) if files else None
 
     def may_have(self, digests: Sequence[str]) -> bool:
@@ -58,20 +55,34 @@ class CallFinder:
         return await asyncio.to_thread(self._find, keys)
 
     def _find(self, keys: Sequence[CallKey]) -> list[CallRecord]:
+        for _ in range(_LISTINGS - 1):
+            try:
+                return self._look(keys)
+            except (ObjectMissing, FileNotFoundError, Damaged):
+                self._files = _files_of(self.others)  # some were merged meanwhile
+        return self._look(keys)
+
+    def _look(self, keys: Sequence[CallKey]) -> list[CallRecord]:
         wanted = answer_keys.of_digests(pl.Series([digest for digest, _ in keys], dtype=pl.String)).drop_nulls()
         places: dict[Place, str] = {}
         for origin, file in self._files:
-            try:
-                found = file.find(wanted)
-            except (ObjectMissing, FileNotFoundError, Damaged):  # merged meanwhile: what it had is asked, at worst
-                found = found_frame([])
-            places |= {(origin, partition): file.key for partition in found["partition"].unique(maintain_order=True)}
+            found = file.find(wanted)["partition"].unique(maintain_order=True)
+            places |= {(origin, partition): file.key for partition in found}
         answers: dict[CallKey, CallRecord] = {}
         for place, file_key in places.items():
             # By the file that leads there: a later one has what the journal has got since.
             calls: _Calls = STATE.calls.get((place[0].uri, place[1], file_key), partial(_Calls.read, *place))
             answers = {record.key: record for key in keys if (record := calls.find(key)) is not None} | answers
         return list(answers.values())
+
+
+def _files_of(others: OtherJournals) -> list[tuple[Store, IndexFile]]:
+    """Return the files of all indexes as they are now, each with the store of its journals."""
+    return [
+        (origin or others.store, file)
+        for origin in (None, *others.read_from)
+        for file in coverage.index_of(others.store, origin).files()
+    ]
 
 
 class _Calls:
@@ -87,9 +98,18 @@ class _Calls:
     @classmethod
     def read(cls, store: Store, partition: str) -> "_Calls":
         """Read a journal's calls. Raises StoreError."""
+        for _ in range(_LISTINGS):
+            reading = Reading()
+            calls = cls._read(store, partition, reading)
+            if not reading.gone:  # else they were merged into an object that was not listed yet
+                break
+        return calls
+
+    @classmethod
+    def _read(cls, store: Store, partition: str, reading: Reading) -> "_Calls":
         calls = cls()
         voided: dict[CallKey, float] = {}
-        for chunk in compacted.everything(store, partition, _COLUMNS, Reading()):
+        for chunk in compacted.everything(store, partition, _COLUMNS, reading):
             for body in chunk.filter(pl.col("kind") == "void")["body"]:
                 void = orjson.loads(body)
                 for request, ordinal in void["calls"]:

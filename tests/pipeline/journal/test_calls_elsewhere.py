@@ -8,8 +8,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.journal.answers.calls import _Calls
-from pipeline.planning.known_answers import index_answers
+from pipeline.journal.answers.calls import CallFinder, _Calls
+from pipeline.journal.answers.index import AnswerIndex
+from pipeline.journal.answers.index_files import found_frame
+from pipeline.journal.compacted import everything
+from pipeline.journal.segments import Reading
+from pipeline.planning.known_answers import index_answers, other_journals
 from pipeline.stores import MemoryStore
 from schemas import ids
 from stages.journal.records import CallKey, CallRecord, Record, VoidRecord
@@ -51,6 +55,20 @@ async def test_fresh_asks_again(bench: Bench) -> None:
     bench.write(frame("y", note="edited"))
     published = await bench.run(bench.job(stages=[{**EXTRACT, "version": 2}]), fresh=True, reprocess="all")
     assert sum(one.manifest.usage.calls for one in published.values() if one.manifest) == 12
+
+
+async def test_an_index_that_is_merged_while_a_batch_runs_loses_no_call(bench: Bench) -> None:
+    bench.write(frame("x"))
+    assert await paid(bench) == 12
+    store = bench.store
+    finder = CallFinder.of(other_journals(bench.job(), store))
+    assert finder is not None
+    chunks = everything(store, "c=x", ["kind", "key"], Reading())
+    digest = next(key for chunk in chunks for kind, key in chunk.iter_rows() if kind == "call")
+    assert finder.may_have([digest])
+    for number in range(7):  # the eighth file of a level is merged with the others, which are deleted
+        AnswerIndex(store).add({f"c={number}": (0, 1)}, found_frame([]))
+    assert [record.key for record in await finder.find([(digest, 0)])] == [(digest, 0)]
 
 
 def call(request: str, *, ordinal: int = 0, at: float = 1.0, raw: str | None = "{}") -> CallRecord:
