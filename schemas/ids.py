@@ -18,7 +18,7 @@
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
     <sink>/_tandem/schedule/spec-<digest>.json         the spec that a schedule was applied with
-    <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report
+    <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report; announced answers
     <sink>/_tandem/budget/<day>/<version>.json         the spending of the pipeline on a UTC day
     <sink>/_tandem/plans/<digest>.json                 saved plans that a run must match
     <sink>/_tandem/forgetting.json                     rows that are being removed everywhere, as salted digests
@@ -264,6 +264,11 @@ def story(run: str) -> str:
 def limits_of_run(run: str) -> str:
     """Return the key of the limits set on a live run; its workers poll it."""
     return f"{RUNS}{run}/limits.json"
+
+
+def announced(run: str) -> str:
+    """Return the folder of what commands at work on a run have just answered."""
+    return f"{RUNS}{run}/announced/"
 
 
 def spec_of_run(run: str, content: str) -> str:

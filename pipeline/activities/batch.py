@@ -7,7 +7,7 @@ import asyncio
 import datetime as dt
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -23,6 +23,7 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context, row_context
 from pipeline.enrichment.open import answers_of, load_opened
+from pipeline.journal.announcements import AnnouncementsByRun
 from pipeline.journal.spool import Spools
 from pipeline.limits.live_limits import LiveLimits
 from pipeline.limits.run_budget import RunBudget, RunBudgets
@@ -35,9 +36,9 @@ from schemas.messages.batch import BatchRequest, BatchResult, Heartbeat, RowInpu
 from schemas.messages.run import (
     SetLimits,
 )
-from stages.execution.claims import Claims
+from stages.execution.equal_rows.claims import Claims
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Isolation, RowWatch
-from stages.execution.single_flight import Shared
 from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
@@ -90,6 +91,7 @@ class BatchActivities:
     spools: Spools
     controls: LiveLimits = field(default_factory=LiveLimits)
     supervision: Supervision | None = None
+    _announcements: AnnouncementsByRun = field(default_factory=AnnouncementsByRun)
     _memory: BatchMemory = field(default_factory=BatchMemory)
     _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _shared: WeakValueDictionary[tuple[str, str], Shared] = field(default_factory=WeakValueDictionary)
@@ -103,13 +105,16 @@ class BatchActivities:
         """Run the rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
         store = self.jobs.store(request.ref)
         spool = await asyncio.to_thread(self.spools.identity)
-        async with heartbeating(spool=spool) as progress:
+        async with AsyncExitStack() as following, heartbeating(spool=spool) as progress:
             await _note_lost_attempt(store, request, spool)
             job, _, services = await self.jobs.of(request.ref, request.plan)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
-            context = await batch_context(attempt, self._shared_of(request), self.drain, self.spools, answers)
+            announced = await following.enter_async_context(self._announcements.followed(store, request.ref.run))
+            shared = self._shared_of(request)
+            context = await batch_context(attempt, shared, self.drain, self.spools, answers, announced)
+            context.no_calls = services.no_calls
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
@@ -145,6 +150,7 @@ class BatchActivities:
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             stage, row, context = await row_context(attempt, request, answers, self.drain)
+            context.no_calls = services.no_calls
             progress.tally, progress.waiting = context.tally, services.limiters.silence
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))

@@ -11,16 +11,18 @@ import polars as pl
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.row_step import _row
 from pipeline.journal import segments
+from pipeline.journal.announcements import Announcements
 from pipeline.journal.answers.calls import CallFinder
+from pipeline.journal.segments import SegmentWriter
 from pipeline.journal.spool import Spools
 from pipeline.planning.known_answers import other_journals
 from schemas import ids
 from schemas.messages.batch import RowInput
 from stages.contract import GraphStage, graph_stages
 from stages.execution.attempt import BatchContext
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.node_steps import Steps
 from stages.execution.row_prints import row_prints
-from stages.execution.single_flight import Shared
 from stages.execution.unsettled import is_shareable
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord
@@ -34,9 +36,11 @@ async def batch_context(
     drain: asyncio.Event,
     spools: Spools | None = None,
     answers: Iterable[AnswerRecord] = (),
+    announced: Announcements | None = None,
 ) -> BatchContext:
     """Make the journal of this attempt from the records that `open` found for the batch, people's answers, and the
-    records of earlier attempts, in the store and in the spools of processes that were killed on this machine."""
+    records of earlier attempts, in the store and in the spools of processes that were killed on this machine. Its rows
+    are `announced` to other commands."""
     store, run, number = attempt.store, attempt.run, attempt.number
     known = await _opened_with(attempt, answers)
     found = await asyncio.to_thread(_elsewhere, attempt)
@@ -48,25 +52,26 @@ async def batch_context(
     for record in await asyncio.to_thread(segments.load_batch, store, attempt.partition, run, number, damage):
         known.add(record)
     options = attempt.job.spec.journal
-    put = segments.segment_writer(store, attempt.partition, run, number)
+    writer = SegmentWriter(store, attempt.partition, run, number)
     spool = None
     if spools is not None:
         owner = store.uri, run, attempt.partition, number
         for path, records in await asyncio.to_thread(spools.left_by_the_dead, *owner):
             if records:
-                await put(encode_segment(records))
+                await writer.put(encode_segment(records))
             for record in records:
                 known.add(record)
             await asyncio.to_thread(path.unlink, missing_ok=True)
         spool = spools.open(*owner)
     journal = Journal(
-        put,
+        writer.put,
         known=known,
         flush_s=options.flush.total_seconds(),
         strict=options.strict,
         spool=spool,
         requests=options.requests == "keep",
         finder=await asyncio.to_thread(_finder, attempt),
+        on_stored=None if announced is None else lambda rows: announced.note(writer.last, rows),
     )
     return BatchContext(
         run=run,
@@ -76,6 +81,7 @@ async def batch_context(
         drain=drain,
         damage=damage,
         elsewhere=frozenset(elsewhere),
+        announced=announced,
     )
 
 

@@ -18,9 +18,9 @@ from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
 from stages.contract import graph_stages
 from stages.execution.attempt import BatchContext
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import RowWatch
 from stages.execution.row_prints import row_prints
-from stages.execution.single_flight import Shared
 from stages.journal.fingerprints import row_ids
 from stages.journal.records import Record, now
 from stages.journal.segments import decode_segment

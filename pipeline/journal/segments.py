@@ -6,7 +6,7 @@ _tandem/journal/<partition>/segments/<run>/b<batch>/<nonce>.jsonl      immutable
 import asyncio
 import itertools
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.process_state import STATE
@@ -16,17 +16,22 @@ from schemas.errors import ObjectMissing
 from stages.journal.records import Record
 from stages.journal.segments import UnknownFormat, decode_segment
 
-Put = Callable[[bytes], Awaitable[None]]
 
+@dataclass
+class SegmentWriter:
+    """Writes one batch attempt's segments, one at a time, under new names, so that attempts never collide. `last`: the
+    key of the latest."""
 
-def segment_writer(store: Store, partition: str, run: str, batch: int) -> Put:
-    """Return the writer of one batch attempt's segments: new names each time, so that attempts never collide."""
+    store: Store
+    partition: str
+    run: str
+    batch: int
+    last: str = ""
 
-    async def put(data: bytes) -> None:
-        key = ids.journal_segment(partition, run, batch, uuid.uuid4().hex)
-        await asyncio.get_running_loop().run_in_executor(STATE.journal_writers, store.put_absent, key, data)
-
-    return put
+    async def put(self, data: bytes) -> None:
+        key = ids.journal_segment(self.partition, self.run, self.batch, uuid.uuid4().hex)
+        await asyncio.get_running_loop().run_in_executor(STATE.journal_writers, self.store.put_absent, key, data)
+        self.last = key
 
 
 @dataclass

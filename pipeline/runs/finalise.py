@@ -16,7 +16,7 @@ from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import Damaged, ObjectMissing, TandemError
+from schemas.errors import Damaged, ObjectMissing, StoreError, TandemError
 from schemas.manifest import Counts, Noun
 from schemas.messages.base import RunState
 from schemas.messages.partition import PartitionResult
@@ -50,6 +50,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         finished_at=dt.datetime.now(dt.UTC),
     )
     store.put(ids.report(request.ref.run), report.model_dump_json().encode())
+    _remove_announcements(store, request.ref.run)
     return RunResult(
         state=report.state,
         report=ids.report(request.ref.run),
@@ -57,6 +58,15 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         stop=report.stop,
         recovered=_recovered(store, report),
     )
+
+
+def _remove_announcements(store: Store, run: str) -> None:
+    """Remove what the run's commands told each other. A store that refuses does not fail a run that has ended."""
+    try:
+        if keys := [info.key for info in store.list(ids.announced(run))]:
+            store.delete(keys)
+    except StoreError as exc:
+        log.warning("announcements of run %s are not removed: %s", run, exc)
 
 
 class LastRun(Noun):

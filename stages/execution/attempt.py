@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import TandemError
-from stages.execution.claims import Claims
+from stages.execution.equal_rows.claims import Announced, Claims
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Isolation, RowWatch
 from stages.execution.guards.row_memory import RowMemory
 from stages.execution.node_steps import Steps
-from stages.execution.single_flight import Shared
 from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
@@ -37,6 +37,8 @@ class BatchContext:
     on_stuck: Callable[[str], None] = lambda row: None  # called with the id of a row whose thread cannot be stopped
     elsewhere: frozenset[RowKey] = frozenset()  # rows whose known outcome only other journals have
     claims: Claims | None = None  # where other processes may run equal rows
+    no_calls: bool = False  # only known answers are used
+    announced: Announced | None = None  # where other commands may have equal rows
     memory: RowMemory | None = None  # where rows in flight are bounded by bytes, too
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
 

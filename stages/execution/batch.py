@@ -9,41 +9,30 @@ joined to rows by fingerprint, never by position, so one bad row cannot harm ano
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
 
-import orjson
 import polars as pl
-from langgraph.errors import GraphBubbleUp
 
-from schemas.errors import FatalModelError, RowError, TandemError
+from schemas.errors import FatalModelError, TandemError
 from stages import observer
-from stages.contract import Answered, GraphStage
+from stages.contract import GraphStage
 from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.guards.isolation import GraphRow
-from stages.execution.guards.row_guard import RowCode, guard_rows
-from stages.execution.guards.row_memory import enter_row
+from stages.execution.guards.row_guard import guard_rows
+from stages.execution.guards.row_memory import RowSlot
 from stages.execution.guards.row_timeout import RowTimeouts
-from stages.execution.interrupts import (
-    AnyGraph,
-    Rounds,
-    RowPending,
-    interrupts_of,
-    resume_graph,
-    row_pending,
-)
 from stages.execution.isolated_run import run_isolated
 from stages.execution.node_steps import StepDone
-from stages.execution.questions import PENDING, describe_questions
-from stages.execution.row_graph import config_of, graph_of_rows, last_state
+from stages.execution.questions import PENDING
 from stages.execution.row_prints import row_prints
+from stages.execution.row_run import RowRunner
 from stages.execution.unsettled import is_answered, is_settled, is_shareable
 from stages.journal.records import RowKey, RowRecord, now
-from stages.models.failures.errors import Waiting, describe
+from stages.models.failures.errors import Waiting
 from stages.models.failures.refused_rows import is_refusal
-from stages.models.row_scope import RowScope, RowStopped, current
+from stages.models.row_scope import RowStopped
 
 
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:
@@ -63,6 +52,8 @@ async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str],
             seen.rows_done(stage.name, answered)
     if len(todo) < len(first) and any(is_answered(known.rows.get((stage.fingerprint, row))) for row in first):
         stage.refused_rows.record_answer()
+    if context.announced is not None:
+        context.announced.sort(todo)
     run = _Run(stage, context)
     await run.claim([(stage.fingerprint, row) for row, _ in todo])
     values = rows.select(stage.reads)
@@ -109,12 +100,11 @@ class _Run:
         self.context = context
         self.stopped: TandemError | None = None
         self._unexpected: Exception | None = None
-        self._config = config_of(stage)
         self._held: list[tuple[GraphRow, RowRecord]] = []  # refused, not yet known if the stage is
-        self._graph_of_rows = graph_of_rows(stage)
         self._claimed: Sequence[RowKey] = ()
         self._claimed_elsewhere: set[RowKey] = set()
         self._timeouts = RowTimeouts(stage.spec.row_timeout.total_seconds(), context.on_stuck)
+        self._runner = RowRunner(stage, context, self._timeouts, lambda: self.stopped)
 
     async def claim(self, keys: Sequence[RowKey]) -> None:
         """Claim the rows that are run here, and note those that other processes have claimed."""
@@ -148,14 +138,16 @@ class _Run:
                 if isolation is not None and isolation.suspects(row.key):
                     suspects.append(row)
                     continue
-                leave = await enter_row(self.stage.limiter, self.context.memory, row.values.values())
+                slot = RowSlot(self.stage.limiter, self.context.memory, row.values.values())
+                if not self._waits_for_equal(row.key):
+                    await slot.enter()
                 if self._is_over():
-                    leave()
+                    slot.leave()
                     break
-                task = asyncio.create_task(self._run_row(row))
+                task = asyncio.create_task(self._run_row(row, slot))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                task.add_done_callback(partial(_left, leave))
+                task.add_done_callback(partial(_leave, slot))
             if tasks:
                 await asyncio.wait(tasks)
             if isolation is not None and suspects:
@@ -171,16 +163,21 @@ class _Run:
             for held, record in self._held:
                 await self._store(held, record)
 
+    def _waits_for_equal(self, key: RowKey) -> bool:
+        return key in self.context.shared.rows or key in self._claimed_elsewhere
+
     async def _store(self, row: GraphRow, record: RowRecord) -> None:
         await self.context.journal.append(record)
         self.context.on_row(row.equal)
         if (seen := observer.current) is not None:
             seen.rows_done(self.stage.name, row.equal)
 
-    async def _run_row(self, row: GraphRow) -> None:
+    async def _run_row(self, row: GraphRow, slot: RowSlot) -> None:
         refused_rows = self.stage.refused_rows
         try:
-            record = await self._record_of(row)
+            record = await self._record_of(row, slot)
+            if record is None:
+                return
             if refused_rows.undecided and is_refusal(record.error):
                 self._held.append((row, record))
                 refused_rows.record_refusal(record.row, record.error or {})
@@ -200,20 +197,36 @@ class _Run:
         if self.stopped is None or _severity(exc) > _severity(self.stopped):
             self.stopped = exc
 
-    async def _record_of(self, row: GraphRow) -> RowRecord:
-        """Return the row's record, from an equal row of another batch or from the graph."""
+    async def _recalled(self, key: RowKey) -> RowRecord | None:
+        """Return the outcome of an equal row, of this command or as another has announced it."""
+        shared, announced = self.context.shared, self.context.announced
+        record = shared.recalled(key)
+        if record is None and announced is not None and announced.may_have(key):
+            await announced.recall(key, shared.remember)
+            record = shared.recalled(key)
+        return record if is_settled(record, self.context.journal.known) else None
+
+    async def _record_of(self, row: GraphRow, slot: RowSlot) -> RowRecord | None:
+        """Return the row's record, from an equal row of another batch or from the graph; None if the batch ended before
+        the row began."""
         shared = self.context.shared
-        record = shared.recalled(row.key)
-        if not is_settled(record, self.context.journal.known):
-            record = None
+        record = await self._recalled(row.key)
         while record is None:
             leader = shared.rows.get(row.key)
             if leader is None and row.key in self._claimed_elsewhere and self.context.claims is not None:
                 self._claimed_elsewhere.discard(row.key)
+                slot.leave()
                 record = _own_or(await self.context.claims.result(row.key))
+                continue
+            if leader is None and not slot.held:
+                await slot.enter()
+                if self._is_over():
+                    return None
+                record = await self._recalled(row.key)
                 continue
             if leader is None:
                 return await self._run_as_leader(row)
+            slot.leave()
             try:
                 record = _own_or(await asyncio.shield(leader))
             except RowStopped:
@@ -237,7 +250,7 @@ class _Run:
         future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
         shared.rows[row.key] = future
         try:
-            record = await self._run_graph(row)
+            record = await self._runner.run(row)
             if not (self.stage.refused_rows.undecided and is_refusal(record.error)):
                 shared.remember(record)
             shared.parked.pop(row.key, None)
@@ -252,95 +265,6 @@ class _Run:
         finally:
             del shared.rows[row.key]
 
-    async def _run_graph(self, row: GraphRow) -> RowRecord:
-        """Run the graph once. Raises errors that are not the row's fault: a wait, a fatal model error, a failing store.
-        A question parks the row; every other error rejects it, with its reason."""
-        context = self.context
-        scope = RowScope(
-            id=row.id,
-            run=context.run,
-            batch=context.batch,
-            journal=context.journal,
-            tally=context.tally,
-            in_flight=context.shared.calls,
-            loop=asyncio.get_running_loop(),
-            halted=lambda: self.stopped,
-            budget=context.budget,
-            stage=self.stage.name,
-            own="" if self.stage.spec.share else row.key[1],
-        )
-        token = current.set(scope)
-        number = context.watch.began(self.stage.name, row.key, row.id) if context.watch is not None else None
-        answer: str | None = None
-        error: dict[str, Any] | None = None
-        status: Literal["ok", "rejected", "pending"] = "rejected"
-        try:
-            with self._timeouts.row(scope):
-                answer = _json(await RowCode(self._output_of(row, scope), scope, scope.loop))
-            status = "ok"
-        except StepDone:
-            raise
-        except RowPending as parked:
-            error, status = describe_questions(parked.questions), "pending"
-        except RowError as exc:
-            error = describe(exc)
-        except TandemError:
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            error = describe(RowError("the graph cancelled itself", kind="interrupted"))
-        except BaseException as exc:  # a user's graph may raise anything
-            if isinstance(exc, GeneratorExit) and asyncio.current_task() is None:
-                raise  # the coroutine is being discarded
-            error = describe(exc)
-        finally:
-            if context.watch is not None:
-                context.watch.ended(number)
-            current.reset(token)
-            scope.close()
-        if scope.stop is not None:
-            raise scope.stop  # even if the graph caught it: it went on without the answer
-        if error is not None:
-            error["calls"] = len(scope.calls)
-        costs = [call.cost_usd if (call := context.journal.known.calls.get(key)) else None for key in scope.calls]
-        cost = sum(cost for cost in costs if cost is not None) if None not in costs else None
-        calls = tuple(scope.calls)
-        mended = tuple(sorted(scope.mended)) if status == "ok" else ()
-        made = (context.journal.known.calls.get(key) for key in calls)
-        by = {call.model: call.by["model"] for call in made if call is not None and call.by and "model" in call.by}
-        return RowRecord(
-            *row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost, mended=mended, by=by
-        )
-
-    async def _invoke(self, row: str, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:
-        if self.context.steps is not None:
-            graph = self.context.steps.graph(graph)
-        on_step = self.context.on_step
-        watch = partial(on_step, row) if on_step is not None else None
-        return await last_state(graph, graph_input, {**self._config, **config}, self.stage.context, watch)
-
-    async def _output_of(self, row: GraphRow, scope: RowScope) -> dict[str, Any]:
-        prepared = self.stage.prepare(row.values)
-        if isinstance(prepared, Answered):
-            return prepared.answer
-        answers = self.context.journal.known.answers.get(row.key)
-        try:
-            if answers is None:
-                state = await self._invoke(row.key[1], self._graph_of_rows, prepared, {})
-            else:
-                scope.rounds = rounds = Rounds()
-                invoke = partial(self._invoke, row.key[1])
-                state = await resume_graph(self._graph_of_rows, prepared, answers, rounds, invoke)
-        except StepDone:
-            raise
-        except GraphBubbleUp as exc:
-            raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
-        if interrupts := interrupts_of(state):
-            raise row_pending(interrupts)
-        return self.stage.output_of(state)
-
 
 def _own_or(record: RowRecord | None) -> RowRecord | None:
     """Return an outcome that an equal row can use, else None: then the row is run by itself."""
@@ -351,10 +275,6 @@ def _severity(exc: TandemError) -> tuple[bool, float]:
     return not exc.retryable, exc.seconds if isinstance(exc, Waiting) else 0.0
 
 
-def _json(answer: dict[str, Any]) -> str:
-    return orjson.dumps(answer).decode()
-
-
-def _left(leave: Callable[[], None], task: "asyncio.Task[None]") -> None:
-    """Give back the place of a row that has ended."""
-    leave()
+def _leave(slot: RowSlot, task: "asyncio.Task[None]") -> None:
+    """Give back the slot of a row that has ended."""
+    slot.leave()

@@ -10,7 +10,7 @@ import orjson
 
 from stages import observer
 from stages.journal.known import Known
-from stages.journal.records import CallKey, CallRecord, CommonRecord, Record, RequestRecord, encode_record
+from stages.journal.records import CallKey, CallRecord, CommonRecord, Record, RequestRecord, RowRecord, encode_record
 from stages.journal.requests import KeptRequests, RequestText
 from stages.journal.segments import line_of, segment_of
 
@@ -38,7 +38,8 @@ class CallFinder(Protocol):
 class Journal:
     """Writes one batch attempt's records. Flushed `flush_s` after the first unflushed record, at `flush_records`, and
     `flush_bytes` of them, and by `flush()`; with `strict` each `append` returns only when its record is safe.
-    `requests`: those of calls are kept, too. `finder` looks up calls that are not known here.
+    `requests`: those of calls are kept, too. `finder` looks up calls that are not known here. `on_stored` is called
+    with the rows whose records were stored.
 
     `put(data)` stores one segment under a new name, in a thread; it raises where the store fails, and the records stay
     in memory for the next flush, so nothing is lost if a store is unavailable for a while.
@@ -56,6 +57,7 @@ class Journal:
         spool: Spool | None = None,
         requests: bool = True,
         finder: CallFinder | None = None,
+        on_stored: Callable[[Sequence[RowRecord]], None] | None = None,
     ) -> None:
         self.known = known
         self.finder = finder
@@ -69,6 +71,8 @@ class Journal:
         self._strict = strict
         self._unflushed: list[bytes] = []  # lines
         self._unflushed_bytes = 0
+        self._on_stored = on_stored
+        self._unflushed_rows: list[RowRecord] = []
         self._flushing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._flusher: asyncio.Task[None] | None = None
@@ -99,6 +103,9 @@ class Journal:
         self._unflushed_bytes += len(line)
         if isinstance(record, CallRecord):
             self._sent.pop(record.nonce, None)
+        elif isinstance(record, RowRecord):
+            if self._on_stored is not None:
+                self._unflushed_rows.append(record)
         elif isinstance(record, RequestRecord | CommonRecord) and self._kept is not None:
             self._kept.has(record)
         if self._spool is not None:
@@ -161,17 +168,21 @@ class Journal:
             lines = self._unflushed
             if not lines:
                 return
-            self._unflushed, self._unflushed_bytes = [], 0
+            rows = self._unflushed_rows
+            self._unflushed, self._unflushed_bytes, self._unflushed_rows = [], 0, []
             if (seen := observer.current) is not None:
                 seen.flush_began(self)
             try:
                 await self._put(segment_of(lines))
                 self.failed = None
+                if self._on_stored is not None:
+                    self._on_stored(rows)
                 if (seen := observer.current) is not None:
                     seen.flush_ended(self)
                 self._shrink_spool()
             except BaseException:
                 self._unflushed = lines + self._unflushed
+                self._unflushed_rows = rows + self._unflushed_rows
                 self._unflushed_bytes += sum(map(len, lines))
                 self._rearm()
                 raise

@@ -23,6 +23,7 @@ from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
+from schemas.errors import CallNeeded
 from schemas.spec.sections import Price
 from stages import observer
 from stages.journal.records import CallKey, CallRecord
@@ -56,7 +57,10 @@ class JournalCache(BaseCache):
         key = scope.next_key(_digest(prompt, llm_string))
         known = scope.journal.known.calls.get(key)
         if known is None:
-            if (why := scope.halted()) is not None:
+            why = scope.halted()
+            if why is None and scope.no_calls:
+                why = CallNeeded(f"{scope.stage}: an answer is not in the journal, and --no-calls makes no call.")
+            if why is not None:
                 scope.record_failure(why)
                 raise why
             scope.cache_missed[key[0]].append(key)

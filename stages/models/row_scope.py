@@ -47,7 +47,7 @@ class RowScope:
     own models that LangChain looked up and did not store yet. `stop` is the error that must end the batch, even if the
     graph catches it; `halted` returns the reason why the batch makes no more calls. `rounds` knows earlier calls of
     tasks that are run again. `mended`: the places of answers that were corrected. `own`: with
-    `share: false`, the row's fingerprint."""
+    `share: false`, the row's fingerprint. `no_calls`: only known answers are used."""
 
     id: str
     run: str
@@ -68,6 +68,7 @@ class RowScope:
     mended: set[str] = field(default_factory=set)
     stage: str = ""
     own: str = ""
+    no_calls: bool = False
     clock: RowClock = field(default_factory=RowClock)
     threads: int = 0  # in which its code runs now
     awaits_tool: bool = False  # it was halted before a tool ran

@@ -41,6 +41,7 @@ import orjson
 import polars as pl
 
 from pipeline.journal import compaction, join, segments
+from pipeline.journal.segments import SegmentWriter
 from pipeline.journal.usage import usage_of_run
 from pipeline.publishing import cleanup, commit_partition
 from pipeline.runs import requests
@@ -319,7 +320,7 @@ class World:
                 known.add(record)
         for record in await self.blocking(segments.load_batch, self.store, DAY, run, number):
             known.add(record)
-        put = segments.segment_writer(self.store, DAY, run, number)
+        put = SegmentWriter(self.store, DAY, run, number).put
         journal = attempt.journal = Journal(put, known=known, flush_s=FLUSH_S, flush_records=self.flush_records)
         try:
             answers = await asyncio.gather(*(self._row(run, number, row, journal, attempt) for row in rows))

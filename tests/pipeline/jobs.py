@@ -31,7 +31,7 @@ from schemas.messages.base import RunRef
 from schemas.plan import Plan, Selection
 from schemas.spec.sections import Spec
 from schemas.staging import OpenedPartition
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows.single_flight import Shared
 from stages.models.choice import ModelServices
 
 Records = list[dict[str, Any]]

@@ -26,7 +26,7 @@ from schemas.plan import Selection
 from schemas.staging import PlannedBatch
 from schemas.tables import stored_schema
 from stages.contract import ROW
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.fingerprints import fingerprints
 from tests.pipeline.jobs import Bench
 

@@ -16,7 +16,7 @@ from schemas.spec.sections import ModelChoice, Spec
 from stages.contract import AnyStage, GraphStage
 from stages.execution.attempt import BatchContext, StageOutcome
 from stages.execution.batch import run_graph_stage
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import CommonRecord, Record, RequestRecord
 from stages.journal.segments import decode_segment

@@ -65,7 +65,7 @@ class OtherJournals:
 
     def _unindexed(self) -> Iterator[Place]:
         """Yield the journals that have to be read directly. Not those that this command writes: its rows share their
-        answers while they are at work (`stages.execution.single_flight`)."""
+        answers while they are at work (`stages.execution.equal_rows.single_flight`)."""
         for origin in (self.store, *self.read_from):
             for one in coverage.marked(origin):
                 if origin is not self.store or one.command != COMMAND.name:

@@ -15,9 +15,9 @@ from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.shared.row_claims import ChildClaims
 from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
-from stages.execution.claims import Claims
+from stages.execution.equal_rows.claims import Claims
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Attempt, GraphRow
-from stages.execution.single_flight import Shared
 from stages.journal.records import Record, RowKey
 from stages.models.row_scope import Tally
 

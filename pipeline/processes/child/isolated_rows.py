@@ -15,8 +15,8 @@ from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
 from stages.execution.attempt import BatchContext
 from stages.execution.batch import run_rows
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import GraphRow, RowWatch
-from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import Record
 from stages.journal.segments import decode_segment, encode_segment
@@ -59,7 +59,7 @@ class IsolatedRows:
         request = BatchRequest.model_validate(message.data["request"])
         rows, known = pickle.loads(message.body)  # noqa: S301  packed by a process of ours
         store = self.jobs.store(request.ref)
-        job, _, _ = await self.jobs.of(request.ref, request.plan)
+        job, _, services = await self.jobs.of(request.ref, request.plan)
         stage = next(s for s in job.stages if isinstance(s, GraphStage) and s.name == message.data["stage"])
         spool = self.spools.open(
             store.uri, request.ref.run, request.partition, request.batch, row=message.data["row"], kept=True
@@ -69,7 +69,7 @@ class IsolatedRows:
         )
         context = BatchContext(
             run=request.ref.run, batch=request.batch, journal=journal, shared=Shared(), drain=self.drain,
-            watch=self.watch,
+            watch=self.watch, no_calls=services.no_calls,
         )  # fmt: skip
         try:
             async with self.budgets.of(store, request.ref) as context.budget:

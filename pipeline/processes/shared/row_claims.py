@@ -9,8 +9,8 @@ from pipeline.processes.channel import Channel, ChannelClosed, Message
 from schemas.digests import digest
 from schemas.errors import TandemError
 from schemas.messages.batch import BatchRequest
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.questions import PENDING
-from stages.execution.single_flight import Shared
 from stages.journal.records import RowKey, RowRecord, encode_record, record_of
 
 _LOOK_EVERY_S = 0.05

@@ -1,6 +1,6 @@
 """Bytes of the rows whose graphs run: many large texts must not be held at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from stages.limits.limiter import Limiter
@@ -17,25 +17,40 @@ class RowMemory(Protocol):
     def release(self, size: int) -> None: ...
 
 
-async def enter_row(limiter: Limiter, memory: RowMemory | None, values: Iterable[Any]) -> Callable[[], None]:
-    """Wait for room for a row with these values: its bytes, and a slot among the rows in flight. Returns the function
-    that gives both back."""
-    if memory is None:
-        await limiter.take_row()
-        return limiter.leave_row
-    size = bytes_in_flight(values)
-    await memory.take(size)
-    try:
-        await limiter.take_row()
-    except BaseException:
-        memory.release(size)
-        raise
+class RowSlot:
+    """The slot of one row among those in flight, and room for the bytes of its values. A row holds it while its graph
+    runs, not while it waits for an equal row."""
 
-    def leave() -> None:
-        limiter.leave_row()
-        memory.release(size)
+    __slots__ = ("_limiter", "_memory", "_size", "held")
 
-    return leave
+    def __init__(self, limiter: Limiter, memory: RowMemory | None, values: Iterable[Any]) -> None:
+        self._limiter = limiter
+        self._memory = memory
+        self._size = 0 if memory is None else bytes_in_flight(values)
+        self.held = False
+
+    async def enter(self) -> None:
+        """Wait for the slot."""
+        if self.held:
+            return
+        if self._memory is not None:
+            await self._memory.take(self._size)
+        try:
+            await self._limiter.take_row()
+        except BaseException:
+            if self._memory is not None:
+                self._memory.release(self._size)
+            raise
+        self.held = True
+
+    def leave(self) -> None:
+        """Give it back, if it is held."""
+        if not self.held:
+            return
+        self.held = False
+        self._limiter.leave_row()
+        if self._memory is not None:
+            self._memory.release(self._size)
 
 
 def bytes_in_flight(values: Iterable[Any]) -> int:

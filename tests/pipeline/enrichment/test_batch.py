@@ -19,7 +19,7 @@ from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.errors import DuplicateKeys, StoreError
 from schemas.manifest import Manifest, Reuse
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.records import RowRecord, encode_record
 from stages.journal.segments import decode_segment
 from tests.pipeline.jobs import EXTRACT, Bench, rows

@@ -9,7 +9,7 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial, short
 from schemas.staging import PlannedBatch
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows.single_flight import Shared
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 CHECK = {"name": "sane", "uses": "checks", "with": {"rules": [{"name": "low", "sql": "id < 3"}]}}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipeline.journal import compacted
 from pipeline.journal.compaction import InUse, compact
 from pipeline.journal.join import keys_of_batch, split_by_batch
-from pipeline.journal.segments import load_batch, segment_writer
+from pipeline.journal.segments import SegmentWriter, load_batch
 from pipeline.journal.usage import usage_of_run
 from pipeline.stores import MemoryStore
 from schemas import ids
@@ -60,7 +60,7 @@ def call(key: str, *, id: str = "id", run: str = "run-1", nonce: str = "", **giv
 
 def put(store: MemoryStore, records: Iterable[Record], *, run: str = "run-1", batch: int = 0) -> str:
     before = {info.key for info in store.list(ids.JOURNAL)}
-    asyncio.run(segment_writer(store, DAY, run, batch)(encode_segment(records)))  # type: ignore[arg-type]
+    asyncio.run(SegmentWriter(store, DAY, run, batch).put(encode_segment(records)))
     (key,) = {info.key for info in store.list(ids.JOURNAL)} - before
     return key
 

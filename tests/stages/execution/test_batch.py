@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from schemas.errors import RowError, StoreError
 from stages.contract import Answered, GraphStage
-from stages.execution import recent_answers
 from stages.execution.batch import run_graph_stage
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows import recent_answers
+from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.records import CallRecord, RowRecord
 from stages.models.choice import ModelServices
 from tests.harness.model_server import ModelServer

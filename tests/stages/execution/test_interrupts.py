@@ -9,8 +9,8 @@ from schemas.digests import digest
 from schemas.errors import SpecError
 from stages.contract import GraphStage
 from stages.execution.attempt import StageOutcome
+from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.questions import GraphQuestion, is_waiting, questions_of
-from stages.execution.single_flight import Shared
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord, VoidRecord, now
 from stages.journal.segments import decode_segment, encode_segment

@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr, create_model
 
 from schemas.errors import FatalModelError, RowError
 from stages.execution.attempt import BatchContext
-from stages.execution.single_flight import Shared
+from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.records import CallRecord
 from stages.limits.limiter import Limiter
 from stages.models.backend import Backend

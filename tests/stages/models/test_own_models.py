@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 from langchain_core.globals import get_llm_cache, set_llm_cache
 
+from schemas.errors import CallNeeded
 from stages.contract import GraphStage
+from stages.execution.batch import run_graph_stage
 from stages.journal.records import CallRecord
 from stages.models.own_models import JournalCache, journal_own_models
 from tests.harness.model_server import ModelServer
@@ -82,6 +84,16 @@ async def test_an_answer_is_paid_for_once_and_replayed(
     assert answers(again) == answers(first)
     assert server.stats().requests == 2
     assert context.tally.calls_reused == 0, "what this run's rows asked themselves is no reuse"
+
+
+@pytest.mark.parametrize(("node", "method"), [("ask", "json_schema"), ("ask_in_a_thread", "")])
+async def test_a_run_without_calls_holds_them_back(write: Write, server: ModelServer, node: str, method: str) -> None:
+    stage = graph(write, node=node, method=method)
+    context = a_context()
+    context.no_calls = True
+    outcome = await run_graph_stage(stage, rows("a", "b"), ["0", "1"], context)
+    assert isinstance(outcome.stopped, CallNeeded)
+    assert server.stats().requests == 0
 
 
 async def test_how_a_call_is_made_changes_nothing_and_what_is_asked_for_does(write: Write, server: ModelServer) -> None:

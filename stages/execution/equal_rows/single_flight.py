@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from stages.execution.equal_rows.recent_answers import RecentAnswers
 from stages.execution.questions import PENDING
-from stages.execution.recent_answers import RecentAnswers
 from stages.execution.unsettled import is_shareable
 from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
 

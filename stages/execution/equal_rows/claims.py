@@ -1,9 +1,22 @@
 """Equal rows once, over processes that do not share memory: one process claims a row, the others use its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stages.journal.records import RowKey, RowRecord
+
+
+class Announced(Protocol):
+    """What other commands, with which there are no claims, have just answered."""
+
+    def may_have(self, key: RowKey) -> bool:
+        """Return False if surely none has announced an equal row. Must not wait."""
+
+    async def recall(self, key: RowKey, remember: Callable[[RowRecord], None]) -> None:
+        """Call `remember` with the record of an equal row, if one is found, and with others on the way."""
+
+    def sort(self, rows: list[tuple[str, int]]) -> None:
+        """Sort rows (fingerprint, position), so that each command begins with others."""
 
 
 class Claims(Protocol):

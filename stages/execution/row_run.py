@@ -1,0 +1,131 @@
+"""Run the graph of one row: its record, whatever a user's graph does."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import orjson
+from langgraph.errors import GraphBubbleUp
+
+from schemas.errors import RowError, TandemError
+from stages.contract import Answered, GraphStage
+from stages.execution.attempt import BatchContext
+from stages.execution.guards.isolation import GraphRow
+from stages.execution.guards.row_guard import RowCode
+from stages.execution.guards.row_timeout import RowTimeouts
+from stages.execution.interrupts import AnyGraph, Rounds, RowPending, interrupts_of, resume_graph, row_pending
+from stages.execution.node_steps import StepDone
+from stages.execution.questions import describe_questions
+from stages.execution.row_graph import config_of, graph_of_rows, last_state
+from stages.journal.records import RowRecord, now
+from stages.models.failures.errors import describe
+from stages.models.row_scope import RowScope, current
+
+
+class RowRunner:
+    """Runs rows of one batch through the graph of a stage. `halted` returns the error that stops them, if any."""
+
+    def __init__(
+        self,
+        stage: GraphStage,
+        context: BatchContext,
+        timeouts: RowTimeouts,
+        halted: Callable[[], TandemError | None],
+    ) -> None:
+        self.stage = stage
+        self.context = context
+        self._timeouts = timeouts
+        self._halted = halted
+        self._config = config_of(stage)
+        self._graph_of_rows = graph_of_rows(stage)
+
+    async def run(self, row: GraphRow) -> RowRecord:
+        """Run the graph once. Raises errors that are not the row's fault: a wait, a fatal model error, a failing store.
+        A question parks the row; every other error rejects it, with its reason."""
+        context = self.context
+        scope = RowScope(
+            id=row.id,
+            run=context.run,
+            batch=context.batch,
+            journal=context.journal,
+            tally=context.tally,
+            in_flight=context.shared.calls,
+            loop=asyncio.get_running_loop(),
+            halted=self._halted,
+            budget=context.budget,
+            stage=self.stage.name,
+            no_calls=context.no_calls,
+            own="" if self.stage.spec.share else row.key[1],
+        )
+        token = current.set(scope)
+        number = context.watch.began(self.stage.name, row.key, row.id) if context.watch is not None else None
+        answer: str | None = None
+        error: dict[str, Any] | None = None
+        status: Literal["ok", "rejected", "pending"] = "rejected"
+        try:
+            with self._timeouts.row(scope):
+                answer = orjson.dumps(await RowCode(self._output_of(row, scope), scope, scope.loop)).decode()
+            status = "ok"
+        except StepDone:
+            raise
+        except RowPending as parked:
+            error, status = describe_questions(parked.questions), "pending"
+        except RowError as exc:
+            error = describe(exc)
+        except TandemError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            error = describe(RowError("the graph cancelled itself", kind="interrupted"))
+        except BaseException as exc:  # a user's graph may raise anything
+            if isinstance(exc, GeneratorExit) and asyncio.current_task() is None:
+                raise  # the coroutine is being discarded
+            error = describe(exc)
+        finally:
+            if context.watch is not None:
+                context.watch.ended(number)
+            current.reset(token)
+            scope.close()
+        if scope.stop is not None:
+            raise scope.stop  # even if the graph caught it: it went on without the answer
+        if error is not None:
+            error["calls"] = len(scope.calls)
+        costs = [call.cost_usd if (call := context.journal.known.calls.get(key)) else None for key in scope.calls]
+        cost = sum(cost for cost in costs if cost is not None) if None not in costs else None
+        calls = tuple(scope.calls)
+        mended = tuple(sorted(scope.mended)) if status == "ok" else ()
+        made = (context.journal.known.calls.get(key) for key in calls)
+        by = {call.model: call.by["model"] for call in made if call is not None and call.by and "model" in call.by}
+        return RowRecord(
+            *row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost, mended=mended, by=by
+        )
+
+    async def _invoke(self, row: str, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:
+        if self.context.steps is not None:
+            graph = self.context.steps.graph(graph)
+        on_step = self.context.on_step
+        watch = partial(on_step, row) if on_step is not None else None
+        return await last_state(graph, graph_input, {**self._config, **config}, self.stage.context, watch)
+
+    async def _output_of(self, row: GraphRow, scope: RowScope) -> dict[str, Any]:
+        prepared = self.stage.prepare(row.values)
+        if isinstance(prepared, Answered):
+            return prepared.answer
+        answers = self.context.journal.known.answers.get(row.key)
+        try:
+            if answers is None:
+                state = await self._invoke(row.key[1], self._graph_of_rows, prepared, {})
+            else:
+                scope.rounds = rounds = Rounds()
+                invoke = partial(self._invoke, row.key[1])
+                state = await resume_graph(self._graph_of_rows, prepared, answers, rounds, invoke)
+        except StepDone:
+            raise
+        except GraphBubbleUp as exc:
+            raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
+        if interrupts := interrupts_of(state):
+            raise row_pending(interrupts)
+        return self.stage.output_of(state)
