@@ -18,14 +18,17 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.enrichment.join_rows import RowKeys
-from pipeline.estimates.followed_batch import CountedRows, FollowedBatch
+from pipeline.estimates.followed_batch import CallProbe, CountedRows, FollowedBatch
 from pipeline.journal import compacted, segments
+from pipeline.journal.answers.calls import CallFinder
 from pipeline.journal.join import collect, has_journal
+from pipeline.journal.spool import Spools
 from pipeline.planning import batches
 from pipeline.planning.batches import equal_batches
 from pipeline.planning.job import Job
 from pipeline.planning.known_answers import index_answers, other_journals
 from pipeline.progress_note import Note, unnoted
+from pipeline.settings import current
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
@@ -136,9 +139,11 @@ def count_calls(
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 
+    probe = CallProbe(None if fresh else CallFinder.of(other_journals(job, store)))
+
     def one(index: int) -> tuple[int, Decision, list[CountedRows]]:
         decision = found[index]
-        counting = _PartitionCount(job, store, decision, entries[decision.partition], fresh, note)
+        counting = _PartitionCount(job, store, decision, entries[decision.partition], fresh, note, probe)
         changed = replace(decision, changes=counting.changes())
         return index, changed, counting.rows_to_call() if decision.run else []
 
@@ -155,8 +160,10 @@ def count_calls(
 class _PartitionCount:
     """One partition."""
 
-    def __init__(self, job: Job, store: Store, decision: Decision, entry: Entry, fresh: bool, note: Note) -> None:
-        self.job, self.store, self.entry, self.note = job, store, entry, note
+    def __init__(
+        self, job: Job, store: Store, decision: Decision, entry: Entry, fresh: bool, note: Note, probe: CallProbe
+    ) -> None:
+        self.job, self.store, self.entry, self.note, self.probe = job, store, entry, note, probe
         self.decision = decision
         self.fresh = fresh
         self.others = other_journals(job, store)
@@ -190,7 +197,8 @@ class _PartitionCount:
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
             known = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
-                FollowedBatch(self.job, self._left(number, batch), Known(known.pop(number, ()))).through(counts)
+                known_here = Known(known.pop(number, ()))
+                FollowedBatch(self.job, self._left(number, batch), known_here, self.probe).through(counts)
                 self.note(batch.rows)
         return counts
 
@@ -221,9 +229,14 @@ class _PartitionCount:
 
     def _known(self, folder: Path) -> dict[int, list[Record]]:
         """Load the records of the rows that are followed, by batch, joined as `open` does."""
-        journal = has_journal(self.store, self.entry.partition)
-        if self.fresh or not self.batches or not (journal or self.others.may_have_answers()):
+        if self.fresh or not self.batches:
             return {}
+        journal = has_journal(self.store, self.entry.partition)
+        # Few: what was answered in the last second of a process that was killed on this machine. Its next run has them.
+        spooled = Spools(current().spool_folder).records_of_the_dead(self.store.uri, self.entry.partition)
+        found = {number: list(spooled) for number in range(len(self.batches))} if spooled else {}
+        if not (journal or self.others.may_have_answers()):
+            return found
         keys = [RowKeys.of(self.job, self._left(number, batch)) for number, batch in enumerate(self.batches)]
         rows = RowKeys(
             pl.concat(one.ids for one in keys),
@@ -237,7 +250,6 @@ class _PartitionCount:
         sizes = [len(one.ids) for one in keys]
         batch = pl.Series("batch", [n for n, size in enumerate(sizes) for _ in range(size)], dtype=pl.Int64)
         wanted = pl.concat(pl.DataFrame([batch, key.alias("key")]) for key in rows.all).with_columns(calls=True)
-        found: dict[int, list[Record]] = {}
         for kind, joined in (("known", own), ("elsewhere", other)):
             for number, path in (joined.by_batch(wanted, folder, kind) if joined is not None else {}).items():
                 records = decode_segment(path.read_bytes()).records

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.journal.answers.calls import CallFinder
 from pipeline.planning.job import Job
 from schemas.errors import RowError
 from stages.contract import ROW, Answered, GraphStage, TableStage, graph_stages
@@ -19,6 +20,9 @@ from stages.execution.row_prints import row_prints
 from stages.journal.fingerprints import row_ids
 from stages.journal.known import Known
 
+Unknown = tuple[str, str, dict[str, Any]]  # a row: its fingerprint, identity and prepared state
+
+_PROBED = 8  # rows of a batch
 _MOST_REPLAYED = 5_000  # rows of a batch through a user's graph: some seconds
 
 
@@ -36,13 +40,36 @@ class CountedRows:
     prompt_bytes: int = 0
 
 
+@dataclass
+class CallProbe:
+    """Whether rows that the journal does not know ask what others have asked: single calls are found by their request.
+    Rendering each row's request would take a millisecond, so some rows of each batch are tried, `left` in all; where
+    one finds its answer, all rows of its stage are looked up. For a whole plan; built-in graphs only, as code of users
+    is not run for rows that a plan counts as new."""
+
+    finder: CallFinder | None = None
+    left: int = 400
+    found: set[str] = field(default_factory=set)  # stages
+
+    def sample(self, stage: GraphStage, rows: Sequence[Unknown]) -> Sequence[Unknown]:
+        """Return the rows to look up first, perhaps none."""
+        if self.finder is None or ":" in stage.spec.uses:
+            return []
+        if stage.name in self.found:
+            return rows
+        tried = rows[: min(_PROBED, self.left)]
+        self.left -= len(tried)
+        return tried
+
+
 class FollowedBatch:
     """One batch between its stages. `sure` rows arrive, with all their columns known; `open` ones still need an earlier
     answer: the frame has their known columns, and some may leave before."""
 
-    def __init__(self, job: Job, rows: pl.DataFrame, known: Known) -> None:
+    def __init__(self, job: Job, rows: pl.DataFrame, known: Known, probe: CallProbe | None = None) -> None:
         self.job = job
         self.known = known
+        self.probe = probe or CallProbe()
         self.ids = row_ids(rows, job.spec.source.key)
         self.sure = RowTable.of_source(rows, job.snapshot.schema)
         self.open = self.sure.frame.clear()
@@ -80,7 +107,8 @@ class FollowedBatch:
         prints = row_prints(stage, rows, [self.ids[position] for position in positions])
         values = rows.select(stage.reads)
         answers: dict[str, RowAnswer] = {}
-        replays: list[tuple[str, str, dict[str, Any]]] = []
+        replays: list[Unknown] = []
+        others: list[Unknown] = []
         most = _MOST_REPLAYED if ":" in stage.spec.uses else len(prints)
         # A node that is an activity is not to be run but once: it may do what must not be repeated.
         replayable = stage.spec.placement == "batch"
@@ -99,15 +127,33 @@ class FollowedBatch:
             if isinstance(prepared, Answered):
                 answers[row] = RowAnswer(prepared.answer)
                 continue
-            if replayable and (id := self.ids[positions[index]]) in self.called and len(replays) < most:
-                replays.append((row, id, prepared))
+            unknown = row, self.ids[positions[index]], prepared
+            if replayable and unknown[1] in self.called and len(replays) < most:
+                replays.append(unknown)
+            elif replayable:
+                others.append(unknown)
             counts.measured += 1
             counts.prompt_bytes += _size(prepared)
         if replays:
             found = asyncio.run(replay(stage, self.known, replays))
             answers |= {row: RowAnswer(answer) for row, answer in found.answers.items()}
             counts.asking.update(map(hash, found.asking))
+        answers |= self._by_request(stage, others)
         return prints, answers
+
+    def _by_request(self, stage: GraphStage, rows: Sequence[Unknown]) -> dict[str, RowAnswer]:
+        """Return the answers of rows whose requests were answered for other rows, or other stages."""
+        answers: dict[str, RowAnswer] = {}
+        tried = 0
+        while tried < len(rows) and (some := self.probe.sample(stage, rows[tried:])):
+            found = asyncio.run(replay(stage, self.known, some, self.probe.finder))
+            answers |= {row: RowAnswer(answer) for row, answer in found.answers.items()}
+            tried += len(some)
+            if found.answers:
+                self.probe.found.add(stage.name)
+            elif stage.name not in self.probe.found:
+                break
+        return answers
 
     def _open_ones(self, stage: GraphStage, counts: CountedRows) -> None:
         if not self.open.height:

@@ -108,6 +108,10 @@ class Spools:
             path.unlink(missing_ok=True)
         return stored
 
+    def records_of_the_dead(self, sink: str, partition: str) -> list[Record]:
+        """Read the records of killed attempts of any run for a partition; they stay where they are."""
+        return [record for _, records in self._left(f"{digests.digest(sink, partition)}.*.jsonl") for record in records]
+
     def _left(self, pattern: str) -> list[tuple[Path, list[Record]]]:
         found = []
         for path in sorted(self.folder.glob(pattern)):

@@ -11,9 +11,10 @@ from stages.execution.guards.row_guard import RowCode, guard_rows
 from stages.execution.interrupts import interrupts_of
 from stages.execution.row_graph import config_of, graph_of_rows
 from stages.journal.known import Known
-from stages.journal.writer import Journal
+from stages.journal.writer import CallFinder, Journal
 from stages.models.row_scope import RowScope, Tally, current
 
+_NEVER_S, _MOST = 1e9, 1 << 60  # calls that are found are not written anywhere
 _LONGEST_S = 10.0  # that a row may take which makes no call
 
 
@@ -31,10 +32,14 @@ class Replayed:
     asking: set[str] = field(default_factory=set)
 
 
-async def replay(stage: GraphStage, known: Known, rows: Iterable[tuple[str, str, dict[str, Any]]]) -> Replayed:
-    """Run rows (fingerprint, identity, prepared state) with known calls alone."""
+async def replay(
+    stage: GraphStage, known: Known, rows: Iterable[tuple[str, str, dict[str, Any]]], finder: CallFinder | None = None
+) -> Replayed:
+    """Run rows (fingerprint, identity, prepared state) with known calls alone, and those that `finder` has."""
     found = Replayed()
-    journal = Journal(_keep_nothing, known=known)
+    journal = Journal(
+        _keep_nothing, known=known, flush_s=_NEVER_S, flush_records=_MOST, flush_bytes=_MOST, finder=finder
+    )
     loop = asyncio.get_running_loop()
     guard_rows(loop)
     graph = graph_of_rows(stage)
@@ -67,8 +72,9 @@ async def replay(stage: GraphStage, known: Known, rows: Iterable[tuple[str, str,
             found.asking.add(row)
         elif scope.stop is None and is_over:
             found.answers[row] = answer
+    journal.discard()
     return found
 
 
 async def _keep_nothing(data: bytes) -> None:
-    raise AssertionError("no call is made, so nothing is written")
+    raise AssertionError("a replay writes nothing")

@@ -187,6 +187,11 @@ class Journal:
                 self._rearm()
                 raise
 
+    def discard(self) -> None:
+        """End without writing what is unflushed."""
+        self._closed = True
+        self._stop_timer()
+
     async def close(self) -> None:
         """Wait for a background flush, then flush what is left."""
         self._closed = True

@@ -9,8 +9,12 @@ import polars as pl
 import pytest
 
 from pipeline.estimates.call_count import CallCount, compared, count_calls
+from pipeline.journal.compacted import everything
+from pipeline.journal.segments import Reading
+from pipeline.journal.spool import Spools
 from pipeline.planning.builder import decisions
 from schemas.plan import RowChanges, Selection
+from stages.journal.segments import line_of
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 SQL: dict[str, Any] = {"name": "some", "uses": "sql", "query": "SELECT * FROM rows WHERE level >= 2"}
@@ -217,3 +221,20 @@ async def test_a_users_graph_whose_code_changed_is_replayed_from_the_journal(ben
 
     raising = of("asks_twice_four", ASKS_TWICE.replace('{"summary": str(answer.content)}', '{"summary": 1 / 0}'))
     assert looked(bench, stages=[raising]).calls == (0, 0), "each row is rejected after its first call"
+
+
+async def test_what_a_killed_process_of_this_machine_had_answered_is_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TANDEM_SPOOL", str(tmp_path / "spools"))
+    twin = Bench(tmp_path, spec={**bench.spec, "sink": {"path": "twin"}})
+    await paid(twin)
+    (chunk,) = everything(twin.store, "file=rows.parquet", ["kind", "body"], Reading())
+    bodies = chunk.filter(pl.col("kind").is_in(["call", "row"]))["body"].to_list()
+    spool = Spools(tmp_path / "spools").open(bench.store.uri, "killed", "file=rows.parquet", 0)
+    for body in bodies:
+        spool.write(line_of(body))
+    assert looked(bench).calls == (18, 18), "the process lives"
+    spool.close(whole=False)
+    assert looked(bench).calls == (0, 0)
+    assert looked(bench).calls == (0, 0), "a plan leaves it where it is"

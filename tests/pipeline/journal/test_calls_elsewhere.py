@@ -8,14 +8,17 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline.estimates.call_count import count_calls
 from pipeline.journal.answers.calls import CallFinder, _Calls
 from pipeline.journal.answers.index import AnswerIndex
 from pipeline.journal.answers.index_files import found_frame
 from pipeline.journal.compacted import everything
 from pipeline.journal.segments import Reading
+from pipeline.planning.builder import decisions
 from pipeline.planning.known_answers import index_answers, other_journals
 from pipeline.stores import MemoryStore
 from schemas import ids
+from schemas.plan import Selection
 from stages.journal.records import CallKey, CallRecord, Record, VoidRecord
 from stages.journal.segments import encode_segment
 from tests.pipeline.jobs import EXTRACT, Bench, rows
@@ -92,3 +95,21 @@ def test_a_voided_call_and_one_of_unknown_outcome_are_none() -> None:
     assert found("a", 0) == 0.5, "the first answer counts"
     assert [found("b", 0), found("c", 0), found("d", 0), found("a", 1)] == [None] * 4
     assert found("d", 1) == 1.0
+
+
+async def test_a_plan_counts_the_calls_that_are_found_by_their_request(bench: Bench) -> None:
+    bench.write(frame("x"))
+    assert planned(bench) == (12, 12)
+    assert await paid(bench) == 12
+    again: dict[str, Any] = {"stages": [{**EXTRACT, "version": 2}]}
+    bench.write(pl.concat([frame("y", "z", note="edited"), rows(20)[12:].with_columns(c=pl.lit("z"), note=pl.lit(""))]))
+    assert planned(bench, **again) == (8, 8)
+    assert not bench.keys(ids.JOURNAL + "c=y"), "a plan writes no answers"
+    assert await paid(bench, **again) == 8
+    assert planned(bench, **again) == (0, 0)
+
+
+def planned(bench: Bench, **changed: Any) -> tuple[int, int]:
+    job = bench.job(**changed)
+    decided = list(decisions(job, bench.store, Selection(), bench.now()))
+    return count_calls(job, bench.store, decided).calls

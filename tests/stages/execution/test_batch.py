@@ -86,7 +86,7 @@ async def test_known_answers_cost_nothing_and_known_rejects_stay(server: ModelSe
 
 
 async def test_batches_that_share_a_limiter_stay_within_it_together(server: ModelServer) -> None:
-    server.script({"latency_ms": 20})
+    server.script({"latency_ms": 60})
     services = ModelServices()
     stages = [an_extract(services, limits={"rows_in_flight": limit}) for limit in (4, 4)]
     outcomes = await asyncio.gather(
