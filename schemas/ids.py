@@ -207,8 +207,11 @@ def commit(partition: str, generation: int) -> str:
 
 def parse_commit(key: str) -> tuple[str, int] | None:
     """Return (partition, generation) of a commit's key, None for any other key."""
-    match = re.fullmatch(re.escape(COMMITS) + r"(.+)/(\d{20})\.json", key)
+    match = _COMMIT.fullmatch(key)
     return (match[1], int(match[2])) if match else None
+
+
+_COMMIT = re.compile(re.escape(COMMITS) + r"(.+)/(\d{20})\.json")
 
 
 def catalogue(kind: str, time: dt.datetime, content: str) -> str:

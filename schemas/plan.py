@@ -1,9 +1,8 @@
 """The request of a run and its plan: the objects of a plan, and the decisions in it."""
 
 import datetime as dt
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
-
-import pydantic.dataclasses
 
 from schemas.manifest import Noun
 from schemas.spec.durations import Duration
@@ -74,7 +73,7 @@ class Cause(NamedTuple):
     text: str
 
 
-@pydantic.dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The decision on a partition: run or not, the reasons, the input, and the current generation and its run. `index`
     is the row index of that generation; `retire`: the partition is gone from the source, and a run takes it out of the

@@ -131,11 +131,18 @@ class CallCount:
 
 
 def count_calls(
-    job: Job, store: Store, decided: Sequence[Decision], *, fresh: bool = False, note: Note = unnoted
+    job: Job,
+    store: Store,
+    decided: Sequence[Decision],
+    *,
+    fresh: bool = False,
+    note: Note = unnoted,
+    published: pl.DataFrame | None = None,
 ) -> CallCount:
-    """Count for all partitions that would run. Raises InputChanged, StoreError."""
+    """Count for all partitions that would run. `published`: the catalogue of all, if it was read already. Raises
+    InputChanged, StoreError."""
     if not fresh and any(decision.run for decision in decided):
-        index_answers(job, store, note)
+        index_answers(job, store, note, published=published)
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 

@@ -12,6 +12,8 @@ from pipeline.planning.job import Ready
 from pipeline.planning.saved_plan import SavedPlan
 from pipeline.runs import requests
 from pipeline.runs.answering_models import answering_models
+from pipeline.sinks import catalogue
+from pipeline.sinks.catalogue import Catalogue
 from pipeline.stores import Store
 from schemas.manifest import Answerers
 from schemas.plan import Decision, Selection
@@ -36,6 +38,7 @@ class Decisions:
     selection: Selection
     decided_at: dt.datetime
     decisions: list[Decision]
+    known: Catalogue | None  # of all partitions, if it was read
 
     @property
     def to_run(self) -> set[str]:
@@ -45,8 +48,10 @@ class Decisions:
 def decide(ready: Ready, selection: Selection) -> Decisions:
     """Make the same decisions as a run of this selection. Raises UsageError, StoreError."""
     now = dt.datetime.now(dt.UTC)
-    decided = list(builder.decisions(ready.job, ready.store, selection, now))
-    return Decisions(selection, now, builder.limited(decided, selection.limit_rows))
+    named_alone = bool(selection.partitions) and not selection.prune
+    known = None if named_alone else catalogue.read(ready.store)
+    decided = list(builder.decisions(ready.job, ready.store, selection, now, known=known))
+    return Decisions(selection, now, builder.limited(decided, selection.limit_rows), known)
 
 
 def preview(ready: Ready, selection: Selection) -> Preview:
@@ -57,9 +62,12 @@ def preview(ready: Ready, selection: Selection) -> Preview:
 def preview_of(ready: Ready, decided_before: Decisions) -> Preview:
     """Count and estimate decisions. Raises StoreError."""
     selection, now, decided = decided_before.selection, decided_before.decided_at, decided_before.decisions
-    found = count_calls(ready.job, ready.store, decided, fresh=selection.fresh)
+    known = decided_before.known
+    published = known.published if known is not None else None
+    found = count_calls(ready.job, ready.store, decided, fresh=selection.fresh, published=published)
     before = call_stats(ready.store, [count.stage for count in found.stages], [d.partition for d in decided])
-    return Preview(selection, now, found, estimate(ready.job, found, before), answering_models(ready.store))
+    answered_by = answering_models(published if published is not None else catalogue.indexed(ready.store))
+    return Preview(selection, now, found, estimate(ready.job, found, before), answered_by)
 
 
 def to_saved_plan(ready: Ready, preview: Preview) -> SavedPlan:

@@ -61,17 +61,22 @@ def decisions(
     chosen = list(levels)
     change = column_change(load_schema(store), job.columns)
     shape = decide.OutputShape(job.shapes, job.aspects, tuple(job.snapshot.schema.names), change)
-    known = known or catalogue.read(store, chosen, note=note)
-    failed = catalogue.failed(known.attempts)
+    found = known or catalogue.read(store, chosen, note=note)
+    failed = catalogue.failed(found.attempts)
     rows = entries.filter(pl.col("partition").is_in(chosen))
-    published = known.published.select("partition", "manifest", "shape")
-    for key, count, fingerprint, *text in rows.join(
-        published, on="partition", how="left", maintain_order="left"
+    for key, count, fingerprint, is_current, generation, run, index, *text in _compared(
+        rows, found.published, shape
     ).iter_rows():
         note(0)
+        one = decide.PartitionInput(key, count, fingerprint)
+        if is_current and key not in failed and key not in waiting.own:
+            decision = decide.up_to_date(one, levels[key], generation=generation, published_by=run, index=index)
+            if not decision.run:
+                yield decision
+                continue
         manifest = catalogue.manifest_of(*text)
         decision = decide.decide(
-            decide.PartitionInput(key, count, fingerprint),
+            one,
             manifest,
             shape=shape,
             reprocess=levels[key],
@@ -82,7 +87,25 @@ def decisions(
         yield decision if reason is None else replace(decision, run=False, causes=(Cause("waiting", reason),))
     # What is in a file that waits looks as if it were gone.
     if retiring.may_retire(job.spec.partition, selection) and not job.snapshot.waiting:
-        yield from _retirements(job, store, selection, now)
+        yield from _retirements(job, known or catalogue.read(store, note=note), store, selection, now)
+
+
+def _compared(entries: pl.DataFrame, published: pl.DataFrame, shape: decide.OutputShape) -> pl.DataFrame:
+    """Join the partitions of the input with their generations: `is_current` where these have the same input and shape,
+    and no rows that wait for a person."""
+    shapes = published["shape"].cast(pl.String).unique().to_list()
+    current = [text for text in shapes if decide.is_current_shape(catalogue.of_shape(text), shape)]
+    is_current = (
+        (pl.col("kind") == "published")
+        & (pl.col("pending") == 0)
+        & (pl.col("input_fingerprint") == pl.col("fingerprint"))
+        & pl.col("shape").cast(pl.String).is_in(current)
+    )
+    joined = entries.join(catalogue.facts(published), on="partition", how="left", maintain_order="left")
+    return joined.select(
+        "partition", "rows", "fingerprint", is_current.fill_null(value=False), "generation", "run", "index_key",
+        "manifest", "shape",
+    )  # fmt: skip
 
 
 def _selects_source(of_source: Selection, selection: Selection) -> bool:
@@ -98,9 +121,11 @@ def _of_source(selection: Selection, available: Iterable[str]) -> Selection:
     return selection.model_copy(update={"partitions": tuple(p for p in selection.partitions if p in present)})
 
 
-def _retirements(job: Job, store: Store, selection: Selection, now: dt.datetime) -> Iterator[Decision]:
+def _retirements(
+    job: Job, known: Catalogue, store: Store, selection: Selection, now: dt.datetime
+) -> Iterator[Decision]:
     """Decide which published partitions are retired, as the source has them no more."""
-    published = catalogue.published(store)
+    published = known.published
     present = job.snapshot.partitions
     missing = [
         manifest

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import polars as pl
+
 from pipeline.journal.answers import coverage
 from pipeline.journal.answers.elsewhere import OtherJournals
 from pipeline.planning.job import Job
@@ -24,9 +26,12 @@ def _read_from(job: Job) -> tuple[Store, ...]:
     return tuple(open_store(uri, base=job.base) for uri in job.spec.journal.read_from)
 
 
-def index_answers(job: Job, store: Store, note: Note = unnoted) -> None:
-    """Bring the index of answers up to date, before answers are looked up. Raises StoreError."""
-    coverage.settle(store, catalogue.published(store, note=note), partial(is_closed, store), note)
+def index_answers(job: Job, store: Store, note: Note = unnoted, *, published: pl.DataFrame | None = None) -> None:
+    """Bring the index of answers up to date, before answers are looked up. `published`: the catalogue of all, if it was
+    read already. Raises StoreError."""
+    if published is None:
+        published = catalogue.published(store, note=note)
+    coverage.settle(store, published, partial(is_closed, store), note)
     for origin in _read_from(job):
         coverage.catch_up(store, catalogue.published(origin, note=note), origin=origin, note=note)
 

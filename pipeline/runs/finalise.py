@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
+import polars as pl
 
 from pipeline.runs.answering_models import answering_models
 from pipeline.runs.mixed_columns import mixed_columns
@@ -31,6 +32,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
     earlier = load_report(store, request.ref.run)
     ended = list(_reconciled(store, request))
     totals, failures = summed(request, ended)
+    published = _published(store)
     report = Report(
         run=request.ref.run,
         pipeline=request.ref.pipeline,
@@ -41,10 +43,10 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         failures=(*failures, *unretired),
         checks=broken_checks(ended),
         lost_attempts=lost_attempts(store, request.ref.run),
-        gone=gone(store, request.plan) if request.plan else Gone(),
+        gone=gone(store, request.plan, published) if request.plan else Gone(),
         retired=retired,
-        mixed=mixed_columns(store),
-        answered_by=answering_models(store),
+        mixed=mixed_columns(store, published),
+        answered_by=answering_models(published),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
@@ -141,7 +143,16 @@ def summed(request: FinaliseRequest, ended: Iterable[PartitionResult]) -> tuple[
     return totals.model_copy(update=left), failures
 
 
-def gone(store: Store, plan: str) -> Gone:
+def _published(store: Store) -> pl.DataFrame:
+    """Read the catalogue of all; an empty one if the sink cannot be read, as a run must end all the same."""
+    try:
+        return catalogue.published(store)
+    except (TandemError, ValueError, OSError) as exc:
+        log.warning("what is published cannot be read for the report: %s", exc)
+        return catalogue.EMPTY
+
+
+def gone(store: Store, plan: str, published: pl.DataFrame) -> Gone:
     """Count published partitions that are not in the plan's snapshot of the source, and whose files do not wait; none
     if that cannot be read, as a run must end all the same."""
     try:
@@ -149,12 +160,11 @@ def gone(store: Store, plan: str) -> Gone:
         present = set(load_snapshot(store, loaded.snapshot).partitions)
         if loaded.waiting:
             present.update(line.key for line in planned_lines(store, loaded.run, plan))
-        published = catalogue.published(store).select("partition", "manifest", "shape")
     except (TandemError, ValueError, OSError) as exc:
         log.warning("partitions that are gone from the source are not counted: %s", exc)
         return Gone()
     found = Gone()
-    for partition, text, shape in published.iter_rows():
+    for partition, text, shape in published.select("partition", "manifest", "shape").iter_rows():
         manifest = catalogue.manifest_of(text, shape) if partition not in present else None
         if manifest is not None and manifest.present:
             found = Gone(partitions=found.partitions + 1, rows=found.rows + manifest.counts.out)

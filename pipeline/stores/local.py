@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from schemas import ids
 from schemas.errors import NoRoom, ObjectExists, ObjectMissing, StoreError, StoreRefused
 
 _TEMPORARY = f"{ids.TANDEM}/tmp/"  # noqa: S108 - a folder of the sink's own, on its file system
+_OF_TEMPORARY = f"{ids.TANDEM}/"
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 _AGAIN = "Then run it again: what is written is kept."
@@ -119,26 +121,45 @@ class LocalStore(Store):
         return self._walk(folder, prefix, start_after)
 
     def _walk(self, folder: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        """Walk in the order of keys: a folder sorts as its name with "/", with which all keys in it begin."""
-        for key, entry in self._entries(folder):
-            inside = key.endswith("/")
-            if key <= start_after and not (inside and start_after.startswith(key)):
-                continue
-            if inside and (key.startswith(prefix) or prefix.startswith(key)):
-                yield from self._walk(key, prefix, start_after)
-            elif not inside and key.startswith(prefix):
-                with _refusals(entry.path), contextlib.suppress(FileNotFoundError):
-                    yield _info(key, entry.stat())
+        """Walk in the order of keys: a folder sorts as its name with "/", with which all keys in it begin. With a stack
+        and without context managers, as there may be 100,000 folders."""
+        waiting = [iter(self._entries(folder))]
+        while waiting:
+            for key, entry in waiting[-1]:
+                inside = key.endswith("/")
+                if key <= start_after and not (inside and start_after.startswith(key)):
+                    continue
+                if inside and (key.startswith(prefix) or prefix.startswith(key)):
+                    waiting.append(iter(self._entries(key)))
+                    break
+                if not inside and key.startswith(prefix):
+                    try:
+                        found = entry.stat()
+                    except FileNotFoundError:
+                        continue
+                    except OSError as exc:
+                        raise _refusal(entry.path, exc) from exc
+                    yield _info(key, found)
+            else:
+                waiting.pop()
 
     def folders(self, prefix: str) -> Sequence[str]:
         return sorted(key[len(prefix) : -1] for key, _ in self._entries(prefix) if key.endswith("/"))
 
     def _entries(self, folder: str) -> Sequence[tuple[str, "os.DirEntry[str]"]]:
         path = f"{self.uri}/{folder}"  # no Path: there may be 100,000 folders
-        with _refusals(path), contextlib.suppress(*_ABSENT), os.scandir(path) as entries:
-            keyed = [(f"{folder}{entry.name}{'/' if _is_folder(entry) else ''}", entry) for entry in entries]
-            return sorted((pair for pair in keyed if pair[0] != _TEMPORARY), key=lambda pair: pair[0])
-        return []
+        try:
+            with os.scandir(path) as entries:
+                keyed = [(f"{folder}{entry.name}{'/' if _is_folder(entry) else ''}", entry) for entry in entries]
+        except _ABSENT:
+            return []
+        except OSError as exc:
+            raise _refusal(path, exc) from exc
+        if folder == _OF_TEMPORARY:
+            keyed = [pair for pair in keyed if pair[0] != _TEMPORARY]
+        if len(keyed) > 1:
+            keyed.sort(key=itemgetter(0))
+        return keyed
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -231,12 +252,16 @@ def _sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _refusals(path: Path | str) -> Iterator[None]:
-    """Convert an OSError to ours; the only place that does."""
+    """Convert an OSError to ours."""
     try:
         yield
     except OSError as exc:
-        reason, hint = _REFUSALS.get(exc.errno or 0, ("", ""))
-        if reason:
-            kind = NoRoom if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreRefused
-            raise kind(f"{str(path)!r} cannot be used: {reason}.", hint=hint) from exc
-        raise StoreError(f"{str(path)!r} cannot be read or written: {exc.strerror or exc}.") from exc
+        raise _refusal(path, exc) from exc
+
+
+def _refusal(path: Path | str, exc: OSError) -> StoreError:
+    reason, hint = _REFUSALS.get(exc.errno or 0, ("", ""))
+    if reason:
+        kind = NoRoom if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreRefused
+        return kind(f"{str(path)!r} cannot be used: {reason}.", hint=hint)
+    return StoreError(f"{str(path)!r} cannot be read or written: {exc.strerror or exc}.")

@@ -73,7 +73,7 @@ def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
                 "partition": decision.partition,
                 "decision": "retire" if decision.retire else "run" if decision.run else "skip",
                 "reason": decision.why,
-                "rows": decision.moved.model_dump(),
+                "rows": _rows_of(decision),
             }
             for decision in outlook.found.decisions
         ],
@@ -87,6 +87,12 @@ def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
         **({"waiting": waiting} if waiting else {}),
         **({"answered_by": outlook.answered_by} if outlook.answered_by else {}),
     }
+
+
+def _rows_of(decision: Decision) -> dict[str, int]:
+    if decision.changes is None and not decision.retire:  # as most of 100,000 partitions
+        return {"new": 0, "changed": 0, "unchanged": decision.rows, "removed": 0}
+    return decision.moved.model_dump()
 
 
 def decision_lines(ready: Ready, decisions: list[Decision]) -> list[str]:
