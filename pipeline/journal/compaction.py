@@ -35,6 +35,8 @@ from pipeline.stores.parquet import batches_of
 from schemas import ids
 
 GRACE = dt.timedelta(minutes=15)
+# Of a journal that is not compacted: 1,000 small partitions are 1,000 objects less.
+_FEW, _SMALL = 2, 64_000
 _ANSWERS = "answers"
 _PARTS = (_ANSWERS, *REQUESTS)  # of an object, in this order: what batches read, then what people look at
 _NO_KEYS = pl.Series("key", [], dtype=answer_keys.KEYS)
@@ -64,8 +66,7 @@ def compact(
     Objects of another version, which cannot be read, stay. Without `in_use` nothing is dropped. `on_new` gets the keys
     of records that were in no compacted object, before they are. Returns the key, None if there was nothing to
     merge."""
-    answers = ids.journal_answers(partition)  # people's answers are never merged nor dropped
-    segments = [info for info in store.list(ids.journal_segments(partition)) if not info.key.startswith(answers)]
+    segments = _segments(store, partition)
     olds = sorted(store.list(f"{ids.journal_folder(partition)}compact-"), key=lambda info: info.modified, reverse=True)
     if not segments and len(olds) <= 1:
         on_new(_NO_KEYS)
@@ -89,6 +90,26 @@ def compact(
         store.upload(key, path)
     _delete(store, [info for info in (*segments, *olds) if info.key in held and info.key != key], now)
     return key
+
+
+def compact_if_large(
+    store: Store, partition: str, now: dt.datetime, in_use: Callable[[], InUse], on_new: OnNew
+) -> None:
+    """Compact a journal, unless it is of so few and small segments that it is read as fast as it is. `on_new`: as in
+    `compact`."""
+    segments = _segments(store, partition)
+    is_small = len(segments) <= _FEW and sum(info.size for info in segments) <= _SMALL
+    if not is_small or next(iter(store.list(f"{ids.journal_folder(partition)}compact-")), None) is not None:
+        compact(store, partition, now, in_use(), on_new)
+        return
+    chunks = chunked(read_segments(store, [info.key for info in segments], Reading()))
+    on_new(pl.concat([_NO_KEYS, *(answer_keys.of_records(chunk) for chunk in chunks)]).unique())
+
+
+def _segments(store: Store, partition: str) -> list[ObjectInfo]:
+    """List a journal's segments but for people's answers, which are never merged nor dropped."""
+    answers = ids.journal_answers(partition)
+    return [info for info in store.list(ids.journal_segments(partition)) if not info.key.startswith(answers)]
 
 
 def _delete(store: Store, merged: list[ObjectInfo], now: dt.datetime) -> None:

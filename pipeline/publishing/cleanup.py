@@ -44,7 +44,7 @@ def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -
         store.delete(seen)
     partition, generation = manifest.partition, manifest.generation
     index = partial(coverage.add_commit, store, partition, generation, manifest.parent)
-    compaction.compact(store, partition, now, _in_use(job, store, manifest), index)
+    compaction.compact_if_large(store, partition, now, partial(_in_use, job, store, manifest), index)
 
 
 def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:

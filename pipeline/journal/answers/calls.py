@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import orjson
 import polars as pl
 
@@ -47,8 +46,8 @@ class CallFinder:
 
     def may_have(self, digests: Sequence[str]) -> bool:
         """Return False if surely no journal has a call of one of these requests. Reads nothing."""
-        keys = np.array([answer_keys.of_digest(digest) for digest in digests], dtype=np.uint64)
-        return any(bool(file.filter.may_have(keys).any()) for _, file in self._files)
+        keys = [answer_keys.of_digest(digest) for digest in digests]
+        return any(file.filter.may_have_one(key) for _, file in self._files for key in keys)
 
     async def find(self, keys: Sequence[CallKey]) -> list[CallRecord]:
         """Return those of these calls that a journal has, not voided there. Raises StoreError."""

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 _BITS = 12
 _POSITIONS = 4
-_MIXED = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: neighbouring keys get distant positions
+_MIX = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: neighbouring keys get distant positions
+_MIXED = np.uint64(_MIX)
+_MASK = (1 << 64) - 1
 Keys = npt.NDArray[np.uint64]
 
 
@@ -22,6 +24,7 @@ class Filter:
 
     def __init__(self, size: int) -> None:
         self._bits = np.zeros(max(64, size * _BITS // 8 + 1), dtype=np.uint8)
+        self._raw = memoryview(self._bits)  # type: ignore[arg-type]  # an array has a buffer
 
     @classmethod
     def of(cls, size: int, parts: Iterable[Keys]) -> "Filter":
@@ -38,6 +41,17 @@ class Filter:
         for places in self._places(keys):
             found &= (self._bits[places >> np.uint64(3)] & _bit(places)) != 0
         return found
+
+    def may_have_one(self, key: int) -> bool:
+        """Return False if this key is surely absent: without NumPy, which takes ten times as long for one."""
+        size = len(self._raw) * 8
+        mixed = key * _MIX & _MASK
+        step = mixed >> 32 | 1
+        for number in range(_POSITIONS):
+            place = (mixed + number * step & _MASK) % size
+            if not self._raw[place >> 3] >> (place & 7) & 1:
+                return False
+        return True
 
     @property
     def bytes(self) -> int:
