@@ -110,7 +110,9 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     params = {**stage.params, **choice.params}
     provider = choice.name.partition(":")[0]
     _, credential = credential_of(provider, params)
-    address = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
+    address = str(params.get("base_url") or credentials.base_url(provider))
+    if provider != "openai" and address == credentials.own_address(provider):
+        address = ""  # as workers of earlier versions share the limit
     limits = spec.limits
     return services.limiters.of(
         limit_key(choice.name, address, credential),

@@ -1,0 +1,59 @@
+"""From a provider and the parameters of a spec to its client."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from stages.models import credentials
+from stages.models.wires.anthropic import AnthropicMessages
+from stages.models.wires.openai_chat import OpenAIChat
+from stages.models.wires.transport import ProviderChatModel
+from stages.models.wires.wire import Wire
+
+_WIRES: dict[str, Wire] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages()}
+# Names that parameters had in LangChain's classes, by which these providers were called before.
+_RENAMED = {
+    "anthropic_api_key": "api_key", "google_api_key": "api_key", "gemini_api_key": "api_key",
+    "anthropic_api_url": "base_url", "stop_sequences": "stop", "additional_headers": "headers",
+}  # fmt: skip
+# What was theirs alone, and never part of a request.
+_LANGCHAIN = frozenset((
+    "streaming", "stream_usage", "disable_streaming", "cache", "rate_limiter", "tags", "verbose", "callbacks", "name",
+    "profile", "output_version", "transport", "model_kwargs", "anthropic_proxy", "include_response_headers",
+))  # fmt: skip
+
+
+def client_of(provider: str, name: str, params: Mapping[str, Any], timeout_s: float) -> ProviderChatModel:
+    """Return the chat model of a provider that has a wire."""
+    return ProviderChatModel(**arguments_of(provider, name, params, timeout_s))
+
+
+def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Return the arguments of a provider's client: what is of the connection, and the parameters of requests."""
+    sent = dict(params) if provider == "openai" else _as_ours(params)
+    base_url = str(sent.pop("base_url", None) or credentials.base_url(provider))
+    headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
+    if betas := sent.pop("betas", None):
+        headers.setdefault("anthropic-beta", ",".join(betas))
+    extra = sent.pop("extra_body", {})
+    if base_url == credentials.OPENAI and "max_tokens" in sent:
+        sent["max_completion_tokens"] = sent.pop("max_tokens")  # see ProviderChatModel.cap_name
+    setting, found = credentials.key_of(provider)
+    key = sent.pop("api_key", None) or found
+    return {
+        "model": name,
+        "wire": _WIRES[provider],
+        "base_url": base_url,
+        "api_key": SecretStr(key) if key else None,
+        "setting": setting,
+        "timeout_s": timeout_s,
+        "headers": headers,
+        "params": {**sent, **extra},
+    }
+
+
+def _as_ours(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters by the names that wires know."""
+    sent = {_RENAMED.get(name, name): value for name, value in params.items() if name not in _LANGCHAIN}
+    return {**sent, **params.get("model_kwargs", {})}
