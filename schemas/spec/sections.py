@@ -19,6 +19,7 @@ from pydantic import (
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
+from schemas.spec.model_names import model_name, with_one_name
 from schemas.spec.sizes import Size
 from schemas.spec.uses import complaint
 
@@ -165,10 +166,7 @@ class ModelChoice(Section):
     @field_validator("name")
     @classmethod
     def _provider_and_name(cls, value: str) -> str:
-        provider, separator, name = value.partition(":")
-        if not separator or not name or not re.fullmatch(r"[a-z][a-z0-9_]*", provider):
-            raise ValueError("not provider:name; for example openai:gpt-5-mini, or offline:lexical for no provider")
-        return value
+        return model_name(value)
 
 
 class Stage(Section):
@@ -381,6 +379,11 @@ class Spec(Section):
     checks: list[Check] = []
     schedule: Schedule | None = None
     notify: list[Notify] = []
+
+    @field_validator("prices")
+    @classmethod
+    def _by_one_name(cls, value: dict[str, Price]) -> dict[str, Price]:
+        return {with_one_name(name): price for name, price in value.items()}
 
     @field_validator("name")
     @classmethod

@@ -56,7 +56,10 @@ class ModelServer:
     def other_providers(self) -> dict[str, str]:
         """Return the environment in which this server is the address of further providers."""
         root = self.base_url.removesuffix("/v1")
-        return {"ANTHROPIC_BASE_URL": root, "ANTHROPIC_API_KEY": "sk-ant-test"}
+        return {
+            "ANTHROPIC_BASE_URL": root, "ANTHROPIC_API_KEY": "sk-ant-test",
+            "GOOGLE_GEMINI_BASE_URL": root, "GOOGLE_API_KEY": "AIza-test",
+        }  # fmt: skip
 
     def cpu_s(self) -> float:
         """Return the CPU time of the server's process so far."""

@@ -7,11 +7,12 @@ from pydantic import SecretStr
 
 from stages.models import credentials
 from stages.models.wires.anthropic import AnthropicMessages
+from stages.models.wires.gemini import GeminiGenerate
 from stages.models.wires.openai_chat import OpenAIChat
 from stages.models.wires.transport import ProviderChatModel
 from stages.models.wires.wire import Wire
 
-_WIRES: dict[str, Wire] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages()}
+_WIRES: dict[str, Wire] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate()}
 # Names that parameters had in LangChain's classes, by which these providers were called before.
 _RENAMED = {
     "anthropic_api_key": "api_key", "google_api_key": "api_key", "gemini_api_key": "api_key",

@@ -17,7 +17,9 @@ from schemas.errors import FatalModelError, RowError
 from stages.models.wires.wire import SchemaMode
 
 _SCHEMA_WORDS = re.compile(
-    r"response_?format|json_?schema|structured.?output|output_?config|response_?json_?schema|text_?\.?format", re.I
+    r"response_?format|json_?schema|structured.?output|output_?config|response_?json_?schema|text_?\.?format"
+    r"|json mode|response_?mime_?type",
+    re.I,
 )
 _TOOL_WORDS = re.compile(r"tool_?choice|toolChoice|\btools?\b|strict|function.?calling", re.I)
 _REFUSED = re.compile(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.harness.protocols import anthropic
+from tests.harness.protocols import anthropic, gemini
 
 Body = dict[str, Any]
 
@@ -38,6 +38,7 @@ CHAT = Protocol(_same, lambda completion: completion, _openai_error)
 _PATHS = (
     (re.compile(r"/v1/(chat/completions|embeddings)"), CHAT),
     (re.compile(r"/v1/messages"), Protocol(anthropic.request, anthropic.answer, anthropic.error)),
+    (re.compile(r"/v1(?:beta)?/models/[^/]+:generateContent"), Protocol(gemini.request, gemini.answer, gemini.error)),
 )
 
 
