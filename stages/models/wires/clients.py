@@ -7,12 +7,19 @@ from pydantic import SecretStr
 
 from stages.models import credentials
 from stages.models.wires.anthropic import AnthropicMessages
+from stages.models.wires.facts import facts_of
 from stages.models.wires.gemini import GeminiGenerate
 from stages.models.wires.openai_chat import OpenAIChat
+from stages.models.wires.openai_responses import OpenAIResponses
 from stages.models.wires.transport import ProviderChatModel
 from stages.models.wires.wire import Wire
 
 _WIRES: dict[str, Wire] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate()}
+_RESPONSES = OpenAIResponses()
+_CHAT_ONLY = frozenset((
+    "seed", "stop", "n", "logit_bias", "presence_penalty", "frequency_penalty", "logprobs", "prediction", "modalities",
+    "audio",
+))  # fmt: skip
 # Names that parameters had in LangChain's classes, by which these providers were called before.
 _RENAMED = {
     "anthropic_api_key": "api_key", "google_api_key": "api_key", "gemini_api_key": "api_key",
@@ -40,11 +47,15 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
     extra = sent.pop("extra_body", {})
     if base_url == credentials.OPENAI and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see ProviderChatModel.cap_name
+    api = sent.pop("api", None)
+    chat_only = not _CHAT_ONLY.isdisjoint({**sent, **extra})
+    by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
+    wire = _RESPONSES if by_responses else _WIRES[provider]
     setting, found = credentials.key_of(provider)
     key = sent.pop("api_key", None) or found
     return {
         "model": name,
-        "wire": _WIRES[provider],
+        "wire": wire,
         "base_url": base_url,
         "api_key": SecretStr(key) if key else None,
         "setting": setting,
@@ -52,6 +63,15 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
         "headers": headers,
         "params": {**sent, **extra},
     }
+
+
+def _by_responses(name: str, base_url: str, api: str | None, chat_only: bool) -> bool:
+    """True for a model that is to be called by the Responses API: as `api` says, else where it answers by no other; at
+    OpenAI's own address, as other servers of its protocol have Chat Completions. `chat_only`: a parameter is set that
+    the other API alone has."""
+    if api is not None:
+        return api == "responses"
+    return base_url == credentials.OPENAI and not chat_only and facts_of("openai", name).responses
 
 
 def _as_ours(params: Mapping[str, Any]) -> dict[str, Any]:

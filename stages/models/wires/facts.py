@@ -24,7 +24,8 @@ _CLAUDE_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 class Facts:
     """Of a model. `refuses`: parameters that it takes no value of but the default; `unless_effort`: it takes them with
     this effort; `cap`: the most tokens of an answer, thinking included where `thinking` is not none; `context`: the
-    most tokens of a request. None: not known."""
+    most tokens of a request; `responses`: OpenAI has it by the Responses API alone, or its functions while it reasons.
+    None: not known."""
 
     refuses: frozenset[str] = frozenset()
     unless_effort: str = ""
@@ -39,6 +40,7 @@ class Facts:
     schemas: bool | None = None
     functions_with_schema: bool | None = None
     seed: bool | None = None
+    responses: bool = False
 
 
 UNKNOWN = Facts()
@@ -54,14 +56,21 @@ _CLAUDE_ADAPTIVE = replace(
 )
 # [O]: reasoning models. [OC] `validate_temperature`: 1 or nothing.
 _GPT_5 = Facts(
-    refuses=frozenset(("temperature", "top_p", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty",
-                       "stop")),
+    refuses=frozenset(("temperature", "top_p", "logprobs", "top_logprobs")),
     thinking="effort", efforts=_EFFORTS, verbosity=True, cap=128_000, context=272_000, images=True, pdfs=True,
     audio=False, schemas=True, functions_with_schema=True, seed=True,
 )  # fmt: skip
 # [O] `temperature: True`, [OC] the same: with an effort of none, which is their default.
 _GPT_5_1 = replace(_GPT_5, unless_effort="none", efforts=("none", "low", "medium", "high"))
-_O_SERIES = replace(_GPT_5, efforts=("low", "medium", "high"), verbosity=False, cap=100_000, context=200_000)
+# `stop`: openai/types/chat/completion_create_params.py, for o3 and o4-mini.
+_O_SERIES = replace(
+    _GPT_5,
+    refuses=_GPT_5.refuses | {"stop"},
+    efforts=("low", "medium", "high"),
+    verbosity=False,
+    cap=100_000,
+    context=200_000,
+)
 _GPT_4 = Facts(
     thinking="none", efforts=(), verbosity=False, cap=16_384, context=128_000, images=True, pdfs=True, audio=False,
     schemas=True, functions_with_schema=True, seed=True,
@@ -109,16 +118,28 @@ _TABLE: dict[str, dict[str, Facts]] = {
         "gpt-4o-2024-05-13": replace(_GPT_4, cap=4_096),
         "gpt-4.1": replace(_GPT_4, cap=32_768, context=1_047_576),
         "gpt-5": _GPT_5,
+        # [OC] `_RESPONSES_API_ONLY_PREFIXES`, and `codex` in the name.
+        "gpt-5-pro": replace(_GPT_5, responses=True),
+        "gpt-5-codex": replace(_GPT_5, responses=True),
+        "gpt-5.1-codex": replace(_GPT_5_1, responses=True),
+        "gpt-5.2-codex": replace(_GPT_5_1, responses=True),
+        "gpt-5.2-pro": replace(_GPT_5, responses=True),
+        "gpt-5.3-codex": replace(_GPT_5_1, responses=True),
+        "gpt-5.4-pro": replace(_GPT_5, responses=True, context=1_050_000),
+        "gpt-5.5-pro": replace(_GPT_5, responses=True, context=1_050_000),
+        "o1-pro": replace(_O_SERIES, responses=True),
+        "o3-pro": replace(_O_SERIES, responses=True),
         "gpt-5-chat": replace(_GPT_4, context=272_000),
         "gpt-5.1": _GPT_5_1,
         "gpt-5.2": replace(_GPT_5_1, efforts=("none", "low", "medium", "high", "xhigh")),
         "gpt-5.3": replace(_GPT_5_1, efforts=("none", "low", "medium", "high", "xhigh")),
         "gpt-5.4": replace(_GPT_5_1, efforts=("none", "low", "medium", "high", "xhigh"), context=None),
         "gpt-5.5": replace(_GPT_5, efforts=("none", "low", "medium", "high", "xhigh"), context=1_050_000),
-        "gpt-5.6": replace(_GPT_5, efforts=("none", *_CLAUDE_EFFORTS), context=1_050_000),
+        # Chat Completions refuses them functions beside an effort: "use /v1/responses" (itzcrazykns/vane, issue 1173).
+        "gpt-5.6": replace(_GPT_5, efforts=("none", *_CLAUDE_EFFORTS), context=1_050_000, responses=True),
         "gpt-5.": replace(_GPT_5, efforts=None, context=None),  # not known yet
-        "gpt-6": replace(_GPT_5, efforts=None, context=1_050_000),
-        "gpt-6.": replace(_GPT_5, efforts=None, context=1_050_000),
+        "gpt-6": replace(_GPT_5, efforts=None, context=1_050_000, responses=True),
+        "gpt-6.": replace(_GPT_5, efforts=None, context=1_050_000, responses=True),
         "o1": _O_SERIES,
         "o3": _O_SERIES,
         "o3-mini": replace(_O_SERIES, images=False),

@@ -108,5 +108,6 @@ def _usage(raw: Any) -> UsageMetadata | None:
         counted(raw, "prompt_tokens", "input_tokens"),
         counted(raw, "completion_tokens", "output_tokens"),
         cached=counted(of_input, "cached_tokens"),
+        cache_written=(counted(of_input, "cache_write_tokens"),),
         reasoning=counted(raw.get("completion_tokens_details"), "reasoning_tokens"),
     )

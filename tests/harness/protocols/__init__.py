@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.harness.protocols import anthropic, gemini
+from tests.harness.protocols import anthropic, gemini, responses
 
 Body = dict[str, Any]
 
@@ -37,6 +37,7 @@ def _openai_error(status: int, message: str, code: str | None) -> Body:
 CHAT = Protocol(_same, lambda completion: completion, _openai_error)
 _PATHS = (
     (re.compile(r"/v1/(chat/completions|embeddings)"), CHAT),
+    (re.compile(r"/v1/responses"), Protocol(responses.request, responses.answer, _openai_error)),
     (re.compile(r"/v1/messages"), Protocol(anthropic.request, anthropic.answer, anthropic.error)),
     (re.compile(r"/v1(?:beta)?/models/[^/]+:generateContent"), Protocol(gemini.request, gemini.answer, gemini.error)),
 )

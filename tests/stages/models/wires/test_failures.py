@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
 from schemas.spec.fields import OutputField
@@ -22,6 +22,7 @@ from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
 
 MODELS = {
     "openai": ("openai:gpt-4o", "/v1/chat/completions"),
+    "responses": ("openai:gpt-4o", "/v1/responses"),
     "anthropic": ("anthropic:claude-haiku-4-5", "/v1/messages"),
     "gemini": ("google_genai:gemini-2.5-flash", "/v1/models/gemini-2.5-flash:generateContent"),
 }
@@ -49,9 +50,16 @@ def error(model: str, status: int, message: str = "no", code: str | None = None)
     return protocol.error(status, message, code)
 
 
+async def put(
+    referee: Referee, model: str, text: str = "x", params: dict[str, Any] | None = None, **kwargs: Any
+) -> AIMessage:
+    by = {"api": "responses"} if model == "responses" else {}
+    return await ask(referee, MODELS[model][0], [HumanMessage(text)], {**by, **(params or {})}, **kwargs)
+
+
 async def fail(referee: Referee, model: str, **kwargs: Any) -> TandemError:
     with pytest.raises(TandemError) as caught:
-        await ask(referee, MODELS[model][0], [HumanMessage("x")], **kwargs)
+        await put(referee, model, **kwargs)
     return caught.value
 
 
@@ -82,8 +90,8 @@ async def test_each_status_becomes_what_it_is(
 async def test_a_wrong_key_names_the_setting(referee: Referee, model: str) -> None:
     referee.next = [(401, error(model, 401), {})]
     failure = await fail(referee, model)
-    settings = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "gemini": "GOOGLE_API_KEY"}
-    assert settings[model] in failure.hint
+    settings = {"anthropic": "ANTHROPIC_API_KEY", "gemini": "GOOGLE_API_KEY"}
+    assert settings.get(model, "OPENAI_API_KEY") in failure.hint
 
 
 async def test_googles_400_for_a_key_is_a_wrong_key(referee: Referee) -> None:
@@ -155,6 +163,7 @@ async def test_what_is_no_answer_is_asked_for_again(referee: Referee, model: str
 
 async def test_a_refused_parameter_stops_with_its_name(referee: Referee, model: str) -> None:
     messages = {
+        "responses": "Unsupported parameter: 'temperature' is not supported with this model.",
         "openai": "Unsupported value: 'temperature' does not support 0 with this model.",
         "anthropic": "`temperature` is not supported on this model.",
         "gemini": "Invalid JSON payload received. Unknown name \"temperature\" at 'generation_config'.",
@@ -168,13 +177,14 @@ async def test_a_refused_parameter_stops_with_its_name(referee: Referee, model: 
 
 async def test_a_mode_that_is_refused_is_replaced_and_remembered(referee: Referee, model: str) -> None:
     messages = {
+        "responses": "Invalid parameter: 'text.format' of type 'json_schema' is not supported with this model.",
         "openai": "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.",
         "anthropic": "output_config.format: structured outputs are not supported on this model",
         "gemini": "JSON mode is not enabled for this model: response_mime_type application/json is unsupported",
     }
     referee.next = [(400, error(model, 400, messages[model]), {})]
     for text in ('x [[answer: {"a": 3}]]', 'y [[answer: {"a": 3}]]'):
-        message = await ask(referee, MODELS[model][0], [HumanMessage(text)], **declared(SCHEMA))
+        message = await put(referee, model, text, **declared(SCHEMA))
         assert FORM.read(message) == {"a": 3}
     bodies = [orjson.dumps(body) for _, _, body in referee.sent]
     assert [b"json_schema" in body or b"responseJsonSchema" in body for body in bodies] == [True, False, False]
@@ -195,7 +205,8 @@ async def test_limits_are_read_from_headers(referee: Referee, model: str) -> Non
     ]
     provider, _, name = MODELS[model][0].partition(":")
     base_url = f"{referee.url}/v1" if provider == "openai" else referee.url
-    result = await client_of(provider, name, {"base_url": base_url}, 30)._agenerate([HumanMessage("x")])
+    params = {"base_url": base_url, **({"api": "responses"} if model == "responses" else {})}
+    result = await client_of(provider, name, params, 30)._agenerate([HumanMessage("x")])
     assert allowed_by(result) == Rates(50, 40_000)
 
 
@@ -237,7 +248,7 @@ async def test_an_answer_that_was_cut_off_is_told_by_what_ate_its_cap(
     referee: Referee, model: str, text: str, thinking: str, reasoning: int, words: str
 ) -> None:
     referee.next = [(200, cut_off(model, text, thinking, reasoning), {})]
-    message = await ask(referee, MODELS[model][0], [HumanMessage("x")], **declared(SCHEMA))
+    message = await put(referee, model, **declared(SCHEMA))
     with pytest.raises(RowError, match=words) as caught:
         FORM.read(message)
     assert caught.value.kind == "truncated"
