@@ -16,6 +16,7 @@ from schemas.errors import SpecError, StoreError, UsageError
 from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
 from stages.models.choice import ModelServices, members_of, missing_key
+from stages.models.parameters import complaints
 
 StepDone = Callable[[str], None]
 
@@ -53,6 +54,7 @@ def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
     on_step("sink")
     if calls:
         refuse_missing_keys(spec)
+        refuse_untaken(spec)
     on_step("keys")
     return Ready(spec, base, store, job)
 
@@ -73,6 +75,13 @@ def _as_sink_error(exc: StoreError, spec: Spec, store: Store) -> StoreError:
         return exc
     message = re.sub(rf"{re.escape(store.uri)}/[^\s']*", lambda match: store.uri, exc.message)
     return type(exc)(f"sink.path = {spec.sink.path!r}: {message}", hint=exc.hint)
+
+
+def refuse_untaken(spec: Spec) -> None:
+    """Raises UsageError for a parameter that the provider itself is known to refuse."""
+    for complaint in complaints(spec):
+        if complaint.refused:
+            raise UsageError(complaint.message, hint=complaint.hint)
 
 
 def refuse_missing_keys(spec: Spec) -> None:

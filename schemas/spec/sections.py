@@ -20,6 +20,7 @@ from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
 from schemas.spec.model_names import model_name, with_one_name
+from schemas.spec.portable import with_plain_parameters
 from schemas.spec.sizes import Size
 from schemas.spec.uses import complaint
 
@@ -219,7 +220,7 @@ class Stage(Section):
             stage["options"] = {} if stage["with"] is None else stage["with"]
             del stage["with"]
         stage["model"] = _roles(stage.get("model"))
-        return stage
+        return with_plain_parameters(stage)
 
     @field_validator("name")
     @classmethod
@@ -304,13 +305,15 @@ class Limits(Section):
 
 
 class Price(Section):
-    """USD per million tokens. Cached input is part of the input, and reasoning of the output: without their own
-    price they cost the same as the rest."""
+    """USD per million tokens. Cached input, and what is written to the cache, are part of the input, and reasoning of
+    the output: without their own price they cost the same as the rest."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached_input: float | None = Field(default=None, ge=0)
     reasoning: float | None = Field(default=None, ge=0)
+    cache_write: float | None = Field(default=None, ge=0)
+    cache_write_1h: float | None = Field(default=None, ge=0)
 
 
 class Journal(Section):
