@@ -337,7 +337,7 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    return most_of(backend.price, backend.seen.most_read(request.size), cap)
+    return most_of(backend.price, backend.seen.most_read(request.size), cap, may_cache=request.marked)
 
 
 async def _send_once(

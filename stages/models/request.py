@@ -31,7 +31,8 @@ class Named:
 @dataclass(frozen=True)
 class ModelRequest:
     """A request: the digest of its canonical form without the cap of the answer, its size in bytes, the most tokens of
-    an answer, if the request sets it, and `media`: it holds more than plain text. `capped`: the digest with the cap,
+    an answer, if the request sets it, `media`: it holds more than plain text, `marked`: it has marks for the
+    provider's cache. `capped`: the digest with the cap,
     for answers that were cut off by it, and those of versions that had no other. `older`: further digests that earlier
     versions gave it. `text`: the request for people."""
 
@@ -39,6 +40,7 @@ class ModelRequest:
     size: int
     cap: int | None = None
     media: bool = False
+    marked: bool = False
     capped: str = ""
     older: tuple[Named, ...] = ()
     text: RequestText | None = None
@@ -75,6 +77,7 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], settings: S
         size=len(content) + len(settings.capped),
         cap=settings.cap,
         media=media,
+        marked=asked != sent,
         capped=capped,
         older=tuple(older),
         text=RequestText(common, kept),
