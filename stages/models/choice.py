@@ -1,6 +1,7 @@
 """The chosen model of a role before it is built: its identity, its key and its limiter. Needs no provider's SDK."""
 
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -27,12 +28,26 @@ HOW = frozenset((
 ))  # fmt: skip
 
 
+# Returns the headers that prove who asks: of the URL, the headers and the body of a request.
+Sign = Callable[[str, Mapping[str, str], bytes], Awaitable[Mapping[str, str]]]
+
+
+@dataclass(frozen=True)
+class SignedAccess:
+    """A provider whose requests are signed: its address, the signer, and whether it finds its credentials."""
+
+    base_url: str
+    sign: Sign
+    has_credentials: Callable[[], bool]
+
+
 @dataclass
 class ModelServices:
-    """Services that the models of a process share."""
+    """Services that the models of a process share. `bedrock`: gives access to Bedrock for a model's parameters."""
 
     limiters: Limiters = field(default_factory=Limiters)
     no_calls: bool = False  # only known answers are used
+    bedrock: Callable[[Mapping[str, Any]], SignedAccess] | None = None
 
     def apart(self, *, no_calls: bool = False) -> "ModelServices":
         """Return the services for one job, so that its limits can be changed while it runs."""

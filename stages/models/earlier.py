@@ -33,7 +33,9 @@ def by_langchain(
     named = choice["function"]["name"] if isinstance(choice, Mapping) and "function" in choice else None
     match provider:
         case "anthropic":
-            own = {"type": "tool", "name": named} if named else _ANTHROPIC_CHOICES.get(choice, choice)
+            own = {"type": "tool", "name": named} if named else choice
+            if isinstance(choice, str):
+                own = _ANTHROPIC_CHOICES.get(choice, choice)
             return {
                 **rest,
                 "tools": list(map(_anthropic_tool, declared)),
@@ -42,7 +44,9 @@ def by_langchain(
         case "google_genai":
             own = named or ("any" if choice == "required" else choice)
             return {**rest, "tools": declared, **({} if own is None else {"tool_choice": own})}
-    own = {"tool": {"name": named}} if named else _CONVERSE_CHOICES.get(choice, choice)
+    own = {"tool": {"name": named}} if named else choice
+    if isinstance(choice, str):
+        own = _CONVERSE_CHOICES.get(choice, choice)
     return {**rest, "tools": declared, "tool_choice": own}
 
 

@@ -46,7 +46,8 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     elif provider in OUR_WIRES:
         from stages.models.wires.clients import client_of
 
-        model = client_of(provider, name, params, timeout_s)
+        access = services.bedrock(params) if provider == "bedrock_converse" and services.bedrock is not None else None
+        model = client_of(provider, name, params, timeout_s, access)
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
     cap = cap_in({**params, **params.get("extra_body", {})})

@@ -59,6 +59,8 @@ class ModelServer:
         return {
             "ANTHROPIC_BASE_URL": root, "ANTHROPIC_API_KEY": "sk-ant-test",
             "GOOGLE_GEMINI_BASE_URL": root, "GOOGLE_API_KEY": "AIza-test",
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": root, "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret",
         }  # fmt: skip
 
     def cpu_s(self) -> float:

@@ -181,7 +181,7 @@ def _content(content: Any) -> str | list[dict[str, Any]]:
 
 def _answer_content(message: Mapping[str, Any]) -> str | list[dict[str, Any]]:
     """Return the content of a model's earlier answer, its calls in their places, as far as they are still there."""
-    calls = {call["id"]: _use(call) for call in message.get("tool_calls") or ()}
+    calls = {call["id"]: use_of(call) for call in message.get("tool_calls") or ()}
     content = message["content"]
     if not calls and isinstance(content, str):
         return content
@@ -194,7 +194,7 @@ def _answer_content(message: Mapping[str, Any]) -> str | list[dict[str, Any]]:
     return [*blocks, *calls.values()]
 
 
-def _use(call: Mapping[str, Any]) -> dict[str, Any]:
+def use_of(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     try:
         arguments = orjson.loads(function["arguments"] or "{}")

@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from stages.models import credentials
+from stages.models.choice import SignedAccess
 from stages.models.wires.anthropic import AnthropicMessages
+from stages.models.wires.converse import BedrockConverse
 from stages.models.wires.facts import facts_of
 from stages.models.wires.gemini import GeminiGenerate
 from stages.models.wires.openai_chat import OpenAIChat
@@ -14,7 +16,10 @@ from stages.models.wires.openai_responses import OpenAIResponses
 from stages.models.wires.transport import ProviderChatModel
 from stages.models.wires.wire import Wire
 
-_WIRES: dict[str, Wire] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate()}
+_WIRES: dict[str, Wire] = {
+    "openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate(),
+    "bedrock_converse": BedrockConverse(),
+}  # fmt: skip
 _RESPONSES = OpenAIResponses()
 _CHAT_ONLY = frozenset((
     "seed", "stop", "n", "logit_bias", "presence_penalty", "frequency_penalty", "logprobs", "prediction", "modalities",
@@ -24,17 +29,25 @@ _CHAT_ONLY = frozenset((
 _RENAMED = {
     "anthropic_api_key": "api_key", "google_api_key": "api_key", "gemini_api_key": "api_key",
     "anthropic_api_url": "base_url", "stop_sequences": "stop", "additional_headers": "headers",
+    "endpoint_url": "base_url", "guardrail_config": "guardrails",
 }  # fmt: skip
 # What was theirs alone, and never part of a request.
 _LANGCHAIN = frozenset((
     "streaming", "stream_usage", "disable_streaming", "cache", "rate_limiter", "tags", "verbose", "callbacks", "name",
     "profile", "output_version", "transport", "model_kwargs", "anthropic_proxy", "include_response_headers",
+    "region_name", "credentials_profile_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+    "config", "provider", "base_model", "supports_tool_choice_values",
 ))  # fmt: skip
 
 
-def client_of(provider: str, name: str, params: Mapping[str, Any], timeout_s: float) -> ProviderChatModel:
-    """Return the chat model of a provider that has a wire."""
-    return ProviderChatModel(**arguments_of(provider, name, params, timeout_s))
+def client_of(
+    provider: str, name: str, params: Mapping[str, Any], timeout_s: float, access: SignedAccess | None = None
+) -> ProviderChatModel:
+    """Return the chat model of a provider that has a wire; `access`: where its requests are signed."""
+    arguments = arguments_of(provider, name, params, timeout_s)
+    if access is not None:
+        arguments |= {"sign": access.sign, "base_url": arguments["base_url"] or access.base_url}
+    return ProviderChatModel(**arguments)
 
 
 def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:

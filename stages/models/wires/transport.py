@@ -5,7 +5,7 @@ protocol that enrichment uses: messages, tools, schemas, usage. Never retries: t
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,13 +20,13 @@ from pydantic import ConfigDict, Field, SecretStr, SkipValidation
 from schemas.errors import FatalModelError, ModelError, RowError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
+from stages.models.choice import Sign
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
 from stages.models.wires.openai_chat import OpenAIChat, wire
 from stages.models.wires.wire import Wire
 
-Sign = Callable[[str, Mapping[str, str], bytes], Awaitable[Mapping[str, str]]]
 _MAX_FORMS = 6  # of one request, each learned from the refusal of the one before
 # Request forms that endpoints accept, by (base URL, model); the same for all stages of a process.
 _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.harness.protocols import anthropic, gemini, responses
+from tests.harness.protocols import anthropic, converse, gemini, responses
 
 Body = dict[str, Any]
 
@@ -39,6 +39,7 @@ _PATHS = (
     (re.compile(r"/v1/(chat/completions|embeddings)"), CHAT),
     (re.compile(r"/v1/responses"), Protocol(responses.request, responses.answer, _openai_error)),
     (re.compile(r"/v1/messages"), Protocol(anthropic.request, anthropic.answer, anthropic.error)),
+    (re.compile(r"/model/[^/]+/converse"), Protocol(converse.request, converse.answer, converse.error)),
     (re.compile(r"/v1(?:beta)?/models/[^/]+:generateContent"), Protocol(gemini.request, gemini.answer, gemini.error)),
 )
 

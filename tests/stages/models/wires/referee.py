@@ -29,6 +29,7 @@ class Referee:
     sent: list[tuple[str, Headers, Any]] = field(default_factory=list)
     next: list[tuple[int, Any, Mapping[str, str]]] = field(default_factory=list)
     rule: Rule | None = None
+    raw_paths: list[str] = field(default_factory=list)
 
     @property
     def body(self) -> Any:
@@ -36,6 +37,7 @@ class Referee:
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         raw = await request.read()
+        self.raw_paths.append(request.raw_path)
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.sent.append((request.path, headers, orjson.loads(raw)))
         if self.next:
