@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import format_duration
 from schemas.spec.fields import SCALARS
+from schemas.spec.portable import EFFORTS, VERBOSITIES
 from schemas.spec.sections import STAGE_NAME, Spec
 from schemas.spec.uses import BUILT_IN, Uses
 from schemas.spec_help import KEYS, SECTIONS
@@ -143,6 +144,14 @@ def _widen_stage(stage: dict[str, Schema]) -> None:
     _or(stage, "output", {"type": "string", "pattern": f"{_MODULE_ATTRIBUTE}|^$"})
     stage["tools"]["items"]["pattern"] = _MODULE_ATTRIBUTE
     stage["model"] = {"description": stage["model"]["description"], **_models({}, main=True)}
+    efforts = {"effort": {"enum": list(EFFORTS)}}
+    stage["reasoning"] = {
+        "description": KEYS["Stage"]["reasoning"],
+        "anyOf": [
+            {"type": "object", "properties": efforts, "required": ["effort"], "additionalProperties": False}, _NULL,
+        ],
+    }  # fmt: skip
+    stage["verbosity"] = {"description": KEYS["Stage"]["verbosity"], "enum": [*VERBOSITIES, None]}
     stage["with"] = {"description": KEYS["Stage"]["with"], "type": ["object", "null"]}
 
 

@@ -55,6 +55,7 @@ class Usage(Noun):
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     cost_usd: float = 0.0
     unpriced_calls: int = 0

@@ -71,6 +71,8 @@ _STAGE = {
     "version": "Increase it to get new answers although nothing else has changed.",
     "model": "The model as `provider:name`, as `{name, params}`, or one for each role: `{main: …, cheap: …}`.",
     "params": "Parameters of every model call of the stage, such as `temperature` or `max_tokens`.",
+    "reasoning": "How much a model may think, as `{effort: low}`: the same for every provider. Default: its own.",
+    "verbosity": "How long-winded answers are: `low`, `medium` or `high`, where a model knows that.",
     "system": "The system prompt, or `{file: path}` relative to the spec. A Jinja2 template as `prompt` is.",
     "prompt": "The prompt, a Jinja2 template over the row's columns, or `{file: path}` relative to the spec. Null "
     "renders "
@@ -151,6 +153,8 @@ _PRICE = {
     "output": "Output tokens.",
     "cached_input": "Input tokens that the provider had in its cache. Default: as `input`.",
     "reasoning": "Reasoning tokens. Default: as `output`.",
+    "cache_write": "Input tokens that the provider wrote to its cache. Default: as `input`.",
+    "cache_write_1h": "Those that it keeps for an hour. Default: as `cache_write`.",
 }
 _JOURNAL = {
     "requests": "`keep` the requests of model calls, too, so that people can see the prompt behind a cell; or their "

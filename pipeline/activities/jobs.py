@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pipeline import memory
+from pipeline.bedrock import model_services
 from pipeline.planning.job import Job
 from pipeline.planning.preparation import job_of_plan
 from pipeline.runs import plan_pages
@@ -24,7 +25,7 @@ _KEPT = 8
 class Jobs:
     """Stores and prepared jobs of a process, with the model limiters that all jobs share."""
 
-    services: ModelServices = field(default_factory=ModelServices)
+    services: ModelServices = field(default_factory=model_services)
     _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
 

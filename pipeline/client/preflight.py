@@ -1,10 +1,12 @@
 """Check a pipeline before any workflow and any cost: spec, imports, source, columns, sink, keys, in this order."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from pipeline.bedrock import bedrock_access, model_services
 from pipeline.client.spec_file import sink_of
 from pipeline.limits.budget import refuse_unpriced
 from pipeline.planning.job import Ready
@@ -15,7 +17,8 @@ from schemas import ids
 from schemas.errors import SpecError, StoreError, UsageError
 from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
-from stages.models.choice import ModelServices, members_of, missing_key
+from stages.models.choice import members_of, missing_key
+from stages.models.parameters import complaints
 
 StepDone = Callable[[str], None]
 
@@ -44,7 +47,7 @@ def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
     refuse_unpriced(spec)
     try:
         _refuse_while_forgetting(store)
-        job = make_job(spec, base, store, ModelServices())
+        job = make_job(spec, base, store, model_services())
         refuse_unreadable(job)
         on_step("source and stages")
         probe(store)
@@ -53,6 +56,7 @@ def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
     on_step("sink")
     if calls:
         refuse_missing_keys(spec)
+        refuse_untaken(spec)
     on_step("keys")
     return Ready(spec, base, store, job)
 
@@ -75,14 +79,31 @@ def _as_sink_error(exc: StoreError, spec: Spec, store: Store) -> StoreError:
     return type(exc)(f"sink.path = {spec.sink.path!r}: {message}", hint=exc.hint)
 
 
+def refuse_untaken(spec: Spec) -> None:
+    """Raises UsageError for a parameter that the provider itself is known to refuse."""
+    for complaint in complaints(spec):
+        if complaint.refused:
+            raise UsageError(complaint.message, hint=complaint.hint)
+
+
 def refuse_missing_keys(spec: Spec) -> None:
     """Raises UsageError for a model whose provider's key is not set here."""
     for stage in spec.stages:
         for role, choice in stage.model.items():
             for member in chain(*members_of(choice)):
+                _refuse_without_aws(stage.name, {**stage.params, **member.params}, member.name)
                 missing = None if "api_key" in member.params else missing_key(member.name)
                 if missing is not None:
                     raise UsageError(
                         f"stage {stage.name}: model {member.name!r} ({role}) needs a key, and {missing} is not set.",
                         hint=f"export {missing}=…, or try model: offline:lexical, which needs none.",
                     )
+
+
+def _refuse_without_aws(stage: str, params: Mapping[str, Any], name: str) -> None:
+    """Raises UsageError for a model on Bedrock if AWS's credentials are not found here."""
+    if name.startswith("bedrock_converse:") and not bedrock_access(params).has_credentials():
+        raise UsageError(
+            f"stage {stage}: model {name!r} needs AWS credentials, and none were found.",
+            hint="export AWS_PROFILE=…, or AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…",
+        )

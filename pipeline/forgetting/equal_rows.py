@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.bedrock import model_services
 from pipeline.forgetting.identities import Identities
 from pipeline.forgetting.journals import Answer, JournalSearch, Kept, unnamed
 from pipeline.forgetting.tables import IdsByKey
@@ -28,7 +29,6 @@ from schemas.manifest import Manifest
 from schemas.spec.sections import Spec
 from stages.contract import GraphStage, graph_stages
 from stages.execution.row_prints import row_prints
-from stages.models.choice import ModelServices
 from stages.user_code import add_user_folder
 
 _ROWS = 65_536
@@ -57,7 +57,7 @@ def _stages_of(spec: Spec, base: Path, store: Store) -> list[GraphStage]:
     if columns is None:
         return []
     add_user_folder(base)
-    return graph_stages(build_job_stages(spec, columns, base, ModelServices()))
+    return graph_stages(build_job_stages(spec, columns, base, model_services()))
 
 
 def _input_columns(store: Store) -> pa.Schema | None:

@@ -71,5 +71,6 @@ _TOKENS = {
     "input_tokens": "input",
     "output_tokens": "output",
     "cached_input_tokens": "cached_input",
+    "cache_write_tokens": "cache_write",
     "reasoning_tokens": "reasoning",
 }

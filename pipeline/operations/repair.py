@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.bedrock import model_services
 from pipeline.client.connection import connected
 from pipeline.client.follow import follow
 from pipeline.operations.run import Order, final_report, prepare, start, working_on
@@ -34,7 +35,6 @@ from schemas.manifest import Manifest
 from schemas.plan import Selection
 from schemas.spec.sections import Spec
 from schemas.tables import stored_schema
-from stages.models.choice import ModelServices
 
 _REPAIRED_BY_PUBLISHING = frozenset(("missing", "size", "checksum", "rows", "schema", "table"))
 _ASIDE = f"{ids.TANDEM}/damaged/"
@@ -89,7 +89,7 @@ def rebuild(spec: Spec, base: Path, store: Store, damage: Damage) -> None:
         store.delete([ids.SCHEMA])
     if ids.DATASET in damage.rebuild:
         store.delete([ids.DATASET])
-    job = make_job(spec, base, store, ModelServices())
+    job = make_job(spec, base, store, model_services())
     if ids.DATASET in damage.rebuild:
         claim(store, _dataset(job, spec.name, columns))
     if ids.SCHEMA in damage.rebuild and manifest is not None and columns is not None:

@@ -19,6 +19,8 @@ from pydantic import (
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
+from schemas.spec.model_names import model_name, with_one_name
+from schemas.spec.portable import with_plain_parameters
 from schemas.spec.sizes import Size
 from schemas.spec.uses import complaint
 
@@ -165,10 +167,7 @@ class ModelChoice(Section):
     @field_validator("name")
     @classmethod
     def _provider_and_name(cls, value: str) -> str:
-        provider, separator, name = value.partition(":")
-        if not separator or not name or not re.fullmatch(r"[a-z][a-z0-9_]*", provider):
-            raise ValueError("not provider:name; for example openai:gpt-5-mini, or offline:lexical for no provider")
-        return value
+        return model_name(value)
 
 
 class Stage(Section):
@@ -221,7 +220,7 @@ class Stage(Section):
             stage["options"] = {} if stage["with"] is None else stage["with"]
             del stage["with"]
         stage["model"] = _roles(stage.get("model"))
-        return stage
+        return with_plain_parameters(stage)
 
     @field_validator("name")
     @classmethod
@@ -306,13 +305,15 @@ class Limits(Section):
 
 
 class Price(Section):
-    """USD per million tokens. Cached input is part of the input, and reasoning of the output: without their own
-    price they cost the same as the rest."""
+    """USD per million tokens. Cached input, and what is written to the cache, are part of the input, and reasoning of
+    the output: without their own price they cost the same as the rest."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached_input: float | None = Field(default=None, ge=0)
     reasoning: float | None = Field(default=None, ge=0)
+    cache_write: float | None = Field(default=None, ge=0)
+    cache_write_1h: float | None = Field(default=None, ge=0)
 
 
 class Journal(Section):
@@ -381,6 +382,11 @@ class Spec(Section):
     checks: list[Check] = []
     schedule: Schedule | None = None
     notify: list[Notify] = []
+
+    @field_validator("prices")
+    @classmethod
+    def _by_one_name(cls, value: dict[str, Price]) -> dict[str, Price]:
+        return {with_one_name(name): price for name, price in value.items()}
 
     @field_validator("name")
     @classmethod

@@ -154,10 +154,16 @@ class CallSizes:
         return cap if self.answers + len(other_lengths) >= _LEARNED_FROM and 2 * cap <= DEFAULT_CAP else None
 
 
-def most_of(price: Callable[[dict[str, int]], float | None], read: int, cap: int) -> Amount:
-    """Return the upper bound of a call's cost and tokens. A run with a budget does not start if a price is unknown."""
+def most_of(price: Callable[[dict[str, int]], float | None], read: int, cap: int, *, may_cache: bool = False) -> Amount:
+    """Return the upper bound of a call's cost and tokens; `may_cache`: all of the request may be written to the
+    provider's cache, for an hour. A run with a budget does not start if a price is unknown."""
     bound = -(-read // _ROUNDED_TO) * _ROUNDED_TO
-    highest = max(price({"input": bound, "output": cap, "reasoning": reasoning}) or 0.0 for reasoning in (0, cap))
+    inputs = [{"input": bound}]
+    if may_cache:
+        inputs += [{"input": bound, "cache_write": bound, "cache_write_1h": hour} for hour in (0, bound)]
+    highest = max(
+        price({**sizes, "output": cap, "reasoning": reasoning}) or 0.0 for sizes in inputs for reasoning in (0, cap)
+    )
     return amount_of(highest, bound + cap)
 
 

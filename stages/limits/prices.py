@@ -21,7 +21,12 @@ def pricer(name: str, prices: Mapping[str, Price]) -> Pricer:
 
 def _from_spec(price: Price, usage: dict[str, int]) -> float:
     cached, reasoning = usage.get("cached_input", 0), usage.get("reasoning", 0)
-    input_cost = (usage["input"] - cached) * price.input + cached * _default_to(price.cached_input, price.input)
+    written, hour = usage.get("cache_write", 0), usage.get("cache_write_1h", 0)
+    write_price = _default_to(price.cache_write, price.input)
+    input_cost = (usage["input"] - cached - written) * price.input + cached * _default_to(
+        price.cached_input, price.input
+    )
+    input_cost += (written - hour) * write_price + hour * _default_to(price.cache_write_1h, write_price)
     output_cost = (usage["output"] - reasoning) * price.output + reasoning * _default_to(price.reasoning, price.output)
     return (input_cost + output_cost) / 1_000_000
 
@@ -36,12 +41,14 @@ def _from_package(name: str, usage: tuple[tuple[str, int], ...]) -> float | None
 
     provider, _, model = name.partition(":")
     tokens = dict(usage)
+    written = {f"{name}_tokens": tokens[name] for name in ("cache_write", "cache_write_1h") if tokens.get(name)}
     try:
         price = calc_price(
             Usage(
                 input_tokens=tokens["input"],
                 output_tokens=tokens["output"],
                 cache_read_tokens=tokens.get("cached_input", 0),
+                **written,
             ),
             model_ref=model,
             provider_id={"google_genai": "google", "bedrock": "aws"}.get(provider, provider),

@@ -1,7 +1,8 @@
-"""Read a provider's limits from its answers: OpenAI's headers, and those of servers that copy them."""
+"""Read a provider's limits from its answers: OpenAI's headers, those of servers that copy them, and Anthropic's."""
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from math import inf
 from typing import Any
 
@@ -17,17 +18,18 @@ _MINUTELY_S = 150.0  # a limit that takes longer to refill is not a limit a minu
 
 
 def rates_of(headers: Mapping[str, str]) -> Rates | None:
-    """Return requests and tokens a minute from `x-ratelimit-limit-…`; None without such headers. A limit of another
-    period (a day, for example, by the time that it takes to refill) is ignored."""
-    if "x-ratelimit-limit-requests" not in headers and "x-ratelimit-limit-tokens" not in headers:
-        return None
-    return Rates(_limit(headers, "requests"), _limit(headers, "tokens"))
+    """Return requests and tokens a minute from `x-ratelimit-limit-…` or `anthropic-ratelimit-…-limit`; None without
+    such headers. A limit of another period (a day, for example, by the time that it takes to refill) is ignored."""
+    for name in ("x-ratelimit-{1}-{0}", "anthropic-ratelimit-{0}-{1}"):
+        if name.format("requests", "limit") in headers or name.format("tokens", "limit") in headers:
+            return Rates(_limit(headers, name, "requests"), _limit(headers, name, "tokens"))
+    return None
 
 
-def _limit(headers: Mapping[str, str], of: str) -> float:
-    limit = _number(headers.get(f"x-ratelimit-limit-{of}"))
-    left = _number(headers.get(f"x-ratelimit-remaining-{of}"))
-    whole_in = _duration(headers.get(f"x-ratelimit-reset-{of}", ""))
+def _limit(headers: Mapping[str, str], name: str, of: str) -> float:
+    limit = _number(headers.get(name.format(of, "limit")))
+    left = _number(headers.get(name.format(of, "remaining")))
+    whole_in = _duration(headers.get(name.format(of, "reset"), ""))
     if limit is None or limit <= 0:
         return inf
     if whole_in is not None and left is not None and left < limit and whole_in * limit / (limit - left) > _MINUTELY_S:
@@ -40,11 +42,22 @@ def _number(text: str | None) -> float | None:
 
 
 def _duration(text: str) -> float | None:
-    """Parse `1s`, `6m0s`, `120ms`, or plain seconds."""
+    """Parse `1s`, `6m0s`, `120ms`, plain seconds, or a time (Anthropic's), as seconds from now."""
     if (plain := _number(text)) is not None:
         return plain
+    if (then := time_of(text)) is not None:
+        return max(0.0, (then - datetime.now(UTC)).total_seconds())
     parts = _PART.findall(text)
     return sum(float(number) * _SECONDS[unit] for number, unit in parts) if parts else None
+
+
+def time_of(text: str) -> datetime | None:
+    """Parse a time as Anthropic writes it (RFC 3339); None for anything else."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def allowed_by(result: ChatResult) -> Rates | None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.models.choice import HOW
+from stages.models.earlier import by_langchain
 
 # Settings of the connection, which no version has ever digested.
 _NEVER_DIGESTED = frozenset(
@@ -28,12 +29,12 @@ _TOLD_BY = frozenset(("tools", "tool_choice", "response_format", "strict"))  # b
 @dataclass(frozen=True)
 class Settings:
     """The settings of a call as canonical JSON, without and with the cap of its answer; `cap`: it. `older`: both as
-    earlier versions digested them, if they differ."""
+    earlier versions digested them, where that differs."""
 
     free: bytes
     capped: bytes
     cap: int | None
-    older: tuple[bytes, bytes] | None
+    older: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class TakesSettings:
@@ -68,14 +69,22 @@ class Declared:
         return plain
 
 
-def settings_of(stop: Any, sent: Mapping[str, Any], declared: Declared | None = None) -> Settings:
-    """Return the settings of a call whose chat model gets the arguments `sent`."""
+def settings_of(stop: Any, sent: Mapping[str, Any], declared: Declared | None = None, provider: str = "") -> Settings:
+    """Return the settings of a call whose chat model gets the arguments `sent`; `provider`: of the model."""
     digested = {name: value for name, value in sent.items() if name not in _NEVER_DIGESTED}
-    asked = declared.instead_of(digested) if declared is not None else _with_plain_tools(digested)
-    plain = with_plain_cap({name: value for name, value in asked.items() if name not in HOW})
-    free, capped = _both(stop, plain)
-    older = (free, capped) if plain == digested else _both(stop, digested)
-    return Settings(free, capped, cap_in(sent), None if older == (free, capped) else older)
+    free, capped = _both(stop, _plain(digested, declared))
+    answer = (declared.name, declared.schema) if declared is not None else None
+    before = by_langchain(provider, digested, answer, declared.tools if declared is not None else ())
+    forms = [digested] if before is None else [before, _plain(before, declared)]
+    older = dict.fromkeys(_both(stop, form) for form in forms)
+    older.pop((free, capped), None)
+    return Settings(free, capped, cap_in(sent), tuple(older))
+
+
+def _plain(arguments: dict[str, Any], declared: Declared | None) -> dict[str, Any]:
+    """Return what is asked by the arguments of a call, and nothing of how."""
+    asked = declared.instead_of(arguments) if declared is not None else _with_plain_tools(arguments)
+    return with_plain_cap({name: value for name, value in asked.items() if name not in HOW})
 
 
 def _both(stop: Any, parameters: Mapping[str, Any]) -> tuple[bytes, bytes]:

@@ -38,3 +38,7 @@ class Backend:
     no_calls: bool = False
     seen: CallSizes = field(default_factory=CallSizes)
     no_answers: NoAnswers = field(default_factory=NoAnswers)
+
+    @property
+    def provider(self) -> str:
+        return self.name.partition(":")[0]

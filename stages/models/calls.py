@@ -76,7 +76,9 @@ class Journalled(TakesSettings):
             call = self._agenerate(messages, stop, None, settings, **kwargs)
             return await asyncio.wrap_future(on_loop_of(scope, call))
         try:
-            request = canonical_request(backend, messages, settings or settings_of(stop, kwargs))
+            request = canonical_request(
+                backend, messages, settings or settings_of(stop, kwargs, None, backend.provider)
+            )
             key = scope.next_key(request.digest)
             return as_result(await look_up_or_call(scope, backend, request, key, send))
         except TandemError as exc:
@@ -335,7 +337,7 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    return most_of(backend.price, backend.seen.most_read(request.size), cap)
+    return most_of(backend.price, backend.seen.most_read(request.size), cap, may_cache=request.marked)
 
 
 async def _send_once(

@@ -1,6 +1,7 @@
 """The chosen model of a role before it is built: its identity, its key and its limiter. Needs no provider's SDK."""
 
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -17,7 +18,7 @@ from stages.models import credentials
 _WORD = re.compile(r"[a-z_]{1,16}")
 # Parameters of the connection, which change nothing of what is answered.
 _CONNECTION = frozenset(
-    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms")
+    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms", "api")
 )
 
 # Parameters that say how a request is sent, cached and paid for. None of them changes what a good answer is.
@@ -27,12 +28,26 @@ HOW = frozenset((
 ))  # fmt: skip
 
 
+# Returns the headers that prove who asks: of the URL, the headers and the body of a request.
+Sign = Callable[[str, Mapping[str, str], bytes], Awaitable[Mapping[str, str]]]
+
+
+@dataclass(frozen=True)
+class SignedAccess:
+    """A provider whose requests are signed: its address, the signer, and whether it finds its credentials."""
+
+    base_url: str
+    sign: Sign
+    has_credentials: Callable[[], bool]
+
+
 @dataclass
 class ModelServices:
-    """Services that the models of a process share."""
+    """Services that the models of a process share. `bedrock`: gives access to Bedrock for a model's parameters."""
 
     limiters: Limiters = field(default_factory=Limiters)
     no_calls: bool = False  # only known answers are used
+    bedrock: Callable[[Mapping[str, Any]], SignedAccess] | None = None
 
     def apart(self, *, no_calls: bool = False) -> "ModelServices":
         """Return the services for one job, so that its limits can be changed while it runs."""
@@ -110,7 +125,9 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     params = {**stage.params, **choice.params}
     provider = choice.name.partition(":")[0]
     _, credential = credential_of(provider, params)
-    address = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
+    address = str(params.get("base_url") or credentials.base_url(provider))
+    if provider != "openai" and address == credentials.own_address(provider):
+        address = ""  # as workers of earlier versions share the limit
     limits = spec.limits
     return services.limiters.of(
         limit_key(choice.name, address, credential),

@@ -1,14 +1,31 @@
 """Environment variables of providers, for keys and addresses. Nothing else in `stages` reads the environment."""
 
 import os
+from dataclasses import dataclass
 
 OPENAI = "https://api.openai.com/v1"
-# provider → variables of which one must be set
-_KEYS: dict[str, tuple[str, ...]] = {
-    "openai": ("OPENAI_API_KEY",),
-    "anthropic": ("ANTHROPIC_API_KEY",),
-    "google_genai": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where a provider is called, and by which variables. `keys`: of which one must be set; `urls`: of another
+    address; `own`: the provider's own one, empty if its SDK knows it."""
+
+    keys: tuple[str, ...]
+    urls: tuple[str, ...] = ()
+    own: str = ""
+
+
+ACCOUNTS = {
+    "openai": Account(("OPENAI_API_KEY",), ("OPENAI_BASE_URL", "OPENAI_API_BASE"), OPENAI),
+    "anthropic": Account(
+        ("ANTHROPIC_API_KEY",), ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_URL"), "https://api.anthropic.com"
+    ),
+    "google_genai": Account(
+        ("GOOGLE_API_KEY", "GEMINI_API_KEY"), ("GOOGLE_GEMINI_BASE_URL",), "https://generativelanguage.googleapis.com"
+    ),
 }
+_NONE = Account(())
 
 
 def variable(*names: str) -> tuple[str, str]:
@@ -19,19 +36,29 @@ def variable(*names: str) -> tuple[str, str]:
 def key_of(provider: str) -> tuple[str, str]:
     """Return the variable that holds a provider's key, and the key: empty if it is not set. The name is empty, too, if
     the provider's SDK finds its credentials elsewhere."""
-    names = _KEYS.get(provider, ())
+    names = ACCOUNTS.get(provider, _NONE).keys
     found = variable(*names)
     return found if found[0] else (names[0] if names else "", "")
 
 
+def base_url(provider: str) -> str:
+    """Return the base URL of a provider's models, empty if only its SDK knows it."""
+    account = ACCOUNTS.get(provider, _NONE)
+    return variable(*account.urls)[1] or account.own
+
+
+def own_address(provider: str) -> str:
+    return ACCOUNTS.get(provider, _NONE).own
+
+
 def openai_base_url() -> str:
     """Return the base URL of the endpoint for `openai:` models."""
-    return variable("OPENAI_BASE_URL", "OPENAI_API_BASE")[1] or OPENAI
+    return base_url("openai")
 
 
 def missing_key(provider: str) -> str | None:
     """Return the variable that must be set before a provider can be called, or None."""
     name, key = key_of(provider)
-    if not name or key or (provider == "openai" and openai_base_url() != OPENAI):
-        return None  # a local server of the same protocol needs none
+    if not name or key or base_url(provider) != own_address(provider):
+        return None  # a server of your own with the same protocol needs none
     return name

@@ -10,12 +10,12 @@ from langchain_core.outputs import ChatResult
 from pydantic import ConfigDict
 
 from stages.models.vectors import packed, result_of, text_of
+from stages.models.wires.answer import counted
 from stages.models.wires.body import no_completion
-from stages.models.wires.openai_chat import counted
-from stages.models.wires.transport import OpenAICompatibleChatModel
+from stages.models.wires.transport import ProviderChatModel
 
 
-class OpenAICompatibleEmbeddings(OpenAICompatibleChatModel):
+class OpenAICompatibleEmbeddings(ProviderChatModel):
     """`/embeddings` at `OPENAI_BASE_URL`, or at `base_url` of its params."""
 
     async def _agenerate(

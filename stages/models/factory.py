@@ -5,7 +5,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
-from pydantic import SecretStr
 
 from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Spec
@@ -13,6 +12,7 @@ from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import cap_in, capper
 from stages.limits.prices import pricer
 from stages.models import credentials
+from stages.models.answers.method import OUR_WIRES
 from stages.models.backend import Backend
 from stages.models.calls import journalled
 from stages.models.choice import ModelServices, credential_of, identities, limiter_of, members_of, model_identity
@@ -43,10 +43,11 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         from stages.models.offline.model import OfflineChatModel
 
         model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
-    elif provider == "openai":
-        from stages.models.wires.transport import OpenAICompatibleChatModel
+    elif provider in OUR_WIRES:
+        from stages.models.wires.clients import client_of
 
-        model = OpenAICompatibleChatModel(**_openai(name, params, timeout_s))
+        access = services.bedrock(params) if provider == "bedrock_converse" and services.bedrock is not None else None
+        model = client_of(provider, name, params, timeout_s, access)
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
     cap = cap_in({**params, **params.get("extra_body", {})})
@@ -79,7 +80,9 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
     if provider == "offline":
         model: BaseChatModel = OfflineEmbeddings(model=name, dimensions=int(params.get("dimensions", 64)))
     elif provider == "openai":
-        model = OpenAICompatibleEmbeddings(**_openai(name, params, timeout_s))
+        from stages.models.wires.clients import arguments_of
+
+        model = OpenAICompatibleEmbeddings(**arguments_of(provider, name, params, timeout_s))
     else:
         model = ForeignEmbeddings(embeddings=_foreign_embeddings(choice.name, stage.name, params))
     backend = Backend(
@@ -104,30 +107,11 @@ def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str
     return params, float(timeout if timeout is not None else spec.limits.call_timeout.total_seconds())
 
 
-def _openai(name: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Return the arguments of a client of an OpenAI-compatible endpoint."""
-    sent = dict(params)
-    base_url = str(sent.pop("base_url", None) or credentials.openai_base_url())
-    headers = {**sent.pop("headers", {}), **sent.pop("default_headers", {})}
-    extra = sent.pop("extra_body", {})
-    if base_url == credentials.OPENAI and "max_tokens" in sent:
-        sent["max_completion_tokens"] = sent.pop("max_tokens")  # see OpenAICompatibleChatModel.cap_name
-    key = sent.pop("api_key", None) or credentials.key_of("openai")[1]
-    return {
-        "model": name,
-        "base_url": base_url,
-        "api_key": SecretStr(key) if key else None,
-        "timeout_s": timeout_s,
-        "headers": headers,
-        "params": {**sent, **extra},
-    }
-
-
 def _endpoint(provider: str, params: Mapping[str, Any]) -> str:
     """Return the host and port of a base URL that is not the provider's own; without credentials, which a URL may
     hold."""
-    url = str(params.get("base_url") or (credentials.openai_base_url() if provider == "openai" else ""))
-    return urlsplit(url).netloc.rpartition("@")[2] if url and url != credentials.OPENAI else ""
+    url = str(params.get("base_url") or credentials.base_url(provider))
+    return urlsplit(url).netloc.rpartition("@")[2] if url and url != credentials.own_address(provider) else ""
 
 
 def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:

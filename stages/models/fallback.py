@@ -152,7 +152,7 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
     ) -> _Question:
         requests = []
         for member, own in zip(self._members, arguments, strict=True):
-            settings = own.pop("settings", None) or settings_of(stop, own)
+            settings = own.pop("settings", None) or settings_of(stop, own, None, member.backend.provider)
             requests.append(canonical_request(member.backend, messages, settings))
         return _Question(scope, messages, stop, requests, arguments, scope.next_key(requests[0].digest))
 

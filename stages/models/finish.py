@@ -2,9 +2,10 @@
 
 from langchain_core.messages import AIMessage
 
-CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
+CUT_OFF = frozenset(("length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"))
 WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
-                      "recitation", "refusal", "guardrail_intervened"))  # fmt: skip
+                      "recitation", "refusal", "guardrail_intervened",
+                      "image_safety", "model_armor", "escalation"))  # fmt: skip
 
 
 def finish_of(message: AIMessage) -> str:

@@ -31,7 +31,8 @@ class Named:
 @dataclass(frozen=True)
 class ModelRequest:
     """A request: the digest of its canonical form without the cap of the answer, its size in bytes, the most tokens of
-    an answer, if the request sets it, and `media`: it holds more than plain text. `capped`: the digest with the cap,
+    an answer, if the request sets it, `media`: it holds more than plain text, `marked`: it has marks for the
+    provider's cache. `capped`: the digest with the cap,
     for answers that were cut off by it, and those of versions that had no other. `older`: further digests that earlier
     versions gave it. `text`: the request for people."""
 
@@ -39,6 +40,7 @@ class ModelRequest:
     size: int
     cap: int | None = None
     media: bool = False
+    marked: bool = False
     capped: str = ""
     older: tuple[Named, ...] = ()
     text: RequestText | None = None
@@ -60,12 +62,14 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], settings: S
     first, rest = canonical_json(asked[:head]), canonical_json(asked[head:])
     content = _joined(first, rest)
     free, capped = _digests(backend.identity, backend.capped_identity, content, settings.free, settings.capped)
-    older: tuple[Named, ...] = ()
-    if settings.older is not None or backend.older is not None or asked != sent:
-        identities = backend.older or (backend.identity, backend.capped_identity or backend.identity)
+    older: dict[Named, None] = {}
+    if settings.older or backend.older is not None or asked != sent:
+        now = backend.identity, backend.capped_identity or backend.identity
         before = canonical_json(sent) if asked != sent else content
-        old_free, old_capped = _digests(*identities, before, *(settings.older or (settings.free, settings.capped)))
-        older = tuple(one for one in (Named(old_free, old_free == old_capped), Named(old_capped, True)))
+        for pair in settings.older or ((settings.free, settings.capped),):
+            older |= dict.fromkeys(_names(*(backend.older or now), before, *pair))
+            if settings.older and backend.older is not None:
+                older |= dict.fromkeys(_names(*now, content, *pair))
     common = b'{"model":%b,"settings":%b,"messages":%b}' % (backend.shown, settings.capped, first)
     kept = canonical_json([_without_media(message) for message in asked[head:]]) if media else rest
     return ModelRequest(
@@ -73,10 +77,16 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], settings: S
         size=len(content) + len(settings.capped),
         cap=settings.cap,
         media=media,
+        marked=asked != sent,
         capped=capped,
-        older=older,
+        older=tuple(older),
         text=RequestText(common, kept),
     )
+
+
+def _names(identity: bytes, capped_identity: bytes, messages: bytes, free: bytes, capped: bytes) -> tuple[Named, Named]:
+    without, with_cap = _digests(identity, capped_identity, messages, free, capped)
+    return Named(without, without == with_cap), Named(with_cap, True)
 
 
 def _digests(

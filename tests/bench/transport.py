@@ -8,7 +8,7 @@ from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, SecretStr
 
 from stages.models.wires.http import close_session
-from stages.models.wires.transport import OpenAICompatibleChatModel
+from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
 
 CALLS = 5_000
@@ -22,7 +22,7 @@ class Answer(BaseModel):
 async def _measure(base_url: str) -> tuple[float, float]:
     schema = Answer.model_json_schema() | {"additionalProperties": False}
     wanted = {"type": "json_schema", "json_schema": {"name": "Answer", "schema": schema, "strict": True}}
-    ours = OpenAICompatibleChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-test"))
+    ours = ProviderChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-test"))
 
     async def one() -> None:
         result = await ours._agenerate([HumanMessage("hello")], response_format=wanted)

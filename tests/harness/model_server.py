@@ -25,6 +25,7 @@ from aiohttp import web
 from tests.harness.ledger import Call, Ledger, Stats
 from tests.harness.openai_wire import Asked, Reply, error_reply, reply_to
 from tests.harness.processes import Child, Control
+from tests.harness.protocols import Protocol, protocol_of
 from tests.harness.script import Gate, Rule, Rules, Script, share
 
 _BODY_LIMIT = 64 * 2**20
@@ -51,6 +52,16 @@ class ModelServer:
 
     def env(self) -> dict[str, str]:
         return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": "sk-test-harness"}
+
+    def other_providers(self) -> dict[str, str]:
+        """Return the environment in which this server is the address of further providers."""
+        root = self.base_url.removesuffix("/v1")
+        return {
+            "ANTHROPIC_BASE_URL": root, "ANTHROPIC_API_KEY": "sk-ant-test",
+            "GOOGLE_GEMINI_BASE_URL": root, "GOOGLE_API_KEY": "AIza-test",
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": root, "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret",
+        }  # fmt: skip
 
     def cpu_s(self) -> float:
         """Return the CPU time of the server's process so far."""
@@ -86,11 +97,9 @@ class _Server:
         self._gate = Gate(script.limits, time.monotonic())
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (protocol := protocol_of(request.path)) is not None:
+            return await self._call(request, protocol)
         match request.path:
-            case "/v1/chat/completions":
-                return await self._call(request, embedding=False)
-            case "/v1/embeddings":
-                return await self._call(request, embedding=True)
             case "/v1/models":
                 return _json({"object": "list", "data": [{"id": "test-model", "object": "model"}]})
             case path if path.startswith("/_control/"):
@@ -113,12 +122,13 @@ class _Server:
             return _json({"error": str(exc)}, 400)
         return _json({})
 
-    async def _call(self, request: web.BaseRequest, *, embedding: bool) -> web.StreamResponse:
-        body = await request.read()
+    async def _call(self, request: web.BaseRequest, protocol: Protocol) -> web.StreamResponse:
+        body, embedding = await request.read(), request.path.endswith("/embeddings")
         try:
-            asked = Asked.parse(body, embedding=embedding)
+            asked = Asked.parse(body, embedding=embedding, protocol=protocol, path=request.path)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
-            return _json({"error": {"message": f"not a request: {exc!r}", "type": "invalid_request_error"}}, 400)
+            why = str(exc) if type(exc) is ValueError else f"not a request: {exc!r}"
+            return _json(protocol.error(400, why, None), 400)
         ledger = self._ledger  # a reset while this call is in flight must not receive its end
         call, repetition = ledger.open(asked.digest, asked.model, asked.message)
         call.cap = asked.data.get("max_completion_tokens", asked.data.get("max_tokens"))
@@ -134,7 +144,7 @@ class _Server:
         gate = self._gate
         seconds = gate.refuse(call.in_flight, asked.prompt_tokens, time.monotonic())
         if seconds is not None:
-            limited = error_reply(429, "rate_limit_exceeded", {"Retry-After": str(seconds)})
+            limited = error_reply(429, "rate_limit_exceeded", {"Retry-After": str(seconds)}, protocol=asked.protocol)
             return await self._send(request, call, limited)
         rule = self._rules.choose(
             asked.message, asked.digest, repetition, asked.ends_with_user, asked.turns, asked.data.keys()

@@ -14,6 +14,7 @@ from typing import Any, cast
 import orjson
 
 from tests.harness.answers import Schema, answer_for, wrong_answer_for
+from tests.harness.protocols import CHAT, Protocol
 from tests.harness.script import Rule
 
 _MARKER = "[[answer:"
@@ -35,10 +36,11 @@ class Asked:
     ends_with_user: bool
     prompt_tokens: int
     turns: int = 0  # messages of the assistant that call tools
+    protocol: Protocol = CHAT
 
     @classmethod
-    def parse(cls, body: bytes, *, embedding: bool) -> Asked:
-        data = orjson.loads(body)
+    def parse(cls, body: bytes, *, embedding: bool, protocol: Protocol = CHAT, path: str = "") -> Asked:
+        data = protocol.request(orjson.loads(body), path)
         names = _EMBEDDING_FIELDS if embedding else _CHAT_FIELDS
         content = {name: data[name] for name in names if data.get(name) is not None}
         texts = _inputs(data) if embedding else [_text(message) for message in data["messages"]]
@@ -52,6 +54,7 @@ class Asked:
             ends_with_user=embedding or data["messages"][-1].get("role") == "user",
             prompt_tokens=tokens("".join(texts)),
             turns=sum(bool(message.get("tool_calls")) for message in data.get("messages", ())),
+            protocol=protocol,
         )
 
     @property
@@ -77,11 +80,10 @@ def tokens(text: str) -> int:
     return -(-len(text.encode()) // 4)
 
 
-def error_reply(status: int, code: str | None, headers: Mapping[str, str], body: Any = None) -> Reply:
-    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    kind = code if code == "insufficient_quota" else kind
-    standard = {"error": {"message": f"scripted error: {code or status}", "type": kind, "param": None, "code": code}}
+def error_reply(
+    status: int, code: str | None, headers: Mapping[str, str], body: Any = None, protocol: Protocol = CHAT
+) -> Reply:
+    standard = protocol.error(status, f"scripted error: {code or status}", code)
     if isinstance(body, bytes):
         raw = body
     else:
@@ -95,7 +97,7 @@ def reply_to(asked: Asked, rule: Rule | None) -> Reply:
     action = rule.action if rule else None
     if rule and action == "error":
         body = rule.body if rule.body_base64 is None else base64.b64decode(rule.body_base64)
-        return error_reply(rule.error_status, rule.code, rule.headers, body)
+        return error_reply(rule.error_status, rule.code, rule.headers, body, asked.protocol)
     reply = _embedded(asked) if asked.embedding else _completed(asked, rule)
     if rule:
         reply.headers.update(rule.headers)
@@ -128,7 +130,8 @@ def _completed(asked: Asked, rule: Rule | None) -> Reply:
     if asked.stream:
         events = list(_chunks(envelope, choices, usage if _wants_usage(asked) else None))
         return Reply(200, events, {}, "text/event-stream", asked.prompt_tokens, spent)
-    whole = orjson.dumps({**envelope, "object": "chat.completion", "choices": choices, "usage": usage})
+    completion = {**envelope, "object": "chat.completion", "choices": choices, "usage": usage}
+    whole = orjson.dumps(asked.protocol.answer(completion))
     pieces = [whole]
     if rule and action == "oversized":
         head, _, tail = whole.partition(b'"@"')

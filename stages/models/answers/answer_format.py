@@ -56,7 +56,7 @@ class AnswerFormat:
             assert isinstance(bound, RunnableBinding)
             kwargs = dict(bound.kwargs)
             if isinstance(model, TakesSettings):
-                kwargs["settings"] = settings_of(None, kwargs, declared)
+                kwargs["settings"] = settings_of(None, kwargs, declared, name.partition(":")[0])
             return kwargs
 
         if isinstance(model, OneOfSeveral):
@@ -112,9 +112,7 @@ class AnswerFormat:
             answer, places = self._reading(message, text, mend)
         except ValueError:
             if finish in CUT_OFF:
-                raise RowError(
-                    "the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens."
-                ) from None
+                raise _cut_off(message, text) from None
             raise
         if places and (scope := current.get()) is not None:
             scope.mended.update(places)
@@ -209,6 +207,19 @@ class AnswerFormat:
             return self._validator.model_validate(data).model_dump(mode="json", by_alias=True)
         except ValidationError as exc:
             raise ValueError(problems(exc)) from None
+
+
+def _cut_off(message: AIMessage, text: str) -> RowError:
+    """Return the error of an answer that its cap has cut off: in the answer, or before it, while the model thought."""
+    usage = message.usage_metadata
+    thought = (usage.get("output_token_details") or {}).get("reasoning", 0) if usage else 0
+    if thought and not text.strip():
+        return RowError(
+            f"the answer was cut off at max_tokens: the model was still thinking, after {thought} tokens",
+            kind="truncated",
+            hint="Raise params.max_tokens, or set reasoning: {effort: low}.",
+        )
+    return RowError("the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens.")
 
 
 def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None, mend: Callable[[Any], Any]) -> type:

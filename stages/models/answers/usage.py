@@ -1,5 +1,8 @@
 """Tokens of a call, as the provider counts them if that is plausible, else estimated."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from langchain_core.messages import AIMessage
 
 from stages.models.request import ModelRequest
@@ -13,9 +16,9 @@ _LONGEST = 400_000  # of an answer without a cap, reasoning included
 
 
 def usage_of(message: AIMessage, request: ModelRequest, cap: int | None) -> dict[str, int]:
-    """Return input, output, cached input and reasoning tokens; `estimated` if the reported numbers are not plausible: a
-    token takes a byte at least, and an answer is about as long as its cap at most. Implausible usage is removed from
-    the message, so that no graph relies on it."""
+    """Return tokens of input and output, and how many of them were read from or written to a cache, or were reasoning;
+    `estimated` if the reported numbers are not plausible: a token takes a byte at least, and an answer is about as long
+    as its cap at most. Implausible usage is removed from the message, so that no graph relies on it."""
     reported = message.usage_metadata
     read, wrote = (reported["input_tokens"], reported["output_tokens"]) if reported is not None else (0, 0)
     usage: dict[str, int] = {}
@@ -27,10 +30,17 @@ def usage_of(message: AIMessage, request: ModelRequest, cap: int | None) -> dict
     if reported is None or not (plausible_input and plausible_output):
         message.usage_metadata = None
         return {**usage, "estimated": 1}
-    cached = (reported.get("input_token_details") or {}).get("cache_read") or 0
+    of_input: Mapping[str, Any] = reported.get("input_token_details") or {}
+    cached = of_input.get("cache_read") or 0
+    hour = of_input.get("ephemeral_1h_input_tokens") or 0
+    written = max(of_input.get("cache_creation") or 0, (of_input.get("ephemeral_5m_input_tokens") or 0) + hour)
     reasoning = (reported.get("output_token_details") or {}).get("reasoning") or 0
     if 0 < cached <= read:
         usage["cached_input"] = cached
+    if 0 < written <= read - cached:
+        usage["cache_write"] = written
+        if 0 < hour <= written:
+            usage["cache_write_1h"] = hour
     if 0 < reasoning <= wrote:
         usage["reasoning"] = reasoning
     return usage

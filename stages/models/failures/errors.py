@@ -75,7 +75,7 @@ def from_status(
     cause = _provider_message(text, setting)
     where = f"Check the base URL{f', {_without_user(base_url)}' if base_url else ''}."
     if _ELSEWHERE.search(cause) and status != 429:
-        return FatalModelError(f"{model}: no chat completions there ({status}: {cause})", hint=where)
+        return FatalModelError(f"{model}: no such API there ({status}: {cause})", hint=where)
     if status in (401, 407) or (status == 400 and _KEY.search(text)):
         return FatalModelError(f"{model}: the provider refuses the key ({status}: {cause})", hint=f"Check {setting}.")
     no_money = bool(_QUOTA.search(text)) and not _RATE.search(text)
@@ -93,7 +93,7 @@ def from_status(
             f"{model}: not found at the provider ({status}: {cause})", hint=f"Check model: in the spec. {where}"
         )
     if 300 <= status < 400 or status == 405:
-        return FatalModelError(f"{model}: no chat completions there (HTTP {status})", hint=where)
+        return FatalModelError(f"{model}: no such API there (HTTP {status})", hint=where)
     if status in TRANSIENT_STATUS or status >= 500:
         congestion = _CONGESTION.get(status, "")
         if congestion == "rate" and _CONCURRENCY.search(text):

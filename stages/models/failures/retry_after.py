@@ -1,10 +1,12 @@
-"""The wait that a provider requests: in its headers, else in the text of its error."""
+"""The wait that a provider requests: in its headers, else in the text of its error, else until its limits refill."""
 
 import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from stages.limits.rate_headers import time_of
 
 _MAX_RETRY_AFTER_S = 86_400.0
 _EPOCH_S = 1e9  # a larger number is a time, not a wait
@@ -20,13 +22,13 @@ _DELAY = re.compile(
 
 def wait_of(headers: Mapping[str, str], text: str) -> float | None:
     """Return the wait in seconds that the headers request; else the body: Google's RetryInfo, or words like "try again
-    in 1.5s"."""
+    in 1.5s"; else until the limits are refilled that Anthropic's headers call used up."""
     from_headers = retry_after(headers)
     if from_headers is not None:
         return from_headers
     found = _DELAY.search(text)
     if found is None:
-        return None
+        return _until_refilled(headers)
     parts = _DELAY_PART.findall(found[1])
     return min(sum(float(amount) * _DELAY_UNITS[unit.lower()] for amount, unit in parts), _MAX_RETRY_AFTER_S)
 
@@ -51,6 +53,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             now = server_now  # the server's clock differs from ours
         seconds = (date - now).total_seconds()
     return min(max(0.0, seconds), _MAX_RETRY_AFTER_S)
+
+
+def _until_refilled(headers: Mapping[str, str]) -> float | None:
+    lower = {name.lower(): value for name, value in headers.items()}
+    used_up = [
+        then
+        for of in ("requests", "tokens", "input-tokens", "output-tokens")
+        if lower.get(f"anthropic-ratelimit-{of}-remaining") == "0"
+        and (then := time_of(lower.get(f"anthropic-ratelimit-{of}-reset", ""))) is not None
+    ]
+    if not used_up:
+        return None
+    return min(max(0.0, (max(used_up) - datetime.now(UTC)).total_seconds()), _MAX_RETRY_AFTER_S)
 
 
 def _date(text: str) -> datetime | None:

@@ -1,24 +1,32 @@
 """The request form that one model at one address accepts, learned from its refusals and kept for the process. No I/O.
 
-Some requests can be rewritten: `max_tokens` by its newer or older name, a schema in words, the system text in the
-user's turn. Any other refused parameter stops the run, as every row would be refused.
+Some requests can be rewritten: `max_tokens` by its newer or older name, a schema as a forced tool or in words, the
+system text in the user's turn. Any other refused parameter stops the run, as every row would be refused. All of it is
+done to the canonical request (`stages.models.wires.wire`), so it is the same for each protocol.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from schemas.errors import FatalModelError, RowError
+from stages.models.wires.wire import SchemaMode
 
-_SCHEMA_WORDS = re.compile(r"response_format|json_schema|structured.?output", re.I)
+_SCHEMA_WORDS = re.compile(
+    r"response_?format|json_?schema|structured.?output|output_?config|response_?json_?schema|text_?\.?format"
+    r"|json mode|response_?mime_?type",
+    re.I,
+)
+_TOOL_WORDS = re.compile(r"tool_?choice|toolChoice|\btools?\b|strict|function.?calling", re.I)
 _REFUSED = re.compile(
     r"not support|unsupported|unavailable|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|must be"
     r"|should be|invalid (value|parameter|argument)|not valid|deprecated|out of range|(less|greater) than"
     r"|at (most|least)|too (large|small|high|low|big)|cannot be|can't be|not accept|extra (input|field)|not enabled"
-    r"|incompatible",
+    r"|incompatible|cannot find field|may not be|range:|which is the maximum",
     re.I,
 )
 _UNKNOWN = re.compile(r"not support|unsupported|unknown|unrecogni|extra (input|field)|not permitted", re.I)
@@ -31,6 +39,16 @@ _CAPS = ("max_tokens", "max_completion_tokens")
 # Plain words, which errors also use with other meanings: as parameters they stand in quotes.
 _PLAIN_WORD = re.compile(r"[a-z]+")
 _UNMISTAKABLE = frozenset(("temperature", "logprobs", "verbosity"))
+# Canonical names of parameters, and how providers call them.
+_ALSO = {
+    "max_tokens": r"max_?output_?tokens",
+    "stop": r"stop_?sequences",
+    "reasoning_effort": r"thinking_?level|thinking_?config|output_config\.effort|reasoning\.effort",
+    "verbosity": r"text\.verbosity",
+    "response_format": r"output_config\.format|response_?json_?schema|response_?mime_?type|text\.format|textFormat",
+    "parallel_tool_calls": r"disable_parallel_tool_use",
+    "thinking_budget": r"thinking_?budget",
+}
 
 
 @dataclass
@@ -39,27 +57,36 @@ class Dialect:
 
     renamed: dict[str, str] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
-    schema_in_words: bool = False
+    refused_modes: set[SchemaMode] = field(default_factory=set)
     system_in_user: bool = False
     accepted: set[str] = field(default_factory=set)
 
-    def apply(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Rewrite the request to the form that this model accepts."""
-        if self.schema_in_words and "response_format" in payload:
+    def apply(self, payload: dict[str, Any], modes: Sequence[SchemaMode] = ()) -> dict[str, Any]:
+        """Rewrite the request to the form that this model accepts; `modes`: those of its protocol for a schema."""
+        mode = self._mode(modes)
+        if mode == "words" and "response_format" in payload:
             payload = with_schema_in_words(payload)
+        elif mode == "tool" and "response_format" in payload:
+            payload = with_schema_as_tool(payload)
         if self.system_in_user:
             payload = {**payload, "messages": _with_system_in_user(payload["messages"])}
         if self.renamed or self.left_out:
             payload = {self.renamed.get(k, k): v for k, v in payload.items() if k not in self.left_out}
         return payload
 
-    def learn(self, refusal: RowError, sent: Mapping[str, Any], model: str) -> bool:
+    def _mode(self, modes: Sequence[SchemaMode]) -> SchemaMode | None:
+        return next((mode for mode in modes if mode not in self.refused_modes), "words" if modes else None)
+
+    def learn(self, refusal: RowError, sent: Mapping[str, Any], model: str, modes: Sequence[SchemaMode] = ()) -> bool:
         """Learn from a refusal; True if the request can be sent in another form now. Raises FatalModelError for a
         parameter that has no other form and was never accepted."""
         if refusal.kind != "bad_request" or refusal.status is None:
             return False
-        if "response_format" in sent and refuses_schemas(refusal):
-            self.schema_in_words = True
+        mode = self._mode(modes)
+        as_format = mode == "format" and "response_format" in sent and refuses_schemas(refusal)
+        if as_format or (mode == "tool" and _refuses_tools(refusal)):
+            assert mode is not None
+            self.refused_modes.add(mode)
             return True
         name = _refused_parameter(refusal, sent)
         if name in _CAPS and name not in (*self.renamed, *self.renamed.values(), *self.accepted):
@@ -95,14 +122,24 @@ def _refused_parameter(refusal: RowError, sent: Mapping[str, Any]) -> str | None
     return min(found)[1] if found else None
 
 
+@lru_cache(maxsize=256)
 def _mention(name: str) -> re.Pattern[str]:
-    plain = _PLAIN_WORD.fullmatch(name) and name not in _UNMISTAKABLE
-    return re.compile(rf"['\"`]{name}['\"`]" if plain else rf"(?<!\w){re.escape(name)}(?!\w)")
+    """Return the expression of a parameter's name, in snake or camel case, or as its provider calls it."""
+    if _PLAIN_WORD.fullmatch(name) and name not in _UNMISTAKABLE:
+        pattern = rf"['\"`]{name}['\"`]|(?<=: ){name}(?=[:.])"
+    else:
+        pattern = rf"(?<!\w){re.escape(name).replace('_', '_?')}(?!\w)"
+    also = rf"|(?<!\w)(?:{_ALSO[name]})(?!\w)" if name in _ALSO else ""
+    return re.compile(pattern + also, re.I)
 
 
 def _refuses_system(refusal: RowError) -> bool:
     text = refusal.message
     return bool(_SYSTEM.search(text) and (_REFUSED.search(text) or re.search(r"must alternate|only ", text, re.I)))
+
+
+def _refuses_tools(refusal: RowError) -> bool:
+    return bool(_TOOL_WORDS.search(refusal.message) and _REFUSED.search(refusal.message))
 
 
 def refuses_schemas(exc: RowError) -> bool:
@@ -129,6 +166,16 @@ def with_schema_in_words(payload: dict[str, Any]) -> dict[str, Any]:
     else:
         messages = [{"role": "system", "content": words}, first, *rest]
     return {**{k: v for k, v in payload.items() if k != "response_format"}, "messages": messages}
+
+
+def with_schema_as_tool(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the same request with its schema as a strict tool; forced, unless there are other tools to call first."""
+    declared, others = payload["response_format"]["json_schema"], payload.get("tools") or []
+    name = declared["name"]
+    function = {"name": name, "description": "Give the answer.", "parameters": declared["schema"], "strict": True}
+    rest = {k: v for k, v in payload.items() if k != "response_format"}
+    choice = {} if others else {"tool_choice": {"type": "function", "function": {"name": name}}}
+    return {**rest, "tools": [*others, {"type": "function", "function": function}], **choice}
 
 
 def _with_system_in_user(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from yarl import URL
 
 from schemas.errors import FatalModelError, RowError, TransientModelError
 
@@ -50,9 +51,15 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: 
     """Send one request of a model. Raises TransientModelError for no answer, FatalModelError for a URL that cannot be
     called, RowError for an answer that is too large."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
+    address = URL(url, encoded=True) if "%" in url else url  # a signature is of the path as it stands
     try:
         async with session().post(
-            url, data=body, headers=headers, timeout=timeout, allow_redirects=False, proxy=_proxy(url)
+            address,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            proxy=_proxy(url),
         ) as response:
             read = _read_capped if response.status == 200 else _read_beginning
             return Answer(response.status, await read(response), response.headers)

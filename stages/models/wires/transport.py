@@ -1,8 +1,7 @@
-"""The hot path to OpenAI-compatible endpoints: a thin chat model over one shared session per event loop.
+"""The hot path to providers: a thin chat model over their wires and one shared session per event loop.
 
-A call costs a fraction of what `ChatOpenAI` on its default client does (`make bench`); it speaks the part of the Chat
-Completions API that enrichment uses: messages, tools, response_format, usage. Never retries: that is
-`stages.models.calls`."""
+A call costs a fraction of what LangChain's classes on their default clients do (`make bench`); it has the part of each
+protocol that enrichment uses: messages, tools, schemas, usage. Never retries: that is `stages.models.calls`."""
 
 import asyncio
 from collections import defaultdict
@@ -16,34 +15,42 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr, SkipValidation
 
 from schemas.errors import FatalModelError, ModelError, RowError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
+from stages.models.choice import Sign
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
-from stages.models.wires.openai_chat import failure_of, result_of, wire
+from stages.models.wires.openai_chat import OpenAIChat, wire
+from stages.models.wires.wire import Wire
 
 _MAX_FORMS = 6  # of one request, each learned from the refusal of the one before
 # Request forms that endpoints accept, by (base URL, model); the same for all stages of a process.
 _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 
 
-class OpenAICompatibleChatModel(BaseChatModel):
-    """`openai:<model>` at `OPENAI_BASE_URL`, or at `base_url` of its params."""
+class ProviderChatModel(BaseChatModel):
+    """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
+    `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: str
+    wire: SkipValidation[Wire] = Field(default_factory=OpenAIChat)
     base_url: str = credentials.OPENAI
     api_key: SecretStr | None = None
+    setting: str = "OPENAI_API_KEY"
+    sign: Sign | None = None
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)
 
     @property
     def _llm_type(self) -> str:
-        return "tandem-openai-compatible"
+        return "tandem-provider"
 
     @property
     def cap_name(self) -> str:
@@ -57,9 +64,11 @@ class OpenAICompatibleChatModel(BaseChatModel):
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        declared = [convert_to_openai_tool(tool) for tool in tools]
+        """Bind tools in their canonical form; one that the provider runs is given as its own dict."""
+        strict = kwargs.pop("strict", None)
+        declared = [tool if _is_providers(tool) else convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice:
-            named = any(tool["function"]["name"] == tool_choice for tool in declared)
+            named = any(tool.get("function", {}).get("name") == tool_choice for tool in declared)
             word = "required" if tool_choice in ("any", True) else tool_choice
             kwargs["tool_choice"] = {"type": "function", "function": {"name": tool_choice}} if named else word
         return self.bind(tools=declared, **kwargs)
@@ -94,46 +103,55 @@ class OpenAICompatibleChatModel(BaseChatModel):
         }  # fmt: skip
         if stop:
             payload["stop"] = stop
+        modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
         dialect = _dialects[self.base_url, self.model]
         for _ in range(_MAX_FORMS):
-            sent = dialect.apply(payload)
+            sent = dialect.apply(payload, modes)
             try:
                 result = await self._completion(sent)
             except RowError as exc:
-                if dialect.apply(payload) == sent and not dialect.learn(exc, sent, self.model):
+                if dialect.apply(payload, modes) == sent and not dialect.learn(exc, sent, self.model, modes):
                     raise
             else:
                 dialect.accepted.update(sent)
                 return result
-        return await self._completion(dialect.apply(payload))
+        return await self._completion(dialect.apply(payload, modes))
 
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
-        answer, headers = await self._post(orjson.dumps(payload))
+        answer, headers = await self._post(orjson.dumps(self.wire.body(payload)), self.wire.path(self.model))
         try:
-            result = result_of(answer, headers.get("x-request-id"), self.model)
-        except (AttributeError, TypeError, ValueError) as exc:
+            result = self.wire.result(answer, headers, self.model)
+        except (AttributeError, TypeError, ValueError, KeyError, IndexError) as exc:
             raise no_completion(orjson.dumps(answer)) from exc
         if (allowed := rates_of(headers)) is not None:
             result.llm_output = {ALLOWED: allowed}
         return result
 
-    async def _post(self, body: bytes, path: str = "chat/completions") -> tuple[dict[str, Any], Mapping[str, str]]:
-        headers = {"Content-Type": "application/json", **self.headers}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
+    async def _post(self, body: bytes, path: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+        key = self.api_key.get_secret_value() if self.api_key is not None else ""
+        headers = {"Content-Type": "application/json", **self.wire.headers(key), **self.headers}
+        url = f"{self.base_url.rstrip('/')}/{path}"
+        if self.sign is not None:
+            headers |= await self.sign(url, headers, body)
         from stages.models.wires import http  # aiohttp
 
-        url = f"{self.base_url.rstrip('/')}/{path}"
         answer = await http.post(url, body, headers, timeout_s=self.timeout_s, model=self.model)
         if answer.status != 200:
             raise self._failure(answer.status, answer.body, answer.headers)
         completion = completion_in(answer.body)
-        if (failure := failure_of(completion)) is not None:  # some gateways fail with a 200
+        if (failure := self.wire.failure(completion)) is not None:  # some gateways fail with a 200
             raise self._failure(failure[0], failure[1].encode(), answer.headers)
         return completion, answer.headers
 
     def _failure(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
         text = error_body.decode("utf-8", "replace")
         return from_status(
-            status, text, headers=headers, model=self.model, setting="OPENAI_API_KEY", base_url=self.base_url
+            status, text, headers=headers, model=self.model, setting=self.setting, base_url=self.base_url
         )
+
+
+def _is_providers(tool: Any) -> bool:
+    """True for a tool that the provider runs, in its own form."""
+    return isinstance(tool, dict) and "function" not in tool and tool.get("type", "function") not in (
+        "function", "custom", "object",
+    )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from schemas.errors import SpecError
 from schemas.spec.durations import format_duration, parse_duration
 from schemas.spec.loading import load_spec, spec_from_mapping
-from schemas.spec.sections import Spec
+from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sizes import format_size, parse_size
 
 # design.md, section 9, as it stands there.
@@ -377,3 +377,11 @@ def test_a_size_is_stored_as_it_is_written() -> None:
     spec = spec_from_mapping(changed(limits={"max_memory": "2048 MiB"}), base=Path())
     assert spec.model_dump(mode="json")["limits"]["max_memory"] == "2GiB"
     assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(("written", "name"), [
+    ("google:gemini-2.5-flash", "google_genai:gemini-2.5-flash"), ("gemini:g", "google_genai:g"),
+    ("claude:claude-haiku-4-5", "anthropic:claude-haiku-4-5"), ("openai:llama:70b", "openai:llama:70b"),
+])  # fmt: skip
+def test_a_provider_has_one_name_however_it_is_written(written: str, name: str) -> None:
+    assert ModelChoice(name=written).name == name

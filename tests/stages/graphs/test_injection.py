@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from stages.contract import GraphStage
-from stages.models.wires.transport import OpenAICompatibleChatModel
+from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
 from tests.stages import toolbox
 from tests.stages.support import MODEL, a_graph_stage, enrich
@@ -74,13 +74,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """The bodies of all requests; the process's connections are watched meanwhile."""
     global _watching
     bodies: list[dict[str, Any]] = []
-    post = OpenAICompatibleChatModel._post
+    post = ProviderChatModel._post
 
-    async def seen(self: OpenAICompatibleChatModel, body: bytes, *args: Any) -> Any:
+    async def seen(self: ProviderChatModel, body: bytes, *args: Any) -> Any:
         bodies.append(orjson.loads(body))
         return await post(self, body, *args)
 
-    monkeypatch.setattr(OpenAICompatibleChatModel, "_post", seen)
+    monkeypatch.setattr(ProviderChatModel, "_post", seen)
     toolbox.CALLS.clear()
     _connected.clear()
     _watching = True

@@ -174,9 +174,9 @@ async def test_outside_a_row_a_model_is_as_it_was(server: ModelServer) -> None:
 
 
 async def test_isinstance_and_the_class_of_the_model_stay() -> None:
-    from stages.models.wires.transport import OpenAICompatibleChatModel
+    from stages.models.wires.transport import ProviderChatModel
 
-    assert isinstance(a_model(), OpenAICompatibleChatModel)
+    assert isinstance(a_model(), ProviderChatModel)
 
 
 # What is the same request ------------------------------------------------------------------------------------------

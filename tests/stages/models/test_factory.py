@@ -11,7 +11,7 @@ from schemas.spec.sections import ModelChoice, Price
 from stages.limits.limiter import Blocked, Limiter, Limiters
 from stages.limits.prices import pricer
 from stages.models.choice import ModelServices, missing_key, model_identity
-from stages.models.wires.transport import OpenAICompatibleChatModel
+from stages.models.wires.transport import ProviderChatModel
 from tests.stages.support import a_model
 
 
@@ -33,9 +33,9 @@ def test_the_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing_key("google_genai:gemini") is None
 
 
-def our(params: dict[str, Any]) -> OpenAICompatibleChatModel:
+def our(params: dict[str, Any]) -> ProviderChatModel:
     model = a_model(params=params)
-    assert isinstance(model, OpenAICompatibleChatModel)
+    assert isinstance(model, ProviderChatModel)
     return model
 
 
@@ -73,7 +73,7 @@ def test_the_identity_covers_base_url_and_parameters(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("anthropic:claude-x", "langchain_anthropic"), ("google_genai:gemini-x", "langchain_google_genai")],
+    [("ollama:llama", "langchain_ollama"), ("bedrock:claude-x", "langchain_aws")],
 )
 def test_a_provider_without_its_package_names_the_extra(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch

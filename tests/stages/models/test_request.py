@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from langchain.chat_models import init_chat_model
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -22,6 +23,7 @@ from stages.models.choice import ModelServices, identities
 from stages.models.factory import build_model
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.wires.openai_chat import wire
+from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, an_extract, enrich
 
@@ -126,6 +128,45 @@ def test_digests_of_the_first_version_are_among_those_that_are_looked_up() -> No
         for declared in (None, Declared("s", SCHEMA)):
             names = [one.digest for one in request(backend(name, **params), declared=declared, **kwargs).names]
             assert as_before(name, ASKING, params=params, **kwargs) in names
+
+
+PROVIDERS: dict[str, dict[str, Any]] = {
+    "anthropic:claude-haiku-4-5": {"api_key": "x"},
+    "google_genai:gemini-2.5-flash": {"api_key": "x"},
+    "bedrock_converse:anthropic.claude-haiku-4-5": {
+        "region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "y",
+    },
+}  # fmt: skip
+ANSWERING = {"type": "function", "function": {"name": "s", "description": "Give the answer.", "parameters": SCHEMA}}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("case", ["an answer", "an answer after tools", "any tool", "a named tool", "tools", "stop"])
+def test_requests_through_langchains_own_classes_are_found_again(name: str, case: str) -> None:
+    """As earlier versions made them: `bind_tools` of the real class, whose arguments were digested."""
+    theirs = init_chat_model(name, max_retries=0, timeout=3, **PROVIDERS[name])
+    ours = ProviderChatModel(model="m")
+    tools: list[Any] = [look_up]
+    declared, bound, own = None, {}, {}
+    match case:
+        case "an answer":
+            declared, bound = Declared("s", SCHEMA), theirs.bind_tools([ANSWERING], tool_choice="s").kwargs
+            own = {"response_format": RESPONSE}
+        case "an answer after tools":
+            declared, bound = Declared("s", SCHEMA, tools), theirs.bind_tools([*tools, ANSWERING]).kwargs
+            own = {**ours.bind_tools(tools).kwargs, "response_format": RESPONSE}  # type: ignore[attr-defined]
+        case "any tool" | "a named tool" | "tools":
+            choice = {"any tool": {"tool_choice": "any"}, "a named tool": {"tool_choice": "look_up"}}.get(case, {})
+            bound = theirs.bind_tools(tools, **choice).kwargs  # type: ignore[attr-defined]
+            own = dict(ours.bind_tools(tools, **choice).kwargs)  # type: ignore[attr-defined]
+    made, provider = backend(name, max_tokens=9), name.partition(":")[0]
+    found = canonical_request(made, ASKING, settings_of(None, own, declared, provider))
+    names = [one.digest for one in found.names]
+    assert as_before(name, ASKING, params={"max_tokens": 9}, **bound) in names
+    later = canonical_request(made, ASKING, settings_of(None, bound, declared))
+    assert later.digest in names
+    if provider == "anthropic" or declared is not None:
+        assert later.digest == found.digest
 
 
 def test_the_text_of_a_request_has_no_secret_and_no_long_media() -> None:

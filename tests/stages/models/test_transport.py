@@ -16,15 +16,15 @@ from pydantic import SecretStr
 
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
 from stages.models.wires.http import close_session
-from stages.models.wires.transport import OpenAICompatibleChatModel
+from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
 
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "w", "schema": SCHEMA, "strict": True}}
 
 
-def model_at(base_url: str, **given: Any) -> OpenAICompatibleChatModel:
-    return OpenAICompatibleChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-x"), **given)
+def model_at(base_url: str, **given: Any) -> ProviderChatModel:
+    return ProviderChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-x"), **given)
 
 
 async def said(server: ModelServer, rule: dict[str, Any] | None = None, **given: Any) -> AIMessage:

@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+from pipeline.bedrock import model_services
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, broken, counted, money
 from pipeline.client.spec_file import read_spec, sink_of
@@ -17,7 +18,6 @@ from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
 from schemas.manifest import Manifest
 from schemas.plan import Selection
-from stages.models.choice import ModelServices
 
 _SHOWN = 200
 
@@ -29,7 +29,7 @@ def _opened(path: Path, screen: Screen) -> tuple[Store, Job | None]:
     spec, base = read_spec(path)
     store = sink_of(spec, base)
     try:
-        return store, make_job(spec, base, store, ModelServices())
+        return store, make_job(spec, base, store, model_services())
     except (UsageError, ConnectionFailed, StoreError) as exc:
         screen.fault(f"The due partitions are unknown: {exc}")
         return store, None

@@ -15,6 +15,7 @@ from pipeline.stores import may_delete
 from schemas.partition_keys import partition_texts
 from schemas.spec.sections import Spec
 from schemas.tables import same_but_for_case
+from stages.models.parameters import complaints
 
 _MAY_NOT_DELETE = (
     "Warning: this writer may not delete in {0}, so replaced files stay in data/ and readers by glob will see rows "
@@ -60,7 +61,7 @@ async def check_command(path: Path, screen: Screen) -> int:
         "may_delete": deletes,
         "temporal": temporal,
     }
-    warnings = _warnings(job)
+    warnings = [*_warnings(job), *(f"{one.message} {one.hint}" for one in complaints(spec))]
     for warning in warnings:
         screen.note(f"Warning: {warning}")
     if screen.json:

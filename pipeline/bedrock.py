@@ -1,0 +1,88 @@
+"""AWS's part of calls to Bedrock: where they go, and the signature that says who asks.
+
+`stages` knows no AWS: it is handed `bedrock_access` (`stages.models.choice.ModelServices`).
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
+import botocore.exceptions
+import botocore.session
+
+from pipeline.stores.s3_environment import region
+from schemas.errors import FatalModelError, SpecError
+from stages.models.choice import ModelServices, SignedAccess
+
+_SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
+
+
+def model_services() -> ModelServices:
+    """Return the services of a process's models, Bedrock's among them."""
+    return ModelServices(bedrock=bedrock_access)
+
+
+def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:
+    """Return the address and the signer of a model with these parameters, as boto3 finds both. Raises SpecError."""
+    profile = params.get("credentials_profile_name")
+    try:
+        session = botocore.session.Session(profile=profile)
+        client = session.create_client("bedrock-runtime", region_name=params.get("region_name") or region())
+        place, address = client.meta.region_name, client.meta.endpoint_url
+        client.close()
+    except (botocore.exceptions.NoRegionError, botocore.exceptions.InvalidRegionError):
+        raise SpecError(
+            "Bedrock needs a region, and none is set.", hint="export AWS_REGION=…, or set params: {region_name: …}."
+        ) from None
+    except botocore.exceptions.ProfileNotFound:
+        raise SpecError(
+            f"credentials_profile_name = {profile!r}: AWS's configuration has no such profile.",
+            hint="Choose one of: aws configure list-profiles",
+        ) from None
+    signer = _Signer(session, place, _keys_in(params))
+    return SignedAccess(address, signer, signer.has_keys)
+
+
+def _keys_in(params: Mapping[str, Any]) -> botocore.credentials.Credentials | None:
+    """Return the keys that the spec itself holds, from its environment."""
+    if "aws_access_key_id" not in params:
+        return None
+    token = params.get("aws_session_token")
+    return botocore.credentials.Credentials(params["aws_access_key_id"], params["aws_secret_access_key"], token)
+
+
+@dataclass
+class _Signer:
+    """Signs requests with the keys of now; they may be renewed, which takes a request of its own."""
+
+    session: Any
+    region: str
+    own: botocore.credentials.Credentials | None
+
+    def has_keys(self) -> bool:
+        """True if keys are found; outside of AWS that may take seconds."""
+        return self.own is not None or self.session.get_credentials() is not None
+
+    async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+        request = botocore.awsrequest.AWSRequest("POST", url, headers=dict(headers), data=body)
+        keys = await self._keys()
+        botocore.auth.SigV4Auth(keys, _SERVICE, self.region).add_auth(request)
+        return dict(request.headers.items())
+
+    async def _keys(self) -> Any:
+        found = self.own or self.session.get_credentials()
+        if found is None:
+            raise FatalModelError("Bedrock: no AWS credentials were found.", hint="export AWS_PROFILE=…, or keys.")
+        renews = getattr(found, "refresh_needed", None)
+        try:
+            if renews is not None and renews():
+                return await asyncio.to_thread(found.get_frozen_credentials)
+            return found.get_frozen_credentials()
+        except botocore.exceptions.BotoCoreError as exc:
+            raise FatalModelError(
+                f"Bedrock: the AWS credentials cannot be renewed ({type(exc).__name__}).", hint="Sign in again."
+            ) from exc

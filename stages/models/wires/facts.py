@@ -1,0 +1,188 @@
+"""What models take: one table, by provider and the beginning of a model's name. A model that is not in it takes all.
+
+Sources, all of them packages in the lock: [A] `langchain_anthropic/data/_profiles.py`, [O] `langchain_openai/data/`,
+[G] `langchain_google_genai/data/` (all three from models.dev), [AC] `langchain_anthropic/chat_models.py`, [OC]
+`langchain_openai/chat_models/base.py`, [GC] `langchain_google_genai/chat_models.py`, [AT] `anthropic/types/`, [GT]
+`google/genai/types.py`. Providers change models without notice: what a table says is checked before a run, but what a
+server refuses is learned from the server (`stages.models.wires.dialect`).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+# How a model is told to think: by an effort, an effort with `thinking: adaptive`, a number of tokens, or a level.
+Thinking = Literal["none", "effort", "adaptive", "budget", "level"]
+_SAMPLING = frozenset(("temperature", "top_p", "top_k"))
+_EFFORTS = ("minimal", "low", "medium", "high")
+_CLAUDE_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a model. `refuses`: parameters that it takes no value of but the default; `unless_effort`: it takes them with
+    this effort; `cap`: the most tokens of an answer, thinking included where `thinking` is not none; `context`: the
+    most tokens of a request; `responses`: OpenAI has it by the Responses API alone, or its functions while it reasons.
+    None: not known."""
+
+    refuses: frozenset[str] = frozenset()
+    unless_effort: str = ""
+    thinking: Thinking | None = None
+    efforts: tuple[str, ...] | None = None
+    verbosity: bool | None = None
+    cap: int | None = None
+    context: int | None = None
+    images: bool | None = None
+    pdfs: bool | None = None
+    audio: bool | None = None
+    schemas: bool | None = None
+    functions_with_schema: bool | None = None
+    seed: bool | None = None
+    responses: bool = False
+
+
+UNKNOWN = Facts()
+
+# [A]: limits, media; [AT] message_create_params: no seed, thinking counts against max_tokens, no verbosity.
+_CLAUDE = Facts(
+    refuses=frozenset(("seed",)), thinking="budget", efforts=(), verbosity=False, cap=64_000, context=200_000,
+    images=True, pdfs=True, audio=False, schemas=True, functions_with_schema=True, seed=False,
+)  # fmt: skip
+# [A] `temperature: False`, [AC] `_route_unsupported_sampling_params`; adaptive thinking where `xhigh` is a level.
+_CLAUDE_ADAPTIVE = replace(
+    _CLAUDE, refuses=_SAMPLING | {"seed"}, thinking="adaptive", efforts=_CLAUDE_EFFORTS, cap=128_000, context=1_000_000
+)
+# [O]: reasoning models. [OC] `validate_temperature`: 1 or nothing.
+_GPT_5 = Facts(
+    refuses=frozenset(("temperature", "top_p", "logprobs", "top_logprobs")),
+    thinking="effort", efforts=_EFFORTS, verbosity=True, cap=128_000, context=272_000, images=True, pdfs=True,
+    audio=False, schemas=True, functions_with_schema=True, seed=True,
+)  # fmt: skip
+# [O] `temperature: True`, [OC] the same: with an effort of none, which is their default.
+_GPT_5_1 = replace(_GPT_5, unless_effort="none", efforts=("none", "low", "medium", "high"))
+# `stop`: openai/types/chat/completion_create_params.py, for o3 and o4-mini.
+_O_SERIES = replace(
+    _GPT_5,
+    refuses=_GPT_5.refuses | {"stop"},
+    efforts=("low", "medium", "high"),
+    verbosity=False,
+    cap=100_000,
+    context=200_000,
+)
+_GPT_4 = Facts(
+    thinking="none", efforts=(), verbosity=False, cap=16_384, context=128_000, images=True, pdfs=True, audio=False,
+    schemas=True, functions_with_schema=True, seed=True,
+)  # fmt: skip
+# [G]; [GC] `_is_gemini_3_or_later`: a level instead of a budget, and functions together with a schema.
+_GEMINI_2 = Facts(
+    thinking="none", efforts=(), verbosity=False, cap=8_192, context=1_048_576, images=True, pdfs=True, audio=True,
+    schemas=True, functions_with_schema=False, seed=True,
+)  # fmt: skip
+_GEMINI_2_5 = replace(_GEMINI_2, thinking="budget", efforts=("none", *_EFFORTS), cap=65_536)
+_GEMINI_3 = replace(_GEMINI_2_5, thinking="level", efforts=_EFFORTS, functions_with_schema=True)
+
+_TABLE: dict[str, dict[str, Facts]] = {
+    "anthropic": {
+        "claude-": replace(_CLAUDE_ADAPTIVE, refuses=frozenset(("seed",)), cap=None, context=None),  # not known yet
+        "claude-2": replace(_CLAUDE, thinking="none", cap=4_096, images=False, pdfs=False, schemas=False),
+        "claude-3-": replace(_CLAUDE, thinking="none", cap=4_096, schemas=False),
+        "claude-3-5-": replace(_CLAUDE, thinking="none", cap=8_192, schemas=False),
+        "claude-3-7-": replace(_CLAUDE, schemas=False),
+        "claude-opus-4": replace(_CLAUDE, cap=32_000, schemas=False),
+        "claude-sonnet-4": replace(_CLAUDE, schemas=False),
+        "claude-opus-4-1": replace(_CLAUDE, cap=32_000),
+        "claude-haiku-4-5": _CLAUDE,
+        "claude-sonnet-4-5": _CLAUDE,
+        "claude-opus-4-5": replace(_CLAUDE, thinking="effort", efforts=("low", "medium", "high")),
+        "claude-opus-4-6": replace(
+            _CLAUDE, thinking="effort", efforts=("low", "medium", "high", "max"), cap=128_000, context=1_000_000
+        ),
+        "claude-sonnet-4-6": replace(
+            _CLAUDE, thinking="effort", efforts=("low", "medium", "high", "max"), cap=128_000, context=1_000_000
+        ),
+        "claude-opus-4-7": _CLAUDE_ADAPTIVE,
+        "claude-opus-4-8": _CLAUDE_ADAPTIVE,
+        "claude-opus-5": _CLAUDE_ADAPTIVE,
+        "claude-sonnet-5": _CLAUDE_ADAPTIVE,
+        "claude-haiku-5": _CLAUDE_ADAPTIVE,
+        "claude-fable-5": _CLAUDE_ADAPTIVE,
+        "claude-mythos-5": _CLAUDE_ADAPTIVE,
+    },
+    "openai": {
+        "gpt-3.5": replace(_GPT_4, cap=4_096, context=16_385, images=False, pdfs=False, schemas=False),
+        "gpt-4": replace(_GPT_4, cap=8_192, context=8_192, images=False, schemas=False),
+        "gpt-4-turbo": replace(_GPT_4, cap=4_096, schemas=False),
+        "gpt-4o": _GPT_4,
+        "gpt-4o-2024-05-13": replace(_GPT_4, cap=4_096),
+        "gpt-4.1": replace(_GPT_4, cap=32_768, context=1_047_576),
+        "gpt-5": _GPT_5,
+        # [OC] `_RESPONSES_API_ONLY_PREFIXES`, and `codex` in the name.
+        "gpt-5-pro": replace(_GPT_5, responses=True),
+        "gpt-5-codex": replace(_GPT_5, responses=True),
+        "gpt-5.1-codex": replace(_GPT_5_1, responses=True),
+        "gpt-5.2-codex": replace(_GPT_5_1, responses=True),
+        "gpt-5.2-pro": replace(_GPT_5, responses=True),
+        "gpt-5.3-codex": replace(_GPT_5_1, responses=True),
+        "gpt-5.4-pro": replace(_GPT_5, responses=True, context=1_050_000),
+        "gpt-5.5-pro": replace(_GPT_5, responses=True, context=1_050_000),
+        "o1-pro": replace(_O_SERIES, responses=True),
+        "o3-pro": replace(_O_SERIES, responses=True),
+        "gpt-5-chat": replace(_GPT_4, context=272_000),
+        "gpt-5.1": _GPT_5_1,
+        "gpt-5.2": replace(_GPT_5_1, efforts=("none", "low", "medium", "high", "xhigh")),
+        "gpt-5.3": replace(_GPT_5_1, efforts=("none", "low", "medium", "high", "xhigh")),
+        "gpt-5.4": replace(_GPT_5_1, efforts=("none", "low", "medium", "high", "xhigh"), context=None),
+        "gpt-5.5": replace(_GPT_5, efforts=("none", "low", "medium", "high", "xhigh"), context=1_050_000),
+        # Chat Completions refuses them functions beside an effort: "use /v1/responses" (itzcrazykns/vane, issue 1173).
+        "gpt-5.6": replace(_GPT_5, efforts=("none", *_CLAUDE_EFFORTS), context=1_050_000, responses=True),
+        "gpt-5.": replace(_GPT_5, efforts=None, context=None),  # not known yet
+        "gpt-6": replace(_GPT_5, efforts=None, context=1_050_000, responses=True),
+        "gpt-6.": replace(_GPT_5, efforts=None, context=1_050_000, responses=True),
+        "o1": _O_SERIES,
+        "o3": _O_SERIES,
+        "o3-mini": replace(_O_SERIES, images=False),
+        "o4-mini": _O_SERIES,
+    },
+    "google_genai": {
+        "gemini-": replace(_GEMINI_3, cap=None, context=None, efforts=None),  # not known yet
+        "gemini-1.5": replace(_GEMINI_2, context=1_000_000),
+        "gemini-2.0": _GEMINI_2,
+        "gemini-2.5": _GEMINI_2_5,
+        "gemini-3": _GEMINI_3,
+        "gemini-3.": _GEMINI_3,
+    },
+}
+
+
+@lru_cache(maxsize=256)
+def facts_of(provider: str, model: str) -> Facts:
+    """Return what a model takes, by the longest beginning of its name in the table: `gpt-5` is not `gpt-5.1`, but
+    `gpt-5-mini` is a `gpt-5`."""
+    if provider == "bedrock_converse":
+        provider, model = _behind_bedrock(model)
+    table = _TABLE.get(provider, {})
+    name = model.rpartition("/")[2]
+    begins = [start for start in table if name.startswith(start) and not re.match(r"[\d.]", name[len(start) :])]
+    ends = [start for start in table if start.endswith(("-", ".")) and name.startswith(start)]
+    found = max((*begins, *ends), key=len, default="")
+    return table[found] if found else UNKNOWN
+
+
+def _behind_bedrock(model: str) -> tuple[str, str]:
+    """Return the provider and its own name of a model on Bedrock: `us.anthropic.claude-…-v1:0`."""
+    _, found, name = model.rpartition("anthropic.")
+    return ("anthropic", name) if found else ("", model)
+
+
+def refused(facts: Facts, parameters: Mapping[str, Any]) -> list[str]:
+    """Return the parameters that a model refuses the values of, in their order."""
+    effort = parameters.get("reasoning_effort")
+    if facts.unless_effort and effort in (None, facts.unless_effort):
+        return []
+    return [name for name, value in parameters.items() if name in facts.refuses and not _is_default(name, value)]
+
+
+def _is_default(name: str, value: Any) -> bool:
+    return value is None or (name in ("temperature", "top_p") and value == 1)

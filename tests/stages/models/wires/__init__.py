@@ -1,0 +1,1 @@
+"""Wires, refereed by the providers' own SDKs."""
