@@ -1,14 +1,16 @@
 """Embedding models as chat models: a text in, a vector out, packed as `stages.models.vectors` says."""
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PrivateAttr
 
+from stages.models.shared_requests import SharedRequests, divided
 from stages.models.vectors import packed, result_of, text_of
 from stages.models.wires.answer import counted
 from stages.models.wires.body import no_completion
@@ -16,21 +18,42 @@ from stages.models.wires.transport import ProviderChatModel
 
 
 class OpenAICompatibleEmbeddings(ProviderChatModel):
-    """`/embeddings` at `OPENAI_BASE_URL`, or at `base_url` of its params."""
+    """`/embeddings` at `OPENAI_BASE_URL`, or at `base_url` of its params: texts that are under way at the same moment
+    go in one request."""
+
+    _shared: SharedRequests[ChatResult] = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        self._shared = SharedRequests(self._embed)
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        payload = {"model": self.model, "input": text_of(messages), "encoding_format": "base64", **self.params}
-        answer, headers = await self._post(orjson.dumps(payload), "embeddings")
+        return await self._shared.result(text_of(messages))
+
+    async def _embed(self, texts: list[str]) -> list[ChatResult]:
+        """Embed texts in one request. The tokens that it reports are divided by the lengths of the texts."""
+        payload = {
+            "model": self.model, "input": texts[0] if len(texts) == 1 else texts, "encoding_format": "base64",
+            **self.params,
+        }  # fmt: skip
+        answer, headers = await self._post(orjson.dumps(payload), "embeddings", len(texts))
         try:
-            vector = answer["data"][0]["embedding"]
-            content = vector if isinstance(vector, str) else packed(vector)  # some servers know no base64
+            vectors: list[Any] = [None] * len(texts)
+            for position, one in enumerate(answer["data"]):
+                vectors[one.get("index", position)] = one["embedding"]
+            # Some servers know no base64.
+            contents = [vector if isinstance(vector, str) else packed(vector) for vector in vectors]
             usage = answer.get("usage")
             read = counted(usage, "prompt_tokens", "total_tokens") if isinstance(usage, dict) else None
         except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
             raise no_completion(orjson.dumps(answer)) from exc
-        return result_of(content, read, {"request_id": headers.get("x-request-id")})
+        tokens: Sequence[int | None] = [None] * len(texts)
+        if read is not None:
+            tokens = divided(read, [len(text.encode()) for text in texts])
+        metadata = {"request_id": headers.get("x-request-id")}
+        return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
 
 
 class ForeignEmbeddings(BaseChatModel):

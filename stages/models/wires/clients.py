@@ -61,7 +61,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
     if base_url == credentials.OPENAI and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see ProviderChatModel.cap_name
     api = sent.pop("api", None)
-    chat_only = not _CHAT_ONLY.isdisjoint({**sent, **extra})
+    chat_only = not _CHAT_ONLY.isdisjoint([*sent, *extra])
     by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
     wire = _RESPONSES if by_responses else _WIRES[provider]
     setting, found = credentials.key_of(provider)

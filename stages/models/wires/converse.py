@@ -224,7 +224,8 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
     output, found = (answer.get("output") or {}).get("message"), usage_of(answer.get("usage"))
     if not isinstance(output, dict):
         raise no_completion_in(answer, "message", billed=found is None or found["total_tokens"] > 0)
-    calls, texts, content = ToolCalls(), [], []
+    calls, texts = ToolCalls(), []
+    content: list[dict[str, Any]] = []
     for block in output.get("content") or ():
         if (use := block.get("toolUse")) is not None:
             calls.add(use.get("name"), use.get("input") or {}, use.get("toolUseId"))
@@ -242,7 +243,7 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         **({"service_tier": tier} if tier else {}),
     }
     message = AIMessage(
-        content="".join(texts) if plain else content,
+        content="".join(texts) if plain else list(content),
         response_metadata=metadata,
         tool_calls=calls.valid,
         invalid_tool_calls=calls.invalid,

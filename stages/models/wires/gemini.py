@@ -246,7 +246,8 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
         raise no_completion_in(answer, "candidates", billed=found is None or found["total_tokens"] > 0)
     candidate = candidates[0] if candidates else {}
     parts = (candidate.get("content") or {}).get("parts") or []
-    calls, texts, content = ToolCalls(), [], []
+    calls, texts = ToolCalls(), []
+    content: list[dict[str, Any]] = []
     for number, part in enumerate(parts):
         if (call := part.get("functionCall")) is not None:
             id = call.get("id") or f"{_SYNTHETIC}{number}"
@@ -266,7 +267,7 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
     }
     plain = all(part["type"] == "text" for part in content)
     message = AIMessage(
-        content="".join(texts) if plain else content,
+        content="".join(texts) if plain else list(content),
         response_metadata=metadata,
         tool_calls=calls.valid,
         invalid_tool_calls=calls.invalid,

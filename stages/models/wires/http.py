@@ -47,9 +47,17 @@ async def close_session() -> None:
         await found.close()
 
 
-async def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, model: str) -> Answer:
-    """Send one request of a model. Raises TransientModelError for no answer, FatalModelError for a URL that cannot be
-    called, RowError for an answer that is too large."""
+async def post(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    timeout_s: float,
+    model: str,
+    max_bytes: int = MAX_ANSWER_BYTES,
+) -> Answer:
+    """Send one request of a model; its answer has at most `max_bytes`. Raises TransientModelError for no answer,
+    FatalModelError for a URL that cannot be called, RowError for an answer that is too large."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     address = URL(url, encoded=True) if "%" in url else url  # a signature is of the path as it stands
     try:
@@ -61,8 +69,8 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: 
             allow_redirects=False,
             proxy=_proxy(url),
         ) as response:
-            read = _read_capped if response.status == 200 else _read_beginning
-            return Answer(response.status, await read(response), response.headers)
+            read = _read_capped(response, max_bytes) if response.status == 200 else _read_beginning(response)
+            return Answer(response.status, await read, response.headers)
     except TimeoutError as exc:
         raise TransientModelError(f"{model}: no answer within {timeout_s:g} s") from exc
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as exc:
@@ -73,18 +81,18 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: 
         raise TransientModelError(f"{model}: {_url_host(url)}: {type(exc).__name__}") from exc
 
 
-async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
+async def _read_capped(response: aiohttp.ClientResponse, most: int) -> bytes:
     chunks, size = [], response.content_length or 0
-    if size <= MAX_ANSWER_BYTES:
+    if size <= most:
         size = 0
         async for chunk in response.content.iter_any():
             size += len(chunk)
             chunks.append(chunk)
-            if size > MAX_ANSWER_BYTES:
+            if size > most:
                 break
-    if size > MAX_ANSWER_BYTES:
+    if size > most:
         response.close()
-        raise RowError(f"the answer is larger than {MAX_ANSWER_BYTES:,} bytes", kind="oversized_answer")
+        raise RowError(f"the answer is larger than {most:,} bytes", kind="oversized_answer")
     return b"".join(chunks)
 
 

@@ -127,7 +127,8 @@ class ProviderChatModel(BaseChatModel):
             result.llm_output = {ALLOWED: allowed}
         return result
 
-    async def _post(self, body: bytes, path: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+    async def _post(self, body: bytes, path: str, answers: int = 1) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Send a body. `answers`: so many answers may come in one."""
         key = self.api_key.get_secret_value() if self.api_key is not None else ""
         headers = {"Content-Type": "application/json", **self.wire.headers(key), **self.headers}
         url = f"{self.base_url.rstrip('/')}/{path}"
@@ -135,7 +136,8 @@ class ProviderChatModel(BaseChatModel):
             headers |= await self.sign(url, headers, body)
         from stages.models.wires import http  # aiohttp
 
-        answer = await http.post(url, body, headers, timeout_s=self.timeout_s, model=self.model)
+        most = answers * http.MAX_ANSWER_BYTES
+        answer = await http.post(url, body, headers, timeout_s=self.timeout_s, model=self.model, max_bytes=most)
         if answer.status != 200:
             raise self._failure(answer.status, answer.body, answer.headers)
         completion = completion_in(answer.body)

@@ -81,7 +81,7 @@ def _call(use: Body) -> Body:
 
 def answer(completion: Body) -> Body:
     usage = completion["usage"]
-    choice = completion["choices"][0] if completion["choices"] else {"message": {}, "finish_reason": "stop"}
+    choice: Body = completion["choices"][0] if completion["choices"] else {"message": {}, "finish_reason": "stop"}
     message = choice["message"]
     content: list[Body] = []
     if message.get("thinking"):

@@ -64,7 +64,7 @@ def _text(content: Any) -> str:
 
 def answer(completion: Body) -> Body:
     usage = completion["usage"]
-    choice = completion["choices"][0] if completion["choices"] else {"message": {}, "finish_reason": "stop"}
+    choice: Body = completion["choices"][0] if completion["choices"] else {"message": {}, "finish_reason": "stop"}
     message, id = choice["message"], completion["id"].replace("chatcmpl", "resp")
     output: list[Body] = []
     if message.get("thinking"):

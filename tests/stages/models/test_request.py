@@ -157,7 +157,7 @@ def test_requests_through_langchains_own_classes_are_found_again(name: str, case
             own = {**ours.bind_tools(tools).kwargs, "response_format": RESPONSE}  # type: ignore[attr-defined]
         case "any tool" | "a named tool" | "tools":
             choice = {"any tool": {"tool_choice": "any"}, "a named tool": {"tool_choice": "look_up"}}.get(case, {})
-            bound = theirs.bind_tools(tools, **choice).kwargs  # type: ignore[attr-defined]
+            bound = theirs.bind_tools(tools, **choice).kwargs
             own = dict(ours.bind_tools(tools, **choice).kwargs)  # type: ignore[attr-defined]
     made, provider = backend(name, max_tokens=9), name.partition(":")[0]
     found = canonical_request(made, ASKING, settings_of(None, own, declared, provider))

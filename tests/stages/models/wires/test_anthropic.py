@@ -39,12 +39,12 @@ def look_up(word: str) -> str:
     return word
 
 
-LOOK_UP = {
+LOOK_UP: Any = {
     "name": "look_up", "description": "Look a word up.",
     "input_schema": {"properties": {"word": {"type": "string"}}, "required": ["word"], "type": "object"},
 }  # fmt: skip
 ASK: list[BaseMessage] = [HumanMessage("It is late.")]
-USER = [{"role": "user", "content": "It is late."}]
+USER: Any = [{"role": "user", "content": "It is late."}]
 CALLED = AIMessage("Let me see.", tool_calls=[{"name": "look_up", "args": {"word": "late"}, "id": "toolu_1"}])
 USED = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"word": "late"}}
 THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}

@@ -172,7 +172,7 @@ def sdk(referee: Referee) -> genai.Client:
 async def test_the_sdk_sends_the_same(referee: Referee, name: str) -> None:
     case = CASES[name]
     ours = await ask(referee, f"google_genai:{case.model}", case.messages, case.params, **case.kwargs)
-    config = {"automatic_function_calling": {"disable": True}, **case.sdk}
+    config: Any = {"automatic_function_calling": {"disable": True}, **case.sdk}
     client = sdk(referee)
     theirs = await client.aio.models.generate_content(model=case.model, contents=case.contents, config=config)
     await client.aio.aclose()
@@ -201,10 +201,8 @@ def test_bounds_that_gemini_does_not_know_are_words() -> None:
 async def test_the_servers_answers_are_the_apis(referee: Referee, rule: Rule | None) -> None:
     referee.rule = rule
     client = sdk(referee)
-    theirs = await client.aio.models.generate_content(
-        model=FLASH, contents="It is late.",
-        config={"tools": TOOLS, "automatic_function_calling": {"disable": True}},
-    )  # fmt: skip
+    config: Any = {"tools": TOOLS, "automatic_function_calling": {"disable": True}}
+    theirs = await client.aio.models.generate_content(model=FLASH, contents="It is late.", config=config)
     await client.aio.aclose()
     ours = await ask(referee, f"google_genai:{FLASH}", ASK, tools=[look_up])
     assert theirs.candidates

@@ -38,9 +38,10 @@ def look_up(word: str) -> str:
 
 PARAMETERS = {"properties": {"word": {"type": "string"}}, "required": ["word"], "type": "object"}
 FUNCTION = {"name": "look_up", "description": "Look a word up.", "parameters": PARAMETERS}
-CHAT_TOOL, TOOL = {"type": "function", "function": FUNCTION}, {"type": "function", "strict": False, **FUNCTION}
+CHAT_TOOL: Any = {"type": "function", "function": FUNCTION}
+TOOL: Any = {"type": "function", "strict": False, **FUNCTION}
 ASK: list[BaseMessage] = [HumanMessage("It is late.")]
-USER = [{"role": "user", "content": "It is late."}]
+USER: Any = [{"role": "user", "content": "It is late."}]
 CALLED = AIMessage("Hm.", tool_calls=[{"name": "look_up", "args": {"word": "late"}, "id": "call_1"}])
 CHAT_CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"word":"late"}'}}
 CALL = {"type": "function_call", "call_id": "call_1", "name": "look_up", "arguments": '{"word":"late"}'}
@@ -76,7 +77,8 @@ CASES = {
         params={"reasoning_effort": "low", "verbosity": "low"},
     ),
     "tier, cache key and user": Case(
-        *[{"service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "u"}] * 2,
+        {"service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "u"},
+        {"service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "u"},
         params={"service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "u"},
     ),
     "tools": Case({"tools": [CHAT_TOOL]}, {"tools": [TOOL], **ENCRYPTED}, kwargs={"tools": [look_up]}),
