@@ -1,19 +1,23 @@
 """Texts of several rows in one request, where a provider embeds many at once.
 
 Calls stay single for everything above: each has its own turn in the limiter, its own record in the journal, its own
-part of the tokens. Those that are under way at the same moment go in one request.
+part of the tokens. While two requests are under way, texts wait and go together in the next one: so a request has half
+of what is in flight.
 """
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from schemas.errors import RowError
 
-_GATHER_S = 0.004  # that a text waits for others
+_GATHER_S = 0.004  # that a text waits for others, where no request is under way
+_AT_ONCE = 2  # requests
 MOST_TEXTS = 256
 MOST_BYTES = 400_000  # of texts: below 300,000 tokens, the least that a provider takes in one request
 _REFUSED = 2  # requests with several texts, each of which was accepted alone: the server takes one at a time
@@ -27,10 +31,7 @@ class SharedRequests(Generic[T]):
     in it is sent again text by text, so that only the rows at fault are rejected."""
 
     send: Send[T]
-    _waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, list[tuple[str, "asyncio.Future[T]"]]] = field(
-        default_factory=WeakKeyDictionary
-    )
-    _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    _loops: "WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting[T]]" = field(default_factory=WeakKeyDictionary)
     _refused: int = 0
 
     async def result(self, text: str) -> T:
@@ -39,18 +40,26 @@ class SharedRequests(Generic[T]):
             (alone,) = await self.send([text])
             return alone
         loop = asyncio.get_running_loop()
-        waiting = self._waiting.setdefault(loop, [])
-        if not waiting:  # in a context of its own: the request belongs to no row
-            loop.call_later(_GATHER_S, self._begin, loop, context=contextvars.Context())
+        waiting = self._loops.setdefault(loop, _Waiting())
         future: asyncio.Future[T] = loop.create_future()
-        waiting.append((text, future))
+        waiting.texts.append((text, future))
+        if len(waiting.texts) == 1 and not waiting.requests:  # in a context of its own: it belongs to no row
+            loop.call_later(_GATHER_S, self._begin, loop, context=contextvars.Context())
+        elif len(waiting.requests) < _AT_ONCE and waiting.requests:
+            loop.call_soon(self._begin, loop, context=contextvars.Context())
         return await future
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        for part in _parts(self._waiting.pop(loop, [])):
-            task = loop.create_task(self._request(part))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        """Send what waits, in at most so many requests at once."""
+        waiting = self._loops[loop]
+        while waiting.texts and len(waiting.requests) < _AT_ONCE:
+            task = loop.create_task(self._request(waiting.next_part()))
+            waiting.requests.add(task)
+            task.add_done_callback(partial(self._ended, loop))
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
+        self._loops[loop].requests.discard(task)
+        self._begin(loop)
 
     async def _request(self, part: list[tuple[str, "asyncio.Future[T]"]]) -> None:
         wanted = [(text, future) for text, future in part if not future.done()]
@@ -81,18 +90,23 @@ def _fail(waiting: Sequence[tuple[str, "asyncio.Future[T]"]], exc: BaseException
             future.set_exception(exc)
 
 
-def _parts(waiting: list[tuple[str, "asyncio.Future[T]"]]) -> list[list[tuple[str, "asyncio.Future[T]"]]]:
-    """Cut texts into requests within the limits."""
-    parts: list[list[tuple[str, asyncio.Future[T]]]] = []
-    size = 0
-    for one in waiting:
-        length = len(one[0].encode())
-        if not parts or len(parts[-1]) == MOST_TEXTS or size + length > MOST_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(one)
-        size += length
-    return parts
+@dataclass(eq=False)
+class _Waiting(Generic[T]):
+    """The texts that wait in one event loop, and the requests that are under way."""
+
+    texts: deque[tuple[str, "asyncio.Future[T]"]] = field(default_factory=deque)
+    requests: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def next_part(self) -> list[tuple[str, "asyncio.Future[T]"]]:
+        """Take the texts of the next request, within the limits."""
+        part: list[tuple[str, asyncio.Future[T]]] = []
+        size = 0
+        while self.texts and len(part) < MOST_TEXTS:
+            size += len(self.texts[0][0].encode())
+            if part and size > MOST_BYTES:
+                break
+            part.append(self.texts.popleft())
+        return part
 
 
 def divided(total: int, weights: Sequence[int]) -> list[int]:
