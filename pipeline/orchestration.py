@@ -14,7 +14,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from pipeline.limits.lease_keeper import SharedLimits
 from pipeline.limits.leases import Leases
 from pipeline.settings import version
-from pipeline.telemetry import recorder
+from pipeline.telemetry.metrics import recorder
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import STICKY
 from pipeline.workflows.row import RowWorkflow
@@ -45,7 +45,7 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
     """Run the workflows of a task queue until the block ends: only Tandem's code, no user code."""
     interceptors: list[Interceptor] = []
     if recorder.current is not None:
-        from pipeline.telemetry.workflow_figures import WorkflowFigures
+        from pipeline.telemetry.metrics.workflow_figures import WorkflowFigures
 
         interceptors.append(WorkflowFigures(recorder.current))
     worker = Worker(

@@ -32,7 +32,7 @@ from pipeline.processes.shared.limit_division import Division, Grants
 from pipeline.processes.shared.rate_division import CommandLimits
 from pipeline.processes.shared.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
-from pipeline.telemetry import command as telemetry
+from pipeline.telemetry.metrics import command as telemetry
 from schemas.errors import TandemError
 
 log = logging.getLogger("tandem.processes")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.telemetry.recorder import Recorder
+from pipeline.telemetry.metrics.recorder import Recorder
 from tests.bench.pipelines import Ran, run, write_spec, write_table
 from tests.harness.model_server import ModelServer
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline import telemetry
-from pipeline.telemetry import recorder
-from pipeline.telemetry.recorder import Recorder
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.metrics.recorder import Recorder
 from stages import observer
 from stages.models.choice import ModelServices
 from tests.harness.model_server import ModelServer

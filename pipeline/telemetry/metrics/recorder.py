@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from pipeline.telemetry.catalogue import BY_NAME, SECONDS
+from pipeline.telemetry.metrics.catalogue import BY_NAME, SECONDS
 from stages import observer
 
 # A name and its labels, in a fixed order.
