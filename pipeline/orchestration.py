@@ -15,6 +15,7 @@ from pipeline.limits.lease_keeper import SharedLimits
 from pipeline.limits.leases import Leases
 from pipeline.settings import version
 from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.traces import switch
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import STICKY
 from pipeline.workflows.row import RowWorkflow
@@ -48,6 +49,10 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
         from pipeline.telemetry.metrics.workflow_figures import WorkflowFigures
 
         interceptors.append(WorkflowFigures(recorder.current))
+    if (tracer := switch.tracer()) is not None:
+        from pipeline.telemetry.traces.workflow_spans import WorkflowSpans
+
+        interceptors.append(WorkflowSpans(tracer))
     worker = Worker(
         client,
         task_queue=queue,
@@ -64,3 +69,4 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
     finally:
         await worker.shutdown()
         await running
+        await switch.flush()

@@ -33,6 +33,7 @@ from pipeline.processes.shared.rate_division import CommandLimits
 from pipeline.processes.shared.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
 from pipeline.telemetry.metrics import command as telemetry
+from pipeline.telemetry.traces import switch
 from schemas.errors import TandemError
 
 log = logging.getLogger("tandem.processes")
@@ -225,6 +226,8 @@ async def workers(connection: Connection, queue: str, processes: Processes) -> A
     """Work on a task queue with processes until the block ends, then drain. Raises WorkersBroken within the block if
     none can work."""
     running = Workers(connection, queue, processes)
+    if sentence := switch.complaint():
+        running.write_line(sentence)
     block = asyncio.current_task()
     assert block is not None
 

@@ -19,7 +19,7 @@ _NOT_IDENTITY = {
                "max_cost_usd_per_day", "max_tokens", "call_timeout", "max_memory"},
     "sink": {"keep_generations"},
     "source": {"settle", "done"},
-    "notify": True, "schedule": True, "prices": True,
+    "notify": True, "schedule": True, "prices": True, "trace": True, "trace_content": True,
 }  # fmt: skip
 _STAGE_SPEED = {"row_timeout", "blocking"}
 _YOUNGER = {"coerce": "lenient", "share": True}

@@ -60,7 +60,7 @@ def hooks_us() -> float:
     began = time.process_time()
     for number in range(_EVENTS):
         recorder.limit_waited(0.0)
-        recorder.call_answered("openai:test-model", usage, 0.001)
+        recorder.call_answered("openai:test-model", usage, 0.001, "default")
         recorder.rows_done("triage", 1)
         if number % 50 == 0:
             recorder.flush_began(journal)
