@@ -90,7 +90,10 @@ class Tracer:
         made.end(max(span.began, span.ended))
 
     def slow_rows(self, stage: str) -> SlowRows:
-        return self.slow.setdefault(stage, SlowRows())
+        found = self.slow.get(stage)
+        if found is None:
+            found = self.slow[stage] = SlowRows()
+        return found
 
     def flush(self, seconds: float) -> None:
         """Send what is recorded, if possible within this time."""
