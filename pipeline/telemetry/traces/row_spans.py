@@ -6,7 +6,6 @@ written.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from stages.observer import Call, Prompt, ToolCall
 
 _NS = 1_000_000_000
 _MOST = 1_000  # spans that a row which is not sampled may have in memory
-Make = Callable[[Place], Span]  # makes a span below this place
+Make = Callable[..., Span]  # makes a span below a place, from the values that were held
 
 
 @dataclass(slots=True)
@@ -55,57 +54,56 @@ class Batch(Protocol):
 class RowSpans:
     """Hears of one row in one stage. `values`: what the stage reads, None where texts may not be written."""
 
+    __slots__ = (
+        "_batch",
+        "_began",
+        "_held",
+        "_id",
+        "_operation",
+        "_repair",
+        "_sampled",
+        "_stage",
+        "_values",
+        "_visits",
+    )
+
     def __init__(
         self, batch: Batch, stage: str, operation: str, id: str, sampled: bool, values: Mapping[str, Any] | None
     ) -> None:
         self._batch, self._stage, self._operation, self._id = batch, stage, operation, id
         self._sampled, self._values = sampled, values
-        self._content = batch.content
         self._began = time.time_ns()
-        self._held: list[tuple[_Node | None, Make]] = []
-        self._visits: Counter[str] = Counter()
-        self._places: dict[tuple[str, int], Place] = {}
+        self._held: list[tuple[_Node | None, Make, tuple[Any, ...]]] = []
+        self._visits: dict[str, int] = {}
         self._repair: tuple[int, str] | None = None
 
     # As `stages.observer.RowObserver` --------------------------------------------------------------------------------
 
     def node_began(self, name: str) -> _Node:
-        self._visits[name] += 1
-        node = _Node(name, self._visits[name], time.time_ns())
+        number = self._visits[name] = self._visits.get(name, 0) + 1
+        node = _Node(name, number, time.time_ns())
         node.token = _node.set(node)
         return node
 
     def node_ended(self, node: _Node, error: BaseException | None) -> None:
         if node.token is not None:
             _node.reset(node.token)
-        failed, ended = type(error).__name__ if error is not None else "", time.time_ns()
-        self._write(None, lambda parent: Span(
-            f"node {node.name}", parent, node.began, ended,
-            {"tandem.node": node.name, "tandem.node.visit": node.number}, place=self._place_of(node), error=failed,
-        ))  # fmt: skip
+        self._write(None, self._node_span, node, time.time_ns(), error)
 
     def call_answered(self, call: Call, prompt: Prompt | None) -> None:
         ended = round(call.at * _NS)
-        began = ended - call.latency_ms * 1_000_000
-        self._call(began, ended, call.model, lambda: self._of_call(call, prompt))
+        self._call(call.model, ended - call.latency_ms * 1_000_000, ended, call, prompt)
 
     def call_reused(self, call: Call) -> None:
         now = time.time_ns()
-        self._call(now, now, call.model, lambda: {**self._of_call(call, None), "tandem.journal.hit": True})
+        self._call(call.model, now, now, call, None, known=True)
 
     def call_failed(self, model: str, seconds: float, error: str) -> None:
         now = time.time_ns()
-        self._call(
-            now - round(seconds * _NS), now, model, lambda: gen_ai.request_attributes(self._operation, model), error
-        )
+        self._call(model, now - round(seconds * _NS), now, None, None, error=error)
 
     def tool_ended(self, tool: ToolCall) -> None:
-        now = time.time_ns()
-        self._write(_node.get(), lambda parent: Span(
-            f"{gen_ai.TOOL} {tool.name}", parent, now - round(tool.seconds * _NS), now,
-            {**gen_ai.tool_attributes(tool, content=self._content), "tandem.journal.hit": tool.known or None},
-            error="tool_error" if tool.failed else "",
-        ))  # fmt: skip
+        self._write(_node.get(), self._tool_span, tool, time.time_ns())
 
     def repair_began(self, problem: str) -> None:
         self._repair = time.time_ns(), problem
@@ -115,66 +113,87 @@ class RowSpans:
         slow = self._batch.tracer.slow_rows(self._stage).is_slow((now - self._began) / _NS)
         if not (self._sampled or slow or status == "rejected"):
             return
-        for node, make in self._held:
-            self._emit(node, make)
+        for node, make, values in self._held:
+            self._emit(node, make, values)
         self._batch.keep(self._id, self._began, now, self._values)
-        kind = str((error or {}).get("kind", "unknown")) if status == "rejected" else ""
-        message = str((error or {}).get("message", "")) if self._content and kind else ""
-        reason = "sample" if self._sampled else "reject" if kind else "slow"
-        self._batch.tracer.emit(Span(
-            f"stage {self._stage}", self._batch.row_place(self._id), self._began, now,
-            {"tandem.stage": self._stage, "tandem.row.id": self._id, "tandem.row.outcome": status,
-             "tandem.trace.reason": reason, "tandem.attempt": self._batch.attempt},
-            place=self._place, error=kind, message=message,
-        ))  # fmt: skip
+        self._batch.tracer.emit(self._stage_span(now, status, error or {}))
 
-    # Places and writing ----------------------------------------------------------------------------------------------
+    # Writing ---------------------------------------------------------------------------------------------------------
 
     def _call(
-        self, began: int, ended: int, model: str, attributes: Callable[[], dict[str, Any]], error: str = ""
-    ) -> None:
+        self, model: str, began: int, ended: int, call: Call | None, prompt: Prompt | None, *, error: str = "",
+        known: bool = False,
+    ) -> None:  # fmt: skip
         """Write a call; one that corrects an answer is a part of the repair, which began before it."""
-        node, repair, name = _node.get(), self._repair, f"{self._operation} {model.partition(':')[2] or model}"
+        node, repair = _node.get(), self._repair
+        if repair is not None:
+            self._repair = repair if error else None
+            self._write(node, self._repair_span, ended, *repair)
+        self._write(node, self._call_span, model, began, ended, call, prompt, error, known, repair)
 
-        def of_call(parent: Place) -> Span:
-            return Span(name, parent, began, ended, attributes(), kind="client", error=error)
-
-        if repair is None:
-            self._write(node, of_call)
-            return
-        since, problem = repair
-        self._repair = repair if error else None
-        place = self._parent(node).below("repair", str(since))
-        self._write(node, lambda parent: Span(
-            "repair", parent, since, ended, {"tandem.repair.problem": problem if self._content else None}, place=place,
-        ))  # fmt: skip
-        self._write(node, lambda _: of_call(place))
-
-    def _of_call(self, call: Call, prompt: Prompt | None) -> dict[str, Any]:
-        return gen_ai.call_attributes(self._operation, call, prompt, content=self._content)
-
-    def _write(self, node: _Node | None, make: Make) -> None:
+    def _write(self, node: _Node | None, make: Make, *values: Any) -> None:
         if self._sampled:
-            self._emit(node, make)
+            self._emit(node, make, values)
         elif len(self._held) < _MOST:
-            self._held.append((node, make))
+            self._held.append((node, make, values))
 
-    def _emit(self, node: _Node | None, make: Make) -> None:
-        self._batch.tracer.emit(make(self._parent(node)))
+    def _emit(self, node: _Node | None, make: Make, values: tuple[Any, ...]) -> None:
+        self._batch.tracer.emit(make(self._place if node is None else self._place_of(node), *values))
 
     @property
     def _place(self) -> Place:
         """The place of the stage's span."""
-        found = self._places.get(("", 0))
-        if found is None:
-            found = self._places["", 0] = self._batch.row_place(self._id).below("stage", self._stage)
-        return found
+        return self._batch.row_place(self._id).below("stage", self._stage)
 
     def _place_of(self, node: _Node) -> Place:
-        found = self._places.get((node.name, node.number))
-        if found is None:
-            found = self._places[node.name, node.number] = self._place.below("node", node.name, str(node.number))
-        return found
+        return self._place.below("node", node.name, str(node.number))
 
-    def _parent(self, node: _Node | None) -> Place:
-        return self._place if node is None else self._place_of(node)
+    # Spans -----------------------------------------------------------------------------------------------------------
+
+    def _stage_span(self, ended: int, status: str, error: Mapping[str, Any]) -> Span:
+        rejected = status == "rejected"
+        attributes = {
+            "tandem.stage": self._stage,
+            "tandem.row.id": self._id,
+            "tandem.row.outcome": status,
+            "tandem.trace.reason": "sample" if self._sampled else "reject" if rejected else "slow",
+            "tandem.attempt": self._batch.attempt,
+        }
+        return Span(
+            f"stage {self._stage}", self._batch.row_place(self._id), self._began, ended, attributes, place=self._place,
+            error=str(error.get("kind", "unknown")) if rejected else "",
+            message=str(error.get("message", "")) if rejected and self._batch.content else "",
+        )  # fmt: skip
+
+    def _node_span(self, parent: Place, node: _Node, ended: int, error: BaseException | None) -> Span:
+        attributes = {"tandem.node": node.name, "tandem.node.visit": node.number}
+        failed = type(error).__name__ if error is not None else ""
+        return Span(
+            f"node {node.name}", parent, node.began, ended, attributes, place=self._place_of(node), error=failed
+        )
+
+    def _repair_span(self, parent: Place, ended: int, since: int, problem: str) -> Span:
+        attributes = {"tandem.repair.problem": problem if self._batch.content else None}
+        return Span("repair", parent, since, ended, attributes, place=parent.below("repair", str(since)))
+
+    def _call_span(
+        self, parent: Place, model: str, began: int, ended: int, call: Call | None, prompt: Prompt | None, error: str,
+        known: bool, repair: tuple[int, str] | None,
+    ) -> Span:  # fmt: skip
+        if call is None:
+            attributes = gen_ai.request_attributes(self._operation, model)
+        else:
+            attributes = gen_ai.call_attributes(self._operation, call, prompt, content=self._batch.content)
+        if repair is not None:
+            parent = parent.below("repair", str(repair[0]))
+        return Span(
+            f"{self._operation} {model.partition(':')[2] or model}", parent, began, ended,
+            {**attributes, "tandem.journal.hit": known or None}, kind="client", error=error,
+        )  # fmt: skip
+
+    def _tool_span(self, parent: Place, tool: ToolCall, ended: int) -> Span:
+        attributes = gen_ai.tool_attributes(tool, content=self._batch.content)
+        return Span(
+            f"{gen_ai.TOOL} {tool.name}", parent, ended - round(tool.seconds * _NS), ended,
+            {**attributes, "tandem.journal.hit": tool.known or None}, error="tool_error" if tool.failed else "",
+        )  # fmt: skip
