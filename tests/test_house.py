@@ -104,12 +104,12 @@ def test_locks_hold_all_that_is_declared() -> None:
 def test_what_is_imported_is_declared() -> None:
     """No package is there only because another one, or the tests, happen to bring it."""
     extras = PROJECT["project"]["optional-dependencies"]
-    # Imported where a sink has that format, or traces are requested, and nowhere else.
-    optional = [*extras["delta"], *extras["iceberg"], *extras["otel"]]
+    # Imported where a sink has that format, or traces or lineage are requested, and nowhere else.
+    optional = [one for name in ("delta", "iceberg", "otel", "lineage") for one in extras[name]]
     declared = {plain(requirement) for requirement in [*PROJECT["project"]["dependencies"], *optional]}
     brought = {  # by those that it is a part of
         "botocore": "boto3", "pydantic-core": "pydantic", "click": "typer", "sqlalchemy": "pyiceberg",
-        "protobuf": "temporalio",
+        "protobuf": "temporalio", "attrs": "openlineage-python",
     }  # fmt: skip
     owners = packages_distributions()
     undeclared = set()
@@ -128,7 +128,7 @@ def test_what_is_imported_is_declared() -> None:
 def test_extras_are_there() -> None:
     """One a provider family that models name, a table format, the embedded server, and the tools."""
     assert set(PROJECT["project"]["optional-dependencies"]) == {
-        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "otel", "dev",
+        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel", "dev",
     }  # fmt: skip
 
 
