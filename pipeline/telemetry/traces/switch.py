@@ -10,14 +10,16 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from pipeline.telemetry.traces.tracer import Tracer
 
 log = logging.getLogger("tandem.traces")
+P = ParamSpec("P")
+R = TypeVar("R")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _FLUSH_S = 3.0
 _NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
@@ -68,6 +70,18 @@ async def flush() -> None:
         await asyncio.wait_for(over.wait(), _FLUSH_S)
     except TimeoutError:
         log.warning("not all spans could be sent within %g s", _FLUSH_S)
+
+
+def flushed(work: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Return the same work, which ends when the spans that it made are sent: its process may then be killed."""
+
+    async def done(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await work(*args, **kwargs)
+        finally:
+            await flush()
+
+    return done
 
 
 def _flush(opened: "Tracer", loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:

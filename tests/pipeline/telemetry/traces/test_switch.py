@@ -53,8 +53,15 @@ async def test_what_is_recorded_is_sent_when_it_is_flushed(monkeypatch: pytest.M
         with tracer.otel.start_as_current_span("theirs"):
             await asyncio.sleep(0)
         await switch.flush()
+
+        async def work(name: str) -> None:
+            with tracer.otel.start_as_current_span(name):
+                await asyncio.sleep(0)
+
+        await switch.flushed(work)("of a request")
         switch.close()
-        assert [(span.name, span.resource["service.name"]) for span in receiver.spans] == [("theirs", "mine")]
+        names = [(span.name, span.resource["service.name"]) for span in receiver.spans]
+        assert names == [("theirs", "mine"), ("of a request", "mine")]
 
 
 def test_the_place_of_a_request_is_that_of_its_batch_partition_or_run() -> None:
