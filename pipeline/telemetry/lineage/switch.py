@@ -1,5 +1,6 @@
 """Lineage of this process: on where OpenLineage's own client would find a configuration."""
 
+import contextvars
 import logging
 import os
 import threading
@@ -49,7 +50,8 @@ def send(make: Callable[[], Any]) -> None:
     """Make an event and send it by OpenLineage's client, which reads its own configuration. Whatever goes wrong is a
     line in the log; a backend that takes no event holds up its caller for a bounded time."""
     # Not a thread of an executor, whose end a process would wait for.
-    sending = threading.Thread(target=_send, args=(make,), daemon=True, name="tandem-lineage")
+    context = contextvars.copy_context()  # by which the log knows the run
+    sending = threading.Thread(target=context.run, args=(_send, make), daemon=True, name="tandem-lineage")
     sending.start()
     sending.join(_PATIENCE_S)
     if sending.is_alive():
