@@ -14,9 +14,9 @@ from stages.observer import Call, Prompt, ToolCall
 EMBEDDINGS, CHAT, TOOL = "embeddings", "chat", "execute_tool"
 # Providers as specs name them, where the conventions have another word.
 _PROVIDERS = {
-    "google": "gcp.gemini", "google_genai": "gcp.gemini", "google_vertexai": "gcp.vertex_ai", "bedrock": "aws.bedrock",
-    "bedrock_converse": "aws.bedrock", "azure": "azure.ai.openai", "azure_openai": "azure.ai.openai",
-    "mistral": "mistral_ai", "mistralai": "mistral_ai", "xai": "x_ai",
+    "google": "gcp.gemini", "google_genai": "gcp.gemini", "gemini": "gcp.gemini", "google_vertexai": "gcp.vertex_ai",
+    "bedrock": "aws.bedrock", "bedrock_converse": "aws.bedrock", "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai", "mistral": "mistral_ai", "mistralai": "mistral_ai", "xai": "x_ai",
 }  # fmt: skip
 _USAGE = {
     "input": "gen_ai.usage.input_tokens",
