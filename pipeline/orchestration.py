@@ -14,7 +14,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from pipeline.limits.lease_keeper import SharedLimits
 from pipeline.limits.leases import Leases
 from pipeline.settings import version
-from pipeline.telemetry import recorder
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.traces import switch
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import STICKY
 from pipeline.workflows.row import RowWorkflow
@@ -45,9 +46,13 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
     """Run the workflows of a task queue until the block ends: only Tandem's code, no user code."""
     interceptors: list[Interceptor] = []
     if recorder.current is not None:
-        from pipeline.telemetry.workflow_figures import WorkflowFigures
+        from pipeline.telemetry.metrics.workflow_figures import WorkflowFigures
 
         interceptors.append(WorkflowFigures(recorder.current))
+    if (tracer := switch.tracer()) is not None:
+        from pipeline.telemetry.traces.workflow_spans import WorkflowSpans
+
+        interceptors.append(WorkflowSpans(tracer))
     worker = Worker(
         client,
         task_queue=queue,
@@ -64,3 +69,4 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
     finally:
         await worker.shutdown()
         await running
+        await switch.flush()

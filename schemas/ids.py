@@ -264,6 +264,11 @@ def story(run: str) -> str:
     return f"{RUNS}{run}/story.json"
 
 
+def lineage(run: str) -> str:
+    """Return the key of the datasets that a run reads and publishes; only where lineage is sent."""
+    return f"{RUNS}{run}/lineage.json"
+
+
 def limits_of_run(run: str) -> str:
     """Return the key of the limits set on a live run; its workers poll it."""
     return f"{RUNS}{run}/limits.json"

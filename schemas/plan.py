@@ -141,7 +141,8 @@ class Retirements(Noun):
 
 
 class RunRequest(Noun):
-    """`digest` is of spec and selection; `base` is the spec's folder, for prompts, user code and relative paths."""
+    """`digest` is of spec and selection; `base` is the spec's folder, for prompts, user code and relative paths;
+    `lineage_parent` and `lineage_root` name the runs of a scheduler that started it, as OpenLineage's variables do."""
 
     run: str
     pipeline: str
@@ -150,6 +151,8 @@ class RunRequest(Noun):
     base: str
     selection: Selection
     created_at: dt.datetime
+    lineage_parent: str = ""
+    lineage_root: str = ""
 
 
 class Plan(Noun):

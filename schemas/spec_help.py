@@ -37,6 +37,9 @@ _SPEC = {
     "schedule": SECTIONS["Schedule"],
     "notify": "Webhooks and commands that are called when a run fails, recovers, pauses at its budget or needs a "
     "person.",
+    "trace": "The share of rows whose way is traced, where `OTEL_…` variables ask for traces. Rejected rows, and those "
+    "slower than 99 % of their stage so far, are traced all the same.",
+    "trace_content": "Whether traces hold texts: values of rows, prompts, answers, arguments and results of tools.",
 }
 _SOURCE = {
     "path": "A file, a folder or a glob; local (relative to the spec's folder) or `s3://bucket/…`.",

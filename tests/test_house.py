@@ -104,11 +104,12 @@ def test_locks_hold_all_that_is_declared() -> None:
 def test_what_is_imported_is_declared() -> None:
     """No package is there only because another one, or the tests, happen to bring it."""
     extras = PROJECT["project"]["optional-dependencies"]
-    formats = [*extras["delta"], *extras["iceberg"]]  # imported where a sink has that format, and nowhere else
-    declared = {plain(requirement) for requirement in [*PROJECT["project"]["dependencies"], *formats]}
+    # Imported where a sink has that format, or traces or lineage are requested, and nowhere else.
+    optional = [one for name in ("delta", "iceberg", "otel", "lineage") for one in extras[name]]
+    declared = {plain(requirement) for requirement in [*PROJECT["project"]["dependencies"], *optional]}
     brought = {  # by those that it is a part of
         "botocore": "boto3", "pydantic-core": "pydantic", "click": "typer", "sqlalchemy": "pyiceberg",
-        "protobuf": "temporalio",
+        "protobuf": "temporalio", "attrs": "openlineage-python",
     }  # fmt: skip
     owners = packages_distributions()
     undeclared = set()
@@ -127,7 +128,7 @@ def test_what_is_imported_is_declared() -> None:
 def test_extras_are_there() -> None:
     """One a provider family that models name, a table format, the embedded server, and the tools."""
     assert set(PROJECT["project"]["optional-dependencies"]) == {
-        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "dev",
+        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel", "dev",
     }  # fmt: skip
 
 
@@ -141,14 +142,19 @@ def test_compose_starts_a_temporal_a_store_and_a_worker() -> None:
     """The worker is pointed at both, and Temporal knows our search attributes."""
     compose = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text(encoding="utf-8"))
     services = compose["services"]
-    assert set(services) == {"temporal", "s3", "worker"}
-    asked = {
-        flag.partition("=")[2] for flag in services["temporal"]["command"] if flag.startswith("--search-attribute")
-    }
-    assert asked == {f"{name}=Keyword" for name in SEARCH_ATTRIBUTES}
+    assert set(services) == {
+        "postgresql", "temporal-schema", "temporal", "temporal-namespace", "temporal-ui", "s3", "worker", "prometheus",
+        "grafana", "collector", "jaeger",
+    }  # fmt: skip
+    (script,) = services["temporal-namespace"]["command"]
+    assert re.findall(r"Tandem\w+", script) == list(SEARCH_ATTRIBUTES)
+    password = services["postgresql"]["environment"]["POSTGRES_PASSWORD"]
+    assert services["temporal"]["environment"]["POSTGRES_PWD"] == password
+    assert services["temporal-schema"]["environment"]["SQL_PASSWORD"] == password
     worker = services["worker"]
     assert worker["environment"]["TEMPORAL_ADDRESS"] == "temporal:7233"
     assert worker["environment"]["AWS_ENDPOINT_URL"] == "http://s3:8333"
+    assert {one for service in services.values() for one in service.get("depends_on", ())} <= set(services)
     assert (ROOT / "infra" / worker["build"]["context"] / worker["build"]["dockerfile"]).exists()
     published = [port for service in services.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in published)

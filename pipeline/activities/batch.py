@@ -29,6 +29,7 @@ from pipeline.limits.live_limits import LiveLimits
 from pipeline.limits.run_budget import RunBudget, RunBudgets
 from pipeline.planning.job import Job
 from pipeline.stores import Store
+from pipeline.telemetry.traces.rows import batch_spans
 from schemas import ids
 from schemas.errors import BudgetReached, TandemError
 from schemas.messages.base import RunRef
@@ -42,6 +43,7 @@ from stages.execution.guards.isolation import Isolation, RowWatch
 from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
 from stages.models.row_scope import Tally
+from stages.observer import BatchObserver
 
 _UNLIMITED = 1 << 60
 _COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
@@ -116,6 +118,7 @@ class BatchActivities:
             context = await batch_context(attempt, shared, self.drain, self.spools, answers, announced)
             context.no_calls = services.no_calls
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
+            context.observer = _observer(request, job)
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
                 context.watch = self.supervision.watch
@@ -152,6 +155,7 @@ class BatchActivities:
             stage, row, context = await row_context(attempt, request, answers, self.drain)
             context.no_calls = services.no_calls
             progress.tally, progress.waiting = context.tally, services.limiters.silence
+            context.observer = _observer(request, job)
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
                 context.watch = self.supervision.watch
@@ -209,6 +213,10 @@ class BatchActivities:
 def _bytes_of(job: Job, request: BatchRequest) -> int:
     """Estimate the bytes that a batch's tables hold."""
     return _COPIES * request.rows * job.snapshot.row_bytes(job.snapshot.entry(request.partition))
+
+
+def _observer(request: BatchRequest | RowInput, job: Job) -> BatchObserver | None:
+    return batch_spans(request.ref, request.partition, request.batch, job.spec, activity.info().attempt)
 
 
 async def _note_lost_attempt(store: Store, request: BatchRequest, spool: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from temporalio import activity
 
+from pipeline.activities import lineage
 from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs, refuse_other_code
 from pipeline.limits import budget, reckoning
@@ -26,7 +27,7 @@ from pipeline.runs import html_report, plan_pages, requests, statistics
 from pipeline.runs.finalise import finalise
 from pipeline.runs.notifications import notify
 from pipeline.runs.progress import usage_so_far
-from pipeline.runs.report import load_report
+from pipeline.runs.report import Report, load_report
 from pipeline.settings import expanded
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
@@ -137,6 +138,7 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Not
     run_request = requests.load_request(store, request.ref.run)
     if run_request is None:
         raise TandemError(f"the request of run {request.ref.run!r} is gone from {store.uri}")
+    lineage.run_began(request.ref, run_request)
     cleanup.try_to_sweep(store)
     spec = requests.load_spec_of(store, run_request.spec)
     budget.ensure(store, request.ref.run, spec.limits, partial(usage_so_far, store, request.ref.run))
@@ -148,6 +150,7 @@ def _plan(store: Store, request: PlanRequest, services: ModelServices, note: Not
     if not run_request.selection.fresh and any(decision.run for decision in decisions):
         index_answers(job, store, note)
     plan = builder.write_plan(store, request.ref, run_request, job, decisions, request.course)
+    lineage.run_planned(store, request.ref, run_request, job)
     partitions = load_limits(store, request.ref.run).partitions  # set in an earlier attempt of the run
     if partitions is None:
         return plan
@@ -179,6 +182,7 @@ def _finalise(store: Store, request: FinaliseRequest, retired: Retired) -> RunRe
             log.warning("keys that other runs published meanwhile are not compared: %s", exc)
     result = finalise(store, request, retired.count, retired.failures)
     hooks = builder.hooks_of(spec) if spec is not None else ()
+    report: Report | None = None
     try:
         report = load_report(store, request.ref.run)
         if report is not None:
@@ -187,4 +191,6 @@ def _finalise(store: Store, request: FinaliseRequest, retired: Retired) -> RunRe
             store.put(ids.report_page(report.run), html_report.page(report, run_statistics).encode())
     except (TandemError, OSError, ValueError) as exc:  # the report is written; the page is only for people
         log.warning("the statistics of run %s are not written: %s", request.ref.run, exc)
+    if run_request is not None and spec is not None and report is not None:
+        lineage.run_ended(store, request.ref, run_request, spec, report)
     return result.model_copy(update={"hooks": hooks})

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from pipeline.cli.arguments import seconds
 from pipeline.cli.screen.console import Screen
-from pipeline.telemetry.address import Address
+from pipeline.telemetry.metrics.address import Address
 
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, int]]
 VARIABLE = "TANDEM_METRICS"
@@ -34,7 +34,7 @@ class MetricsFlags:
 
 
 async def _served(work: Work, address: Address, linger_s: float, screen: Screen) -> int:
-    from pipeline.telemetry.command import serving
+    from pipeline.telemetry.metrics.command import serving
 
     async with serving(address, linger_s) as url:
         screen.note(f"Metrics: {url}")

@@ -24,7 +24,7 @@ from pipeline.embedded.disk_space import check_room, room_watched
 from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerInfo
 from pipeline.retry_policy import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured
-from pipeline.telemetry.temporal_figures import buffer_of_process
+from pipeline.telemetry.metrics.temporal_figures import buffer_of_process
 from schemas.errors import ConnectionFailed
 
 _CONNECT_S = 10.0

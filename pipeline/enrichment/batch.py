@@ -51,6 +51,8 @@ async def enrich_batch(attempt: BatchAttempt, context: BatchContext) -> Enriched
                 await asyncio.to_thread(work.apply, stage)
     finally:
         await context.journal.close()
+    if context.observer is not None:
+        context.observer.rows_ended(work.outcomes())
     receipt = await asyncio.to_thread(work.stage_files, context.tally.calls_reused)
     receipt = receipt.model_copy(update={"damage": tuple(context.damage)})
     content = await asyncio.to_thread(attempt.staging.write_receipt, receipt)

@@ -1,7 +1,7 @@
 """The batch's table between its stages, and the outcome of each source row."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ from stages.execution.unsettled import ID, unsettled
 from stages.journal.fingerprints import fingerprints, row_ids
 from stages.journal.known import Known
 from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
+from stages.observer import RowOutcome
 
 
 class BatchTable:
@@ -166,6 +167,17 @@ class BatchTable:
             "calls": orjson.dumps(record.calls).decode(),
             "answered": True,
         }
+
+    def outcomes(self) -> Iterator[RowOutcome]:
+        """Yield the outcome of each source row, as `counts` has them."""
+        kept, rejects = set(self.table.positions), dict(self.rejects)
+        for row, id in enumerate(self.ids):
+            if row in self.pending:
+                yield RowOutcome(id, "pending")
+            elif row in self.rejected:
+                yield RowOutcome(id, "rejected", rejects[row]["error"], rejects[row]["stage"])
+            else:
+                yield RowOutcome(id, "ok" if row in kept else "filtered")
 
     def counts(self) -> Counts:
         kept = set(self.table.positions)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from pipeline.processes.channel import Message
 from pipeline.processes.deaths import Death
-from pipeline.telemetry import recorder
-from pipeline.telemetry.command import CommandMetrics
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.metrics.command import CommandMetrics
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ class Death:
 
     @property
     def kind(self) -> str:
-        """The kind of end, for counting: one of few words (`pipeline.telemetry.catalogue.DEATHS`)."""
+        """The kind of end, for counting: one of few words (`pipeline.telemetry.metrics.catalogue.DEATHS`)."""
         if self.status is None:
             return "not_started"
         if self.stuck:

@@ -32,7 +32,9 @@ from pipeline.processes.shared.limit_division import Division, Grants
 from pipeline.processes.shared.rate_division import CommandLimits
 from pipeline.processes.shared.row_claims import ClaimedRows
 from pipeline.processes.take_over import release_from_the_dead
-from pipeline.telemetry import command as telemetry
+from pipeline.telemetry.lineage import switch as lineage
+from pipeline.telemetry.metrics import command as telemetry
+from pipeline.telemetry.traces import switch as traces
 from schemas.errors import TandemError
 
 log = logging.getLogger("tandem.processes")
@@ -225,6 +227,8 @@ async def workers(connection: Connection, queue: str, processes: Processes) -> A
     """Work on a task queue with processes until the block ends, then drain. Raises WorkersBroken within the block if
     none can work."""
     running = Workers(connection, queue, processes)
+    for sentence in filter(None, (traces.complaint(), lineage.complaint())):
+        running.write_line(sentence)
     block = asyncio.current_task()
     assert block is not None
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _NOT_IDENTITY = {
                "max_cost_usd_per_day", "max_tokens", "call_timeout", "max_memory"},
     "sink": {"keep_generations"},
     "source": {"settle", "done"},
-    "notify": True, "schedule": True, "prices": True,
+    "notify": True, "schedule": True, "prices": True, "trace": True, "trace_content": True,
 }  # fmt: skip
 _STAGE_SPEED = {"row_timeout", "blocking"}
 _YOUNGER = {"coerce": "lenient", "share": True}
@@ -61,6 +62,8 @@ def write_request(store: Store, spec: Spec, base: Path, selection: Selection, ru
         base=str(base.absolute()),
         selection=selection,
         created_at=dt.datetime.now(dt.UTC),
+        lineage_parent=os.environ.get("OPENLINEAGE_PARENT_ID", ""),
+        lineage_root=os.environ.get("OPENLINEAGE_ROOT_PARENT_ID", ""),
     )
     store.put_absent(spec_key, data)
     if store.put_absent(ids.request(run), request.model_dump_json().encode()):

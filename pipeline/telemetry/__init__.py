@@ -1,1 +1,1 @@
-"""Figures about a command and all its processes, in Prometheus' form, and its logs as records."""
+"""A command and all its processes as seen from outside: metrics, traces, logs, lineage."""

@@ -1,4 +1,4 @@
-"""What records say about the activity that wrote them: run, partition, batch, attempt."""
+"""What records say about the activity that wrote them: run, partition, batch, attempt, trace."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from pipeline.telemetry import logs
+from pipeline.telemetry.traces import place, switch
 
 _FIELDS = ("partition", "batch")
 
@@ -22,5 +23,7 @@ class _Inbound(ActivityInboundInterceptor):
         request, info = (input.args[0] if input.args else None), activity.info()
         known = {name: getattr(request, name) for name in _FIELDS if hasattr(request, name)}
         run = getattr(getattr(request, "ref", None), "run", None)
-        logs.context.set({"run": run, **known, "attempt": info.attempt, "activity": info.activity_type})
+        of = place.of_request(request) if switch.exporter_of() else None
+        trace = {"trace_id": of.trace_hex} if of is not None else {}
+        logs.context.set({"run": run, **known, "attempt": info.attempt, "activity": info.activity_type, **trace})
         return await super().execute_activity(input)

@@ -1,7 +1,7 @@
 """Figures of runs and partitions for the metrics of the process that works on them. Nothing here changes a workflow: it
 is no command, and without a listener nothing is computed.
 
-A listener is an external function of the workflow's worker (`pipeline.telemetry.workflow_figures`).
+A listener is an external function of the workflow's worker (`pipeline.telemetry.metrics.workflow_figures`).
 """
 
 from collections.abc import Callable

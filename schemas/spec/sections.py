@@ -382,6 +382,8 @@ class Spec(Section):
     checks: list[Check] = []
     schedule: Schedule | None = None
     notify: list[Notify] = []
+    trace: float = Field(default=0.01, ge=0, le=1)
+    trace_content: bool = False
 
     @field_validator("prices")
     @classmethod

@@ -15,6 +15,7 @@ from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
 from stages.models.row_scope import Tally
+from stages.observer import BatchObserver
 
 
 @dataclass
@@ -41,6 +42,7 @@ class BatchContext:
     announced: Announced | None = None  # where other commands may have equal rows
     memory: RowMemory | None = None  # where rows in flight are bounded by bytes, too
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
+    observer: BatchObserver | None = None
 
 
 @dataclass

@@ -16,6 +16,7 @@ from stages.execution.guards.row_guard import RowCode
 from stages.execution.guards.row_timeout import RowTimeouts
 from stages.execution.interrupts import AnyGraph, Rounds, RowPending, interrupts_of, resume_graph, row_pending
 from stages.execution.node_steps import StepDone
+from stages.execution.observed_nodes import observed
 from stages.execution.questions import describe_questions
 from stages.execution.row_graph import config_of, graph_of_rows, last_state
 from stages.journal.records import RowRecord, now
@@ -39,6 +40,8 @@ class RowRunner:
         self._halted = halted
         self._config = config_of(stage)
         self._graph_of_rows = graph_of_rows(stage)
+        if context.observer is not None:
+            self._graph_of_rows = observed(self._graph_of_rows)
 
     async def run(self, row: GraphRow) -> RowRecord:
         """Run the graph once. Raises errors that are not the row's fault: a wait, a fatal model error, a failing store.
@@ -58,6 +61,8 @@ class RowRunner:
             no_calls=context.no_calls,
             own="" if self.stage.spec.share else row.key[1],
         )
+        if context.observer is not None:
+            scope.observer = context.observer.row_began(self.stage.name, self.stage.spec.uses, row.id, row.values)
         token = current.set(scope)
         number = context.watch.began(self.stage.name, row.key, row.id) if context.watch is not None else None
         answer: str | None = None
@@ -91,6 +96,8 @@ class RowRunner:
             scope.close()
         if scope.stop is not None:
             raise scope.stop  # even if the graph caught it: it went on without the answer
+        if scope.observer is not None:
+            scope.observer.ended(status, error)
         if error is not None:
             error["calls"] = len(scope.calls)
         costs = [call.cost_usd if (call := context.journal.known.calls.get(key)) else None for key in scope.calls]

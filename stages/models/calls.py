@@ -31,12 +31,12 @@ from schemas.errors import (
     TandemError,
     TransientModelError,
 )
-from stages import observer
 from stages.journal.records import CallKey, CallRecord, now
 from stages.journal.requests import RequestText
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
+from stages.models import heard
 from stages.models.answers.answerer import answerer_of
 from stages.models.answers.usage import usage_of
 from stages.models.asked import Settings, TakesSettings, settings_of
@@ -287,8 +287,7 @@ async def _call_with_retries(
                     if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
                         _note_unknown(scope, call, "cut off by what was left of the budget")
                         raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
-                    if (seen := observer.current) is not None:
-                        seen.call_answered(backend.name, record.usage, record.cost_usd)
+                    heard.call_answered(scope, record, request.text)
                     return record
                 turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
         except Blocked as blocked:
@@ -362,8 +361,7 @@ async def _send_once(
             _note_unknown(scope, call, failure.code if failure else type(exc).__name__)
         else:
             scope.journal.unbilled(call.nonce)
-            if (seen := observer.current) is not None:
-                seen.call_failed(backend.name, unknown=False)
+            heard.call_failed(scope, call, failure.code if failure else type(exc).__name__, unknown=False)
             reservation.unbilled()
         if failure is None:
             raise
@@ -374,8 +372,7 @@ async def _send_once(
 
 def _note_unknown(scope: RowScope, call: CallRecord, why: str) -> None:
     scope.tally.unknown += 1
-    if (seen := observer.current) is not None:
-        seen.call_failed(call.model, unknown=True)
+    heard.call_failed(scope, call, why, unknown=True)
     scope.journal.note(replace(call, error={"kind": "unknown", "message": why}, at=now()))
 
 

@@ -25,11 +25,11 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from schemas.errors import CallNeeded
 from schemas.spec.sections import Price
-from stages import observer
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.requests import RequestText
 from stages.limits.limiter import Limiter
 from stages.limits.prices import pricer
+from stages.models import heard
 from stages.models.asked import canonical_json
 from stages.models.backend import Backend
 from stages.models.calls import append, as_result, call_answered, unknown_call
@@ -121,8 +121,7 @@ class JournalCache(BaseCache):
         record = call_answered(
             scope, backend, unknown_call(scope, backend, key), request, ChatResult(generations=[one]), 0
         )
-        if (seen := observer.current) is not None:
-            seen.call_answered(name, record.usage, record.cost_usd)
+        heard.call_answered(scope, record, None)
         return record
 
 

@@ -14,6 +14,7 @@ from stages.journal.records import CallKey, CallRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
 from stages.models.row_clock import RowClock
+from stages.observer import RowObserver
 
 
 class RowStopped(TandemError):
@@ -72,6 +73,7 @@ class RowScope:
     clock: RowClock = field(default_factory=RowClock)
     threads: int = 0  # in which its code runs now
     awaits_tool: bool = False  # it was halted before a tool ran
+    observer: RowObserver | None = None
 
     def next_key(self, request: str) -> CallKey:
         """Return the key of the next call with this request in this row."""
@@ -108,6 +110,8 @@ class RowScope:
         """Count a reused answer. A call that this row made in this run is its own, not a reuse."""
         if record.run != self.run or record.id != self.id:
             self.tally.calls_reused += 1
+        if self.observer is not None:
+            self.observer.call_reused(record)
 
     def record_failure(self, exc: Exception) -> None:
         """Remember an error that is not the row's own fault. A RowError is left to the graph."""

@@ -16,6 +16,7 @@ from tests.bench import (
     reuse,
     startup,
     throughput,
+    traces,
     transport,
     wide,
 )
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "reuse": reuse.main,
     "memory": memory.main,
     "metrics": metrics.main,
+    "traces": traces.main,
     "catalogue": catalogue.main,
     "answers": answers.main,
     "killed": killed.main,

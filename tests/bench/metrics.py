@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.telemetry.recorder import Recorder
+from pipeline.telemetry.metrics.recorder import Recorder
 from tests.bench.pipelines import Ran, run, write_spec, write_table
 from tests.harness.model_server import ModelServer
 
@@ -60,7 +60,7 @@ def hooks_us() -> float:
     began = time.process_time()
     for number in range(_EVENTS):
         recorder.limit_waited(0.0)
-        recorder.call_answered("openai:test-model", usage, 0.001)
+        recorder.call_answered("openai:test-model", usage, 0.001, "default")
         recorder.rows_done("triage", 1)
         if number % 50 == 0:
             recorder.flush_began(journal)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.telemetry.catalogue import METRICS
+from pipeline.telemetry.metrics.catalogue import METRICS
 from schemas.json_schema import schema_text, spec_schema
 from schemas.spec_help import SECTIONS
 from stages.options import OPTIONS

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 INFRA = Path(__file__).parents[2] / "infra"
 _BIN = Path(sys.executable).parent
 _PACKAGES = {"promtool": "apt-get install prometheus"}  # what no Python package brings
@@ -66,6 +68,20 @@ def _dashboard(file: Path) -> Iterator[str]:
     yield from lost or _places(text)
 
 
+def _collector(file: Path) -> Iterator[str]:
+    """Check that pipelines name what is declared, and that nothing is declared for none: the collector's own check is
+    not at hand."""
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    kinds = ("receivers", "processors", "exporters")
+    if unknown := config.keys() - {*kinds, "service"}:
+        yield f"{sorted(unknown)[0]}: no such section"
+    pipelines = config["service"]["pipelines"].values()
+    for kind in kinds:
+        named = {name for pipeline in pipelines for name in pipeline.get(kind, ())}
+        for name in sorted(named ^ config.get(kind, {}).keys()):
+            yield f"{kind}: {name} is {'not declared' if name in named else 'in no pipeline'}"
+
+
 def _lost(before: Any, after: Any, place: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key, value in before.items():
@@ -96,6 +112,8 @@ def _places(dashboard: dict[str, Any]) -> Iterator[str]:
 
 CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "prometheus/prometheus.yaml": _by("promtool", "check", "config"),
+    "prometheus/compose.yaml": _by("promtool", "check", "config"),
+    "collector.yaml": _collector,
     "prometheus/tandem.rules.yaml": _by("promtool", "check", "rules"),
     "prometheus/tandem.rules.test.yaml": _by("promtool", "test", "rules"),
     "grafana/tandem.json": _dashboard,

@@ -151,7 +151,7 @@ def history(prometheus: Prometheus, name: str) -> list[tuple[float, str]]:
 
 
 def test_no_panel_asks_for_a_metric_that_does_not_exist() -> None:
-    from pipeline.telemetry.catalogue import METRICS
+    from pipeline.telemetry.metrics.catalogue import METRICS
 
     known = {metric.name for metric in METRICS}
     for title, expression in panels():

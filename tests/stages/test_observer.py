@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline import telemetry
-from pipeline.telemetry import recorder
-from pipeline.telemetry.recorder import Recorder
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.metrics.recorder import Recorder
 from stages import observer
 from stages.models.choice import ModelServices
 from tests.harness.model_server import ModelServer
@@ -73,3 +73,12 @@ async def test_a_listener_hears_of_calls_rows_waits_and_flushes(server: ModelSer
     lag = next(value for name, _, value in report["gauges"] if name == "tandem_flush_lag_seconds")
     assert lag > 0
     assert recording.report()["counts"] == []
+
+
+async def test_the_tier_of_a_call_is_the_one_that_its_answer_names(recording: Recorder) -> None:
+    for tier in ("", "default", "flex", "priority"):
+        recording.call_answered("openai:test-model", {"input": 1}, 0.5, tier)
+    counted = {(name, labels.get("tier")): amount for name, labels, amount in recording.report()["counts"]}
+    calls = {tier: amount for (name, tier), amount in counted.items() if name == "tandem_model_calls_total"}
+    assert calls == {"standard": 2, "flex": 1, "priority": 1}
+    assert counted["tandem_cost_usd_total", "flex"] == 0.5

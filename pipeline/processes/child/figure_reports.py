@@ -11,11 +11,11 @@ from temporalio.worker import Interceptor
 
 from pipeline.activities.registered import Activities
 from pipeline.processes.channel import Channel, ChannelClosed, Handler, Message
-from pipeline.telemetry import recorder
-from pipeline.telemetry.activity_figures import ActivityFigures
-from pipeline.telemetry.command import REPORT_EVERY_S
-from pipeline.telemetry.limit_figures import of_budgets, of_limiters
-from pipeline.telemetry.recorder import Gauge, Recorder
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.metrics.activity_figures import ActivityFigures
+from pipeline.telemetry.metrics.command import REPORT_EVERY_S
+from pipeline.telemetry.metrics.limit_figures import of_budgets, of_limiters
+from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 
 
 @dataclass(frozen=True)

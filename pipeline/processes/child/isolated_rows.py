@@ -10,6 +10,7 @@ from pipeline.journal.spool import Spools
 from pipeline.limits.run_budget import RunBudgets
 from pipeline.processes.channel import Message
 from pipeline.settings import current
+from pipeline.telemetry.traces.rows import batch_spans
 from schemas.errors import TandemError
 from schemas.messages.batch import BatchRequest
 from stages.contract import GraphStage
@@ -70,6 +71,7 @@ class IsolatedRows:
         context = BatchContext(
             run=request.ref.run, batch=request.batch, journal=journal, shared=Shared(), drain=self.drain,
             watch=self.watch, no_calls=services.no_calls,
+            observer=batch_spans(request.ref, request.partition, request.batch, job.spec),
         )  # fmt: skip
         try:
             async with self.budgets.of(store, request.ref) as context.budget:

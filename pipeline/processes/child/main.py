@@ -37,6 +37,7 @@ from pipeline.processes.child.trials import Trials
 from pipeline.processes.owner import identity_of
 from pipeline.telemetry import logs
 from pipeline.telemetry.log_context import LogContext
+from pipeline.telemetry.traces import switch as traces
 from pipeline.worker import enriching
 from stages.execution.guards.blocking import interrupt_node
 
@@ -106,6 +107,11 @@ class _Child:
                 listeners.append(figures.interceptor)
                 handlers["rows"] = figures.flushed(handlers["rows"])
                 beside.append(asyncio.create_task(figures.run()))
+            if (tracer := traces.tracer()) is not None:
+                from pipeline.telemetry.traces.activity_spans import activity_spans  # its library is for traces alone
+
+                listeners += activity_spans(tracer)
+                handlers["rows"] = traces.flushed(handlers["rows"])
             if settings["role"] == "rows":
                 channel.send("ready")
                 await self.stop.wait()
@@ -113,6 +119,7 @@ class _Child:
                 await self._enrich(settings, channel, listeners)
             if figures is not None:
                 await figures.flush()
+            await traces.flush()
             channel.send("leaving")
             await channel.writer.drain()
         finally:

@@ -73,18 +73,18 @@ class _InThread(Runnable[Any, Any]):
         self, node: Runnable[Any, Any], blocks: Callable[[], bool], new_loop: Callable[[Coroutine[Any, Any, Any]], Any]
     ) -> None:
         self.name = node.name
-        self._node = node
+        self.node = node
         self._blocks = blocks
         self._new_loop = new_loop
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        return self._node.invoke(input, config, **kwargs)
+        return self.node.invoke(input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         if not self._blocks():
             token = _in_node.set(True)
             try:
-                return await self._node.ainvoke(input, config, **kwargs)
+                return await self.node.ainvoke(input, config, **kwargs)
             except NodeBlocks:
                 pass  # again, in a thread
             finally:
@@ -92,6 +92,6 @@ class _InThread(Runnable[Any, Any]):
         context = contextvars.copy_context()
 
         def run() -> Any:
-            return context.run(self._new_loop, self._node.ainvoke(input, config, **kwargs))
+            return context.run(self._new_loop, self.node.ainvoke(input, config, **kwargs))
 
         return await asyncio.get_running_loop().run_in_executor(None, run)

@@ -12,8 +12,10 @@ from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError
 from stages.contract import StageSetup
+from stages.models import heard
 from stages.models.answers.answer_format import AnswerFormat, correction, raw_answer
 from stages.models.factory import build_model
+from stages.models.row_scope import current
 
 MAX_REPAIRS = 2
 _COMPLAINT = 1000  # characters of the problem of an answer, which may quote the answer
@@ -58,6 +60,7 @@ def invalid(message: AIMessage, exc: ValueError, repairs: int) -> RowError:
 
 def complaints(message: AIMessage, problem: str) -> list[BaseMessage]:
     """Return messages that state the problem: replies to the tool calls, which providers require, or text."""
+    heard.repair_began(current.get(), problem)
     complaint = f"That answer is not valid: {problem[:_COMPLAINT]}. Answer again with the corrected JSON only."
     calls = [*message.tool_calls, *message.invalid_tool_calls]
     return [ToolMessage(complaint, tool_call_id=call["id"] or "") for call in calls] or [HumanMessage(complaint)]

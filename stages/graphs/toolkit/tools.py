@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from schemas.errors import RowError, SpecError, TandemError
 from schemas.spec.fields import problems
+from stages import observer
 from stages.contract import StageSetup
 from stages.execution.guards.row_guard import as_row_error, is_row_error
 from stages.journal.records import TOOL, CallRecord, now
@@ -79,23 +80,31 @@ async def call(tools: Sequence[BaseTool], request: ToolCall, *, timeout_s: float
     scope = current.get()
     if scope is None:
         return await _result(tool, request["args"], timeout_s, max_chars)
-    return await _journalled(scope, tool, request["args"], timeout_s, max_chars)
+    result, seconds = await _journalled(scope, tool, request["args"], timeout_s, max_chars)
+    if scope.observer is not None:
+        id, known = request["id"] or "", seconds is None
+        scope.observer.tool_ended(
+            observer.ToolCall(tool.name, id, seconds or 0.0, result.failed, known, request["args"], result.text)
+        )
+    return result
 
 
 async def _journalled(
     scope: RowScope, tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, max_chars: int
-) -> ToolResult:
+) -> tuple[ToolResult, float | None]:
+    """Return the result and the seconds that the tool took, None if its result was known."""
     payload = orjson.dumps([scope.run, scope.id, tool.name, arguments], option=orjson.OPT_SORT_KEYS, default=str)
     key = scope.next_key(request_digest(TOOL.encode(), payload))
     known = scope.journal.known.calls.get(key)
     if known is not None and known.raw is not None:
-        return ToolResult(**orjson.loads(known.raw))
+        return ToolResult(**orjson.loads(known.raw)), None
     if (halted := scope.halted()) is not None:
         scope.awaits_tool = True
         scope.record_failure(halted)
         raise halted
     began = time.monotonic()
     result = await _result(tool, arguments, timeout_s, max_chars)
+    seconds = time.monotonic() - began
     record = CallRecord(
         request=key[0],
         ordinal=key[1],
@@ -106,7 +115,7 @@ async def _journalled(
         usage={},
         cost_usd=0.0,
         request_id=None,
-        latency_ms=round((time.monotonic() - began) * 1000),
+        latency_ms=round(seconds * 1000),
         run=scope.run,
         batch=scope.batch,
         at=now(),
@@ -117,7 +126,7 @@ async def _journalled(
     except Exception as exc:
         scope.record_failure(exc)
         raise
-    return result
+    return result, seconds
 
 
 async def _result(tool: BaseTool, arguments: Mapping[str, Any], timeout_s: float, max_chars: int) -> ToolResult:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.telemetry.address import Address
-from pipeline.telemetry.catalogue import METRICS, SECONDS
-from pipeline.telemetry.joint_gauges import BUDGET, CHARGED, RATE, SPENT, WANTED
-from pipeline.telemetry.recorder import Gauge, Recorder
-from pipeline.telemetry.totals import Totals
+from pipeline.telemetry.metrics.address import Address
+from pipeline.telemetry.metrics.catalogue import METRICS, SECONDS
+from pipeline.telemetry.metrics.joint_gauges import BUDGET, CHARGED, RATE, SPENT, WANTED
+from pipeline.telemetry.metrics.recorder import Gauge, Recorder
+from pipeline.telemetry.metrics.totals import Totals
 from schemas.errors import UsageError
 
 ROWS = "tandem_stage_rows_total", (("stage", "s"),)

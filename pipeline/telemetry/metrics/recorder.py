@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from pipeline.telemetry.catalogue import BY_NAME, SECONDS
+from pipeline.telemetry.metrics.catalogue import BY_NAME, SECONDS
 from stages import observer
 
 # A name and its labels, in a fixed order.
 Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 Gauge: TypeAlias = tuple[str, Mapping[str, str], float]
 TIER = "standard"
+_STANDARD = dict.fromkeys(("", "default", "auto", "on_demand"), TIER)  # in the words of providers
 _MOST_SERIES = 200  # of one name; a further one is counted under labels of this word:
 _OTHER = "other"
 _LONGEST_LABEL = 100
@@ -77,13 +78,14 @@ class Recorder:
 
     # As `stages.observer.Observer` -----------------------------------------------------------------------------------
 
-    def call_answered(self, model: str, usage: Mapping[str, int], cost_usd: float | None) -> None:
-        self.count("tandem_model_calls_total", {"model": model, "tier": TIER, "outcome": "answered"})
+    def call_answered(self, model: str, usage: Mapping[str, int], cost_usd: float | None, tier: str) -> None:
+        tier = _STANDARD.get(tier, tier)
+        self.count("tandem_model_calls_total", {"model": model, "tier": tier, "outcome": "answered"})
         for kind, label in _TOKENS.items():
             if kind in usage:
                 self.count("tandem_tokens_total", {"model": model, "kind": label}, usage[kind])
         if cost_usd is not None:
-            self.count("tandem_cost_usd_total", {"model": model, "tier": TIER}, cost_usd)
+            self.count("tandem_cost_usd_total", {"model": model, "tier": tier}, cost_usd)
 
     def call_failed(self, model: str, *, unknown: bool) -> None:
         outcome = "unknown" if unknown else "failed"

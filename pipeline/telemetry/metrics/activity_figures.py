@@ -7,7 +7,7 @@ from typing import Any
 
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from pipeline.telemetry.recorder import Gauge, Recorder
+from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 from schemas.messages.batch import BatchResult
 from schemas.messages.partition import PartitionResult
 

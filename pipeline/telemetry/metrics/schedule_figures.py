@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from pipeline.telemetry.recorder import Gauge, Recorder
+from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 
 _EVERY_S = 60.0
 _MOST = 200

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from pipeline.telemetry.recorder import Gauge
+from pipeline.telemetry.metrics.recorder import Gauge
 
 RATE, WANTED = "_limit_rate", "_limit_rate_wanted"  # by `limit`: a process's part of the rate; the limit of the spec
 BUDGET, SPENT, CHARGED = (

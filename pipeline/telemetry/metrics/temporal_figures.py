@@ -11,8 +11,8 @@ from temporalio.runtime import (
     MetricBufferDurationFormat,
 )
 
-from pipeline.telemetry import recorder
-from pipeline.telemetry.recorder import Gauge, Recorder
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 
 _ROOM = 100_000  # updates; some ten for each workflow task and activity, and it is emptied every second
 _OURS = "service_name"  # on every metric, always the same

@@ -8,8 +8,8 @@ from typing import Any
 
 from temporalio.worker import Interceptor, WorkflowInboundInterceptor, WorkflowInterceptorClassInput
 
-from pipeline.telemetry.catalogue import HITS, ROW_OUTCOMES
-from pipeline.telemetry.recorder import Gauge, Recorder
+from pipeline.telemetry.metrics.catalogue import HITS, ROW_OUTCOMES
+from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 from pipeline.workflows.live_figures import LISTENER
 from schemas.messages.partition import PartitionResult
 

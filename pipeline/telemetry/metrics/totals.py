@@ -9,9 +9,9 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.telemetry.catalogue import METRICS, Metric
-from pipeline.telemetry.joint_gauges import joint
-from pipeline.telemetry.recorder import Gauge, Series, label_names
+from pipeline.telemetry.metrics.catalogue import METRICS, Metric
+from pipeline.telemetry.metrics.joint_gauges import joint
+from pipeline.telemetry.metrics.recorder import Gauge, Series, label_names
 
 
 @dataclass

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from pipeline.telemetry import recorder
-from pipeline.telemetry.address import Address
-from pipeline.telemetry.recorder import Recorder
-from pipeline.telemetry.schedule_figures import ScheduleFigures
-from pipeline.telemetry.totals import Totals
+from pipeline.telemetry.metrics import recorder
+from pipeline.telemetry.metrics.address import Address
+from pipeline.telemetry.metrics.recorder import Recorder
+from pipeline.telemetry.metrics.schedule_figures import ScheduleFigures
+from pipeline.telemetry.metrics.totals import Totals
 
 REPORT_EVERY_S = 1.0
 _SELF = "this process"
@@ -39,7 +39,7 @@ async def serving(address: Address, linger_s: float = 0.0) -> AsyncIterator[str]
     """Serve the metrics of this command while the block runs, and `linger_s` longer; yields the URL. Raises
     UsageError."""
     global current  # noqa: PLW0603  one a process, set before its work
-    from pipeline.telemetry.endpoint import Endpoint  # its library is for those who want metrics
+    from pipeline.telemetry.metrics.endpoint import Endpoint  # its library is for those who want metrics
 
     metrics = CommandMetrics(recorder.record())
     endpoint = Endpoint.open(address, metrics.totals.read)

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from math import inf
 
 from pipeline.limits.run_budget import RunBudgets
-from pipeline.telemetry.joint_gauges import BUDGET, CHARGED, RATE, SPENT, WANTED
-from pipeline.telemetry.recorder import Gauge
+from pipeline.telemetry.metrics.joint_gauges import BUDGET, CHARGED, RATE, SPENT, WANTED
+from pipeline.telemetry.metrics.recorder import Gauge
 from stages.limits.limiter import Limiters
 
 

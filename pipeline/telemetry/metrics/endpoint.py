@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric, Sample
 from prometheus_client.registry import Collector
 
-from pipeline.telemetry.address import Address
-from pipeline.telemetry.catalogue import BY_NAME, SECONDS
-from pipeline.telemetry.recorder import Series
-from pipeline.telemetry.totals import Reading
+from pipeline.telemetry.metrics.address import Address
+from pipeline.telemetry.metrics.catalogue import BY_NAME, SECONDS
+from pipeline.telemetry.metrics.recorder import Series
+from pipeline.telemetry.metrics.totals import Reading
 from schemas.errors import UsageError
 
 

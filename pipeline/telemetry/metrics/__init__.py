@@ -1,0 +1,1 @@
+"""Figures about a command and all its processes, in Prometheus' form."""

@@ -1,0 +1,1 @@
+"""Traces in one process, with an exporter in memory."""
