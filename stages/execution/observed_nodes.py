@@ -45,7 +45,7 @@ class _ObservedNode(Runnable[Any, Any]):
         seen = scope.observer if scope is not None else None
         if seen is None:
             return await self._node.ainvoke(input, config, **kwargs)
-        node, began = seen.node_began(self.name), time.monotonic()
+        node, began = seen.node_began(self.name or ""), time.monotonic()
         error: BaseException | None = None
         try:
             output = await self._node.ainvoke(input, config, **kwargs)

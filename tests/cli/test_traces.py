@@ -94,7 +94,7 @@ def test_traces_hold_no_text_of_a_row_a_prompt_an_answer_or_an_exception_unless_
     ]
     project.spec.update(trace=1.0, limits={"max_reject_rate": 1.0})
     project.write()
-    traced = {**received.env(), "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={canary}"}
+    traced: Any = {**received.env(), "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={canary}"}
     project.tandem("run", **traced).ok()
     assert len(named(received, "stage")) >= 16
     assert {span.attributes.get("error.type") for span in named(received, "node")} >= {"ValueError"}
@@ -134,7 +134,7 @@ graph = building.compile()
 
 
 def test_backends_that_are_away_neither_fail_nor_hold_up_a_run(tmp_path: Path) -> None:
-    away = {
+    away: Any = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OPENLINEAGE__TRANSPORT__TYPE": "http",
         "OPENLINEAGE__TRANSPORT__URL": "http://127.0.0.1:9",
     }  # fmt: skip

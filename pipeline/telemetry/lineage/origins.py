@@ -57,7 +57,7 @@ def _read_by_table_stage(stage: TableStage, name: str, before: Mapping[str, Orig
         return _columns_of(expression) if expression is not None else (name,)
     if uses == "explode" and name not in before:
         column = stage.spec.options.get("column")
-        return (column,) if column in before else None
+        return (str(column),) if column in before else None
     return (name,) if name in before else None
 
 

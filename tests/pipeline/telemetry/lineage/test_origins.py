@@ -1,5 +1,7 @@
 """From which columns of the source an output is made."""
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pytest
 
@@ -13,7 +15,7 @@ TRIAGE = {
 }  # fmt: skip
 
 
-def made(*stages: dict[str, object]) -> dict[str, Origin]:
+def made(*stages: Mapping[str, object]) -> dict[str, Origin]:
     return origins(built(*stages, columns=SOURCE), SOURCE)
 
 
