@@ -10,7 +10,7 @@ from jinja2 import Template
 from pipeline.runs.charts import Chart, chart
 from pipeline.runs.report import Report
 from pipeline.runs.statistics import CostlyRow, RunStatistics
-from pipeline.runs.templates import Figure, environment
+from pipeline.runs.templates import Figure, Name, environment
 from pipeline.runs.templates import utc as _time
 
 _MOST_LABELS = 6
@@ -121,9 +121,12 @@ def _rejects(statistics: RunStatistics) -> Section:
 
 def _rows(title: str, rows: Sequence[CostlyRow]) -> Section:
     lines = [
-        (r.partition, r.key or r.row, r.model, r.calls, Figure(f"{r.ms / 1000:,.2f}"), Figure(f"{r.cost_usd:,.6f}"))
+        (
+            Name(r.partition, r.partition), Name(r.key or r.row, r.partition, r.row), r.model, r.calls,
+            Figure(f"{r.ms / 1000:,.2f}"), Figure(f"{r.cost_usd:,.6f}"),
+        )
         for r in rows
-    ]
+    ]  # fmt: skip
     return Section(title, heads=("partition", "row", "model", "calls", "seconds", "USD"), lines=lines)
 
 
@@ -132,7 +135,16 @@ def _partitions(statistics: RunStatistics) -> Section:
         "Partitions",
         heads=("partition", "outcome", "rows", "rejected", "published", "calls", "USD", "reason"),
         lines=[
-            (p.partition, p.outcome, p.rows, p.rejected, p.out, p.calls, Figure(f"{p.cost_usd:,.6f}"), p.reason)
+            (
+                Name(p.partition, p.partition),
+                p.outcome,
+                p.rows,
+                p.rejected,
+                p.out,
+                p.calls,
+                Figure(f"{p.cost_usd:,.6f}"),
+                p.reason,
+            )
             for p in statistics.lines
         ],
     )
@@ -143,6 +155,9 @@ def _checks(report: Report) -> Section:
     return Section(
         "Checks that rows break",
         heads=("partition", "check", "severity", "rows", "for example"),
-        lines=[(c.partition, c.name, c.severity, c.rows, ", ".join(c.keys)) for c in report.checks[:_MOST_CHECKS]],
+        lines=[
+            (Name(c.partition, c.partition), c.name, c.severity, c.rows, ", ".join(c.keys))
+            for c in report.checks[:_MOST_CHECKS]
+        ],
         note=f"the first {_MOST_CHECKS:,} of {len(report.checks):,}" if len(report.checks) > _MOST_CHECKS else "",
     )

@@ -11,6 +11,18 @@ class Figure(str):
     __slots__ = ()
 
 
+class Name(str):
+    """The name of a partition, or of a row by its identity: a page may make a link of it, the report does not."""
+
+    partition: str
+    row: str
+
+    def __new__(cls, text: str, partition: str, row: str = "") -> "Name":
+        found = super().__new__(cls, text)
+        found.partition, found.row = partition, row
+        return found
+
+
 def environment() -> Environment:
     """Return the templates. Every value is escaped; one that is missing is an error."""
     found = Environment(
@@ -22,6 +34,7 @@ def environment() -> Environment:
     )
     found.filters["utc"] = utc
     found.tests["figure"] = is_figure
+    found.tests["name"] = lambda value: isinstance(value, Name)
     return found
 
 

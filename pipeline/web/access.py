@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -68,6 +69,11 @@ class Access:
     def cookie(self) -> str:
         """The cookie's name: cookies do not tell ports apart, and another page may be on the next one."""
         return f"tandem-{self.port}"
+
+    @property
+    def browser_cookie(self) -> str:
+        """The cookie that tells browsers apart, so that two reviewers are not shown the same question."""
+        return f"{self.cookie}-browser"
 
     @property
     def session(self) -> str:
@@ -167,7 +173,9 @@ class Guard:
         rest = [(name, value) for name, value in parse_qsl(request.url.query) if name != "token"]
         path = f"/{request.url.path.lstrip('/')}"  # not `//host`, which would lead elsewhere
         response = RedirectResponse(f"{path}?{urlencode(rest)}" if rest else path, 303)
-        response.set_cookie(self._access.cookie, self._access.session, httponly=True, samesite="lax", path="/")
+        cookies = {self._access.cookie: self._access.session, self._access.browser_cookie: token_hex(8)}
+        for name, value in cookies.items():
+            response.set_cookie(name, value, httponly=True, samesite="lax", path="/")
         return response
 
 

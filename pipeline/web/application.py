@@ -17,10 +17,16 @@ from pipeline import tracebacks
 from pipeline.web.access import BodyTooLarge, Guard, Refused
 from pipeline.web.site import NoSuchDataset, Site
 from pipeline.web.views import common
+from pipeline.web.views.acts import retry_rejects, run_act, schedule_act
 from pipeline.web.views.datasets import datasets
 from pipeline.web.views.partitions import partition, partitions
+from pipeline.web.views.rejects import rejects
+from pipeline.web.views.review import answer, review
 from pipeline.web.views.row import row
 from pipeline.web.views.rows import rows
+from pipeline.web.views.runs import run, run_list, run_live
+from pipeline.web.views.schedules import schedules
+from pipeline.web.views.spend import spend
 from schemas.errors import StoreError, TandemError, UsageError
 
 _STATIC = Path(pipeline.__path__[0]) / "templates" / "static"
@@ -43,6 +49,17 @@ def application(site: Site) -> ASGIApp:
             Route("/d/{dataset}/partition", partition),
             Route("/d/{dataset}/rows", rows),
             Route("/d/{dataset}/row", row),
+            Route("/d/{dataset}/runs", run_list),
+            Route("/d/{dataset}/runs/{run}", run),
+            Route("/d/{dataset}/runs/{run}/live", run_live),
+            Route("/d/{dataset}/runs/{run}/{act}", run_act, methods=["POST"]),
+            Route("/d/{dataset}/rejects", rejects),
+            Route("/d/{dataset}/rejects/retry", retry_rejects, methods=["POST"]),
+            Route("/d/{dataset}/review", review),
+            Route("/d/{dataset}/review/answer", answer, methods=["POST"]),
+            Route("/d/{dataset}/spend", spend),
+            Route("/d/{dataset}/schedules", schedules),
+            Route("/d/{dataset}/schedules/{act}", schedule_act, methods=["POST"]),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         exception_handlers={TandemError: _failed, HTTPException: _not_found, Exception: _bug},
