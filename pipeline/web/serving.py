@@ -37,24 +37,23 @@ class PageOptions:
 async def serving(folder: Path, options: PageOptions) -> AsyncIterator[str]:
     """Serve the page of the datasets known in a folder while the block runs; yields its URL, with the token. Raises
     UsageError for an address that cannot be used, a sink that is none, a token that is too short; StoreError."""
-    listening = _listen(options.host, options.port)
-    port: int = listening.getsockname()[1]
-    access = _access(options, port)
-    site = Site(folder=folder, access=access, sinks=options.sinks)
-    await asyncio.to_thread(site.datasets)
-    config = uvicorn.Config(
-        application(site), log_config=None, access_log=False, lifespan="off", server_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )  # fmt: skip
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        yield f"http://{_netloc(options, port)}/?token={access.token}"
-    finally:
-        server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
-        await site.close()
-        listening.close()
+    with contextlib.closing(_listen(options.host, options.port)) as listening:
+        port: int = listening.getsockname()[1]
+        access = _access(options, port)
+        site = Site(folder=folder, access=access, sinks=options.sinks)
+        await asyncio.to_thread(site.datasets)
+        config = uvicorn.Config(
+            application(site), log_config=None, access_log=False, lifespan="off", server_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S,
+        )  # fmt: skip
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield f"http://{_netloc(options, port)}/?token={access.token}"
+        finally:
+            server.should_exit = True
+            await asyncio.gather(task, return_exceptions=True)
+            await site.close()
 
 
 class _Server(uvicorn.Server):
@@ -86,18 +85,26 @@ def _listen(host: str, port: int | None) -> socket.socket:
     """Return a listening socket; without a port on PORT, or a free one. Raises UsageError."""
     for choice in (port,) if port is not None else (PORT, 0):
         try:
-            family, _, _, _, address = socket.getaddrinfo(host, choice, type=socket.SOCK_STREAM)[0]
-            found = socket.socket(family, socket.SOCK_STREAM)
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen(128)
-            return found
+            return _bound(host, choice)
         except OSError as exc:
             failure = exc
     raise UsageError(
         f"--host {host} --port {port or PORT}: this address cannot be used: {failure.strerror or failure}.",
         hint="Name an address of this machine and a free port, or leave --port out.",
     )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(128)
+    except OSError:
+        found.close()
+        raise
+    return found
 
 
 def _netloc(options: PageOptions, port: int) -> str:
