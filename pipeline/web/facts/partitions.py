@@ -14,6 +14,8 @@ STATES = ("failed", "cancelled", "missing", "stale", "partial", "gone", "pending
 _DAY = re.compile(r"[^=/]+=(\d{4})-(\d\d)-(\d\d)\Z")
 _HOUR = re.compile(r"[^=/]+=(\d{4}-\d\d-\d\d)T(\d\d)Z\Z")
 _LEVELS = 5
+_YEARS_BELOW = 4  # more of them are set in two columns
+_WEEKS = 61  # of a year, and the gap to the next with its label
 
 
 def state_of(status: PartitionStatus) -> str:
@@ -95,17 +97,18 @@ def map_of(partitions: Sequence[PartitionStatus], measure: Measure | None = None
         side=side,
         step=step,
         layers=tuple(layers),
-        labels=tuple(Label(0, top + y * step + side - 1, text) for y, text in labels),
+        labels=tuple(Label(x * step, top + y * step + side - 1, text) for x, y, text in labels),
         cells=cells,
         title=kind,
     )
 
 
-Places = tuple[list[tuple[int, int]], list[tuple[int, str]], str]
+Places = tuple[list[tuple[int, int]], list[tuple[int, int, str]], str]
 
 
 def _calendar(keys: Sequence[str]) -> Places | None:
-    """Years one below the other, the newest first; in each a column a week, a row a weekday."""
+    """Years one below the other, the newest first, many of them side by side; in each a column a week, a row a
+    weekday."""
     found = [_DAY.match(key) for key in keys]
     if not keys or not all(found):
         return None
@@ -114,12 +117,14 @@ def _calendar(keys: Sequence[str]) -> Places | None:
     except ValueError:
         return None
     years = sorted({day.year for day in days}, reverse=True)
-    rows = {year: number * 8 for number, year in enumerate(years)}
+    below = math.ceil(len(years) / (2 if len(years) > _YEARS_BELOW else 1))
+    corners = {year: (number // below * _WEEKS, number % below * 8) for number, year in enumerate(years)}
     places = []
     for day in days:
-        first = dt.date(day.year, 1, 1)
-        places.append(((day.timetuple().tm_yday - 1 + first.weekday()) // 7, rows[day.year] + day.weekday()))
-    return places, [(row, str(year)) for year, row in rows.items()], "days, a column a week from Monday down"
+        (left, top), first = corners[day.year], dt.date(day.year, 1, 1)
+        places.append((left + (day.timetuple().tm_yday - 1 + first.weekday()) // 7, top + day.weekday()))
+    labels = [(left, top, str(year)) for year, (left, top) in corners.items()]
+    return places, labels, "days, a column a week from Monday down"
 
 
 def _hours(keys: Sequence[str]) -> Places | None:
@@ -129,7 +134,7 @@ def _hours(keys: Sequence[str]) -> Places | None:
     parts = [(match[1], int(match[2])) for match in found if match is not None]
     days = sorted({day for day, _ in parts}, reverse=True)
     rows = {day: number for number, day in enumerate(days)}
-    labels = [(row, day[5:]) for day, row in rows.items()]
+    labels = [(0, row, day[5:]) for day, row in rows.items()]
     return [(hour, rows[day]) for day, hour in parts], labels, "hours, a row a day in UTC"
 
 
@@ -144,6 +149,10 @@ def _grid(keys: Sequence[str]) -> Places:
 
 def _path(cells: Sequence[tuple[int, int]], side: int) -> str:
     return "".join(f"M{x} {y}h{side}v{side}h-{side}z" for x, y in cells)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _by_state(partitions: Sequence[PartitionStatus], cells: Sequence[tuple[int, int]], side: int) -> list[Layer]:
@@ -175,9 +184,9 @@ def _by_level(
     for number, bound in enumerate(bounds):
         mine = [cell for cell, one in zip(cells, levels, strict=True) if one == number]
         if mine:
-            strength = math.ceil((number + 1) * _LEVELS / len(bounds))
+            strength = 1 + round(number * (_LEVELS - 1) / max(1, len(bounds) - 1))
             layers.append(
-                Layer(f"level-{strength}", f"up to {bound:,.6g} {measure.unit}", counts[number], _path(mine, side))
+                Layer(f"level-{strength}", f"up to {_short(bound)} {measure.unit}", counts[number], _path(mine, side))
             )
     if counts[None]:
         none = [cell for cell, one in zip(cells, levels, strict=True) if one is None]
