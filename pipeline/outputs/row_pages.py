@@ -7,8 +7,9 @@ until the page is full, for a limited time; an order reads its column of every r
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import orjson
 import polars as pl
 
 from pipeline.outputs.reader import CommittedPart, ReaderSchema, parts_of, reader_schema, window
@@ -229,21 +230,24 @@ def _bound(name: str, data_type: pl.DataType, value: str) -> pl.Expr:
 
 
 def as_text(name: str, data_type: pl.DataType) -> pl.Expr:
-    """Return a column as the text that a page shows of it."""
+    """Return a column as the text that a page shows of it: nested values as JSON."""
     column = pl.col(name)
     if data_type == pl.String:
         return column
-    if isinstance(data_type, pl.List):
-        inner = data_type.inner
-        assert isinstance(inner, pl.DataType)
-        return column.cast(pl.List(pl.String)).list.join(", ") if not inner.is_nested() else column.cast(pl.String)
-    if isinstance(data_type, pl.Struct):
-        return column.struct.json_encode()
-    if data_type == pl.Boolean:
-        return pl.when(column).then(pl.lit("true")).when(~column).then(pl.lit("false"))
+    if data_type.is_nested():
+        return column.map_elements(_json, return_dtype=pl.String)
+    if isinstance(data_type, pl.Datetime):
+        return column.dt.strftime("%Y-%m-%d %H:%M:%S%.f")
+    if isinstance(data_type, pl.Duration):
+        return column.dt.to_string("iso")
     if data_type == pl.Binary:
         return column.bin.encode("hex")
     return column.cast(pl.String)
+
+
+def _json(value: Any) -> str:
+    plain = value.to_list() if isinstance(value, pl.Series) else value
+    return orjson.dumps(plain, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def _sortable(shape: ReaderSchema, name: str) -> pl.Expr:

@@ -35,8 +35,11 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(sink: Path) -> None:
 
 
 def test_a_redirect_never_leads_to_another_host(sink: Path) -> None:
-    answer = stranger(site_of(sink, sink)).get(f"{BASE}//evil.example/?token={TOKEN}", follow_redirects=False)
-    assert answer.headers["location"].startswith("/evil.example")
+    client = stranger(site_of(sink, sink))
+    for path in ("//evil.example/", "/%5Cevil.example/", "///evil.example", "/%2F%2Fevil.example"):
+        location = client.get(f"{BASE}{path}?token={TOKEN}", follow_redirects=False).headers["location"]
+        assert location[0] == "/", path
+        assert location[1] not in "/\\", path
 
 
 def test_a_script_may_send_the_token_as_a_header(sink: Path) -> None:

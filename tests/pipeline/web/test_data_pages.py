@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import polars as pl
 import pytest
 
 from pipeline.outputs import scan
-from tests.formats.kept import Kept
+from pipeline.outputs.row_pages import as_text
+from tests.formats.kept import Kept, unpack
 from tests.pipeline.web.support import reader, site_of, tables_of, text_of
 
 DAY = "day=2026-11-0"
@@ -140,6 +143,42 @@ def test_rows_of_a_stage_over_tables_have_no_calls(reviews: Kept) -> None:
     assert "sentiment" in listed
     text = text_of(_cell(reviews, "/d/reviews/rows", "words"))
     assert "Written by the stage count (counting:graph)" in text
+
+
+@pytest.mark.parametrize("name", ["tickets", "reviews", "lake"])
+def test_every_page_opens_on_every_kept_sink(name: str, tmp_path: Path) -> None:
+    found = unpack(name, tmp_path)
+    client = reader(site_of(tmp_path, found.sink))
+    slug = re.findall(r'href="/d/([^/"]+)/partitions"', client.get("/").text)[0]
+    for path in ("partitions", "rows", "rows?changed=1", "runs", "rejects", "review", "spend", "schedules"):
+        answer = client.get(f"/d/{slug}/{path}")
+        assert answer.status_code == 200, (path, text_of(answer.text))
+    for kind in ("row", "partition", "runs"):
+        links = re.findall(rf'href="(/d/{slug}/{kind}[?/][^"]+)"', client.get(f"/d/{slug}/rows").text)
+        links += re.findall(rf'href="(/d/{slug}/{kind}[?/][^"]+)"', client.get(f"/d/{slug}/{kind}").text)
+        for link in links[:6]:
+            answer = client.get(link.replace("&amp;", "&"))
+            assert answer.status_code == 200, (link, text_of(answer.text))
+
+
+def test_values_of_every_type_are_text_that_can_be_found() -> None:
+    values = {
+        "list": ([[1, 2], None], "[1,2]"),
+        "texts": ([["a"], None], '["a"]'),
+        "deep": ([[["q"]], None], '[["q"]]'),
+        "struct": ([{"p": [1]}, None], '{"p":[1]}'),
+        "structs": ([[{"x": 1}], None], '[{"x":1}]'),
+        "flag": ([True, None], "true"),
+        "date": ([dt.date(2026, 1, 1), None], "2026-01-01"),
+        "time": ([dt.datetime(2026, 1, 1, 5, tzinfo=dt.UTC), None], "2026-01-01 05:00:00"),
+        "span": ([dt.timedelta(seconds=3), None], "PT3S"),
+        "bytes": ([b"ab", None], "6162"),
+        "money": ([decimal.Decimal("1.50"), None], "1.50"),
+        "real": ([0.5, None], "0.5"),
+    }
+    frame = pl.DataFrame({name: column for name, (column, _) in values.items()}, strict=False)
+    for name, (_, text) in values.items():
+        assert frame.select(as_text(name, frame.schema[name])).to_series().to_list() == [text, None], name
 
 
 def test_an_empty_folder_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
