@@ -190,5 +190,5 @@ def _by_level(
             )
     if counts[None]:
         none = [cell for cell, one in zip(cells, levels, strict=True) if one is None]
-        layers.append(Layer("missing", "not published", counts[None], _path(none, side)))
+        layers.append(Layer("missing", "not published, or not known", counts[None], _path(none, side)))
     return layers

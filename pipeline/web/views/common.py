@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from pipeline.planning.partition_status import PartitionStatus, partition_statuses
-from pipeline.runs import requests
+from pipeline.runs import requests, statistics
+from pipeline.runs.statistics import RunStatistics
 from pipeline.stores import Store
 from pipeline.web import rendering
 from pipeline.web.facts.runs import RunLine, runs_of
@@ -19,6 +20,7 @@ from schemas.manifest import Manifest
 from schemas.spec.sections import Spec
 
 PAGE = 100
+_READ = 100  # of the latest runs, the statistics
 _TABS = (
     ("partitions", "Partitions"), ("rows", "Rows"), ("runs", "Runs"), ("rejects", "Rejects"), ("review", "Review"),
     ("spend", "Spend"), ("schedules", "Schedules"),
@@ -43,6 +45,17 @@ def statuses(site: Site, dataset: Shown) -> list[PartitionStatus]:
 def runs(site: Site, dataset: Shown) -> list[RunLine]:
     """Return the runs, the newest first. Raises StoreError."""
     return site.recently.get(("runs", dataset.slug), lambda: runs_of(dataset.store))
+
+
+def run_statistics(site: Site, dataset: Shown) -> dict[str, RunStatistics]:
+    """Return the statistics of the latest runs that paid something, by the run's name. Raises StoreError."""
+
+    def read() -> dict[str, RunStatistics]:
+        paid = [line.name for line in runs(site, dataset)[:_READ] if line.cost_usd]
+        found = {name: statistics.load(dataset.store, name) for name in paid}
+        return {name: one for name, one in found.items() if one is not None}
+
+    return site.recently.get(("statistics", dataset.slug), read)
 
 
 def published(site: Site, dataset: Shown) -> list[Manifest]:

@@ -13,10 +13,10 @@ from pipeline.outputs.changed_rows import earlier_generation
 from pipeline.planning.partition_status import PartitionStatus, partition_statuses
 from pipeline.runs.templates import Figure
 from pipeline.sinks import commits
-from pipeline.web.facts.partitions import MEASURES, STATES, map_of, state_of
+from pipeline.web.facts.partitions import MEASURES, STATES, Measure, map_of, state_of
 from pipeline.web.rendering import ago, number, size
 from pipeline.web.site import Shown, Site
-from pipeline.web.views.common import PAGE, dataset_of, number_of, show, site_of, statuses
+from pipeline.web.views.common import PAGE, dataset_of, number_of, run_statistics, show, site_of, statuses
 from schemas.errors import TandemError, UsageError
 from schemas.manifest import Manifest
 
@@ -80,7 +80,7 @@ def partitions(request: Request) -> Response:
         found, compared, problem = statuses(site, dataset), False, exc.message
     rows = [_row(status) for status in found]
     show_by = asked.get("show", "state")
-    measure = MEASURES.get(show_by)
+    measure = _cost(site, dataset) if show_by == "cost" else MEASURES.get(show_by)
     drawn = map_of(found, measure) if len(found) >= _LEAST_MAPPED else None
     chosen = _chosen(rows, asked.get("status", ""), asked.get("find", ""))
     sort = asked.get("sort", "")
@@ -91,13 +91,22 @@ def partitions(request: Request) -> Response:
     return show(
         request, "partitions", "partitions", dataset,
         all=len(rows), figures=_figures(rows), map=drawn, cells=_cells(rows, drawn.cells) if drawn else [],
-        measures=[("state", "state"), *((name, one.name) for name, one in MEASURES.items())],
+        measures=[("state", "state"), *((name, one.name) for name, one in MEASURES.items()), ("cost", "cost")],
         show=show_by if measure else "state", counts=[(name, counts[name]) for name in STATES if counts[name]],
         status=asked.get("status", ""), find=asked.get("find", ""), columns=_COLUMNS, sort=sort,
         down=bool(asked.get("down")), compared=compared, problem=problem,
         lines=chosen[(page - 1) * PAGE : page * PAGE], page=page, page_size=PAGE, more=len(chosen) > page * PAGE,
         total=len(chosen),
     )  # fmt: skip
+
+
+def _cost(site: Site, dataset: Shown) -> Measure:
+    """Return what each partition has cost so far, in the runs whose statistics are kept."""
+    costs: dict[str, float] = {}
+    for one in run_statistics(site, dataset).values():
+        for line in one.lines:
+            costs[line.partition] = costs.get(line.partition, 0.0) + line.cost_usd
+    return Measure("cost", "USD", lambda status: costs.get(status.partition))
 
 
 def _cells(rows: list[PartitionRow], places: tuple[tuple[int, int], ...]) -> list[list[Any]]:

@@ -15,7 +15,7 @@ from pipeline.outputs.changed_rows import ChangedRow, ChangedRows, changed_rows,
 from pipeline.outputs.reader import ReaderSchema, reader_schema
 from pipeline.outputs.row_pages import Filter, Operator, Order, RowPage, read_page
 from pipeline.sinks import commits
-from pipeline.web.rendering import cell
+from pipeline.web.rendering import cell, link
 from pipeline.web.site import Shown, Site
 from pipeline.web.views.common import (
     PAGE,
@@ -79,7 +79,7 @@ def rows(request: Request) -> Response:
         "find": asked.get("find", ""), "column": asked.get("column", ""), "operator": asked.get("operator", "is"),
         "value": asked.get("value", ""), "operators": _OPERATORS, "sort": asked.get("sort", ""),
         "down": bool(asked.get("down")), "page": number_of(asked, "page", 1), "page_size": PAGE,
-        "several": len(manifests) > 1,
+        "several": len(manifests) > 1, "statuses": _statuses(dataset, partition, manifests),
     }  # fmt: skip
     if not any(one.counts.out for one in manifests):
         text = "This partition is empty." if partition else "Nothing is published yet."
@@ -90,6 +90,17 @@ def rows(request: Request) -> Response:
     page = number_of(asked, "page", 1)
     found = _changed(site, dataset, manifests, page) if asked.get("changed") else _read(dataset, manifests, asked)
     return show(request, "rows", "rows", dataset, **common, **found)
+
+
+def _statuses(dataset: Shown, partition: str, manifests: Sequence[Manifest]) -> list[tuple[str, int, str]]:
+    """Return what became of source rows, with the number, and where those are that are not published."""
+    counts = [manifest.counts for manifest in manifests]
+    found = [("published", sum(one.out for one in counts), "")]
+    for name, place in (("rejected", "rejects"), ("pending", "review")):
+        number = sum(getattr(one, name) for one in counts)
+        found += [(name, number, link("d", dataset.slug, place, partition=partition))] if number else []
+    filtered = sum(one.filtered for one in counts)
+    return [*found, *([("filtered", filtered, "")] if filtered else [])]
 
 
 def _read(dataset: Shown, manifests: Sequence[Manifest], asked: QueryParams) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The list of runs, one run with its story, and what of it is live."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from pipeline.runs.requests import load_request
 from pipeline.runs.templates import Name
 from pipeline.stores import Store
 from pipeline.web.facts.live import live
+from pipeline.web.facts.runs import RunLine
 from pipeline.web.rendering import fragment, link
 from pipeline.web.site import Shown
 from pipeline.web.views.common import PAGE, dataset_of, number_of, runs, show, site_of
@@ -25,14 +27,23 @@ from schemas.plan import RunRequest
 _ENDED = ("completed", "failed", "cancelled")
 
 
-def run_list(request: Request) -> Response:
-    site, dataset = site_of(request), dataset_of(request)
-    lines = runs(site, dataset)
+async def run_list(request: Request) -> Response:
+    site, dataset = site_of(request), await run_in_threadpool(dataset_of, request)
+    lines = await run_in_threadpool(runs, site, dataset)
     page = number_of(request.query_params, "page", 1)
-    return show(
-        request, "runs", "runs", dataset, lines=lines[(page - 1) * PAGE : page * PAGE], page=page, page_size=PAGE,
-        more=len(lines) > page * PAGE, total=len(lines),
+    connection = await site.connection(dataset.base)
+    shown = [await _now(connection, dataset, line) for line in lines[(page - 1) * PAGE : page * PAGE]]
+    return await run_in_threadpool(
+        show, request, "runs", "runs", dataset, lines=shown, page=page, page_size=PAGE, more=len(lines) > page * PAGE,
+        total=len(lines),
     )  # fmt: skip
+
+
+async def _now(connection: Connection | None, dataset: Shown, line: RunLine) -> RunLine:
+    """Return a run with what is known of it now: one that is not completed may be at work, or at work again."""
+    if line.report is not None and (line.report.state == "completed" or connection is None):
+        return line
+    return replace(line, report=await report_of(connection, dataset.store, line.request))
 
 
 def request_of(dataset: Shown, run: str) -> RunRequest:

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipeline.runs import statistics
 from pipeline.runs.charts import Chart, chart
 from pipeline.runs.requests import load_spec_of
 from pipeline.runs.statistics import CostlyRow, ModelUsage, RunStatistics
 from pipeline.web.facts.runs import DaySpend, RunLine, per_day
 from pipeline.web.rendering import number, usd
 from pipeline.web.site import Shown, Site
-from pipeline.web.views.common import dataset_of, runs, show, site_of
+from pipeline.web.views.common import dataset_of, run_statistics, runs, show, site_of
 from schemas.errors import TandemError
 
 _DAYS = 60
-_READ = 100  # of the latest runs, the statistics
 _TOP = 20
 
 
@@ -33,7 +31,7 @@ def spend(request: Request) -> Response:
     site, dataset = site_of(request), dataset_of(request)
     lines = runs(site, dataset)
     days = per_day(lines)
-    told = site.recently.get(("statistics", dataset.slug), lambda: _statistics(dataset, lines[:_READ]))
+    told = run_statistics(site, dataset)
     models = _models(told)
     broken_down = sum(one.usage.cost_usd for one in models)
     total = sum(day.cost_usd for day in days)
@@ -43,11 +41,6 @@ def spend(request: Request) -> Response:
         rest=total - broken_down if total - broken_down > 1e-9 and models else 0.0, dearest=_dearest(told),
         runs=sorted((line for line in lines if line.cost_usd), key=lambda line: -line.cost_usd)[:_TOP],
     )  # fmt: skip
-
-
-def _statistics(dataset: Shown, lines: list[RunLine]) -> dict[str, RunStatistics]:
-    found = {line.name: statistics.load(dataset.store, line.name) for line in lines if line.cost_usd}
-    return {name: one for name, one in found.items() if one is not None}
 
 
 def _figures(days: list[DaySpend]) -> list[tuple[str, str]]:
