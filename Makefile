@@ -86,7 +86,7 @@ $(DEV): requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/python
 
 # Locks ----------------------------------------------------------------------------------------------------------------
 #
-# requirements.lock       what the first day needs: the base, the extras `local` and `openai`, and the dependency group
+# requirements.lock       what the first day needs: the base, the extras `local`, `openai` and `ui`, and the dependency group
 #                         `build` (hatchling and editables, so that nothing is fetched while building)
 # requirements-dev.lock   the same and the extra `dev`, constrained to the same versions
 #
@@ -94,7 +94,7 @@ $(DEV): requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/python
 # configuration, so the registry is handed on. Versions stay as they are; for newer ones: make lock UPGRADE=--upgrade
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--custom-compile-command "make lock" $(UPGRADE) --extra local --extra openai --group build
+	--custom-compile-command "make lock" $(UPGRADE) --extra local --extra openai --extra ui --group build
 
 lock: $(DEV)
 	@index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}"; \

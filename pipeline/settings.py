@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from schemas.errors import SpecError
+from schemas.errors import SpecError, UsageError
 from schemas.spec.sections import Spec
 
 TASK_QUEUE = "tandem"
@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     spool: Path | None = None
     task_queue: str = TASK_QUEUE
     metrics: str | None = None
+    ui_token: SecretStr | None = None
+    ui_token_file: Path | None = None
     temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
     temporal_profile: str | None = Field(default=None, validation_alias="TEMPORAL_PROFILE")
     temporal_config_file: Path | None = Field(default=None, validation_alias="TEMPORAL_CONFIG_FILE")
@@ -62,6 +64,22 @@ class Settings(BaseSettings):
         return (
             self.spool_folder / "purses"
         )  # the name in earlier versions: the spending of their dead processes is read here
+
+    def token_of_page(self) -> str | None:
+        """Return the token of the page: `TANDEM_UI_TOKEN`, or what the file `TANDEM_UI_TOKEN_FILE` holds; None for a
+        random one. Raises UsageError."""
+        if self.ui_token is not None:
+            return self.ui_token.get_secret_value().strip()
+        if self.ui_token_file is None:
+            return None
+        try:
+            return self.ui_token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
+            raise UsageError(
+                f"TANDEM_UI_TOKEN_FILE: {self.ui_token_file} cannot be read: {reason}.",
+                hint="Name a file that holds the token alone.",
+            ) from None
 
     @property
     def temporal_configured(self) -> bool:

@@ -9,7 +9,8 @@ import orjson
 
 from schemas import digests
 from schemas.digests import digest
-from schemas.spec.sections import Spec
+from schemas.spec.fields import OutputField
+from schemas.spec.sections import Spec, Stage
 from stages.contract import AnyStage, Options, StageSetup
 from stages.models.choice import model_identity
 from stages.user_code import code_digest
@@ -67,9 +68,13 @@ def code_digests(spec: Spec) -> dict[str, str]:
 
 def shape_of(stage: AnyStage) -> str:
     """Return the digest of everything that shapes the stage's output: its answers, and how they are used."""
-    spec = stage.spec
-    limits = "|".join(f"{name}:{field.model_dump_json()}" for name, field in stage.fields.items())
-    return digests.digest(stage.fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
+    return shape_under(stage.fingerprint, stage.spec, stage.fields)
+
+
+def shape_under(fingerprint: str, spec: Stage, fields: Mapping[str, OutputField]) -> str:
+    """Return the shape of a stage that has this fingerprint and these output columns."""
+    limits = "|".join(f"{name}:{field.model_dump_json()}" for name, field in fields.items())
+    return digests.digest(fingerprint, spec.on_reject, str(spec.replace), str(spec.drop), limits)
 
 
 def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:

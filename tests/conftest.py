@@ -17,8 +17,8 @@ properties.register_profile("tandem", deadline=None, suppress_health_check=[Heal
 properties.load_profile("tandem")
 # Whole commands, servers that die, pages that run: what is left out while one works on something else.
 _SLOW = (
-    "cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded", "infra/test_prometheus",
-    "test_readme.py",
+    "cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded",
+    "pipeline/web/test_chromium.py", "infra/test_prometheus", "test_readme.py",
 )  # fmt: skip
 
 

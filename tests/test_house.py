@@ -94,6 +94,7 @@ def test_locks_hold_all_that_is_declared() -> None:
         *PROJECT["project"]["dependencies"],
         *optional["local"],
         *optional["openai"],
+        *optional["ui"],
         *PROJECT["dependency-groups"]["build"],
     ]
     for lock, wanted in zip(LOCKS, (first, [*first, *optional["dev"]]), strict=True):
@@ -104,12 +105,12 @@ def test_locks_hold_all_that_is_declared() -> None:
 def test_what_is_imported_is_declared() -> None:
     """No package is there only because another one, or the tests, happen to bring it."""
     extras = PROJECT["project"]["optional-dependencies"]
-    # Imported where a sink has that format, or traces or lineage are requested, and nowhere else.
-    optional = [one for name in ("delta", "iceberg", "otel", "lineage") for one in extras[name]]
+    # Imported where a sink has that format, for the page, or where traces or lineage are requested, and nowhere else.
+    optional = [one for name in ("delta", "iceberg", "otel", "lineage", "ui") for one in extras[name]]
     declared = {plain(requirement) for requirement in [*PROJECT["project"]["dependencies"], *optional]}
     brought = {  # by those that it is a part of
         "botocore": "boto3", "pydantic-core": "pydantic", "click": "typer", "sqlalchemy": "pyiceberg",
-        "protobuf": "temporalio", "attrs": "openlineage-python",
+        "protobuf": "temporalio", "attrs": "openlineage-python", "markupsafe": "jinja2",
     }  # fmt: skip
     owners = packages_distributions()
     undeclared = set()
@@ -128,7 +129,7 @@ def test_what_is_imported_is_declared() -> None:
 def test_extras_are_there() -> None:
     """One a provider family that models name, a table format, the embedded server, and the tools."""
     assert set(PROJECT["project"]["optional-dependencies"]) == {
-        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel", "dev",
+        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel", "ui", "dev",
     }  # fmt: skip
 
 

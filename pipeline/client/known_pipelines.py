@@ -31,15 +31,22 @@ def remember(pipeline: str, store: Store, base: Path, spec: Path) -> None:
         return
 
 
-def sinks(folder: Path) -> dict[str, Store]:
-    """Return pipeline → sink: of `./tandem.yaml` if it exists, and of those that ran from here. Raises UsageError."""
-    found: dict[str, Store] = {}
+def pipelines(folder: Path) -> list[KnownPipeline]:
+    """Return the pipelines that ran from here, and that of `./tandem.yaml` if it exists, by name."""
+    found: dict[str, KnownPipeline] = {}
     for path in sorted((home_of(folder) / "pipelines").glob("*.json")):
         known = KnownPipeline.model_validate(orjson.loads(path.read_bytes()))
-        found[known.pipeline] = open_store(known.sink)
+        found[known.pipeline] = known
     if (folder / DEFAULT_SPEC).exists():
         spec, base = read_spec(folder / DEFAULT_SPEC)
-        found[spec.name] = sink_of(spec, base)
+        path = (folder / DEFAULT_SPEC).absolute()
+        found[spec.name] = KnownPipeline(pipeline=spec.name, sink=sink_of(spec, base).uri, spec=str(path))
+    return list(found.values())
+
+
+def sinks(folder: Path) -> dict[str, Store]:
+    """Return pipeline → sink: of `./tandem.yaml` if it exists, and of those that ran from here. Raises UsageError."""
+    found = {known.pipeline: open_store(known.sink) for known in pipelines(folder)}
     if not found:
         raise UsageError(
             f"No pipeline has run from {folder}, and there is no tandem.yaml.",

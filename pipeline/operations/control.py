@@ -83,6 +83,28 @@ async def set_limits(connection: Connection | None, store: Store, request: RunRe
         ) from None
 
 
+def changes_of(limits: SetLimits) -> dict[str, int | float]:
+    """Return the limits that are changed, by the names of their flags."""
+    named = {
+        "max_active": limits.partitions,
+        "rows_in_flight": limits.rows_in_flight,
+        "max_cost": limits.max_cost_usd,
+    }
+    return {flag: value for flag, value in named.items() if value is not None}
+
+
+def changes_text(request: RunRequest, limits: SetLimits) -> str:
+    """Return the sentence about limits that were changed."""
+    values = ", ".join(f"{flag} = {value:,}" for flag, value in changes_of(limits).items())
+    return f"{request.run}: {values}, until the run has ended."
+
+
+def paused_text(request: RunRequest, *, received: bool) -> str:
+    """Return the sentence about a run that was paused."""
+    later = "" if received else " as soon as a worker receives it"
+    return f"{request.run} is paused{later}; running batches finish. Resume it: tandem runs resume {request.run}"
+
+
 async def live_run(connection: Connection | None, store: Store, request: RunRequest) -> OpenRun:
     """Return an open run. Raises UsageError if it has ended, ConnectionFailed."""
     if await asyncio.to_thread(load_report, store, request.run) and connection is None:

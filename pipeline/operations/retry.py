@@ -2,9 +2,11 @@
 
 import asyncio
 
+import polars as pl
+
 from pipeline.client.connection import Connection
 from pipeline.client.open_runs import open_run
-from pipeline.outputs.rejects import Rejects, all_rejects, retryable, void_all
+from pipeline.outputs.rejects import Rejects, all_rejects, classes, retryable, void_all
 from pipeline.runs.retry_selection import Only, to_retry
 from pipeline.stores import Store
 from schemas.errors import UsageError
@@ -29,6 +31,23 @@ async def retry_selection(
         return None
     everything = only == "rejects" or request.selection.reprocess == "all"
     return Selection(partitions=tuple(keys), reprocess="all" if everything else "stale")
+
+
+def no_retryable(found: list[Rejects], error: str | None) -> str:
+    """Return the sentence for rejects of which none (of a class) would be called for again."""
+    suffix = f" with {error}" if error else ""
+    rejected = rejected_rows(found, error)
+    if rejected:
+        rows = f"{rejected:,} row{'s' * (rejected != 1)}"
+        return f"Rejected{suffix}: {rows}, none because of a model's answer: fix the source or the spec."
+    others = sorted({str(line["error"]) for rejects in found for line in classes(rejects)}) if error else []
+    return f"No rows are rejected{suffix}." + (f" There are: {', '.join(others)}." if others else "")
+
+
+def rejected_rows(found: list[Rejects], error: str | None) -> int:
+    """Return the number of rejected rows (of a class)."""
+    condition = pl.lit(value=True) if error is None else pl.col("error") == error
+    return sum(rejects.rows.filter(condition).height for rejects in found)
 
 
 def _rejects_of(store: Store, partitions: list[str]) -> list[Rejects]:

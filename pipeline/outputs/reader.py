@@ -168,6 +168,20 @@ def frames(
         yield frame
 
 
+def window(
+    part: CommittedPart, shape: ReaderSchema, start: int, rows: int, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Return rows of a file from the number `start` on, for a page of them."""
+    names = shape.schema.names if columns is None else list(columns)
+    while True:
+        try:
+            scanned = _scanned(part)
+            literals = _literals(part, shape, scanned.collect_schema().names())
+            return scanned.slice(start, rows).with_columns(literals).select(names).collect()
+        except Exception as exc:  # noqa: BLE001  each library says in its own way that a file is gone
+            part = _relocated(part, exc)
+
+
 def _scanned(part: CommittedPart) -> pl.LazyFrame:
     path, options = part.store.polars_path(part.path)
     return pl.scan_parquet(path, storage_options=options, glob=False, hive_partitioning=False)

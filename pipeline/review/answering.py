@@ -204,8 +204,9 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def answer_all(store: Store, answers: Iterable[tuple[ReviewQuestion, Any]]) -> dict[str, int]:
-    """Write answers, each for all rows of its question, as one object a partition. Return their number by partition."""
+def answer_all(store: Store, answers: Iterable[tuple[ReviewQuestion, Any]], by: str = "") -> dict[str, int]:
+    """Write answers, each for all rows of its question, as one object a partition. `by` is the name of the person, if
+    it is known. Return their number by partition."""
     records: dict[str, list[AnswerRecord]] = {}
     counts: dict[str, int] = {}
     for question, value in answers:
@@ -213,7 +214,7 @@ def answer_all(store: Store, answers: Iterable[tuple[ReviewQuestion, Any]]) -> d
         text, nonce, now = orjson.dumps(value).decode(), uuid.uuid4().hex, time.time()
         counts[question.partition] = counts.get(question.partition, 0) + 1
         records.setdefault(question.partition, []).append(
-            AnswerRecord(stage, row, question.row_id, question_digest, ordinal, text, RUN, now, nonce)
+            AnswerRecord(stage, row, question.row_id, question_digest, ordinal, text, RUN, now, nonce, by or None)
         )
     for partition, batch in sorted(records.items()):
         questions.write_answers(store, partition, batch)

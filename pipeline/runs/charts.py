@@ -10,6 +10,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 WIDTH, HEIGHT = 640, 190
 LEFT, RIGHT, TOP, BASE = 64, 12, 24, 160
@@ -49,6 +50,12 @@ class Chart:
     bars: tuple[Bar, ...]
     across: tuple[Tick, ...]
     up: tuple[Tick, ...]
+    WIDTH: ClassVar[int] = WIDTH
+    HEIGHT: ClassVar[int] = HEIGHT
+    LEFT: ClassVar[int] = LEFT
+    RIGHT: ClassVar[int] = RIGHT
+    TOP: ClassVar[int] = TOP
+    BASE: ClassVar[int] = BASE
 
 
 def chart(

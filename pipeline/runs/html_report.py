@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
-from pipeline.runs import charts
 from pipeline.runs.charts import Chart, chart
 from pipeline.runs.report import Report
 from pipeline.runs.statistics import CostlyRow, RunStatistics
+from pipeline.runs.templates import Figure, Name, environment
+from pipeline.runs.templates import utc as _time
 
 _MOST_LABELS = 6
 _MOST_CHECKS = 500
@@ -30,25 +31,17 @@ class Section:
 def page(report: Report, statistics: RunStatistics) -> str:
     """Return the whole document."""
     return _template().render(
-        report=report,
-        facts=_facts(report),
-        sections=[*_sections(statistics), *([_checks(report)] if report.checks else [])],
-        whole=statistics.whole,
-        width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, right=charts.RIGHT, top=charts.TOP,
-        base=charts.BASE,
-    )  # fmt: skip
+        report=report, figures=figures(report), sections=sections(report, statistics), whole=statistics.whole
+    )
 
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("pipeline", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["utc"] = _time
-    return environment.get_template("report.html")
+    return environment().get_template("report.html")
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
+def figures(report: Report) -> list[tuple[str, str]]:
+    """Return the figures of a run's head, each with its name."""
     totals = report.totals
     return [
         ("partitions published", f"{totals.published:,} of {totals.total:,}"),
@@ -58,6 +51,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("cost", f"{totals.usage.cost_usd:,.4f} USD"),
         ("rows not paid again", f"{totals.reuse.rows_reused + totals.reuse.rows_shared:,}"),
     ]
+
+
+def sections(report: Report, statistics: RunStatistics) -> list[Section]:
+    """Return the parts of the page, those that have something to show."""
+    return [*_sections(statistics), *([_checks(report)] if report.checks else [])]
 
 
 def _sections(statistics: RunStatistics) -> Iterator[Section]:
@@ -122,7 +120,13 @@ def _rejects(statistics: RunStatistics) -> Section:
 
 
 def _rows(title: str, rows: Sequence[CostlyRow]) -> Section:
-    lines = [(r.partition, r.key or r.row, r.model, r.calls, f"{r.ms / 1000:,.2f}", f"{r.cost_usd:,.6f}") for r in rows]
+    lines = [
+        (
+            Name(r.partition, r.partition), Name(r.key or r.row, r.partition, r.row), r.model, r.calls,
+            Figure(f"{r.ms / 1000:,.2f}"), Figure(f"{r.cost_usd:,.6f}"),
+        )
+        for r in rows
+    ]  # fmt: skip
     return Section(title, heads=("partition", "row", "model", "calls", "seconds", "USD"), lines=lines)
 
 
@@ -131,7 +135,16 @@ def _partitions(statistics: RunStatistics) -> Section:
         "Partitions",
         heads=("partition", "outcome", "rows", "rejected", "published", "calls", "USD", "reason"),
         lines=[
-            (p.partition, p.outcome, p.rows, p.rejected, p.out, p.calls, f"{p.cost_usd:,.6f}", p.reason)
+            (
+                Name(p.partition, p.partition),
+                p.outcome,
+                p.rows,
+                p.rejected,
+                p.out,
+                p.calls,
+                Figure(f"{p.cost_usd:,.6f}"),
+                p.reason,
+            )
             for p in statistics.lines
         ],
     )
@@ -142,10 +155,9 @@ def _checks(report: Report) -> Section:
     return Section(
         "Checks that rows break",
         heads=("partition", "check", "severity", "rows", "for example"),
-        lines=[(c.partition, c.name, c.severity, c.rows, ", ".join(c.keys)) for c in report.checks[:_MOST_CHECKS]],
+        lines=[
+            (Name(c.partition, c.partition), c.name, c.severity, c.rows, ", ".join(c.keys))
+            for c in report.checks[:_MOST_CHECKS]
+        ],
         note=f"the first {_MOST_CHECKS:,} of {len(report.checks):,}" if len(report.checks) > _MOST_CHECKS else "",
     )
-
-
-def _time(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -7,22 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import orjson
 import polars as pl
 
 from pipeline.journal import compacted
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.runs import outcomes, plan_pages, progress, row_names
+from pipeline.runs.reject_classes import ErrorClass, error_classes
 from pipeline.runs.report import Report
-from pipeline.sinks import commits
-from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ChecksFailed, Damaged, ObjectMissing, RejectRateExceeded, by_code
+from schemas.errors import Damaged, ObjectMissing
 from schemas.manifest import Noun
 from schemas.messages.partition import PartitionResult
-from stages.journal.records import CallRecord, Record, RowRecord, record_of
+from stages.journal.records import TOOL, CallRecord, Record, RowRecord, record_of
 
 MOST_LINES = 2_000
 _MOST_RECORDS = 500_000
@@ -77,14 +75,15 @@ class CostlyRow(Noun):
     cost_usd: float
 
 
-class ErrorClass(Noun):
-    """Rejected rows of one stage and kind, with the first of them."""
+class ModelUsage(Noun):
+    """What calls of a model cost in a run; `tier` as its answers name it, empty if they name none."""
 
-    stage: str
-    error: str
-    rows: int
-    message: str
-    key: str
+    model: str
+    tier: str = ""
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
 
 
 class RunStatistics(Noun):
@@ -97,6 +96,7 @@ class RunStatistics(Noun):
     slowest: tuple[CostlyRow, ...] = ()
     dearest: tuple[CostlyRow, ...] = ()
     errors: tuple[ErrorClass, ...] = ()
+    models: tuple[ModelUsage, ...] = ()
     whole: bool = True
 
 
@@ -129,7 +129,8 @@ def collect(store: Store, report: Report) -> RunStatistics:
         percentiles_ms={f"p{share}": seen.percentile(share / 100) for share in (50, 90, 99)} if seen.latency else {},
         slowest=tuple(map(with_key, slowest)),
         dearest=tuple(map(with_key, dearest)),
-        errors=tuple(_errors(store, report.run, results)),
+        errors=tuple(error_classes(store, report.run, results)),
+        models=tuple(seen.used()),
         whole=len(lines) <= MOST_LINES and not seen.full,
     )
 
@@ -208,6 +209,7 @@ class CallSummary:
     latency: Counter[int] = field(default_factory=Counter)
     slowest: list[CostlyRow] = field(default_factory=list)
     dearest: list[CostlyRow] = field(default_factory=list)
+    models: dict[tuple[str, str], ModelUsage] = field(default_factory=dict)
     read: int = 0
 
     @property
@@ -242,10 +244,28 @@ class CallSummary:
         self.calls[second] += 1
         self.cost[second] = self.cost.get(second, 0.0) + (record.cost_usd or 0.0)
         self.latency[round(math.log(max(record.latency_ms, 1)) / _STEP)] += 1
+        self._use(record)
         row.model = record.model
         row.calls += 1
         row.ms += record.latency_ms
         row.cost_usd += record.cost_usd or 0.0
+
+    def _use(self, record: CallRecord) -> None:
+        tier = (record.by or {}).get("tier", "")
+        before = self.models.get((record.model, tier), ModelUsage(model=record.model, tier=tier))
+        self.models[record.model, tier] = ModelUsage(
+            model=record.model,
+            tier=tier,
+            calls=before.calls + 1,
+            input_tokens=before.input_tokens + record.usage.get("input", 0),
+            output_tokens=before.output_tokens + record.usage.get("output", 0),
+            cost_usd=before.cost_usd + (record.cost_usd or 0.0),
+        )
+
+    def used(self) -> list[ModelUsage]:
+        """Return the models, the most expensive first; tools are none."""
+        found = [one for one in self.models.values() if not one.model.startswith(TOOL)]
+        return sorted(found, key=lambda one: (-one.cost_usd, one.model, one.tier))
 
     def moments(self) -> Iterator[TimeBucket]:
         """Yield at most _MOMENTS equal parts, from the first to the last."""
@@ -312,40 +332,3 @@ def _named(store: Store, run: str, rows: Iterable[CostlyRow]) -> Callable[[Costl
         identities.setdefault(row.partition, set()).add(row.row)
     names = row_names.names_of(store, run, identities)
     return lambda row: row.model_copy(update={"key": names.get((row.partition, row.row), "")})
-
-
-# Rejects -----------------------------------------------------------------------------------------------------------
-
-
-def _errors(store: Store, run: str, results: Iterable[PartitionResult]) -> list[ErrorClass]:
-    """Return the classes of rejected rows, the largest first."""
-    rows: Counter[tuple[str, str]] = Counter()
-    sample: dict[tuple[str, str], tuple[str, str]] = {}
-    for result in results:
-        for key in _rejects_of(store, run, result):
-            frame = read_rejects(store, key)
-            for stage, error, message, key_json in frame.select("stage", "error", "message", "key").iter_rows():
-                rows[stage, error] += 1
-                sample.setdefault((stage, error), (message or "", _key_text(key_json)))
-    return [
-        ErrorClass(stage=stage, error=error, rows=count, message=sample[stage, error][0], key=sample[stage, error][1])
-        for (stage, error), count in rows.most_common()
-    ]
-
-
-def _rejects_of(store: Store, run: str, result: PartitionResult) -> list[str]:
-    if by_code(result.error) in (RejectRateExceeded, ChecksFailed):
-        return [ids.rejects_of_run(run, result.partition)]
-    if not result.counts.rejected or result.generation is None:
-        return []
-    manifest = commits.read_commit(store, result.partition, result.generation)
-    return [file.key for file in manifest.rejects] if manifest is not None else []
-
-
-def _key_text(key: str | None) -> str:
-    """Format the key's JSON as `id=7`, cut to a line."""
-    try:
-        values = orjson.loads(key or "{}")
-    except orjson.JSONDecodeError:
-        return ""
-    return ", ".join(f"{name}={str(value)[:40]}" for name, value in values.items())[:120]

@@ -106,7 +106,8 @@ class VoidRecord(_RowFact):
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord(_RowFact):
-    """A person's answer, as JSON text, to the question of this digest that the row asks for the `ordinal`-th time."""
+    """A person's answer, as JSON text, to the question of this digest that the row asks for the `ordinal`-th time. `by`
+    is the name of the person, if it is known."""
 
     stage: str
     row: str
@@ -117,6 +118,7 @@ class AnswerRecord(_RowFact):
     run: str
     at: float
     nonce: str
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

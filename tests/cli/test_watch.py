@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.screen.live import RowRate, status
+from pipeline.cli.screen.live import status
+from pipeline.client.live_figures import RowRate
 from pipeline.client.work_in_progress import WorkInProgress
 from schemas.manifest import Usage
 from schemas.messages.run import Progress, Totals

@@ -32,6 +32,7 @@ from pipeline.cli.flags.options import (
     WatchTimeout,
     Yes,
 )
+from pipeline.cli.flags.ui import ui
 from pipeline.cli.metrics import MetricsFlags
 from pipeline.cli.process import go, warm_workers
 from pipeline.cli.screen.console import Screen
@@ -306,5 +307,6 @@ app.command()(start.demo)
 app.command()(start.init)
 app.command()(start.schema)
 app.command()(forget)
+app.command()(ui)
 app.command()(servers.dev)
 app.command()(servers.worker)

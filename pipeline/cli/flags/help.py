@@ -9,7 +9,7 @@ from pipeline.cli import log_format
 _GROUPS = {
     "A first day, in this order": ("demo", "init", "check", "try", "run"),
     "Plan, repeat, steer": ("plan", "backfill", "runs", "schedule"),
-    "Look at results, repair them": ("partitions", "outputs", "rejects", "review", "forget"),
+    "Look at results, repair them": ("ui", "partitions", "outputs", "rejects", "review", "forget"),
     "Servers": ("dev", "worker"),
 }
 _MORE = "More"

@@ -13,18 +13,19 @@ from pipeline.cli.screen.console import Screen
 def dev(
     port: Annotated[int | None, typer.Option(metavar="PORT", help="Temporal's port.")] = None,
     ui_port: Annotated[int | None, typer.Option(metavar="PORT", help="The UI's port.")] = None,
+    page_port: Annotated[int | None, typer.Option(metavar="PORT", help="The port of the page, as tandem ui.")] = None,
     processes: Processes = None,
     metrics: Metrics = None,
     metrics_linger: MetricsLinger = None,
     verbose: Verbose = False,
 ) -> None:
-    """Start Temporal, its UI and a worker here, until Ctrl-C."""
+    """Start Temporal, its UI, a worker and the page here, until Ctrl-C."""
 
     warm_workers()
-    from pipeline.cli.commands.work.serve import dev_command
+    from pipeline.cli.commands.work.serve import DevPorts, dev_command
 
     async def work() -> int:
-        return await dev_command(port, ui_port, processes, Screen())
+        return await dev_command(DevPorts(port, ui_port, page_port), processes, Screen())
 
     go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger))
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +10,9 @@ from temporalio.client import Client
 
 from pipeline.cli.screen.console import Screen, broken, counted, duration_text, err, failure, money, now, shown
 from pipeline.client.follow import follow
+from pipeline.client.live_figures import BudgetFigures, RowRate
 from pipeline.client.run import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
-from pipeline.limits import ledger
-from pipeline.limits.ledger import Ledger
 from pipeline.runs.outcomes import load_outcome
 from pipeline.runs.progress import usage_so_far
 from schemas.errors import ChecksFailed, ConnectionFailed, StoreError, by_code
@@ -22,9 +20,7 @@ from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Progress as RunProgress
 
 _LINE_EVERY_S = 30.0
-_PACE_OVER_S = 30.0
 _FIRST_ANSWER_S = 30.0
-_BUDGET_EVERY_S = 10.0
 
 
 class WatchTimeout(Exception):
@@ -41,7 +37,7 @@ async def watch(
     """Follow a run to its end. Raises WatchTimeout, ConnectionFailed if no provider gave a first answer, and, without
     `wait`, PausedByBudget."""
     view = _Live() if screen.live else _Lines(screen)
-    pace, budget = RowRate(), _Budget(run)
+    pace, budget = RowRate(), BudgetFigures(run)
     began = now()
     try:
         async with asyncio.timeout(timeout_s):
@@ -84,46 +80,6 @@ async def _check_any_answer(run: Run, waiting: str) -> None:
             f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",
             hint="Fix that; the run waits for it, and the same command resumes it.",
         )
-
-
-class _Budget:
-    """The budget of a run, read again now and then, as it may be raised while the run goes on."""
-
-    def __init__(self, run: Run) -> None:
-        self._file = ledger.of_run(run.store, run.request.run)
-        self._read_at = -_BUDGET_EVERY_S
-        self._ledger: Ledger | None = None
-
-    async def update(self, work: WorkInProgress) -> None:
-        """Set budget and cost from the ledger: it includes the cost of earlier executions of a resumed run."""
-        if now() - self._read_at >= _BUDGET_EVERY_S:
-            self._read_at = now()
-            with contextlib.suppress(StoreError):
-                self._ledger = await asyncio.to_thread(self._file.read)
-        if self._ledger is not None and self._ledger.limits.nanos is not None:
-            work.budget_usd = ledger.usd(self._ledger.limits.nanos)
-            work.cost_usd = max(work.cost_usd, ledger.usd(self._ledger.spent.nanos))
-
-
-class RowRate:
-    """Rows per second over the last half minute, counted from the first look of this process."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def note(self, time: float, rows: int) -> None:
-        if self._samples and rows < self._samples[-1][1]:
-            self._samples.clear()  # a batch started again; its rows come back from the journal
-        self._samples.append((time, rows))
-        while len(self._samples) > 2 and time - self._samples[0][0] > _PACE_OVER_S:
-            self._samples.popleft()
-
-    @property
-    def rows_per_s(self) -> float:
-        if len(self._samples) < 2 or self._samples[-1][0] == self._samples[0][0]:
-            return 0.0
-        (began, first), (ended, last) = self._samples[0], self._samples[-1]
-        return (last - first) / (ended - began)
 
 
 class _Lines:

@@ -1,7 +1,6 @@
 """The statistics of a run on a screen: its partitions, its calls, and its slow, costly or rejected rows."""
 
 from pipeline.cli.screen.console import Screen, counted, duration_text, money
-from pipeline.runs import outcomes, statistics
 from pipeline.runs.report import Report
 from pipeline.runs.statistics import CostlyRow, RunStatistics
 from pipeline.stores import Store
@@ -10,14 +9,6 @@ from schemas import ids
 _LINES = 40
 _ROWS = 3
 _REASON = 100
-
-
-def statistics_of(store: Store, report: Report) -> RunStatistics:
-    """Return the statistics written at the run's end; without them, those of its partitions so far."""
-    found = statistics.load(store, report.run)
-    if found is not None and report.finished_at is not None:
-        return found
-    return RunStatistics(lines=tuple(statistics.partition_lines(store, report, outcomes.outcomes(store, report.run))))
 
 
 def show_statistics(store: Store, report: Report, run_statistics: RunStatistics, screen: Screen) -> None:

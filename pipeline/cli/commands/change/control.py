@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 from pipeline.cli.screen.console import Screen
 from pipeline.cli.screen.summary import summary
@@ -21,8 +20,7 @@ async def pause_command(name: str | None, reason: str, screen: Screen) -> int:
     async with connected_if_running(Path.cwd()) as connection:
         received = await control.pause(connection, store, request, reason)
         await show_status(connection, store, request, screen, json_only=True)
-    later = "" if received else " as soon as a worker receives it"
-    screen.note(f"{request.run} is paused{later}; running batches finish. Resume it: tandem runs resume {request.run}")
+    screen.note(control.paused_text(request, received=received))
     return 0
 
 
@@ -39,21 +37,11 @@ async def set_command(name: str | None, limits: SetLimits, screen: Screen) -> in
     store, request = await asyncio.to_thread(find_run, name)
     async with connected_if_running(Path.cwd()) as connection:
         await control.set_limits(connection, store, request, limits)
-    changes = {flag: value for flag, value in _flags(limits).items() if value is not None}
     if screen.json:
-        screen.document({"run": request.run, "pipeline": request.pipeline, "set": changes})
+        screen.document({"run": request.run, "pipeline": request.pipeline, "set": control.changes_of(limits)})
     else:
-        values = ", ".join(f"{flag} = {value:,}" for flag, value in changes.items())
-        screen.result(f"{request.run}: {values}, until the run has ended.")
+        screen.result(control.changes_text(request, limits))
     return 0
-
-
-def _flags(limits: SetLimits) -> dict[str, Any]:
-    return {
-        "max_active": limits.partitions,
-        "rows_in_flight": limits.rows_in_flight,
-        "max_cost": limits.max_cost_usd,
-    }
 
 
 async def show_status(

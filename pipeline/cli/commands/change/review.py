@@ -7,25 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from temporalio.service import RPCError
 
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connected_if_running
 from pipeline.client.spec_file import read_spec, sink_of
+from pipeline.operations.answer import checked_answer, notify_waiting, save_answers, waiting_partitions
 from pipeline.review.answer_files import ending_of, export_file, import_file
 from pipeline.review.answering import (
     ReviewQuestion,
-    answer_all,
     open_questions,
-    parsed,
     questions_of_row,
-    refusal,
     shown,
     single_question,
 )
 from pipeline.stores import Store
-from schemas import ids
 from schemas.errors import ConnectionFailed, UsageError
 
 _LISTED = 100
@@ -114,12 +110,7 @@ async def answer_command(options: AnswerOptions, screen: Screen) -> int:
     """Answer one question, for all rows that ask it."""
     store, questions = await asyncio.to_thread(_questions, options.spec, options.key)
     question = single_question(questions, options.row)
-    if not options.answer:
-        raise UsageError("--answer is empty.", hint="""The empty text is: --answer '""'""")
-    value = parsed(options.answer, as_text=options.as_text)
-    if (reason := refusal(question, value)) is not None:
-        hint = "Add --text to pass it as text." if not isinstance(value, str) else ""
-        raise UsageError(f"--answer {options.answer}: {reason}.", hint=hint)
+    value = checked_answer(question, options.answer, as_text=options.as_text)
     return await _store_answers(options.spec, store, questions, [(question, value)], screen)
 
 
@@ -150,10 +141,10 @@ async def import_command(path: Path, key: str | None, file: Path, screen: Screen
 async def _store_answers(
     path: Path, store: Store, questions: list[ReviewQuestion], answers: list[tuple[ReviewQuestion, Any]], screen: Screen
 ) -> int:
-    counts = await asyncio.to_thread(answer_all, store, answers)
+    counts = await save_answers(store, answers)
     answered_ids = {question.id for question, _ in answers}
     left = sum(question.answer is None and question.id not in answered_ids for question in questions)
-    await _notify_waiting(path, store, {question.partition for question, _ in answers if question.generation is None})
+    await _notify_waiting(path, store, waiting_partitions(answers))
     if screen.json:
         screen.document({"answered": len(answers), "partitions": counts, "unanswered": left})
         return 0
@@ -174,9 +165,6 @@ async def _notify_waiting(path: Path, store: Store, partitions: set[str]) -> Non
     if not partitions:
         return
     spec, base = read_spec(path)
-    with contextlib.suppress(RPCError, ConnectionFailed):
+    with contextlib.suppress(ConnectionFailed):
         async with connected_if_running(base) as connection:
-            for partition in partitions if connection is not None else ():
-                workflow = ids.partition_workflow_id(spec.name, store.uri, partition)
-                assert connection is not None
-                await connection.client.get_workflow_handle(workflow).signal("answered")
+            await notify_waiting(connection, store, spec.name, partitions)

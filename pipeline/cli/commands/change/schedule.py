@@ -16,6 +16,7 @@ from pipeline.client.known_pipelines import DEFAULT_SPEC
 from pipeline.client.schedules import ExistingSchedule
 from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.embedded.dev import dev_is_up
+from pipeline.operations import schedules as operations
 from pipeline.settings import temporal_configured
 from schemas import ids
 from schemas.errors import UsageError
@@ -108,7 +109,7 @@ async def list_command(screen: Screen) -> int:
 async def show_command(target: str, screen: Screen) -> int:
     """Show a schedule: its settings, its next time, the runs it started last."""
     async with _target(target) as (connection, schedule, spec):
-        changed = await asyncio.to_thread(_spec_changes, schedule, spec)
+        changed = await asyncio.to_thread(operations.spec_changes, schedule, spec)
         runs = await asyncio.to_thread(lambda: [schedules.run_of(schedule, time) for time in schedule.recent])
         notes = [await schedules.note_of(connection.client, workflow) for workflow in schedule.recent_workflows]
         recent = list(zip(schedule.recent, runs, notes, strict=True))
@@ -129,34 +130,21 @@ async def show_command(target: str, screen: Screen) -> int:
 
 async def pause_command(target: str, reason: str, screen: Screen) -> int:
     async with _target(target) as (connection, schedule, _):
-        await schedules.handle_of(connection.client, schedule).pause(note=reason)
-        await _show_state(
-            connection, schedule, screen, f"The schedule of {schedule.inputs.ref.pipeline} is paused: {reason}."
-        )
+        await _show_state(connection, schedule, screen, await operations.pause(connection, schedule, reason))
     return 0
 
 
 async def unpause_command(target: str, screen: Screen) -> int:
     async with _target(target) as (connection, schedule, _):
-        await schedules.handle_of(connection.client, schedule).unpause(note="unpaused")
-        await _show_state(connection, schedule, screen, f"The schedule of {schedule.inputs.ref.pipeline} goes on.")
+        await _show_state(connection, schedule, screen, await operations.unpause(connection, schedule))
     return 0
 
 
 async def trigger_command(target: str, screen: Screen) -> int:
     """Fire now, with the applied spec. Raises UsageError if the spec has changed since."""
     async with _target(target) as (connection, schedule, spec):
-        changed = await asyncio.to_thread(_spec_changes, schedule, spec)
-        if changed:
-            raise UsageError(
-                f"The spec of {schedule.inputs.ref.pipeline!r} has changed since its schedule was applied: "
-                f"{', '.join(changed)}.",
-                hint=f"Apply it first: tandem schedule apply {target}",
-            )
-        await schedules.handle_of(connection.client, schedule).trigger()
-        await _show_state(
-            connection, schedule, screen, f"{schedule.inputs.ref.pipeline} is triggered. See: tandem runs list"
-        )
+        text = await operations.trigger(connection, schedule, spec, target)
+        await _show_state(connection, schedule, screen, text)
     _show_dev_hint(Path(schedule.inputs.base), screen)
     return 0
 
@@ -221,12 +209,6 @@ def _spec_of(target: str) -> tuple[Spec | None, Path]:
     path = Path(target)
     named = path != DEFAULT_SPEC and not path.exists() and path.suffix not in (".yaml", ".yml")
     return (None, Path.cwd()) if named else read_spec(path)
-
-
-def _spec_changes(schedule: ExistingSchedule, spec: Spec | None) -> list[str]:
-    if spec is None:
-        return []
-    return schedules.spec_changes(schedules.store_of(schedule), schedule.inputs.spec, spec)
 
 
 def _as_json(schedule: ExistingSchedule, *, spec: str | None) -> dict[str, Any]:

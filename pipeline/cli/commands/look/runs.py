@@ -5,12 +5,13 @@ from pathlib import Path
 
 from pipeline.cli.screen.console import InterruptedByUser, Screen
 from pipeline.cli.screen.live import PausedByBudget, WatchTimeout, watch
-from pipeline.cli.screen.run_report import show_statistics, statistics_of
+from pipeline.cli.screen.run_report import show_statistics
 from pipeline.cli.screen.summary import summary
 from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
 from pipeline.operations.find_run import IDLE, find_run, report_of
+from pipeline.runs.known_statistics import statistics_of
 from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, as_json, exit_code
 

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import os
-import signal
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from pipeline.cli.commands.look.ui import UiFlags, is_installed, page
+from pipeline.cli.commands.stopping import stop_on_signals
 from pipeline.cli.screen.console import Screen
 from pipeline.client import known_pipelines
 from pipeline.client.connection import Connection, connect, log_to_python
@@ -26,24 +28,25 @@ from schemas.errors import TandemError, UsageError
 _LOOK_EVERY_S = 1.0
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """Return an event set by SIGTERM or SIGINT; the SDK itself installs no handler."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
+@dataclass(frozen=True)
+class DevPorts:
+    """The ports of `tandem dev`: Temporal's, its UI's and the page's; None: any free one."""
+
+    temporal: int | None = None
+    ui: int | None = None
+    page: int | None = None
 
 
-async def dev_command(port: int | None, ui_port: int | None, processes: int | None, screen: Screen) -> int:
-    """Run the embedded server of this folder, and a worker for every pipeline that has an open run."""
+async def dev_command(ports: DevPorts, processes: int | None, screen: Screen) -> int:
+    """Run the embedded server of this folder, a worker for every pipeline that has an open run, and the page."""
     if temporal_configured():
         raise UsageError(
             "`tandem dev` starts the embedded Temporal, but another Temporal is configured.",
             hint="Start a worker for that one with `tandem worker`, or unset TEMPORAL_ADDRESS.",
         )
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     log_to_python()
-    server = await EmbeddedServer.join(home_of(Path.cwd()), port=port, ui_port=ui_port)
+    server = await EmbeddedServer.join(home_of(Path.cwd()), port=ports.temporal, ui_port=ports.ui)
     lock = notes.take(server.info.home / DEV_LOCK, patience_s=1.0)
     if lock is None:
         raise UsageError(f"`tandem dev` runs here already: {server.info.address} (UI: {server.info.ui_url}).")
@@ -54,6 +57,7 @@ async def dev_command(port: int | None, ui_port: int | None, processes: int | No
         client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
         connection = Connection(client, server, server.info.ui_url, True)
         async with contextlib.AsyncExitStack() as stack:
+            await _serve_page(ports.page, stack, screen)
             queues: set[str] = set()
             sweep = asyncio.create_task(cleanup.sweep_periodically(partial(_sinks, Path.cwd())))
             stack.push_async_callback(_cancelled, sweep)
@@ -70,6 +74,17 @@ async def dev_command(port: int | None, ui_port: int | None, processes: int | No
         os.close(lock)
         server.leave()
     return 0
+
+
+async def _serve_page(port: int | None, stack: contextlib.AsyncExitStack, screen: Screen) -> None:
+    """Serve the page too, where its extra is installed. A page that cannot be served is no reason not to work."""
+    if not is_installed():
+        screen.note("The page for people: pip install 'tandem-pipeline[ui]'")
+        return
+    try:
+        screen.result(f"Page: {await stack.enter_async_context(page(UiFlags(port=port)))}")
+    except TandemError as exc:
+        screen.fault(f"The page is not served: {exc.message} {exc.hint or ''}".rstrip())
 
 
 def _sinks(folder: Path) -> list[Store]:
@@ -102,7 +117,7 @@ async def worker_command(processes: int | None, queue: str | None, screen: Scree
         )
     queue = queue or current().task_queue
     count = processes or cgroup.cores()
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     connection = Connection(await connect(), None, None, False)
     async with workers(connection, queue, Processes(count, screen.fault)):
         screen.note(f"Working on the task queue {queue!r} with {count} process{'es' * (count > 1)}. SIGTERM drains.")

@@ -1,0 +1,14 @@
+"""The statistics of a run that may not have ended."""
+
+from pipeline.runs import outcomes, statistics
+from pipeline.runs.report import Report
+from pipeline.runs.statistics import RunStatistics
+from pipeline.stores import Store
+
+
+def statistics_of(store: Store, report: Report) -> RunStatistics:
+    """Return the statistics written at the run's end; without them, those of its partitions so far."""
+    found = statistics.load(store, report.run)
+    if found is not None and report.finished_at is not None:
+        return found
+    return RunStatistics(lines=tuple(statistics.partition_lines(store, report, outcomes.outcomes(store, report.run))))

@@ -1,0 +1,1 @@
+"""The page for people, `tandem ui`: what is in a dataset and its runs, in a browser."""

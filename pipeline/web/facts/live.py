@@ -1,0 +1,114 @@
+"""A run that has not ended: figures from Temporal where it answers, else from the sink."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from pipeline.client.connection import Connection
+from pipeline.client.follow import progress_of
+from pipeline.client.live_figures import BudgetFigures, RowRate
+from pipeline.client.open_runs import open_run
+from pipeline.client.run import Run
+from pipeline.client.work_in_progress import work_in_progress
+from pipeline.operations.find_run import report_of
+from pipeline.runs import charts
+from pipeline.runs.charts import Chart
+from pipeline.runs.report import Report, load_report
+from pipeline.stores import Store
+from schemas.messages.partition import PartitionResult
+from schemas.messages.run import Progress
+from schemas.plan import RunRequest
+
+_EVERY_S = 1.0
+_SINK_EVERY_S = 5.0
+_BUCKETS = 60
+_SHOWN = 40
+
+
+@dataclass
+class Timeline:
+    """Rows that were done in each second since the page is open."""
+
+    began: float = field(default_factory=time.monotonic)
+    rows: list[int] = field(default_factory=list)
+    _last: int | None = None
+
+    def note(self, rows: int) -> None:
+        self.rows.append(max(0, rows - (self._last if self._last is not None else rows)))
+        self._last = rows
+        self.rows = self.rows[-_BUCKETS:]
+
+    def chart(self) -> Chart:
+        title = "Rows a second, while this page is open"
+        values = [(float(rows), f"{rows:,} rows") for rows in self.rows]
+        labels = [(0.0, f"{len(self.rows)} s ago"), (1.0, "now")]
+        return charts.chart(title, values, labels, unit="rows", legend="rows done in a second")
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """The state of a run. `source` says where the figures are from; `least`: calls and cost are lower bounds."""
+
+    state: str
+    detail: str
+    source: str
+    rows: int
+    rows_total: int
+    rejected: int
+    calls: int
+    cost_usd: float
+    budget_usd: float | None
+    rows_per_s: float
+    left_s: float | None
+    waiting: str
+    least: bool
+    running: tuple[str, ...]
+    held: tuple[str, ...]
+    finished: tuple[PartitionResult, ...]
+    chart: Chart | None
+
+
+async def live(connection: Connection | None, store: Store, request: RunRequest) -> AsyncIterator[LiveRun]:
+    """Yield a run's state every second, every five from the sink alone, until it has ended."""
+    run = Run(request, store, None, "joined")
+    pace, budget, timeline = RowRate(), BudgetFigures(run), Timeline()
+    while True:
+        opened = await open_run(connection.client, store, request) if connection is not None else None
+        progress = await progress_of(opened.handle) if opened is not None else None
+        if connection is not None and progress is not None:
+            work = await work_in_progress(connection.client, run, progress)
+            await budget.update(work)
+            pace.note(time.monotonic(), work.rows)
+            timeline.note(work.rows)
+            rate, left = pace.rows_per_s, progress.rows_total - work.rows
+            yield LiveRun(
+                state=progress.state, detail=progress.detail, source="live, from Temporal", rows=work.rows,
+                rows_total=progress.rows_total, rejected=work.rejected, calls=work.calls, cost_usd=work.cost_usd,
+                budget_usd=work.budget_usd, rows_per_s=rate,
+                left_s=left / rate if rate and left > 0 and progress.state == "running" else None,
+                waiting=_waiting(progress, work.reason), least=not work.whole, running=progress.running[:_SHOWN],
+                held=progress.held, finished=tuple(reversed(progress.finished[-_SHOWN:])),
+                chart=timeline.chart() if len(timeline.rows) > 1 else None,
+            )  # fmt: skip
+            await asyncio.sleep(_EVERY_S)
+            continue
+        if opened is None and await asyncio.to_thread(load_report, store, request.run) is not None:
+            return
+        yield _of_sink(await report_of(connection, store, request), connection is not None)
+        await asyncio.sleep(_SINK_EVERY_S)
+
+
+def _waiting(progress: Progress, reason: str) -> str:
+    return progress.stop.message if progress.stop is not None else reason
+
+
+def _of_sink(report: Report, reached: bool) -> LiveRun:
+    counts, usage = report.totals.counts, report.totals.usage
+    source = "from the sink: no worker answers" if reached else "from the sink: Temporal cannot be reached from here"
+    return LiveRun(
+        state=report.state, detail="", source=source, rows=counts.rows_in, rows_total=0, rejected=counts.rejected,
+        calls=usage.calls, cost_usd=usage.cost_usd, budget_usd=None, rows_per_s=0.0, left_s=None,
+        waiting=report.stop.message if report.stop is not None else report.reason, least=False, running=(), held=(),
+        finished=(), chart=None,
+    )  # fmt: skip
