@@ -129,7 +129,8 @@ def test_what_is_imported_is_declared() -> None:
 def test_extras_are_there() -> None:
     """One a provider family that models name, a table format, the embedded server, and the tools."""
     assert set(PROJECT["project"]["optional-dependencies"]) == {
-        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel", "ui", "dev",
+        "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel",
+        "ui", "dev",
     }  # fmt: skip
 
 

@@ -14,12 +14,12 @@ class Figure(str):
 class Name(str):
     """The name of a partition, or of a row by its identity: a page may make a link of it, the report does not."""
 
-    partition: str
-    row: str
+    of_partition: str
+    of_row: str
 
     def __new__(cls, text: str, partition: str, row: str = "") -> "Name":
         found = super().__new__(cls, text)
-        found.partition, found.row = partition, row
+        found.of_partition, found.of_row = partition, row
         return found
 
 

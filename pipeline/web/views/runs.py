@@ -86,8 +86,8 @@ def _address(dataset: Shown) -> Callable[[Name], str]:
 
     def address(name: Name) -> str:
         if name.row:
-            return link("d", dataset.slug, "row", partition=name.partition, row=name.row)
-        return link("d", dataset.slug, "partition", key=name.partition)
+            return link("d", dataset.slug, "row", partition=name.of_partition, row=name.of_row)
+        return link("d", dataset.slug, "partition", key=name.of_partition)
 
     return address
 

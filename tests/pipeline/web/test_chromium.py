@@ -8,9 +8,9 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +102,11 @@ class Watched:
         assert self.page.evaluate("window.hacked") is None
 
 
-def axe() -> Path | None:
-    npm = shutil.which("npm")
-    if npm is None:
-        return None
-    root = subprocess.run([npm, "root", "-g"], capture_output=True, text=True, check=True).stdout.strip()
-    found = Path(root) / "axe-core" / "axe.min.js"
-    return found if found.exists() else None
-
-
-def faults(watched: Watched, script: Path) -> list[str]:
+def faults(watched: Watched) -> list[str]:
     """What axe calls serious or worse on the page that is open."""
-    watched.page.evaluate(script.read_text())  # not as a script of the page, which its policy forbids
+    watched.page.evaluate(
+        files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    )  # not as a script of the page, which its policy forbids
     found = watched.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{one['id']}: {one['nodes'][0]['html'][:160]}" for one in found["violations"] if one["impact"] in _SERIOUS
@@ -137,7 +130,7 @@ def test_every_page_of_a_folder_and_of_s3(
     bucket = seaweed.bucket(f"page-{uuid.uuid4().hex[:8]}")
     uri = f"s3://{bucket}/tickets"
     to_s3(project.folder / "out", uri)
-    script, found = axe(), list[str]()
+    found: list[str] = []
     with served(project, "ui", "out", uri, "--no-open", **seaweed.env()) as address:
         watched = Watched(browser, address)
         slugs = sorted(set(re.findall(r'/d/([^/"]+)/partitions', watched.page.content())))
@@ -149,20 +142,17 @@ def test_every_page_of_a_folder_and_of_s3(
                 if path not in _OF_THE_SPEC:
                     texts[slug][path] = text.replace(uri, "SINK").replace(str(project.folder / "out"), "SINK")
                 watched.check()
-                if script is not None and slug == slugs[0]:
-                    found += [f"{path}: {fault}" for fault in faults(watched, script)]
+                if slug == slugs[0]:
+                    found += [f"{path}: {fault}" for fault in faults(watched)]
         assert texts[slugs[0]] == texts[slugs[1]], "a dataset in S3 looks like one in a folder"
         check_cell(watched, slugs[0])
         phone = Watched(browser, address, viewport={"width": 390, "height": 844}, color_scheme="dark")
         for path in ("partitions", "rows?changed=1", "runs/second", "review", "spend"):
             phone.open(f"d/{slugs[0]}/{path}")
             assert not phone.page.evaluate("document.documentElement.scrollWidth > innerWidth"), path
-            if script is not None:
-                found += [f"dark {path}: {fault}" for fault in faults(phone, script)]
+            found += [f"dark {path}: {fault}" for fault in faults(phone)]
         phone.check()
     assert found == []
-    if script is None:
-        _absent("axe-core", "npm install -g axe-core")
 
 
 def check_cell(watched: Watched, slug: str) -> None:
