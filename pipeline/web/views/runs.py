@@ -85,7 +85,7 @@ def _address(dataset: Shown) -> Callable[[Name], str]:
     """Return where the name of a partition or row leads."""
 
     def address(name: Name) -> str:
-        if name.row:
+        if name.of_row:
             return link("d", dataset.slug, "row", partition=name.of_partition, row=name.of_row)
         return link("d", dataset.slug, "partition", key=name.of_partition)
 
