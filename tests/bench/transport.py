@@ -1,45 +1,70 @@
-"""CPU of one call: our transport, and `ChatOpenAI.with_structured_output` on its default client, in one run."""
+"""CPU of one call by each of our wires, and by LangChain's class of the provider on its default client, in one run."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from langchain_core.messages import HumanMessage
-from pydantic import BaseModel, SecretStr
+from langchain.chat_models import init_chat_model
+from langchain_core.messages import AIMessage, HumanMessage
+from pydantic import BaseModel
 
+from pipeline.bedrock import bedrock_access
+from schemas.spec.fields import OutputField
+from stages.models.answers.answer_format import AnswerFormat
+from stages.models.wires.clients import client_of
 from stages.models.wires.http import close_session
-from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
 
-CALLS = 5_000
+CALLS = 3_000
+# Name → the model, and the parameters that choose the wire.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai": ("openai:gpt-5-mini", {}),
+    "openai responses": ("openai:gpt-5-mini", {"api": "responses"}),
+    "anthropic": ("anthropic:claude-haiku-4-5", {}),
+    "gemini": ("google_genai:gemini-2.5-flash", {}),
+    "bedrock converse": ("bedrock_converse:us.anthropic.claude-haiku-4-5-20251001-v1:0", {}),
+}
 
 
 class Answer(BaseModel):
+    """An answer."""
+
     category: str
     urgency: int
 
 
-async def _measure(base_url: str) -> tuple[float, float]:
-    schema = Answer.model_json_schema() | {"additionalProperties": False}
-    wanted = {"type": "json_schema", "json_schema": {"name": "Answer", "schema": schema, "strict": True}}
-    ours = ProviderChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-test"))
+FORM = AnswerFormat({"category": OutputField(type="str"), "urgency": OutputField(type="int")}, None, "answer")
+
+
+async def _ours(model: str, params: dict[str, Any]) -> float:
+    provider, _, name = model.partition(":")
+    access = bedrock_access(params) if provider == "bedrock_converse" else None
+    client = client_of(provider, name, params, 60, access)
+    declared = {"name": "answer", "schema": FORM.schema, "strict": True}
 
     async def one() -> None:
-        result = await ours._agenerate([HumanMessage("hello")], response_format=wanted)
-        Answer.model_validate_json(str(result.generations[0].message.content))
+        result = await client._agenerate(
+            [HumanMessage("hello")], response_format={"type": "json_schema", "json_schema": declared}
+        )
+        message = result.generations[0].message
+        assert isinstance(message, AIMessage)
+        FORM.read(message)
 
-    mine = await _spent(one, CALLS)
+    spent = await _spent(one, CALLS)
     await close_session()
-    from langchain_openai import ChatOpenAI
+    return spent
 
-    theirs = ChatOpenAI(
-        model="test-model", base_url=base_url, api_key=SecretStr("sk-test"), max_retries=0
-    ).with_structured_output(Answer, method="json_schema")
 
-    async def other() -> None:
-        await theirs.ainvoke("hello")
+async def _theirs(model: str, params: dict[str, Any]) -> float:
+    own: dict[str, Any] = {"use_responses_api": True} if params else {}
+    structured = init_chat_model(model, max_retries=0, timeout=30, **own).with_structured_output(Answer)
 
-    return mine, await _spent(other, CALLS // 5)
+    async def one() -> None:
+        await structured.ainvoke("hello")
+
+    return await _spent(one, CALLS // 10)
 
 
 async def _spent(one: Callable[[], Awaitable[None]], calls: int, in_flight: int = 32) -> float:
@@ -50,15 +75,26 @@ async def _spent(one: Callable[[], Awaitable[None]], calls: int, in_flight: int 
         async with places:
             await one()
 
-    await one()
+    await asyncio.gather(*(bounded() for _ in range(in_flight)))
     began = time.process_time()
     await asyncio.gather(*(bounded() for _ in range(calls)))
     return (time.process_time() - began) / calls * 1000
 
 
+async def _measure() -> str:
+    lines, first = [], 0.0
+    for name, (model, params) in MODELS.items():
+        ours = await _ours(model, params)
+        first = first or ours
+        line = f"{name}: {ours:.2f} ms CPU a call ({ours / first:.2f} × the first)"
+        if name != "gemini":  # its class calls Google, whatever the environment says
+            theirs = await _theirs(model, params)
+            line += f"; LangChain's class {theirs:.2f} ms ({theirs / ours:.1f} ×)"
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def main() -> str:
     with ModelServer.start(latency_ms=5) as server:
-        ours, theirs = asyncio.run(_measure(server.base_url))
-    return (
-        f"{ours:.2f} ms CPU a call over {CALLS:,} calls; ChatOpenAI structured {theirs:.2f} ms ({theirs / ours:.1f} ×)"
-    )
+        os.environ |= server.env() | server.other_providers()
+        return asyncio.run(_measure())

@@ -21,6 +21,7 @@ from langchain_core.tools import tool
 
 from pipeline.bedrock import bedrock_access
 from schemas.errors import FatalModelError, RowError, SpecError, TransientModelError
+from stages.models.choice import SignedAccess
 from stages.models.wires.clients import client_of
 from stages.models.wires.schemas import anthropic_schema
 from tests.harness.script import Rule
@@ -149,27 +150,35 @@ async def referee() -> AsyncIterator[Referee]:
         yield found
 
 
-async def ask(
-    referee: Referee, model: str, messages: list[BaseMessage], params: Any = None, **kwargs: Any
-) -> AIMessage:
-    given = {**KEYS, **(params or {}), "base_url": referee.url}
-    client = client_of("bedrock_converse", model, given, 30, bedrock_access(given))
-    stop = kwargs.pop("stop", None)
-    if tools := kwargs.pop("tools", None):
-        choice = {"tool_choice": kwargs.pop("tool_choice")} if "tool_choice" in kwargs else {}
-        kwargs = dict(client.bind_tools(tools, **choice, **kwargs).kwargs)  # type: ignore[attr-defined]
-    message = (await client._agenerate(messages, stop, **kwargs)).generations[0].message
-    assert isinstance(message, AIMessage)
-    return message
+@dataclass
+class Both:
+    """Our access and boto3's client, which take half a second to make."""
+
+    referee: Referee
+    access: SignedAccess
+    client: Any
+
+    async def ask(self, model: str, messages: list[BaseMessage], params: Any = None, **kwargs: Any) -> AIMessage:
+        client = client_of("bedrock_converse", model, {**KEYS, **(params or {})}, 30, self.access)
+        stop = kwargs.pop("stop", None)
+        if tools := kwargs.pop("tools", None):
+            choice = {"tool_choice": kwargs.pop("tool_choice")} if "tool_choice" in kwargs else {}
+            kwargs = dict(client.bind_tools(tools, **choice, **kwargs).kwargs)  # type: ignore[attr-defined]
+        message = (await client._agenerate(messages, stop, **kwargs)).generations[0].message
+        assert isinstance(message, AIMessage)
+        return message
+
+    async def by_boto3(self, **request: Any) -> Any:
+        return await asyncio.to_thread(lambda: self.client.converse(**request))
 
 
-async def by_boto3(referee: Referee, **request: Any) -> Any:
+@pytest.fixture
+async def both(referee: Referee, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", referee.url)
     config = Config(retries={"total_max_attempts": 1})
-    client = boto3.client("bedrock-runtime", endpoint_url=referee.url, config=config, **KEYS)
-    try:
-        return await asyncio.to_thread(lambda: client.converse(**request))
-    finally:
-        client.close()
+    client = boto3.client("bedrock-runtime", config=config, **KEYS)
+    yield Both(referee, bedrock_access(KEYS), client)
+    client.close()
 
 
 def with_schema(request: Any) -> Any:
@@ -182,25 +191,26 @@ def with_schema(request: Any) -> Any:
     return request
 
 
-@pytest.mark.parametrize("name", CASES)
-async def test_boto3_sends_the_same(referee: Referee, name: str) -> None:
-    case = CASES[name]
-    ours = await ask(referee, case.model, case.messages, case.params, **case.kwargs)
-    theirs = await by_boto3(referee, **{"modelId": case.model, "messages": USER, **with_schema(case.sdk)})
-    (our_path, our_headers, our_body), (path, headers, body) = referee.sent
-    assert our_body == body
-    assert our_path == path
-    scope = re.compile(r"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/\d{8}/us-east-1/bedrock/aws4_request, ")
-    assert scope.match(our_headers["authorization"])
-    assert scope.match(headers["authorization"])
-    assert ours.usage_metadata is not None
-    assert ours.usage_metadata["output_tokens"] == theirs["usage"]["outputTokens"]
-    assert ours.response_metadata["finish_reason"] == theirs["stopReason"]
+async def test_boto3_sends_the_same(both: Both) -> None:
+    for name, case in CASES.items():
+        both.referee.sent.clear()
+        ours = await both.ask(case.model, case.messages, case.params, **case.kwargs)
+        theirs = await both.by_boto3(**{"modelId": case.model, "messages": USER, **with_schema(case.sdk)})
+        (our_path, our_headers, our_body), (path, headers, body) = both.referee.sent
+        assert our_body == body, name
+        assert our_path == path
+        scope = re.compile(r"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/\d{8}/us-east-1/bedrock/aws4_request, ")
+        assert scope.match(our_headers["authorization"])
+        assert scope.match(headers["authorization"])
+        assert ours.usage_metadata is not None
+        assert ours.usage_metadata["output_tokens"] == theirs["usage"]["outputTokens"]
+        assert ours.response_metadata["finish_reason"] == theirs["stopReason"]
 
 
-async def test_the_signature_is_of_what_was_sent(referee: Referee, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_signature_is_of_what_was_sent(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signed again from what the server got, at the same moment, it is the same."""
-    await ask(referee, CLAUDE, ASK)
+    referee = both.referee
+    await both.ask(CLAUDE, ASK)
     _, headers, body = referee.sent[0]
     assert "%3A" in referee.raw_paths[0]
     signed = re.search(r"SignedHeaders=([^,]+)", headers["authorization"])
@@ -216,34 +226,36 @@ def _moment(text: str) -> Any:
     return dt.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
 
 
-@pytest.mark.parametrize("rule", [None, Rule(action="length"), Rule(action="refusal"), Rule(action="tool_calls",
-    tool_calls=[{"name": "look_up", "arguments": {"word": "a"}}])])  # fmt: skip
-async def test_boto3_and_we_read_the_same_answers(referee: Referee, rule: Rule | None) -> None:
-    referee.rule = rule
-    ours = await ask(referee, CLAUDE, ASK, tools=[look_up])
-    theirs = await by_boto3(referee, modelId=CLAUDE, messages=USER, toolConfig={"tools": [SPEC]})
-    content = theirs["output"]["message"]["content"]
-    assert ours.content == "".join(block.get("text", "") for block in content)
-    uses = [block["toolUse"] for block in content if "toolUse" in block]
-    assert [(call["id"], call["args"]) for call in ours.tool_calls] == [
-        (one["toolUseId"], one["input"]) for one in uses
-    ]
-    assert ours.response_metadata["finish_reason"] == theirs["stopReason"]
+async def test_boto3_and_we_read_the_same_answers(both: Both) -> None:
+    calls = [{"name": "look_up", "arguments": {"word": "a"}}]
+    rules = None, Rule(action="length"), Rule(action="refusal"), Rule(action="tool_calls", tool_calls=calls)
+    for rule in rules:
+        both.referee.rule = rule
+        ours = await both.ask(CLAUDE, ASK, tools=[look_up])
+        theirs = await both.by_boto3(modelId=CLAUDE, messages=USER, toolConfig={"tools": [SPEC]})
+        content = theirs["output"]["message"]["content"]
+        assert ours.content == "".join(block.get("text", "") for block in content)
+        uses = [block["toolUse"] for block in content if "toolUse" in block]
+        found = [(call["id"], call["args"]) for call in ours.tool_calls]
+        assert found == [(use["toolUseId"], use["input"]) for use in uses]
+        assert ours.response_metadata["finish_reason"] == theirs["stopReason"]
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "kind"),
-    [(403, "The security token included in the request is invalid.", FatalModelError),
-     (404, "Could not resolve the foundation model", FatalModelError),
-     (400, "The provided model identifier is invalid.", FatalModelError),
-     (400, "Input is too long.", RowError),
-     (429, "Too many requests, please wait before trying again.", TransientModelError),
-     (503, "Bedrock is unable to process your request.", TransientModelError)],
-)  # fmt: skip
-async def test_bedrocks_errors_are_sorted(referee: Referee, status: int, message: str, kind: type[Exception]) -> None:
-    referee.next = [(status, {"message": message}, {})]
-    with pytest.raises(kind):
-        await ask(referee, CLAUDE, ASK)
+ERRORS: list[tuple[int, str, type[Exception]]] = [
+    (403, "The security token included in the request is invalid.", FatalModelError),
+    (404, "Could not resolve the foundation model", FatalModelError),
+    (400, "The provided model identifier is invalid.", FatalModelError),
+    (400, "Input is too long.", RowError),
+    (429, "Too many requests, please wait before trying again.", TransientModelError),
+    (503, "Bedrock is unable to process your request.", TransientModelError),
+]
+
+
+async def test_bedrocks_errors_are_sorted(both: Both) -> None:
+    for status, message, kind in ERRORS:
+        both.referee.next = [(status, {"message": message}, {})]
+        with pytest.raises(kind):
+            await both.ask(CLAUDE, ASK)
 
 
 def test_without_a_region_or_a_profile_a_sentence_says_so() -> None:
