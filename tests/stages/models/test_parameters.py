@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.client.preflight import refuse_untaken
+from schemas.errors import UsageError
 from schemas.spec.sections import Spec
 from stages.models.parameters import Complaint, complaints
 
@@ -103,3 +105,16 @@ def test_portable_keys_are_another_spelling_of_parameters() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             stage(**wrong)
+
+
+def test_a_run_does_not_start_with_what_the_provider_refuses() -> None:
+    spec = Spec.model_validate(
+        {"name": "t", "source": {"path": "x.csv"}, "sink": {"path": "o"},
+         "stages": [{"name": "s", "uses": "extract", "model": "openai:gpt-5-mini", "prompt": "x",
+                     "output": {"a": "str"}, "params": {"temperature": 0}}]}
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="takes no temperature = 0") as caught:
+        refuse_untaken(spec)
+    assert caught.value.hint == "Take temperature out of params."
+    elsewhere = {"temperature": 0, "base_url": "http://localhost:8000/v1"}
+    refuse_untaken(spec.model_copy(update={"stages": [spec.stages[0].model_copy(update={"params": elsewhere})]}))
