@@ -87,7 +87,7 @@ async def _measure() -> str:
         ours = await _ours(model, params)
         first = first or ours
         line = f"{name}: {ours:.2f} ms CPU a call ({ours / first:.2f} × the first)"
-        if name != "gemini":  # its class calls Google, whatever the environment says
+        if name != "gemini":  # its class did not reach a server of ours
             theirs = await _theirs(model, params)
             line += f"; LangChain's class {theirs:.2f} ms ({theirs / ours:.1f} ×)"
         lines.append(line)

@@ -16,7 +16,7 @@ from stages.models.wires.parts import Part, parts_of
 from stages.models.wires.schemas import gemini_schema
 from stages.models.wires.wire import Request, SchemaMode
 
-# Google's own words for the efforts of its OpenAI-compatible endpoint, in tokens.
+# Tokens for efforts, where a model takes a budget instead: about what the OpenAI-compatible endpoint of Gemini gives.
 _EFFORT_TOKENS = {"none": 0, "minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 24_576, "xhigh": 24_576,
                   "max": 24_576}  # fmt: skip
 _LEVELS = {"none": "MINIMAL", "max": "XHIGH"}  # google/genai/types.py: ThinkingLevel
