@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
+import threading
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -96,3 +99,38 @@ def test_a_run_that_a_check_stops_fails_with_its_reason(tmp_path: Path) -> None:
     assert last["eventType"] == "FAIL"
     assert "ChecksFailed" in last["run"]["facets"]["errorMessage"]["message"]
     agrees(last, failed.json, tmp_path / "out")
+
+
+class _Backend(BaseHTTPRequestHandler):
+    """An OpenLineage backend: it keeps what is posted."""
+
+    received: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.received.append(json.loads(body))
+        self.send_response(201)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_run_that_is_cancelled_ends_with_an_abort_at_a_backend(tmp_path: Path, model_server: ModelServer) -> None:
+    project = a_project(tmp_path, model_server, 400, latency_ms=2_000)
+    _Backend.received.clear()
+    with HTTPServer(("127.0.0.1", 0), _Backend) as backend:
+        threading.Thread(target=backend.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{backend.server_address[1]}"
+        project.env.update({"OPENLINEAGE__TRANSPORT__TYPE": "http", "OPENLINEAGE__TRANSPORT__URL": url})
+        with project.start("run", "--json") as run:
+            while model_server.stats().answered_ok < 20:
+                assert run.process.poll() is None
+            project.tandem("runs", "cancel").ok()
+            report = run.wait().json
+        backend.shutdown()
+    assert report["state"] == "cancelled"
+    assert [event["eventType"] for event in _Backend.received] == ["START", "RUNNING", "ABORT"]
+    agrees(_Backend.received[-1], report, tmp_path / "out")

@@ -50,14 +50,14 @@ class Prometheus:
 
     @classmethod
     @contextmanager
-    def started(cls, folder: Path, target: str) -> Iterator[Prometheus]:
+    def started(cls, folder: Path, target: str, rules: Path | None = None) -> Iterator[Prometheus]:
         binary = shutil.which("prometheus")
         if binary is None:
             absent = pytest.fail if "CI" in os.environ else pytest.skip
             absent("no Prometheus here; on Debian: apt-get install prometheus")
         config = yaml.safe_load((INFRA / "prometheus/prometheus.yaml").read_text())
         config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
-        config["rule_files"] = [str(INFRA / "prometheus/tandem.rules.yaml")]
+        config["rule_files"] = [str(rules or INFRA / "prometheus/tandem.rules.yaml")]
         config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
         port = free_port()
