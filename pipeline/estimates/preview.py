@@ -48,8 +48,8 @@ class Decisions:
 def decide(ready: Ready, selection: Selection) -> Decisions:
     """Make the same decisions as a run of this selection. Raises UsageError, StoreError."""
     now = dt.datetime.now(dt.UTC)
-    named_alone = bool(selection.partitions) and not selection.prune
-    known = None if named_alone else catalogue.read(ready.store)
+    few = len(ready.job.snapshot.partitions) <= catalogue.FEW or (selection.partitions and not selection.prune)
+    known = None if few else catalogue.read(ready.store)
     decided = list(builder.decisions(ready.job, ready.store, selection, now, known=known))
     return Decisions(selection, now, builder.limited(decided, selection.limit_rows), known)
 

@@ -47,7 +47,7 @@ _LEFT_OUT = {"files", "rejects", "provenance", "warnings", "checks", "content_di
              "nonce", "started_at"}  # fmt: skip
 _KEPT = dt.timedelta(minutes=15)  # a reader may still be at an older index
 _THREADS = 16
-_FEW = 20
+FEW = 20  # partitions whose commits are read themselves, so that a damaged one is seen
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -72,7 +72,7 @@ def published(store: Store, partitions: Iterable[str] | None = None, *, note: No
     """The current generation of each partition that ever committed, for `manifests`. Only commits that the index does
     not have are read. Raises StoreError."""
     few = set(partitions) if partitions is not None else None
-    if few is not None and len(few) <= _FEW:
+    if few is not None and len(few) <= FEW:
         listed = {key: last for key in few if (last := max(commits.generations(store, key), default=0))}
         return _read_commits(store, sorted(listed.items()), note)
     known = _load(store, "commits", _COMMITS)[0]
