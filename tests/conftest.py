@@ -18,7 +18,7 @@ properties.load_profile("tandem")
 # Whole commands, servers that die, pages that run: what is left out while one works on something else.
 _SLOW = (
     "cli", "faults", "formats", "examples", "docs", "pipeline/workflows", "pipeline/embedded",
-    "pipeline/web/test_chromium.py", "infra/test_prometheus", "test_readme.py",
+    "pipeline/web/test_chromium.py", "infra/test_prometheus", "infra/test_alerts", "test_readme.py",
 )  # fmt: skip
 
 
@@ -35,6 +35,9 @@ _LONG = (
     "leaves_no_block_behind[delta]", "leaves_no_block_behind[iceberg]", "test_two_pipelines_read_each_others_journals",
     "test_a_named_partition_alone_is_pruned", "test_rows_put_before_others", "are_paid_for_once[1]",
     "test_a_change_that_stops_half_way", "test_a_killed_change_is_carried_on", "is_retired_to_finish_a_change",
+    "is_refused_before_any_call[delta]", "is_refused_before_any_call[iceberg]",
+    "test_every_command_that_works_serves_metrics", "keep_every_promise[7]", "keep_every_promise[8]",
+    "keep_every_promise[9]",
     "with_the_command_that_does_it_for_no_call[delta]", "with_the_command_that_does_it_for_no_call[iceberg]",
 )  # fmt: skip
 
