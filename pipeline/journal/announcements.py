@@ -10,6 +10,7 @@ lost without announcements; so a failing store only delays them. What a run's en
 import asyncio
 import datetime as dt
 import logging
+import threading
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -37,15 +38,18 @@ _KEPT_ALONE = 20_000  # rows that are kept for a command that may come
 
 @dataclass(eq=False)
 class Announcements:
-    """The announcements of one run, for a process. `others`: commands that have lately been at work on it."""
+    """The announcements of one run, for a process. `others`: commands that have lately been at work on it. The event
+    loop notes and recalls while a thread looks, so what both change is locked."""
 
     store: Store
     run: str
     command: str = field(default_factory=lambda: COMMAND.name)
     others: frozenset[str] = frozenset()
     looked: asyncio.Event = field(default_factory=asyncio.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _places: dict[int, str] = field(default_factory=dict)  # row → segment
     _unannounced: deque[tuple[str, list[int]]] = field(default_factory=deque)
+    _waiting: int = 0  # rows of these
     _reading: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     _since: dict[str, str] = field(default_factory=dict)  # command → the first key by which it was seen
     _seen: set[str] = field(default_factory=set)
@@ -54,10 +58,13 @@ class Announcements:
     def note(self, segment: str, records: Sequence[RowRecord]) -> None:
         """Note rows whose records are stored in a segment now."""
         rows = [_number(record.key) for record in records if is_shareable(record)]
-        if rows:
+        if not rows:
+            return
+        with self._lock:
             self._unannounced.append((segment, rows))
-        while not self.others and sum(len(rows) for _, rows in self._unannounced) > _KEPT_ALONE:
-            self._unannounced.popleft()
+            self._waiting += len(rows)
+            while not self.others and self._waiting > _KEPT_ALONE:
+                self._waiting -= len(self._unannounced.popleft()[1])
 
     def may_have(self, key: RowKey) -> bool:
         """Return False if surely no other command has announced an equal row."""
@@ -74,7 +81,8 @@ class Announcements:
             reading = self._reading[segment] = asyncio.create_task(self._remember(segment, remember))
             reading.add_done_callback(lambda _: self._reading.pop(segment, None))
         await asyncio.shield(reading)
-        self._places.pop(_number(key), None)
+        with self._lock:
+            self._places.pop(_number(key), None)
 
     async def _remember(self, segment: str, remember: Callable[[RowRecord], None]) -> None:
         try:
@@ -84,7 +92,8 @@ class Announcements:
             return
         for record in records:
             if isinstance(record, RowRecord) and is_shareable(record):
-                self._places.pop(_number(record.key), None)
+                with self._lock:
+                    self._places.pop(_number(record.key), None)
                 remember(replace(record, shared=True))
 
     def sort(self, rows: list[tuple[str, int]]) -> None:
@@ -117,18 +126,23 @@ class Announcements:
         self._seen = {key for key in self._seen if key > f"{folder}{_stamp(now - 2 * _SKEW)}"}
 
     def _read(self, key: str) -> None:
-        for segment, rows in orjson.loads(self.store.get(key)):
-            self._places.update(dict.fromkeys(rows, segment))
-        while len(self._places) > _MOST:
-            del self._places[next(iter(self._places))]
+        found = orjson.loads(self.store.get(key))
+        with self._lock:
+            for segment, rows in found:
+                self._places.update(dict.fromkeys(rows, segment))
+            while len(self._places) > _MOST:
+                del self._places[next(iter(self._places))]
 
     def _announce(self, folder: str, now: dt.datetime) -> None:
-        announced = list(self._unannounced)
+        with self._lock:
+            announced = list(self._unannounced)
         key = f"{folder}{_stamp(now)}-{self.command}-{uuid.uuid4().hex[:12]}.json"
         self.store.put_absent(key, orjson.dumps(announced))
         self._since.setdefault(self.command, key)
-        for _ in announced:
-            self._unannounced.popleft()
+        with self._lock:
+            for one in announced:
+                if self._unannounced and self._unannounced[0] is one:  # else it was dropped meanwhile
+                    self._waiting -= len(self._unannounced.popleft()[1])
         self._present = now
 
 
@@ -171,8 +185,8 @@ async def _look(announcements: Announcements) -> None:
     while True:
         try:
             await asyncio.to_thread(announcements.look)
-        except (StoreError, OSError, ValueError) as exc:  # it is looked at again
-            log.warning("announcements of run %s: %s", announcements.run, exc)
+        except Exception as exc:  # noqa: BLE001  whatever it is: batches wait for the first look, and lose only savings
+            log.warning("announcements of run %s: %s: %s", announcements.run, type(exc).__name__, exc)
         announcements.looked.set()
         await asyncio.sleep(_TOGETHER_S if announcements.others else _ALONE_S)
 

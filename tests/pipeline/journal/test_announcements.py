@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -121,3 +122,25 @@ def test_many_rows_at_once_read_their_segment_once(both: tuple[Announcements, An
         return found
 
     assert len(asyncio.run(ask())) == len(ROWS)
+
+
+def test_what_is_noted_while_a_thread_looks_is_announced_once_and_whole(
+    both: tuple[Announcements, Announcements],
+) -> None:
+    one, other = both
+    rows = [f"{n:016x}{n:016x}" for n in range(1, 2_001)]
+    over = threading.Event()
+
+    def keep_looking() -> None:
+        while not over.is_set():
+            look(one, other)
+
+    looking = threading.Thread(target=keep_looking)
+    looking.start()
+    for number, row in enumerate(rows):
+        one.note(f"segment-{number}", [record(row)])
+    over.set()
+    looking.join()
+    look(one, other)
+    assert all(other.may_have(("5" * 32, row)) for row in rows)
+    assert one._waiting == len(one._unannounced) == 0
