@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from pipeline.process_state import COMMAND
+from pipeline.process_state import COMMAND, STATE
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import StoreError
@@ -182,9 +182,10 @@ class AnnouncementsByRun:
 
 
 async def _look(announcements: Announcements) -> None:
+    loop = asyncio.get_running_loop()
     while True:
-        try:
-            await asyncio.to_thread(announcements.look)
+        try:  # not in the default pool, all of whose threads nodes of users may hold
+            await loop.run_in_executor(STATE.journal_writers, announcements.look)
         except Exception as exc:  # noqa: BLE001  whatever it is: batches wait for the first look, and lose only savings
             log.warning("announcements of run %s: %s: %s", announcements.run, type(exc).__name__, exc)
         announcements.looked.set()

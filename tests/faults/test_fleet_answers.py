@@ -11,7 +11,7 @@ from tests.faults.rig import KEY, PART, measured
 from tests.harness.servers import TemporalServer
 
 pytestmark = pytest.mark.timeout(300)
-PARTS, TEXTS, IN_FLIGHT, LATENCY_S = 4, 500, 16, 0.5
+PARTS, TEXTS, IN_FLIGHT, LATENCY_S = 4, 400, 16, 1.0
 
 
 def test_two_workers_learn_of_each_others_answers(make_rig: MakeRig, temporal_server: TemporalServer) -> None:
@@ -27,7 +27,7 @@ def test_two_workers_learn_of_each_others_answers(make_rig: MakeRig, temporal_se
     rig = make_rig(table, latency_ms=int(1000 * LATENCY_S), limits={"rows_in_flight": IN_FLIGHT})
     with rig.workers(temporal_server, 2), rig.run() as client:
         report = client.wait().ok().json
-    lag_s = 6  # a flush, and a look of each side, on a busy machine
+    lag_s = 12  # a flush, and a look of each side: two seconds, but for a busy machine
     measured("equal rows of two workers", billed=rig.billed, distinct=TEXTS)
     assert rig.billed <= TEXTS + IN_FLIGHT * (1 + lag_s / LATENCY_S)
     assert report["journal"]["rows_shared"] == PARTS * TEXTS - rig.billed
