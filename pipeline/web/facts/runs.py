@@ -30,6 +30,10 @@ class RunLine:
         return self.report.state if self.report is not None else "open"
 
     @property
+    def calls(self) -> int:
+        return self.report.totals.usage.calls if self.report is not None else 0
+
+    @property
     def cost_usd(self) -> float:
         return self.report.totals.usage.cost_usd if self.report is not None else 0.0
 

@@ -48,11 +48,11 @@ def runs(site: Site, dataset: Shown) -> list[RunLine]:
 
 
 def run_statistics(site: Site, dataset: Shown) -> dict[str, RunStatistics]:
-    """Return the statistics of the latest runs that paid something, by the run's name. Raises StoreError."""
+    """Return the statistics of the latest runs that made calls, by the run's name. Raises StoreError."""
 
     def read() -> dict[str, RunStatistics]:
-        paid = [line.name for line in runs(site, dataset)[:_READ] if line.cost_usd]
-        found = {name: statistics.load(dataset.store, name) for name in paid}
+        called = [line.name for line in runs(site, dataset)[:_READ] if line.calls]  # a price may be unknown, or 0
+        found = {name: statistics.load(dataset.store, name) for name in called}
         return {name: one for name, one in found.items() if one is not None}
 
     return site.recently.get(("statistics", dataset.slug), read)

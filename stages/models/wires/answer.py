@@ -21,6 +21,26 @@ _STATUS_OF_WORD = {
 }  # fmt: skip
 
 
+def result_of_parts(
+    texts: Sequence[str],
+    content: Sequence[dict[str, Any]],
+    calls: "ToolCalls",
+    metadata: dict[str, Any],
+    found: UsageMetadata | None,
+) -> ChatResult:
+    """Return an answer that came in parts: its text, where all of `content` is text (or tools that it calls), else the
+    parts as they are."""
+    plain = all(part["type"] in ("text", "tool_use") for part in content)
+    message = AIMessage(
+        content="".join(texts) if plain else list(content),
+        response_metadata=metadata,
+        tool_calls=calls.valid,
+        invalid_tool_calls=calls.invalid,
+        usage_metadata=found,
+    )
+    return chat_result(message)
+
+
 def chat_result(message: AIMessage) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message)])
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
-from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
-from stages.models.wires.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, usage
+from stages.models.wires.answer import ToolCalls, counted, failure_in, no_completion_in, result_of_parts, usage
 from stages.models.wires.facts import facts_of
 from stages.models.wires.parts import Part, parts_of
 from stages.models.wires.schemas import anthropic_schema
@@ -241,7 +240,6 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
             calls.add(block.get("name"), block.get("input"), block.get("id"))
         elif block["type"] == "text":
             texts.append(block["text"])
-    plain = all(block["type"] in ("text", "tool_use") for block in content)
     reported = answer.get("usage") or {}
     metadata = {
         "finish_reason": stop,
@@ -251,14 +249,7 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
     }
     if stop == "refusal" and (details := answer.get("stop_details")):
         metadata["refusal"] = details.get("category") or details.get("explanation")
-    message = AIMessage(
-        content="".join(texts) if plain else content,
-        response_metadata=metadata,
-        tool_calls=calls.valid,
-        invalid_tool_calls=calls.invalid,
-        usage_metadata=found,
-    )
-    return chat_result(message)
+    return result_of_parts(texts, content, calls, metadata, found)
 
 
 def usage_of(raw: Any) -> UsageMetadata | None:

@@ -9,13 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
 from stages.models.wires import anthropic
-from stages.models.wires.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, usage
+from stages.models.wires.answer import ToolCalls, counted, failure_in, no_completion_in, result_of_parts, usage
 from stages.models.wires.facts import facts_of
 from stages.models.wires.parts import Part, parts_of
 from stages.models.wires.schemas import anthropic_schema
@@ -234,7 +233,6 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
             content.append({"type": "text", "text": block["text"]})
         elif (thought := block.get("reasoningContent")) is not None:
             content.append(_thought(thought))
-    plain = all(part["type"] == "text" for part in content)
     tier = (answer.get("serviceTier") or {}).get("type")
     metadata = {
         "finish_reason": answer.get("stopReason"),
@@ -242,14 +240,7 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         "request_id": request_id,
         **({"service_tier": tier} if tier else {}),
     }
-    message = AIMessage(
-        content="".join(texts) if plain else list(content),
-        response_metadata=metadata,
-        tool_calls=calls.valid,
-        invalid_tool_calls=calls.invalid,
-        usage_metadata=found,
-    )
-    return chat_result(message)
+    return result_of_parts(texts, content, calls, metadata, found)
 
 
 def _thought(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
-from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
-from stages.models.wires.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, usage
+from stages.models.wires.answer import ToolCalls, counted, failure_in, no_completion_in, result_of_parts, usage
 from stages.models.wires.facts import facts_of
 from stages.models.wires.parts import Part, parts_of
 from stages.models.wires.schemas import gemini_schema
@@ -265,15 +264,7 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
         "request_id": answer.get("responseId"),
         **({"block_reason": blocked} if blocked else {}),
     }
-    plain = all(part["type"] == "text" for part in content)
-    message = AIMessage(
-        content="".join(texts) if plain else list(content),
-        response_metadata=metadata,
-        tool_calls=calls.valid,
-        invalid_tool_calls=calls.invalid,
-        usage_metadata=found,
-    )
-    return chat_result(message)
+    return result_of_parts(texts, content, calls, metadata, found)
 
 
 def usage_of(raw: Any) -> UsageMetadata | None:
