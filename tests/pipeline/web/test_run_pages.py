@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.formats.kept import Kept
+from pipeline.runs import statistics
+from pipeline.runs.report import load_report
+from pipeline.runs.statistics import ModelUsage, RunStatistics
+from pipeline.stores import LocalStore
+from schemas import ids
+from tests.formats.kept import Kept, unpack
 from tests.pipeline.web.support import TOKEN, form_of, reader, site_of, tables_of, text_of
 from tests.pipeline.web.test_data_pages import page, whole
 
@@ -80,6 +85,20 @@ def test_spend_is_the_sum_of_reports(tickets: Kept) -> None:
     assert sum(whole(day[3]) for day in days) == sum(run["usage"]["input_tokens"] for run in ended)
     assert sum(float(day[5]) for day in days) == pytest.approx(sum(r["usage"]["cost_usd"] for r in ended), abs=1e-5)
     assert sum(whole(day[6]) for day in days) == sum(run["journal"]["rows_reused"] for run in ended)
+
+
+def test_models_whose_price_is_unknown_or_nothing_are_there_too(tmp_path: Path) -> None:
+    tickets = unpack("tickets", tmp_path)
+    store = LocalStore(tickets.sink)
+    for run in (one["run"] for one in tickets.told["runs"]):
+        report = load_report(store, run)
+        if report is None:
+            continue
+        usage = report.totals.usage.model_copy(update={"calls": 3, "cost_usd": 0.0})
+        free = report.model_copy(update={"totals": report.totals.model_copy(update={"usage": usage})})
+        store.put(ids.report(run), free.model_dump_json().encode())
+    statistics.save(store, "first", RunStatistics(models=(ModelUsage(model="offline:lexical", calls=3),)))
+    assert "offline:lexical" in text_of(page(tickets, "/d/tickets/spend"))
 
 
 def test_without_temporal_the_pages_say_so(tickets: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
