@@ -1,0 +1,56 @@
+"""Model calls that wait for a provider batch job, as batches leave them in the sink.
+
+A file holds the calls of one attempt of a batch, as JSON lines compressed with zstd. Equal calls of several rows stand
+once for each of them; a job asks them once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedCall:
+    """A call whose answer is awaited. `request` and `ordinal` are its key in the journal; `capped` is the request under
+    which an answer is stored that was cut off. `pool` names the model, address and account whose jobs may hold it.
+    `body` is the request in the provider's own form; `common` and `messages` are its texts for the journal, empty where
+    requests are not kept. `cap` is the most tokens of the answer, None where there is none; `most_nano_usd` and
+    `most_tokens` are what it may cost at the batch price."""
+
+    request: str
+    ordinal: int
+    capped: str
+    row: str
+    stage: str
+    model: str
+    pool: str
+    body: dict[str, Any]
+    common: str = ""
+    messages: str = ""
+    cap: int | None = None
+    most_nano_usd: int = 0
+    most_tokens: int = 0
+
+
+_FIELDS = frozenset(ParkedCall.__dataclass_fields__)
+
+
+def encode(calls: Iterable[ParkedCall]) -> bytes:
+    """Return the content of a file of parked calls."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        for call in calls:
+            stream.write(orjson.dumps(call) + b"\n")
+    return bytes(sink.getvalue())
+
+
+def decode(content: bytes) -> list[ParkedCall]:
+    """Return the calls of a file. Fields that a later version has added are left out. Raises ValueError."""
+    try:
+        lines = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read().splitlines()
+    except OSError as exc:
+        raise ValueError(f"the file of parked calls cannot be read: {exc}") from exc
+    return [ParkedCall(**{k: v for k, v in orjson.loads(line).items() if k in _FIELDS}) for line in lines]
