@@ -60,8 +60,8 @@ def main(partitions: int = PARTITIONS, rows: int = ROWS) -> str:
         without, _ = _planned(folder)
     assert (none, still, every) == (0, 0, partitions * rows)
     return (
-        f"{partitions * rows:,} rows in {partitions} partitions: seconds of CPU: index built in {built:.1f} s, {size:.1f} "
-        f"bytes an answer; planned unchanged in {unchanged:.1f} s, with {MOVED:.0%} moved in {moved:.1f} s "
+        f"{partitions * rows:,} rows in {partitions} partitions, seconds of CPU: index built in {built:.1f} s, "
+        f"{size:.1f} bytes an answer; planned unchanged in {unchanged:.1f} s, with {MOVED:.0%} moved in {moved:.1f} s "
         f"({moved / unchanged:.2f} ×), of unknown rows in {unknown:.1f} s, without any journal {without:.1f} s "
         f"({unknown / without:.2f} ×); a run of {ASKED * rows:,} unknown rows beside the index took {beside.cpu_s:.1f} "
         f"s of CPU and {beside.peak_mb:.0f} MB, without any {alone.cpu_s:.1f} s and {alone.peak_mb:.0f} MB; the plans "
