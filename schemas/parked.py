@@ -33,6 +33,7 @@ class ParkedCall:
     cap: int | None = None
     most_nano_usd: int = 0
     most_tokens: int = 0
+    print: str = ""
 
 
 _FIELDS = frozenset(ParkedCall.__dataclass_fields__)
