@@ -39,21 +39,26 @@ class OpenAICompatibleEmbeddings(ProviderChatModel):
             **self.params,
         }  # fmt: skip
         answer, headers = await self._post(orjson.dumps(payload), "embeddings", len(texts))
-        try:
-            vectors: list[Any] = [None] * len(texts)
-            for position, one in enumerate(answer["data"]):
-                vectors[one.get("index", position)] = one["embedding"]
-            # Some servers know no base64.
-            contents = [vector if isinstance(vector, str) else packed(vector) for vector in vectors]
-            usage = answer.get("usage")
-            read = counted(usage, "prompt_tokens", "total_tokens") if isinstance(usage, dict) else None
-        except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
-            raise no_completion(orjson.dumps(answer)) from exc
-        tokens: Sequence[int | None] = [None] * len(texts)
-        if read is not None:
-            tokens = divided(read, [len(text.encode()) for text in texts])
-        metadata = {"request_id": headers.get("x-request-id")}
-        return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
+        return vectors_in(answer, texts, headers.get("x-request-id"))
+
+
+def vectors_in(answer: dict[str, Any], texts: Sequence[str], request_id: str | None) -> list[ChatResult]:
+    """Return the vectors of texts in an answer, in their order. Raises NoAnswer."""
+    try:
+        vectors: list[Any] = [None] * len(texts)
+        for position, one in enumerate(answer["data"]):
+            vectors[one.get("index", position)] = one["embedding"]
+        # Some servers know no base64.
+        contents = [vector if isinstance(vector, str) else packed(vector) for vector in vectors]
+        usage = answer.get("usage")
+        read = counted(usage, "prompt_tokens", "total_tokens") if isinstance(usage, dict) else None
+    except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
+        raise no_completion(orjson.dumps(answer)) from exc
+    tokens: Sequence[int | None] = [None] * len(texts)
+    if read is not None:
+        tokens = divided(read, [len(text.encode()) for text in texts])
+    metadata = {"request_id": request_id}
+    return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
 
 
 class ForeignEmbeddings(BaseChatModel):
