@@ -152,8 +152,8 @@ _LIMITS = {
     "Default: its share of what the container allows.",
     "gather": "`tier: batch`: how long calls wait for others before a job is submitted that is not full. A job is "
     "submitted at once when it is full, and when nothing else of the run is at work.",
-    "deadline": "`tier: batch`: the longest time of one job, from its submission. Then it is cancelled, and what it has "
-    "answered is taken.",
+    "deadline": "`tier: batch`: the longest time of one job, from its submission. Then it is cancelled, and what it "
+    "has answered is taken.",
     "after_deadline": "`tier: batch`: what becomes of calls that a job has not answered by its deadline: they go into "
     "the `next-job`, are asked at the `standard` price, or their rows are rejected (`reject`). With `standard`, models "
     "that have no batch jobs, or no flex, are asked at the standard price from the start.",

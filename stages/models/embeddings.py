@@ -1,7 +1,7 @@
 """Embedding models as chat models: a text in, a vector out, packed as `stages.models.vectors` says."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -34,11 +34,19 @@ class OpenAICompatibleEmbeddings(ProviderChatModel):
 
     async def _embed(self, texts: list[str]) -> list[ChatResult]:
         """Embed texts in one request. The tokens that it reports are divided by the lengths of the texts."""
-        payload = {
+        answer, headers = await self._post(orjson.dumps(self._body(texts)), "embeddings", len(texts))
+        return self._results(texts, answer, headers)
+
+    def _body(self, texts: list[str]) -> dict[str, Any]:
+        return {
             "model": self.model, "input": texts[0] if len(texts) == 1 else texts, "encoding_format": "base64",
             **self.params,
         }  # fmt: skip
-        answer, headers = await self._post(orjson.dumps(payload), "embeddings", len(texts))
+
+    def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        return self._body([text_of(messages)])
+
+    def _results(self, texts: list[str], answer: dict[str, Any], headers: Mapping[str, str]) -> list[ChatResult]:
         try:
             vectors: list[Any] = [None] * len(texts)
             for position, one in enumerate(answer["data"]):
