@@ -42,7 +42,7 @@ class Stopping(Protocol):
 @dataclass(eq=False)
 class RowParking:
     """The calls of one run of a row that wait for a job. `print`: the row's fingerprint; `earlier`: what it parked in
-    each earlier wave; `asked`: the calls of this run; `refused`: calls that a job refused for good; `at_work`: live
+    each earlier wave; `asked`: the calls of this run; `refused`: requests that a job refused for good; `at_work`: live
     calls and lookups of the row that are under way; `threads`: threads that wait for a parked call; `changes` counts
     what is noted here; `tasks` are those of the row's code."""
 
@@ -51,7 +51,7 @@ class RowParking:
     wave: int = 0
     late: Late = "next-job"
     earlier: Mapping[int, frozenset[CallKey]] = field(default_factory=dict)
-    refused: Mapping[CallKey, dict[str, Any]] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calls: dict[CallKey, ParkedCall] = field(default_factory=dict)
     asked: set[CallKey] = field(default_factory=set)
     at_work: int = 0
@@ -72,10 +72,10 @@ class RowParking:
 
     def must_park(self, key: CallKey) -> bool:
         """True for an unknown call that has to wait for a job; False: it is made live. Raises RowError for one that a
-        job has refused, or that none has answered in time."""
-        if (refusal := self.refused.get(key)) is not None:
+        job has refused, or that none has answered in time: also for the same request, tried again by the row's code."""
+        if (refusal := self.refused.get(key[0])) is not None:
             raise _refused(refusal)
-        if self.late == "next-job" or not any(key in keys for keys in self.earlier.values()):
+        if self.late == "next-job" or not any(key[0] == asked for keys in self.earlier.values() for asked, _ in keys):
             return True
         if self.late == "reject":
             raise RowError("no job answered it within limits.deadline", kind="job_deadline")
@@ -129,7 +129,7 @@ class BatchParking:
     wave: int = 0
     late: Late = "next-job"
     earlier: Mapping[tuple[str, str], Mapping[int, frozenset[CallKey]]] = field(default_factory=dict)
-    refused: Mapping[CallKey, dict[str, Any]] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calls: list[ParkedCall] = field(default_factory=list)
 
     def of_row(self, stage: str, row_print: str) -> RowParking:
