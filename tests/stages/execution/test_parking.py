@@ -130,7 +130,7 @@ async def test_a_call_without_an_answer_waits_again_and_is_no_other_call() -> No
 
 
 async def test_after_the_deadline_calls_are_made_live_or_refused_if_the_spec_says_so(server: ModelServer) -> None:
-    waves, stage = Waves(), a_stage("retries")
+    waves, stage = Waves(), a_stage("plain")
     await waves.wave(stage)
     refused = await waves.wave(stage, late="reject")
     assert kinds(refused) == ["job_deadline"] * 2
@@ -142,7 +142,7 @@ async def test_after_the_deadline_calls_are_made_live_or_refused_if_the_spec_say
 
 
 async def test_a_refused_line_of_a_job_is_the_row_s_own_error() -> None:
-    waves, stage = Waves(), a_stage("retries")
+    waves, stage = Waves(), a_stage("plain")
     await waves.wave(stage)
     call = waves.parked[0][0]
     waves.answer(waves.parked[0][1:])

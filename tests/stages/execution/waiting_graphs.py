@@ -51,6 +51,10 @@ async def _catches_all(state: State, runtime: Runtime[Context]) -> State:
     return {"parts": ["given up"]}
 
 
+async def _plain(state: State, runtime: Runtime[Context]) -> State:
+    return {"parts": [(await _model(runtime).ainvoke(f"plain {state['text']}")).text]}
+
+
 async def _retries(state: State, runtime: Runtime[Context]) -> State:
     model = _model(runtime).with_retry(stop_after_attempt=5)
     return {"parts": [(await model.ainvoke(f"retry {state['text']}")).text]}
@@ -107,6 +111,7 @@ async def _concludes(state: State, runtime: Runtime[Context]) -> State:
     return {"reply": (await _model(runtime).ainvoke("conclude " + " | ".join(sorted(state["parts"])))).text}
 
 
+plain = _one_node(_plain)
 catches_all = _one_node(_catches_all)
 retries = _one_node(_retries)
 falls_back = _one_node(_falls_back)
