@@ -20,7 +20,7 @@ class ParkedCall:
     `messages` are its texts for the journal, empty where requests are not kept. `cap` is the most tokens of the answer,
     None where there is none; `most_nano_usd` and `most_tokens` are what it may cost at the batch price; `size` is its
     bytes (0: those of the body), and `media` is True where it holds more than text. `print` is the row's
-    fingerprint."""
+    fingerprint; `wave` counts the times that its partition has waited for jobs before."""
 
     request: str
     ordinal: int
@@ -38,6 +38,7 @@ class ParkedCall:
     print: str = ""
     size: int = 0
     media: bool = False
+    wave: int = 0
 
 
 _FIELDS = frozenset(ParkedCall.__dataclass_fields__)

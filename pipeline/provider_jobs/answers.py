@@ -14,7 +14,7 @@ from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError
 from schemas.jobs import custom_id
 from schemas.parked import ParkedCall
 from stages.journal.records import CallRecord, now
-from stages.limits.prices import Pricer
+from stages.limits.prices import tier_price
 from stages.models.answers.answerer import answerer_of
 from stages.models.answers.usage import usage_of
 from stages.models.backend import Backend
@@ -31,16 +31,6 @@ _MOST_JOBS = 5  # that may fail with a request before its row is rejected
 # Where bodies say that an answer must not be empty: an output is declared, or tools.
 _NEEDS_ANSWER = (("response_format",), ("tools",), ("functions",), ("text", "format"), ("output_config", "format"),
                  ("generationConfig", "responseMimeType"))  # fmt: skip
-
-
-def batch_price(price: Pricer) -> Pricer:
-    """Return the price of a call in a job: half of the standard one."""
-
-    def half(usage: dict[str, int]) -> float | None:
-        standard = price(usage)
-        return None if standard is None else standard / 2
-
-    return half
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ class Answering:
             raw=raw_of(message),
             error=None,
             usage=usage,
-            cost_usd=batch_price(self.backend.price)(usage),
+            cost_usd=tier_price(self.backend.price, "batch")(usage),
             request_id=answer.request_id or metadata.get("request_id") or metadata.get("id"),
             by={**answerer_of(metadata, self.backend.endpoint), "tier": "batch", "job": self.id},
         )

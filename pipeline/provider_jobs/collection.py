@@ -32,6 +32,7 @@ from stages.journal.records import CallKey, CallRecord, Record, encode_record
 from stages.journal.requests import KeptRequests, RequestText
 from stages.journal.segments import line_of, segment_of
 from stages.limits.budget import amount_of
+from stages.limits.prices import Pricer
 from stages.models.backend import Backend
 from stages.models.wires.jobs.form import JobStatus
 
@@ -60,12 +61,14 @@ def refused_calls(store: Store, run: str, partition: str) -> dict[CallKey, dict[
 
 @dataclass
 class _Sum:
-    """What became of a job's requests, each counted once; of the row that pays."""
+    """What became of a job's requests, each counted once; of the row that pays. `price`: the standard one."""
 
+    price: Pricer
     counts: Counter[str] = field(default_factory=Counter)
     given_back: list[GivenBack] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     cost_usd: float | None = 0.0
+    standard_usd: float = 0.0
     nano_usd: int = 0
     tokens: int = 0
     fatal: FatalModelError | None = None
@@ -86,6 +89,7 @@ class _Sum:
         self.tokens += amount.tokens
         known = self.cost_usd is not None and record.cost_usd is not None
         self.cost_usd = (self.cost_usd or 0.0) + (record.cost_usd or 0.0) if known else None
+        self.standard_usd += self.price(record.usage) or 0.0
         if (seen := observer.current) is not None:
             seen.call_answered(record.model, record.usage, record.cost_usd, "batch")
 
@@ -149,7 +153,7 @@ class _Collection:
 
     async def _write(self, reading: "_Reading", before: JobEnd | None, late: Sequence[str]) -> JobEnd:
         """Write the records of one file after the other; of a job that was collected before, those of late files."""
-        total = _Sum()
+        total = _Sum(self.backend.price)
         formed = reading.held.parked if before is None else []
         known = before.late if before is not None else ()
         for number, file in enumerate([*formed, *(file for file in late if file not in known)]):
@@ -247,7 +251,7 @@ class _Reading:
             unknown_ids=unknown,
             again=tuple(total.again),
             cost_usd=total.cost_usd,
-            saved_usd=total.cost_usd,  # as much as was paid: half price
+            saved_usd=None if total.cost_usd is None else total.standard_usd - total.cost_usd,
             nano_usd=total.nano_usd,
             tokens=total.tokens,
             message=_message(self.status, len(self.held.requests), missing, unknown),

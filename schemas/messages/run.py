@@ -6,6 +6,7 @@ from schemas.manifest import Counts, Reuse, Shares, Usage, shares_added
 from schemas.messages.base import Concurrency, Message, RunRef, RunState
 from schemas.messages.batch import Spent
 from schemas.messages.partition import PartitionResult
+from schemas.tier import Tier
 
 
 class RunOptions(Message):
@@ -18,11 +19,13 @@ class RunOptions(Message):
 
 
 class SetLimits(Message):
-    """New limits for a live run; None leaves a limit as it is. `rows_in_flight` is per worker process and model."""
+    """New limits for a live run; None leaves a limit as it is. `rows_in_flight` is per worker process and model;
+    `tier`: the price tier of all models, from the next batch on."""
 
     partitions: int | None = None
     rows_in_flight: int | None = None
     max_cost_usd: float | None = None
+    tier: Tier | None = None
 
 
 class SetLimitsRequest(Message):

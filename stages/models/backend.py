@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
+from schemas.tier import Tier
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
@@ -21,7 +22,9 @@ class Backend:
     `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
-    sizes of its calls; `no_answers`: calls without an answer."""
+    sizes of its calls; `no_answers`: calls without an answer; `tier`: the price tier of its calls, `price` being the
+    standard one; `pool`: whose batch jobs may hold them, empty where that tier is another; `flex_patience_s`: how long
+    flex may have no room."""
 
     name: str
     identity: bytes
@@ -38,6 +41,9 @@ class Backend:
     no_calls: bool = False
     seen: CallSizes = field(default_factory=CallSizes)
     no_answers: NoAnswers = field(default_factory=NoAnswers)
+    tier: Tier = "standard"
+    pool: str = ""
+    flex_patience_s: float = 0.0
 
     @property
     def provider(self) -> str:

@@ -9,6 +9,7 @@ request as it would be sent, with schemas expanded, and without timeouts and key
 
 import asyncio
 import random
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -32,7 +33,6 @@ from schemas.errors import (
     TransientModelError,
 )
 from stages.journal.records import CallKey, CallRecord, now
-from stages.journal.requests import RequestText
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
 from stages.limits.rate_headers import allowed_by
@@ -44,6 +44,9 @@ from stages.models.backend import Backend, Send
 from stages.models.failures.errors import Waiting, classify, may_be_billed
 from stages.models.failures.no_answers import MAX_ATTEMPTS, check_answered
 from stages.models.finish import CUT_OFF, finish_of
+from stages.models.known_calls import append, find_answer
+from stages.models.parked_calls import known_or_parked
+from stages.models.parking import thread_of_call
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, RowStopped, current
 from stages.text.plain_json import to_json
@@ -80,6 +83,9 @@ class Journalled(TakesSettings):
                 backend, messages, settings or settings_of(stop, kwargs, None, backend.provider)
             )
             key = scope.next_key(request.digest)
+            if scope.parking is not None and backend.pool:
+                body = partial(self.body_of_job, messages, stop, kwargs)
+                await known_or_parked(scope, backend, request, key, body)
             return as_result(await look_up_or_call(scope, backend, request, key, send))
         except TandemError as exc:
             scope.record_failure(exc)
@@ -91,6 +97,15 @@ class Journalled(TakesSettings):
         """Send a request, its answer capped unless `cap` is None."""
         ask = super()._agenerate if cap is None or self._tandem.capped is None else self._tandem.capped(cap)._agenerate  # type: ignore[misc]
         return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
+
+    def body_of_job(
+        self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any], cap: int | None
+    ) -> dict[str, Any]:
+        """Return the request in the provider's own form, its answer capped unless `cap` is None."""
+        capped = None if cap is None else self._tandem.capped
+        model: Any = self if capped is None or cap is None else capped(cap)
+        body: dict[str, Any] = model.body_of(messages, stop, **kwargs)
+        return body
 
     def _generate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -117,7 +132,11 @@ def in_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> ChatRe
 
 def on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Future[ChatResult]":
     """Run a call from another thread on the batch's loop; it ends with the row at the latest."""
-    future = asyncio.run_coroutine_threadsafe(call, scope.loop)
+    token = thread_of_call.set(threading.get_ident())
+    try:
+        future = asyncio.run_coroutine_threadsafe(call, scope.loop)
+    finally:
+        thread_of_call.reset(token)
     scope.from_threads.add(future)
     future.add_done_callback(scope.from_threads.discard)
     return future
@@ -153,6 +172,21 @@ async def look_up_or_call(
     answer, raises Waiting."""
     if scope.closed:
         raise RowStopped("the row of this call is over")
+    if scope.parking is None:
+        return await _look_up_or_call(scope, backend, request, key, send, capped, patience_s)
+    with scope.parking.working():
+        return await _look_up_or_call(scope, backend, request, key, send, capped, patience_s)
+
+
+async def _look_up_or_call(
+    scope: RowScope,
+    backend: Backend,
+    request: ModelRequest,
+    key: CallKey,
+    send: Send,
+    capped: CallKey | None,
+    patience_s: float,
+) -> CallRecord:
     capped = capped or (scope.own_digest(request.capped or request.digest), key[1])
     while True:
         known = await find_answer(scope, backend, request, key)
@@ -177,36 +211,6 @@ async def look_up_or_call(
         scope.use(key, record.key)
         scope.count_reuse(record)
         return record
-
-
-async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
-    """Return the answer that is known, or that another journal has: that one is copied into ours."""
-    known, finder = known_answer(scope, backend, request, key), scope.journal.finder
-    if known is not None or finder is None:
-        return known
-    keys = [(scope.own_digest(name.digest), key[1]) for name in request.names]
-    if not finder.may_have([digest for digest, _ in keys]):
-        return None
-    try:
-        found = await finder.find(keys)
-    except Exception as exc:
-        scope.record_failure(exc)
-        raise
-    for record in found:
-        if record.at > scope.journal.known.voided(record):
-            await append(scope, replace(record, id=scope.id, carried=True), request.text)
-    return known_answer(scope, backend, request, key)
-
-
-def known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
-    """Return the answer in the journal: one that ended by itself and is no longer than the cap now, else one that was
-    given under this very cap."""
-    known, cap = scope.journal.known.calls, request.cap or backend.cap
-    for name in request.names:
-        found = known.get((scope.own_digest(name.digest), key[1]))
-        if found is not None and (name.capped or cap is None or found.usage.get("output", 0) <= cap):
-            return found
-    return None
 
 
 async def _call_as_leader(
@@ -246,17 +250,6 @@ def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:
     """Mark its exception as retrieved: nothing may be waiting for it."""
     if not future.cancelled():
         future.exception()
-
-
-async def append(scope: RowScope, record: CallRecord, text: RequestText | None) -> None:
-    """Append a call, and its request, to the journal. A failure is never the row's fault, and the graph must not handle
-    it."""
-    try:
-        scope.journal.note_request(record, text)
-        await scope.journal.append(record)
-    except Exception as exc:
-        scope.record_failure(exc)
-        raise
 
 
 async def _call_with_retries(

@@ -34,12 +34,17 @@ class OpenAICompatibleEmbeddings(ProviderChatModel):
 
     async def _embed(self, texts: list[str]) -> list[ChatResult]:
         """Embed texts in one request. The tokens that it reports are divided by the lengths of the texts."""
-        payload = {
+        answer, headers = await self._post(orjson.dumps(self._body(texts)), "embeddings", len(texts))
+        return vectors_in(answer, texts, headers.get("x-request-id"))
+
+    def _body(self, texts: list[str]) -> dict[str, Any]:
+        return {
             "model": self.model, "input": texts[0] if len(texts) == 1 else texts, "encoding_format": "base64",
             **self.params,
         }  # fmt: skip
-        answer, headers = await self._post(orjson.dumps(payload), "embeddings", len(texts))
-        return vectors_in(answer, texts, headers.get("x-request-id"))
+
+    def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        return self._body([text_of(messages)])
 
 
 def vectors_in(answer: dict[str, Any], texts: Sequence[str], request_id: str | None) -> list[ChatResult]:

@@ -16,6 +16,7 @@ from stages.models.answers.method import OUR_WIRES
 from stages.models.backend import Backend
 from stages.models.calls import journalled
 from stages.models.choice import ModelServices, credential_of, identities, limiter_of, members_of, model_identity
+from stages.models.tiers import effective_tier, pool_of
 
 # provider → the extra that installs it
 _EXTRAS = {
@@ -38,6 +39,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 
 def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     params, timeout_s = _params(choice, stage, spec)
+    paid = _how_paid(choice, stage, spec, services)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
         from stages.models.offline.model import OfflineChatModel
@@ -62,6 +64,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         no_calls=services.no_calls,
         cap=cap,
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
+        **paid,
     )
     return journalled(model, backend)
 
@@ -95,6 +98,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
         no_calls=services.no_calls,
         shown=identities(choice, stage.params)["shown"],
         cap=1,  # a vector is no text: nothing of it is paid for
+        **_how_paid(choice, stage, spec, services),
     )
     return journalled(model, backend)
 
@@ -105,6 +109,13 @@ def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str
     timeout = params.pop("timeout", params.pop("request_timeout", None))
     params.pop("max_retries", None)  # one layer retries: stages.models.calls
     return params, float(timeout if timeout is not None else spec.limits.call_timeout.total_seconds())
+
+
+def _how_paid(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> dict[str, Any]:
+    """Return the tier of a model's calls, and what else a backend has of it."""
+    tier = effective_tier(choice, stage, spec.limits, services.tier)
+    pool = pool_of(choice, stage) if tier == "batch" else ""
+    return {"tier": tier, "pool": pool, "flex_patience_s": spec.limits.flex_patience.total_seconds()}
 
 
 def _endpoint(provider: str, params: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from schemas.errors import RowError, TandemError
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
+from stages.models.parking import RowParking
 from stages.models.row_clock import RowClock
 from stages.observer import RowObserver
 
@@ -74,6 +75,8 @@ class RowScope:
     threads: int = 0  # in which its code runs now
     awaits_tool: bool = False  # it was halted before a tool ran
     observer: RowObserver | None = None
+    steps: int = 0  # that its code has taken
+    parking: RowParking | None = None  # where its calls may wait for provider batch jobs
 
     def next_key(self, request: str) -> CallKey:
         """Return the key of the next call with this request in this row."""

@@ -100,11 +100,7 @@ class ProviderChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         """Send one request. Raises TransientModelError, RowError or FatalModelError."""
-        payload = {
-            "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
-        }  # fmt: skip
-        if stop:
-            payload["stop"] = stop
+        payload = self._payload(messages, stop, kwargs)
         modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
         dialect = _dialects[self.base_url, self.model]
         for _ in range(_MAX_FORMS):
@@ -118,6 +114,19 @@ class ProviderChatModel(BaseChatModel):
                 dialect.accepted.update(sent)
                 return result
         return await self._completion(dialect.apply(payload, modes))
+
+    def _payload(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        payload = {
+            "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
+        }  # fmt: skip
+        return {**payload, "stop": stop} if stop else payload
+
+    def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Return a request in the provider's own form, for a batch job: a live call's, of which nothing is streamed."""
+        payload = self._payload(messages, stop, kwargs)
+        modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
+        body = self.wire.body(_dialects[self.base_url, self.model].apply(payload, modes))
+        return {name: value for name, value in body.items() if name != "stream"}
 
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
         answer, headers = await self._post(orjson.dumps(self.wire.body(payload)), self.wire.path(self.model))

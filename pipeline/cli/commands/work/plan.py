@@ -17,6 +17,8 @@ from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.runs.report import PartitionCheck, as_json_check, moved_models
 from pipeline.sources.readiness import named
 from schemas.plan import Decision, RowChanges, Selection
+from schemas.spec.tiers import with_tier
+from schemas.tier import Tier
 
 _GROUPS = 20
 
@@ -29,11 +31,13 @@ class PlanOptions:
     selection: Selection
     out: Path | None = None
     detailed_exitcode: bool = False
+    tier: Tier | None = None
 
 
 async def plan_command(options: PlanOptions, screen: Screen) -> int:
     """Show the plan. Return the exit code."""
     spec, base = read_spec(options.spec)
+    spec = with_tier(spec, options.tier)
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     outlook = await asyncio.to_thread(preview, ready, options.selection)
