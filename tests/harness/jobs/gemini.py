@@ -49,11 +49,11 @@ class GeminiBatches:
         if command == "start":
             if request.headers.get("X-Goog-Upload-Protocol") != "resumable":
                 raise Refused("Unknown upload protocol.")
-            about = orjson.loads(await request.read() or b"{}").get("file") or {}
+            about = gemini.spelled(orjson.loads(await request.read() or b"{}").get("file") or {})
             name = f"files/{uuid.uuid4().hex[:12]}"
             length = int(request.headers["X-Goog-Upload-Header-Content-Length"])
             mime = request.headers["X-Goog-Upload-Header-Content-Type"]
-            file = {"name": name, "sizeBytes": str(length), "state": "PROCESSING", "mimeType": mime, **about}
+            file = {"name": name, "sizeBytes": str(length), "state": "PROCESSING", "mimeType": mime, **_shown_of(about)}
             self._jobs.files[name] = file
             url = f"{self._jobs.base_url}{request.path}?upload_id={name}"
             return json_answer({}, headers={"X-Goog-Upload-URL": url, "X-Goog-Upload-Status": "active"})
@@ -148,6 +148,10 @@ class GeminiBatches:
     def _results(self, job: Job) -> Iterator[bytes]:
         for result in self._jobs.results(job):
             yield orjson.dumps({"key": result.line.custom_id, **_outcome(result)})
+
+
+def _shown_of(about: Body) -> Body:
+    return {name: about[name] for name in ("displayName",) if name in about}
 
 
 def _outcome(result: Result) -> Body:

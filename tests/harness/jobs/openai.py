@@ -29,6 +29,8 @@ class OpenAIBatches:
         return PROTOCOL.error(refused.status, str(refused), refused.code)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
+        if "x-goog-api-key" in request.headers:  # Gemini's paths are alike
+            return None
         if request.path == "/v1/files":
             return await self._files(request)
         if (match := _FILE.fullmatch(request.path)) is not None:
