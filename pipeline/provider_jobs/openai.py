@@ -46,7 +46,7 @@ class OpenAIJobs:
     def result(self, answer: JobAnswer) -> ChatResult:
         assert answer.body is not None
         if self._embeds:
-            return vectors_in(answer.body, [""], answer.request_id)[0]
+            return vectors_in(answer.body, [1], answer.request_id)[0]
         return self.model.wire.result(answer.body, _headers(answer), self.model.model)
 
     def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
