@@ -5,7 +5,7 @@ import datetime as dt
 from schemas.manifest import Counts, Reuse, Shares, Usage, shares_added
 from schemas.messages.base import Concurrency, Message, RunRef, RunState
 from schemas.messages.batch import Spent
-from schemas.messages.jobs import JobNews, JobTerms, Waves
+from schemas.messages.jobs import JobNews, JobTerms, Late, Waves
 from schemas.messages.partition import PartitionResult
 from schemas.tier import Tier
 
@@ -118,14 +118,14 @@ class Totals(Message):
 
 
 class WaitingPartition(Message):
-    """A partition of a run that waits for provider jobs of these pools, for the `wave`-th time. `answered`: they have
-    ended, and it is to be begun again."""
+    """A partition of a run that waits for provider jobs of these pools. `late`: what becomes of calls that the jobs of
+    others, which have ended, did not answer."""
 
     partition: PlannedPartition
     waves: Waves
     pools: tuple[str, ...] = ()
     calls: int = 0
-    answered: bool = False
+    late: Late = "next-job"
 
 
 class CarriedState(Message):
