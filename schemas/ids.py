@@ -524,6 +524,11 @@ def job_submitted(run: str, pool: str, job: str) -> str:
     return f"{job_folder(run, pool, job)}submitted.json"
 
 
+def job_state(run: str, pool: str, job: str) -> str:
+    """Return the key of the state in which a job was last seen."""
+    return f"{job_folder(run, pool, job)}state.json"
+
+
 def job_late(run: str, pool: str, job: str, parked_key: str = "") -> str:
     """Return the key of a note: a parked file came later, with requests that the job holds. Without a file: the folder
     of these notes."""

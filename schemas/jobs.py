@@ -39,12 +39,22 @@ class Claim(Noun):
     file: str = ""
 
 
+class Refusal(Noun):
+    """Why a provider refused a job as a whole; `line`: of the request at fault, from 1."""
+
+    message: str
+    code: str = ""
+    line: int | None = None
+
+
 class Submitted(Noun):
-    """The id by which the provider knows a job. `adopted`: it was found there after an interruption."""
+    """The id by which the provider knows a job; empty if it refused to create it, by `refusals`. `adopted`: it was
+    found there after an interruption."""
 
     id: str
     at: float
     adopted: bool = False
+    refusals: tuple[Refusal, ...] = ()
 
 
 class LearnedLimits(Noun):
@@ -83,7 +93,8 @@ class JobEnd(Noun):
     are parked files with their calls, of every row that waits for them. `missing`: those of them of which the provider
     said nothing; `unknown_ids`: answers to requests that we did not make. `saved_usd`: against the standard price; both
     amounts are None if a price is not known. `nano_usd` and `tokens`: what was spent. `fatal`: why every further job
-    would fail, with `hint`, the next step."""
+    would fail, with `hint`, the next step. `late`: files that came after the job was formed, and have their
+    answers."""
 
     job: str
     id: str
@@ -103,6 +114,7 @@ class JobEnd(Noun):
     fatal: str = ""
     hint: str = ""
     at: float = 0.0
+    late: tuple[str, ...] = ()
 
 
 class JobFacts(Noun):
@@ -172,15 +184,27 @@ def decode_requests(content: bytes) -> JobRequests:
     return JobRequests(requests=[JobRequest(*orjson.loads(line)) for line in rest], **orjson.loads(first))
 
 
-def encode_keys(keys: Iterable[AskedKey]) -> bytes:
-    return _packed([orjson.dumps(key) for key in keys])
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """A request that ended without an answer. `failed`: the provider tried, and may do so only some times."""
+
+    asked: str
+    ordinal: int
+    failed: bool
+
+    @property
+    def key(self) -> AskedKey:
+        return self.asked, self.ordinal
 
 
-def decode_keys(content: bytes) -> Iterator[AskedKey]:
-    """Yield keys of requests. Raises ValueError."""
+def encode_given_back(requests: Iterable[GivenBack]) -> bytes:
+    return _packed(orjson.dumps((one.asked, one.ordinal, one.failed)) for one in requests)
+
+
+def decode_given_back(content: bytes) -> Iterator[GivenBack]:
+    """Yield what a job gave back. Raises ValueError."""
     for line in _lines(content):
-        asked, ordinal = orjson.loads(line)
-        yield asked, ordinal
+        yield GivenBack(*orjson.loads(line))
 
 
 def _packed(lines: Iterable[bytes]) -> bytes:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from langchain_core.outputs import ChatResult
 
-from schemas.errors import TandemError
+from schemas.errors import RowError, TandemError
 from schemas.jobs import Intent
-from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus
+from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
 from stages.models.wires.transport import ProviderChatModel
 
 
@@ -21,10 +21,14 @@ class Undecided(TandemError):
 
 @dataclass(frozen=True)
 class Content:
-    """What a job sends: a local file of `bytes` bytes, deleted by who made it."""
+    """What a job sends: a local file of `bytes` bytes, deleted by who made it, with this SHA-256. `tokens` are those of
+    its lines, estimated."""
 
     path: Path
     bytes: int
+    digest: str = ""
+    tokens: int = 0
+    requests: int = 0
 
 
 class JobClient(Protocol):
@@ -46,6 +50,10 @@ class JobClient(Protocol):
 
     def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
         """Return status and body of a failure that was sent as a success; None for a completion."""
+        ...
+
+    def refusal(self, error: RowError) -> LineRefusal:
+        """Return why the provider did not create a job."""
         ...
 
     async def upload(self, intent: Intent, content: Content) -> str:

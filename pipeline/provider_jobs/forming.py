@@ -82,7 +82,7 @@ class _Holders:
     def of(cls, pool: Pool) -> "_Holders":
         holders = cls()
         for job in pool.jobs():
-            free = {_number(key) for key in pool.given_back(job)}
+            free = {_number(one.key) for one in pool.given_back(job)}
             held = pool.requests_of(job)
             holders.files[job] = set(held.parked)
             for request in held.requests:

@@ -1,6 +1,7 @@
 """What refusals have shown of a provider's limits: sizes of jobs, tokens that may be out at once, a pause."""
 
 import re
+import time
 
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
@@ -25,18 +26,32 @@ def save_limits(store: Store, run: str, pool: str, limits: LearnedLimits) -> Non
     store.put(ids.pool_limits(run, pool), limits.model_dump_json().encode())
 
 
-def full_queue(known: LearnedLimits, message: str, *, now: float, pause_s: float) -> LearnedLimits:
-    """Return the limits after a refusal because too many tokens are out: wait, twice as long each time."""
+def note_full_queue(store: Store, run: str, pool: str, message: str, pause_s: float) -> LearnedLimits:
+    """Learn from a refusal because too many tokens are out: wait, twice as long each time."""
+    known = load_limits(store, run, pool)
     wait = pause_s * min(_LONGEST_PAUSE, 2**known.refusals)
-    tokens = tokens_in(message)
-    return known.model_copy(
-        update={"tokens": tokens or known.tokens, "not_before": now + wait, "refusals": known.refusals + 1}
-    )
+    update = {
+        "tokens": tokens_in(message) or known.tokens,
+        "not_before": time.time() + wait,
+        "refusals": known.refusals + 1,
+    }
+    limits = known.model_copy(update=update)
+    save_limits(store, run, pool, limits)
+    return limits
 
 
-def too_large(known: LearnedLimits, requests: int, size: int) -> LearnedLimits:
-    """Return the limits after a job of this size was refused as too large: half of it."""
-    return known.model_copy(update={"requests": max(1, requests // 2), "bytes": max(1, size // 2)})
+def note_too_large(store: Store, run: str, pool: str, requests: int, size: int) -> None:
+    """Learn that a job of this size is too large: half of it may not be."""
+    known = load_limits(store, run, pool)
+    update = {"requests": max(1, requests // 2), "bytes": max(1, size // 2)}
+    save_limits(store, run, pool, known.model_copy(update=update))
+
+
+def note_room(store: Store, run: str, pool: str) -> None:
+    """Learn that the provider's queue took a job."""
+    known = load_limits(store, run, pool)
+    if known.refusals:
+        save_limits(store, run, pool, known.model_copy(update={"refusals": 0, "not_before": 0.0}))
 
 
 def tokens_in(message: str) -> int | None:

@@ -3,22 +3,27 @@
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import orjson
 
-from pipeline.provider_jobs.base import JobClient
+from pipeline.provider_jobs.base import Content, JobClient
 from pipeline.stores import Store
+from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import Damaged, ObjectMissing
 from schemas.jobs import (
     AskedKey,
+    GivenBack,
+    Intent,
+    JobEnd,
     JobRequest,
     JobRequests,
+    Submitted,
     custom_id,
-    decode_keys,
+    decode_given_back,
     decode_requests,
     encode_requests,
 )
@@ -52,14 +57,40 @@ class Pool:
     def put_requests(self, job: str, requests: JobRequests) -> None:
         self.store.put_absent(ids.job_requests(self.run, self.name, job), encode_requests(requests))
 
-    def given_back(self, job: str) -> Iterator[AskedKey]:
-        """Yield the keys of requests that a job was formed with and that another one may hold: it ended without their
+    def given_back(self, job: str) -> Iterator[GivenBack]:
+        """Yield the requests that a job was formed with and that another one may hold: it ended without their
         answers."""
         try:
             content = self.store.get(ids.job_given_back(self.run, self.name, job))
         except ObjectMissing:
             return
-        yield from decode_keys(content)
+        yield from decode_given_back(content)
+
+    def submitted(self, job: str) -> Submitted | None:
+        """Return how a job was submitted; None if it was not."""
+        try:
+            return read_document(self.store, ids.job_submitted(self.run, self.name, job), Submitted)
+        except ObjectMissing:
+            return None
+
+    def ended(self, job: str) -> JobEnd | None:
+        """Return how a job ended; None if it was not collected."""
+        try:
+            return read_document(self.store, ids.job_ended(self.run, self.name, job), JobEnd)
+        except ObjectMissing:
+            return None
+
+    def is_out(self, job: str) -> bool:
+        """True if the provider may be at work on a job."""
+        done = self.submitted(job)
+        return done is not None and bool(done.id) and self.ended(job) is None
+
+    def intent(self, job: str) -> Intent | None:
+        """Return what is to be submitted; None if nothing was sent yet."""
+        try:
+            return read_document(self.store, ids.job_intent(self.run, self.name, job), Intent)
+        except ObjectMissing:
+            return None
 
     def note_late(self, job: str, parked_key: str) -> None:
         """Note that a parked file came after its job was formed."""
@@ -91,17 +122,7 @@ def load_parked(store: Store, key: str) -> list[ParkedCall]:
         raise Damaged(f"{store.uri}/{key}: {exc}.", hint="Run it again under another --name.") from exc
 
 
-@dataclass
-class Written:
-    """The content of a job, as it was written: its digest, and the sizes by which limits are kept."""
-
-    digest: str
-    bytes: int
-    tokens: int
-    requests: int = field(default=0)
-
-
-def write_content(pool: Pool, job: str, client: JobClient, path: Path) -> Written:
+def write_content(pool: Pool, job: str, client: JobClient, path: Path) -> Content:
     """Write what a job sends to a local file, one parked file in memory at a time: the same bytes each time."""
     state, size, tokens, count = hashlib.sha256(), 0, 0, 0
     held = pool.requests_of(job)
@@ -119,7 +140,7 @@ def write_content(pool: Pool, job: str, client: JobClient, path: Path) -> Writte
             pieces = []
         out.write(client.framing.tail)
         state.update(client.framing.tail)
-    return Written(state.hexdigest(), size + len(client.framing.tail), tokens, count)
+    return Content(path, size + len(client.framing.tail), state.hexdigest(), tokens, count)
 
 
 def _lines(pool: Pool, job: str, client: JobClient, held: JobRequests) -> Iterator[list[bytes]]:

@@ -400,18 +400,10 @@ def call_answered(
     cost = backend.price(usage)
     scope.tally.calls += 1
     scope.tally.cost_usd += cost or 0.0
-    raw = {
-        "content": message.content,
-        "additional_kwargs": message.additional_kwargs,
-        "response_metadata": message.response_metadata,
-        "tool_calls": message.tool_calls,
-        "invalid_tool_calls": message.invalid_tool_calls,
-        "usage_metadata": message.usage_metadata,
-    }
     metadata = message.response_metadata
     return replace(
         call,
-        raw=to_json(raw).decode(),
+        raw=raw_of(message),
         error=None,
         usage=usage,
         cost_usd=cost,
@@ -426,6 +418,19 @@ def message_of(result: ChatResult) -> AIMessage:
     message = result.generations[0].message
     assert isinstance(message, AIMessage)
     return message
+
+
+def raw_of(message: AIMessage) -> str:
+    """Return a message as the JSON text that records keep, from which `as_result` makes it again."""
+    raw = {
+        "content": message.content,
+        "additional_kwargs": message.additional_kwargs,
+        "response_metadata": message.response_metadata,
+        "tool_calls": message.tool_calls,
+        "invalid_tool_calls": message.invalid_tool_calls,
+        "usage_metadata": message.usage_metadata,
+    }
+    return to_json(raw).decode()
 
 
 def as_result(record: CallRecord) -> ChatResult:

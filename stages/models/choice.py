@@ -19,7 +19,17 @@ from stages.models import credentials
 _WORD = re.compile(r"[a-z_]{1,16}")
 # Parameters of the connection, which change nothing of what is answered.
 _CONNECTION = frozenset(
-    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms", "api")
+    (
+        "timeout",
+        "request_timeout",
+        "max_retries",
+        "headers",
+        "default_headers",
+        "api_key",
+        "latency_ms",
+        "api",
+        "batch_deployment",
+    )
 )
 
 # Parameters that say how a request is sent, cached and paid for. None of them changes what a good answer is.

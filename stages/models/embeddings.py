@@ -1,7 +1,7 @@
 """Embedding models as chat models: a text in, a vector out, packed as `stages.models.vectors` says."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -35,7 +35,7 @@ class OpenAICompatibleEmbeddings(ProviderChatModel):
     async def _embed(self, texts: list[str]) -> list[ChatResult]:
         """Embed texts in one request. The tokens that it reports are divided by the lengths of the texts."""
         answer, headers = await self._post(orjson.dumps(self._body(texts)), "embeddings", len(texts))
-        return self._results(texts, answer, headers)
+        return vectors_in(answer, texts, headers.get("x-request-id"))
 
     def _body(self, texts: list[str]) -> dict[str, Any]:
         return {
@@ -46,22 +46,24 @@ class OpenAICompatibleEmbeddings(ProviderChatModel):
     def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         return self._body([text_of(messages)])
 
-    def _results(self, texts: list[str], answer: dict[str, Any], headers: Mapping[str, str]) -> list[ChatResult]:
-        try:
-            vectors: list[Any] = [None] * len(texts)
-            for position, one in enumerate(answer["data"]):
-                vectors[one.get("index", position)] = one["embedding"]
-            # Some servers know no base64.
-            contents = [vector if isinstance(vector, str) else packed(vector) for vector in vectors]
-            usage = answer.get("usage")
-            read = counted(usage, "prompt_tokens", "total_tokens") if isinstance(usage, dict) else None
-        except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
-            raise no_completion(orjson.dumps(answer)) from exc
-        tokens: Sequence[int | None] = [None] * len(texts)
-        if read is not None:
-            tokens = divided(read, [len(text.encode()) for text in texts])
-        metadata = {"request_id": headers.get("x-request-id")}
-        return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
+
+def vectors_in(answer: dict[str, Any], texts: Sequence[str], request_id: str | None) -> list[ChatResult]:
+    """Return the vectors of texts in an answer, in their order. Raises NoAnswer."""
+    try:
+        vectors: list[Any] = [None] * len(texts)
+        for position, one in enumerate(answer["data"]):
+            vectors[one.get("index", position)] = one["embedding"]
+        # Some servers know no base64.
+        contents = [vector if isinstance(vector, str) else packed(vector) for vector in vectors]
+        usage = answer.get("usage")
+        read = counted(usage, "prompt_tokens", "total_tokens") if isinstance(usage, dict) else None
+    except (KeyError, IndexError, TypeError, ValueError, struct.error) as exc:
+        raise no_completion(orjson.dumps(answer)) from exc
+    tokens: Sequence[int | None] = [None] * len(texts)
+    if read is not None:
+        tokens = divided(read, [len(text.encode()) for text in texts])
+    metadata = {"request_id": request_id}
+    return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
 
 
 class ForeignEmbeddings(BaseChatModel):

@@ -34,7 +34,8 @@ _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 
 class ProviderChatModel(BaseChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
-    `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body."""
+    `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
+    `batch_deployment`: the name of the model in batch jobs, where they have another (Azure)."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -44,6 +45,7 @@ class ProviderChatModel(BaseChatModel):
     api_key: SecretStr | None = None
     setting: str = "OPENAI_API_KEY"
     sign: Sign | None = None
+    batch_deployment: str = ""
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)
@@ -148,13 +150,14 @@ class ProviderChatModel(BaseChatModel):
         most = answers * http.MAX_ANSWER_BYTES
         answer = await http.post(url, body, headers, timeout_s=self.timeout_s, model=self.model, max_bytes=most)
         if answer.status != 200:
-            raise self._failure(answer.status, answer.body, answer.headers)
+            raise self.failure_of(answer.status, answer.body, answer.headers)
         completion = completion_in(answer.body)
         if (failure := self.wire.failure(completion)) is not None:  # some gateways fail with a 200
-            raise self._failure(failure[0], failure[1].encode(), answer.headers)
+            raise self.failure_of(failure[0], failure[1].encode(), answer.headers)
         return completion, answer.headers
 
-    def _failure(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
+    def failure_of(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
+        """Return the error of an answer that is none."""
         text = error_body.decode("utf-8", "replace")
         return from_status(
             status, text, headers=headers, model=self.model, setting=self.setting, base_url=self.base_url
