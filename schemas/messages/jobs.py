@@ -1,7 +1,4 @@
-"""Provider batch jobs: calls of many partitions that wait for them, and the workflow of a run and a pool.
-
-Parked files are named relative to the run's folder of them: `<partition>/<file>`.
-"""
+"""Provider batch jobs: calls of many partitions that wait for them, and the workflow of a run and a pool."""
 
 from typing import Literal
 
@@ -36,7 +33,7 @@ class JobTerms(Message):
 
 class ParkedCalls(Message):
     """The calls of a partition, or of one of its batches, that wait for jobs: the pools whose jobs may hold them, and
-    the files that list them."""
+    the keys of the files that list them."""
 
     calls: int = 0
     pools: tuple[str, ...] = ()

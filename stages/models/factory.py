@@ -1,6 +1,7 @@
 """Build chat models from `provider:name`, with journalled and limited calls. Provider SDKs' own retries are off."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,8 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 
 def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     params, timeout_s = _params(choice, stage, spec)
+    if choice.batch_deployment is not None:
+        params["batch_deployment"] = choice.batch_deployment
     paid = _how_paid(choice, stage, spec, services)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
@@ -67,6 +70,17 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         **paid,
     )
     return journalled(model, backend)
+
+
+def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> BaseChatModel | None:
+    """Build the model whose calls the batch jobs of a pool hold, journalled as a stage's; None if the spec has none."""
+    for stage in spec.stages:
+        for choice in stage.model.values():
+            for member in chain(*members_of(choice)):
+                if pool_of(member, stage) == pool:
+                    build = build_embedder if stage.uses == "embed" else _build_one
+                    return build(member, stage, spec, services)
+    return None
 
 
 def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
