@@ -31,7 +31,7 @@ class Enriched:
     by_row: RowsOfBatch | None = None
     stopped: TandemError | None = None
     drained: bool = False
-    parked_calls: ParkedCalls = ParkedCalls()
+    parked_calls: ParkedCalls = field(default_factory=ParkedCalls)
 
 
 async def enrich_batch(attempt: BatchAttempt, context: BatchContext) -> Enriched:

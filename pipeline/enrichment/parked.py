@@ -1,4 +1,4 @@
-"""Calls of a batch that wait for provider jobs: what its rows parked in earlier waves, and what they park in this one."""
+"""Calls of a batch that wait for provider jobs: those that its rows parked in earlier waves, and in this one."""
 
 import hashlib
 from collections.abc import Mapping
