@@ -461,5 +461,6 @@ class RunWorkflow:
             waits_for_code=self._waiting,
             stop=over_budget,
             jobs=tuple(self._waiting_for_jobs.news.values()),
-            waiting_for_jobs=tuple(self._waiting_for_jobs.partitions),
+            waiting_for_jobs=len(self._waiting_for_jobs.partitions),
+            jobs_text=self._waiting_for_jobs.text(),
         )

@@ -233,4 +233,5 @@ class Progress(Message):
     spent: Spent = Spent()
     stop: Failure | None = None  # the reason of a pause by the budget
     jobs: tuple[JobNews, ...] = ()  # provider jobs that are out, by pool
-    waiting_for_jobs: tuple[str, ...] = ()  # partitions that wait for them
+    waiting_for_jobs: int = 0  # partitions that wait for them
+    jobs_text: str = ""  # what they wait for, in words
