@@ -218,6 +218,7 @@ class TransientModelError(ModelError):
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
         self.congestion = congestion
+        self.no_room = False  # the provider's flex tier has none for the call now
 
 
 class NoAnswer(TransientModelError):

@@ -94,6 +94,11 @@ def limiter_workflow_id(limit: str) -> str:
     return f"tandem/limit/{limit}"
 
 
+def jobs_workflow_id(pipeline: str, sink: str, run: str, pool: str) -> str:
+    """Return the id of the workflow of a run's provider jobs in one pool."""
+    return f"tandem/{pipeline}/{sink_digest(sink)}/jobs/{run}/{pool}"
+
+
 def row_workflow_id(pipeline: str, sink: str, partition: str, stage: str, batch: int, row: str) -> str:
     """Return the id of a row of a batch, for a stage whose nodes are activities."""
     return f"tandem/{pipeline}/{sink_digest(sink)}/row/{partition}/{stage}/b{batch:05d}/{row}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import orjson
-import pyarrow as pa
 
 from schemas.manifest import Noun
 
@@ -209,6 +208,8 @@ def decode_given_back(content: bytes) -> Iterator[GivenBack]:
 
 
 def _packed(lines: Iterable[bytes]) -> bytes:
+    import pyarrow as pa  # workflows import this module, and do without
+
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         for line in lines:
@@ -217,6 +218,8 @@ def _packed(lines: Iterable[bytes]) -> bytes:
 
 
 def _lines(content: bytes) -> list[bytes]:
+    import pyarrow as pa
+
     try:
         found: list[bytes] = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read().splitlines()
     except OSError as exc:

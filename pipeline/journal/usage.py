@@ -7,7 +7,7 @@ import polars as pl
 from pipeline.journal.compacted import listed, read_compacted
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
-from schemas.manifest import Usage
+from schemas.manifest import TierUsage, Usage
 from stages.journal.records import TOOL, CallRecord, Record, record_of
 
 LISTINGS = 3  # a reader lists again if a listed object is gone
@@ -43,6 +43,7 @@ class _Sum:
         self._calls: set[int] = set()
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
+        self._tiers: dict[str, TierUsage] = {}
 
     def add(self, record: Record | None) -> None:
         if not isinstance(record, CallRecord) or record.carried or record.model.startswith(TOOL):
@@ -60,11 +61,21 @@ class _Sum:
         self._numbers["calls"] += 1
         self._numbers["unpriced_calls"] += record.cost_usd is None
         self._cost += record.cost_usd or 0.0
+        tier = tier_of(record)
+        before = self._tiers.get(tier, TierUsage())
+        self._tiers[tier] = TierUsage(calls=before.calls + 1, cost_usd=before.cost_usd + (record.cost_usd or 0.0))
         for ours, theirs in _TOKENS.items():
             self._numbers[ours] += record.usage.get(theirs, 0)
 
     def usage(self) -> Usage:
-        return Usage(**self._numbers, cost_usd=self._cost, unknown=len(self._unknown - self._seen))
+        unknown = len(self._unknown - self._seen)
+        return Usage(**self._numbers, cost_usd=self._cost, unknown=unknown, by_tier=self._tiers)
+
+
+def tier_of(record: CallRecord) -> str:
+    """Return the price tier of a call: what its answer calls default, auto or nothing is standard."""
+    named = (record.by or {}).get("tier", "")
+    return named if named in ("batch", "flex", "priority") else "standard"
 
 
 _TOKENS = {

@@ -8,6 +8,7 @@ import orjson
 import polars as pl
 
 from pipeline.runs.answering_models import answering_models
+from pipeline.runs.job_counts import job_counts
 from pipeline.runs.mixed_columns import mixed_columns
 from pipeline.runs.outcomes import outcomes
 from pipeline.runs.plan_pages import load_plan, planned_lines
@@ -47,6 +48,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         retired=retired,
         mixed=mixed_columns(store, published),
         answered_by=answering_models(published),
+        jobs=job_counts(store, request.ref.run),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),

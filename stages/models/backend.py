@@ -10,6 +10,7 @@ from schemas.tier import Tier
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
+from stages.models.flex import Flex
 
 # Sends a request; the argument caps the tokens of the answer if the request does not.
 Send = Callable[[int | None], Awaitable[ChatResult]]
@@ -23,8 +24,8 @@ class Backend:
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
     sizes of its calls; `no_answers`: calls without an answer; `tier`: the price tier of its calls, `price` being the
-    standard one; `pool`: whose batch jobs may hold them, empty where that tier is another; `flex_patience_s`: how long
-    flex may have no room."""
+    standard one; `pool`: whose batch jobs may hold them, empty where that tier is another; `flex`: its room at flex,
+    where that is the tier."""
 
     name: str
     identity: bytes
@@ -43,7 +44,7 @@ class Backend:
     no_answers: NoAnswers = field(default_factory=NoAnswers)
     tier: Tier = "standard"
     pool: str = ""
-    flex_patience_s: float = 0.0
+    flex: Flex | None = None
 
     @property
     def provider(self) -> str:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -35,6 +36,7 @@ from schemas.errors import (
 from stages.journal.records import CallKey, CallRecord, now
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
+from stages.limits.prices import tier_price
 from stages.limits.rate_headers import allowed_by
 from stages.models import heard
 from stages.models.answers.answerer import answerer_of
@@ -96,7 +98,19 @@ class Journalled(TakesSettings):
     ) -> ChatResult:
         """Send a request, its answer capped unless `cap` is None."""
         ask = super()._agenerate if cap is None or self._tandem.capped is None else self._tandem.capped(cap)._agenerate  # type: ignore[misc]
-        return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
+        flex = self._tandem.flex
+        if flex is None or not flex.may_have_room():
+            return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
+        scope = current.get()
+        with scope.clock.waiting() if scope is not None else nullcontext():
+            try:
+                result = await ask(messages, stop, run_manager, **{**kwargs, "service_tier": "flex"})
+            except TransientModelError as exc:
+                if exc.no_room:
+                    flex.record_full()
+                raise
+        flex.record_answer()
+        return check_answered(result, kwargs)
 
     def body_of_job(
         self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any], cap: int | None
@@ -397,7 +411,9 @@ def call_answered(
     message = message_of(result)
     usage = usage_of(message, request, cap)
     backend.seen.note(request.size, usage)
-    cost = backend.price(usage)
+    by = answerer_of(message.response_metadata, backend.endpoint)
+    price = tier_price(backend.price, "flex") if by.get("tier") == "flex" else backend.price
+    cost = price(usage)
     scope.tally.calls += 1
     scope.tally.cost_usd += cost or 0.0
     metadata = message.response_metadata
@@ -410,7 +426,7 @@ def call_answered(
         request_id=metadata.get("request_id") or metadata.get("id"),
         latency_ms=round(seconds * 1000),
         at=now(),
-        by=answerer_of(metadata, backend.endpoint),
+        by=by,
     )
 
 

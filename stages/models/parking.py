@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 from schemas.errors import RowError, TandemError
+from schemas.messages.jobs import Late
 from schemas.parked import ParkedCall
 from stages.journal.records import CallKey
 
-# What becomes of calls that no job answered in time: they wait for another job, are made live, or are refused.
-Late = Literal["next-job", "standard", "reject"]
 # The thread of a synchronous node that waits for the call; 0 for a call of the loop.
 thread_of_call: ContextVar[int] = ContextVar("tandem_thread", default=0)
 
@@ -32,11 +31,6 @@ class RowParked(TandemError):
     def __init__(self, calls: tuple[ParkedCall, ...]) -> None:
         super().__init__(f"the row waits for a provider batch job with {len(calls)} calls")
         self.calls = calls
-
-
-class Stopping(Protocol):
-    @property
-    def closed(self) -> bool: ...
 
 
 @dataclass(eq=False)

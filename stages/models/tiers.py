@@ -18,6 +18,8 @@ HAVE_JOBS = frozenset(("openai", "anthropic", "google_genai"))
 _HAVE_FLEX = frozenset(("openai", "google_genai"))
 # Of OpenAI's models those without flex, by the pricing page; new ones have it.
 _NO_FLEX = re.compile(r"gpt-3|gpt-4|gpt-5-chat|chatgpt|o1|o3-mini|.*-(audio|realtime|search|transcribe|tts)")
+# Azure runs batch jobs on deployments of their own.
+_AZURE = re.compile(r"\.(openai\.azure\.(com|us)|(cognitiveservices|services\.ai)\.azure\.com)(?=[:/]|\Z)")
 _POOL = 16  # characters
 
 
@@ -48,6 +50,12 @@ def absent_tiers(spec: Spec) -> Iterator[tuple[str, str]]:
         for choice in stage.model.values():
             for member in chain(*members_of(choice)):
                 params = {**stage.params, **member.params}
+                if member.tier == "batch" and _lacks_deployment(member, params):
+                    yield (
+                        f"stage {stage.name}: tier: batch, and Azure runs batch jobs of {member.name!r} on "
+                        "a deployment of their own.",
+                        "Name it: model: {name: …, tier: batch, batch_deployment: …}",
+                    )
                 if member.name.startswith("offline:") or has_tier(member.name, member.tier, params):
                     continue
                 what = "batch jobs here" if member.tier == "batch" else "flex"
@@ -57,6 +65,12 @@ def absent_tiers(spec: Spec) -> Iterator[tuple[str, str]]:
                 )
 
 
+def _lacks_deployment(choice: ModelChoice, params: Mapping[str, Any]) -> bool:
+    address = str(params.get("base_url") or credentials.base_url(choice.name.partition(":")[0]))
+    named = choice.batch_deployment or params.get("batch_deployment")
+    return choice.name.startswith("openai:") and not named and _AZURE.search(address) is not None
+
+
 def pool_of(choice: ModelChoice, stage: StageSpec) -> str:
     """Return the pool of a model: 16 hex characters of provider, address, name and the account as the spec names it,
     never of a key: keys rotate while a job is out."""
@@ -64,5 +78,5 @@ def pool_of(choice: ModelChoice, stage: StageSpec) -> str:
     provider, _, name = choice.name.partition(":")
     address = str(params.get("base_url") or credentials.base_url(provider))
     account, _ = credential_of(provider, params)
-    content = [provider, address, choice.batch_deployment or name, account]
+    content = [provider, address, choice.batch_deployment or params.get("batch_deployment") or name, account]
     return digest(orjson.dumps(content))[:_POOL]
