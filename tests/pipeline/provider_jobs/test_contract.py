@@ -158,6 +158,46 @@ async def test_a_job_that_is_collected_twice_is_paid_for_once(model_server: Mode
     assert usage_of_run(store, "day=1", RUN).calls == 4
 
 
+async def test_a_file_that_comes_while_the_job_is_collected_is_not_forgotten(model_server: ModelServer) -> None:
+    """It is noted between the last record and the end: the same call of `collect` writes its copies, too."""
+    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    key = park(store, "day=1", 0, some(model, OPENAI, range(3)))
+    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    await over(store, job, client)
+
+    def comes(operation: str, key: str) -> None:
+        if operation == "put" and key.endswith("ended.json"):
+            store.fault = lambda operation, key: None
+            late = park(store, "day=2", 0, some(model, OPENAI, range(2)))
+            assert form_jobs(store, RUN, POOL, [late], client=client, closing=True).jobs == (job,)
+
+    store.fault = comes
+    end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
+    assert (end.answered, len(end.late)) == (3, 1)
+    assert [record.carried for record in calls(store, "day=2")] == [True, True]
+
+
+async def test_a_line_that_every_other_would_share_stops_the_run(model_server: ModelServer) -> None:
+    """A model that is not there, in the answers of a job: what was answered is kept, the rest given back, the reason
+    and the next step are named."""
+    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    model_server.script({"rules": [{"match": "Say 1.", "action": "error", "code": "model_not_found"}]})
+    (end,) = await through(store, [park(store, "day=1", 0, some(model, OPENAI, range(3)))], client, OPENAI.backend())
+    assert (end.answered, end.given_back, end.refused) == (2, 1, 0)
+    assert "gpt-test: not found at the provider" in end.fatal
+    assert "Check model: in the spec." in end.hint
+
+
+@pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)
+async def test_an_answer_that_was_cut_off_is_kept_under_its_cap(case: Case, model_server: ModelServer) -> None:
+    """As a live one: a later run with a larger cap asks again."""
+    store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)
+    model_server.script({"rules": [{"match": "*", "action": "length"}]})
+    (call,) = some(model, case, range(1))
+    await through(store, [park(store, "day=1", 0, [call])], client, case.backend())
+    assert [record.key for record in calls(store, "day=1")] == [(call.capped, 0)]
+
+
 @pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)
 async def test_results_are_joined_by_custom_id_and_counted(case: Case, model_server: ModelServer) -> None:
     """Shuffled, one missing, one of a stranger: the missing one is named and asked again, and each row has its own."""

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.http import JSON_S, Connection, lines_of
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of
 from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.embeddings import OpenAICompatibleEmbeddings, vectors_in
