@@ -1,11 +1,13 @@
 """What is kept of provider jobs in the sink: which requests each holds, and how far it has come."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import orjson
 
+from schemas.compressed_lines import compress, decompress
 from schemas.manifest import Noun
 
 # Of a job at a provider. `ended`: every request was worked on; the last three ended early, perhaps with some answers.
@@ -173,14 +175,14 @@ def custom_id(job: str, key: AskedKey) -> str:
 
 def encode_requests(requests: JobRequests) -> bytes:
     head = {"model": requests.model, "most_nano_usd": requests.most_nano_usd, "most_tokens": requests.most_tokens}
-    lines = [orjson.dumps({"parked": requests.parked, **head})]
-    lines += [orjson.dumps((one.asked, one.ordinal, one.file, one.line)) for one in requests.requests]
-    return _packed(lines)
+    first = orjson.dumps({"parked": requests.parked, **head})
+    rest = (orjson.dumps((one.asked, one.ordinal, one.file, one.line)) for one in requests.requests)
+    return compress(itertools.chain([first], rest))
 
 
 def decode_requests(content: bytes) -> JobRequests:
     """Return a job's requests. Raises ValueError."""
-    first, *rest = _lines(content)
+    first, *rest = decompress(content, "the list of requests")
     return JobRequests(requests=[JobRequest(*orjson.loads(line)) for line in rest], **orjson.loads(first))
 
 
@@ -198,30 +200,10 @@ class GivenBack:
 
 
 def encode_given_back(requests: Iterable[GivenBack]) -> bytes:
-    return _packed(orjson.dumps((one.asked, one.ordinal, one.failed)) for one in requests)
+    return compress(orjson.dumps((one.asked, one.ordinal, one.failed)) for one in requests)
 
 
 def decode_given_back(content: bytes) -> Iterator[GivenBack]:
     """Yield what a job gave back. Raises ValueError."""
-    for line in _lines(content):
+    for line in decompress(content, "the list of requests"):
         yield GivenBack(*orjson.loads(line))
-
-
-def _packed(lines: Iterable[bytes]) -> bytes:
-    import pyarrow as pa  # workflows import this module, and do without
-
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        for line in lines:
-            stream.write(line + b"\n")
-    return bytes(sink.getvalue())
-
-
-def _lines(content: bytes) -> list[bytes]:
-    import pyarrow as pa
-
-    try:
-        found: list[bytes] = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read().splitlines()
-    except OSError as exc:
-        raise ValueError(f"the list of requests cannot be read: {exc}") from exc
-    return found
