@@ -174,9 +174,10 @@ class JobsWorkflow:
         except ActivityError as exc:
             self._failed(exc)
             return
-        del self._courses[name]
-        await self._answer_groups()
-        await self._news()
+        if self._error is None:
+            del self._courses[name]
+            await self._answer_groups()
+            await self._news()
 
     async def _give_on(self, job: str, files: tuple[str, ...], *, timed_out: bool) -> None:
         """Decide about calls that a job gave back without an answer."""
