@@ -536,6 +536,15 @@ def job_late(run: str, pool: str, job: str, parked_key: str = "") -> str:
     return f"{folder}{digest(parked_key)}.json" if parked_key else folder
 
 
+def job_again(run: str, pool: str, job: str, content: str) -> str:
+    """Return the key of the list of parked files that hold what an ended job gave back."""
+    return f"{job_folder(run, pool, job)}again-{content[:16]}.json"
+
+
+def is_job_again(key: str) -> bool:
+    return key.startswith(RUNS) and key.rpartition("/")[2].startswith("again-")
+
+
 def job_given_back(run: str, pool: str, job: str) -> str:
     """Return the key of the requests that an ended job did not answer, and that another one may hold."""
     return f"{job_folder(run, pool, job)}given-back.zst"

@@ -90,11 +90,11 @@ class JobState(Noun):
 
 class JobEnd(Noun):
     """How a job ended. requests = answered + refused + given_back. `given_back`: not answered, for another job; `again`
-    are parked files with their calls, of every row that waits for them. `missing`: those of them of which the provider
-    said nothing; `unknown_ids`: answers to requests that we did not make. `saved_usd`: against the standard price; both
-    amounts are None if a price is not known. `nano_usd` and `tokens`: what was spent. `fatal`: why every further job
-    would fail, with `hint`, the next step. `late`: files that came after the job was formed, and have their
-    answers."""
+    names lists of parked files with these calls, of every row that waits for them, which `form_jobs` takes. `missing`:
+    those of them of which the provider said nothing; `unknown_ids`: answers to requests that we did not make.
+    `saved_usd`: against the standard price; both amounts are None if a price is not known. `nano_usd` and `tokens`:
+    what was spent. `fatal`: why every further job would fail, with `hint`, the next step. `late`: files that came after
+    the job was formed, and have their answers."""
 
     job: str
     id: str

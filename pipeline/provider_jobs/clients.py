@@ -15,9 +15,9 @@ _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azu
 def client_for(model: ProviderChatModel) -> JobClient | None:
     """Return the client of a model's jobs; None if its provider has none."""
     # Here, as they import aiohttp, which commands that make no call do without.
-    from pipeline.provider_jobs.anthropic import AnthropicJobs
-    from pipeline.provider_jobs.gemini import GeminiJobs
-    from pipeline.provider_jobs.openai import OpenAIJobs
+    from pipeline.provider_jobs.providers.anthropic import AnthropicJobs
+    from pipeline.provider_jobs.providers.gemini import GeminiJobs
+    from pipeline.provider_jobs.providers.openai import OpenAIJobs
 
     if isinstance(model.wire, OpenAIChat | OpenAIResponses):
         return OpenAIJobs(model, azure=is_azure(model))

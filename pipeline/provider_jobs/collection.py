@@ -106,10 +106,14 @@ class _Collection:
         done = await asyncio.to_thread(self.pool.submitted, self.job)
         if done is None:
             raise TransientModelError(f"the job {self.job} is not submitted yet")
-        before = await asyncio.to_thread(self.pool.ended, self.job)
-        late = await asyncio.to_thread(self.pool.late_files, self.job)
-        if before is not None and set(late) <= set(before.late):
-            return before
+        while True:  # files may come meanwhile
+            before = await asyncio.to_thread(self.pool.ended, self.job)
+            late = await asyncio.to_thread(self.pool.late_files, self.job)
+            if before is not None and set(late) <= set(before.late):
+                return before
+            await self._collect(done, before, late)
+
+    async def _collect(self, done: Submitted, before: JobEnd | None, late: Sequence[str]) -> None:
         held = await asyncio.to_thread(self.pool.requests_of, self.job)
         status = await self._status(done)
         with tempfile.TemporaryDirectory(prefix="tandem-results-") as folder:
@@ -117,7 +121,7 @@ class _Collection:
             answers = self.client.results(status.id, Path(folder)) if done.id and status.state != "failed" else _none()
             await spill.fill(answers, f"{self.job}-", (one.key for one in held.requests))
             reading = await asyncio.to_thread(self._reading, held, spill, status)
-            return await self._write(reading, before, late)
+            await self._write(reading, before, late)
 
     async def _status(self, done: Submitted) -> JobStatus:
         if not done.id:
@@ -151,26 +155,26 @@ class _Collection:
     def _failed_in(self, job: str) -> Iterator[GivenBack]:
         return (one for one in self.pool.given_back(job) if one.failed)
 
-    async def _write(self, reading: "_Reading", before: JobEnd | None, late: Sequence[str]) -> JobEnd:
+    async def _write(self, reading: "_Reading", before: JobEnd | None, late: Sequence[str]) -> None:
         """Write the records of one file after the other; of a job that was collected before, those of late files."""
         total = _Sum(self.backend.price)
         formed = reading.held.parked if before is None else []
         known = before.late if before is not None else ()
         for number, file in enumerate([*formed, *(file for file in late if file not in known)]):
             await asyncio.to_thread(reading.write_file, file, number if number < len(formed) else None, total)
-        return await asyncio.to_thread(self._end, reading, total, before, tuple(late))
+        await asyncio.to_thread(self._end, reading, total, before, tuple(late))
 
-    def _end(self, reading: "_Reading", total: _Sum, before: JobEnd | None, late: tuple[str, ...]) -> JobEnd:
+    def _end(self, reading: "_Reading", total: _Sum, before: JobEnd | None, late: tuple[str, ...]) -> None:
         store, run, pool = self.pool.store, self.pool.run, self.pool.name
         if before is not None:
-            end = before.model_copy(update={"late": late, "again": tuple(total.again)})
+            again = dict.fromkeys((*before.again, *self.pool.put_again(self.job, total.again)))
+            end = before.model_copy(update={"late": late, "again": tuple(again)})
         else:
             content = encode_given_back(total.given_back)
             store.put(ids.job_given_back(run, pool, self.job), content)
             reading.learn(self.pause_s)
             end = reading.end(total, late)
         store.put(ids.job_ended(run, pool, self.job), end.model_dump_json().encode())
-        return end
 
 
 @dataclass
@@ -249,7 +253,7 @@ class _Reading:
             given_back=len(total.given_back),
             missing=missing,
             unknown_ids=unknown,
-            again=tuple(total.again),
+            again=self.pool.put_again(self.job, total.again),
             cost_usd=total.cost_usd,
             saved_usd=None if total.cost_usd is None else total.standard_usd - total.cost_usd,
             nano_usd=total.nano_usd,

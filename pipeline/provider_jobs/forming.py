@@ -36,13 +36,13 @@ def form_jobs(
     client: JobClient,
     closing: bool,
 ) -> Formed:
-    """Form jobs of the requests of these parked files: full ones; with `closing`, one of the rest, too. Blocks; raises
-    StoreError, Damaged.
+    """Form jobs of the requests of these parked files, or of the lists of them in the `again` of an ended job: full
+    jobs; with `closing`, one of the rest, too. Blocks; raises StoreError, Damaged.
 
     A request that a job holds is never put into another one before that job has given it back. A job that is named
     though it was collected already has a file that came late: it is to be collected once more."""
     places = Pool(store, run, pool)
-    files = set(parked_keys)
+    files = set(places.expanded(parked_keys))
     packing = _Packing(places, client, _limits(client.limits, load_limits(store, run, pool)), _Holders.of(places))
     for key in sorted(files):
         packing.add_file(key)

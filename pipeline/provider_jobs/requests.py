@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +13,7 @@ from pipeline.provider_jobs.base import Content, JobClient
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
+from schemas.digests import digest
 from schemas.errors import Damaged, ObjectMissing
 from schemas.jobs import (
     AskedKey,
@@ -91,6 +92,23 @@ class Pool:
             return read_document(self.store, ids.job_intent(self.run, self.name, job), Intent)
         except ObjectMissing:
             return None
+
+    def expanded(self, keys: Iterable[str]) -> Iterator[str]:
+        """Yield parked files, those of lists of what a job gave back among them."""
+        for key in keys:
+            if ids.is_job_again(key):
+                yield from orjson.loads(self.store.get(key))
+            else:
+                yield key
+
+    def put_again(self, job: str, files: Sequence[str]) -> tuple[str, ...]:
+        """Store a list of parked files with what a job gave back; return its key, nothing for an empty list."""
+        if not files:
+            return ()
+        content = orjson.dumps(sorted(files))
+        key = ids.job_again(self.run, self.name, job, digest(content))
+        self.store.put_absent(key, content)
+        return (key,)
 
     def note_late(self, job: str, parked_key: str) -> None:
         """Note that a parked file came after its job was formed."""

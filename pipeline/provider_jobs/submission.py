@@ -9,6 +9,8 @@
 A claim without an id, when its time is over, is of a worker that died, or whose reply was lost: the job is looked for
 at the provider and adopted. If it is not there, the claim's file is removed first, so that a worker that was only
 asleep cannot create the job any more; then the next claim is made. Before that time nobody else creates anything.
+Where content goes with the creation (Anthropic), the time alone protects: whoever finds another id recorded than that
+of the job he created cancels his.
 """
 
 import asyncio
@@ -138,9 +140,12 @@ class Submission:
         return await self._record(Submitted(id=id, at=time.time()))
 
     async def _refused(self, error: RowError | TransientModelError, number: int | None) -> JobState:
-        """Record that the provider created nothing: for a while, or for good."""
+        """Record that the provider created nothing: for a while, or for good. A worker that another one has overtaken
+        has nothing to record."""
         if number is not None:
             await asyncio.to_thread(self._mark_refused, number)
+            if max(await asyncio.to_thread(self._claims)) > number:
+                return self._waiting("another worker may be creating it", self.patience.prepared_s)
         if isinstance(error, TransientModelError) or is_full(error.message):
             asked = getattr(error, "retry_after", None) or 0.0
             pause_s = max(self.patience.pause_s, asked)

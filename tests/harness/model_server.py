@@ -124,6 +124,7 @@ class _Server:
         self._jobs.base_url = f"http://{request.host}"
         for provider in PROVIDERS:
             try:
+                self._jobs.check_key(request)
                 answer = await provider(self._jobs).answer(request)
             except Refused as exc:
                 return _json(provider.error(exc), exc.status)

@@ -86,7 +86,8 @@ class JobScript:
     """Batch jobs. A job waits `queue_s` and runs `run_s`. The first `cut_reply` creations lose their reply. Results are
     shuffled, the first `missing` of them left out, `unknown` strangers added; `error_rate` of the lines, drawn by
     custom id, get `error_status`. A job with `refuse_line` in a line is refused, as is one above a maximum or, together
-    with those that are out, above `enqueued_tokens`. With `expire_share` a job expires when that share is answered."""
+    with those that are out, above `enqueued_tokens`. With `expire_share` a job expires when that share is answered.
+    Every request about jobs with `refuse_key` is refused."""
 
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -101,6 +102,7 @@ class JobScript:
     max_bytes: int = 10**12
     enqueued_tokens: int | None = None
     expire_share: float | None = None
+    refuse_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

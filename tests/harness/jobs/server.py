@@ -119,6 +119,13 @@ class Jobs:
             "most_submitted": max(self.submitted.values(), default=0),
         }
 
+    def check_key(self, request: web.BaseRequest) -> None:
+        """Raise Refused for the key that the script refuses, on a path about jobs."""
+        key = self.script.refuse_key
+        sent = f"{request.headers.get('Authorization', '')}{request.headers.get('x-goog-api-key', '')}"
+        if key and key in sent and ("batch" in request.path or "files" in request.path):
+            raise Refused("invalid x-api-key", status=401)
+
     def new_file(self, name: str) -> Path:
         return Path(self._folder.name) / name.replace("/", "-")
 

@@ -10,7 +10,7 @@ import orjson
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.http import JSON_S, Connection, lines_of
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of
 from schemas.errors import NoAnswer, RowError
 from schemas.jobs import Intent
 from stages.models.wires.jobs import gemini

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content, Undecided
-from pipeline.provider_jobs.http import Connection, lines_of
+from pipeline.provider_jobs.providers.http import Connection, lines_of
 from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.wires.jobs import anthropic

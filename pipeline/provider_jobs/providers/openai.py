@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.http import JSON_S, Connection, lines_of
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of
 from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.embeddings import OpenAICompatibleEmbeddings, vectors_in
@@ -46,7 +46,7 @@ class OpenAIJobs:
     def result(self, answer: JobAnswer) -> ChatResult:
         assert answer.body is not None
         if self._embeds:
-            return vectors_in(answer.body, [""], answer.request_id)[0]
+            return vectors_in(answer.body, [1], answer.request_id)[0]
         return self.model.wire.result(answer.body, _headers(answer), self.model.model)
 
     def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
