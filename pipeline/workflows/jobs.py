@@ -10,6 +10,7 @@ jobs is in the sink; only names and counts pass through here.
 
 import asyncio
 import contextlib
+from collections import Counter
 from datetime import timedelta
 
 from temporalio import workflow
@@ -237,6 +238,7 @@ class JobsWorkflow:
             done=sum(state.done + state.failed for state in states if state is not None),
             deadline=min(deadlines, default=None),
             detail=next((state.message for state in states if state is not None and state.message), ""),
+            states=dict(Counter("waiting" if state is None else state.state for state in states)),
         )
         if news != self._signalled:
             self._signalled = news
