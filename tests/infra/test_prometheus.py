@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 NAMES = {
     "tandem_rows_total": ("outcome",), "tandem_model_calls_total": ("model", "tier", "outcome"),
     "tandem_tokens_total": ("model", "kind"), "tandem_cost_usd_total": ("model", "tier"),
-    "tandem_calls_in_flight": (), "tandem_journal_hits_total": ("kind",), "tandem_backlog_rows": (), "tandem_jobs": ("state",),
+    "tandem_calls_in_flight": (), "tandem_journal_hits_total": ("kind",), "tandem_backlog_rows": (),
     "tandem_limit_wait_seconds_count": (), "tandem_limit_rate": (), "tandem_breaker_open": (),
     "tandem_flush_lag_seconds": (), "tandem_publish_seconds_count": (), "tandem_batches": ("state",),
     "tandem_reviews_pending": (), "tandem_processes": (), "tandem_process_deaths_total": ("cause",),
