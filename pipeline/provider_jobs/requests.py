@@ -165,7 +165,8 @@ def _lines(pool: Pool, job: str, client: JobClient, held: JobRequests) -> Iterat
     """Yield the lines of each parked file, in the order of the job's requests."""
     for file, requests in groupby(held.requests, key=lambda request: request.file):
         calls = load_parked(pool.store, held.parked[file])
-        yield [client.line(custom_id(job, one.key), calls[one.line].body) for one in requests]
+        # A body is empty where the row was forgotten.
+        yield [client.line(custom_id(job, one.key), body) for one in requests if (body := calls[one.line].body)]
 
 
 def request_at(held: JobRequests, line: int) -> JobRequest | None:
