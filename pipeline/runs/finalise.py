@@ -54,7 +54,9 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         finished_at=dt.datetime.now(dt.UTC),
     )
     store.put(ids.report(request.ref.run), report.model_dump_json().encode())
-    _remove_announcements(store, request.ref.run)
+    _remove(store, ids.announced(request.ref.run))
+    if report.state == "completed":  # a run that is not may go on, and its jobs' requests lie there
+        _remove(store, ids.parked_folder(request.ref.run))
     return RunResult(
         state=report.state,
         report=ids.report(request.ref.run),
@@ -64,13 +66,14 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
     )
 
 
-def _remove_announcements(store: Store, run: str) -> None:
-    """Remove what the run's commands told each other. A store that refuses does not fail a run that has ended."""
+def _remove(store: Store, folder: str) -> None:
+    """Remove what a run needed only while it ran: what its commands told each other, calls that waited for provider
+    jobs. A store that refuses does not fail a run that has ended."""
     try:
-        if keys := [info.key for info in store.list(ids.announced(run))]:
+        if keys := [info.key for info in store.list(folder)]:
             store.delete(keys)
     except StoreError as exc:
-        log.warning("announcements of run %s are not removed: %s", run, exc)
+        log.warning("%s of %s is not removed: %s", folder, store.uri, exc)
 
 
 class LastRun(Noun):

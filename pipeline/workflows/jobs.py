@@ -10,6 +10,7 @@ jobs is in the sink; only names and counts pass through here.
 
 import asyncio
 import contextlib
+from collections import Counter
 from datetime import timedelta
 
 from temporalio import workflow
@@ -174,9 +175,10 @@ class JobsWorkflow:
         except ActivityError as exc:
             self._failed(exc)
             return
-        del self._courses[name]
-        await self._answer_groups()
-        await self._news()
+        if self._error is None:
+            del self._courses[name]
+            await self._answer_groups()
+            await self._news()
 
     async def _give_on(self, job: str, files: tuple[str, ...], *, timed_out: bool) -> None:
         """Decide about calls that a job gave back without an answer."""
@@ -236,6 +238,7 @@ class JobsWorkflow:
             done=sum(state.done + state.failed for state in states if state is not None),
             deadline=min(deadlines, default=None),
             detail=next((state.message for state in states if state is not None and state.message), ""),
+            states=dict(Counter("waiting" if state is None else state.state for state in states)),
         )
         if news != self._signalled:
             self._signalled = news

@@ -427,12 +427,14 @@ class RunWorkflow:
     def job_news(self, news: JobNews) -> None:
         """Show how far provider jobs are."""
         self._waiting_for_jobs.news[news.pool] = news
+        live_figures.jobs_are(news)
         self._show()
 
     @workflow.signal
     def jobs_ended(self, pool: str) -> None:
         """Record that the workflow of a pool's jobs has ended."""
         self._waiting_for_jobs.note_end(pool)
+        live_figures.jobs_are(JobNews(pool=pool, jobs=0, requests=0, done=0))
 
     def _in_flight(self) -> set[str]:
         waiting = self._waiting_for_jobs.partitions

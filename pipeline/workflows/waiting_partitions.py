@@ -47,6 +47,7 @@ class WaitingPartitions:
         self._ended: set[str] = set()
         self._said_nothing_else: set[str] = set()
         self._handles: dict[str, workflow.ChildWorkflowHandle[JobsWorkflow, JobsResult]] = {}
+        self._paused = False
         self.handing_over = 0  # partitions whose calls are not with the jobs yet
 
     # Of a partition -------------------------------------------------------------------------------------------------
@@ -111,6 +112,7 @@ class WaitingPartitions:
             await self._signal(pool, "nothing_else")
 
     async def pause(self, paused: bool) -> None:
+        self._paused = paused
         for pool in sorted(self.pools):
             await self._signal(pool, "pause", paused)
 
@@ -157,6 +159,8 @@ class WaitingPartitions:
             )
         self.pools.add(pool)
         self._ended.discard(pool)
+        if self._paused:
+            await self._signal(pool, "pause", True)
 
     async def _signal(self, pool: str, signal: str, *arguments: Any) -> bool:
         try:

@@ -8,6 +8,8 @@ from schemas.messages.base import Message, RunRef
 # What becomes of calls that no job has answered in time.
 Late = Literal["next-job", "standard", "reject"]
 
+JOB_STATES = ("waiting", "queued", "running", "ended")  # of jobs that are out; ended: to be collected
+
 
 class Waves(Message):
     """How often a partition has waited for jobs: `wave` times, `most` at most (0: not at all; its calls are live then).
@@ -64,7 +66,7 @@ class JobAnswers(Message):
 
 class JobNews(Message):
     """Signal of the jobs of a pool to their run: how many are out, their requests, how many of these are done, and when
-    the first has to be over (seconds since the epoch)."""
+    the first has to be over (seconds since the epoch). `states`: jobs by state."""
 
     pool: str
     jobs: int
@@ -72,6 +74,7 @@ class JobNews(Message):
     done: int
     deadline: float | None = None
     detail: str = ""
+    states: dict[str, int] = {}
 
 
 class JobGroup(Message):

@@ -105,6 +105,8 @@ class RowScope:
     def replay_calls(self, calls: Iterable[CallKey]) -> None:
         """Count the calls of a node that is not run again."""
         for key in calls:
+            if self.parking is not None:
+                self.parking.asked.add(key)
             if key not in self.calls:
                 self.calls.append(key)
             self.request_counts[key[0]] = max(self.request_counts[key[0]], key[1] + 1)
