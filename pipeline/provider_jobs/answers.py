@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatResult
 from pipeline.provider_jobs.base import JobClient
 from schemas.digests import digest
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError
-from schemas.jobs import custom_id
+from schemas.job_requests import custom_id
 from schemas.parked import ParkedCall
 from stages.journal.records import CallRecord, now
 from stages.limits.prices import tier_price

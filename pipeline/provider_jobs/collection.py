@@ -25,7 +25,8 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.digests import digest
 from schemas.errors import FatalModelError, ObjectMissing, TransientModelError
-from schemas.jobs import AskedKey, GivenBack, JobEnd, JobRequests, Submitted, encode_given_back
+from schemas.job_requests import AskedKey, GivenBack, JobRequests, encode_given_back
+from schemas.jobs import JobEnd, Submitted
 from schemas.parked import ParkedCall, encode
 from stages import observer
 from stages.journal.records import CallKey, CallRecord, Record, encode_record

@@ -15,19 +15,17 @@ from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.digests import digest
 from schemas.errors import Damaged, ObjectMissing
-from schemas.jobs import (
+from schemas.job_requests import (
     AskedKey,
     GivenBack,
-    Intent,
-    JobEnd,
     JobRequest,
     JobRequests,
-    Submitted,
     custom_id,
     decode_given_back,
     decode_requests,
     encode_requests,
 )
+from schemas.jobs import Intent, JobEnd, Submitted
 from schemas.parked import ParkedCall, decode
 from stages.text.tokens import tokens_of_bytes
 

@@ -16,7 +16,7 @@ from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel, described, jobs_of, poll
 from pipeline.stores.memory import MemoryStore
-from schemas.jobs import custom_id
+from schemas.job_requests import custom_id
 from stages.journal.records import CallRecord
 from stages.journal.segments import decode_segment
 from stages.models.calls import message_of
