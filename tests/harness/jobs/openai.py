@@ -65,7 +65,11 @@ class OpenAIBatches:
             "id": id, "object": "file", "bytes": path.stat().st_size, "created_at": int(time.time()),
             "filename": fields["filename"], "purpose": "batch", "status": "processed",
         }  # fmt: skip
-        return json_answer(self._jobs.files[id])
+        self._jobs.sent[id] = time.time()
+        return json_answer(self._shown_file(id))
+
+    def _shown_file(self, id: str) -> Body:
+        return {**self._jobs.files[id], "status": "processed" if self._jobs.is_ready(id) else "pending"}
 
     async def _file(self, request: web.BaseRequest, id: str, *, content: bool) -> web.StreamResponse:
         job = self._jobs.jobs.get(id.removeprefix("file-out-").removeprefix("file-err-"))
@@ -78,7 +82,7 @@ class OpenAIBatches:
             return json_answer({"id": id, "object": "file", "deleted": True})
         if content:
             return web.Response(body=self._jobs.new_file(id).read_bytes())
-        return json_answer(self._jobs.files[id])
+        return json_answer(self._shown_file(id))
 
     def _results(self, job: Job, *, errors: bool) -> Iterator[bytes]:
         expired = job.state(time.time()) == "expired"
@@ -102,7 +106,7 @@ class OpenAIBatches:
         metadata = body.get("metadata") or {}
         if len(metadata) > 16 or any(len(name) > 64 or len(text) > 512 for name, text in metadata.items()):
             raise Refused("metadata: too long")
-        if file not in self._jobs.files:
+        if file not in self._jobs.files or not self._jobs.is_ready(file):
             raise Refused(f"Invalid input_file_id: {file}")
         content = self._jobs.new_file(file).read_bytes()
         about = {"file": file, "endpoint": endpoint, **metadata}

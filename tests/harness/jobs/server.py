@@ -101,6 +101,7 @@ class Jobs:
     ledger: Ledger = field(default_factory=Ledger)
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, Body] = field(default_factory=dict)
+    sent: dict[str, float] = field(default_factory=dict)
     submitted: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     base_url: str = ""
@@ -128,6 +129,10 @@ class Jobs:
 
     def new_file(self, name: str) -> Path:
         return Path(self._folder.name) / name.replace("/", "-")
+
+    def is_ready(self, file: str) -> bool:
+        """True if a file is taken in."""
+        return time.time() >= self.sent.get(file, 0.0) + self.script.file_s
 
     def create(self, id: str, lines: list[Line], metadata: Body, refusal: Refused | None = None) -> Job:
         """Add a job. What is refused was not submitted."""

@@ -88,6 +88,15 @@ async def test_azure_asks_its_batch_deployment(model_server: ModelServer) -> Non
     assert b'"url":"/chat/completions"' in line
 
 
+@pytest.mark.parametrize("case", [CASES["Azure"], CASES["Gemini"]], ids=["Azure", "Gemini"])
+async def test_a_file_that_is_still_taken_in_is_waited_for(case: Case, model_server: ModelServer) -> None:
+    """No job can be created of it before: the first creation is the only one."""
+    store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)
+    model_server.script({"jobs": {"file_s": 0.4}})
+    (end,) = await through(store, [park(store, "day=1", 0, some(model, case, range(2)))], client, case.backend())
+    assert end.answered == 2
+
+
 async def test_what_a_job_answers_is_joined_by_open(model_server: ModelServer, tmp_path: Path) -> None:
     """The records are found by the identities of the rows, dealt to their batches, and the requests are kept."""
     store, model = MemoryStore(), OPENAI.model(model_server)
