@@ -97,6 +97,8 @@ class _Sum:
 
 @dataclass
 class _Collection:
+    """One attempt to collect a job."""
+
     pool: Pool
     job: str
     client: JobClient
@@ -148,7 +150,8 @@ class _Collection:
                 run=self.pool.run,
                 job=self.job,
                 id=status.id,
-                early=status.state != "ended",
+                at=self.pool.collected_at(self.job),
+                early=status.state in ("expired", "cancelled"),
                 tries=lambda call: failures[asked_key(call)],
             ),
         )

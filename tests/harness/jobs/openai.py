@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 import uuid
@@ -146,7 +147,7 @@ class OpenAIBatches:
         if job.refusal is not None:
             error = {"code": job.refusal.code, "message": str(job.refusal), "line": job.refusal.line, "param": None}
             return {**shown, "errors": {"object": "list", "data": [error]}}
-        if job.over(now):
+        if job.over(now) and not job.fails:
             results = self._jobs.results(job)
             good = sum(result.status == 200 for result in results)
             shown["output_file_id"] = f"file-out-{job.id}" if good else None
@@ -179,8 +180,9 @@ def _checked(found: list[Body], endpoint: str) -> list[Line]:
 
 
 def _line(result: Result, reason: str) -> Body:
-    head = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": result.line.custom_id}
+    mark = hashlib.sha256(result.line.custom_id.encode()).hexdigest()  # the same each time
+    head = {"id": f"batch_req_{mark}", "custom_id": result.line.custom_id}
     if result.status == 0:
         return {**head, "response": None, "error": {"code": reason, "message": "This request was not executed."}}
-    response = {"status_code": result.status, "request_id": f"req-{uuid.uuid4().hex[:12]}", "body": result.body}
+    response = {"status_code": result.status, "request_id": f"req-{mark[:12]}", "body": result.body}
     return {**head, "response": response, "error": None}
