@@ -290,6 +290,7 @@ async def _call_with_retries(
                     heard.call_answered(scope, record, request.text)
                     return record
                 turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
+                scope.tally.failed_calls[_kind_of(result)] += 1
         except Blocked as blocked:
             raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
         finally:
@@ -303,6 +304,13 @@ async def _call_with_retries(
         if attempt == MAX_ATTEMPTS or time.monotonic() - first + pause > patience_s:
             raise Waiting(result.message, max(pause, 1.0))
         await asyncio.sleep(wait)
+
+
+def _kind_of(failure: TransientModelError) -> str:
+    """Return the class of a failed call, for people."""
+    if isinstance(failure, NoAnswer):
+        return failure.kind
+    return {"rate": "rate_limited", "overload": "overloaded"}.get(failure.congestion, "unreachable")
 
 
 def _never_answered(backend: Backend, request: ModelRequest, failure: NoAnswer) -> RowError | None:
@@ -425,7 +433,7 @@ def call_answered(
         request_id=metadata.get("request_id") or metadata.get("id"),
         latency_ms=round(seconds * 1000),
         at=now(),
-        by=answerer_of(metadata, backend.endpoint),
+        by={**answerer_of(metadata, backend.endpoint), **({"stage": scope.stage} if scope.stage else {})},
     )
 
 
