@@ -1,5 +1,6 @@
 """All partitions as a map and a table; one partition with its generations."""
 
+import asyncio
 import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
@@ -10,11 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipeline.client.spec_file import read_spec
 from pipeline.outputs.changed_rows import earlier_generation
-from pipeline.planning.partition_status import PartitionStatus, partition_statuses
+from pipeline.planning.partition_status import PartitionStatus
 from pipeline.runs.templates import Figure
 from pipeline.sinks import commits
+from pipeline.web.apart import apart
 from pipeline.web.facts.at_work import partitions_at_work
 from pipeline.web.facts.partitions import MEASURES, STATES, Measure, map_of, state_of
 from pipeline.web.rendering import ago, number, size
@@ -159,15 +160,11 @@ def _compared(site: Site, dataset: Shown) -> list[PartitionStatus]:
     """Return the partitions with what a run would do, from the spec as it is now. Raises TandemError."""
     if dataset.spec is None:
         raise UsageError("The spec of this dataset is not known here.")
-    spec_path = dataset.spec
+    spec, sink = dataset.spec, dataset.store.uri
 
     def read() -> list[PartitionStatus]:
-        from pipeline.planning.preparation import make_job  # it builds the graphs: LangGraph, more than a second
-        from stages.models.choice import ModelServices
-
-        spec, base = read_spec(spec_path)
-        job = make_job(spec, base, dataset.store, ModelServices())
-        return list(partition_statuses(dataset.store, job, dt.datetime.now(dt.UTC)))
+        found: list[PartitionStatus] = asyncio.run(apart("compare", spec, sink))
+        return found
 
     return site.recently.get(("compared", dataset.slug), read)
 
