@@ -107,6 +107,8 @@ _STAGE = {
     "correction in the journal. `strict` calls the model again.",
     "row_timeout": "The longest time of a row in its own code and its calls; after that it is rejected. Time in "
     "which it waits for a limit, an outage, a budget or a person does not count.",
+    "cache": "`on` has the provider cache what all prompts begin with, where it can and where that pays. `off` asks "
+    "it to cache nothing.",
     "share": "Whether equal rows share one answer. With `false`, each row has its own; needs `source.key`.",
     "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage "
     "that blocks is detected and treated the same.",

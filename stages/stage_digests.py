@@ -18,7 +18,7 @@ from stages.user_code import code_digest
 if TYPE_CHECKING:
     from stages.models.answers.answer_format import AnswerFormat  # LangChain
 
-_PACE = {"row_timeout", "blocking"}
+_PACE = {"row_timeout", "blocking", "cache"}
 
 
 def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", options: Options | None = None) -> str:

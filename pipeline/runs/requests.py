@@ -22,7 +22,7 @@ _NOT_IDENTITY = {
     "source": {"settle", "done"},
     "notify": True, "schedule": True, "prices": True, "trace": True, "trace_content": True,
 }  # fmt: skip
-_STAGE_SPEED = {"row_timeout", "blocking"}
+_STAGE_SPEED = {"row_timeout", "blocking", "cache"}
 _YOUNGER = {"coerce": "lenient", "share": True}
 _FORMER_STAY = dt.timedelta(minutes=15)
 

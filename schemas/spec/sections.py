@@ -201,6 +201,7 @@ class Stage(Section):
     row_timeout: Duration = Field(
         default=timedelta(minutes=10), gt=timedelta(0), description="of a row's own time: waiting does not count"
     )
+    cache: Literal["on", "off"] = Field(default="on", description="off: no prompt is written to the provider's cache")
     share: bool = Field(default=True, description="equal rows share one answer")
     blocking: bool = Field(default=False, description="its async nodes block: run them in threads")
 

@@ -7,9 +7,9 @@ from typing import Any
 # Keys that only some stages have; every stage has all others.
 _SPECIFIC = frozenset(
     ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
-) | {"tools", "context", "coerce", "row_timeout", "blocking", "share"}
+) | {"tools", "context", "coerce", "row_timeout", "blocking", "share", "cache"}
 _PROMPTED = frozenset(
-    ("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout", "share")
+    ("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout", "share", "cache")
 )
 _KEY_EXAMPLES = {
     "output": "output: the columns to write",
@@ -41,7 +41,7 @@ BUILT_IN: dict[str, Uses] = {
     "judge": Uses(_ASKING.needs, may=("judge",)),
     "translate": _ASKING,
     "research": Uses(_ASKING.needs, _PROMPTED | {"tools"}, may=("sections",)),
-    "embed": Uses(_ASKING.needs, _PROMPTED - {"system", "coerce"}),
+    "embed": Uses(_ASKING.needs, _PROMPTED - {"system", "coerce", "cache"}),
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
     "checks": Uses((), frozenset(), ()),
     "sample": Uses((), frozenset(("scope",)), ()),

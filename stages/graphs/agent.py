@@ -97,7 +97,7 @@ def build(setup: StageSetup) -> GraphStage:
         return {"messages": [*state["messages"], *replies]}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row, RULE), HumanMessage(prompts.text(row))]}
+        return {"messages": [*prompts.system(row, RULE), prompts.question(row)]}
 
     builder = StateGraph(State)
     builder.add_node("think", think)

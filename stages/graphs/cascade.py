@@ -10,7 +10,7 @@ the report.
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage
 from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
@@ -67,7 +67,7 @@ def build(setup: StageSetup) -> GraphStage:
         return {"answer": await main.answer(state["messages"]), "answered_by": main.name}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
+        return {"messages": [*prompts.system(row), prompts.question(row)]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         by = {options.answered_by: state["answered_by"]} if options.answered_by else {}

@@ -11,7 +11,6 @@ START → ask → check ─ fits → sure enough? ─ yes ─→ END
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import HumanMessage
 from pydantic import Field
 
 from stages.contract import GraphStage, Options, StageSetup
@@ -35,7 +34,7 @@ def build(setup: StageSetup) -> GraphStage:
     prompts = Prompts(setup)
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
+        return {"messages": [*prompts.system(row), prompts.question(row)]}
 
     graph = question_graph(ModelQuestion(setup, form), doubt=doubt)
     return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import orjson
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
@@ -65,7 +65,7 @@ def build(setup: StageSetup) -> GraphStage:
     critic = ModelQuestion(
         setup, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in setup.stage.model else "main"
     )
-    system_message = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
+    system_message = prompts.fixed(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
 
     async def draft(state: State) -> State:
         return {"draft": await writer.answer(state["messages"])}
@@ -86,8 +86,8 @@ def build(setup: StageSetup) -> GraphStage:
         return {"messages": [*state["messages"], last_draft, HumanMessage(_REVISE + quoted("problems", problems))]}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        task = prompts.text(row)
-        return {"task": task, "messages": [*prompts.system(row), HumanMessage(task)]}
+        question = prompts.question(row)
+        return {"task": str(question.content), "messages": [*prompts.system(row), question]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         score, best = max(state["drafts"], key=lambda scored: scored[0])

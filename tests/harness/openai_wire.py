@@ -37,6 +37,8 @@ class Asked:
     prompt_tokens: int
     turns: int = 0  # messages of the assistant that call tools
     protocol: Protocol = CHAT
+    cached: int = 0  # tokens, in front, that are read from the provider's cache
+    cache_written: int = 0
 
     @classmethod
     def parse(cls, body: bytes, *, embedding: bool, protocol: Protocol = CHAT, path: str = "") -> Asked:
@@ -260,9 +262,14 @@ def _embedded(asked: Asked) -> Reply:
     return Reply(200, [body], prompt_tokens=asked.prompt_tokens)
 
 
-def _usage(asked: Asked, spent: int) -> dict[str, int]:
+def _usage(asked: Asked, spent: int) -> dict[str, Any]:
     total = asked.prompt_tokens + spent
-    return {"prompt_tokens": asked.prompt_tokens, "completion_tokens": spent, "total_tokens": total}
+    usage: dict[str, Any] = {
+        "prompt_tokens": asked.prompt_tokens, "completion_tokens": spent, "total_tokens": total,
+    }  # fmt: skip
+    if asked.cached or asked.cache_written:
+        usage["prompt_tokens_details"] = {"cached_tokens": asked.cached, "cache_write_tokens": asked.cache_written}
+    return usage
 
 
 def _wants_usage(asked: Asked) -> bool:

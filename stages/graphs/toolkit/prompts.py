@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from schemas.errors import RowError
 from stages.contract import StageSetup
+from stages.models.prefix import common
 from stages.text.templates import Template, is_blank
+
+_LEAST_BEGIN = 256  # characters of a prompt, from which its beginning is worth a part of its own
 
 
 class Prompts:
@@ -19,6 +22,11 @@ class Prompts:
         self._prompt = Template(stage.prompt or "", where=f"{setup.where}: prompt")
         self._system = Template(stage.system, where=f"{setup.where}: system") if stage.system else None
         self._columns = self._prompt.reads(available)
+        self._caches = stage.cache == "on"
+        by_row = self._system is not None and (self._system.columns or self._system.uses_row)
+        self._common = self._caches and not by_row
+        begin = self._prompt.begin
+        self._begin = begin.rfind("\n") + 1 or len(begin)
         self._when_empty = stage.when_empty
         self.reads = tuple(sorted(self._columns | (self._system.reads(available) if self._system else frozenset())))
 
@@ -33,7 +41,19 @@ class Prompts:
     def text(self, row: Mapping[str, Any]) -> str:
         return self._prompt.render(row)
 
+    def question(self, row: Mapping[str, Any]) -> HumanMessage:
+        """Return the user's message: the prompt as it stands."""
+        message = HumanMessage(self.text(row))
+        return common(message, self._begin) if self._common and self._begin >= _LEAST_BEGIN else message
+
     def system(self, row: Mapping[str, Any], *ours: str) -> list[BaseMessage]:
         """Return the system message, the user's text after ours; none if both are empty."""
         texts = [*ours, *([self._system.render(row)] if self._system else [])]
-        return [SystemMessage("\n\n".join(texts))] if texts else []
+        if not texts:
+            return []
+        message = SystemMessage("\n\n".join(texts))
+        return [common(message) if self._common else message]
+
+    def fixed(self, text: str) -> SystemMessage:
+        """Return a system message that is the same for all rows."""
+        return common(SystemMessage(text)) if self._caches else SystemMessage(text)
