@@ -139,6 +139,14 @@ def _widen_stage(stage: dict[str, Schema]) -> None:
             "required": ["file"],
             "additionalProperties": False,
         }
+    file = stage["prompt"]["properties"]["file"] | {"description": "A file of them, relative to the spec."}
+    stage["examples"] = {
+        "description": stage["examples"]["description"],
+        "anyOf": [
+            {name: part for name, part in stage["examples"].items() if name != "description"},
+            {"type": "object", "properties": {"file": file}, "required": ["file"], "additionalProperties": False},
+        ],
+    }
     for key in ("when_empty", "on_reject"):
         _or_null(stage[key])
     _or(stage, "output", {"type": "string", "pattern": f"{_MODULE_ATTRIBUTE}|^$"})

@@ -170,6 +170,13 @@ class ModelChoice(Section):
         return model_name(value)
 
 
+class Example(Section):
+    """A row as a model is shown it, and the answer that it should give."""
+
+    input: dict[str, Any] = Field(min_length=1)
+    output: dict[str, Any] = Field(min_length=1)
+
+
 class Stage(Section):
     name: str
     uses: str = Field(min_length=1)
@@ -178,6 +185,7 @@ class Stage(Section):
     params: dict[str, Any] = {}
     system: str | None = None
     prompt: str | None = None
+    examples: list[Example] = Field(default=[], max_length=100)
     when_empty: Literal["null", "call", "reject"] = "null"
     on_reject: Literal["drop", "null"] = "drop"
     coerce: Literal["lenient", "strict"] = Field(

@@ -17,6 +17,7 @@ from pydantic import Field
 from schemas.errors import RowError, SpecError
 from stages.contract import BY, GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, check_confidence, own_column
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 
@@ -48,6 +49,7 @@ def build(setup: StageSetup) -> GraphStage:
         raise SpecError(f"{setup.where}: with.below and with.confidence belong together.")
     added = own_column(setup, form.fields, "answered_by", options.answered_by, "str")
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form)
     cheap, main = ModelQuestion(setup, form, "cheap"), ModelQuestion(setup, form, "main")
 
     def unsure(answer: Answer) -> bool:
@@ -67,7 +69,7 @@ def build(setup: StageSetup) -> GraphStage:
         return {"answer": await main.answer(state["messages"]), "answered_by": main.name}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row), prompts.question(row)]}
+        return {"messages": [*prompts.system(row), *examples, prompts.question(row)]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         by = {options.answered_by: state["answered_by"]} if options.answered_by else {}

@@ -19,6 +19,7 @@ from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, doubt_of
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, Doubt, ModelQuestion, question_graph
 from stages.text.quoting import RULE, quoted
@@ -42,6 +43,7 @@ def build(setup: StageSetup) -> GraphStage:
     column, labels, several = _labels(setup, form.fields, options)
     doubt = _check(setup, form.fields, labels, options, column)
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form, lambda prompt: quoted("text", prompt))
     instructions = _instructions(labels, several, options)
     known = {_plain(label): label for label in labels} | {label: label for label in labels}
 
@@ -60,7 +62,8 @@ def build(setup: StageSetup) -> GraphStage:
         return data
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row, instructions, RULE), HumanMessage(quoted("text", prompts.text(row)))]}
+        question = HumanMessage(quoted("text", prompts.text(row)))
+        return {"messages": [*prompts.system(row, instructions, RULE), *examples, question]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         answer = dict(state["answer"])

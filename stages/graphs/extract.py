@@ -15,6 +15,7 @@ from pydantic import Field
 
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, doubt_of
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import ModelQuestion, question_graph
 
@@ -32,9 +33,10 @@ def build(setup: StageSetup) -> GraphStage:
     form = answer_format(setup)
     doubt = doubt_of(setup, form.fields, options.confidence, options.ask_below, None)
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form)
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row), prompts.question(row)]}
+        return {"messages": [*prompts.system(row), *examples, prompts.question(row)]}
 
     graph = question_graph(ModelQuestion(setup, form), doubt=doubt)
     return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state))

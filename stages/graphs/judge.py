@@ -20,6 +20,7 @@ from schemas.errors import RowError
 from schemas.spec.fields import OutputField
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, own_column
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answers.answer_format import AnswerFormat
@@ -61,6 +62,7 @@ def build(setup: StageSetup) -> GraphStage:
     form = answer_format(setup)
     added = own_column(setup, form.fields, "score", options.score, "float")
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form)
     writer = ModelQuestion(setup, form)
     critic = ModelQuestion(
         setup, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in setup.stage.model else "main"
@@ -87,7 +89,7 @@ def build(setup: StageSetup) -> GraphStage:
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         question = prompts.question(row)
-        return {"task": str(question.content), "messages": [*prompts.system(row), question]}
+        return {"task": str(question.content), "messages": [*prompts.system(row), *examples, question]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         score, best = max(state["drafts"], key=lambda scored: scored[0])
