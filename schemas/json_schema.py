@@ -115,6 +115,8 @@ def _widen(definitions: dict[str, Schema], options: Mapping[str, type[BaseModel]
     definitions["ColumnType"] = _described(
         {"anyOf": [{"enum": list(SCALARS)}, {**definitions["ColumnType"]}]}, definitions["ColumnType"]
     )
+    if (confidence := definitions.get("Confidence")) is not None:
+        definitions["Confidence"] = {"anyOf": [{"type": "string"}, confidence]}
     definitions["ModelChoice"]["properties"]["name"]["pattern"] = _MODEL_NAME
     definitions["Fallbacks"] = _fallbacks(definitions["ModelChoice"]["properties"])
     _or_null(definitions["Sink"]["properties"]["provenance"])

@@ -20,6 +20,7 @@ from schemas.errors import RowError
 from schemas.spec.fields import OutputField
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, own_column
+from stages.graphs.toolkit.confidence import Confidence, column_of, sureness_of
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
@@ -43,6 +44,9 @@ class JudgeOptions(Options):
     accept: float = Field(default=0.8, ge=0, le=1, description="the score from which a draft is good enough")
     revisions: int = Field(default=2, ge=0, le=10, description="how often a draft is revised at most")
     unsatisfied: Literal["keep", "reject"] = Field(default="keep", description="when no draft was good enough")
+    confidence: Confidence | None = Field(
+        default=None, description="the column that says how sure the model was of that draft"
+    )
     score: str | None = Field(default=None, description="a column for the score of the draft that was kept")
 
 
@@ -60,10 +64,11 @@ def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: judge`. Raises SpecError."""
     options = setup.options(JudgeOptions)
     form = answer_format(setup)
-    added = own_column(setup, form.fields, "score", options.score, "float")
+    sureness = sureness_of(setup, form.fields, options.confidence)
+    added = own_column(setup, form.fields, "score", options.score, "float") | column_of(sureness)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
-    writer = ModelQuestion(setup, form)
+    writer = ModelQuestion(setup, form, sureness=sureness)
     critic = ModelQuestion(
         setup, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in setup.stage.model else "main"
     )
@@ -73,7 +78,7 @@ def build(setup: StageSetup) -> GraphStage:
         return {"draft": await writer.answer(state["messages"])}
 
     async def criticise(state: State) -> State:
-        draft_json = orjson.dumps(state["draft"]).decode()
+        draft_json = orjson.dumps(_written(state["draft"], form)).decode()
         question = f"{quoted('task', state['task'])}\n\n{quoted('draft', draft_json)}"
         critique = await critic.answer([system_message, HumanMessage(question)])
         return {"drafts": [(critique["score"], state["draft"])], "problems": critique["problems"]}
@@ -84,7 +89,7 @@ def build(setup: StageSetup) -> GraphStage:
 
     def revise(state: State) -> State:
         problems = "\n".join(f"- {problem}" for problem in state["problems"]) or "- It does not meet the rubric."
-        last_draft = AIMessage(orjson.dumps(state["draft"]).decode())
+        last_draft = AIMessage(orjson.dumps(_written(state["draft"], form)).decode())
         return {"messages": [*state["messages"], last_draft, HumanMessage(_REVISE + quoted("problems", problems))]}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,3 +118,8 @@ def build(setup: StageSetup) -> GraphStage:
     return assemble(
         setup, GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, output_of, added, calls)
     )
+
+
+def _written(draft: Answer, form: AnswerFormat) -> Answer:
+    """Return a draft as its model wrote it."""
+    return {name: value for name, value in draft.items() if name in form.fields}

@@ -25,6 +25,8 @@ _TITLES = {
     "Check": "checks", "Schedule": "schedule", "Notify": "notify",
 }  # fmt: skip
 
+_SHORT_TYPES = {"Duration": "duration", "Rule": "rule", "Confidence": "text or `{column, from}`"}
+
 
 def files() -> dict[Path, str]:
     """Each generated file with the text that it should have."""
@@ -93,7 +95,7 @@ def _type(schema: dict[str, Any]) -> str:
     """A schema in words, for a table's cell."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
-        return {"Duration": "duration", "Rule": "rule"}.get(name) or f"[{_TITLES[name]}](#{_anchor(_TITLES[name])})"
+        return _SHORT_TYPES.get(name) or f"[{_TITLES[name]}](#{_anchor(_TITLES[name])})"
     if "enum" in schema:
         return " \\| ".join(f"`{value}`" for value in schema["enum"] if value is not None)
     if "anyOf" in schema:
