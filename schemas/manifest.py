@@ -49,7 +49,8 @@ class Reuse(Noun):
 
 class Usage(Noun):
     """Paid work. `calls` were answered; `unknown` were sent, with unknown outcome; `repaid` answers were paid for
-    again, because the record of the first was lost with a process."""
+    again, because the record of the first was lost with a process. `cache_saved_usd`: what providers' caches of prompts
+    saved, less than zero if they cost more."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -57,6 +58,7 @@ class Usage(Noun):
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_saved_usd: float = 0.0
     cost_usd: float = 0.0
     unpriced_calls: int = 0
     unknown: int = 0

@@ -9,6 +9,7 @@ from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
 from schemas.manifest import Usage
 from stages.journal.records import TOOL, CallRecord, Record, record_of
+from stages.limits.budget import NANOS
 
 LISTINGS = 3  # a reader lists again if a listed object is gone
 
@@ -43,6 +44,7 @@ class _Sum:
         self._calls: set[int] = set()
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
+        self._saved_nanos = 0
 
     def add(self, record: Record | None) -> None:
         if not isinstance(record, CallRecord) or record.carried or record.model.startswith(TOOL):
@@ -60,11 +62,17 @@ class _Sum:
         self._numbers["calls"] += 1
         self._numbers["unpriced_calls"] += record.cost_usd is None
         self._cost += record.cost_usd or 0.0
+        self._saved_nanos += record.usage.get("cache_saved", 0)
         for ours, theirs in _TOKENS.items():
             self._numbers[ours] += record.usage.get(theirs, 0)
 
     def usage(self) -> Usage:
-        return Usage(**self._numbers, cost_usd=self._cost, unknown=len(self._unknown - self._seen))
+        return Usage(
+            **self._numbers,
+            cost_usd=self._cost,
+            cache_saved_usd=self._saved_nanos / NANOS,
+            unknown=len(self._unknown - self._seen),
+        )
 
 
 _TOKENS = {

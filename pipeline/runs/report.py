@@ -129,6 +129,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
             "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
+            "cache_read_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "saved_usd": {"cache": round(usage.cache_saved_usd, 6)},
         },
         "billed_over_needed": report.billed_over_needed,
         **({"billed_over_needed_unknown": report.lost_attempts_note} if report.lost_attempts_note else {}),

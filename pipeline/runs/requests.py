@@ -22,8 +22,8 @@ _NOT_IDENTITY = {
     "source": {"settle", "done"},
     "notify": True, "schedule": True, "prices": True, "trace": True, "trace_content": True,
 }  # fmt: skip
-_STAGE_SPEED = {"row_timeout", "blocking"}
-_YOUNGER = {"coerce": "lenient", "share": True}
+_STAGE_SPEED = {"row_timeout", "blocking", "cache"}
+_YOUNGER: dict[str, Any] = {"coerce": "lenient", "share": True, "examples": []}
 _FORMER_STAY = dt.timedelta(minutes=15)
 
 

@@ -9,6 +9,8 @@ from langchain_core.outputs import ChatResult
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
+from stages.models.first_calls import FirstCalls
+from stages.models.wires.facts import Caching
 
 # Sends a request; the argument caps the tokens of the answer if the request does not.
 Send = Callable[[int | None], Awaitable[ChatResult]]
@@ -21,7 +23,8 @@ class Backend:
     `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
-    sizes of its calls; `no_answers`: calls without an answer."""
+    sizes of its calls; `no_answers`: calls without an answer; `caching`: how the provider caches the beginning of its
+    requests, as far as that is known and not forbidden; `first_calls`: those that write that cache."""
 
     name: str
     identity: bytes
@@ -38,6 +41,8 @@ class Backend:
     no_calls: bool = False
     seen: CallSizes = field(default_factory=CallSizes)
     no_answers: NoAnswers = field(default_factory=NoAnswers)
+    caching: Caching | None = None
+    first_calls: FirstCalls = field(default_factory=FirstCalls)
 
     @property
     def provider(self) -> str:

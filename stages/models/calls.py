@@ -13,9 +13,10 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from langchain_core.language_models import BaseChatModel
@@ -35,6 +36,7 @@ from stages.journal.records import CallKey, CallRecord, now
 from stages.journal.requests import RequestText
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
+from stages.limits.prices import saved_by_cache
 from stages.limits.rate_headers import allowed_by
 from stages.models import heard
 from stages.models.answers.answerer import answerer_of
@@ -269,32 +271,11 @@ async def _call_with_retries(
     first: float | None = None
     attempt = 0
     while True:
-        if (why := scope.halted()) is not None:
-            raise why
-        with scope.clock.waiting():
-            reservation, cap = await _reserve(scope, backend, request)
-        try:
-            async with backend.limiter.call(request.size, patience_s=patience_s, waiting=scope.clock.waiting) as turn:
-                sent = time.monotonic()
-                first = first or sent
-                call = unknown_call(scope, backend, key)
-                result = await _send_once(scope, backend, call, partial(send, cap), reservation)
-                if isinstance(result, ChatResult):
-                    longest = request.cap or backend.cap or cap
-                    record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
-                    turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
-                    reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
-                    if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
-                        _note_unknown(scope, call, "cut off by what was left of the budget")
-                        raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
-                    heard.call_answered(scope, record, request.text)
-                    return record
-                turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
-                scope.tally.failed_calls[_kind_of(result)] += 1
-        except Blocked as blocked:
-            raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
-        finally:
-            reservation.close()
+        async with backend.first_calls.turn(request.prefix, scope.clock.waiting) if request.prefix else nullcontext():
+            result, sent = await _attempt(scope, backend, key, request, send, patience_s)
+        if isinstance(result, CallRecord):
+            return result
+        first = first or sent
         if isinstance(result, NoAnswer) and (why := _never_answered(backend, request, result)) is not None:
             raise why
         limited = result.congestion == "rate"
@@ -311,6 +292,41 @@ def _kind_of(failure: TransientModelError) -> str:
     if isinstance(failure, NoAnswer):
         return failure.kind
     return {"rate": "rate_limited", "overload": "overloaded"}.get(failure.congestion, "unreachable")
+
+
+async def _attempt(
+    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send, patience_s: float
+) -> tuple[CallRecord | TransientModelError, float]:
+    """Send a request when it is its turn. Returns the answer, or a failure that may pass, and when it was sent. Raises
+    Waiting, RowError, FatalModelError."""
+    if (why := scope.halted()) is not None:
+        raise why
+    with scope.clock.waiting():
+        reservation, cap = await _reserve(scope, backend, request)
+    try:
+        async with backend.limiter.call(request.size, patience_s=patience_s, waiting=scope.clock.waiting) as turn:
+            sent = time.monotonic()
+            call = unknown_call(scope, backend, key)
+            result = await _send_once(scope, backend, call, partial(send, cap), reservation)
+            if not isinstance(result, ChatResult):
+                turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
+                scope.tally.failed_calls[_kind_of(result)] += 1
+                return result, sent
+            longest = request.cap or backend.cap or cap
+            record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
+            turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
+            reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
+            if request.prefix:
+                backend.first_calls.answered(request.prefix)
+            if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
+                _note_unknown(scope, call, "cut off by what was left of the budget")
+                raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
+            heard.call_answered(scope, record, request.text)
+            return record, sent
+    except Blocked as blocked:
+        raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
+    finally:
+        reservation.close()
 
 
 def _never_answered(backend: Backend, request: ModelRequest, failure: NoAnswer) -> RowError | None:
@@ -344,7 +360,9 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    return most_of(backend.price, backend.seen.most_read(request.size), cap, may_cache=request.marked)
+    writes = backend.caching is not None and backend.caching.write > 1
+    cache: Literal["5m", "1h"] | None = "1h" if request.marked else "5m" if writes else None
+    return most_of(backend.price, backend.seen.most_read(request.size), cap, cache=cache)
 
 
 async def _send_once(
@@ -413,6 +431,8 @@ def call_answered(
     usage = usage_of(message, request, cap)
     backend.seen.note(request.size, usage)
     cost = backend.price(usage)
+    if (saved := saved_by_cache(backend.price, usage)) is not None:
+        usage["cache_saved"] = saved
     scope.tally.calls += 1
     scope.tally.cost_usd += cost or 0.0
     raw = {

@@ -24,6 +24,8 @@ from stages.models.choice import Sign
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
+from stages.models.wires.facts import Caching
+from stages.models.wires.marks import with_marks
 from stages.models.wires.openai_chat import OpenAIChat, wire
 from stages.models.wires.wire import Wire
 
@@ -34,7 +36,8 @@ _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 
 class ProviderChatModel(BaseChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
-    `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body."""
+    `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
+    `caching`: how the provider caches prompts, if it is to."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -47,6 +50,7 @@ class ProviderChatModel(BaseChatModel):
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)
+    caching: Caching | None = None
 
     @property
     def _llm_type(self) -> str:
@@ -103,6 +107,8 @@ class ProviderChatModel(BaseChatModel):
         }  # fmt: skip
         if stop:
             payload["stop"] = stop
+        if self.caching is not None:
+            payload = with_marks(payload, messages, self.caching, self.base_url == credentials.OPENAI)
         modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
         dialect = _dialects[self.base_url, self.model]
         for _ in range(_MAX_FORMS):
