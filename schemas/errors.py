@@ -152,6 +152,10 @@ class CommitConflict(PartitionError):
         self.winner = winner
 
 
+class PartitionHeld(PartitionError):
+    """Another run waits for provider jobs with calls of the partition; it is that run's until they are over."""
+
+
 class Cancelled(PartitionError):
     """A tombstone holds the generation: the run was cancelled before this commit."""
 

@@ -19,6 +19,7 @@
     <sink>/_tandem/staging/<partition>/<temporal run>/…
     <sink>/_tandem/schedule/spec-<digest>.json         the spec that a schedule was applied with
     <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report; announced answers; jobs
+    <sink>/_tandem/jobs/<partition>.json               the run that waits for provider jobs with the partition
     <sink>/_tandem/budget/<day>/<version>.json         the spending of the pipeline on a UTC day
     <sink>/_tandem/plans/<digest>.json                 saved plans that a run must match
     <sink>/_tandem/forgetting.json                     rows that are being removed everywhere, as salted digests
@@ -310,6 +311,11 @@ def moved(partition: str) -> str:
 def parse_moved(key: str) -> str:
     """Return the partition of a key of `moved`."""
     return key.removeprefix(MOVED).removesuffix(".json")
+
+
+def job_holder(partition: str) -> str:
+    """Return the key of a note: a run waits for provider jobs with calls of this partition."""
+    return f"{TANDEM}/jobs/{partition}.json"
 
 
 def outcomes(run: str) -> str:

@@ -115,6 +115,8 @@ def _widen(definitions: dict[str, Schema], options: Mapping[str, type[BaseModel]
     definitions["ColumnType"] = _described(
         {"anyOf": [{"enum": list(SCALARS)}, {**definitions["ColumnType"]}]}, definitions["ColumnType"]
     )
+    if (confidence := definitions.get("Confidence")) is not None:
+        definitions["Confidence"] = {"anyOf": [{"type": "string"}, confidence]}
     definitions["ModelChoice"]["properties"]["name"]["pattern"] = _MODEL_NAME
     definitions["Fallbacks"] = _fallbacks(definitions["ModelChoice"]["properties"])
     _or_null(definitions["Sink"]["properties"]["provenance"])
@@ -139,6 +141,14 @@ def _widen_stage(stage: dict[str, Schema]) -> None:
             "required": ["file"],
             "additionalProperties": False,
         }
+    file = stage["prompt"]["properties"]["file"] | {"description": "A file of them, relative to the spec."}
+    stage["examples"] = {
+        "description": stage["examples"]["description"],
+        "anyOf": [
+            {name: part for name, part in stage["examples"].items() if name != "description"},
+            {"type": "object", "properties": {"file": file}, "required": ["file"], "additionalProperties": False},
+        ],
+    }
     for key in ("when_empty", "on_reject"):
         _or_null(stage[key])
     _or(stage, "output", {"type": "string", "pattern": f"{_MODULE_ATTRIBUTE}|^$"})

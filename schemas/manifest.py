@@ -56,7 +56,8 @@ class TierUsage(Noun):
 
 class Usage(Noun):
     """Paid work. `calls` were answered; `unknown` were sent, with unknown outcome; `repaid` answers were paid for
-    again, because the record of the first was lost with a process. `by_tier`: by price tier, as answers name it."""
+    again, because the record of the first was lost with a process. `cache_saved_usd`: what providers' caches of prompts
+    saved, less than zero if they cost more; `by_tier`: by price tier, as answers name it."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -64,6 +65,7 @@ class Usage(Noun):
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_saved_usd: float = 0.0
     cost_usd: float = 0.0
     unpriced_calls: int = 0
     unknown: int = 0

@@ -10,6 +10,7 @@ SECTIONS: dict[str, str] = {
     "ColumnType": "The type of a source column, or only its name: `opened: date`.",
     "Partition": "The division of rows into partitions. Each partition is processed and published on its own.",
     "Stage": "One step over every row: a built-in graph, a graph of yours, or an operation on the table.",
+    "Example": "A row as the model is shown it, and the answer that it should give.",
     "ModelChoice": "A model and the parameters of its calls.",
     "Fallbacks": "Models that are asked in their order.",
     "Endpoint": "An address of a model, and its key.",
@@ -80,6 +81,8 @@ _STAGE = {
     "prompt": "The prompt, a Jinja2 template over the row's columns, or `{file: path}` relative to the spec. Null "
     "renders "
     "as an empty text; an unknown column is an error at check.",
+    "examples": "Rows with the answers that they should have: `[{input: {column: value}, output: {column: value}}]`, "
+    "or `{file: path}` of a JSON or YAML list, or of NDJSON. The model is shown them before each row.",
     "when_empty": "All columns of the prompt are blank: `null` writes null without a call, `call` asks the model "
     "all the "
     "same, `reject` rejects the row.",
@@ -107,6 +110,8 @@ _STAGE = {
     "correction in the journal. `strict` calls the model again.",
     "row_timeout": "The longest time of a row in its own code and its calls; after that it is rejected. Time in "
     "which it waits for a limit, an outage, a budget or a person does not count.",
+    "cache": "`on` has the provider cache what all prompts begin with, where it can and where that pays. `off` asks "
+    "it to cache nothing.",
     "share": "Whether equal rows share one answer. With `false`, each row has its own; needs `source.key`.",
     "blocking": "With a graph of yours: its async nodes block the event loop, so they are run in threads. A stage "
     "that blocks is detected and treated the same.",
@@ -216,6 +221,10 @@ KEYS: dict[str, dict[str, str]] = {
         "`name` says.",
         "endpoints": "Addresses that serve this model. A call goes to the one with the fewest in flight, and past one "
         "that fails until it answers again.",
+    },
+    "Example": {
+        "input": "`column: value`, for each column that the prompt reads.",
+        "output": "`column: value`, for each output.",
     },
     "Fallbacks": {
         "try": "The first model that can answer does; journals are searched for an answer of any of them before one is "

@@ -18,7 +18,7 @@ from stages.user_code import code_digest
 if TYPE_CHECKING:
     from stages.models.answers.answer_format import AnswerFormat  # LangChain
 
-_PACE = {"row_timeout", "blocking"}
+_PACE = {"row_timeout", "blocking", "cache"}
 
 
 def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", options: Options | None = None) -> str:
@@ -47,6 +47,8 @@ def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", opt
         content["coerce"] = stage.coerce
     if not stage.share:
         content["share"] = False
+    if stage.examples:
+        content["examples"] = [example.model_dump() for example in stage.examples]
     return digest(orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=str))
 
 
@@ -81,14 +83,14 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
     """Return digests of the parts of a stage that a user may change; `options` covers parts without a name of their
     own. They only explain differences."""
     spec = stage.spec
-    named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query"}
+    named = {"name", "version", "prompt", "system", "model", "params", "output", "output_class", "query", "examples"}
     if spec.coerce == "lenient":
         named.add("coerce")
     if spec.share:
         named.add("share")
     parts: dict[str, object] = {
         "version": spec.version,
-        "prompt": [spec.system, spec.prompt],
+        "prompt": [spec.system, spec.prompt, *([spec.examples] if spec.examples else [])],
         "model": {role: model_identity(choice, spec.params).decode() for role, choice in spec.model.items()},
         "output": {name: field.model_dump() for name, field in stage.fields.items()},
         "code": code,

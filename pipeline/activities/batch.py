@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -35,7 +37,16 @@ from pipeline.telemetry.traces.rows import batch_spans
 from schemas import ids
 from schemas.errors import BudgetReached, TandemError
 from schemas.messages.base import RunRef
-from schemas.messages.batch import BatchRequest, BatchResult, Heartbeat, RowInput, Spent, StepResult
+from schemas.messages.batch import (
+    BatchRequest,
+    BatchResult,
+    Heartbeat,
+    ModelLoad,
+    RowInput,
+    Spent,
+    StepResult,
+    largest,
+)
 from schemas.messages.run import SetLimits
 from schemas.spec.tiers import uses_tier
 from stages.execution.equal_rows.claims import Claims
@@ -49,6 +60,7 @@ from stages.observer import BatchObserver
 
 _UNLIMITED = 1 << 60
 _COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
+_MOST_LOADS = 8
 _RECENT = 4  # runs whose answers are kept for a while, as their later batches may have equal rows
 
 
@@ -121,6 +133,7 @@ class BatchActivities:
             context.no_calls = services.no_calls
             context.parking = await self._parking(request, attempt, services)
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
+            progress.loads = partial(_loads, services)
             context.observer = _observer(request, job)
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
@@ -161,6 +174,7 @@ class BatchActivities:
             context.no_calls = services.no_calls
             context.parking = await self._parking(request, attempt, services)
             progress.tally, progress.waiting = context.tally, services.limiters.silence
+            progress.loads = partial(_loads, services)
             context.observer = _observer(request, job)
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
@@ -262,7 +276,28 @@ async def _note_lost_attempt(store: Store, request: BatchRequest, spool: str) ->
 
 
 def _spent(tally: Tally) -> Spent:
-    return Spent(calls=tally.calls, cost_usd=round(tally.cost_usd, 6))
+    return Spent(
+        calls=tally.calls,
+        cost_usd=round(tally.cost_usd, 6),
+        rejects=largest(tally.rejects),
+        failed_calls=largest(tally.failed_calls),
+    )
+
+
+def _loads(services: ModelServices) -> tuple[ModelLoad, ...]:
+    """Return the load of each model that was called lately, by the names that people know."""
+    found = []
+    for key, queue in services.limiters.places():
+        _, in_flight, waiting = queue.use_now()
+        if in_flight or waiting or queue.out:
+            rate = queue.rate * 60
+            found.append(
+                ModelLoad(
+                    model=key.rpartition(":")[0], in_flight=queue.in_flight, waiting=waiting, out=queue.out,
+                    per_minute=round(rate, 1) if rate < inf else None,
+                )
+            )  # fmt: skip
+    return tuple(found[:_MOST_LOADS])
 
 
 def _halted(stopped: TandemError | None) -> dict[str, Any]:

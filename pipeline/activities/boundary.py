@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pipeline.tracebacks import keep_here
 from pipeline.workflows.policies import HEARTBEAT_EVERY
 from schemas.errors import Bug, TandemError
 from schemas.messages.base import MAX_PAYLOAD_BYTES
-from schemas.messages.batch import Heartbeat
+from schemas.messages.batch import Heartbeat, ModelLoad, largest
 from stages.models.row_scope import Tally
 
 
@@ -70,11 +71,13 @@ def activity_boundary(
 
 @dataclass
 class ActivityProgress:
-    """The progress of an activity, sent with each heartbeat: rows, calls, USD, and the reason of a wait."""
+    """The progress of an activity, sent with each heartbeat: rows, calls, USD, the reason of a wait, and the loads of
+    the process."""
 
     rows: int = 0
     tally: Tally = field(default_factory=Tally)
     waiting: Callable[[], str] = lambda: ""
+    loads: Callable[[], tuple[ModelLoad, ...]] = tuple
     spool: str = ""
 
     def note(self, rows: int) -> None:
@@ -87,6 +90,10 @@ class ActivityProgress:
             cost_usd=round(self.tally.cost_usd, 6),
             waiting=self.waiting()[:_LONGEST_REASON],
             spool=self.spool,
+            rejects=largest(self.tally.rejects),
+            failed_calls=largest(self.tally.failed_calls),
+            process=os.getpid(),
+            loads=self.loads(),
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+from collections import Counter
 from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle, WorkflowQueryFailedError
@@ -10,7 +11,7 @@ from temporalio.service import RPCError
 from pipeline.client.run import Run
 from pipeline.workflows.activity_calls import ENRICH
 from schemas import ids
-from schemas.messages.batch import Heartbeat
+from schemas.messages.batch import Heartbeat, ModelLoad
 from schemas.messages.run import Progress
 
 _MOST_QUERIED = 16  # partitions: each is two requests to Temporal
@@ -20,7 +21,8 @@ _ANSWER_WITHIN = dt.timedelta(seconds=5)
 class WorkInProgress:
     """Rows, rejects, calls and USD so far. Rows with `placement: node` add their cost once they have ended. `whole`
     false: not every running partition was queried, so calls and USD are lower bounds. `waiting`: the reason for which
-    batches wait, empty if none does."""
+    batches wait, empty if none does. `rejects` and `failed_calls`: of the running partitions, by class; `loads`: the
+    calls to each model, of all processes together."""
 
     def __init__(self, progress: Progress) -> None:
         self.rows = progress.rows_done
@@ -31,6 +33,17 @@ class WorkInProgress:
         self.budget_usd: float | None = None
         self.waiting = progress.waiting
         self.waits_for_code = progress.waits_for_code
+        self.rejects: Counter[str] = Counter()
+        self.failed_calls: Counter[str] = Counter()
+        self._loads: dict[tuple[str, int, str], ModelLoad] = {}
+
+    @property
+    def loads(self) -> list[ModelLoad]:
+        """The load of each model, by name."""
+        found: dict[str, ModelLoad] = {}
+        for one in self._loads.values():
+            found[one.model] = _together(found[one.model], one) if one.model in found else one
+        return [found[model] for model in sorted(found)]
 
     @property
     def reason(self) -> str:
@@ -45,13 +58,34 @@ class WorkInProgress:
         self.rejected += progress.rejected
         self.calls += progress.spent.calls
         self.cost_usd += progress.spent.cost_usd
+        self.rejects.update(progress.spent.rejects)
+        self.failed_calls.update(progress.spent.failed_calls)
         self.waiting = self.waiting or progress.waiting
         self.waits_for_code = self.waits_for_code or progress.waits_for_code
         for heartbeat in await _heartbeats(description):
-            self.rows += heartbeat.rows
-            self.calls += heartbeat.calls
-            self.cost_usd += heartbeat.cost_usd
-            self.waiting = self.waiting or heartbeat.waiting
+            self.note(heartbeat)
+
+    def note(self, heartbeat: Heartbeat) -> None:
+        """Add what a running batch reports."""
+        self.rows += heartbeat.rows
+        self.calls += heartbeat.calls
+        self.cost_usd += heartbeat.cost_usd
+        self.rejects.update(heartbeat.rejects)
+        self.failed_calls.update(heartbeat.failed_calls)
+        for load in heartbeat.loads:  # those of the process, whichever of its batches reports them
+            self._loads[heartbeat.spool, heartbeat.process, load.model] = load
+        self.waiting = self.waiting or heartbeat.waiting
+
+
+def _together(one: ModelLoad, other: ModelLoad) -> ModelLoad:
+    rates = [load.per_minute for load in (one, other) if load.per_minute is not None]
+    return ModelLoad(
+        model=one.model,
+        in_flight=one.in_flight + other.in_flight,
+        waiting=one.waiting or other.waiting,
+        per_minute=sum(rates) if rates else None,
+        out=one.out or other.out,
+    )
 
 
 async def work_in_progress(client: Client, run: Run, progress: Progress) -> WorkInProgress:

@@ -9,6 +9,7 @@ from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
 from schemas.manifest import TierUsage, Usage
 from stages.journal.records import TOOL, CallRecord, Record, record_of
+from stages.limits.budget import NANOS
 
 LISTINGS = 3  # a reader lists again if a listed object is gone
 
@@ -44,6 +45,7 @@ class _Sum:
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
         self._tiers: dict[str, TierUsage] = {}
+        self._saved_nanos = 0
 
     def add(self, record: Record | None) -> None:
         if not isinstance(record, CallRecord) or record.carried or record.model.startswith(TOOL):
@@ -64,12 +66,18 @@ class _Sum:
         tier = tier_of(record)
         before = self._tiers.get(tier, TierUsage())
         self._tiers[tier] = TierUsage(calls=before.calls + 1, cost_usd=before.cost_usd + (record.cost_usd or 0.0))
+        self._saved_nanos += record.usage.get("cache_saved", 0)
         for ours, theirs in _TOKENS.items():
             self._numbers[ours] += record.usage.get(theirs, 0)
 
     def usage(self) -> Usage:
-        unknown = len(self._unknown - self._seen)
-        return Usage(**self._numbers, cost_usd=self._cost, unknown=unknown, by_tier=self._tiers)
+        return Usage(
+            **self._numbers,
+            cost_usd=self._cost,
+            cache_saved_usd=self._saved_nanos / NANOS,
+            unknown=len(self._unknown - self._seen),
+            by_tier=self._tiers,
+        )
 
 
 def tier_of(record: CallRecord) -> str:

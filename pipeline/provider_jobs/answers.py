@@ -106,7 +106,7 @@ class Answering:
             usage=usage,
             cost_usd=tier_price(self.backend.price, "batch")(usage),
             request_id=answer.request_id or metadata.get("request_id") or metadata.get("id"),
-            by={**answerer_of(metadata, self.backend.endpoint), "tier": "batch", "job": self.id},
+            by={**answerer_of(metadata, self.backend.endpoint), **self._paid_by(call)},
         )
 
     def _failed(
@@ -140,8 +140,11 @@ class Answering:
             batch=batch,
             at=self.at,
             nonce=digest(self.id, custom_id(self.job, key)),
-            by={"tier": "batch", "job": self.id},
+            by=self._paid_by(call),
         )
+
+    def _paid_by(self, call: ParkedCall) -> dict[str, str]:
+        return {"tier": "batch", "job": self.id, **({"stage": call.stage} if call.stage else {})}
 
 
 def _unknown(blank: CallRecord, why: str) -> CallRecord:

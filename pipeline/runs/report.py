@@ -131,10 +131,14 @@ def as_json(report: Report) -> dict[str, Any]:
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
             "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
-            "saved_usd": {"batch": round(report.jobs.saved_usd, 6)},
             "by_tier": {
                 tier: {"calls": used.calls, "cost_usd": round(used.cost_usd, 6)}
                 for tier, used in sorted(usage.by_tier.items())
+            },
+            "cache_read_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "saved_usd": {
+                "cache": round(usage.cache_saved_usd, 6), "batch": round(report.jobs.saved_usd, 6),
             },
         },
         **({"jobs": _jobs_as_json(report.jobs)} if report.jobs.submitted else {}),

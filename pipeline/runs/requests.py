@@ -23,10 +23,10 @@ _NOT_IDENTITY = {
     "source": {"settle", "done"},
     "notify": True, "schedule": True, "prices": True, "trace": True, "trace_content": True,
 }  # fmt: skip
-_STAGE_SPEED = {"row_timeout", "blocking"}
+_STAGE_SPEED = {"row_timeout", "blocking", "cache"}
 _HOW_PAID = {"tier": True, "batch_deployment": True}
 _PRICE_TIER: dict[str, Any] = {"__all__": {**_HOW_PAID, "others": {"__all__": _HOW_PAID}}}
-_YOUNGER = {"coerce": "lenient", "share": True}
+_YOUNGER: dict[str, Any] = {"coerce": "lenient", "share": True, "examples": []}
 _FORMER_STAY = dt.timedelta(minutes=15)
 
 

@@ -1,6 +1,7 @@
 """Statistics of a run: each partition, the calls over time, slow, expensive and rejected rows. From outcomes, plans and
 the journal's records, each read once, in memory that does not grow with them."""
 
+import dataclasses
 import datetime as dt
 import math
 from collections import Counter
@@ -76,10 +77,12 @@ class CostlyRow(Noun):
 
 
 class ModelUsage(Noun):
-    """What calls of a model cost in a run; `tier` as its answers name it, empty if they name none."""
+    """The cost of a model's calls for a stage in a run; `tier` as its answers name it, empty if they name none; `stage`
+    empty for calls of earlier versions."""
 
     model: str
     tier: str = ""
+    stage: str = ""
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -130,7 +133,7 @@ def collect(store: Store, report: Report) -> RunStatistics:
         slowest=tuple(map(with_key, slowest)),
         dearest=tuple(map(with_key, dearest)),
         errors=tuple(error_classes(store, report.run, results)),
-        models=tuple(seen.used()),
+        models=tuple(seen.models()),
         whole=len(lines) <= MOST_LINES and not seen.full,
     )
 
@@ -199,6 +202,14 @@ class _Row:
     cost_usd: float = 0.0
 
 
+@dataclass(slots=True)
+class _Used:
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+
 @dataclass
 class CallSummary:
     """Summary of records: counts by second, latencies by class, a few rows."""
@@ -209,7 +220,7 @@ class CallSummary:
     latency: Counter[int] = field(default_factory=Counter)
     slowest: list[CostlyRow] = field(default_factory=list)
     dearest: list[CostlyRow] = field(default_factory=list)
-    models: dict[tuple[str, str], ModelUsage] = field(default_factory=dict)
+    used: dict[tuple[str, str, str], _Used] = field(default_factory=dict)
     read: int = 0
 
     @property
@@ -251,21 +262,21 @@ class CallSummary:
         row.cost_usd += record.cost_usd or 0.0
 
     def _use(self, record: CallRecord) -> None:
-        tier = (record.by or {}).get("tier", "")
-        before = self.models.get((record.model, tier), ModelUsage(model=record.model, tier=tier))
-        self.models[record.model, tier] = ModelUsage(
-            model=record.model,
-            tier=tier,
-            calls=before.calls + 1,
-            input_tokens=before.input_tokens + record.usage.get("input", 0),
-            output_tokens=before.output_tokens + record.usage.get("output", 0),
-            cost_usd=before.cost_usd + (record.cost_usd or 0.0),
-        )
+        by = record.by or {}
+        used = self.used.setdefault((record.model, by.get("tier", ""), by.get("stage", "")), _Used())
+        used.calls += 1
+        used.input_tokens += record.usage.get("input", 0)
+        used.output_tokens += record.usage.get("output", 0)
+        used.cost_usd += record.cost_usd or 0.0
 
-    def used(self) -> list[ModelUsage]:
+    def models(self) -> list[ModelUsage]:
         """Return the models, the most expensive first; tools are none."""
-        found = [one for one in self.models.values() if not one.model.startswith(TOOL)]
-        return sorted(found, key=lambda one: (-one.cost_usd, one.model, one.tier))
+        found = [
+            ModelUsage(model=model, tier=tier, stage=stage, **dataclasses.asdict(used))
+            for (model, tier, stage), used in self.used.items()
+            if not model.startswith(TOOL)
+        ]
+        return sorted(found, key=lambda one: (-one.cost_usd, one.model, one.tier, one.stage))
 
     def moments(self) -> Iterator[TimeBucket]:
         """Yield at most _MOMENTS equal parts, from the first to the last."""

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import ANSWERS, ENRICH, OPEN, call, cause_of, stop_if_cancelled
     from pipeline.workflows.budget_pause import PartitionBudget
     from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
-    from schemas.errors import Cancelled, CommitConflict, by_code
+    from schemas.errors import Cancelled, CommitConflict, PartitionHeld, by_code
     from schemas.messages.base import Outcome
     from schemas.messages.batch import BatchRequest, BatchResult, RowsOfBatch, Spent
     from schemas.messages.jobs import ParkedCalls
@@ -91,6 +91,8 @@ class PartitionWorkflow:
             if is_cancelled_exception(exc):
                 return await self._close("cancelled", Cancelled.__name__, "the run was cancelled", fence=True)
             error, message = cause_of(exc)
+            if by_code(error) is PartitionHeld:
+                return PartitionResult(partition=self._input.partition, outcome="waiting", message=message)
             return await self._close(
                 "cancelled" if by_code(error) is Cancelled else "failed", error, message, fence=False
             )
@@ -117,8 +119,8 @@ class PartitionWorkflow:
                 await self._wait_for_answers(opened)
                 await self._enrich(opened, parked, answered=True)
             if self._parked_calls.calls:  # its run begins it again once provider jobs have answered
-                partition, calls = self._input.partition, self._parked_calls
-                return PartitionResult(partition=partition, outcome="waiting", parked=calls)
+                waiting = await self._close("waiting", "", "", fence=False)
+                return waiting.model_copy(update={"parked": self._parked_calls})
             self._show("publishing")
             try:
                 return await self._publish(opened)

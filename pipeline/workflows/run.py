@@ -185,8 +185,10 @@ class RunWorkflow:
                     break
                 self._begin(planned, rehearsal=rehearsal)
                 self._show()
-            # Later pages do not wait for provider jobs; a canary does.
+            # Later pages do not wait for provider jobs; what comes after a canary does.
+            self._all_begun = rehearsal
             await workflow.wait_condition(lambda: not self._running or (not rehearsal and self._only_wait()))
+            self._all_begun = False
         except asyncio.CancelledError:
             await self._cancel_children()
             raise
@@ -304,9 +306,7 @@ class RunWorkflow:
                     return await not_run(self._input.ref, self._planned, planned.key, f"held by {holder}")
                 self._note = f"{planned.key} is held by {holder}"
                 await self._held.wait(planned.key)
-                while not self._has_room():
-                    await workflow.wait_condition(self._has_room)
-                self._held.release(planned.key)
+                await self._take_room(planned.key)
                 continue
             self._children[planned.key] = child
             if self._paused:
@@ -315,9 +315,22 @@ class RunWorkflow:
             if result.outcome != "waiting":
                 return result
             del self._children[planned.key]
+            if not result.parked.calls:  # another run waits with it
+                if not self._input.waits:
+                    return await not_run(self._input.ref, self._planned, planned.key, result.message)
+                self._note = f"{planned.key} is {result.message}"
+                await self._held.wait_for_jobs(planned.key)
+                await self._take_room(planned.key)
+                continue
             await self._waiting_for_jobs.park(planned, waves, result.parked, self._planned)
             self._show()
             waves = await self._next_wave(planned.key)
+
+    async def _take_room(self, key: str) -> None:
+        """Wait for room to begin a partition that was held."""
+        while not self._has_room():
+            await workflow.wait_condition(self._has_room)
+        self._held.release(key)
 
     async def _next_wave(self, key: str) -> Waves:
         """Wait until provider jobs have answered, and for room to begin the partition again."""

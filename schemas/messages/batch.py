@@ -1,10 +1,13 @@
 """Batches and rows: `enrich_batch`, `step_row` and the row workflow."""
 
 import datetime as dt
+from collections import Counter
 from typing import Literal
 
 from schemas.messages.base import Message, RunRef
 from schemas.messages.jobs import ParkedCalls, Waves
+
+_MOST_CLASSES = 8
 
 
 class BatchRequest(Message):
@@ -34,25 +37,56 @@ class RowsOfBatch(Message):
 
 
 class Spent(Message):
-    """The cost of an activity by its own count, for live progress. A report counts from the journal."""
+    """The cost of an activity by its own count, the rows that it rejected and the calls that it had to make again, by
+    class; for live progress. A report counts from the journal."""
 
     calls: int = 0
     cost_usd: float = 0.0
+    rejects: dict[str, int] = {}
+    failed_calls: dict[str, int] = {}
 
     def __add__(self, other: "Spent") -> "Spent":
-        return Spent(calls=self.calls + other.calls, cost_usd=self.cost_usd + other.cost_usd)
+        return Spent(
+            calls=self.calls + other.calls,
+            cost_usd=self.cost_usd + other.cost_usd,
+            rejects=largest(Counter(self.rejects) + Counter(other.rejects)),
+            failed_calls=largest(Counter(self.failed_calls) + Counter(other.failed_calls)),
+        )
+
+
+def largest(classes: Counter[str]) -> dict[str, int]:
+    """Return the largest classes, the others together as `other`: a message has no room for hundreds."""
+    found = dict(classes.most_common(_MOST_CLASSES))
+    if (rest := classes.total() - sum(found.values())) > 0:
+        found["other"] = found.get("other", 0) + rest
+    return found
+
+
+class ModelLoad(Message):
+    """The calls of a process to a model: in flight, and if more wait for their turn; how many a minute may be sent now,
+    None if no rate is limited; `out` while its provider seems to be down."""
+
+    model: str
+    in_flight: int = 0
+    waiting: bool = False
+    per_minute: float | None = None
+    out: bool = False
 
 
 class Heartbeat(Message):
     """The progress of a running batch and the reason of its wait; for live progress only, as a heartbeat may get lost.
     `spool` names the folder of the records that its worker has not flushed: only a worker that sees this folder can
-    take the batch over."""
+    take the batch over. `loads` are those of the whole process, of which `process` is the id on its machine."""
 
     rows: int = 0
     calls: int = 0
     cost_usd: float = 0.0
     waiting: str = ""
     spool: str = ""
+    rejects: dict[str, int] = {}
+    failed_calls: dict[str, int] = {}
+    process: int = 0
+    loads: tuple[ModelLoad, ...] = ()
 
 
 class BatchResult(Message):

@@ -1,6 +1,7 @@
 """Load a `Spec` from a file or a mapping; errors are sentences with file, line, field, value and the allowed values."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from schemas.errors import SpecError
-from schemas.spec.document import MAX_BYTES, Document, Location, load_document
+from schemas.spec.document import MAX_BYTES, Document, Location, load_document, parse_document
 from schemas.spec.sections import Spec, Stage
 
 _SECRETS = re.compile(
@@ -23,7 +24,7 @@ _SECRET_NAMES = re.compile(
 )
 # Keys whose values are text for people or a model, or names of columns or state keys: never secrets by their name.
 _PROSE = frozenset(("prompt", "system", "query", "sql", "description"))
-_NAMES = frozenset(("columns", "output", "inputs", "outputs"))
+_NAMES = frozenset(("columns", "output", "inputs", "outputs", "examples"))
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
@@ -40,12 +41,12 @@ def spec_from(document: Document, *, base: Path) -> Spec:
             f"{document.name}: a spec is a mapping that starts with name:, source:, stages:, sink:.",
             hint="Write one that runs with: tandem init DIR",
         )
-    data = _inline_files(document, base)
-    _check_secrets(Document(document.name, data, document.lines))
+    whole = Document(document.name, _inline_files(document, base), document.lines)
+    _check_secrets(whole)
     try:
-        spec = Spec.model_validate(data)
+        spec = Spec.model_validate(whole.data)
     except ValidationError as exc:
-        raise SpecError("\n".join(_sentences(exc, document))) from None
+        raise SpecError("\n".join(_sentences(exc, whole))) from None
     if wrong := list(_refused_in_files(spec)):
         raise SpecError("\n".join(_placed(document, wrong)))
     return spec
@@ -109,6 +110,8 @@ def _inline_files(document: Document, base: Path) -> dict[str, Any]:
             for field in ("prompt", "system"):
                 if isinstance(stage.get(field), dict):
                     stage[field] = _read_text(document, ("stages", index, field), stage[field], base)
+            if isinstance(stage.get("examples"), dict):
+                stage["examples"] = _read_examples(document, ("stages", index, "examples"), stage["examples"], base)
         stages.append(stage)
     data["stages"] = stages
     return data
@@ -130,6 +133,23 @@ def _read_text(document: Document, location: Location, value: dict[str, Any], ba
     if len(data) > MAX_BYTES:
         raise SpecError(f"{where}: {value['file']!r} has more than {MAX_BYTES:,} bytes.")
     return text.replace("\r\n", "\n")
+
+
+def _read_examples(document: Document, location: Location, value: dict[str, Any], base: Path) -> list[Any]:
+    """Read a file of examples: NDJSON, or a list in JSON or YAML."""
+    text, where = _read_text(document, location, value, base), f"{_where(document, location)}: {_dotted(location)}"
+    if not value["file"].endswith((".ndjson", ".jsonl")):
+        found = parse_document(text, name=f"{where}: {value['file']}").data
+        if not isinstance(found, list):
+            raise SpecError(f"{where}: {value['file']!r} is no list of examples: [{{input: {{…}}, output: {{…}}}}, …].")
+        return found
+    examples = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            examples += [json.loads(line)] if line.strip() else []
+        except ValueError:
+            raise SpecError(f"{where}: line {number} of {value['file']!r} is not JSON.") from None
+    return examples
 
 
 def _check_secrets(document: Document) -> None:

@@ -180,6 +180,13 @@ class ModelChoice(Section):
         return model_name(value)
 
 
+class Example(Section):
+    """A row as a model is shown it, and the answer that it should give."""
+
+    input: dict[str, Any] = Field(min_length=1)
+    output: dict[str, Any] = Field(min_length=1)
+
+
 class Stage(Section):
     name: str
     uses: str = Field(min_length=1)
@@ -188,6 +195,7 @@ class Stage(Section):
     params: dict[str, Any] = {}
     system: str | None = None
     prompt: str | None = None
+    examples: list[Example] = Field(default=[], max_length=100)
     when_empty: Literal["null", "call", "reject"] = "null"
     on_reject: Literal["drop", "null"] = "drop"
     coerce: Literal["lenient", "strict"] = Field(
@@ -211,6 +219,7 @@ class Stage(Section):
     row_timeout: Duration = Field(
         default=timedelta(minutes=10), gt=timedelta(0), description="of a row's own time: waiting does not count"
     )
+    cache: Literal["on", "off"] = Field(default="on", description="off: no prompt is written to the provider's cache")
     share: bool = Field(default=True, description="equal rows share one answer")
     blocking: bool = Field(default=False, description="its async nodes block: run them in threads")
 

@@ -7,9 +7,9 @@ from typing import Any
 # Keys that only some stages have; every stage has all others.
 _SPECIFIC = frozenset(
     ("model", "prompt", "system", "when_empty", "output", "output_class", "query", "scope", "inputs", "outputs")
-) | {"tools", "context", "coerce", "row_timeout", "blocking", "share"}
+) | {"tools", "context", "coerce", "row_timeout", "blocking", "share", "cache", "examples"}
 _PROMPTED = frozenset(
-    ("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout", "share")
+    ("model", "prompt", "system", "when_empty", "output", "output_class", "coerce", "row_timeout", "share", "cache")
 )
 _KEY_EXAMPLES = {
     "output": "output: the columns to write",
@@ -31,17 +31,18 @@ class Uses:
     may: tuple[str, ...] = ()
 
 
-_ASKING = Uses(("output", "prompt", "model"))
+_SHOWN = _PROMPTED | {"examples"}
+_ASKING = Uses(("output", "prompt", "model"), _SHOWN)
 BUILT_IN: dict[str, Uses] = {
     "extract": _ASKING,
     "classify": _ASKING,
     "summarize": Uses(_ASKING.needs, may=("notes",)),
-    "cascade": Uses(_ASKING.needs, roles=("main", "cheap")),
-    "agent": Uses((*_ASKING.needs, "tools"), _PROMPTED | {"tools"}),
-    "judge": Uses(_ASKING.needs, may=("judge",)),
-    "translate": _ASKING,
+    "cascade": Uses(_ASKING.needs, _SHOWN, roles=("main", "cheap")),
+    "agent": Uses((*_ASKING.needs, "tools"), _SHOWN | {"tools"}),
+    "judge": Uses(_ASKING.needs, _SHOWN, may=("judge",)),
+    "translate": Uses(_ASKING.needs),
     "research": Uses(_ASKING.needs, _PROMPTED | {"tools"}, may=("sections",)),
-    "embed": Uses(_ASKING.needs, _PROMPTED - {"system", "coerce"}),
+    "embed": Uses(_ASKING.needs, _PROMPTED - {"system", "coerce", "cache"}),
     "sql": Uses(("query",), frozenset(("query", "scope")), ()),
     "checks": Uses((), frozenset(), ()),
     "sample": Uses((), frozenset(("scope",)), ()),
@@ -55,6 +56,8 @@ def complaint(uses: str, declared: Mapping[str, Any]) -> str | None:
     """Return the first fault of a stage's keys, else None. `declared` holds all values that are not defaults."""
     known = BUILT_IN.get(uses)
     if known is None:
+        if ":" in uses and "examples" in declared:
+            return "examples belongs to built-in graphs: a graph of yours writes its own messages"
         if ":" in uses and "coerce" in declared:
             return "coerce belongs to built-in graphs: a graph of yours reads its models' answers itself"
         return "query belongs to uses: sql, not to a graph of yours" if ":" in uses and "query" in declared else None

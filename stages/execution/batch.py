@@ -169,6 +169,8 @@ class _Run:
 
     async def _store(self, row: GraphRow, record: RowRecord) -> None:
         await self.context.journal.append(record)
+        if record.status == "rejected":
+            self.context.tally.note_reject(record.error, row.equal)
         self.context.on_row(row.equal)
         if (seen := observer.current) is not None:
             seen.rows_done(self.stage.name, row.equal)

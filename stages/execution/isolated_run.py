@@ -29,7 +29,10 @@ async def run_isolated(
         for record in records:
             await journal.append(record)
             if isinstance(record, RowRecord) and record.key in equal:
-                context.on_row(equal.pop(record.key))
+                rows = equal.pop(record.key)
+                if record.status == "rejected":
+                    context.tally.note_reject(record.error, rows)
+                context.on_row(rows)
 
     def is_left(row: GraphRow) -> bool:
         return not is_settled(journal.known.rows.get(row.key), journal.known)

@@ -21,6 +21,7 @@ from schemas.errors import RowError
 from schemas.spec.durations import Duration
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
 from stages.graphs.toolkit.tools import call, load_tools
@@ -53,6 +54,7 @@ def build(setup: StageSetup) -> GraphStage:
     form = answer_format(setup)
     tools = load_tools(setup)
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form)
     with_tools, without_tools = ModelQuestion(setup, form, tools=tools), ModelQuestion(setup, form)
     timeout_s = options.tool_timeout.total_seconds()
 
@@ -97,7 +99,7 @@ def build(setup: StageSetup) -> GraphStage:
         return {"messages": [*state["messages"], *replies]}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row, RULE), HumanMessage(prompts.text(row))]}
+        return {"messages": [*prompts.system(row, RULE), *examples, prompts.question(row)]}
 
     builder = StateGraph(State)
     builder.add_node("think", think)

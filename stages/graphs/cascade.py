@@ -10,13 +10,15 @@ the report.
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage
 from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
 from stages.contract import BY, GraphStage, Options, StageSetup
-from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, check_confidence, own_column
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, own_column
+from stages.graphs.toolkit.confidence import Confidence, column_of, sureness_of
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 
@@ -24,7 +26,7 @@ VERSION = "cascade-1"
 
 
 class CascadeOptions(Options):
-    confidence: str | None = Field(default=None, description="the float output that says how sure the model is")
+    confidence: Confidence | None = Field(default=None, description="the column that says how sure the model is")
     below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: main is asked")
     repairs: int = Field(default=0, ge=0, le=2, description="repairs of the cheap model's answer, before main is asked")
     answered_by: str | None = Field(default=None, description="a column for the name of the model that answered")
@@ -43,17 +45,18 @@ def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: cascade`. Raises SpecError."""
     options = setup.options(CascadeOptions)
     form = answer_format(setup)
-    check_confidence(setup, form.fields, options.confidence)
+    sureness = sureness_of(setup, form.fields, options.confidence, role="cheap")
     if (options.below is None) != (options.confidence is None):
         raise SpecError(f"{setup.where}: with.below and with.confidence belong together.")
-    added = own_column(setup, form.fields, "answered_by", options.answered_by, "str")
+    added = own_column(setup, form.fields, "answered_by", options.answered_by, "str") | column_of(sureness)
     prompts = Prompts(setup)
-    cheap, main = ModelQuestion(setup, form, "cheap"), ModelQuestion(setup, form, "main")
+    examples = example_turns(setup, prompts, form)
+    cheap, main = (ModelQuestion(setup, form, role, sureness=sureness) for role in ("cheap", "main"))
 
     def unsure(answer: Answer) -> bool:
         if options.below is None or options.confidence is None:
             return False
-        sure = answer[options.confidence]
+        sure = answer[options.confidence.column]
         return sure is None or bool(sure < options.below)
 
     async def ask_cheap(state: State) -> State:
@@ -67,7 +70,7 @@ def build(setup: StageSetup) -> GraphStage:
         return {"answer": await main.answer(state["messages"]), "answered_by": main.name}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
+        return {"messages": [*prompts.system(row), *examples, prompts.question(row)]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         by = {options.answered_by: state["answered_by"]} if options.answered_by else {}

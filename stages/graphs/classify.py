@@ -18,7 +18,9 @@ from pydantic import Field
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
 from stages.contract import GraphStage, Options, StageSetup
-from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, doubt_of
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
+from stages.graphs.toolkit.confidence import Confidence, column_of, doubt_of, sureness_of
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, Doubt, ModelQuestion, question_graph
 from stages.text.quoting import RULE, quoted
@@ -29,7 +31,7 @@ VERSION = "classify-1"
 class ClassifyOptions(Options):
     label: str | None = Field(default=None, description="the output that holds the label, where several could")
     labels: dict[str, str] = Field(default={}, description="label: what it means")
-    confidence: str | None = Field(default=None, description="the float output that says how sure the model is")
+    confidence: Confidence | None = Field(default=None, description="the column that says how sure the model is")
     below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: the fallback")
     ask_below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: a person is asked")
     fallback: str | None = Field(default=None, description="a label; null leaves the label empty")
@@ -40,8 +42,10 @@ def build(setup: StageSetup) -> GraphStage:
     options = setup.options(ClassifyOptions)
     form = answer_format(setup)
     column, labels, several = _labels(setup, form.fields, options)
-    doubt = _check(setup, form.fields, labels, options, column)
+    sureness = sureness_of(setup, form.fields, options.confidence, label=column)
+    doubt = _check(setup, labels, options, column)
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form, lambda prompt: quoted("text", prompt))
     instructions = _instructions(labels, several, options)
     known = {_plain(label): label for label in labels} | {label: label for label in labels}
 
@@ -60,19 +64,21 @@ def build(setup: StageSetup) -> GraphStage:
         return data
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row, instructions, RULE), HumanMessage(quoted("text", prompts.text(row)))]}
+        question = HumanMessage(quoted("text", prompts.text(row)))
+        return {"messages": [*prompts.system(row, instructions, RULE), *examples, question]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         answer = dict(state["answer"])
         if options.below is not None and options.confidence is not None:
-            sure = answer[options.confidence]
+            sure = answer[options.confidence.column]
             if sure is None or sure < options.below:
                 chosen = [] if options.fallback is None else [options.fallback]
                 answer[column] = chosen if several else options.fallback
         return answer
 
-    graph = question_graph(ModelQuestion(setup, form), mend, doubt)
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of))
+    graph = question_graph(ModelQuestion(setup, form, sureness=sureness), mend, doubt)
+    added = column_of(sureness)
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of, added))
 
 
 def _labels(
@@ -103,13 +109,11 @@ def _closed(declared: OutputField) -> tuple[str, ...]:
     return inner.values or () if inner is not None and inner.type == "enum" else ()
 
 
-def _check(
-    setup: StageSetup, fields: Mapping[str, OutputField], labels: tuple[str, ...], options: ClassifyOptions, column: str
-) -> Doubt | None:
+def _check(setup: StageSetup, labels: tuple[str, ...], options: ClassifyOptions, column: str) -> Doubt | None:
     for label in options.labels:
         if label not in labels:
             raise SpecError(f"{setup.where}: with.labels describes {label!r}, which is no label.")
-    doubt = doubt_of(setup, fields, options.confidence, options.ask_below, column)
+    doubt = doubt_of(setup, options.confidence, options.ask_below, column)
     if options.below is not None and options.confidence is None:
         raise SpecError(f"{setup.where}: with.below needs with.confidence: the float output to compare.")
     if options.fallback is not None and options.below is None:
@@ -133,5 +137,6 @@ def _plain(label: str) -> str:
 def _instructions(labels: tuple[str, ...], several: bool, options: ClassifyOptions) -> str:
     lines = [f"- {label}" + (f": {meaning}" if (meaning := options.labels.get(label)) else "") for label in labels]
     which = "every label that applies" if several else "exactly one label"
-    sure = f" {options.confidence}: how sure you are, from 0 to 1." if options.confidence else ""
+    said = options.confidence is not None and options.confidence.source == "answer"
+    sure = f" {options.confidence.column}: how sure you are, from 0 to 1." if options.confidence and said else ""
     return f"Classify the text. Choose {which} of this list, as it is written there:\n" + "\n".join(lines) + sure

@@ -11,11 +11,12 @@ START → ask → check ─ fits → sure enough? ─ yes ─→ END
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import HumanMessage
 from pydantic import Field
 
 from stages.contract import GraphStage, Options, StageSetup
-from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, doubt_of
+from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
+from stages.graphs.toolkit.confidence import Confidence, column_of, doubt_of, sureness_of
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import ModelQuestion, question_graph
 
@@ -23,7 +24,7 @@ VERSION = "extract-1"
 
 
 class ExtractOptions(Options):
-    confidence: str | None = Field(default=None, description="the float output that says how sure the model is")
+    confidence: Confidence | None = Field(default=None, description="the column that says how sure the model is")
     ask_below: float | None = Field(default=None, ge=0, le=1, description="less sure than this: a person is asked")
 
 
@@ -31,11 +32,14 @@ def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: extract`. Raises SpecError."""
     options = setup.options(ExtractOptions)
     form = answer_format(setup)
-    doubt = doubt_of(setup, form.fields, options.confidence, options.ask_below, None)
+    sureness = sureness_of(setup, form.fields, options.confidence)
+    doubt = doubt_of(setup, options.confidence, options.ask_below, None)
     prompts = Prompts(setup)
+    examples = example_turns(setup, prompts, form)
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
+        return {"messages": [*prompts.system(row), *examples, prompts.question(row)]}
 
-    graph = question_graph(ModelQuestion(setup, form), doubt=doubt)
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state))
+    graph = question_graph(ModelQuestion(setup, form, sureness=sureness), doubt=doubt)
+    added = column_of(sureness)
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, added_columns=added))

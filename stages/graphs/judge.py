@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import orjson
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
 from pydantic import Field
 
@@ -20,6 +20,8 @@ from schemas.errors import RowError
 from schemas.spec.fields import OutputField
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, own_column
+from stages.graphs.toolkit.confidence import Confidence, column_of, sureness_of
+from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answers.answer_format import AnswerFormat
@@ -42,6 +44,9 @@ class JudgeOptions(Options):
     accept: float = Field(default=0.8, ge=0, le=1, description="the score from which a draft is good enough")
     revisions: int = Field(default=2, ge=0, le=10, description="how often a draft is revised at most")
     unsatisfied: Literal["keep", "reject"] = Field(default="keep", description="when no draft was good enough")
+    confidence: Confidence | None = Field(
+        default=None, description="the column that says how sure the model was of that draft"
+    )
     score: str | None = Field(default=None, description="a column for the score of the draft that was kept")
 
 
@@ -59,19 +64,21 @@ def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: judge`. Raises SpecError."""
     options = setup.options(JudgeOptions)
     form = answer_format(setup)
-    added = own_column(setup, form.fields, "score", options.score, "float")
+    sureness = sureness_of(setup, form.fields, options.confidence)
+    added = own_column(setup, form.fields, "score", options.score, "float") | column_of(sureness)
     prompts = Prompts(setup)
-    writer = ModelQuestion(setup, form)
+    examples = example_turns(setup, prompts, form)
+    writer = ModelQuestion(setup, form, sureness=sureness)
     critic = ModelQuestion(
         setup, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in setup.stage.model else "main"
     )
-    system_message = SystemMessage(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
+    system_message = prompts.fixed(f"{_JUDGE.format(rubric=options.rubric)}\n\n{RULE}")
 
     async def draft(state: State) -> State:
         return {"draft": await writer.answer(state["messages"])}
 
     async def criticise(state: State) -> State:
-        draft_json = orjson.dumps(state["draft"]).decode()
+        draft_json = orjson.dumps(_written(state["draft"], form)).decode()
         question = f"{quoted('task', state['task'])}\n\n{quoted('draft', draft_json)}"
         critique = await critic.answer([system_message, HumanMessage(question)])
         return {"drafts": [(critique["score"], state["draft"])], "problems": critique["problems"]}
@@ -82,12 +89,12 @@ def build(setup: StageSetup) -> GraphStage:
 
     def revise(state: State) -> State:
         problems = "\n".join(f"- {problem}" for problem in state["problems"]) or "- It does not meet the rubric."
-        last_draft = AIMessage(orjson.dumps(state["draft"]).decode())
+        last_draft = AIMessage(orjson.dumps(_written(state["draft"], form)).decode())
         return {"messages": [*state["messages"], last_draft, HumanMessage(_REVISE + quoted("problems", problems))]}
 
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
-        task = prompts.text(row)
-        return {"task": task, "messages": [*prompts.system(row), HumanMessage(task)]}
+        question = prompts.question(row)
+        return {"task": str(question.content), "messages": [*prompts.system(row), *examples, question]}
 
     def output_of(state: Mapping[str, Any]) -> Answer:
         score, best = max(state["drafts"], key=lambda scored: scored[0])
@@ -111,3 +118,8 @@ def build(setup: StageSetup) -> GraphStage:
     return assemble(
         setup, GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, output_of, added, calls)
     )
+
+
+def _written(draft: Answer, form: AnswerFormat) -> Answer:
+    """Return a draft as its model wrote it."""
+    return {name: value for name, value in draft.items() if name in form.fields}

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, TypedDict
 
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core.messages import BaseMessage, HumanMessage, ToolCall
 from langchain_core.tools import BaseTool
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
@@ -86,7 +86,7 @@ def build(setup: StageSetup) -> GraphStage:
     answerer = ModelQuestion(setup, form)
 
     async def plan(state: State) -> State:
-        system = SystemMessage(f"{_PLAN.format(sections=options.sections)}\n\n{RULE}")
+        system = prompts.fixed(f"{_PLAN.format(sections=options.sections)}\n\n{RULE}")
         answer = await planner.answer([system, HumanMessage(quoted("question", state["question"]))])
         return {"sections": answer["sections"]}
 
@@ -102,7 +102,7 @@ def build(setup: StageSetup) -> GraphStage:
         try:
             found = await search(state["query"])
             prompt_parts = [quoted("question", state["question"]), quoted("section", title), quoted("found", found)]
-            system = SystemMessage(f"{_SECTION}\n\n{RULE}")
+            system = prompts.fixed(f"{_SECTION}\n\n{RULE}")
             answer = await writer.answer([system, HumanMessage("\n\n".join(prompt_parts))])
         except RowError as exc:
             return {"gone": [(place, title, exc.message)]}

@@ -65,7 +65,8 @@ class RowRecord(_RowFact):
 class CallRecord:
     """`raw` is the JSON text of the response message; None: the request went out and its outcome is not known
     (`error` says why), so it may have been billed. `carried`: a copy from another journal, where it counts. `by`: who
-    answered, as far as the answer says it: `model`, `fingerprint` of the system, `tier`, and the `endpoint`."""
+    answered, as far as the answer says it: `model`, `fingerprint` of the system, `tier`, and the `endpoint`; and the
+    `stage` that asked."""
 
     request: str
     ordinal: int

@@ -7,7 +7,7 @@ fit the budget any more, a smaller cap, still far longer than any answer so far.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -154,13 +154,17 @@ class CallSizes:
         return cap if self.answers + len(other_lengths) >= _LEARNED_FROM and 2 * cap <= DEFAULT_CAP else None
 
 
-def most_of(price: Callable[[dict[str, int]], float | None], read: int, cap: int, *, may_cache: bool = False) -> Amount:
-    """Return the upper bound of a call's cost and tokens; `may_cache`: all of the request may be written to the
-    provider's cache, for an hour. A run with a budget does not start if a price is unknown."""
+def most_of(
+    price: Callable[[dict[str, int]], float | None], read: int, cap: int, *, cache: Literal["5m", "1h"] | None = None
+) -> Amount:
+    """Return the upper bound of a call's cost and tokens; `cache`: all of the request may be written to the provider's
+    cache, for so long at most. A run with a budget does not start if a price is unknown."""
     bound = -(-read // _ROUNDED_TO) * _ROUNDED_TO
     inputs = [{"input": bound}]
-    if may_cache:
-        inputs += [{"input": bound, "cache_write": bound, "cache_write_1h": hour} for hour in (0, bound)]
+    if cache is not None:
+        inputs.append({"input": bound, "cache_write": bound})
+    if cache == "1h":
+        inputs.append({"input": bound, "cache_write": bound, "cache_write_1h": bound})
     highest = max(
         price({**sizes, "output": cap, "reasoning": reasoning}) or 0.0 for sizes in inputs for reasoning in (0, cap)
     )

@@ -11,6 +11,7 @@ from functools import lru_cache
 from schemas.spec.sections import Price
 from schemas.tier import Tier
 
+_CACHE = frozenset(("cached_input", "cache_write", "cache_write_1h"))
 Pricer = Callable[[dict[str, int]], float | None]
 _OF_STANDARD: dict[Tier, float] = {"standard": 1.0, "flex": 0.5, "batch": 0.5}
 # How the package names a tier.
@@ -53,6 +54,15 @@ def tier_price(price: Pricer, tier: Tier) -> Pricer:
         return None if standard is None else _OF_STANDARD[tier] * standard
 
     return part
+
+
+def saved_by_cache(price: Pricer, usage: dict[str, int]) -> int | None:
+    """Return the USD / 10^9 that a provider's cache saved in a call, less than zero if it cost more than it saved; None
+    if it had no part in it, or the price is unknown."""
+    if not (usage.get("cached_input") or usage.get("cache_write")):
+        return None
+    paid, plain = price(usage), price({kind: count for kind, count in usage.items() if kind not in _CACHE})
+    return None if paid is None or plain is None else round((plain - paid) * 1_000_000_000)
 
 
 def _from_spec(price: Price, usage: dict[str, int]) -> float:

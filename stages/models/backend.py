@@ -10,7 +10,9 @@ from schemas.tier import Tier
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
+from stages.models.first_calls import FirstCalls
 from stages.models.flex import Flex
+from stages.models.wires.facts import Caching
 
 # Sends a request; the argument caps the tokens of the answer if the request does not.
 Send = Callable[[int | None], Awaitable[ChatResult]]
@@ -23,9 +25,10 @@ class Backend:
     `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
-    sizes of its calls; `no_answers`: calls without an answer; `tier`: the price tier of its calls, `price` being the
-    standard one; `pool`: whose batch jobs may hold them, empty where that tier is another; `flex`: its room at flex,
-    where that is the tier."""
+    sizes of its calls; `no_answers`: calls without an answer; `caching`: how the provider caches the beginning of its
+    requests, as far as that is known and not forbidden; `first_calls`: those that write that cache; `tier`: the price
+    tier of its calls, `price` being the standard one; `pool`: whose batch jobs may hold them, empty where that tier is
+    another; `flex`: its room at flex, where that is the tier."""
 
     name: str
     identity: bytes
@@ -42,6 +45,8 @@ class Backend:
     no_calls: bool = False
     seen: CallSizes = field(default_factory=CallSizes)
     no_answers: NoAnswers = field(default_factory=NoAnswers)
+    caching: Caching | None = None
+    first_calls: FirstCalls = field(default_factory=FirstCalls)
     tier: Tier = "standard"
     pool: str = ""
     flex: Flex | None = None

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from langchain_core.language_models import BaseChatModel
@@ -36,7 +36,7 @@ from schemas.errors import (
 from stages.journal.records import CallKey, CallRecord, now
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
-from stages.limits.prices import tier_price
+from stages.limits.prices import saved_by_cache, tier_price
 from stages.limits.rate_headers import allowed_by
 from stages.models import heard
 from stages.models.answers.answerer import answerer_of
@@ -276,31 +276,11 @@ async def _call_with_retries(
     first: float | None = None
     attempt = 0
     while True:
-        if (why := scope.halted()) is not None:
-            raise why
-        with scope.clock.waiting():
-            reservation, cap = await _reserve(scope, backend, request)
-        try:
-            async with backend.limiter.call(request.size, patience_s=patience_s, waiting=scope.clock.waiting) as turn:
-                sent = time.monotonic()
-                first = first or sent
-                call = unknown_call(scope, backend, key)
-                result = await _send_once(scope, backend, call, partial(send, cap), reservation)
-                if isinstance(result, ChatResult):
-                    longest = request.cap or backend.cap or cap
-                    record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
-                    turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
-                    reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
-                    if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
-                        _note_unknown(scope, call, "cut off by what was left of the budget")
-                        raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
-                    heard.call_answered(scope, record, request.text)
-                    return record
-                turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
-        except Blocked as blocked:
-            raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
-        finally:
-            reservation.close()
+        async with backend.first_calls.turn(request.prefix, scope.clock.waiting) if request.prefix else nullcontext():
+            result, sent = await _attempt(scope, backend, key, request, send, patience_s)
+        if isinstance(result, CallRecord):
+            return result
+        first = first or sent
         if isinstance(result, NoAnswer) and (why := _never_answered(backend, request, result)) is not None:
             raise why
         limited = result.congestion == "rate"
@@ -310,6 +290,48 @@ async def _call_with_retries(
         if attempt == MAX_ATTEMPTS or time.monotonic() - first + pause > patience_s:
             raise Waiting(result.message, max(pause, 1.0))
         await asyncio.sleep(wait)
+
+
+def _kind_of(failure: TransientModelError) -> str:
+    """Return the class of a failed call, for people."""
+    if isinstance(failure, NoAnswer):
+        return failure.kind
+    return {"rate": "rate_limited", "overload": "overloaded"}.get(failure.congestion, "unreachable")
+
+
+async def _attempt(
+    scope: RowScope, backend: Backend, key: CallKey, request: ModelRequest, send: Send, patience_s: float
+) -> tuple[CallRecord | TransientModelError, float]:
+    """Send a request when it is its turn. Returns the answer, or a failure that may pass, and when it was sent. Raises
+    Waiting, RowError, FatalModelError."""
+    if (why := scope.halted()) is not None:
+        raise why
+    with scope.clock.waiting():
+        reservation, cap = await _reserve(scope, backend, request)
+    try:
+        async with backend.limiter.call(request.size, patience_s=patience_s, waiting=scope.clock.waiting) as turn:
+            sent = time.monotonic()
+            call = unknown_call(scope, backend, key)
+            result = await _send_once(scope, backend, call, partial(send, cap), reservation)
+            if not isinstance(result, ChatResult):
+                turn.record_failure(result.message, result.congestion, result.retry_after or 0.0)
+                scope.tally.failed_calls[_kind_of(result)] += 1
+                return result, sent
+            longest = request.cap or backend.cap or cap
+            record = call_answered(scope, backend, call, request, result, time.monotonic() - sent, longest)
+            turn.record_answer(record.usage["input"], record.usage["output"], allowed_by(result))
+            reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
+            if request.prefix:
+                backend.first_calls.answered(request.prefix)
+            if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
+                _note_unknown(scope, call, "cut off by what was left of the budget")
+                raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
+            heard.call_answered(scope, record, request.text)
+            return record, sent
+    except Blocked as blocked:
+        raise Waiting(f"{backend.name}: {blocked.why}", blocked.seconds) from None
+    finally:
+        reservation.close()
 
 
 def _never_answered(backend: Backend, request: ModelRequest, failure: NoAnswer) -> RowError | None:
@@ -343,7 +365,9 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    return most_of(backend.price, backend.seen.most_read(request.size), cap, may_cache=request.marked)
+    writes = backend.caching is not None and backend.caching.write > 1
+    cache: Literal["5m", "1h"] | None = "1h" if request.marked else "5m" if writes else None
+    return most_of(backend.price, backend.seen.most_read(request.size), cap, cache=cache)
 
 
 async def _send_once(
@@ -414,6 +438,8 @@ def call_answered(
     by = answerer_of(message.response_metadata, backend.endpoint)
     price = tier_price(backend.price, "flex") if by.get("tier") == "flex" else backend.price
     cost = price(usage)
+    if (saved := saved_by_cache(price, usage)) is not None:
+        usage["cache_saved"] = saved
     scope.tally.calls += 1
     scope.tally.cost_usd += cost or 0.0
     metadata = message.response_metadata
@@ -426,7 +452,7 @@ def call_answered(
         request_id=metadata.get("request_id") or metadata.get("id"),
         latency_ms=round(seconds * 1000),
         at=now(),
-        by=by,
+        by={**by, **({"stage": scope.stage} if scope.stage else {})},
     )
 
 

@@ -54,7 +54,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         from stages.models.wires.clients import client_of
 
         access = services.bedrock(params) if provider == "bedrock_converse" and services.bedrock is not None else None
-        model = client_of(provider, name, params, timeout_s, access)
+        model = client_of(provider, name, params, timeout_s, access, cache=stage.cache == "on")
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
     cap = cap_in({**params, **params.get("extra_body", {})})
@@ -68,6 +68,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         timeout_s=timeout_s,
         no_calls=services.no_calls,
         cap=cap,
+        caching=getattr(model, "caching", None),
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
         **paid,
     )

@@ -28,9 +28,9 @@ def complaints(spec: Spec) -> Iterator[Complaint]:
     """Yield what the stages ask of their models in vain, each once."""
     seen = set()
     for stage in spec.stages:
-        for choice in stage.model.values():
+        for role, choice in stage.model.items():
             for pool in members_of(choice):
-                for complaint in _of_model(pool[0], stage):
+                for complaint in (*_of_model(pool[0], stage), *_of_logprobs(pool[0], stage, role)):
                     if complaint not in seen:
                         seen.add(complaint)
                         yield complaint
@@ -55,6 +55,29 @@ def _of_model(choice: ModelChoice, stage: StageSpec) -> Iterator[Complaint]:
             f"Set max_tokens: {facts.cap}, or less.",
             own,
         )
+
+
+def _of_logprobs(choice: ModelChoice, stage: StageSpec, role: str) -> Iterator[Complaint]:
+    confidence, asked = stage.options.get("confidence"), "cheap" if stage.uses == "cascade" else "main"
+    wanted = isinstance(confidence, dict) and confidence.get("from") == "logprobs" and role == asked
+    if wanted and not gives_logprobs(choice, stage, anywhere=True):
+        yield Complaint(
+            f"stage {stage.name}: model {choice.name!r} gives no log-probabilities, which with.confidence comes from.",
+            "Take from: answer with a float output, or another model.",
+            _is_own_address(choice.name.partition(":")[0], {**stage.params, **choice.params}),
+        )
+
+
+def gives_logprobs(choice: ModelChoice, stage: StageSpec, *, anywhere: bool = False) -> bool:
+    """True if a model may be asked for log-probabilities: by Chat Completions or by Gemini's protocol, and it does not
+    refuse them. At another address the server decides, unless this is about the model `anywhere`."""
+    provider, _, name = choice.name.partition(":")
+    params = {**stage.params, **choice.params}
+    facts, own = facts_of(provider, name), _is_own_address(provider, params)
+    if provider not in ("openai", "google_genai") or params.get("api") == "responses":
+        return False
+    by_responses = own and facts.responses and "api" not in params
+    return not by_responses and not ((own or anywhere) and refused(facts, {**params, "logprobs": True}))
 
 
 def _of_effort(where: str, facts: Facts, params: dict[str, Any], own: bool) -> Iterator[Complaint]:

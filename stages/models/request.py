@@ -13,6 +13,7 @@ from langchain_core.messages import BaseMessage
 from stages.journal.requests import RequestText
 from stages.models.asked import Settings, canonical_json
 from stages.models.backend import Backend
+from stages.models.prefix import end_of, is_long_enough, part_of
 from stages.models.row_scope import request_digest
 from stages.models.wires.openai_chat import wire
 
@@ -34,7 +35,8 @@ class ModelRequest:
     an answer, if the request sets it, `media`: it holds more than plain text, `marked`: it has marks for the
     provider's cache. `capped`: the digest with the cap,
     for answers that were cut off by it, and those of versions that had no other. `older`: further digests that earlier
-    versions gave it. `text`: the request for people."""
+    versions gave it. `text`: the request for people. `prefix`: a digest of what the provider's cache keeps of it, empty
+    if nothing is known to be kept."""
 
     digest: str
     size: int
@@ -44,6 +46,7 @@ class ModelRequest:
     capped: str = ""
     older: tuple[Named, ...] = ()
     text: RequestText | None = None
+    prefix: str = ""
 
     @property
     def names(self) -> tuple[Named, ...]:
@@ -81,7 +84,19 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], settings: S
         capped=capped,
         older=tuple(older),
         text=RequestText(common, kept),
+        prefix=_prefix(backend, messages, asked, settings),
     )
+
+
+def _prefix(backend: Backend, messages: list[BaseMessage], asked: list[dict[str, Any]], settings: Settings) -> str:
+    """Return the digest of what a request has in common with others, if the provider's cache can keep it; else ""."""
+    end = end_of(messages) if backend.caching is not None else None
+    if end is None or backend.caching is None:
+        return ""
+    begin = canonical_json(part_of(asked, end))
+    if not is_long_enough(len(begin) + len(settings.capped), backend.caching.least):
+        return ""
+    return request_digest(backend.identity, settings.capped, begin)
 
 
 def _names(identity: bytes, capped_identity: bytes, messages: bytes, free: bytes, capped: bytes) -> tuple[Named, Named]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,12 +26,18 @@ class RowStopped(TandemError):
 
 @dataclass
 class Tally:
-    """Counts of the model calls of a batch."""
+    """Counts of the model calls of a batch; of its rejected rows, and of calls that were made again, by class."""
 
     calls: int = 0
     cost_usd: float = 0.0
     calls_reused: int = 0
     unknown: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    failed_calls: Counter[str] = field(default_factory=Counter)
+
+    def note_reject(self, error: Mapping[str, Any] | None, rows: int) -> None:
+        """Count the rows of a reject by its class."""
+        self.rejects[str((error or {}).get("kind", "other"))] += rows
 
 
 class Repeats(Protocol):

@@ -79,8 +79,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class Template:
-    """One prompt. `columns` are the input columns that it reads; `row_keys` those it reads as row["…"], or None if it
-    uses `row` in another way and so reads every column."""
+    """One prompt. `begin` is the text before its first expression; `columns` are the input columns that it reads;
+    `row_keys` those it reads as row["…"], or None if it uses `row` in another way and so reads every column."""
 
     def __init__(self, text: str, *, where: str) -> None:
         self.text = text
@@ -96,6 +96,7 @@ class Template:
         self.uses_row = ROW in names
         self.row_keys = _row_keys(tree) if self.uses_row else frozenset()
         self.columns = frozenset(names - {ROW})
+        self.begin = _literal_begin(tree)
 
     def reads(self, available: frozenset[str]) -> frozenset[str]:
         """Return the columns that the template reads. Raises SpecError for one that is missing."""
@@ -120,6 +121,12 @@ class Template:
             return self._template.render(values if ROW in values else {**values, ROW: values})
         except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as exc:
             raise RowError(f"the template failed on this row: {exc}", kind="template") from exc
+
+
+def _literal_begin(tree: nodes.Template) -> str:
+    first = tree.body[0] if tree.body else None
+    data = first.nodes[0] if isinstance(first, nodes.Output) and first.nodes else None
+    return data.data if isinstance(data, nodes.TemplateData) else ""
 
 
 def _row_keys(tree: nodes.Template) -> frozenset[str] | None:

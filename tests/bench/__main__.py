@@ -19,6 +19,7 @@ from tests.bench import (
     throughput,
     traces,
     transport,
+    watched,
     wide,
 )
 
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "metrics": metrics.main,
     "traces": traces.main,
     "page": page.main,
+    "watched": watched.main,
     "catalogue": catalogue.main,
     "answers": answers.main,
     "killed": killed.main,

@@ -74,6 +74,8 @@ def test_what_moved_is_asked_and_nothing_else(tmp_path: Path, model_server: Mode
     again = run()
     assert (again["partitions"]["unchanged"], again["partitions"]["published"], again["usage"]["calls"]) == (3, 0, 0)
     assert again["rows"]["in"] == 0
+    nothing_is_stale = project.tandem("run", "--fresh", "--yes").ok()
+    assert "to run all of them: --reprocess all --fresh" in nothing_is_stale.err
 
     anew = run("--reprocess", "all")
     assert (anew["partitions"]["published"], anew["usage"]["calls"]) == (3, 0)

@@ -27,6 +27,7 @@ from tests.harness.jobs.server import Refused
 from tests.harness.ledger import Call, Ledger, Stats
 from tests.harness.openai_wire import Asked, Reply, error_reply, reply_to
 from tests.harness.processes import Child, Control
+from tests.harness.prompt_cache import PromptCache
 from tests.harness.protocols import Protocol, protocol_of
 from tests.harness.script import Gate, Rule, Rules, Script, share
 
@@ -106,6 +107,7 @@ class _Server:
         self._gate = Gate(script.limits, time.monotonic())
         self._jobs.script, self._jobs.rules, self._jobs.ledger = script.jobs, self._rules, self._ledger
         self._jobs.cut = 0
+        self._cache = PromptCache() if script.caches else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if (protocol := protocol_of(request.path)) is not None:
@@ -164,8 +166,16 @@ class _Server:
         ledger = self._ledger  # a reset while this call is in flight must not receive its end
         call, repetition = ledger.open(asked.digest, asked.model, asked.message)
         call.cap = asked.data.get("max_completion_tokens", asked.data.get("max_tokens"))
+        cache = self._cache
+        if cache is not None:
+            prefix, size, known = cache.lookup(body)
+            size = min(size, asked.prompt_tokens)
+            asked.cached, asked.cache_written = (size, 0) if known else (0, size)
         try:
-            return await self._answer(request, asked, call, repetition)
+            response = await self._answer(request, asked, call, repetition)
+            if cache is not None and response.status == 200:
+                cache.write(prefix)
+            return response
         except (asyncio.CancelledError, ConnectionError):
             call.disconnected = call.fault != "reset"
             raise

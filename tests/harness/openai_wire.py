@@ -19,6 +19,7 @@ from tests.harness.script import Rule
 
 _MARKER = "[[answer:"
 _CALL = "[[call:"
+_LOGPROB = "[[logprob:"
 _MEGABYTE = b"x" * 1_000_000
 _CHAT_FIELDS = ("messages", "model", "response_format", "tools")
 _EMBEDDING_FIELDS = ("input", "model", "dimensions")
@@ -37,6 +38,8 @@ class Asked:
     prompt_tokens: int
     turns: int = 0  # messages of the assistant that call tools
     protocol: Protocol = CHAT
+    cached: int = 0  # tokens, in front, that are read from the provider's cache
+    cache_written: int = 0
 
     @classmethod
     def parse(cls, body: bytes, *, embedding: bool, protocol: Protocol = CHAT, path: str = "") -> Asked:
@@ -119,6 +122,8 @@ def _completed(asked: Asked, rule: Rule | None) -> Reply:
     if rule and action == "length":
         message["content"], reason = content[: len(content) // 2], "length"
     choices = [] if action == "empty_choices" else [{"index": 0, "message": message, "finish_reason": reason}]
+    if choices and asked.data.get("logprobs") and message.get("content"):
+        choices[0]["logprobs"] = {"content": _with_logprobs(message["content"], asked.message)}
     model = rule.text if rule and action == "answers_as" else asked.model
     envelope = {"id": f"chatcmpl-{asked.digest[:24]}", "created": 1_760_000_000, "model": model}
     if model != asked.model:
@@ -139,6 +144,13 @@ def _completed(asked: Asked, rule: Rule | None) -> Reply:
         head, _, tail = whole.partition(b'"@"')
         pieces = [head + b'"', *[_MEGABYTE] * rule.mb, b'"' + tail]
     return Reply(200, pieces, prompt_tokens=asked.prompt_tokens, completion_tokens=spent)
+
+
+def _with_logprobs(text: str, message: str) -> list[dict[str, Any]]:
+    """Tokens of three characters, each as probable as the message's `[[logprob: …]]` says."""
+    logprob = float(_marked(message, _LOGPROB) or "-0.01")
+    pieces = [text[at : at + 3] for at in range(0, len(text), 3)]
+    return [{"token": piece, "logprob": logprob, "bytes": list(piece.encode()), "top_logprobs": []} for piece in pieces]
 
 
 def _message(asked: Asked, rule: Rule | None) -> tuple[dict[str, Any], str]:
@@ -262,9 +274,14 @@ def _embedded(asked: Asked) -> Reply:
     return Reply(200, [body], prompt_tokens=asked.prompt_tokens)
 
 
-def _usage(asked: Asked, spent: int) -> dict[str, int]:
+def _usage(asked: Asked, spent: int) -> dict[str, Any]:
     total = asked.prompt_tokens + spent
-    return {"prompt_tokens": asked.prompt_tokens, "completion_tokens": spent, "total_tokens": total}
+    usage: dict[str, Any] = {
+        "prompt_tokens": asked.prompt_tokens, "completion_tokens": spent, "total_tokens": total,
+    }  # fmt: skip
+    if asked.cached or asked.cache_written:
+        usage["prompt_tokens_details"] = {"cached_tokens": asked.cached, "cache_write_tokens": asked.cache_written}
+    return usage
 
 
 def _wants_usage(asked: Asked) -> bool:

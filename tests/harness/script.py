@@ -110,13 +110,15 @@ class JobScript:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """`latency_ms` and up to `jitter_ms` more, drawn by content, before each answer that no limit refused."""
+    """`latency_ms` and up to `jitter_ms` more, drawn by content, before each answer that no limit refused. `caches`:
+    marked prefixes of prompts are written to a cache, and read from it by calls that begin after an answer."""
 
     latency_ms: float = 0.0
     jitter_ms: float = 0.0
     rules: tuple[Rule, ...] = ()
     limits: Limits = Limits()
     jobs: JobScript = JobScript()
+    caches: bool = False
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Script:

@@ -38,6 +38,8 @@ def summary(report: Report) -> list[str]:
         lines.append(_paid(usage))
     if report.jobs.submitted:
         lines.append(_by_jobs(report.jobs))
+    if usage.cached_input_tokens or usage.cache_write_tokens:
+        lines.append(_cached(usage))
     if report.retired:
         lines.append(f"Retired: {counted(report.retired, 'partition')}, gone from the source.")
     if report.gone.partitions:
@@ -110,6 +112,12 @@ def _next_step(report: Report) -> str:
     left = report.totals.failed + report.totals.cancelled + report.totals.not_run - repeating
     others = f" ({counted(left, 'other partition')} only need that)" if left > 0 else ""
     return f"Do what is named above for {counted(repeating, 'partition')}, then run it again{others}; {kept}"
+
+
+def _cached(usage: Usage) -> str:
+    saved = usage.cache_saved_usd
+    effect = f"{money(saved)} saved" if saved >= 0 else f"which cost {money(-saved)} more than without it"
+    return f"Prompt cache: {usage.cached_input_tokens:,} tokens read, {usage.cache_write_tokens:,} written, {effect}."
 
 
 def _paid(usage: Usage) -> str:

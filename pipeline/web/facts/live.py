@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.client.connection import Connection
@@ -12,10 +13,12 @@ from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
 from pipeline.client.work_in_progress import work_in_progress
 from pipeline.operations.find_run import report_of
-from pipeline.runs import charts
+from pipeline.runs import charts, outcomes
 from pipeline.runs.charts import Chart
+from pipeline.runs.reject_classes import error_classes
 from pipeline.runs.report import Report, load_report
 from pipeline.stores import Store
+from schemas.messages.batch import ModelLoad
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Progress
 from schemas.plan import RunRequest
@@ -24,6 +27,7 @@ _EVERY_S = 1.0
 _SINK_EVERY_S = 5.0
 _BUCKETS = 60
 _SHOWN = 40
+_MOST_CLASSES = 12
 
 
 @dataclass
@@ -48,7 +52,8 @@ class Timeline:
 
 @dataclass(frozen=True)
 class LiveRun:
-    """The state of a run. `source` says where the figures are from; `least`: calls and cost are lower bounds."""
+    """The state of a run. `source` says where the figures are from; `least`: calls and cost are lower bounds;
+    `errors`: rejected rows by class; `failed_calls`: calls that were made again, of partitions at work, by class."""
 
     state: str
     detail: str
@@ -67,12 +72,40 @@ class LiveRun:
     held: tuple[str, ...]
     finished: tuple[PartitionResult, ...]
     chart: Chart | None
+    loads: tuple[ModelLoad, ...] = ()
+    errors: tuple[tuple[str, int], ...] = ()
+    failed_calls: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass
+class FinishedErrors:
+    """Rejected rows by class of the partitions that have ended in this run, each read from the sink once."""
+
+    store: Store
+    run: str
+    classes: Counter[str] = field(default_factory=Counter)
+    _read: set[str] = field(default_factory=set)
+
+    def add(self, results: Iterable[PartitionResult]) -> None:
+        """Add partitions that are not in it yet. Blocks."""
+        new = [one for one in results if one.partition not in self._read and one.counts.rejected]
+        self._read.update(one.partition for one in new)
+        for found in error_classes(self.store, self.run, new):
+            self.classes[found.error] += found.rows
+
+    async def with_progress(self, progress: Progress) -> Counter[str]:
+        """Return the classes with those that ended lately. The first time, all that ended before are read."""
+        if not self._read and progress.finished_before:
+            await asyncio.to_thread(lambda: self.add(outcomes.outcomes(self.store, self.run)))
+        await asyncio.to_thread(self.add, progress.finished)
+        return self.classes
 
 
 async def live(connection: Connection | None, store: Store, request: RunRequest) -> AsyncIterator[LiveRun]:
     """Yield a run's state every second, every five from the sink alone, until it has ended."""
     run = Run(request, store, None, "joined")
     pace, budget, timeline = RowRate(), BudgetFigures(run), Timeline()
+    ended = FinishedErrors(store, request.run)
     while True:
         opened = await open_run(connection.client, store, request) if connection is not None else None
         progress = await progress_of(opened.handle) if opened is not None else None
@@ -81,15 +114,18 @@ async def live(connection: Connection | None, store: Store, request: RunRequest)
             await budget.update(work)
             pace.note(time.monotonic(), work.rows)
             timeline.note(work.rows)
+            errors = await ended.with_progress(progress) + work.rejects
             rate, left = pace.rows_per_s, progress.rows_total - work.rows
             yield LiveRun(
                 state=progress.state, detail=progress.detail, source="live, from Temporal", rows=work.rows,
-                rows_total=progress.rows_total, rejected=work.rejected, calls=work.calls, cost_usd=work.cost_usd,
+                rows_total=progress.rows_total, rejected=max(work.rejected, errors.total()), calls=work.calls, cost_usd=work.cost_usd,
                 budget_usd=work.budget_usd, rows_per_s=rate,
                 left_s=left / rate if rate and left > 0 and progress.state == "running" else None,
                 waiting=_waiting(progress, work.reason), least=not work.whole, running=progress.running[:_SHOWN],
                 held=progress.held, finished=tuple(reversed(progress.finished[-_SHOWN:])),
-                chart=timeline.chart() if len(timeline.rows) > 1 else None,
+                chart=timeline.chart() if len(timeline.rows) > 1 else None, loads=tuple(work.loads),
+                errors=tuple(errors.most_common(_MOST_CLASSES)),
+                failed_calls=tuple(work.failed_calls.most_common(_MOST_CLASSES)),
             )  # fmt: skip
             await asyncio.sleep(_EVERY_S)
             continue

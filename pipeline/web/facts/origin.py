@@ -156,7 +156,8 @@ def _details(record: CallRecord) -> list[tuple[str, str]]:
         ("request id", record.request_id or "none was given"),
     ]  # fmt: skip
     found += [(name, f"{value:,}") for name, value in record.usage.items()]
-    return [*found, *((f"answered by: {name}", value) for name, value in (record.by or {}).items())]
+    by = {name: value for name, value in (record.by or {}).items() if name != "stage"}
+    return [*found, *((f"answered by: {name}", value) for name, value in by.items())]
 
 
 def _by(record: CallRecord) -> str:

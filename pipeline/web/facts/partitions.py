@@ -4,13 +4,16 @@ import datetime as dt
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.planning.partition_status import PartitionStatus
 
-# The first that is true of a partition is its colour.
-STATES = ("failed", "cancelled", "missing", "stale", "partial", "gone", "pending", "rejected", "published", "retired")
+# The first that is true of a partition is its colour. The first two are of now, and known where Temporal answers.
+STATES = (
+    "held", "running", "failed", "cancelled", "missing", "stale", "partial", "gone", "pending", "rejected", "published",
+    "retired",
+)  # fmt: skip
 _DAY = re.compile(r"[^=/]+=(\d{4})-(\d\d)-(\d\d)\Z")
 _HOUR = re.compile(r"[^=/]+=(\d{4}-\d\d-\d\d)T(\d\d)Z\Z")
 _LEVELS = 5
@@ -18,7 +21,10 @@ _YEARS_BELOW = 4  # more of them are set in two columns
 _WEEKS = 61  # of a year, and the gap to the next with its label
 
 
-def state_of(status: PartitionStatus) -> str:
+def state_of(status: PartitionStatus, now: Mapping[str, str] | None = None) -> str:
+    """Return the state of a partition; `now`: of those at work."""
+    if now is not None and status.partition in now:
+        return now[status.partition]
     return next((state for state in STATES if state in status.statuses), "missing")
 
 
@@ -82,7 +88,9 @@ class Map:
     title: str
 
 
-def map_of(partitions: Sequence[PartitionStatus], measure: Measure | None = None) -> Map:
+def map_of(
+    partitions: Sequence[PartitionStatus], measure: Measure | None = None, now: Mapping[str, str] | None = None
+) -> Map:
     """Draw a calendar of days (a column a week) or hours (a row a day), else a grid in order of the keys."""
     keys = [one.partition for one in partitions]
     places, labels, kind = _calendar(keys) or _hours(keys) or _grid(keys)
@@ -90,7 +98,7 @@ def map_of(partitions: Sequence[PartitionStatus], measure: Measure | None = None
     side = step - 2
     left, top = (46, 4) if labels else (2, 2)
     cells = tuple((left + x * step, top + y * step) for x, y in places)
-    layers = _by_state(partitions, cells, side) if measure is None else _by_level(partitions, measure, cells, side)
+    layers = _by_state(partitions, cells, side, now) if measure is None else _by_level(partitions, measure, cells, side)
     return Map(
         width=max((x for x, _ in cells), default=0) + step + 2,
         height=max((y for _, y in cells), default=0) + step + 2,
@@ -155,8 +163,10 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _by_state(partitions: Sequence[PartitionStatus], cells: Sequence[tuple[int, int]], side: int) -> list[Layer]:
-    states = [state_of(one) for one in partitions]
+def _by_state(
+    partitions: Sequence[PartitionStatus], cells: Sequence[tuple[int, int]], side: int, now: Mapping[str, str] | None
+) -> list[Layer]:
+    states = [state_of(one, now) for one in partitions]
     counts = Counter(states)
     return [
         Layer(state, state, counts[state], _path([c for c, s in zip(cells, states, strict=True) if s == state], side))

@@ -71,6 +71,7 @@ class DaySpend:
     rows_shared: int
     calls_reused: int
     saved_usd: float
+    cache_saved_usd: float
 
 
 def per_day(lines: list[RunLine]) -> list[DaySpend]:
@@ -97,6 +98,7 @@ def _day(day: dt.date, reports: list[Report]) -> DaySpend:
         rows_shared=sum(reuse.rows_shared for reuse in reuses),
         calls_reused=sum(reuse.calls_reused for reuse in reuses),
         saved_usd=sum(map(saved_usd, reports)),
+        cache_saved_usd=sum(usage.cache_saved_usd for usage in usages),
     )
 
 

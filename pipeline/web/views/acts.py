@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from types import ModuleType
-from typing import cast, get_args
+from typing import get_args
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,6 +14,7 @@ from pipeline.operations import schedules as scheduling
 from pipeline.operations.set_budget import set_budget
 from pipeline.runs.retry_selection import Only
 from pipeline.web.access import form_of
+from pipeline.web.apart import apart
 from pipeline.web.site import Shown
 from pipeline.web.views.common import back_to, dataset_of, site_of
 from pipeline.web.views.runs import request_of
@@ -39,7 +39,7 @@ async def run_act(request: Request) -> Response:
         case "resume":
             if (budget := _amount(fields, "max_cost")) is not None:
                 await set_budget(store, found, budget)
-            await _detached().resume(store, found)
+            await apart("resume", store.uri, found.run)
             text = f"{found.run} goes on."
         case "cancel":
             text = await _cancelled(dataset, found.run)
@@ -51,7 +51,7 @@ async def run_act(request: Request) -> Response:
             only = fields.get("only", "")
             if only not in get_args(Only):
                 raise UsageError(f"--only {only}: not one of {', '.join(get_args(Only))}.")
-            shown = (await _detached().retry_run(store, found, cast(Only, only))).request.run
+            shown = await apart("retry_run", store.uri, found.run, only)
             text = f"Retrying {only} of {found.run}, as the run {shown}."
         case act:
             raise UsageError(f"{act!r} is nothing that can be done to a run.")
@@ -73,13 +73,6 @@ async def _cancelled(dataset: Shown, run: str) -> str:
         await asyncio.wait_for(asyncio.shield(task), _PATIENCE_S)
         return f"{run} is cancelled."
     return f"{run} is being cancelled: rows in flight finish first."
-
-
-def _detached() -> ModuleType:
-    """Return what starts runs: it imports LangGraph, more than a second, which looking does without."""
-    from pipeline.operations import detached
-
-    return detached
 
 
 def _limits(fields: dict[str, str]) -> SetLimits:
@@ -126,8 +119,8 @@ async def retry_rejects(request: Request) -> Response:
             "The spec of this dataset is not known here, so its rows cannot be asked again from here.",
             hint="Run it in the folder of the spec: tandem rejects retry",
         )
-    run = await _detached().retry_rejects(dataset.spec, dataset.store, partition or None, error or None)
-    return back_to(site, f"Retrying, as the run {run.request.run}.", "d", dataset.slug, "runs", run.request.run)
+    run = await apart("retry_rejects", dataset.spec, dataset.store.uri, partition or None, error or None)
+    return back_to(site, f"Retrying, as the run {run}.", "d", dataset.slug, "runs", run)
 
 
 async def schedule_act(request: Request) -> Response:

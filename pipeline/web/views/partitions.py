@@ -1,22 +1,26 @@
 """All partitions as a map and a table; one partition with its generations."""
 
+import asyncio
 import datetime as dt
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipeline.client.spec_file import read_spec
 from pipeline.outputs.changed_rows import earlier_generation
-from pipeline.planning.partition_status import PartitionStatus, partition_statuses
+from pipeline.planning.partition_status import PartitionStatus
 from pipeline.runs.templates import Figure
 from pipeline.sinks import commits
+from pipeline.web.apart import apart
+from pipeline.web.facts.at_work import partitions_at_work
 from pipeline.web.facts.partitions import MEASURES, STATES, Measure, map_of, state_of
 from pipeline.web.rendering import ago, number, size
 from pipeline.web.site import Shown, Site
-from pipeline.web.views.common import PAGE, dataset_of, number_of, run_statistics, show, site_of, statuses
+from pipeline.web.views.common import PAGE, dataset_of, number_of, run_statistics, runs, show, site_of, statuses
 from schemas.errors import TandemError, UsageError
 from schemas.manifest import Manifest
 
@@ -53,14 +57,14 @@ class PartitionRow:
         return getattr(self, name)
 
 
-def _row(status: PartitionStatus) -> PartitionRow:
-    manifest = status.published
+def _row(status: PartitionStatus, now: Mapping[str, str]) -> PartitionRow:
+    manifest, state = status.published, state_of(status, now)
     if manifest is None:
-        return PartitionRow(status, state_of(status), 0, 0, 0, 0, None)
+        return PartitionRow(status, state, 0, 0, 0, 0, None)
     counts = manifest.counts
     return PartitionRow(
         status,
-        state_of(status),
+        state,
         counts.out,
         counts.rejected,
         counts.pending,
@@ -69,7 +73,15 @@ def _row(status: PartitionStatus) -> PartitionRow:
     )
 
 
-def partitions(request: Request) -> Response:
+async def partitions(request: Request) -> Response:
+    site, dataset = site_of(request), await run_in_threadpool(dataset_of, request)
+    connection = await site.connection(dataset.base)
+    lines = await run_in_threadpool(runs, site, dataset)
+    now = await partitions_at_work(connection, dataset.store, lines)
+    return await run_in_threadpool(_partitions, request, now)
+
+
+def _partitions(request: Request, now: Mapping[str, str]) -> Response:
     site, dataset, asked = site_of(request), dataset_of(request), request.query_params
     compared, problem = bool(asked.get("source")), ""
     try:
@@ -78,10 +90,11 @@ def partitions(request: Request) -> Response:
         if not compared:
             raise
         found, compared, problem = statuses(site, dataset), False, exc.message
-    rows = [_row(status) for status in found]
+    found = [*found, *_first_at_work(found, now)]
+    rows = [_row(status, now) for status in found]
     show_by = asked.get("show", "state")
     measure = _cost(site, dataset) if show_by == "cost" else MEASURES.get(show_by)
-    drawn = map_of(found, measure) if len(found) >= _LEAST_MAPPED else None
+    drawn = map_of(found, measure, now) if len(found) >= _LEAST_MAPPED else None
     chosen = _chosen(rows, asked.get("status", ""), asked.get("find", ""))
     sort = asked.get("sort", "")
     if sort in {name for name, _, _ in _COLUMNS}:
@@ -98,6 +111,15 @@ def partitions(request: Request) -> Response:
         lines=chosen[(page - 1) * PAGE : page * PAGE], page=page, page_size=PAGE, more=len(chosen) > page * PAGE,
         total=len(chosen),
     )  # fmt: skip
+
+
+def _first_at_work(found: list[PartitionStatus], now: Mapping[str, str]) -> list[PartitionStatus]:
+    """Return those at work that the sink does not have yet."""
+    known = {one.partition for one in found}
+    return [
+        PartitionStatus(key, None, 0, None, due=True, gone=False, reason="its first run") for key in sorted(now)
+        if key not in known
+    ]  # fmt: skip
 
 
 def _cost(site: Site, dataset: Shown) -> Measure:
@@ -138,15 +160,11 @@ def _compared(site: Site, dataset: Shown) -> list[PartitionStatus]:
     """Return the partitions with what a run would do, from the spec as it is now. Raises TandemError."""
     if dataset.spec is None:
         raise UsageError("The spec of this dataset is not known here.")
-    spec_path = dataset.spec
+    spec, sink = dataset.spec, dataset.store.uri
 
     def read() -> list[PartitionStatus]:
-        from pipeline.planning.preparation import make_job  # it builds the graphs: LangGraph, more than a second
-        from stages.models.choice import ModelServices
-
-        spec, base = read_spec(spec_path)
-        job = make_job(spec, base, dataset.store, ModelServices())
-        return list(partition_statuses(dataset.store, job, dt.datetime.now(dt.UTC)))
+        found: list[PartitionStatus] = asyncio.run(apart("compare", spec, sink))
+        return found
 
     return site.recently.get(("compared", dataset.slug), read)
 

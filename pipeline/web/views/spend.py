@@ -1,30 +1,45 @@
 """What was paid: a day, a run, a model, a row; and what was not paid again."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline.runs.charts import Chart, chart
-from pipeline.runs.requests import load_spec_of
 from pipeline.runs.statistics import CostlyRow, ModelUsage, RunStatistics
-from pipeline.web.facts.runs import DaySpend, RunLine, per_day
+from pipeline.web.facts.runs import DaySpend, per_day
 from pipeline.web.rendering import number, usd
-from pipeline.web.site import Shown, Site
 from pipeline.web.views.common import dataset_of, run_statistics, runs, show, site_of
-from schemas.errors import TandemError
 
 _DAYS = 60
 _TOP = 20
 
 
 @dataclass(frozen=True)
-class ModelSpend:
-    """The usage of a model and tier, and the stages whose models it is among."""
+class Spend:
+    """The usage of a model and tier, or of a stage: `others` are the stages of the model, the models of the stage."""
 
-    usage: ModelUsage
-    stages: str
+    name: str
+    tier: str
+    others: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+
+    @classmethod
+    def of(cls, name: str, tier: str, many: list[ModelUsage], others: Iterable[str]) -> "Spend":
+        return cls(
+            name,
+            tier,
+            ", ".join(sorted({other for other in others if other})),
+            sum(one.calls for one in many),
+            sum(one.input_tokens for one in many),
+            sum(one.output_tokens for one in many),
+            sum(one.cost_usd for one in many),
+        )
 
 
 def spend(request: Request) -> Response:
@@ -32,12 +47,13 @@ def spend(request: Request) -> Response:
     lines = runs(site, dataset)
     days = per_day(lines)
     told = run_statistics(site, dataset)
-    models = _models(told)
-    broken_down = sum(one.usage.cost_usd for one in models)
+    used = [usage for one in told.values() for usage in one.models]
+    models = _by_model(used)
+    broken_down = sum(one.cost_usd for one in models)
     total = sum(day.cost_usd for day in days)
     return show(
         request, "spend", "spend", dataset, days=days, figures=_figures(days), chart=_chart(days[:_DAYS]),
-        models=[ModelSpend(one.usage, _stages(site, dataset, lines, one.usage.model)) for one in models],
+        models=models, stages=_by_stage(used),
         rest=total - broken_down if total - broken_down > 1e-9 and models else 0.0, dearest=_dearest(told),
         runs=sorted((line for line in lines if line.cost_usd), key=lambda line: -line.cost_usd)[:_TOP],
     )  # fmt: skip
@@ -54,6 +70,7 @@ def _figures(days: list[DaySpend]) -> list[tuple[str, str]]:
         ("tokens out", number(sum(day.output_tokens for day in days))),
         ("rows not paid again", number(sum(day.rows_reused + day.rows_shared for day in days))),
         ("saved by the journal, about USD", usd(sum(day.saved_usd for day in days))),
+        ("saved by providers' caches, USD", usd(sum(day.cache_saved_usd for day in days))),
     ]
 
 
@@ -67,43 +84,21 @@ def _chart(days: list[DaySpend]) -> Chart | None:
     return chart("Spend per day", values, labels, kind="money", unit="USD", legend=legend)
 
 
-def _models(told: dict[str, RunStatistics]) -> list[ModelSpend]:
-    sums: dict[tuple[str, str], list[ModelUsage]] = defaultdict(list)
-    for one in told.values():
-        for usage in one.models:
-            sums[usage.model, usage.tier].append(usage)
-    found = [
-        ModelSpend(
-            ModelUsage(
-                model=model,
-                tier=tier,
-                calls=sum(one.calls for one in many),
-                input_tokens=sum(one.input_tokens for one in many),
-                output_tokens=sum(one.output_tokens for one in many),
-                cost_usd=sum(one.cost_usd for one in many),
-            ),
-            "",
-        )
-        for (model, tier), many in sums.items()
-    ]
-    return sorted(found, key=lambda one: -one.usage.cost_usd)
+def _by_model(used: list[ModelUsage]) -> list[Spend]:
+    groups: dict[tuple[str, str], list[ModelUsage]] = defaultdict(list)
+    for one in used:
+        groups[one.model, one.tier].append(one)
+    found = [Spend.of(model, tier, many, (one.stage for one in many)) for (model, tier), many in groups.items()]
+    return sorted(found, key=lambda one: -one.cost_usd)
 
 
-def _stages(site: Site, dataset: Shown, lines: list[RunLine], model: str) -> str:
-    """Return the stages of the latest run's spec whose models this one is among."""
-    if not lines:
-        return ""
-    try:
-        spec = site.recently.get(
-            ("spec", dataset.slug, lines[0].name), lambda: load_spec_of(dataset.store, lines[0].request.spec)
-        )
-    except TandemError:
-        return ""
-    named = {
-        stage.name: {one.name for choice in stage.model.values() for one in (choice, *choice.others)}
-        for stage in spec.stages
-    }
-    return ", ".join(stage for stage, names in named.items() if model in names)
+def _by_stage(used: list[ModelUsage]) -> list[Spend]:
+    """Return the spend of each stage; calls of earlier versions do not name theirs."""
+    groups: dict[str, list[ModelUsage]] = defaultdict(list)
+    for one in used:
+        groups[one.stage].append(one)
+    found = [Spend.of(stage, "", many, (one.model for one in many)) for stage, many in groups.items()]
+    return sorted(found, key=lambda one: -one.cost_usd) if any(groups) else []
 
 
 def _dearest(told: dict[str, RunStatistics]) -> list[tuple[str, CostlyRow]]:

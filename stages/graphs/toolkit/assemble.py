@@ -14,7 +14,7 @@ from schemas.spec.fields import OutputField
 from schemas.tables import fields_of_class
 from stages.contract import Answered, GraphStage, Options, StageSetup, check_outputs
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, Doubt
+from stages.graphs.toolkit.question import Answer
 from stages.limits.limiter import Limiter
 from stages.models import choice
 from stages.models.answers.answer_format import AnswerFormat
@@ -60,32 +60,6 @@ def own_column(
             hint="Tandem writes it: take it out of output.",
         )
     return {name: OutputField(type=kind, optional=True)}
-
-
-def doubt_of(
-    setup: StageSetup,
-    fields: Mapping[str, OutputField],
-    confidence: str | None,
-    below: float | None,
-    column: str | None,
-) -> Doubt | None:
-    """Return the condition under which a person is asked; None without `ask_below`. Raises SpecError."""
-    check_confidence(setup, fields, confidence)
-    if below is None:
-        return None
-    if confidence is None:
-        raise SpecError(f"{setup.where}: with.ask_below needs with.confidence: the float output to compare.")
-    return Doubt(confidence, below, column)
-
-
-def check_confidence(setup: StageSetup, fields: Mapping[str, OutputField], name: str | None) -> None:
-    """Raises SpecError if `with.confidence` names anything but a float output."""
-    declared = fields.get(name or "")
-    if name is not None and (declared is None or declared.type != "float"):
-        raise SpecError(
-            f"{setup.where}: with.confidence = {name!r} is no float output.",
-            hint=f"Declare it: output: {{{name}: {{type: float, ge: 0, le: 1}}}}",
-        )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Questions to a model, repeated until the answer fits: the part that built-in graphs share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool
@@ -13,8 +13,9 @@ from langgraph.types import Command, interrupt
 from schemas.errors import RowError
 from stages.contract import StageSetup
 from stages.models import heard
-from stages.models.answers.answer_format import AnswerFormat, correction, raw_answer
+from stages.models.answers.answer_format import AnswerFormat, Mend, correction, raw_answer
 from stages.models.factory import build_model
+from stages.models.parameters import gives_logprobs
 from stages.models.row_scope import current
 
 MAX_REPAIRS = 2
@@ -22,16 +23,38 @@ _COMPLAINT = 1000  # characters of the problem of an answer, which may quote the
 Answer = dict[str, Any]
 
 
+class Addition(Protocol):
+    """A column of an answer that is read from the message around it."""
+
+    def of(self, message: AIMessage) -> Mapping[str, Any]: ...
+
+
 class ModelQuestion:
-    """A model of the stage, called for answers of one format."""
+    """A model of the stage, called for answers of one format. `sureness`: how probable an answer was, by its
+    log-probabilities."""
 
     def __init__(
-        self, setup: StageSetup, form: AnswerFormat, role: str = "main", *, tools: Sequence[BaseTool] = ()
+        self,
+        setup: StageSetup,
+        form: AnswerFormat,
+        role: str = "main",
+        *,
+        tools: Sequence[BaseTool] = (),
+        sureness: Addition | None = None,
     ) -> None:
         choice = setup.stage.model[role]
         self.form = form
         self.name = choice.name
-        self.ask = form.asker(build_model(choice, setup.stage, setup.spec, setup.services), choice.name, tools)
+        self._sureness = sureness
+        asked = (choice, *choice.others) if sureness is not None else ()
+        logprobs = bool(asked) and all(gives_logprobs(one, setup.stage) for one in asked)
+        model = build_model(choice, setup.stage, setup.spec, setup.services)
+        self.ask = form.asker(model, choice.name, tools, logprobs=logprobs)
+
+    def read(self, message: AIMessage, mend: Mend = lambda data: data) -> Answer:
+        """Return the validated answer, and what is added to it. Raises as `AnswerFormat.read` does."""
+        answer = self.form.read(message, mend)
+        return answer if self._sureness is None else {**answer, **self._sureness.of(message)}
 
     async def answer(
         self,
@@ -45,7 +68,7 @@ class ModelQuestion:
         for repair in range(repairs + 1):
             message = await self.ask(messages)
             try:
-                return check(self.form.read(message))
+                return check(self.read(message))
             except ValueError as exc:
                 if repair == repairs:
                     raise invalid(message, exc, repairs) from None
@@ -80,7 +103,7 @@ class AskState(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Doubt:
-    """The condition under which a person is asked: `confidence`, a float output, is less than `below`, or null. If
+    """The condition under which a person is asked: `confidence`, a float column, is less than `below`, or null. If
     `column` is set, the person may answer with its value alone."""
 
     confidence: str
@@ -101,7 +124,7 @@ def question_graph(
     async def ask(state: AskState) -> AskState | Command[Literal["ask", "person"]]:
         message = await question.ask(state["messages"])
         try:
-            answer = question.form.read(message, mend)
+            answer = question.read(message, mend)
         except ValueError as exc:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS:
@@ -115,7 +138,8 @@ def question_graph(
         assert doubt is not None
         answer = state["answer"]
         schema = correction(question.form, answer, doubt.column, mend)
-        return {"answer": interrupt({"why": state["why"], "answer": answer}, response_schema=schema)}
+        corrected = interrupt({"why": state["why"], "answer": answer}, response_schema=schema)
+        return {"answer": {**{name: answer[name] for name in answer if name not in question.form.fields}, **corrected}}
 
     builder = StateGraph(AskState)
     builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))

@@ -18,6 +18,7 @@ from stages.models.answers.method import structured_method
 from stages.models.answers.near_misses import coerced, mended
 from stages.models.asked import Declared, OneOfSeveral, TakesSettings, settings_of
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
+from stages.models.logprobs import LOGPROBS
 from stages.models.row_scope import current
 
 WHOLE = "$"  # the corrected place that stands for text around the answer
@@ -41,9 +42,11 @@ class AnswerFormat:
         self.name = re.sub(r"\W", "_", name)[:60]
         self._validator = cls or validator_for(fields)
 
-    def asker(self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool] = ()) -> Ask:
+    def asker(
+        self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool] = (), *, logprobs: bool = False
+    ) -> Ask:
         """Return a function that calls the model for this format, as its provider needs; with tools, the model may call
-        them first.
+        them first; `logprobs`: it is asked for log-probabilities, too.
 
         It goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is
         a third of the time that a row takes (`make bench`).
@@ -54,7 +57,7 @@ class AnswerFormat:
             name = model.spec_name if isinstance(model, TakesSettings) else model_name
             bound = self._bound(model, name, tools)
             assert isinstance(bound, RunnableBinding)
-            kwargs = dict(bound.kwargs)
+            kwargs = {**bound.kwargs, **({LOGPROBS: True} if logprobs else {})}
             if isinstance(model, TakesSettings):
                 kwargs["settings"] = settings_of(None, kwargs, declared, name.partition(":")[0])
             return kwargs

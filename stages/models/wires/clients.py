@@ -9,7 +9,7 @@ from stages.models import credentials
 from stages.models.choice import SignedAccess
 from stages.models.wires.anthropic import AnthropicMessages
 from stages.models.wires.converse import BedrockConverse
-from stages.models.wires.facts import facts_of
+from stages.models.wires.facts import Caching, caching_of, facts_of
 from stages.models.wires.gemini import GeminiGenerate
 from stages.models.wires.openai_chat import OpenAIChat
 from stages.models.wires.openai_responses import OpenAIResponses
@@ -41,13 +41,26 @@ _LANGCHAIN = frozenset((
 
 
 def client_of(
-    provider: str, name: str, params: Mapping[str, Any], timeout_s: float, access: SignedAccess | None = None
+    provider: str,
+    name: str,
+    params: Mapping[str, Any],
+    timeout_s: float,
+    access: SignedAccess | None = None,
+    *,
+    cache: bool = True,
 ) -> ProviderChatModel:
-    """Return the chat model of a provider that has a wire; `access`: where its requests are signed."""
+    """Return the chat model of a provider that has a wire; `access`: where its requests are signed; `cache`: it may
+    cache prompts."""
     arguments = arguments_of(provider, name, params, timeout_s)
     if access is not None:
         arguments |= {"sign": access.sign, "base_url": arguments["base_url"] or access.base_url}
-    return ProviderChatModel(**arguments)
+    caching = _caching(provider, name, arguments["base_url"])
+    return ProviderChatModel(**arguments, caching=caching if cache or caching is None else caching.never)
+
+
+def _caching(provider: str, name: str, base_url: str) -> Caching | None:
+    """Return how a provider caches prompts. What other servers do that speak OpenAI's protocol is not known."""
+    return None if provider == "openai" and base_url != credentials.OPENAI else caching_of(provider, name)
 
 
 def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 
 from schemas.errors import FatalModelError, RowError
+from stages.models.wires.marks import is_marked, without_marks
+from stages.models.wires.parts import text_of
 from stages.models.wires.wire import SchemaMode
 
 _SCHEMA_WORDS = re.compile(
@@ -35,6 +37,7 @@ _SYSTEM = re.compile(
     r"|roles? must alternate|only (the )?user and assistant|messages\[0\]\.role",
     re.I,
 )
+_MARK_WORDS = re.compile(r"cache_?control|cache_?point|prompt_?cach|ephemeral", re.I)
 _CAPS = ("max_tokens", "max_completion_tokens")
 # Plain words, which errors also use with other meanings: as parameters they stand in quotes.
 _PLAIN_WORD = re.compile(r"[a-z]+")
@@ -59,11 +62,14 @@ class Dialect:
     left_out: set[str] = field(default_factory=set)
     refused_modes: set[SchemaMode] = field(default_factory=set)
     system_in_user: bool = False
+    unmarked: bool = False
     accepted: set[str] = field(default_factory=set)
 
     def apply(self, payload: dict[str, Any], modes: Sequence[SchemaMode] = ()) -> dict[str, Any]:
         """Rewrite the request to the form that this model accepts; `modes`: those of its protocol for a schema."""
         mode = self._mode(modes)
+        if self.unmarked:
+            payload = without_marks(payload)
         if mode == "words" and "response_format" in payload:
             payload = with_schema_in_words(payload)
         elif mode == "tool" and "response_format" in payload:
@@ -82,6 +88,9 @@ class Dialect:
         parameter that has no other form and was never accepted."""
         if refusal.kind != "bad_request" or refusal.status is None:
             return False
+        if not self.unmarked and _is_marked(sent) and _refuses_marks(refusal):
+            self.unmarked = True
+            return True
         mode = self._mode(modes)
         as_format = mode == "format" and "response_format" in sent and refuses_schemas(refusal)
         if as_format or (mode == "tool" and _refuses_tools(refusal)):
@@ -133,6 +142,15 @@ def _mention(name: str) -> re.Pattern[str]:
     return re.compile(pattern + also, re.I)
 
 
+def _is_marked(sent: Mapping[str, Any]) -> bool:
+    contents = [message["content"] for message in sent["messages"] if isinstance(message["content"], list)]
+    return "prompt_cache_options" in sent or any(is_marked(part) for content in contents for part in content)
+
+
+def _refuses_marks(refusal: RowError) -> bool:
+    return bool(_MARK_WORDS.search(f"{refusal.parameter} {refusal.message}") and _REFUSED.search(refusal.message))
+
+
 def _refuses_system(refusal: RowError) -> bool:
     text = refusal.message
     return bool(_SYSTEM.search(text) and (_REFUSED.search(text) or re.search(r"must alternate|only ", text, re.I)))
@@ -180,7 +198,7 @@ def with_schema_as_tool(payload: dict[str, Any]) -> dict[str, Any]:
 
 def _with_system_in_user(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Move the system text to the start of the first user message."""
-    system = [str(message["content"]) for message in messages if message["role"] == "system"]
+    system = [text_of(message["content"]) for message in messages if message["role"] == "system"]
     rest = [message for message in messages if message["role"] != "system"]
     if not system:
         return messages

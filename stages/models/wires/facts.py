@@ -3,21 +3,41 @@
 Sources, all of them packages in the lock: [A] `langchain_anthropic/data/_profiles.py`, [O] `langchain_openai/data/`,
 [G] `langchain_google_genai/data/` (all three from models.dev), [AC] `langchain_anthropic/chat_models.py`, [OC]
 `langchain_openai/chat_models/base.py`, [GC] `langchain_google_genai/chat_models.py`, [AT] `anthropic/types/`, [GT]
-`google/genai/types.py`. Providers change models without notice: what a table says is checked before a run, but what a
-server refuses is learned from the server (`stages.models.wires.dialect`).
+`google/genai/types.py`, [OT] `openai/types/chat/`. [PC] are the providers' pages on prompt caching:
+platform.claude.com/docs/en/build-with-claude/prompt-caching, developers.openai.com/api/docs/guides/prompt-caching and
+ai.google.dev/gemini-api/docs/caching. Providers change models without notice: what a table says is checked before a
+run, but what a server refuses is learned from the server (`stages.models.wires.dialect`).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 # How a model is told to think: by an effort, an effort with `thinking: adaptive`, a number of tokens, or a level.
 Thinking = Literal["none", "effort", "adaptive", "budget", "level"]
+Entry = TypeVar("Entry")
+_NEVER = 10**9  # tokens
 _SAMPLING = frozenset(("temperature", "top_p", "top_k"))
 _EFFORTS = ("minimal", "low", "medium", "high")
 _CLAUDE_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+
+
+@dataclass(frozen=True)
+class Caching:
+    """How a model's provider caches the beginning of prompts of `least` tokens or more. `by`: at a mark in the request,
+    `cache_control`; at a breakpoint of OpenAI's, else wherever it likes; or by itself alone. `write`: the price of a
+    token that is written, as a multiple of one that is only read by the model."""
+
+    by: Literal["mark", "breakpoint", "itself"]
+    least: int
+    write: float = 1.0
+
+    @property
+    def never(self) -> "Caching | None":
+        """What remains of it where a stage forbids it: a provider that caches as it likes is still told not to."""
+        return replace(self, least=_NEVER) if self.by == "breakpoint" else None
 
 
 @dataclass(frozen=True)
@@ -156,18 +176,51 @@ _TABLE: dict[str, dict[str, Facts]] = {
 }
 
 
+# [PC], and the prices of `genai_prices`. [OT] completion_create_params.py: breakpoints from GPT-5.6 on.
+_CLAUDE_1024, _CLAUDE_2048, _CLAUDE_4096 = (Caching("mark", least, 1.25) for least in (1_024, 2_048, 4_096))
+_OPENAI_ITSELF, _OPENAI_BREAKPOINT = Caching("itself", 1_024), Caching("breakpoint", 1_024, 1.25)
+_GEMINI_2048, _GEMINI_4096 = Caching("itself", 2_048), Caching("itself", 4_096)
+_CACHING: dict[str, dict[str, Caching | None]] = {
+    "anthropic": {
+        "claude-": _CLAUDE_1024, "claude-2": None, "claude-3-": _CLAUDE_2048, "claude-3-7-": _CLAUDE_1024,
+        "claude-haiku-4-5": _CLAUDE_4096, "claude-opus-4-5": _CLAUDE_4096, "claude-opus-4-6": _CLAUDE_4096,
+    },
+    "openai": {
+        "gpt-4o": _OPENAI_ITSELF, "gpt-4o-2024-05-13": None, "gpt-4.1": _OPENAI_ITSELF, "o1": _OPENAI_ITSELF,
+        "o3": _OPENAI_ITSELF, "o4-mini": _OPENAI_ITSELF, "gpt-5": _OPENAI_ITSELF, "gpt-5.": _OPENAI_ITSELF,
+        "gpt-5.6": _OPENAI_BREAKPOINT, "gpt-6": _OPENAI_BREAKPOINT, "gpt-6.": _OPENAI_BREAKPOINT,
+    },
+    "google_genai": {"gemini-2.5": _GEMINI_2048, "gemini-3": _GEMINI_4096, "gemini-3.": _GEMINI_4096},
+}  # fmt: skip
+_UNCACHED_ON_BEDROCK = ("claude-3-haiku", "claude-3-opus", "claude-3-sonnet")
+
+
 @lru_cache(maxsize=256)
 def facts_of(provider: str, model: str) -> Facts:
     """Return what a model takes, by the longest beginning of its name in the table: `gpt-5` is not `gpt-5.1`, but
     `gpt-5-mini` is a `gpt-5`."""
     if provider == "bedrock_converse":
         provider, model = _behind_bedrock(model)
-    table = _TABLE.get(provider, {})
+    return _found(_TABLE.get(provider, {}), model) or UNKNOWN
+
+
+@lru_cache(maxsize=256)
+def caching_of(provider: str, model: str) -> Caching | None:
+    """Return how prompts of a model are cached; None where nothing is known of it."""
+    if provider == "bedrock_converse":
+        provider, model = _behind_bedrock(model)
+        if model.startswith(_UNCACHED_ON_BEDROCK):
+            return None
+    return _found(_CACHING.get(provider, {}), model)
+
+
+def _found(table: Mapping[str, Entry | None], model: str) -> Entry | None:
+    """Return the entry of the longest beginning of a model's name."""
     name = model.rpartition("/")[2]
     begins = [start for start in table if name.startswith(start) and not re.match(r"[\d.]", name[len(start) :])]
     ends = [start for start in table if start.endswith(("-", ".")) and name.startswith(start)]
     found = max((*begins, *ends), key=len, default="")
-    return table[found] if found else UNKNOWN
+    return table[found] if found else None
 
 
 def _behind_bedrock(model: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
+from stages.models.logprobs import LOGPROBS, tokens_with_logprobs
 from stages.models.wires.answer import ToolCalls, counted, failure_in, no_completion_in, result_of_parts, usage
 from stages.models.wires.facts import facts_of
 from stages.models.wires.parts import Part, parts_of
@@ -264,6 +265,9 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
         "request_id": answer.get("responseId"),
         **({"block_reason": blocked} if blocked else {}),
     }
+    chosen = (candidate.get("logprobsResult") or {}).get("chosenCandidates")
+    if tokens := tokens_with_logprobs(chosen, "token", "logProbability"):
+        metadata[LOGPROBS] = tokens
     return result_of_parts(texts, content, calls, metadata, found)
 
 

@@ -9,6 +9,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from schemas.errors import NoAnswer
+from stages.models.logprobs import LOGPROBS, tokens_with_logprobs
 from stages.models.wires.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, shown, usage
 from stages.models.wires.parts import in_chat_form
 from stages.models.wires.wire import Request, SchemaMode
@@ -83,6 +84,8 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         "request_id": request_id or answer.get("id"),
         **{name: answer[name] for name in ("system_fingerprint", "service_tier") if answer.get(name)},
     }
+    if tokens := tokens_with_logprobs((choice.get("logprobs") or {}).get("content"), "token", "logprob"):
+        metadata[LOGPROBS] = tokens
     extra = {"refusal": message_json["refusal"]} if message_json.get("refusal") else {}
     calls = ToolCalls()
     for call in message_json.get("tool_calls") or []:

@@ -21,6 +21,7 @@ _REWRITTEN = frozenset((
     "messages", "stream", "stream_options", "tools", "tool_choice", "response_format", "reasoning_effort", "verbosity",
     *CAPS,
 ))  # fmt: skip
+_BREAKPOINT = "prompt_cache_breakpoint"
 _THOUGHTS = "reasoning.encrypted_content"  # given back with the results of tools, as nothing is stored there
 
 
@@ -106,11 +107,12 @@ def _items(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _parts(content: Any) -> Iterator[dict[str, Any]]:
-    for part in parts_of(content):
+    for part, written in zip(parts_of(content), content, strict=True):
+        mark = {_BREAKPOINT: written[_BREAKPOINT]} if isinstance(written, dict) and _BREAKPOINT in written else {}
         if not isinstance(part, Part):
             yield part
         elif part.kind == "text":
-            yield {"type": "input_text", "text": part.text}
+            yield {"type": "input_text", "text": part.text, **mark}
         elif part.kind == "image":
             yield {"type": "input_image", "image_url": part.url or data_url(part), "detail": "auto"}
         elif part.url:

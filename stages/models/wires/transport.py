@@ -24,6 +24,8 @@ from stages.models.choice import Sign
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
+from stages.models.wires.facts import Caching
+from stages.models.wires.marks import with_marks
 from stages.models.wires.openai_chat import OpenAIChat, wire
 from stages.models.wires.wire import Wire
 
@@ -35,7 +37,8 @@ _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 class ProviderChatModel(BaseChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
     `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
-    `batch_deployment`: the name of the model in batch jobs, where they have another (Azure)."""
+    `caching`: how the provider caches prompts, if it is to; `batch_deployment`: the name of the model in batch jobs,
+    where they have another (Azure)."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -49,6 +52,7 @@ class ProviderChatModel(BaseChatModel):
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)
+    caching: Caching | None = None
 
     @property
     def _llm_type(self) -> str:
@@ -119,7 +123,11 @@ class ProviderChatModel(BaseChatModel):
         payload = {
             "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
         }  # fmt: skip
-        return {**payload, "stop": stop} if stop else payload
+        if stop:
+            payload["stop"] = stop
+        if self.caching is None:
+            return payload
+        return with_marks(payload, messages, self.caching, self.base_url == credentials.OPENAI)
 
     def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         """Return a request in the provider's own form, for a batch job: a live call's, of which nothing is streamed."""

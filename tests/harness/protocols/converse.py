@@ -98,14 +98,15 @@ def answer(completion: Body) -> Body:
     uses = any("toolUse" in block for block in content)
     stop = "max_tokens" if choice["finish_reason"] == "length" else "tool_use" if uses else "end_turn"
     stop = "content_filtered" if message.get("refusal") else stop
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    cached, written = ((usage.get("prompt_tokens_details") or {}).get(name, 0)
+                       for name in ("cached_tokens", "cache_write_tokens"))  # fmt: skip
     return {
         "output": {"message": {"role": "assistant", "content": content}}, "stopReason": stop,
         "metrics": {"latencyMs": 5},
         "usage": {
-            "inputTokens": usage["prompt_tokens"] - cached, "outputTokens": usage["completion_tokens"],
+            "inputTokens": usage["prompt_tokens"] - cached - written, "outputTokens": usage["completion_tokens"],
             "totalTokens": usage["prompt_tokens"] + usage["completion_tokens"],
-            "cacheReadInputTokens": cached, "cacheWriteInputTokens": 0,
+            "cacheReadInputTokens": cached, "cacheWriteInputTokens": written,
         },
     }  # fmt: skip
 

@@ -69,6 +69,8 @@ def request(body: Body, path: str) -> Body:
         _refuse_keywords(schema)
         declared = {"name": "answer", "schema": as_read(schema), "strict": True}
         out["response_format"] = {"type": "json_schema", "json_schema": declared}
+    if config.get("responseLogprobs"):
+        out["logprobs"] = True
     if "maxOutputTokens" in config:
         out["max_tokens"] = config["maxOutputTokens"]
     for name, ours in (("temperature", "temperature"), ("topP", "top_p"), ("stopSequences", "stop")):
@@ -161,7 +163,11 @@ def answer(completion: Body) -> Body:
     finish = {"length": "MAX_TOKENS"}.get(reason, "STOP")
     if message.get("refusal"):
         return {**out, "candidates": [{"finishReason": "SAFETY", "index": 0}]}
-    return {**out, "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": finish, "index": 0}]}
+    candidate: Body = {"content": {"role": "model", "parts": parts}, "finishReason": finish, "index": 0}
+    if (found := completion["choices"][0].get("logprobs")) is not None:
+        chosen = [{"token": one["token"], "logProbability": one["logprob"]} for one in found["content"]]
+        candidate["logprobsResult"] = {"chosenCandidates": chosen}
+    return {**out, "candidates": [candidate]}
 
 
 def _object(arguments: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 Body = dict[str, Any]
 _FIELDS = frozenset((
     "model", "input", "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "prompt_cache_key",
+    "prompt_cache_options",
     "reasoning", "safety_identifier", "service_tier", "store", "stream", "temperature", "text", "tool_choice", "tools",
     "top_logprobs", "top_p", "truncation", "user", "include",
 ))  # fmt: skip

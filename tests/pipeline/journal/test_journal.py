@@ -322,11 +322,11 @@ def test_usage_counts_each_call_of_the_run_once_wherever_it_is_found() -> None:
     put(store, [*mine, row("a"), call("a", run="run-2")])
     compact(store, DAY, NOW)
     put(store, mine, batch=1)  # a zombie's, the same facts
-    put(store, [call("c", usage={})])
+    put(store, [call("c", usage={"cache_write": 5, "cache_saved": -250_000_000})])
     put(store, [call("d", run="run-10")], run="run-10")
     expected = Usage(
         calls=3, input_tokens=20, output_tokens=4, cached_input_tokens=2, reasoning_tokens=2, cost_usd=1.0,
-        unpriced_calls=1,
+        unpriced_calls=1, cache_write_tokens=5, cache_saved_usd=-0.25,
     )  # fmt: skip
     assert usage_of_run(store, DAY, "run-1") == expected
     assert usage_of_run(store, DAY, "run-10").calls == 1

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.screen.summary import summary
 from pipeline.planning import builder
 from pipeline.runs import plan_pages, requests
 from pipeline.runs.finalise import finalise, summed
 from pipeline.runs.outcomes import write_outcome
-from pipeline.runs.report import as_json, exit_code, load_report
+from pipeline.runs.report import Report, as_json, exit_code, load_report
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, Usage
@@ -113,6 +114,17 @@ def test_a_plans_pages_fit_a_payload_however_long_its_keys_and_reasons(tmp_path:
     assert [line.key for page in pages for line in page.partitions] == [d.partition for d in decided]
     assert max(len(page.model_dump_json()) for page in pages) <= MAX_PAYLOAD_BYTES
     assert (planned.partitions, planned.to_run) == (1_000, sum(d.run for d in decided))
+
+
+def test_a_report_tells_what_caches_gave_and_took_and_saved() -> None:
+    usage = Usage(calls=3, input_tokens=900, cached_input_tokens=500, cache_write_tokens=100, cache_saved_usd=0.25)
+    report = Report(
+        run="r", pipeline="p", state="completed", sink="s", plan="", totals=Totals(usage=usage), failures=(), stop=None,
+        started_at=dt.datetime.now(dt.UTC), finished_at=None,
+    )  # fmt: skip
+    found = as_json(report)["usage"]
+    assert (found["cache_read_tokens"], found["cache_write_tokens"], found["saved_usd"]["cache"]) == (500, 100, 0.25)
+    assert any("500 tokens read, 100 written" in line for line in summary(report))
 
 
 def test_a_lost_attempt_makes_what_was_paid_twice_unknown() -> None:

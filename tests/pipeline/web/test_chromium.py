@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from pipeline.stores import open_store
@@ -194,4 +195,36 @@ def test_a_person_answers_retries_and_sees_the_next_generation(
         generations = watched.open("d/tickets/partition?key=day=2026-11-03")
         assert "GENERATION\n3" in generations.upper()
         assert "T005" in watched.open("d/tickets/rows?partition=day=2026-11-03&changed=1")
+        watched.check()
+
+
+def test_a_run_is_watched_and_a_schedule_fires_at_a_click(
+    project: Project, browser: Browser, model_server: ModelServer
+) -> None:
+    project.env |= model_server.env()
+    refused = {"match": "ticket 3:", "action": "error", "status": 400, "body": {"error": {"message": "no"}}}
+    model_server.script({"latency_ms": 700, "rules": [refused, *dataset.script(3, 27)["rules"]]})
+    spec = yaml.safe_load((project.folder / "tandem.yaml").read_text())
+    spec["stages"][0]["system"] = "You triage support tickets. Be kind."
+    spec["limits"] |= {"rows_in_flight": 1, "requests_per_minute": 600, "partitions_in_flight": 1}
+    spec["schedule"] = {"cron": "0 6 1 1 *", "lookback": "400d"}
+    (project.folder / "tandem.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    (port,) = free_ports(1)
+    with served(project, "dev", "--page-port", str(port)) as address:
+        watched = Watched(browser, address)
+        project.tandem("schedule", "apply", "--json").ok()
+        assert "Not yet." in watched.open("d/tickets/schedules")
+        watched.page.click("text=Trigger now")
+        watched.page.wait_for_selector("text=fired", timeout=60_000)
+        fired = watched.page.locator("section table a")
+        eventually(lambda: bool(watched.open("d/tickets/schedules") and fired.count()), "the firing")
+        fired.click()
+        watched.page.wait_for_url("**/runs/*")
+        run = watched.page.url.rpartition("/")[2].partition("?")[0]
+        watched.page.wait_for_selector("td:text-is('openai:test-model')", timeout=60_000)
+        watched.page.wait_for_selector("text=see them", timeout=60_000)
+        assert faults(watched) == []
+        assert "running" in watched.open("d/tickets/partitions")
+        watched.open(f"d/tickets/runs/{run}")
+        watched.page.wait_for_selector("text=completed", timeout=120_000)
         watched.check()

@@ -16,7 +16,8 @@ from schemas.jobs import JobEnd, JobState
 from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest, BatchResult
 from schemas.messages.jobs import FormedJobs, FormRequest, JobProgress, JobRequest, JobTerms, ParkedCalls
-from tests.pipeline.fakes import Bench, Fakes, at_work, beat_until, ended, planned, skipping_time, until
+from schemas.messages.partition import OpenRequest
+from tests.pipeline.fakes import Bench, Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until
 
 A, B, C, D = "day=2026-11-01", "day=2026-11-02", "day=2026-11-03", "day=2026-11-04"
 POOL = "0123456789abcdef"
@@ -182,7 +183,23 @@ async def test_a_cancelled_run_cancels_its_jobs_and_collects_what_they_have() ->
         assert not await is_open(bench)
     assert result.state == "cancelled"
     assert len(fakes.of("cancel_jobs")) == len(fakes.of("collect_job")) == 1
-    assert [close.outcome for close in fakes.of("close", A)] == ["cancelled"]
+    assert [close.outcome for close in fakes.of("close", A)] == ["waiting", "cancelled"]
+
+
+async def test_a_partition_with_which_another_run_waits_is_waited_for(skipping: WorkflowEnvironment) -> None:
+    async def open_(request: OpenRequest, nth: int) -> None:
+        if nth < 3:
+            raise failed("PartitionHeld", "held by backfill, which waits for provider jobs")
+
+    fakes = a_run(planned(A), waves=0, open=open_)
+    async with at_work(skipping.client, fakes) as bench:
+        assert (await ended(await bench.start())).totals.published == 1
+    assert len(fakes.of("open")) == 3
+    refused = a_run(planned(A), waves=0, open=open_)
+    async with at_work(skipping.client, refused) as bench:
+        result = await ended(await bench.start(waits=False))
+    assert (result.totals.published, result.totals.not_run) == (0, 1)
+    assert [close.message for close in refused.of("close", A)] == ["held by backfill, which waits for provider jobs"]
 
 
 async def test_a_paused_run_submits_nothing_and_says_what_it_waits_for() -> None:

@@ -594,7 +594,7 @@ async def test_what_batches_of_a_partition_have_spent_is_told_though_they_are_ov
     go = asyncio.Event()
 
     async def spending(request: BatchRequest, nth: int) -> BatchResult | None:
-        spent = Spent(calls=5, cost_usd=0.25)
+        spent = Spent(calls=5, cost_usd=0.25, rejects={"parse": 2}, failed_calls={"rate_limited": 1})
         if request.batch == 0:
             return BatchResult(state="done", receipt="receipt-0", rows=5, spent=spent)
         if nth == 1:
@@ -607,6 +607,6 @@ async def test_what_batches_of_a_partition_have_spent_is_told_though_they_are_ov
         partition = await bench.partition(A)
         await until(lambda: len(fakes.of("enrich_batch")) == 3)
         said = await partition.query(PartitionWorkflow.progress)
-        assert said.spent == Spent(calls=10, cost_usd=0.5)
+        assert said.spent == Spent(calls=10, cost_usd=0.5, rejects={"parse": 4}, failed_calls={"rate_limited": 2})
         go.set()
         await ended(partition)

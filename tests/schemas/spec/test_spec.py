@@ -326,6 +326,39 @@ def test_a_prompt_file_that_cannot_be_used_is_named(tmp_path: Path, prompt: dict
     assert said in str(caught.value)
 
 
+NDJSON = '{"input": {"body": "a"}, "output": {"note": "b"}}\n\n{"input": {"body": null}, "output": {"note": "c"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.ndjson", NDJSON),
+        ("e.json", f"[{','.join(filter(None, NDJSON.splitlines()))}]"),
+        ("e.yaml", "- {input: {body: a}, output: {note: b}}\n- {input: {body: null}, output: {note: c}}\n"),
+    ],
+)
+def test_files_of_examples_are_read_into_the_spec(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    spec = spec_from_mapping(changed(stage__examples={"file": name}), base=tmp_path)
+    assert [(one.input["body"], one.output["note"]) for one in spec.stages[0].examples] == [("a", "b"), (None, "c")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("e.ndjson", '{"input": 1}\nnothing\n', "line 2 of 'e.ndjson' is not JSON"),
+        ("e.yaml", "input: 1", "'e.yaml' is no list of examples"),
+        ("e.ndjson", '{"input": {"a": 1}}\n', "examples[0].output is missing"),
+        ("e.ndjson", '{"input": {"a": "sk-abcdefghijklmnopqrst"}, "output": {"b": 1}}\n', "looks like a secret"),
+    ],
+)
+def test_a_file_of_examples_that_cannot_be_used_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SpecError) as refused:
+        spec_from_mapping(changed(stage__examples={"file": name}), base=tmp_path)
+    assert said in str(refused.value)
+
+
 def test_a_model_is_a_name_a_choice_or_roles() -> None:
     choice = {"name": "openai:x", "params": {"temperature": 1}}
     assert load(stage__model="openai:x").stages[0].model["main"].name == "openai:x"

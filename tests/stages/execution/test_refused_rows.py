@@ -54,6 +54,16 @@ async def test_otherwise_it_is_the_rows_that_are_rejected(server: ModelServer, r
     assert kinds(outcome).count("ok") == (rules[0].get("match") == "row 3")
 
 
+async def test_a_batch_counts_rejected_rows_and_calls_made_again_by_class(server: ModelServer) -> None:
+    limited = {"match": "row 7", "action": "error", "status": 429, "headers": {"Retry-After": "0"}, "times": 2}
+    server.script({"rules": [refusing("row 5", "no"), limited]})
+    context = a_context(Segments())
+    outcome = await enrich(an_extract(), ["row 5", "row 5", "row 7", "row 9"], context)
+    assert kinds(outcome) == ["bad_request", "bad_request", "ok", "ok"]
+    assert context.tally.rejects == {"bad_request": 2}
+    assert context.tally.failed_calls == {"rate_limited": 2}
+
+
 async def test_equal_and_blank_rows_do_not_count(server: ModelServer) -> None:
     server.script({"rules": [refusing("*", "broken")]})
     outcome = await enrich(an_extract(), ["the same"] * 30 + [None, " "] + ROWS[:15])

@@ -96,7 +96,7 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
     await refuse_held(ready, order, decided.to_run)
     async with server_starting(base):
         outlook = await asyncio.to_thread(preview_of, ready, decided)
-        _show_plan(ready, outlook, options.max_cost_usd, screen)
+        _show_plan(ready, outlook, options, screen)
         _refuse_calls(outlook, options.selection)
         _confirm(outlook, options, screen)
         async with connected(base) as connection:
@@ -158,11 +158,13 @@ async def _watch(run: Run, connection: Connection, base: Path, options: RunFlags
     return None
 
 
-def _show_plan(ready: Ready, outlook: Preview, max_cost_usd: float | None, screen: Screen) -> None:
+def _show_plan(ready: Ready, outlook: Preview, options: RunFlags, screen: Screen) -> None:
     for text in [*decision_lines(ready, outlook.found.decisions), *estimate_lines(outlook)]:
         screen.note(text)
-    for text in budget.notes(ready.spec, max_cost_usd):
+    for text in budget.notes(ready.spec, options.max_cost_usd):
         screen.note(text)
+    if options.selection.fresh and len(outlook.found.running) < len(outlook.found.decisions):
+        screen.note("--fresh asks again in the partitions that are run; to run all of them: --reprocess all --fresh")
 
 
 def _refuse_calls(outlook: Preview, selection: Selection) -> None:
