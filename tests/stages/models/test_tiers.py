@@ -28,10 +28,8 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tier_is_part_of_no_fingerprint_and_of_no_run(tier: Tier) -> None:
     plain, tiered = a_tiered("openai:gpt-5-mini"), a_tiered({"name": "openai:gpt-5-mini", "tier": tier})
     assert request_digest(plain, Selection()) == request_digest(tiered, Selection())
-    stages = [
-        a_graph_stage(spec.stages[0].model_dump(exclude_defaults=True) | {"prompt": "{{ text }}"})
-        for spec in (plain, tiered)
-    ]
+    dumped = [spec.stages[0].model_dump(exclude_defaults=True) for spec in (plain, tiered)]
+    stages = [a_graph_stage({**stage, "prompt": "{{ text }}"}) for stage in dumped]
     assert stages[0].fingerprint == stages[1].fingerprint
     assert with_tier(plain, tier) == tiered
     assert with_tier(tiered, None) is tiered
@@ -46,8 +44,9 @@ def test_models_at_several_tiers_have_none_in_common() -> None:
 @pytest.mark.parametrize(
     ("name", "tier", "word"),
     [
-        ("ollama:llama", "batch", "batch jobs"), ("mistralai:m", "flex", "flex"), ("openai:gpt-4o-mini", "flex", "flex"),
-        ("openai:gpt-4o-mini", "batch", ""), ("openai:gpt-5-mini", "flex", ""), ("anthropic:claude-haiku-4-5", "batch", ""),
+        ("ollama:llama", "batch", "batch jobs"), ("mistralai:m", "flex", "flex"),
+        ("openai:gpt-4o-mini", "flex", "flex"), ("openai:gpt-4o-mini", "batch", ""),
+        ("openai:gpt-5-mini", "flex", ""), ("anthropic:claude-haiku-4-5", "batch", ""),
         ("anthropic:claude-haiku-4-5", "flex", "flex"), ("offline:lexical", "batch", ""),
     ],
 )  # fmt: skip
