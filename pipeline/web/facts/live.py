@@ -118,8 +118,8 @@ async def live(connection: Connection | None, store: Store, request: RunRequest)
             rate, left = pace.rows_per_s, progress.rows_total - work.rows
             yield LiveRun(
                 state=progress.state, detail=progress.detail, source="live, from Temporal", rows=work.rows,
-                rows_total=progress.rows_total, rejected=max(work.rejected, errors.total()), calls=work.calls, cost_usd=work.cost_usd,
-                budget_usd=work.budget_usd, rows_per_s=rate,
+                rows_total=progress.rows_total, rejected=max(work.rejected, errors.total()), calls=work.calls,
+                cost_usd=work.cost_usd, budget_usd=work.budget_usd, rows_per_s=rate,
                 left_s=left / rate if rate and left > 0 and progress.state == "running" else None,
                 waiting=_waiting(progress, work.reason), least=not work.whole, running=progress.running[:_SHOWN],
                 held=progress.held, finished=tuple(reversed(progress.finished[-_SHOWN:])),
