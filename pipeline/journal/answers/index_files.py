@@ -75,10 +75,10 @@ class IndexFile:
         with self._open() as source, pq.ParquetFile(source, metadata=self._metadata) as parquet:
             for some in _batched(groups.tolist(), _AT_ONCE):
                 rows = parquet.read_row_groups(some, columns=_COLUMNS, use_threads=False)
-                keys: Keys = rows.column("key").to_numpy()
-                hit = _places_of(wanted, keys)
+                held: Keys = rows.column("key").to_numpy()
+                hit = _places_of(wanted, held)
                 places = names.gather(rows.column("place").to_numpy()[hit])
-                part = {"key": pl.Series(keys[hit], dtype=KEYS), "partition": places}
+                part = {"key": pl.Series(held[hit], dtype=KEYS), "partition": places}
                 parts.append(pl.DataFrame(part))
         return found_frame(parts)
 
