@@ -16,6 +16,7 @@ from pipeline.limits.leases import Leases
 from pipeline.settings import version
 from pipeline.telemetry.metrics import recorder
 from pipeline.telemetry.traces import switch
+from pipeline.workflows.jobs import JobsWorkflow
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import STICKY
 from pipeline.workflows.row import RowWorkflow
@@ -56,7 +57,7 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
     worker = Worker(
         client,
         task_queue=queue,
-        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
+        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, JobsWorkflow, ScheduledWorkflow],
         workflow_runner=sandbox(),
         interceptors=interceptors,
         sticky_queue_schedule_to_start_timeout=STICKY,

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import SpecError, UsageError
+from schemas.spec.durations import Duration
 from schemas.spec.sections import Spec
 
 TASK_QUEUE = "tandem"
@@ -45,6 +47,7 @@ class Settings(BaseSettings):
     metrics: str | None = None
     ui_token: SecretStr | None = None
     ui_token_file: Path | None = None
+    job_poll: Duration = timedelta(seconds=30)  # before a provider job is looked at again; it grows to 20 times that
     temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
     temporal_profile: str | None = Field(default=None, validation_alias="TEMPORAL_PROFILE")
     temporal_config_file: Path | None = Field(default=None, validation_alias="TEMPORAL_CONFIG_FILE")

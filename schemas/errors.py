@@ -152,6 +152,10 @@ class CommitConflict(PartitionError):
         self.winner = winner
 
 
+class PartitionHeld(PartitionError):
+    """Another run waits for provider jobs with calls of the partition; it is that run's until they are over."""
+
+
 class Cancelled(PartitionError):
     """A tombstone holds the generation: the run was cancelled before this commit."""
 
@@ -218,6 +222,7 @@ class TransientModelError(ModelError):
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
         self.congestion = congestion
+        self.no_room = False  # the provider's flex tier has none for the call now
 
 
 class NoAnswer(TransientModelError):

@@ -18,7 +18,8 @@
     <sink>/_tandem/snapshots/<digest>/…                an input, split by partition
     <sink>/_tandem/staging/<partition>/<temporal run>/…
     <sink>/_tandem/schedule/spec-<digest>.json         the spec that a schedule was applied with
-    <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report; announced answers
+    <sink>/_tandem/runs/<name>/…                       request, plan, budget, outcomes, report; announced answers; jobs
+    <sink>/_tandem/jobs/<partition>.json               the run that waits for provider jobs with the partition
     <sink>/_tandem/budget/<day>/<version>.json         the spending of the pipeline on a UTC day
     <sink>/_tandem/plans/<digest>.json                 saved plans that a run must match
     <sink>/_tandem/forgetting.json                     rows that are being removed everywhere, as salted digests
@@ -92,6 +93,11 @@ def limit_key(model: str, address: str, credential: str) -> str:
 
 def limiter_workflow_id(limit: str) -> str:
     return f"tandem/limit/{limit}"
+
+
+def jobs_workflow_id(pipeline: str, sink: str, run: str, pool: str) -> str:
+    """Return the id of the workflow of a run's provider jobs in one pool."""
+    return f"tandem/{pipeline}/{sink_digest(sink)}/jobs/{run}/{pool}"
 
 
 def row_workflow_id(pipeline: str, sink: str, partition: str, stage: str, batch: int, row: str) -> str:
@@ -307,6 +313,11 @@ def parse_moved(key: str) -> str:
     return key.removeprefix(MOVED).removesuffix(".json")
 
 
+def job_holder(partition: str) -> str:
+    """Return the key of a note: a run waits for provider jobs with calls of this partition."""
+    return f"{TANDEM}/jobs/{partition}.json"
+
+
 def outcomes(run: str) -> str:
     return f"{RUNS}{run}/outcomes/"
 
@@ -434,3 +445,116 @@ def journal_segments(partition: str) -> str:
 
 def journal_compact(partition: str, content: str) -> str:
     return f"{JOURNAL}{partition}/compact-{content[:32]}.parquet"
+
+
+# Provider jobs: calls that wait for one, and the jobs by pool (a model, an address and an account) -------------------
+
+
+def run_jobs(run: str) -> str:
+    """Return the folder of a run's parked calls and provider jobs."""
+    return f"{RUNS}{run}/jobs/"
+
+
+def parked_folder(run: str, partition: str = "") -> str:
+    """Return the folder of the parked calls of a run, or of one of its partitions."""
+    return f"{run_jobs(run)}parked/{partition}/" if partition else f"{run_jobs(run)}parked/"
+
+
+def parked_file(run: str, partition: str, batch: int, content: str) -> str:
+    """Return the key of the calls that an attempt of a batch parked; `content`: the digest of the file."""
+    return f"{parked_folder(run, partition)}b{batch:05d}-{content[:16]}.zst"
+
+
+def parse_parked(key: str) -> tuple[str, str, int]:
+    """Return (run, partition, batch) of a key of `parked_file`. Raises ValueError for another key."""
+    match = _PARKED.fullmatch(key)
+    if match is None:
+        raise ValueError(f"{key!r} is no file of parked calls")
+    return match[1], match[2], int(match[3])
+
+
+_PARKED = re.compile(re.escape(RUNS) + r"([^/]+)/jobs/parked/(.+)/b(\d+)-[0-9a-f]+\.zst")
+
+
+def refused_calls(run: str, partition: str) -> str:
+    """Return the folder of the calls of a partition that a provider refused in a job."""
+    return f"{run_jobs(run)}refused/{partition}/"
+
+
+def refused_calls_of(run: str, partition: str, job: str, content: str) -> str:
+    return f"{refused_calls(run, partition)}{job}-{content[:16]}.jsonl"
+
+
+def pool_folder(run: str, pool: str) -> str:
+    return f"{run_jobs(run)}{pool}/"
+
+
+def pool_seed(run: str, pool: str) -> str:
+    """Return the key of the random text that makes the names of a pool's jobs its own."""
+    return f"{pool_folder(run, pool)}seed.json"
+
+
+def pool_limits(run: str, pool: str) -> str:
+    """Return the key of what was learned of the provider's limits."""
+    return f"{pool_folder(run, pool)}limits.json"
+
+
+def job_folder(run: str, pool: str, job: str) -> str:
+    return f"{pool_folder(run, pool)}{job}/"
+
+
+def job_requests(run: str, pool: str, job: str) -> str:
+    """Return the key of the list of a job's requests, and of the parked files that hold them."""
+    return f"{job_folder(run, pool, job)}requests.zst"
+
+
+def job_intent(run: str, pool: str, job: str) -> str:
+    return f"{job_folder(run, pool, job)}intent.json"
+
+
+def job_claims(run: str, pool: str, job: str) -> str:
+    """Return the folder of the attempts to create a job at the provider."""
+    return f"{job_folder(run, pool, job)}claims/"
+
+
+def job_claim(run: str, pool: str, job: str, number: int) -> str:
+    return f"{job_claims(run, pool, job)}{number:04d}.json"
+
+
+def job_claim_refused(run: str, pool: str, job: str, number: int) -> str:
+    """Return the key of a marker: the provider surely created nothing for this claim."""
+    return f"{job_claims(run, pool, job)}{number:04d}-refused.json"
+
+
+def job_submitted(run: str, pool: str, job: str) -> str:
+    return f"{job_folder(run, pool, job)}submitted.json"
+
+
+def job_state(run: str, pool: str, job: str) -> str:
+    """Return the key of the state in which a job was last seen."""
+    return f"{job_folder(run, pool, job)}state.json"
+
+
+def job_late(run: str, pool: str, job: str, parked_key: str = "") -> str:
+    """Return the key of a note: a parked file came later, with requests that the job holds. Without a file: the folder
+    of these notes."""
+    folder = f"{job_folder(run, pool, job)}late/"
+    return f"{folder}{digest(parked_key)}.json" if parked_key else folder
+
+
+def job_again(run: str, pool: str, job: str, content: str) -> str:
+    """Return the key of the list of parked files that hold what an ended job gave back."""
+    return f"{job_folder(run, pool, job)}again-{content[:16]}.json"
+
+
+def is_job_again(key: str) -> bool:
+    return key.startswith(RUNS) and key.rpartition("/")[2].startswith("again-")
+
+
+def job_given_back(run: str, pool: str, job: str) -> str:
+    """Return the key of the requests that an ended job did not answer, and that another one may hold."""
+    return f"{job_folder(run, pool, job)}given-back.zst"
+
+
+def job_ended(run: str, pool: str, job: str) -> str:
+    return f"{job_folder(run, pool, job)}ended.json"

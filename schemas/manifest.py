@@ -47,10 +47,17 @@ class Reuse(Noun):
         return _added(self, other)
 
 
+class TierUsage(Noun):
+    """Calls that were paid at one price tier."""
+
+    calls: int = 0
+    cost_usd: float = 0.0
+
+
 class Usage(Noun):
     """Paid work. `calls` were answered; `unknown` were sent, with unknown outcome; `repaid` answers were paid for
     again, because the record of the first was lost with a process. `cache_saved_usd`: what providers' caches of prompts
-    saved, less than zero if they cost more."""
+    saved, less than zero if they cost more; `by_tier`: by price tier, as answers name it."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -63,12 +70,18 @@ class Usage(Noun):
     unpriced_calls: int = 0
     unknown: int = 0
     repaid: int = 0
+    by_tier: dict[str, TierUsage] = {}
 
     def __add__(self, other: "Usage") -> "Usage":
-        return _added(self, other)
+        by_tier = dict(self.by_tier)
+        for tier, used in other.by_tier.items():
+            before = by_tier.get(tier, TierUsage())
+            by_tier[tier] = TierUsage(calls=before.calls + used.calls, cost_usd=before.cost_usd + used.cost_usd)
+        numbers = [name for name in Usage.model_fields if name != "by_tier"]
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in numbers}, by_tier=by_tier)
 
 
-Sum = TypeVar("Sum", Counts, Reuse, Usage)
+Sum = TypeVar("Sum", Counts, Reuse)
 
 
 def _added(one: Sum, other: Sum) -> Sum:

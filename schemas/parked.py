@@ -14,11 +14,13 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class ParkedCall:
-    """A call whose answer is awaited. `request` and `ordinal` are its key in the journal; `capped` is the request under
-    which an answer is stored that was cut off. `pool` names the model, address and account whose jobs may hold it.
-    `body` is the request in the provider's own form; `common` and `messages` are its texts for the journal, empty where
-    requests are not kept. `cap` is the most tokens of the answer, None where there is none; `most_nano_usd` and
-    `most_tokens` are what it may cost at the batch price."""
+    """A call whose answer is awaited, of the source row with the identity `row`. `request` and `ordinal` are its key in
+    the journal; `capped` is the request under which an answer is stored that was cut off. `pool` names the model,
+    address and account whose jobs may hold it. `body` is the request in the provider's own form; `common` and
+    `messages` are its texts for the journal, empty where requests are not kept. `cap` is the most tokens of the answer,
+    None where there is none; `most_nano_usd` and `most_tokens` are what it may cost at the batch price; `size` is its
+    bytes (0: those of the body), and `media` is True where it holds more than text. `print` is the row's
+    fingerprint; `wave` counts the times that its partition has waited for jobs before."""
 
     request: str
     ordinal: int
@@ -33,6 +35,10 @@ class ParkedCall:
     cap: int | None = None
     most_nano_usd: int = 0
     most_tokens: int = 0
+    print: str = ""
+    size: int = 0
+    media: bool = False
+    wave: int = 0
 
 
 _FIELDS = frozenset(ParkedCall.__dataclass_fields__)

@@ -155,6 +155,17 @@ _LIMITS = {
     "call_timeout": "The longest time of one model call.",
     "max_memory": "What one worker process may hold; past it, the process takes no new rows and is replaced. "
     "Default: its share of what the container allows.",
+    "gather": "`tier: batch`: how long calls wait for others before a job is submitted that is not full. A job is "
+    "submitted at once when it is full, and when nothing else of the run is at work.",
+    "deadline": "`tier: batch`: the longest time of one job, from its submission. Then it is cancelled, and what it "
+    "has answered is taken.",
+    "after_deadline": "`tier: batch`: what becomes of calls that a job has not answered by its deadline: they go into "
+    "the `next-job`, are asked at the `standard` price, or their rows are rejected (`reject`). With `standard`, models "
+    "that have no batch jobs, or no flex, are asked at the standard price from the start.",
+    "max_waves": "`tier: batch`: the jobs that a row may wait for, one after the other. What it asks after that is "
+    "asked at the standard price.",
+    "flex_patience": "`tier: flex`: how long a call is tried again while the provider has no room for it. Then it is "
+    "asked at the standard price.",
 }
 _PRICE = {
     "input": "Input tokens.",
@@ -204,6 +215,10 @@ KEYS: dict[str, dict[str, str]] = {
     "ModelChoice": {
         "name": "`provider:name`, for example `openai:gpt-5-mini`.",
         "params": "Parameters of this model's calls, such as `temperature` or `max_tokens`.",
+        "tier": "The price tier: `standard`; `flex`, slower and cheaper; `batch`, by provider batch jobs at half the "
+        "price, within a day. It changes no answer: what one tier has answered is known to the others.",
+        "batch_deployment": "Azure: the deployment of this model that takes batch jobs, where it is not the one that "
+        "`name` says.",
         "endpoints": "Addresses that serve this model. A call goes to the one with the fewest in flight, and past one "
         "that fails until it answers again.",
     },

@@ -38,6 +38,9 @@ _LONG = (
     "is_refused_before_any_call[delta]", "is_refused_before_any_call[iceberg]",
     "test_every_command_that_works_serves_metrics", "keep_every_promise[7]", "keep_every_promise[8]",
     "keep_every_promise[9]",
+    "test_a_run_that_is_killed_while_its_job_is_out", "test_a_row_that_asks_something_else_each_time_is_rejected_by",
+    "test_nodes_that_are_activities_wait_for_jobs", "test_a_cancelled_run_keeps_what_its_job_has",
+    "test_embeddings_go_by_jobs",
     "with_the_command_that_does_it_for_no_call[delta]", "with_the_command_that_does_it_for_no_call[iceberg]",
 )  # fmt: skip
 

@@ -25,11 +25,13 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context, row_context
 from pipeline.enrichment.open import answers_of, load_opened
+from pipeline.enrichment.parked import open_parking, write_parked
 from pipeline.journal.announcements import AnnouncementsByRun
 from pipeline.journal.spool import Spools
-from pipeline.limits.live_limits import LiveLimits
+from pipeline.limits.live_limits import LiveLimits, load_limits
 from pipeline.limits.run_budget import RunBudget, RunBudgets
 from pipeline.planning.job import Job
+from pipeline.provider_jobs.collection import refused_calls
 from pipeline.stores import Store
 from pipeline.telemetry.traces.rows import batch_spans
 from schemas import ids
@@ -45,14 +47,14 @@ from schemas.messages.batch import (
     StepResult,
     largest,
 )
-from schemas.messages.run import (
-    SetLimits,
-)
+from schemas.messages.run import SetLimits
+from schemas.spec.tiers import uses_tier
 from stages.execution.equal_rows.claims import Claims
 from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Isolation, RowWatch
 from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
+from stages.models.parking import BatchParking
 from stages.models.row_scope import Tally
 from stages.observer import BatchObserver
 
@@ -121,7 +123,7 @@ class BatchActivities:
         spool = await asyncio.to_thread(self.spools.identity)
         async with AsyncExitStack() as following, heartbeating(spool=spool) as progress:
             await _note_lost_attempt(store, request, spool)
-            job, _, services = await self.jobs.of(request.ref, request.plan)
+            job, services = await self._job(request)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
@@ -129,6 +131,7 @@ class BatchActivities:
             shared = self._shared_of(request)
             context = await batch_context(attempt, shared, self.drain, self.spools, answers, announced)
             context.no_calls = services.no_calls
+            context.parking = await self._parking(request, attempt, services)
             context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             progress.loads = partial(_loads, services)
             context.observer = _observer(request, job)
@@ -153,6 +156,8 @@ class BatchActivities:
             )  # fmt: skip
         if done.by_row is not None:
             return BatchResult(state="rows", by_row=done.by_row, spent=spent)
+        if done.parked_calls.calls:
+            return BatchResult(state="parked", parked_calls=done.parked_calls, spent=spent)
         return BatchResult.model_validate({**_halted(done.stopped), "spent": spent})
 
     @activity.defn
@@ -161,12 +166,13 @@ class BatchActivities:
         """Run the next step of one row's graph, where nodes are activities."""
         store = self.jobs.store(request.ref)
         async with heartbeating() as progress:
-            job, _, services = await self.jobs.of(request.ref, request.plan)
+            job, services = await self._job(request)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             stage, row, context = await row_context(attempt, request, answers, self.drain)
             context.no_calls = services.no_calls
+            context.parking = await self._parking(request, attempt, services)
             progress.tally, progress.waiting = context.tally, services.limiters.silence
             progress.loads = partial(_loads, services)
             context.observer = _observer(request, job)
@@ -183,12 +189,33 @@ class BatchActivities:
                 )
             async with self._under_limits(request, job, services) as context.budget:
                 outcome = await row_step.step(stage, row, context)
+            calls = context.parking.calls if context.parking is not None else []
+            if calls and outcome.stopped is None and not outcome.drained:
+                parked = await asyncio.to_thread(write_parked, attempt, calls)
+                return StepResult(state="parked", parked_calls=parked, spent=_spent(progress.tally))
         spent = _spent(progress.tally)
         if outcome.finished:
             return StepResult(state="done", spent=spent)
         if outcome.stopped is None and context.steps is not None and context.steps.more:
             return StepResult(state="more", spent=spent)
         return StepResult.model_validate({**_halted(outcome.stopped), "spent": spent})
+
+    async def _job(self, request: BatchRequest | RowInput) -> tuple[Job, ModelServices]:
+        """Return the plan's job, its calls paid at the tier that was set last."""
+        limits = await asyncio.to_thread(load_limits, self.jobs.store(request.ref), request.ref.run)
+        job, _, services = await self.jobs.of(request.ref, request.plan, limits.tier)
+        return job, services
+
+    async def _parking(
+        self, request: BatchRequest | RowInput, attempt: BatchAttempt, services: ModelServices
+    ) -> BatchParking | None:
+        """Return where calls wait for provider jobs; None if all are live."""
+        by_jobs = services.tier == "batch" if services.tier is not None else uses_tier(attempt.job.spec, "batch")
+        if not by_jobs or not request.waves.may_park or services.no_calls:
+            return None
+        found = await asyncio.to_thread(refused_calls, attempt.store, attempt.run, attempt.partition)
+        refused = {asked: error for (asked, _), error in found.items()}
+        return await asyncio.to_thread(open_parking, attempt, request.waves, refused)
 
     @asynccontextmanager
     async def _under_limits(

@@ -15,6 +15,8 @@ from schemas.errors import CodeMismatch
 from schemas.messages.base import RunRef
 from schemas.plan import Plan
 from schemas.spec.sections import Spec
+from schemas.spec.tiers import uniform_tier
+from schemas.tier import Tier
 from stages.models.choice import ModelServices
 from stages.stage_digests import code_digests, code_of
 
@@ -26,7 +28,7 @@ class Jobs:
     """Stores and prepared jobs of a process, with the model limiters that all jobs share."""
 
     services: ModelServices = field(default_factory=model_services)
-    _jobs: dict[tuple[str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
+    _jobs: dict[tuple[str, str, str], "asyncio.Task[tuple[Job, Plan, ModelServices]]"] = field(default_factory=dict)
     _stores: dict[str, Store] = field(default_factory=dict)
 
     def store(self, ref: RunRef) -> Store:
@@ -38,14 +40,18 @@ class Jobs:
         """Return the sinks that this process has worked for."""
         return list(self._stores.values())
 
-    async def of(self, ref: RunRef, plan_key: str) -> tuple[Job, Plan, ModelServices]:
-        """Return the plan, its job and the services of its models, prepared once per process. Raises CodeMismatch if
-        the code here is not the planned code."""
-        key = (ref.sink, plan_key)
+    async def of(self, ref: RunRef, plan_key: str, tier: Tier | None = None) -> tuple[Job, Plan, ModelServices]:
+        """Return the plan, its job and the services of its models, prepared once per process. `tier`: of all models,
+        where it is no longer that of the spec. Raises CodeMismatch if the code here is not the planned code."""
+        found = await self._of(ref, plan_key, None)
+        return found if tier is None or uniform_tier(found[0].spec) == tier else await self._of(ref, plan_key, tier)
+
+    async def _of(self, ref: RunRef, plan_key: str, tier: Tier | None) -> tuple[Job, Plan, ModelServices]:
+        key = (ref.sink, plan_key, tier or "")
         if key not in self._jobs:
             if full := len(self._jobs) > _KEPT:
                 self._jobs.pop(next(iter(self._jobs)))
-            prepared = asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services, freed=full)
+            prepared = asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services, tier, freed=full)
             self._jobs[key] = asyncio.create_task(prepared)
         try:
             return await asyncio.shield(self._jobs[key])
@@ -54,9 +60,11 @@ class Jobs:
             raise
 
 
-def _prepare(store: Store, plan_key: str, shared: ModelServices, *, freed: bool) -> tuple[Job, Plan, ModelServices]:
+def _prepare(
+    store: Store, plan_key: str, shared: ModelServices, tier: Tier | None, *, freed: bool
+) -> tuple[Job, Plan, ModelServices]:
     plan = plan_pages.load_plan(store, plan_key)
-    services = shared.apart(no_calls=plan.selection.no_calls)
+    services = shared.apart(no_calls=plan.selection.no_calls, tier=tier)
     job = job_of_plan(store, plan, services)
     refuse_other_code(job.spec, code_of(plan.code), plan.code)
     memory.freeze_gc(freed=freed)

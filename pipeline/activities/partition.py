@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline.activities.admission import MemoryAdmission
@@ -24,11 +25,11 @@ from pipeline.publishing import cleanup
 from pipeline.publishing.publish import Published
 from pipeline.publishing.publish import publish as publish_partition
 from pipeline.review import questions
-from pipeline.runs import outcomes
+from pipeline.runs import outcomes, waiting
 from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
-from schemas.errors import ChecksFailed, ConnectionFailed, ObjectMissing, RejectRateExceeded, by_code
+from schemas.errors import ChecksFailed, ConnectionFailed, ObjectMissing, PartitionHeld, RejectRateExceeded, by_code
 from schemas.manifest import Counts, Reuse
 from schemas.messages.base import Outcome
 from schemas.messages.partition import (
@@ -71,6 +72,7 @@ class PartitionActivities:
         store = self.jobs.store(request.ref)
         async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
+            await _refuse_held(store, request)
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
@@ -143,6 +145,19 @@ class PartitionActivities:
             log.warning("%s: published, but not cleaned up: %s", manifest.partition, exc)
 
 
+async def _refuse_held(store: Store, request: OpenRequest) -> None:
+    """Raise PartitionHeld while another run that is open waits for provider jobs with calls of the partition."""
+    found = await asyncio.to_thread(waiting.waiting_run, store, request.partition)
+    if found is None:
+        return
+    if found.run != request.ref.run:
+        handle = activity.client().get_workflow_handle(ids.run_workflow_id(found.pipeline, request.ref.sink, found.run))
+        with contextlib.suppress(RPCError):  # it is gone, and holds nothing
+            if (await handle.describe()).status == WorkflowExecutionStatus.RUNNING:
+                raise PartitionHeld(f"held by {found.run}, which waits for provider jobs")
+    await asyncio.to_thread(waiting.forget, store, request.partition)
+
+
 def _published(store: Store, request: PublishRequest, published: Published, opened: OpenedPartition) -> PartitionResult:
     manifest = published.manifest
     kept: Outcome = "not_run" if request.rehearsal else "unchanged"
@@ -172,6 +187,9 @@ def _answers(store: Store, request: AnswersRequest) -> Answers:
 
 
 def _close(store: Store, request: CloseRequest, staging: str) -> PartitionResult:
+    if request.outcome == "waiting":
+        waiting.note(store, request.partition, waiting.Waiting(pipeline=request.ref.pipeline, run=request.ref.run))
+        return PartitionResult(partition=request.partition, outcome="waiting")
     outcome, counts = request.outcome, _final_counts(store, request, staging)
     questions.remove_waiting(store, request.partition)
     if request.fence:

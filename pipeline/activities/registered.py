@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.activities.batch import BatchActivities, Supervision
 from pipeline.activities.jobs import Jobs
 from pipeline.activities.partition import PartitionActivities
+from pipeline.activities.provider_jobs import JobActivities
 from pipeline.activities.run import RunActivities
 from pipeline.activities.schedule import ScheduleActivities
 from pipeline.journal.spool import Spools
@@ -31,6 +32,8 @@ class Activities:
         self.partition = PartitionActivities(self.jobs, self.spools)
         self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools, supervision=self.supervision)
         self.schedule = ScheduleActivities(self.jobs)
+        self.provider_jobs = JobActivities(self.jobs)
 
     def all(self) -> list[Callable[..., Any]]:
-        return [*self.run.all(), *self.partition.all(), *self.batch.all(), *self.schedule.all()]
+        rooms = self.run, self.partition, self.batch, self.schedule, self.provider_jobs
+        return [activity for room in rooms for activity in room.all()]

@@ -19,6 +19,7 @@ from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
 from stages.models.choice import members_of, missing_key
 from stages.models.parameters import complaints
+from stages.models.tiers import absent_tiers
 
 StepDone = Callable[[str], None]
 
@@ -44,6 +45,7 @@ def _check(spec: Spec, base: Path, on_step: StepDone, calls: bool) -> Ready:
     on_step("spec")
     store = sink_of(spec, base)
     refuse_unbuilt(spec)
+    refuse_absent_tiers(spec)
     refuse_unpriced(spec)
     try:
         _refuse_while_forgetting(store)
@@ -77,6 +79,12 @@ def _as_sink_error(exc: StoreError, spec: Spec, store: Store) -> StoreError:
         return exc
     message = re.sub(rf"{re.escape(store.uri)}/[^\s']*", lambda match: store.uri, exc.message)
     return type(exc)(f"sink.path = {spec.sink.path!r}: {message}", hint=exc.hint)
+
+
+def refuse_absent_tiers(spec: Spec) -> None:
+    """Raises UsageError for a model that has not the price tier that it is to be asked at."""
+    for sentence, hint in absent_tiers(spec):
+        raise UsageError(sentence, hint=hint)
 
 
 def refuse_untaken(spec: Spec) -> None:

@@ -18,18 +18,21 @@ from pipeline.client.open_runs import status_of
 from pipeline.client.repeated_request import open_run_of_same_request
 from pipeline.client.run import Run
 from pipeline.limits import budget
+from pipeline.limits.live_limits import load_limits, save_limits
 from pipeline.planning.job import Ready
 from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import load_report
-from pipeline.runs.requests import new_run_name, write_request
+from pipeline.runs.requests import load_spec_of, new_run_name, write_request
 from pipeline.stores import Store
 from pipeline.workflows.policies import WORKFLOW_TASK, fair_share
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.messages.base import RunRef
-from schemas.messages.run import RunInput, RunOptions, RunResult
+from schemas.messages.run import RunInput, RunOptions, RunResult, SetLimits
 from schemas.plan import RunRequest, Selection
+from schemas.spec.sections import Spec
+from schemas.spec.tiers import uniform_tier
 from stages.stage_digests import code_digests, code_of
 
 _AS_SPECIFIED = RunOptions()
@@ -66,9 +69,11 @@ async def start_or_join(
     request: RunRequest,
     options: RunOptions = _AS_SPECIFIED,
     max_cost_usd: float | None = None,
+    *,
+    takes_tier: bool = False,
 ) -> Run:
     """Join an open run, resume one that is paused or ended unfinished, or start a new one; a completed run gets no
-    handle, as its report is all there is."""
+    handle, as its report is all there is. `takes_tier`: its calls from now on are paid as the spec says."""
     store, spec = ready.store, ready.spec
     report = await asyncio.to_thread(load_report, store, request.run)
     status = await status_of(connection.client, request.pipeline, store.uri, request.run)
@@ -79,11 +84,21 @@ async def start_or_join(
         began = "resumed"
     spent = partial(usage_so_far, store, request.run)
     await asyncio.to_thread(budget.declare, store, request.run, spec.limits, spent, max_cost_usd)
+    if takes_tier:
+        await asyncio.to_thread(_take_tier, store, request, spec)
     code = await asyncio.to_thread(lambda: code_of(code_digests(ready.job.spec)))
     handle = await start(connection, store, request, options, code)
     if began == "joined":
         await handle.signal(RunWorkflow.resume)  # in case it is paused, which is unknown while no worker answers
     return Run(request, store, handle, began)
+
+
+def _take_tier(store: Store, request: RunRequest, spec: Spec) -> None:
+    """Note the price tier of the spec where it differs from that of the run's own, which may be older."""
+    tier = uniform_tier(spec)
+    known = load_limits(store, request.run).tier or uniform_tier(load_spec_of(store, request.spec))
+    if tier is not None and tier != known:
+        save_limits(store, request.run, SetLimits(tier=tier))
 
 
 async def start(

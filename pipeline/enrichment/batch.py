@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch_table import BatchTable
+from pipeline.enrichment.parked import write_parked
 from schemas.errors import TandemError
 from schemas.manifest import Counts
 from schemas.messages.batch import RowsOfBatch
+from schemas.messages.jobs import ParkedCalls
 from stages.contract import GraphStage
 from stages.execution.attempt import BatchContext
 from stages.execution.batch import run_graph_stage
@@ -20,7 +22,8 @@ from stages.execution.batch import run_graph_stage
 
 @dataclass
 class Enriched:
-    """A finished batch's receipt digest, the rows that have to be run by themselves, or the error that stopped it."""
+    """A finished batch's receipt digest, the rows that have to be run by themselves, the calls of rows that wait for
+    provider jobs, or the error that stopped it."""
 
     receipt: str = ""
     counts: Counts = field(default_factory=Counts)
@@ -28,6 +31,7 @@ class Enriched:
     by_row: RowsOfBatch | None = None
     stopped: TandemError | None = None
     drained: bool = False
+    parked_calls: ParkedCalls = field(default_factory=ParkedCalls)
 
 
 async def enrich_batch(attempt: BatchAttempt, context: BatchContext) -> Enriched:
@@ -44,7 +48,11 @@ async def enrich_batch(attempt: BatchAttempt, context: BatchContext) -> Enriched
                         return Enriched(by_row=left)
                 outcome = await run_graph_stage(stage, work.table.frame, work.current_ids(), context)
                 if not outcome.finished:
-                    return Enriched(stopped=outcome.stopped, drained=outcome.drained)
+                    stopped = Enriched(stopped=outcome.stopped, drained=outcome.drained)
+                    calls = context.parking.calls if context.parking is not None else []
+                    if calls and outcome.stopped is None and not outcome.drained:
+                        stopped.parked_calls = await asyncio.to_thread(write_parked, attempt, calls)
+                    return stopped
                 await asyncio.to_thread(work.take, stage, outcome.done)
                 work.share(stage, outcome.done, context.journal.known.calls)
             else:

@@ -16,6 +16,7 @@ from pipeline.journal import join
 from pipeline.planning.job import Ready, source_stages
 from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
+from schemas.tier import Tier
 from stages.contract import graph_stages
 from stages.execution.attempt import BatchContext
 from stages.execution.equal_rows.single_flight import Shared
@@ -32,11 +33,13 @@ _USAGE = {"calls": 0, "calls_reused": 0, "input_tokens": 0, "output_tokens": 0}
 
 @dataclass(frozen=True)
 class Tried:
-    """What to try: the first `rows` rows, of one partition or of as many as needed, up to one stage or through all."""
+    """What to try: the first `rows` rows, of one partition or of as many as needed, up to one stage or through all;
+    at the price `tier`, or at those of the spec."""
 
     rows: int
     stage: str | None = None
     partition: str | None = None
+    tier: Tier | None = None
 
 
 async def try_rows(ready: Ready, tried: Tried, watch: RowWatch | None = None) -> dict[str, Any]:

@@ -3,7 +3,7 @@ prompts and the declared output. The ranges should contain the actual values."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 import orjson
@@ -13,9 +13,11 @@ from pipeline.journal.call_stats import CallStats, Range, around
 from pipeline.planning.job import Job
 from schemas.spec.fields import OutputField, json_schema
 from schemas.spec.sections import Limits
+from schemas.tier import TIERS, Tier
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.limits.prices import pricer
 from stages.models.choice import models_of
+from stages.models.tiers import effective_tier
 
 _BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
 _ENVELOPE = 50  # tokens of roles and of a schema's frame
@@ -28,16 +30,27 @@ _ITEMS = (0, 10)
 _UNTYPED = (1, 500)
 _REASONERS = re.compile(r"(?:^|[:/])(?:o\d|gpt-5|deepseek-r)|reason|think", re.I)
 _REASONING_TOKENS = 4_000
+_LEAST_JOB_S = 60.0  # of a provider job
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """[low, high] of each. Money is None where a model's price is not known."""
+    """[low, high] of each. Money is None where a model's price is not known. `tiers`: money and time by price tier, of
+    those that a model has."""
 
     rows: int
     calls: tuple[int, int]
     input_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
+    cost_usd: tuple[float, float] | None
+    seconds: tuple[float, float]
+    tiers: Mapping[Tier, "TierEstimate"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TierEstimate:
+    """USD and seconds of a run at one price tier."""
+
     cost_usd: tuple[float, float] | None
     seconds: tuple[float, float]
 
@@ -56,13 +69,18 @@ def estimate(job: Job, found: CallCount, history: Mapping[str, CallStats] | None
     stages = [(count, per_call(count, (history or {}).get(count.stage.name))) for count in found.stages]
     inputs = _summed([(count.calls, each.input) for count, each in stages])
     outputs = _summed([(count.calls, each.output) for count, each in stages])
+    live = _seconds(job.spec.limits, found, stages, inputs.low + outputs.low, inputs.high + outputs.high)
+    waits = _seconds_of_jobs(job.spec.limits, stages)
+    tiers = {tier: TierEstimate(_cost(job, stages, tier), waits if tier == "batch" else live) for tier in TIERS}
+    by_jobs = any(tier == "batch" for count, _ in stages for tier in _tiers_of(job, count, None))
     return Estimate(
         found.rows,
         found.calls,
         (int(inputs.low), ceil(inputs.high)),
         (int(outputs.low), ceil(outputs.high)),
-        _cost(job, stages),
-        _seconds(job.spec.limits, found, stages, inputs.low + outputs.low, inputs.high + outputs.high),
+        _cost(job, stages, None),
+        waits if by_jobs else live,
+        {tier: each for tier, each in tiers.items() if _is_had(job, stages, tier)},
     )
 
 
@@ -132,12 +150,36 @@ def _size(field: OutputField) -> tuple[int, int]:
 # Money and time ----------------------------------------------------------------------------------------------------
 
 
-def _cost(job: Job, stages: list[tuple[StageCount, PerCall]]) -> tuple[float, float] | None:
+def _tiers_of(job: Job, count: StageCount, tier: Tier | None) -> list[Tier]:
+    """Return the tier at which each model of a stage is asked; `tier`: of all, None for that of each in the spec."""
+    stage = count.stage.spec
+    return [effective_tier(choice, stage, job.spec.limits, tier) for choice in models_of(stage)]
+
+
+def _is_had(job: Job, stages: list[tuple[StageCount, PerCall]], tier: Tier) -> bool:
+    """True if a model that is asked has the tier; the standard one if any is paid."""
+    names = [choice.name for count, _ in stages if count.calls[1] for choice in models_of(count.stage.spec)]
+    if all(name.startswith("offline:") for name in names):
+        return False
+    return any(tier in _tiers_of(job, count, tier) for count, _ in stages if count.calls[1])
+
+
+def _seconds_of_jobs(limits: Limits, stages: list[tuple[StageCount, PerCall]]) -> tuple[float, float]:
+    """Estimate the time of provider jobs: each step that a row takes waits for one."""
+    asking = [count.stage.calls for count, _ in stages if count.calls[1]]
+    least = sum(max(1, fewest) for fewest, _ in asking)
+    most = sum(limits.max_waves if many is None else max(1, many) for _, many in asking)
+    deadline_s = limits.deadline.total_seconds()
+    return _LEAST_JOB_S * least, (limits.gather.total_seconds() + deadline_s) * min(most, limits.max_waves)
+
+
+def _cost(job: Job, stages: list[tuple[StageCount, PerCall]], tier: Tier | None) -> tuple[float, float] | None:
     low = high = 0.0
     for count, each in stages:
         if not count.calls[1]:
             continue
-        prices = [pricer(choice.name, job.spec.prices) for choice in models_of(count.stage.spec)]
+        paid = zip(models_of(count.stage.spec), _tiers_of(job, count, tier), strict=True)
+        prices = [pricer(choice.name, job.spec.prices, at) for choice, at in paid]
         least = [price({"input": int(each.input.low), "output": int(each.output.low)}) for price in prices]
         most = [price({"input": ceil(each.input.high), "output": ceil(each.output.high)}) for price in prices]
         if None in least or None in most:

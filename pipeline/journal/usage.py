@@ -7,7 +7,7 @@ import polars as pl
 from pipeline.journal.compacted import listed, read_compacted
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
-from schemas.manifest import Usage
+from schemas.manifest import TierUsage, Usage
 from stages.journal.records import TOOL, CallRecord, Record, record_of
 from stages.limits.budget import NANOS
 
@@ -44,6 +44,7 @@ class _Sum:
         self._calls: set[int] = set()
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
+        self._tiers: dict[str, TierUsage] = {}
         self._saved_nanos = 0
 
     def add(self, record: Record | None) -> None:
@@ -62,6 +63,9 @@ class _Sum:
         self._numbers["calls"] += 1
         self._numbers["unpriced_calls"] += record.cost_usd is None
         self._cost += record.cost_usd or 0.0
+        tier = tier_of(record)
+        before = self._tiers.get(tier, TierUsage())
+        self._tiers[tier] = TierUsage(calls=before.calls + 1, cost_usd=before.cost_usd + (record.cost_usd or 0.0))
         self._saved_nanos += record.usage.get("cache_saved", 0)
         for ours, theirs in _TOKENS.items():
             self._numbers[ours] += record.usage.get(theirs, 0)
@@ -72,7 +76,14 @@ class _Sum:
             cost_usd=self._cost,
             cache_saved_usd=self._saved_nanos / NANOS,
             unknown=len(self._unknown - self._seen),
+            by_tier=self._tiers,
         )
+
+
+def tier_of(record: CallRecord) -> str:
+    """Return the price tier of a call: what its answer calls default, auto or nothing is standard."""
+    named = (record.by or {}).get("tier", "")
+    return named if named in ("batch", "flex", "priority") else "standard"
 
 
 _TOKENS = {

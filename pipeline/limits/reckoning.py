@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.limits import ledger
 from pipeline.limits.account import left_of
 from pipeline.limits.budget import in_usd
+from pipeline.limits.job_budget import MACHINE
 from pipeline.limits.ledger import Ledger, usd
 from pipeline.limits.run_budget import utc_today
 from pipeline.limits.spend_file import reconcile
@@ -47,8 +48,10 @@ def check_budget(store: Store, request: BudgetCheck, folder: Path) -> BudgetVerd
 
 
 def _over_budget_message(found: Ledger, limit: int, need: Amount, run: str) -> str:
-    lost = sum(held.nanos for held in found.slices.values())
+    jobs = sum(held.nanos for held in found.slices.values() if held.machine == MACHINE)
+    lost = sum(held.nanos for held in found.slices.values()) - jobs
     of_those = f", {in_usd(lost)} of them reserved by workers that were killed" if lost else ""
+    of_those += f", {in_usd(jobs)} of them reserved for provider jobs that are out" if jobs else ""
     message = (
         f"The budget of {usd(limit):g} USD is reached: {in_usd(found.charged.nanos)} are spent{of_those}, and the next "
         f"call may take up to {in_usd(need.nanos)}."

@@ -61,7 +61,7 @@ async def report_of(connection: Connection | None, store: Store, request: RunReq
     if progress is not None and connection is not None:
         counts = {"total": progress.totals.total, "unchanged": progress.totals.unchanged}
         work = await work_in_progress(connection.client, run, progress)
-        reason = f"waiting: {work.reason}" if work.reason else so_far.reason
+        reason = f"waiting: {work.reason}" if work.reason else progress.jobs_text or so_far.reason
         so_far = so_far.model_copy(update={"totals": so_far.totals.model_copy(update=counts), "reason": reason})
     if live.paused and so_far.stop is None:
         return so_far.model_copy(update={"state": "paused", "reason": live.paused})

@@ -17,6 +17,7 @@ from pipeline.forgetting import equal_rows, journals, leftovers, note
 from pipeline.forgetting.identities import ForgottenRow, Identities, forgotten_row
 from pipeline.forgetting.journals import JournalSearch, Kept
 from pipeline.forgetting.note import Note, Receipt
+from pipeline.forgetting.parked_calls import remove_parked
 from pipeline.forgetting.partitions import ids_of_rows, publish_without
 from pipeline.forgetting.reach import not_reached
 from pipeline.forgetting.run_folders import RunFolders, rewrite_in_place
@@ -165,6 +166,7 @@ def forget(found: Forgetting) -> Forgotten:
 
 def _remove_from_files(found: Forgetting, identities: Identities, partitions: Sequence[str]) -> None:
     store, spec = found.store, found.spec
+    remove_parked(store, identities)
     RunFolders(store, identities, spec.source.key, partitions).remove(dt.datetime.now(dt.UTC))
     named = {file.key: file for file in found.files.files}
     for partition in sorted(found.files.partitions):

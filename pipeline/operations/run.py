@@ -96,7 +96,9 @@ async def start(connection: Connection, ready: Ready, order: Order, partitions: 
         known_pipelines.remember(ready.spec.name, ready.store, ready.base, order.spec_path)
     request = await find_request(connection, ready, order.selection, order.name, partitions)
     outdated = await _end_outdated(connection, ready, request)
-    run = await start_or_join(connection, ready, request, order.options, order.max_cost_usd)
+    run = await start_or_join(
+        connection, ready, request, order.options, order.max_cost_usd, takes_tier=order.spec_path is not None
+    )
     return replace(run, began="replanned") if outdated else run
 
 

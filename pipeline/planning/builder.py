@@ -27,9 +27,10 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.manifest import Manifest
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Concurrency, RunRef
+from schemas.messages.jobs import JobTerms
 from schemas.messages.run import Page, PlannedPartition, PlanRef, RunOptions
 from schemas.plan import Cause, Decision, Plan, Reprocess, Retirement, Retirements, RunRequest, Selection
-from schemas.spec.sections import Spec
+from schemas.spec.sections import Limits, Spec
 from stages.stage_digests import code_digests
 
 _AS_SPECIFIED = RunOptions()
@@ -248,6 +249,16 @@ def write_plan(
         canary_rows=sum(d.rows for d in canary),
         max_reject_rate=job.spec.limits.max_reject_rate,
         hooks=hooks_of(job.spec),
+        jobs=_job_terms(job.spec.limits),
+    )
+
+
+def _job_terms(limits: Limits) -> JobTerms:
+    return JobTerms(
+        gather_s=limits.gather.total_seconds(),
+        deadline_s=limits.deadline.total_seconds(),
+        after_deadline=limits.after_deadline,
+        max_waves=limits.max_waves,
     )
 
 

@@ -8,6 +8,7 @@ import orjson
 import polars as pl
 
 from pipeline.runs.answering_models import answering_models
+from pipeline.runs.job_counts import job_counts
 from pipeline.runs.mixed_columns import mixed_columns
 from pipeline.runs.outcomes import outcomes
 from pipeline.runs.plan_pages import load_plan, planned_lines
@@ -47,12 +48,15 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
         retired=retired,
         mixed=mixed_columns(store, published),
         answered_by=answering_models(published),
+        jobs=job_counts(store, request.ref.run),
         stop=request.stop,
         started_at=earlier.started_at if earlier else _requested_at(store, request),
         finished_at=dt.datetime.now(dt.UTC),
     )
     store.put(ids.report(request.ref.run), report.model_dump_json().encode())
-    _remove_announcements(store, request.ref.run)
+    _remove(store, ids.announced(request.ref.run))
+    if report.state == "completed":  # a run that is not may go on, and its jobs' requests lie there
+        _remove(store, ids.parked_folder(request.ref.run))
     return RunResult(
         state=report.state,
         report=ids.report(request.ref.run),
@@ -62,13 +66,14 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
     )
 
 
-def _remove_announcements(store: Store, run: str) -> None:
-    """Remove what the run's commands told each other. A store that refuses does not fail a run that has ended."""
+def _remove(store: Store, folder: str) -> None:
+    """Remove what a run needed only while it ran: what its commands told each other, calls that waited for provider
+    jobs. A store that refuses does not fail a run that has ended."""
     try:
-        if keys := [info.key for info in store.list(ids.announced(run))]:
+        if keys := [info.key for info in store.list(folder)]:
             store.delete(keys)
     except StoreError as exc:
-        log.warning("announcements of run %s are not removed: %s", run, exc)
+        log.warning("%s of %s is not removed: %s", folder, store.uri, exc)
 
 
 class LastRun(Noun):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.journal.usage import usage_of_run
 from pipeline.limits import ledger
 from pipeline.runs import outcomes
+from pipeline.runs.job_counts import job_counts
 from pipeline.runs.report import Report, broken_checks, lost_attempts
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
@@ -43,6 +44,7 @@ def live_report(store: Store, request: RunRequest, state: RunState = "running") 
         failures=tuple(failures),
         checks=broken_checks(results),
         lost_attempts=lost_attempts(store, request.run),
+        jobs=job_counts(store, request.run),
         stop=Failure(partition="", error=BudgetReached.__name__, message=paused) if paused else None,
         started_at=request.created_at,
         finished_at=None,

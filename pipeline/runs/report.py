@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pipeline.runs.job_counts import JobCounts
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
@@ -58,6 +59,7 @@ class Report(Noun):
     retired: int = 0
     mixed: MixedColumns = MixedColumns()
     answered_by: Answerers = {}
+    jobs: JobCounts = JobCounts()
 
     @property
     def billed_over_needed(self) -> float | None:
@@ -129,10 +131,17 @@ def as_json(report: Report) -> dict[str, Any]:
         "usage": {
             "calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
             "cost_usd": round(usage.cost_usd, 6), "unknown": usage.unknown,
+            "by_tier": {
+                tier: {"calls": used.calls, "cost_usd": round(used.cost_usd, 6)}
+                for tier, used in sorted(usage.by_tier.items())
+            },
             "cache_read_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
-            "saved_usd": {"cache": round(usage.cache_saved_usd, 6)},
+            "saved_usd": {
+                "cache": round(usage.cache_saved_usd, 6), "batch": round(report.jobs.saved_usd, 6),
+            },
         },
+        **({"jobs": _jobs_as_json(report.jobs)} if report.jobs.submitted else {}),
         "billed_over_needed": report.billed_over_needed,
         **({"billed_over_needed_unknown": report.lost_attempts_note} if report.lost_attempts_note else {}),
         "sink": report.sink,
@@ -144,6 +153,17 @@ def as_json(report: Report) -> dict[str, Any]:
         **({"cascades": cascades(totals)} if totals.shares else {}),
         **({"answered_by": report.answered_by} if report.answered_by else {}),
     }  # fmt: skip
+
+
+def _jobs_as_json(jobs: JobCounts) -> dict[str, Any]:
+    return {
+        "submitted": jobs.submitted, "completed": jobs.completed, "expired": jobs.expired, "requests": jobs.requests,
+        "done": jobs.done, "saved_usd": round(jobs.saved_usd, 6), "deadline": _iso(_time(jobs.deadline)),
+    }  # fmt: skip
+
+
+def _time(seconds: float | None) -> dt.datetime | None:
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
 def as_json_check(check: BrokenCheck) -> dict[str, Any]:

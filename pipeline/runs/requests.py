@@ -17,12 +17,15 @@ from schemas.spec.sections import Spec, superseded_stay
 # Settings of a spec that do not change the results of a run, only its speed, notifications and allowed cost.
 _NOT_IDENTITY = {
     "limits": {"rows_in_flight", "partitions_in_flight", "requests_per_minute", "tokens_per_minute", "max_cost_usd",
-               "max_cost_usd_per_day", "max_tokens", "call_timeout", "max_memory"},
+               "max_cost_usd_per_day", "max_tokens", "call_timeout", "max_memory", "gather", "deadline",
+               "after_deadline", "max_waves", "flex_patience"},
     "sink": {"keep_generations"},
     "source": {"settle", "done"},
     "notify": True, "schedule": True, "prices": True, "trace": True, "trace_content": True,
 }  # fmt: skip
 _STAGE_SPEED = {"row_timeout", "blocking", "cache"}
+_HOW_PAID = {"tier": True, "batch_deployment": True}
+_PRICE_TIER: dict[str, Any] = {"__all__": {**_HOW_PAID, "others": {"__all__": _HOW_PAID}}}
 _YOUNGER: dict[str, Any] = {"coerce": "lenient", "share": True, "examples": []}
 _FORMER_STAY = dt.timedelta(minutes=15)
 
@@ -35,7 +38,8 @@ def request_digest(spec: Spec, selection: Selection) -> str:
     exclude: dict[str, Any] = dict(_NOT_IDENTITY)
     # Keys that are younger than runs that may be open count only where they are used.
     unused = {name for name, default in _YOUNGER.items() if all(getattr(one, name) == default for one in spec.stages)}
-    exclude["stages"] = {"__all__": {*_STAGE_SPEED, *unused}}
+    plain_stage = dict.fromkeys((*_STAGE_SPEED, *unused), True)
+    exclude["stages"] = {"__all__": {**plain_stage, "model": _PRICE_TIER}}
     exclude["journal"] = {"requests", *(() if spec.journal.read_from else ("read_from",))}
     if spec.partition.gone == "keep":
         exclude["partition"] = {"gone"}

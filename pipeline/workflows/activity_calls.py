@@ -10,14 +10,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.policies import HEARTBEAT, HOOK, HOOK_RETRY, LONG, RETRY, WORKER_LOST
     from schemas.errors import CodeMismatch, by_code
+    from schemas.jobs import JobEnd
     from schemas.messages.base import Message
     from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
+    from schemas.messages.jobs import (
+        CancelJobs,
+        CancelledJobs,
+        FormedJobs,
+        FormRequest,
+        JobProgress,
+        JobRequest,
+    )
     from schemas.messages.partition import (
         Answers,
         AnswersRequest,
@@ -51,7 +61,7 @@ _MOST_ROUNDS = 4  # of all attempts, each of which ended with the death of a wor
 _FIRST_CODE_WAIT = timedelta(seconds=1)
 _LAST_CODE_WAIT = timedelta(minutes=5)
 Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+R = TypeVar("R", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,15 @@ CLOSE = Activity("close", CloseRequest, PartitionResult)
 ENRICH = Activity("enrich_batch", BatchRequest, BatchResult)
 STEP_ROW = Activity("step_row", RowInput, StepResult)
 ASK = Activity("ask", FiringRequest, FiringDecision)
+FORM_JOBS = Activity("form_jobs", FormRequest, FormedJobs)
+SUBMIT_JOB = Activity("submit_job", JobRequest, JobProgress)
+POLL_JOB = Activity("poll_job", JobRequest, JobProgress)
+COLLECT_JOB = Activity("collect_job", JobRequest, JobEnd)
+CANCEL_JOBS = Activity("cancel_jobs", CancelJobs, CancelledJobs)
 # All of them: a worker registers an activity of each name and type.
 ACTIVITIES: tuple[Activity[Any, Any], ...] = (
     PLAN, READ_PAGE, SET_LIMITS, CHECK_BUDGET, FINALISE, NOTIFY, HOLDER, OPEN, ANSWERS, PUBLISH, CLOSE, ENRICH,
-    STEP_ROW, ASK,
+    STEP_ROW, ASK, FORM_JOBS, SUBMIT_JOB, POLL_JOB, COLLECT_JOB, CANCEL_JOBS,
 )  # fmt: skip
 
 

@@ -52,6 +52,14 @@ class HeldPartitions:
             return "another run"
         return answer.run or "another run"
 
+    async def wait_for_jobs(self, partition: str) -> None:
+        """Wait for a partition with which another run waits for provider jobs, each time longer. It counts as held
+        until it is released."""
+        self.partitions.add(partition)
+        patience = self._patience.setdefault(partition, _PATIENCE)
+        self._patience[partition] = min(2 * patience, _LONGEST)
+        await workflow.sleep(patience)
+
     async def wait(self, partition: str) -> None:
         """Ask the holder for a signal when it is done, and wait for it, each time longer. The partition counts as held
         until it is released."""

@@ -5,11 +5,13 @@ A listener is an external function of the workflow's worker (`pipeline.telemetry
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from schemas.messages.jobs import JOB_STATES, JobNews
     from schemas.messages.partition import PartitionResult
     from schemas.messages.run import PlanRef, Totals
 
@@ -29,6 +31,17 @@ def run_goes_on(plan: PlanRef | None, totals: Totals, questions: int, *, over_bu
     _tell("rows_left", lambda: (workflow.info().workflow_id, max(0, left)))
     _tell("questions", lambda: (workflow.info().workflow_id, questions))
     _tell("over_budget", lambda: (workflow.info().workflow_id, int(over_budget)))
+
+
+def jobs_are(news: JobNews) -> None:
+    """Set the provider jobs of a pool that are out, by state."""
+    jobs = f"{workflow.info().workflow_id} {news.pool}"
+    for state in JOB_STATES:
+        _tell(f"jobs_{state}", partial(_number_of, jobs, news.states.get(state, 0)))
+
+
+def _number_of(name: str, number: int) -> tuple[str, int]:
+    return name, number
 
 
 def run_ended() -> None:

@@ -27,9 +27,10 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import ANSWERS, ENRICH, OPEN, call, cause_of, stop_if_cancelled
     from pipeline.workflows.budget_pause import PartitionBudget
     from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
-    from schemas.errors import Cancelled, CommitConflict, by_code
+    from schemas.errors import Cancelled, CommitConflict, PartitionHeld, by_code
     from schemas.messages.base import Outcome
     from schemas.messages.batch import BatchRequest, BatchResult, RowsOfBatch, Spent
+    from schemas.messages.jobs import ParkedCalls
     from schemas.messages.partition import (
         AnswersRequest,
         CloseRequest,
@@ -66,6 +67,7 @@ class PartitionWorkflow:
         self._base = 0
         self._wanted_by: set[str] = set()
         self._short = PartitionBudget()
+        self._parked_calls = ParkedCalls()
 
     @workflow.run
     async def run(self, partition_input: PartitionInput) -> PartitionResult:
@@ -89,6 +91,8 @@ class PartitionWorkflow:
             if is_cancelled_exception(exc):
                 return await self._close("cancelled", Cancelled.__name__, "the run was cancelled", fence=True)
             error, message = cause_of(exc)
+            if by_code(error) is PartitionHeld:
+                return PartitionResult(partition=self._input.partition, outcome="waiting", message=message)
             return await self._close(
                 "cancelled" if by_code(error) is Cancelled else "failed", error, message, fence=False
             )
@@ -111,9 +115,12 @@ class PartitionWorkflow:
                 return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows = opened.base, opened.rows
             await self._enrich(opened, range(opened.batches), answered=False)
-            while parked := self._parked():
+            while not self._parked_calls.calls and (parked := self._parked()):
                 await self._wait_for_answers(opened)
                 await self._enrich(opened, parked, answered=True)
+            if self._parked_calls.calls:  # its run begins it again once provider jobs have answered
+                waiting = await self._close("waiting", "", "", fence=False)
+                return waiting.model_copy(update={"parked": self._parked_calls})
             self._show("publishing")
             try:
                 return await self._publish(opened)
@@ -203,7 +210,7 @@ class PartitionWorkflow:
         inputs = self._input
         request = BatchRequest(
             ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, opened=opened.opened, batch=number, rows=0,
-            answered=answered,
+            answered=answered, waves=inputs.waves,
         )  # fmt: skip
         floor = _HANDED_BACK
         while True:
@@ -222,9 +229,14 @@ class PartitionWorkflow:
                 live_figures.rows_done(self._done)
                 return
             stop_if_cancelled()
+            parked = result.parked_calls
             if result.by_row is not None:
-                await self._by_row(request, result.by_row)
-                continue
+                parked = await self._by_row(request, result.by_row)
+                if not parked.calls:
+                    continue
+            if parked.calls:
+                self._parked_calls += parked
+                return
             if result.state == "short":
                 self._show("short of money")
                 await workflow.wait_condition(lambda: not self._paused and not self._short)
@@ -239,13 +251,17 @@ class PartitionWorkflow:
             await workflow.sleep(pause)
             await workflow.wait_condition(lambda: not self._paused and not self._short)
 
-    async def _by_row(self, batch: BatchRequest, rows: RowsOfBatch) -> None:
-        """Run each row in its own workflow, a window of them at once. As with batches, all have ended afterwards."""
+    async def _by_row(self, batch: BatchRequest, rows: RowsOfBatch) -> ParkedCalls:
+        """Run each row in its own workflow, a window of them at once. As with batches, all have ended afterwards.
+        Returns the calls of rows that wait for provider jobs."""
         room = asyncio.Semaphore(_ROWS_AT_ONCE)
+        parked = ParkedCalls()
 
         async def one(number: int) -> None:
+            nonlocal parked
             async with room:
-                await self._row(batch, rows, number)
+                calls = await self._row(batch, rows, number)
+            parked += calls
 
         tasks = [asyncio.create_task(one(number)) for number in range(len(rows.ids))]
         try:
@@ -254,8 +270,9 @@ class PartitionWorkflow:
             for task in tasks:
                 task.cancel()
             await all_ended(set(tasks))
+        return parked
 
-    async def _row(self, batch: BatchRequest, rows: RowsOfBatch, number: int) -> None:
+    async def _row(self, batch: BatchRequest, rows: RowsOfBatch, number: int) -> ParkedCalls:
         request = rows.row_of(batch, number)
         while True:
             await workflow.wait_condition(lambda: not self._paused and not self._short)
@@ -271,7 +288,7 @@ class PartitionWorkflow:
             finally:
                 self._short.in_flight -= 1
             if not result.short:
-                return
+                return result.parked_calls
             stop_if_cancelled()
 
     async def _publish(self, opened: Opened) -> PartitionResult:

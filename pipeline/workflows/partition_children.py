@@ -13,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas import ids
     from schemas.errors import Cancelled
     from schemas.messages.base import RunRef
+    from schemas.messages.jobs import Waves
     from schemas.messages.partition import PartitionInput, PartitionResult
     from schemas.messages.run import PlannedPartition, PlanRef
 
@@ -20,7 +21,7 @@ PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
 Child: TypeAlias = "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]"
 
 
-async def start_child(ref: RunRef, plan: PlanRef, planned: PlannedPartition, *, rehearsal: bool) -> Child:
+async def start_child(ref: RunRef, plan: PlanRef, planned: PlannedPartition, waves: Waves, *, rehearsal: bool) -> Child:
     """Raises WorkflowAlreadyStartedError while another run holds the partition."""
     return await workflow.start_child_workflow(
         PartitionWorkflow.run,
@@ -31,6 +32,7 @@ async def start_child(ref: RunRef, plan: PlanRef, planned: PlannedPartition, *, 
             rows=planned.rows,
             windows=plan.windows,
             rehearsal=rehearsal,
+            waves=waves,
         ),
         id=ids.partition_workflow_id(ref.pipeline, ref.sink, planned.key),
         task_timeout=workflow.info().task_timeout,

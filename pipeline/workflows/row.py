@@ -29,6 +29,8 @@ class RowWorkflow:
                 return RowResult(spent=spent)
             if step.state == "short":
                 return RowResult(short=True, needed=step.needed, spent=spent)
+            if step.state == "parked":
+                return RowResult(spent=spent, parked_calls=step.parked_calls)
             stop_if_cancelled()
             if step.state == "more":
                 pause = _AGAIN

@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.run_steps import (
         MAX_FAILURES,
         canary_refused,
+        cancelled_waiting,
         final_state,
         finalise,
         not_run,
@@ -45,8 +46,10 @@ with workflow.unsafe.imports_passed_through():
         stop_after,
         with_window,
     )
+    from pipeline.workflows.waiting_partitions import WaitingPartitions
     from schemas.manifest import Counts
     from schemas.messages.base import RunState
+    from schemas.messages.jobs import JobAnswers, JobNews, Waves
     from schemas.messages.partition import ParkedPartition, PartitionResult
     from schemas.messages.run import (
         BudgetShortfall,
@@ -68,6 +71,7 @@ _LATEST = 50
 _MAX_HELD = 50
 _MAX_PARKED = 300
 STATE = SearchAttributeKey.for_keyword("TandemState")
+_POOL = "provider jobs "  # before a pool, where a budget names who is short
 PAUSED = "paused"  # in the memo: the reason, which can be read there without a worker
 
 
@@ -95,11 +99,19 @@ class RunWorkflow:
         self._note = "planning"
         self._waiting = ""
         self._budget_pause = BudgetPause(inputs.ref)
+        self._waiting_for_jobs = WaitingPartitions(inputs.ref)
+        self._all_begun = False
+        if inputs.carried is not None:
+            self._waiting_for_jobs.pools.update(inputs.carried.pools)
 
     @workflow.run
     async def run(self, inputs: RunInput) -> RunResult:
         started = workflow.info().start_time
         budget_watch = asyncio.create_task(self._budget_pause.watch(self._in_flight, self._show, self._resume_funded))
+        idle_watch = asyncio.create_task(self._report_idle())
+        for waiting in inputs.carried.waiting if inputs.carried else ():
+            self._waiting_for_jobs.resume(waiting)
+            self._begin(waiting.partition, rehearsal=False)
         try:
             if self._planned is None:
                 self._planned = with_window(await self._plan(), self._partitions)
@@ -115,6 +127,7 @@ class RunWorkflow:
                 if number > first and workflow.info().is_continue_as_new_suggested():
                     await self._continue(number)
                 await self._page(await read_page(inputs.ref, self._planned, number))
+            await self._all_ended(self._planned)
         except (ActivityError, asyncio.CancelledError) as exc:
             # A cancel arrives as the former where an activity is awaited, as asyncio's own anywhere else.
             if not is_cancelled_exception(exc):
@@ -122,8 +135,11 @@ class RunWorkflow:
                 self._stop = self._stop or Failure(partition="", error=error, message=message)
             else:
                 self._cancelled = True
+            await self._cancel_children()
         finally:
             budget_watch.cancel()
+            idle_watch.cancel()
+        await self._end_jobs()
         live_figures.run_ended()
         result = await self._finalise(started)
         self._hooks.ended(result, result.stop or next(iter(self._failures), None))
@@ -146,8 +162,9 @@ class RunWorkflow:
         # Neither a pause nor a signal half handled would outlive this execution.
         await workflow.wait_condition(lambda: not self._paused and workflow.all_handlers_finished())
         carried = CarriedState(
-            plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:MAX_FAILURES])
-        )
+            plan=self._planned, next_page=page, totals=self._totals, failures=tuple(self._failures[:MAX_FAILURES]),
+            waiting=self._waiting_for_jobs.carried(), pools=tuple(sorted(self._waiting_for_jobs.pools)),
+        )  # fmt: skip
         workflow.continue_as_new(self._input.model_copy(update={"carried": carried}))
 
     async def _canary(self, planned: PlanRef) -> None:
@@ -166,17 +183,61 @@ class RunWorkflow:
                 await workflow.wait_condition(lambda: self._stop is not None or (self._has_room() and self._few_wait()))
                 if self._stop is not None:
                     break
-                self._running[planned.key] = asyncio.create_task(self._child(planned, rehearsal))
+                self._begin(planned, rehearsal=rehearsal)
                 self._show()
-            await workflow.wait_condition(lambda: not self._running)
+            # Later pages do not wait for provider jobs; what comes after a canary does.
+            self._all_begun = rehearsal
+            await workflow.wait_condition(lambda: not self._running or (not rehearsal and self._only_wait()))
+            self._all_begun = False
         except asyncio.CancelledError:
             await self._cancel_children()
             raise
 
+    def _begin(self, planned: PlannedPartition, *, rehearsal: bool) -> None:
+        self._running[planned.key] = asyncio.create_task(self._child(planned, rehearsal))
+
+    def _only_wait(self) -> bool:
+        """True if no partition has a child: those that are left wait for provider jobs."""
+        waiting = self._waiting_for_jobs
+        return not waiting.handing_over and self._running.keys() <= waiting.partitions.keys()
+
+    async def _all_ended(self, planned: PlanRef) -> None:
+        """Wait for the partitions of all pages."""
+        self._all_begun = True
+        while self._running:
+            await workflow.wait_condition(
+                lambda: (
+                    not self._running
+                    or (self._stop is None and self._only_wait() and workflow.info().is_continue_as_new_suggested())
+                )
+            )
+            if self._running:
+                await self._continue(planned.pages)
+
+    async def _report_idle(self) -> None:
+        """Signal the jobs each time that everything else of the run waits, too: they need not wait for more calls."""
+        while True:
+            await workflow.wait_condition(self._is_idle)
+            await self._waiting_for_jobs.say_nothing_else()
+            await workflow.wait_condition(lambda: not self._is_idle())
+
+    def _is_idle(self) -> bool:
+        waiting = self._waiting_for_jobs.partitions
+        others = self._running.keys() - self._held.partitions - self._parked.keys() - waiting.keys()
+        return self._all_begun and bool(waiting) and not others and not self._waiting_for_jobs.handing_over
+
+    async def _end_jobs(self) -> None:
+        """End the workflows of provider jobs. Those that are out when a run ends early are cancelled, and what they
+        have answered is kept."""
+        if self._waiting_for_jobs.pools:
+            how = "cancel" if self._cancelled or self._stop is not None else "end"
+            await self._waiting_for_jobs.stop(how)
+
     def _has_room(self) -> bool:
-        """True if another child may be started. Partitions that are held, or wait for people, take no room."""
+        """True if another child may be started. Partitions that are held, or wait for people or jobs, take no room."""
         assert self._planned is not None
-        running = len(self._running) - len(self._held.partitions) - len(self._parked)
+        waiting = self._waiting_for_jobs.partitions
+        running = len(self._running) - len(self._held.partitions) - len(self._parked) - len(waiting)
         return not (self._paused or self._budget_pause.any_over_budget) and running < self._planned.windows.partitions
 
     def _few_wait(self) -> bool:
@@ -193,11 +254,14 @@ class RunWorkflow:
         try:
             result = await self._result(planned, rehearsal)
         except asyncio.CancelledError:
-            return  # it was not begun; without a result it counts as not run
+            if planned.key not in self._waiting_for_jobs.partitions or self._planned is None or rehearsal:
+                return  # it was not begun; without a result it counts as not run
+            result = await cancelled_waiting(self._input.ref, self._planned, planned)
         except ChildWorkflowError as exc:
             result = result_of_failed(planned.key, exc)
         finally:
             self._held.forget(planned.key)
+            self._waiting_for_jobs.forget(planned.key)
             self._parked.pop(planned.key, None)
             self._children.pop(planned.key, None)
             self._running.pop(planned.key, None)
@@ -222,11 +286,16 @@ class RunWorkflow:
         self._show()
 
     async def _result(self, planned: PlannedPartition, rehearsal: bool) -> PartitionResult:
-        """Run the child. If another run holds the partition, wait for it outside of the window; then `open` decides
-        again whether anything is left to do."""
+        """Run the child, again each time that provider jobs have answered what it waits for. If another run holds the
+        partition, wait for it outside of the window; then `open` decides again whether anything is left to do."""
+        assert self._planned is not None
+        waves = Waves(most=self._planned.jobs.max_waves if self._planned.jobs else 0)
+        if planned.key in self._waiting_for_jobs.partitions:
+            waves = await self._next_wave(planned.key)
         while True:
-            assert self._planned is not None
-            starting = asyncio.ensure_future(start_child(self._input.ref, self._planned, planned, rehearsal=rehearsal))
+            starting = asyncio.ensure_future(
+                start_child(self._input.ref, self._planned, planned, waves, rehearsal=rehearsal)
+            )
             try:
                 child = await asyncio.shield(starting)
             except asyncio.CancelledError as cancelled:
@@ -237,14 +306,40 @@ class RunWorkflow:
                     return await not_run(self._input.ref, self._planned, planned.key, f"held by {holder}")
                 self._note = f"{planned.key} is held by {holder}"
                 await self._held.wait(planned.key)
-                while not self._has_room():
-                    await workflow.wait_condition(self._has_room)
-                self._held.release(planned.key)
+                await self._take_room(planned.key)
                 continue
             self._children[planned.key] = child
             if self._paused:
                 await signal_child(child, PartitionWorkflow.pause, self._paused)
-            return await child
+            result = await child
+            if result.outcome != "waiting":
+                return result
+            del self._children[planned.key]
+            if not result.parked.calls:  # another run waits with it
+                if not self._input.waits:
+                    return await not_run(self._input.ref, self._planned, planned.key, result.message)
+                self._note = f"{planned.key} is {result.message}"
+                await self._held.wait_for_jobs(planned.key)
+                await self._take_room(planned.key)
+                continue
+            await self._waiting_for_jobs.park(planned, waves, result.parked, self._planned)
+            self._show()
+            waves = await self._next_wave(planned.key)
+
+    async def _take_room(self, key: str) -> None:
+        """Wait for room to begin a partition that was held."""
+        while not self._has_room():
+            await workflow.wait_condition(self._has_room)
+        self._held.release(key)
+
+    async def _next_wave(self, key: str) -> Waves:
+        """Wait until provider jobs have answered, and for room to begin the partition again."""
+        waves = await self._waiting_for_jobs.answered(key)
+        while not self._has_room():
+            await workflow.wait_condition(self._has_room)
+        self._waiting_for_jobs.forget(key)
+        self._show()
+        return waves
 
     # The end --------------------------------------------------------------------------------------------------------
 
@@ -267,6 +362,8 @@ class RunWorkflow:
         self._note = f"{done:,} of {totals.total:,} partitions done, {len(self._running)} running"
         if questions := sum(self._parked.values()):
             self._note += f", {questions:,} answers of people missing (tandem review ls)"
+        if waits := self._waiting_for_jobs.text():
+            self._note += f", {waits}"
         cause = f". Paused: {self._budget_pause.paused.message}" if self._budget_pause.paused else ""
         self._hooks.budget(self._budget_pause.paused, self._totals)
         live_figures.run_goes_on(self._planned, totals, questions, over_budget=bool(cause))
@@ -299,6 +396,7 @@ class RunWorkflow:
         workflow.upsert_memo({PAUSED: self._paused})
         for child in list(self._children.values()):
             await signal_child(child, PartitionWorkflow.pause, self._paused)
+        await self._waiting_for_jobs.pause(True)
 
     @workflow.signal
     async def resume(self) -> None:
@@ -308,6 +406,7 @@ class RunWorkflow:
         self._budget_pause.go_on()
         for child in list(self._children.values()):
             await signal_child(child, PartitionWorkflow.resume)
+        await self._waiting_for_jobs.pause(False)
 
     @workflow.signal
     def parked(self, waiting: ParkedPartition) -> None:
@@ -323,10 +422,40 @@ class RunWorkflow:
     def short(self, shortfall: BudgetShortfall) -> None:
         self._budget_pause.note(shortfall)
 
+    @workflow.signal
+    def job_is_short(self, pool: str, nanos: int, tokens: int) -> None:
+        """Record that a provider job does not fit the budget."""
+        self._budget_pause.note(BudgetShortfall(partition=f"{_POOL}{pool}", nanos=nanos, tokens=tokens))
+
+    @workflow.signal
+    def answers_came(self, answers: JobAnswers) -> None:
+        """Record that provider jobs have answered, or why no further job would."""
+        self._waiting_for_jobs.note_answers(answers)
+        if answers.error and self._stop is None:
+            self._stop = Failure(partition="", error=answers.error, message=answers.message)
+            for task in self._running.values():
+                task.cancel()
+
+    @workflow.signal
+    def job_news(self, news: JobNews) -> None:
+        """Show how far provider jobs are."""
+        self._waiting_for_jobs.news[news.pool] = news
+        live_figures.jobs_are(news)
+        self._show()
+
+    @workflow.signal
+    def jobs_ended(self, pool: str) -> None:
+        """Record that the workflow of a pool's jobs has ended."""
+        self._waiting_for_jobs.note_end(pool)
+        live_figures.jobs_are(JobNews(pool=pool, jobs=0, requests=0, done=0))
+
     def _in_flight(self) -> set[str]:
-        return self._running.keys() - self._held.partitions - self._parked.keys()
+        waiting = self._waiting_for_jobs.partitions
+        return self._running.keys() - self._held.partitions - self._parked.keys() - waiting.keys()
 
     async def _resume_funded(self, partitions: Sequence[str]) -> None:
+        for pool in [name.removeprefix(_POOL) for name in partitions if name.startswith(_POOL)]:
+            await self._waiting_for_jobs.funded(pool)
         for child in [self._children[key] for key in partitions if key in self._children]:
             await signal_child(child, PartitionWorkflow.funded)
 
@@ -346,4 +475,7 @@ class RunWorkflow:
             finished_before=self._finished - len(self._latest),
             waits_for_code=self._waiting,
             stop=over_budget,
+            jobs=tuple(self._waiting_for_jobs.news.values()),
+            waiting_for_jobs=len(self._waiting_for_jobs.partitions),
+            jobs_text=self._waiting_for_jobs.text(),
         )

@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import CLOSE, FINALISE, READ_PAGE, call, call_to_the_end
     from pipeline.workflows.policies import SHORT
-    from schemas.errors import CanaryFailed, TooManyFailures, UsageError
+    from schemas.errors import CanaryFailed, Cancelled, TooManyFailures, UsageError
     from schemas.manifest import Counts
     from schemas.messages.base import RunRef, RunState
     from schemas.messages.partition import CloseRequest, PartitionResult
@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
         FinaliseRequest,
         Page,
         PageRequest,
+        PlannedPartition,
         PlanRef,
         RunResult,
         SetLimits,
@@ -38,6 +39,15 @@ async def not_run(ref: RunRef, plan: PlanRef | None, partition: str, message: st
         ref=ref, plan=plan.key if plan else "", partition=partition, outcome="not_run", message=message
     )
     return await call(CLOSE, request)
+
+
+async def cancelled_waiting(ref: RunRef, plan: PlanRef, planned: PlannedPartition) -> PartitionResult:
+    """Record that a partition was cancelled while it waited for provider jobs, without a workflow of its own."""
+    request = CloseRequest(
+        ref=ref, plan=plan.key, partition=planned.key, outcome="cancelled", error=Cancelled.__name__,
+        message="the run was cancelled while it waited for provider jobs", rows=planned.rows,
+    )  # fmt: skip
+    return await call_to_the_end(CLOSE, request)
 
 
 async def finalise(

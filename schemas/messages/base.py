@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 RunState = Literal["completed", "failed", "paused", "cancelled", "running"]
-Outcome = Literal["published", "unchanged", "failed", "cancelled", "not_run"]
+# `waiting` is no end: the partition is begun again once its provider jobs have ended.
+Outcome = Literal["published", "unchanged", "failed", "cancelled", "not_run", "waiting"]
 
 
 class Message(BaseModel):

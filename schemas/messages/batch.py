@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Literal
 
 from schemas.messages.base import Message, RunRef
+from schemas.messages.jobs import ParkedCalls, Waves
 
 _MOST_CLASSES = 8
 
@@ -17,6 +18,7 @@ class BatchRequest(Message):
     batch: int
     rows: int
     answered: bool = False  # the batch ran once before, and people have answered since
+    waves: Waves = Waves()
 
 
 class RowsOfBatch(Message):
@@ -30,6 +32,7 @@ class RowsOfBatch(Message):
         return RowInput(
             ref=batch.ref, plan=batch.plan, partition=batch.partition, opened=batch.opened, batch=batch.batch,
             answered=batch.answered, stage=self.stage, rows=self.rows, row=number, id=self.ids[number],
+            waves=batch.waves,
         )  # fmt: skip
 
 
@@ -88,11 +91,12 @@ class Heartbeat(Message):
 
 class BatchResult(Message):
     """`done` with the digest of the receipt, `waiting` until a time for a reason, `handed_back` by a worker that
-    drains, `rows` that must first run one by one (`placement: node`), or `short`: the budget has no room for the next
-    call, which may cost `needed`, in USD / 10^9 and in tokens. Only `done` has counts; `parked` rows block the
-    publication until a person has answered."""
+    drains, `rows` that must first run one by one (`placement: node`), `short`: the budget has no room for the next
+    call, which may cost `needed`, in USD / 10^9 and in tokens; or `parked`: its other rows wait for provider batch
+    jobs with `parked_calls`. Only `done` has counts; `parked` rows block the publication until a person has answered.
+    """
 
-    state: Literal["done", "waiting", "handed_back", "short", "rows"]
+    state: Literal["done", "waiting", "handed_back", "short", "rows", "parked"]
     receipt: str = ""
     rows: int = 0
     rejected: int = 0
@@ -102,6 +106,7 @@ class BatchResult(Message):
     needed: tuple[int, int] = (0, 0)
     by_row: RowsOfBatch | None = None
     spent: Spent = Spent()
+    parked_calls: ParkedCalls = ParkedCalls()
 
 
 class RowInput(Message):
@@ -115,22 +120,25 @@ class RowInput(Message):
     rows: str
     row: int
     id: str
+    waves: Waves = Waves()
 
 
 class StepResult(Message):
     """`more`: the graph's next step is another activity; `done`: the row's outcome is in the journal. The others are
     the same as those of a batch."""
 
-    state: Literal["more", "done", "waiting", "handed_back", "short"]
+    state: Literal["more", "done", "waiting", "handed_back", "short", "parked"]
     until: dt.datetime | None = None
     reason: str = ""
     needed: tuple[int, int] = (0, 0)
     spent: Spent = Spent()
+    parked_calls: ParkedCalls = ParkedCalls()
 
 
 class RowResult(Message):
-    """The row's outcome is in the journal, or the budget is `short`."""
+    """The row's outcome is in the journal, the budget is `short`, or the row waits for provider jobs with its calls."""
 
     short: bool = False
     needed: tuple[int, int] = (0, 0)
     spent: Spent = Spent()
+    parked_calls: ParkedCalls = ParkedCalls()

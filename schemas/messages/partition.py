@@ -2,6 +2,7 @@
 
 from schemas.manifest import BrokenCheck, Counts, Reuse, Shares, Usage
 from schemas.messages.base import Concurrency, Message, Outcome, RunRef
+from schemas.messages.jobs import ParkedCalls, Waves
 
 
 class PartitionInput(Message):
@@ -14,6 +15,7 @@ class PartitionInput(Message):
     rows: int
     windows: Concurrency
     rehearsal: bool = False
+    waves: Waves = Waves()
 
 
 class OpenRequest(Message):
@@ -100,7 +102,8 @@ class CloseRequest(Message):
 
 class PartitionResult(Message):
     """The outcome of a partition. `error` and `message` only if it was not published; `warnings`: their number in the
-    manifest. Broken `checks` are only in the outcome's object: they name rows, and no row crosses Temporal."""
+    manifest. Broken `checks` are only in the outcome's object: they name rows, and no row crosses Temporal. `parked`:
+    the calls of a `waiting` partition."""
 
     partition: str
     outcome: Outcome
@@ -114,3 +117,4 @@ class PartitionResult(Message):
     stops_run: bool = False
     warnings: int = 0
     checks: tuple[BrokenCheck, ...] = ()
+    parked: ParkedCalls = ParkedCalls()

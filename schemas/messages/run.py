@@ -5,7 +5,9 @@ import datetime as dt
 from schemas.manifest import Counts, Reuse, Shares, Usage, shares_added
 from schemas.messages.base import Concurrency, Message, RunRef, RunState
 from schemas.messages.batch import Spent
+from schemas.messages.jobs import JobNews, JobTerms, Late, Waves
 from schemas.messages.partition import PartitionResult
+from schemas.tier import Tier
 
 
 class RunOptions(Message):
@@ -18,11 +20,13 @@ class RunOptions(Message):
 
 
 class SetLimits(Message):
-    """New limits for a live run; None leaves a limit as it is. `rows_in_flight` is per worker process and model."""
+    """New limits for a live run; None leaves a limit as it is. `rows_in_flight` is per worker process and model;
+    `tier`: the price tier of all models, from the next batch on."""
 
     partitions: int | None = None
     rows_in_flight: int | None = None
     max_cost_usd: float | None = None
+    tier: Tier | None = None
 
 
 class SetLimitsRequest(Message):
@@ -56,6 +60,7 @@ class PlanRef(Message):
     hooks: tuple[tuple[str, ...], ...] = ()  # for each entry of `notify:`, its events
     canary_rows: int = 0
     max_reject_rate: float = 1.0
+    jobs: JobTerms | None = None  # None: of a plan of an earlier version
 
 
 class PageRequest(Message):
@@ -112,6 +117,17 @@ class Totals(Message):
         )
 
 
+class WaitingPartition(Message):
+    """A partition of a run that waits for provider jobs of these pools. `late`: what becomes of calls that the jobs of
+    others, which have ended, did not answer."""
+
+    partition: PlannedPartition
+    waves: Waves
+    pools: tuple[str, ...] = ()
+    calls: int = 0
+    late: Late = "next-job"
+
+
 class CarriedState(Message):
     """The state of a run that outlives one Temporal execution."""
 
@@ -120,6 +136,8 @@ class CarriedState(Message):
     totals: Totals
     failures: tuple[Failure, ...] = ()
     stop: Failure | None = None
+    waiting: tuple[WaitingPartition, ...] = ()
+    pools: tuple[str, ...] = ()  # whose jobs have a workflow
 
 
 class BudgetShortfall(Message):
@@ -214,3 +232,6 @@ class Progress(Message):
     waits_for_code: str = ""  # of this stage; no available worker has it
     spent: Spent = Spent()
     stop: Failure | None = None  # the reason of a pause by the budget
+    jobs: tuple[JobNews, ...] = ()  # provider jobs that are out, by pool
+    waiting_for_jobs: int = 0  # partitions that wait for them
+    jobs_text: str = ""  # what they wait for, in words

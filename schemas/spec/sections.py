@@ -23,6 +23,7 @@ from schemas.spec.model_names import model_name, with_one_name
 from schemas.spec.portable import with_plain_parameters
 from schemas.spec.sizes import Size
 from schemas.spec.uses import complaint
+from schemas.tier import Tier
 
 _MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
@@ -125,11 +126,16 @@ Fallback = Literal["outage", "refusal", "truncated", "quota"]
 
 
 class ModelChoice(Section):
-    """`provider:name` and the parameters of its calls; `endpoints` that share its calls; and, with `others`, the models
-    that are asked in their order when it cannot answer. In a spec that is written `{try: [MODEL, …]}`."""
+    """`provider:name` and the parameters of its calls; the price `tier` of them; `endpoints` that share its calls; and,
+    with `others`, the models that are asked in their order when it cannot answer. In a spec that is written
+    `{try: [MODEL, …]}`."""
 
     name: str
     params: dict[str, Any] = {}
+    tier: Tier = "standard"
+    batch_deployment: str | None = Field(
+        default=None, min_length=1, description="the deployment that serves tier: batch, where it is another one"
+    )
     endpoints: list[Endpoint] = []
     others: list["ModelChoice"] = []
     fallback_after: Duration = Field(default=timedelta(seconds=30), gt=timedelta(0))
@@ -139,6 +145,10 @@ class ModelChoice(Section):
     def _short(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what says nothing: digests of requests that earlier versions made stay as they were."""
         found: dict[str, Any] = dump(self)
+        if self.tier == "standard":
+            found.pop("tier", None)
+        if self.batch_deployment is None:
+            found.pop("batch_deployment", None)
         if not self.endpoints:
             found.pop("endpoints", None)
         if not self.others:
@@ -161,7 +171,7 @@ class ModelChoice(Section):
             raise ValueError("try: a list of models, the first choice first")
         first, *others = ({"name": model} if isinstance(model, str) else model for model in models)
         if not isinstance(first, dict) or any(isinstance(model, dict) and "try" in model for model in (first, *others)):
-            raise ValueError("try: each is provider:name, or {name, params, endpoints}")
+            raise ValueError("try: each is provider:name, or {name, params, tier, endpoints}")
         return {**first, "others": others, **rest}
 
     @field_validator("name")
@@ -259,6 +269,9 @@ class Stage(Section):
         return self
 
 
+_OF_ONE_MODEL = {"name", "params", "tier", "batch_deployment", "endpoints"}
+
+
 def _roles(model: Any) -> Any:
     """`x:y` | {name: x:y, params: …} | {role: either} as {role: {name, params}}."""
     if model is None:
@@ -266,7 +279,7 @@ def _roles(model: Any) -> Any:
     if isinstance(model, str):
         return {"main": {"name": model}}
     if isinstance(model, dict):
-        if isinstance(model.get("name"), str) and set(model) <= {"name", "params", "endpoints"}:
+        if isinstance(model.get("name"), str) and set(model) <= _OF_ONE_MODEL:
             return {"main": model}
         if isinstance(model.get("try"), list):
             return {"main": model}
@@ -311,6 +324,21 @@ class Limits(Section):
     max_tokens: int | None = Field(default=None, ge=1)
     call_timeout: Duration = timedelta(seconds=60)
     max_memory: Size | None = Field(default=None, description="of a worker process, before it is replaced")
+    gather: Duration = Field(
+        default=timedelta(minutes=10), description="tier: batch: how long calls wait for others to fill a job"
+    )
+    deadline: Duration = Field(
+        default=timedelta(hours=24), gt=timedelta(0), description="tier: batch: of a job, from its submission"
+    )
+    after_deadline: Literal["next-job", "standard", "reject"] = Field(
+        default="next-job", description="tier: batch: what becomes of calls that no job has answered by then"
+    )
+    max_waves: int = Field(
+        default=12, ge=1, le=100, description="tier: batch: jobs that a row may wait for, one after the other"
+    )
+    flex_patience: Duration = Field(
+        default=timedelta(minutes=15), description="tier: flex: how long to wait while it has no room for a call"
+    )
 
 
 class Price(Section):

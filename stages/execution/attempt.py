@@ -14,6 +14,7 @@ from stages.execution.node_steps import Steps
 from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
+from stages.models.parking import BatchParking
 from stages.models.row_scope import Tally
 from stages.observer import BatchObserver
 
@@ -43,6 +44,7 @@ class BatchContext:
     memory: RowMemory | None = None  # where rows in flight are bounded by bytes, too
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
     observer: BatchObserver | None = None
+    parking: BatchParking | None = None  # where calls may wait for provider batch jobs
 
 
 @dataclass

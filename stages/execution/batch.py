@@ -32,6 +32,7 @@ from stages.execution.unsettled import is_answered, is_settled, is_shareable
 from stages.journal.records import RowKey, RowRecord, now
 from stages.models.failures.errors import Waiting
 from stages.models.failures.refused_rows import is_refusal
+from stages.models.parking import RowParked
 from stages.models.row_scope import RowStopped
 
 
@@ -189,6 +190,9 @@ class _Run:
             await self._store(row, record)
         except StepDone:
             pass  # `steps.more` is set
+        except RowParked as exc:
+            if self.context.parking is not None:
+                self.context.parking.calls += [replace(call, row=row.id) for call in exc.calls]
         except TandemError as exc:
             self._stop(exc)
         except Exception as exc:  # noqa: BLE001  a bug, or a foreign error of the store: raised once all rows ended

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 from langgraph.errors import GraphBubbleUp
@@ -13,6 +13,7 @@ from stages.contract import Answered, GraphStage
 from stages.execution.attempt import BatchContext
 from stages.execution.guards.isolation import GraphRow
 from stages.execution.guards.row_guard import RowCode
+from stages.execution.guards.row_rest import result_or_parked
 from stages.execution.guards.row_timeout import RowTimeouts
 from stages.execution.interrupts import AnyGraph, Rounds, RowPending, interrupts_of, resume_graph, row_pending
 from stages.execution.node_steps import StepDone
@@ -44,8 +45,8 @@ class RowRunner:
             self._graph_of_rows = observed(self._graph_of_rows)
 
     async def run(self, row: GraphRow) -> RowRecord:
-        """Run the graph once. Raises errors that are not the row's fault: a wait, a fatal model error, a failing store.
-        A question parks the row; every other error rejects it, with its reason."""
+        """Run the graph once. Raises RowParked, and errors that are not the row's fault: a wait, a fatal model error, a
+        failing store. A question parks the row; every other error rejects it, with its reason."""
         context = self.context
         scope = RowScope(
             id=row.id,
@@ -60,6 +61,7 @@ class RowRunner:
             stage=self.stage.name,
             no_calls=context.no_calls,
             own="" if self.stage.spec.share else row.key[1],
+            parking=None if context.parking is None else context.parking.of_row(self.stage.name, row.key[1]),
         )
         if context.observer is not None:
             scope.observer = context.observer.row_began(self.stage.name, self.stage.spec.uses, row.id, row.values)
@@ -70,7 +72,7 @@ class RowRunner:
         status: Literal["ok", "rejected", "pending"] = "rejected"
         try:
             with self._timeouts.row(scope):
-                answer = orjson.dumps(await RowCode(self._output_of(row, scope), scope, scope.loop)).decode()
+                answer = orjson.dumps(await self._outcome_of(row, scope)).decode()
             status = "ok"
         except StepDone:
             raise
@@ -109,6 +111,13 @@ class RowRunner:
         return RowRecord(
             *row.key, row.id, status, answer, error, calls, context.run, now(), cost_usd=cost, mended=mended, by=by
         )
+
+    async def _outcome_of(self, row: GraphRow, scope: RowScope) -> dict[str, Any]:
+        """Return the row's output. Raises RowParked if its calls wait for a provider batch job."""
+        work = self._output_of(row, scope)
+        if scope.parking is None:
+            return cast(dict[str, Any], await RowCode(work, scope, scope.loop))
+        return cast(dict[str, Any], await result_or_parked(work, scope, scope.parking))
 
     async def _invoke(self, row: str, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:
         if self.context.steps is not None:

@@ -111,6 +111,10 @@ class Journal:
         if self._spool is not None:
             self._spool.write(line)
 
+    @property
+    def keeps_requests(self) -> bool:
+        return self._kept is not None
+
     def note_request(self, call: CallRecord, text: RequestText | None) -> None:
         """Add the request of a call, if requests are kept and it is not yet."""
         if self._kept is not None and text is not None:

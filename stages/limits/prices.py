@@ -1,23 +1,59 @@
-"""The price of a call: from the spec's `prices`, else from the genai-prices package (bundled data, no network)."""
+"""The price of a call: from the spec's `prices`, else from the genai-prices package (bundled data, no network).
+
+Flex and batch cost half of the standard price, as OpenAI, Azure, Anthropic, Google and AWS publish it; where the
+package has a model's own prices for them, those count.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from schemas.spec.sections import Price
+from schemas.tier import Tier
 
 _CACHE = frozenset(("cached_input", "cache_write", "cache_write_1h"))
 Pricer = Callable[[dict[str, int]], float | None]
+_OF_STANDARD: dict[Tier, float] = {"standard": 1.0, "flex": 0.5, "batch": 0.5}
+# How the package names a tier.
+_CONTEXTS: dict[Tier, dict[str, str]] = {
+    "standard": {},
+    "flex": {"service_tier": "flex"},
+    "batch": {"processing": "batch"},
+}
 
 
-def pricer(name: str, prices: Mapping[str, Price]) -> Pricer:
-    """Return the USD of a call's usage for a model `provider:name`; None if the price is unknown. `offline:` is
-    free."""
-    if name.startswith("offline:"):
-        return lambda usage: 0.0
-    price = prices.get(name)
-    if price is not None:
-        return lambda usage: _from_spec(price, usage)
-    return lambda usage: _from_package(name, tuple(sorted(usage.items())))
+@dataclass(frozen=True)
+class ModelPrice:
+    """The price of a model's calls at one tier: USD of a call's usage, None if it is not known. `own`: the spec's price
+    of the model."""
+
+    name: str
+    own: Price | None
+    tier: Tier = "standard"
+
+    def __call__(self, usage: dict[str, int]) -> float | None:
+        if self.name.startswith("offline:"):
+            return 0.0
+        if self.own is not None:
+            return _OF_STANDARD[self.tier] * _from_spec(self.own, usage)
+        return _from_package(self.name, tuple(sorted(usage.items())), self.tier)
+
+
+def pricer(name: str, prices: Mapping[str, Price], tier: Tier = "standard") -> Pricer:
+    """Return the price of a model `provider:name`. `offline:` is free."""
+    return ModelPrice(name, prices.get(name), tier)
+
+
+def tier_price(price: Pricer, tier: Tier) -> Pricer:
+    """Return the price of the same model at another tier."""
+    if isinstance(price, ModelPrice):
+        return replace(price, tier=tier)
+
+    def part(usage: dict[str, int]) -> float | None:
+        standard = price(usage)
+        return None if standard is None else _OF_STANDARD[tier] * standard
+
+    return part
 
 
 def saved_by_cache(price: Pricer, usage: dict[str, int]) -> int | None:
@@ -46,7 +82,15 @@ def _default_to(price: float | None, usual: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _from_package(name: str, usage: tuple[tuple[str, int], ...]) -> float | None:
+def _from_package(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> float | None:
+    standard = _in_context(name, usage, "standard")
+    if tier == "standard" or not standard:
+        return standard
+    own = _in_context(name, usage, tier)
+    return own if own is not None and own != standard else _OF_STANDARD[tier] * standard
+
+
+def _in_context(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> float | None:
     from genai_prices import Usage, calc_price  # 150 ms of import, only if a price is needed
 
     provider, _, model = name.partition(":")
@@ -62,6 +106,7 @@ def _from_package(name: str, usage: tuple[tuple[str, int], ...]) -> float | None
             ),
             model_ref=model,
             provider_id={"google_genai": "google", "bedrock": "aws"}.get(provider, provider),
+            price_context=_CONTEXTS[tier],
         )
     except (LookupError, ValueError):  # no such model, or usage that does not add up: a paid answer is kept anyway
         return None

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
+from schemas.tier import Tier
 from stages.limits.budget import CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
 from stages.models.first_calls import FirstCalls
+from stages.models.flex import Flex
 from stages.models.wires.facts import Caching
 
 # Sends a request; the argument caps the tokens of the answer if the request does not.
@@ -24,7 +26,9 @@ class Backend:
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
     sizes of its calls; `no_answers`: calls without an answer; `caching`: how the provider caches the beginning of its
-    requests, as far as that is known and not forbidden; `first_calls`: those that write that cache."""
+    requests, as far as that is known and not forbidden; `first_calls`: those that write that cache; `tier`: the price
+    tier of its calls, `price` being the standard one; `pool`: whose batch jobs may hold them, empty where that tier is
+    another; `flex`: its room at flex, where that is the tier."""
 
     name: str
     identity: bytes
@@ -43,6 +47,9 @@ class Backend:
     no_answers: NoAnswers = field(default_factory=NoAnswers)
     caching: Caching | None = None
     first_calls: FirstCalls = field(default_factory=FirstCalls)
+    tier: Tier = "standard"
+    pool: str = ""
+    flex: Flex | None = None
 
     @property
     def provider(self) -> str:

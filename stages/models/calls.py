@@ -9,6 +9,7 @@ request as it would be sent, with schemas expanded, and without timeouts and key
 
 import asyncio
 import random
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -33,10 +34,9 @@ from schemas.errors import (
     TransientModelError,
 )
 from stages.journal.records import CallKey, CallRecord, now
-from stages.journal.requests import RequestText
 from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
 from stages.limits.limiter import Blocked
-from stages.limits.prices import saved_by_cache
+from stages.limits.prices import saved_by_cache, tier_price
 from stages.limits.rate_headers import allowed_by
 from stages.models import heard
 from stages.models.answers.answerer import answerer_of
@@ -46,6 +46,9 @@ from stages.models.backend import Backend, Send
 from stages.models.failures.errors import Waiting, classify, may_be_billed
 from stages.models.failures.no_answers import MAX_ATTEMPTS, check_answered
 from stages.models.finish import CUT_OFF, finish_of
+from stages.models.known_calls import append, find_answer
+from stages.models.parked_calls import known_or_parked
+from stages.models.parking import thread_of_call
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, RowStopped, current
 from stages.text.plain_json import to_json
@@ -82,6 +85,9 @@ class Journalled(TakesSettings):
                 backend, messages, settings or settings_of(stop, kwargs, None, backend.provider)
             )
             key = scope.next_key(request.digest)
+            if scope.parking is not None and backend.pool:
+                body = partial(self.body_of_job, messages, stop, kwargs)
+                await known_or_parked(scope, backend, request, key, body)
             return as_result(await look_up_or_call(scope, backend, request, key, send))
         except TandemError as exc:
             scope.record_failure(exc)
@@ -92,7 +98,28 @@ class Journalled(TakesSettings):
     ) -> ChatResult:
         """Send a request, its answer capped unless `cap` is None."""
         ask = super()._agenerate if cap is None or self._tandem.capped is None else self._tandem.capped(cap)._agenerate  # type: ignore[misc]
-        return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
+        flex = self._tandem.flex
+        if flex is None or not flex.may_have_room():
+            return check_answered(await ask(messages, stop, run_manager, **kwargs), kwargs)
+        scope = current.get()
+        with scope.clock.waiting() if scope is not None else nullcontext():
+            try:
+                result = await ask(messages, stop, run_manager, **{**kwargs, "service_tier": "flex"})
+            except TransientModelError as exc:
+                if exc.no_room:
+                    flex.record_full()
+                raise
+        flex.record_answer()
+        return check_answered(result, kwargs)
+
+    def body_of_job(
+        self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any], cap: int | None
+    ) -> dict[str, Any]:
+        """Return the request in the provider's own form, its answer capped unless `cap` is None."""
+        capped = None if cap is None else self._tandem.capped
+        model: Any = self if capped is None or cap is None else capped(cap)
+        body: dict[str, Any] = model.body_of(messages, stop, **kwargs)
+        return body
 
     def _generate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -119,7 +146,11 @@ def in_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> ChatRe
 
 def on_loop_of(scope: RowScope, call: Coroutine[Any, Any, ChatResult]) -> "Future[ChatResult]":
     """Run a call from another thread on the batch's loop; it ends with the row at the latest."""
-    future = asyncio.run_coroutine_threadsafe(call, scope.loop)
+    token = thread_of_call.set(threading.get_ident())
+    try:
+        future = asyncio.run_coroutine_threadsafe(call, scope.loop)
+    finally:
+        thread_of_call.reset(token)
     scope.from_threads.add(future)
     future.add_done_callback(scope.from_threads.discard)
     return future
@@ -155,6 +186,21 @@ async def look_up_or_call(
     answer, raises Waiting."""
     if scope.closed:
         raise RowStopped("the row of this call is over")
+    if scope.parking is None:
+        return await _look_up_or_call(scope, backend, request, key, send, capped, patience_s)
+    with scope.parking.working():
+        return await _look_up_or_call(scope, backend, request, key, send, capped, patience_s)
+
+
+async def _look_up_or_call(
+    scope: RowScope,
+    backend: Backend,
+    request: ModelRequest,
+    key: CallKey,
+    send: Send,
+    capped: CallKey | None,
+    patience_s: float,
+) -> CallRecord:
     capped = capped or (scope.own_digest(request.capped or request.digest), key[1])
     while True:
         known = await find_answer(scope, backend, request, key)
@@ -179,36 +225,6 @@ async def look_up_or_call(
         scope.use(key, record.key)
         scope.count_reuse(record)
         return record
-
-
-async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
-    """Return the answer that is known, or that another journal has: that one is copied into ours."""
-    known, finder = known_answer(scope, backend, request, key), scope.journal.finder
-    if known is not None or finder is None:
-        return known
-    keys = [(scope.own_digest(name.digest), key[1]) for name in request.names]
-    if not finder.may_have([digest for digest, _ in keys]):
-        return None
-    try:
-        found = await finder.find(keys)
-    except Exception as exc:
-        scope.record_failure(exc)
-        raise
-    for record in found:
-        if record.at > scope.journal.known.voided(record):
-            await append(scope, replace(record, id=scope.id, carried=True), request.text)
-    return known_answer(scope, backend, request, key)
-
-
-def known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
-    """Return the answer in the journal: one that ended by itself and is no longer than the cap now, else one that was
-    given under this very cap."""
-    known, cap = scope.journal.known.calls, request.cap or backend.cap
-    for name in request.names:
-        found = known.get((scope.own_digest(name.digest), key[1]))
-        if found is not None and (name.capped or cap is None or found.usage.get("output", 0) <= cap):
-            return found
-    return None
 
 
 async def _call_as_leader(
@@ -248,17 +264,6 @@ def _mark_retrieved(future: "asyncio.Future[CallRecord]") -> None:
     """Mark its exception as retrieved: nothing may be waiting for it."""
     if not future.cancelled():
         future.exception()
-
-
-async def append(scope: RowScope, record: CallRecord, text: RequestText | None) -> None:
-    """Append a call, and its request, to the journal. A failure is never the row's fault, and the graph must not handle
-    it."""
-    try:
-        scope.journal.note_request(record, text)
-        await scope.journal.append(record)
-    except Exception as exc:
-        scope.record_failure(exc)
-        raise
 
 
 async def _call_with_retries(
@@ -430,11 +435,35 @@ def call_answered(
     message = message_of(result)
     usage = usage_of(message, request, cap)
     backend.seen.note(request.size, usage)
-    cost = backend.price(usage)
-    if (saved := saved_by_cache(backend.price, usage)) is not None:
+    by = answerer_of(message.response_metadata, backend.endpoint)
+    price = tier_price(backend.price, "flex") if by.get("tier") == "flex" else backend.price
+    cost = price(usage)
+    if (saved := saved_by_cache(price, usage)) is not None:
         usage["cache_saved"] = saved
     scope.tally.calls += 1
     scope.tally.cost_usd += cost or 0.0
+    metadata = message.response_metadata
+    return replace(
+        call,
+        raw=raw_of(message),
+        error=None,
+        usage=usage,
+        cost_usd=cost,
+        request_id=metadata.get("request_id") or metadata.get("id"),
+        latency_ms=round(seconds * 1000),
+        at=now(),
+        by={**by, **({"stage": scope.stage} if scope.stage else {})},
+    )
+
+
+def message_of(result: ChatResult) -> AIMessage:
+    message = result.generations[0].message
+    assert isinstance(message, AIMessage)
+    return message
+
+
+def raw_of(message: AIMessage) -> str:
+    """Return a message as the JSON text that records keep, from which `as_result` makes it again."""
     raw = {
         "content": message.content,
         "additional_kwargs": message.additional_kwargs,
@@ -443,24 +472,7 @@ def call_answered(
         "invalid_tool_calls": message.invalid_tool_calls,
         "usage_metadata": message.usage_metadata,
     }
-    metadata = message.response_metadata
-    return replace(
-        call,
-        raw=to_json(raw).decode(),
-        error=None,
-        usage=usage,
-        cost_usd=cost,
-        request_id=metadata.get("request_id") or metadata.get("id"),
-        latency_ms=round(seconds * 1000),
-        at=now(),
-        by={**answerer_of(metadata, backend.endpoint), **({"stage": scope.stage} if scope.stage else {})},
-    )
-
-
-def message_of(result: ChatResult) -> AIMessage:
-    message = result.generations[0].message
-    assert isinstance(message, AIMessage)
-    return message
+    return to_json(raw).decode()
 
 
 def as_result(record: CallRecord) -> ChatResult:

@@ -11,6 +11,7 @@ import orjson
 from schemas.ids import limit_key
 from schemas.spec.sections import Endpoint, ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
+from schemas.tier import Tier
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.models import credentials
@@ -18,7 +19,17 @@ from stages.models import credentials
 _WORD = re.compile(r"[a-z_]{1,16}")
 # Parameters of the connection, which change nothing of what is answered.
 _CONNECTION = frozenset(
-    ("timeout", "request_timeout", "max_retries", "headers", "default_headers", "api_key", "latency_ms", "api")
+    (
+        "timeout",
+        "request_timeout",
+        "max_retries",
+        "headers",
+        "default_headers",
+        "api_key",
+        "latency_ms",
+        "api",
+        "batch_deployment",
+    )
 )
 
 # Parameters that say how a request is sent, cached and paid for. None of them changes what a good answer is.
@@ -43,15 +54,17 @@ class SignedAccess:
 
 @dataclass
 class ModelServices:
-    """Services that the models of a process share. `bedrock`: gives access to Bedrock for a model's parameters."""
+    """Services that the models of a process share. `bedrock`: gives access to Bedrock for a model's parameters;
+    `tier`: of all models, None for that of each in the spec."""
 
     limiters: Limiters = field(default_factory=Limiters)
     no_calls: bool = False  # only known answers are used
+    tier: Tier | None = None
     bedrock: Callable[[Mapping[str, Any]], SignedAccess] | None = None
 
-    def apart(self, *, no_calls: bool = False) -> "ModelServices":
+    def apart(self, *, no_calls: bool = False, tier: Tier | None = None) -> "ModelServices":
         """Return the services for one job, so that its limits can be changed while it runs."""
-        return replace(self, limiters=self.limiters.apart(), no_calls=no_calls)
+        return replace(self, limiters=self.limiters.apart(), no_calls=no_calls, tier=tier)
 
 
 def missing_key(name: str) -> str | None:
@@ -63,7 +76,7 @@ def members_of(choice: ModelChoice) -> list[list[ModelChoice]]:
     """Return the models of a role in their order, each as a pool: one choice for each of its endpoints."""
     pools = []
     for model in (choice, *choice.others):
-        plain = ModelChoice(name=model.name, params=model.params)
+        plain = model.model_copy(update={"endpoints": [], "others": []})
         pools.append([_at(plain, endpoint) for endpoint in model.endpoints] or [plain])
     return pools
 
@@ -76,7 +89,7 @@ def models_of(stage: StageSpec) -> list[ModelChoice]:
 
 def _at(choice: ModelChoice, endpoint: Endpoint) -> ModelChoice:
     key = {} if endpoint.api_key is None else {"api_key": endpoint.api_key}
-    return ModelChoice(name=choice.name, params={**choice.params, "base_url": endpoint.url, **key})
+    return choice.model_copy(update={"params": {**choice.params, "base_url": endpoint.url, **key}})
 
 
 def model_identity(

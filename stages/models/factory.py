@@ -1,6 +1,7 @@
 """Build chat models from `provider:name`, with journalled and limited calls. Provider SDKs' own retries are off."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,11 +12,12 @@ from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import cap_in, capper
 from stages.limits.prices import pricer
-from stages.models import credentials
+from stages.models import credentials, flex
 from stages.models.answers.method import OUR_WIRES
 from stages.models.backend import Backend
 from stages.models.calls import journalled
 from stages.models.choice import ModelServices, credential_of, identities, limiter_of, members_of, model_identity
+from stages.models.tiers import effective_tier, pool_of
 
 # provider → the extra that installs it
 _EXTRAS = {
@@ -38,6 +40,11 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
 
 def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     params, timeout_s = _params(choice, stage, spec)
+    if choice.batch_deployment is not None:
+        params["batch_deployment"] = choice.batch_deployment
+    paid = _how_paid(choice, stage, spec, services)
+    if paid["flex"] is not None:
+        timeout_s = max(timeout_s, flex.TIMEOUT_S)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
         from stages.models.offline.model import OfflineChatModel
@@ -63,8 +70,20 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         cap=cap,
         caching=getattr(model, "caching", None),
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
+        **paid,
     )
     return journalled(model, backend)
+
+
+def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> BaseChatModel | None:
+    """Build the model whose calls the batch jobs of a pool hold, journalled as a stage's; None if the spec has none."""
+    for stage in spec.stages:
+        for choice in stage.model.values():
+            for member in chain(*members_of(choice)):
+                if pool_of(member, stage) == pool:
+                    build = build_embedder if stage.uses == "embed" else _build_one
+                    return build(member, stage, spec, services)
+    return None
 
 
 def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
@@ -96,6 +115,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
         no_calls=services.no_calls,
         shown=identities(choice, stage.params)["shown"],
         cap=1,  # a vector is no text: nothing of it is paid for
+        **_how_paid(choice, stage, spec, services),
     )
     return journalled(model, backend)
 
@@ -106,6 +126,14 @@ def _params(choice: ModelChoice, stage: StageSpec, spec: Spec) -> tuple[dict[str
     timeout = params.pop("timeout", params.pop("request_timeout", None))
     params.pop("max_retries", None)  # one layer retries: stages.models.calls
     return params, float(timeout if timeout is not None else spec.limits.call_timeout.total_seconds())
+
+
+def _how_paid(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> dict[str, Any]:
+    """Return the tier of a model's calls, and what else a backend has of it."""
+    tier = effective_tier(choice, stage, spec.limits, services.tier)
+    pool = pool_of(choice, stage) if tier == "batch" else ""
+    room = flex.Flex(spec.limits.flex_patience.total_seconds()) if tier == "flex" else None
+    return {"tier": tier, "pool": pool, "flex": room}
 
 
 def _endpoint(provider: str, params: Mapping[str, Any]) -> str:

@@ -28,7 +28,6 @@ from stages.models.calls import (
     MAX_WAIT_S,
     Journalled,
     as_result,
-    find_answer,
     in_loop_of,
     look_up_or_call,
     message_of,
@@ -36,6 +35,8 @@ from stages.models.calls import (
 )
 from stages.models.failures.errors import Waiting
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
+from stages.models.known_calls import find_answer
+from stages.models.parked_calls import known_or_parked
 from stages.models.request import ModelRequest, canonical_request
 from stages.models.row_scope import RowScope, current
 
@@ -173,6 +174,9 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
             raise CallNeeded(f"{self._members[0].backend.name}: no answer is in the journal, and --no-calls asks none.")
         left = set(unasked)
         while left:
+            if scope.parking is not None and not await self._park(question, min(left), last=len(left) == 1):
+                left.discard(min(left))
+                continue
             with scope.clock.waiting():
                 number = await self._next(left, scope)
             left.discard(number)
@@ -187,6 +191,22 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
             scope.count_reuse(question.poor[0])
             return question.poor[0]
         raise question.failed[0]
+
+    async def _park(self, question: _Question, number: int, *, last: bool) -> bool:
+        """Wait for a job where the first model that is left is asked by one. Returns False where a job has refused the
+        call, and the next model is to be asked."""
+        member = self._members[number]
+        model, arguments = member.model, question.arguments[number]
+        assert isinstance(model, Journalled)
+        body = partial(model.body_of_job, question.messages, question.stop, arguments)
+        try:
+            await known_or_parked(question.scope, member.backend, question.requests[number], question.key(number), body)
+        except RowError as exc:
+            if last or exc.kind not in _REFUSED or "refusal" not in self.on:
+                raise
+            question.failed.append(exc)
+            return False
+        return True
 
     async def _next(self, left: set[int], scope: RowScope) -> int:
         """Return the member to ask: of the first pool, the one with the fewest calls in flight that is not out. A pool

@@ -32,7 +32,8 @@ from stages.limits.prices import pricer
 from stages.models import heard
 from stages.models.asked import canonical_json
 from stages.models.backend import Backend
-from stages.models.calls import append, as_result, call_answered, unknown_call
+from stages.models.calls import as_result, call_answered, unknown_call
+from stages.models.known_calls import append
 from stages.models.request import ModelRequest
 from stages.models.row_scope import RowScope, current, request_digest
 

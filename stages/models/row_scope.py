@@ -13,6 +13,7 @@ from schemas.errors import RowError, TandemError
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
+from stages.models.parking import RowParking
 from stages.models.row_clock import RowClock
 from stages.observer import RowObserver
 
@@ -80,6 +81,8 @@ class RowScope:
     threads: int = 0  # in which its code runs now
     awaits_tool: bool = False  # it was halted before a tool ran
     observer: RowObserver | None = None
+    steps: int = 0  # that its code has taken
+    parking: RowParking | None = None  # where its calls may wait for provider batch jobs
 
     def next_key(self, request: str) -> CallKey:
         """Return the key of the next call with this request in this row."""
@@ -108,6 +111,8 @@ class RowScope:
     def replay_calls(self, calls: Iterable[CallKey]) -> None:
         """Count the calls of a node that is not run again."""
         for key in calls:
+            if self.parking is not None:
+                self.parking.asked.add(key)
             if key not in self.calls:
                 self.calls.append(key)
             self.request_counts[key[0]] = max(self.request_counts[key[0]], key[1] + 1)

@@ -22,6 +22,8 @@ import orjson
 import psutil
 from aiohttp import web
 
+from tests.harness.jobs import PROVIDERS, Jobs
+from tests.harness.jobs.server import Refused
 from tests.harness.ledger import Call, Ledger, Stats
 from tests.harness.openai_wire import Asked, Reply, error_reply, reply_to
 from tests.harness.processes import Child, Control
@@ -29,7 +31,7 @@ from tests.harness.prompt_cache import PromptCache
 from tests.harness.protocols import Protocol, protocol_of
 from tests.harness.script import Gate, Rule, Rules, Script, share
 
-_BODY_LIMIT = 64 * 2**20
+_BODY_LIMIT = 300 * 2**20
 
 
 class ModelServer:
@@ -82,6 +84,12 @@ class ModelServer:
         by_status = {int(status): count for status, count in data["by_status"].items()}
         return Stats(**{**data, "by_status": by_status})
 
+    def jobs(self) -> dict[str, Any]:
+        """Return the batch jobs (id, state, requests, metadata), and how often custom ids were submitted: `submitted`,
+        `custom_ids`, `most_submitted`."""
+        found: dict[str, Any] = self._control.get("/jobs")
+        return found
+
     def calls(self) -> list[Call]:
         return [Call(**record) for record in self._control.get("/calls")]
 
@@ -89,18 +97,23 @@ class ModelServer:
 class _Server:
     def __init__(self, latency_ms: float) -> None:
         self._default = Script(latency_ms=latency_ms)
-        self._use(self._default)
         self._ledger = Ledger()
+        self._jobs = Jobs()
+        self._use(self._default)
 
     def _use(self, script: Script) -> None:
         self._script = script
         self._rules = Rules(script.rules)
         self._gate = Gate(script.limits, time.monotonic())
+        self._jobs.script, self._jobs.rules, self._jobs.ledger = script.jobs, self._rules, self._ledger
+        self._jobs.cut = 0
         self._cache = PromptCache() if script.caches else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if (protocol := protocol_of(request.path)) is not None:
             return await self._call(request, protocol)
+        if not request.path.startswith("/_control/") and (answer := await self._job(request)) is not None:
+            return answer
         match request.path:
             case "/v1/models":
                 return _json({"object": "list", "data": [{"id": "test-model", "object": "model"}]})
@@ -108,16 +121,35 @@ class _Server:
                 return self._controlled(path.removeprefix("/_control/"), await request.read())
         return _json({"error": {"message": f"no such path: {request.path}"}}, 404)
 
+    async def _job(self, request: web.BaseRequest) -> web.StreamResponse | None:
+        """The answer to a request about batch jobs; None if it is about something else."""
+        self._jobs.base_url = f"http://{request.host}"
+        for provider in PROVIDERS:
+            try:
+                self._jobs.check_key(request)
+                answer = await provider(self._jobs).answer(request)
+            except Refused as exc:
+                return _json(provider.error(exc), exc.status)
+            except ConnectionResetError:
+                _reset(request)
+                raise
+            if answer is not None:
+                return answer
+        return None
+
     def _controlled(self, name: str, body: bytes) -> web.Response:
         try:
             match name:
                 case "script":
                     self._use(Script.parse(orjson.loads(body)))
                 case "reset":
-                    self._use(self._default)
                     self._ledger = Ledger()
+                    self._jobs = Jobs()
+                    self._use(self._default)
                 case "stats":
                     return _json(self._ledger.stats())
+                case "jobs":
+                    return _json(self._jobs.stats())
                 case "calls":
                     return _json(self._ledger.calls)
         except (TypeError, ValueError) as exc:

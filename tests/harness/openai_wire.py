@@ -128,6 +128,8 @@ def _completed(asked: Asked, rule: Rule | None) -> Reply:
     envelope = {"id": f"chatcmpl-{asked.digest[:24]}", "created": 1_760_000_000, "model": model}
     if model != asked.model:
         envelope |= {"system_fingerprint": f"fp_{model}", "service_tier": "default"}
+    if asked.data.get("service_tier") == "flex":
+        envelope["service_tier"] = "flex"
     usage = _usage(asked, spent)
     if rule and action == "oversized":
         message["content"] = "@"

@@ -82,6 +82,30 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobScript:
+    """Batch jobs. A job waits `queue_s` and runs `run_s`. The first `cut_reply` creations lose their reply. Results are
+    shuffled, the first `missing` of them left out, `unknown` strangers added; `error_rate` of the lines, drawn by
+    custom id, get `error_status`. A job with `refuse_line` in a line is refused, as is one above a maximum or, together
+    with those that are out, above `enqueued_tokens`. With `expire_share` a job expires when that share is answered.
+    Every request about jobs with `refuse_key` is refused."""
+
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    cut_reply: int = 0
+    shuffle: bool = False
+    missing: int = 0
+    unknown: int = 0
+    error_rate: float = 0.0
+    error_status: int = 500
+    refuse_line: str = ""
+    max_requests: int = 10**9
+    max_bytes: int = 10**12
+    enqueued_tokens: int | None = None
+    expire_share: float | None = None
+    refuse_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """`latency_ms` and up to `jitter_ms` more, drawn by content, before each answer that no limit refused. `caches`:
     marked prefixes of prompts are written to a cache, and read from it by calls that begin after an answer."""
@@ -90,13 +114,15 @@ class Script:
     jitter_ms: float = 0.0
     rules: tuple[Rule, ...] = ()
     limits: Limits = Limits()
+    jobs: JobScript = JobScript()
     caches: bool = False
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Script:
         """Unknown keys raise TypeError."""
         rules = tuple(Rule(**rule) for rule in data.get("rules", ()))
-        return cls(**{**data, "rules": rules, "limits": Limits(**data.get("limits", {}))})
+        parts = {"limits": Limits(**data.get("limits", {})), "jobs": JobScript(**data.get("jobs", {}))}
+        return cls(**{**data, "rules": rules, **parts})
 
 
 class Rules:

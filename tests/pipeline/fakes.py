@@ -21,15 +21,26 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from pipeline.orchestration import sandbox
+from pipeline.workflows.jobs import JobsWorkflow
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import fair_share
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
+from schemas.jobs import JobEnd, JobState
 from schemas.manifest import Counts, Usage
 from schemas.messages.base import Concurrency, RunRef
 from schemas.messages.batch import BatchRequest, BatchResult, RowInput, StepResult
+from schemas.messages.jobs import (
+    CancelJobs,
+    CancelledJobs,
+    FormedJobs,
+    FormRequest,
+    JobProgress,
+    JobRequest,
+    JobTerms,
+)
 from schemas.messages.partition import (
     Answers,
     AnswersRequest,
@@ -84,6 +95,7 @@ class Fakes:
     batches: int = 2
     windows: Concurrency = field(default_factory=Concurrency)
     on: dict[str, Hook] = field(default_factory=dict)
+    jobs: JobTerms | None = None
     calls: list[tuple[str, Any]] = field(default_factory=list)
     at: list[tuple[str, dt.datetime]] = field(default_factory=list)
     running: Counter[str] = field(default_factory=Counter)
@@ -115,7 +127,7 @@ class Fakes:
         usual = PlanRef(
             key="plan.json", plan_id="p", pages=len(self.pages), partitions=len(every),
             to_run=sum(p.run for p in every), rows=sum(p.rows for p in every if p.run), windows=self.windows,
-            canary_rows=sum(p.rows for p in self.canary), max_reject_rate=0.5,
+            canary_rows=sum(p.rows for p in self.canary), max_reject_rate=0.5, jobs=self.jobs,
         )  # fmt: skip
         return await self._do("plan", request, usual)  # type: ignore[no-any-return]
 
@@ -183,10 +195,35 @@ class Fakes:
     async def ask(self, request: FiringRequest) -> FiringDecision:
         return await self._do("ask", request, FiringDecision())  # type: ignore[no-any-return]
 
+    @activity.defn
+    async def form_jobs(self, request: FormRequest) -> FormedJobs:
+        names = sorted(f"job-of-{file}" for file in request.files) if request.closing else []
+        return await self._do("form_jobs", request, FormedJobs(jobs=tuple(names[:1]), limit=1_000))  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def submit_job(self, request: JobRequest) -> JobProgress:
+        state = JobState(job=request.job, state="queued", id="batch-1", requests=10)
+        return await self._do("submit_job", request, JobProgress(state=state, look_again_s=0.5))  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def poll_job(self, request: JobRequest) -> JobProgress:
+        state = JobState(job=request.job, state="ended", id="batch-1", requests=10, done=10)
+        return await self._do("poll_job", request, JobProgress(state=state, look_again_s=0.5))  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def collect_job(self, request: JobRequest) -> JobEnd:
+        end = JobEnd(job=request.job, id="batch-1", state="ended", requests=10, answered=10)
+        return await self._do("collect_job", request, end)  # type: ignore[no-any-return]
+
+    @activity.defn
+    async def cancel_jobs(self, request: CancelJobs) -> CancelledJobs:
+        return await self._do("cancel_jobs", request, CancelledJobs(jobs=1))  # type: ignore[no-any-return]
+
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.plan, self.read_page, self.open, self.enrich_batch, self.step_row, self.answers, self.publish,
             self.close, self.finalise, self.holder, self.set_limits, self.reckon, self.ask, self.notify,
+            self.form_jobs, self.submit_job, self.poll_job, self.collect_job, self.cancel_jobs,
         ]  # fmt: skip
 
 
@@ -244,7 +281,7 @@ async def at_work(client: Client, fakes: Fakes, **options: Any) -> AsyncIterator
     options.setdefault("max_cached_workflows", 100)
     async with Worker(
         client, task_queue=bench.queue, activities=fakes.all(),
-        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, ScheduledWorkflow],
+        workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, JobsWorkflow, ScheduledWorkflow],
         max_heartbeat_throttle_interval=dt.timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=dt.timedelta(milliseconds=100), **options,
     ):  # fmt: skip

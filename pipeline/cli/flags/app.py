@@ -22,6 +22,7 @@ from pipeline.cli.flags.options import (
     Metrics,
     MetricsLinger,
     Partitions,
+    PriceTier,
     Processes,
     Prune,
     Quiet,
@@ -93,6 +94,7 @@ def run(
         str | None, typer.Option(metavar="NAME", help="Start, join or resume the run of this name.")
     ] = None,
     max_cost: MaxCost = None,
+    tier: PriceTier = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while the run is paused.")] = False,
     yes: Yes = False,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow the run, or only start it.")] = True,
@@ -144,6 +146,7 @@ def run(
                 watch_timeout_s=seconds(watch_timeout),
                 with_worker=with_worker,
                 max_cost_usd=max_cost,
+                tier=tier,
                 processes=processes,
             ),
             Screen(json=json, quiet=quiet),
@@ -168,6 +171,7 @@ def plan(
         bool, typer.Option("--detailed-exitcode", help="0: nothing to do, 1: an error, 2: something to do.")
     ] = False,
     prune: Prune = False,
+    tier: PriceTier = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -180,7 +184,7 @@ def plan(
         selection = selection_of(
             partition, (from_date, to_date, last), reprocess, allow_schema_change=allow_schema_change, prune=prune
         )
-        options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode)
+        options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode, tier=tier)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 
     go(work, verbose=verbose, works=True)
@@ -207,6 +211,7 @@ def backfill(
         typer.Option(min=1, metavar="N", help="Run N rows over the whole range first, the rest if they pass."),
     ] = None,
     max_cost: MaxCost = None,
+    tier: PriceTier = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would run and what it would cost.")
     ] = False,
@@ -237,7 +242,7 @@ def backfill(
         selection = selection_of(None, (from_date, to_date, None), reprocess, prune=prune)
         screen = Screen(json=json, quiet=quiet)
         if dry_run:
-            return await plan_command(PlanOptions(spec=spec, selection=selection), screen)
+            return await plan_command(PlanOptions(spec=spec, selection=selection, tier=tier), screen)
         run_options = RunOptions(
             max_active=max_active,
             backwards=run_backwards,
@@ -252,6 +257,7 @@ def backfill(
                 yes=yes,
                 detach=not watch,
                 max_cost_usd=max_cost,
+                tier=tier,
                 run_options=run_options,
                 processes=processes,
             ),
@@ -285,6 +291,7 @@ def try_(
     stage: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this stage.")] = None,
     partition: Annotated[str | None, typer.Option(metavar="KEY", help="Rows of this partition.")] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Print the stage's graph as Mermaid.")] = False,
+    tier: PriceTier = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -297,7 +304,7 @@ def try_(
     from pipeline.cli.commands.work.try_ import TryOptions, try_command
 
     async def work() -> int:
-        options = TryOptions(spec=spec, rows=rows, stage=stage, partition=partition, graph=graph)
+        options = TryOptions(spec=spec, rows=rows, stage=stage, partition=partition, graph=graph, tier=tier)
         return await try_command(options, Screen(json=json, quiet=quiet))
 
     go(work, verbose=verbose, works=True)

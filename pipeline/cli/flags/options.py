@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from schemas.errors import UsageError
+from schemas.tier import Tier
 
 
 def _usd(value: float | None) -> float | None:
@@ -35,6 +36,14 @@ AllowSchemaChange = Annotated[
         "--allow-schema-change",
         "--new-version",
         help="Change or drop published columns: every partition is republished.",
+    ),
+]
+PriceTier = Annotated[
+    Tier | None,
+    typer.Option(
+        "--tier",
+        metavar="standard|flex|batch",
+        help="How the models are paid: batch and flex cost half and take longer; by default as in the spec.",
     ),
 ]
 Prune = Annotated[bool, typer.Option("--prune", help="Retire partitions that are gone from the source.")]

@@ -1,6 +1,9 @@
 """The summary of a run: what became of its partitions and rows, what it cost, and the next step."""
 
+import datetime as dt
+
 from pipeline.cli.screen.console import broken, counted, duration_text, failure, money
+from pipeline.runs.job_counts import JobCounts
 from pipeline.runs.report import Report, cascades, moved_models
 from schemas.errors import by_code
 from schemas.manifest import Usage
@@ -33,6 +36,8 @@ def summary(report: Report) -> list[str]:
         lines.append(f"Rows: {counts.rows_in:,} in: {', '.join(outcomes)}; {counts.out:,} published{removed}.")
     if counts.rows_in or usage.calls:
         lines.append(_paid(usage))
+    if report.jobs.submitted:
+        lines.append(_by_jobs(report.jobs))
     if usage.cached_input_tokens or usage.cache_write_tokens:
         lines.append(_cached(usage))
     if report.retired:
@@ -66,6 +71,25 @@ def summary(report: Report) -> list[str]:
     if totals.failed or totals.cancelled or totals.not_run:
         lines.append(_next_step(report))
     return lines
+
+
+def _by_jobs(jobs: JobCounts) -> str:
+    """Return how far the provider's batch jobs are, and what they have saved."""
+    out = jobs.submitted - jobs.completed - jobs.expired
+    parts = [f"{jobs.completed:,} worked off"]
+    parts += [f"{jobs.expired:,} ended early"] if jobs.expired else []
+    if out:
+        until = (
+            ""
+            if jobs.deadline is None
+            else f" until {dt.datetime.fromtimestamp(jobs.deadline, dt.UTC):%Y-%m-%d %H:%M} UTC"
+        )
+        parts.append(f"{out:,} out{until}")
+    saved = f"; {money(jobs.saved_usd)} saved against the standard price" if jobs.saved_usd else ""
+    return (
+        f"By {counted(jobs.submitted, 'provider job')} ({', '.join(parts)}): {jobs.done:,} of "
+        f"{counted(jobs.requests, 'call')} answered{saved}."
+    )
 
 
 def _mixed(report: Report) -> str:

@@ -16,6 +16,8 @@ from pipeline.planning.job import Ready
 from pipeline.processes.channel import Message
 from schemas.errors import Bug, TandemError
 from schemas.spec.sections import Spec
+from schemas.spec.tiers import with_tier
+from schemas.tier import Tier
 from stages.execution.guards.isolation import RowWatch
 
 
@@ -36,7 +38,8 @@ class Trials:
     async def run(self, message: Message) -> Message:
         """Try rows."""
         tried = Tried(**message.data["tried"])
-        return await _answered(lambda ready: try_rows(ready, tried, self.watch), Path(message.data["spec"]))
+        file = Path(message.data["spec"])
+        return await _answered(lambda ready: try_rows(ready, tried, self.watch), file, tried.tier)
 
     async def draw(self, message: Message) -> Message:
         """Draw the graphs of stages."""
@@ -48,10 +51,12 @@ def trial_request(spec: Path, tried: Tried) -> dict[str, Any]:
     return {"spec": str(spec), "tried": asdict(tried)}
 
 
-async def _answered(work: Callable[[Ready], Awaitable[dict[str, Any]]], file: Path) -> Message:
+async def _answered(
+    work: Callable[[Ready], Awaitable[dict[str, Any]]], file: Path, tier: Tier | None = None
+) -> Message:
     try:
         spec, base = read_spec(file)
-        ready = await asyncio.to_thread(preflight, spec, base, file=file)
+        ready = await asyncio.to_thread(preflight, with_tier(spec, tier), base, file=file)
         return Message(body=orjson.dumps(await work(ready), default=str))
     except TandemError as exc:
         error = exc

@@ -63,6 +63,10 @@ METRICS = (
         "tandem_backlog_rows", "gauge", "Rows of open runs in batches that have not ended.", values=((),),
     ),
     Metric(
+        "tandem_jobs", "gauge", "Provider batch jobs that are out, by state; ended: to be collected.", ("state",),
+        values=_each("waiting", "queued", "running", "ended"),
+    ),
+    Metric(
         "tandem_limit_wait_seconds", "histogram", "Seconds that a request waited for its turn under limits.",
         values=((),),
     ),

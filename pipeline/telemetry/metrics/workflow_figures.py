@@ -11,9 +11,11 @@ from temporalio.worker import Interceptor, WorkflowInboundInterceptor, WorkflowI
 from pipeline.telemetry.metrics.catalogue import HITS, ROW_OUTCOMES
 from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 from pipeline.workflows.live_figures import LISTENER
+from schemas.messages.jobs import JOB_STATES
 from schemas.messages.partition import PartitionResult
 
 _FIGURES = ("rows_left", "rows_done", "questions", "over_budget")
+_JOBS = tuple(f"jobs_{state}" for state in JOB_STATES)
 
 
 class WorkflowFigures(Interceptor):
@@ -21,7 +23,7 @@ class WorkflowFigures(Interceptor):
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._gauges: dict[str, dict[str, int]] = {name: {} for name in _FIGURES}
+        self._gauges: dict[str, dict[str, int]] = {name: {} for name in (*_FIGURES, *_JOBS)}
         recorder.gauges.append(self._sums)
 
     def workflow_interceptor_class(
@@ -54,5 +56,7 @@ class WorkflowFigures(Interceptor):
         left, done, questions, over_budget = (sum(tuple(self._gauges[name].values())) for name in _FIGURES)
         yield "tandem_backlog_rows", {}, max(0, left - done)
         yield "tandem_reviews_pending", {}, questions
+        for state, name in zip(JOB_STATES, _JOBS, strict=True):
+            yield "tandem_jobs", {"state": state}, sum(tuple(self._gauges[name].values()))
         if over_budget:  # no process has it open then
             yield "tandem_budget_used_ratio", {}, 1.0

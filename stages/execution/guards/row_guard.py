@@ -42,27 +42,31 @@ def _new_task(loop: asyncio.AbstractEventLoop, steps: _Steps, **options: Any) ->
     scope = current.get() if context is None else context.get(current)
     if scope is not None and asyncio.iscoroutine(steps):
         steps = RowCode(steps, scope, loop)
-    return asyncio.Task(steps, loop=loop, **options)
+    task = asyncio.Task(steps, loop=loop, **options)
+    if scope is not None and scope.parking is not None and loop is scope.loop:
+        scope.parking.tasks.add(task)
+    return task
 
 
 class RowCode(Coroutine[Any, Any, Any]):
     """Wraps a coroutine of a row and converts exceptions that escape; while it has the loop of all rows, `loop_use`
     says so. Closing it raises GeneratorExit in it, which is no error."""
 
-    __slots__ = ("_scope", "_shared_loop", "_work")
+    __slots__ = ("_scope", "_shared_loop", "work")
 
     def __init__(self, work: Coroutine[Any, Any, Any], scope: RowScope, loop: asyncio.AbstractEventLoop) -> None:
-        self._work = work
+        self.work = work
         self._scope = scope
         self._shared_loop = loop is scope.loop
 
     def send(self, value: Any) -> Any:
         before = loop_use.running
+        self._scope.steps += 1
         if self._shared_loop:
             loop_use.running = self._scope
             loop_use.turns += 1
         try:
-            return self._work.send(value)
+            return self.work.send(value)
         except BaseException as exc:
             if is_row_error(exc):
                 raise as_row_error(exc) from exc
@@ -75,14 +79,14 @@ class RowCode(Coroutine[Any, Any, Any]):
 
     def throw(self, *raised: Any) -> Any:
         try:
-            return self._work.throw(*raised)
+            return self.work.throw(*raised)
         except BaseException as exc:
             if is_row_error(exc):
                 raise as_row_error(exc) from exc
             raise
 
     def close(self) -> None:
-        self._work.close()
+        self.work.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self  # it has the methods that `await` needs

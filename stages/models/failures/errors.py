@@ -47,6 +47,7 @@ _ELSEWHERE = re.compile(
     r"|cannot (post|get) /|(route|endpoint|path) \S* ?not found",
     re.I,
 )
+_NO_ROOM = re.compile(r"resource.?unavailable", re.I)
 _CONCURRENCY = re.compile(r"concurren|simultaneous|parallel requests", re.I)
 _THROTTLED = re.compile(
     r"Throttl|TooManyRequests|ServiceUnavailable|ModelNotReady|SlowDown|ModelTimeout|ModelStreamError|InternalServer"
@@ -98,9 +99,14 @@ def from_status(
         congestion = _CONGESTION.get(status, "")
         if congestion == "rate" and _CONCURRENCY.search(text):
             congestion = "overload"
-        return TransientModelError(
-            f"{model}: HTTP {status}: {cause}", retry_after=wait_of(headers, text), congestion=congestion
+        no_room = status == 429 and _NO_ROOM.search(text) is not None
+        error = TransientModelError(
+            f"{model}: HTTP {status}: {cause}",
+            retry_after=wait_of(headers, text),
+            congestion="" if no_room else congestion,
         )
+        error.no_room = no_room
+        return error
     kind = "bad_request"
     if _CONTEXT.search(text) or status == 413:
         kind = "context_length"

@@ -141,6 +141,11 @@ def failure_in(answer: dict[str, Any], completion: str) -> tuple[int, str] | Non
     return status, text
 
 
+def status_of_word(word: str) -> int | None:
+    """Return the HTTP status that a provider's word for an error stands for."""
+    return _STATUS_OF_WORD.get(word.lower())
+
+
 def _status_in(error: Any) -> int | None:
     """Return the status in an error's body, written as a number or a word."""
     if isinstance(error, list) and error:
@@ -150,7 +155,7 @@ def _status_in(error: Any) -> int | None:
     for name in ("code", "status", "status_code", "statusCode", "http_status", "type"):
         value = error.get(name)
         if isinstance(value, str):
-            value = int(value) if value.isdecimal() else _STATUS_OF_WORD.get(value.lower())
+            value = int(value) if value.isdecimal() else status_of_word(value)
         if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
             return value
     return _status_in(error["error"]) if isinstance(error.get("error"), dict) else None

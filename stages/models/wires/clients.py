@@ -74,6 +74,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
     if base_url == credentials.OPENAI and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see ProviderChatModel.cap_name
     api = sent.pop("api", None)
+    batch_deployment = str(sent.pop("batch_deployment", None) or "")
     chat_only = not _CHAT_ONLY.isdisjoint([*sent, *extra])
     by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
     wire = _RESPONSES if by_responses else _WIRES[provider]
@@ -85,6 +86,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
         "base_url": base_url,
         "api_key": SecretStr(key) if key else None,
         "setting": setting,
+        "batch_deployment": batch_deployment,
         "timeout_s": timeout_s,
         "headers": headers,
         "params": {**sent, **extra},

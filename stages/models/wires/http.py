@@ -5,7 +5,8 @@ Apart from the chat models, as aiohttp is a third of a second of imports, which 
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -60,17 +61,25 @@ async def post(
     FatalModelError for a URL that cannot be called, RowError for an answer that is too large."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     address = URL(url, encoded=True) if "%" in url else url  # a signature is of the path as it stands
-    try:
+    with typed_failures(url, model, timeout_s):
         async with session().post(
             address,
             data=body,
             headers=headers,
             timeout=timeout,
             allow_redirects=False,
-            proxy=_proxy(url),
+            proxy=proxy_of(url),
         ) as response:
-            read = _read_capped(response, max_bytes) if response.status == 200 else _read_beginning(response)
+            read = _read_capped(response, max_bytes) if response.status == 200 else read_beginning(response)
             return Answer(response.status, await read, response.headers)
+
+
+@contextmanager
+def typed_failures(url: str, model: str, timeout_s: float) -> Iterator[None]:
+    """Convert what HTTP raises within the block: to TransientModelError for no answer, FatalModelError for a URL that
+    cannot be called."""
+    try:
+        yield
     except TimeoutError as exc:
         raise TransientModelError(f"{model}: no answer within {timeout_s:g} s") from exc
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorCertificateError) as exc:
@@ -96,7 +105,7 @@ async def _read_capped(response: aiohttp.ClientResponse, most: int) -> bytes:
     return b"".join(chunks)
 
 
-async def _read_beginning(response: aiohttp.ClientResponse, limit: int = 65_536) -> bytes:
+async def read_beginning(response: aiohttp.ClientResponse, limit: int = 65_536) -> bytes:
     """Read the beginning of an error's body; the rest is not used."""
     beginning = b""
     async for chunk in response.content.iter_any():
@@ -112,7 +121,7 @@ def _url_host(url: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _proxy(url: str) -> str | None:
+def proxy_of(url: str) -> str | None:
     """Return the proxy that the environment names for a URL; cached, as aiohttp's `trust_env` reads it for each
     request."""
     parts = urlsplit(url)

@@ -37,7 +37,8 @@ _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 class ProviderChatModel(BaseChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
     `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
-    `caching`: how the provider caches prompts, if it is to."""
+    `caching`: how the provider caches prompts, if it is to; `batch_deployment`: the name of the model in batch jobs,
+    where they have another (Azure)."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -47,6 +48,7 @@ class ProviderChatModel(BaseChatModel):
     api_key: SecretStr | None = None
     setting: str = "OPENAI_API_KEY"
     sign: Sign | None = None
+    batch_deployment: str = ""
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)
@@ -102,13 +104,7 @@ class ProviderChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         """Send one request. Raises TransientModelError, RowError or FatalModelError."""
-        payload = {
-            "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
-        }  # fmt: skip
-        if stop:
-            payload["stop"] = stop
-        if self.caching is not None:
-            payload = with_marks(payload, messages, self.caching, self.base_url == credentials.OPENAI)
+        payload = self._payload(messages, stop, kwargs)
         modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
         dialect = _dialects[self.base_url, self.model]
         for _ in range(_MAX_FORMS):
@@ -122,6 +118,23 @@ class ProviderChatModel(BaseChatModel):
                 dialect.accepted.update(sent)
                 return result
         return await self._completion(dialect.apply(payload, modes))
+
+    def _payload(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        payload = {
+            "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
+        }  # fmt: skip
+        if stop:
+            payload["stop"] = stop
+        if self.caching is None:
+            return payload
+        return with_marks(payload, messages, self.caching, self.base_url == credentials.OPENAI)
+
+    def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Return a request in the provider's own form, for a batch job: a live call's, of which nothing is streamed."""
+        payload = self._payload(messages, stop, kwargs)
+        modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
+        body = self.wire.body(_dialects[self.base_url, self.model].apply(payload, modes))
+        return {name: value for name, value in body.items() if name != "stream"}
 
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
         answer, headers = await self._post(orjson.dumps(self.wire.body(payload)), self.wire.path(self.model))
@@ -145,13 +158,14 @@ class ProviderChatModel(BaseChatModel):
         most = answers * http.MAX_ANSWER_BYTES
         answer = await http.post(url, body, headers, timeout_s=self.timeout_s, model=self.model, max_bytes=most)
         if answer.status != 200:
-            raise self._failure(answer.status, answer.body, answer.headers)
+            raise self.failure_of(answer.status, answer.body, answer.headers)
         completion = completion_in(answer.body)
         if (failure := self.wire.failure(completion)) is not None:  # some gateways fail with a 200
-            raise self._failure(failure[0], failure[1].encode(), answer.headers)
+            raise self.failure_of(failure[0], failure[1].encode(), answer.headers)
         return completion, answer.headers
 
-    def _failure(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
+    def failure_of(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
+        """Return the error of an answer that is none."""
         text = error_body.decode("utf-8", "replace")
         return from_status(
             status, text, headers=headers, model=self.model, setting=self.setting, base_url=self.base_url

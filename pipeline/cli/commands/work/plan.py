@@ -1,6 +1,7 @@
 """`tandem plan`: show what would run and why, its calls and cost. `tandem run` shows the same before it starts."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, broken, counted, duration_text, money
 from pipeline.client.preflight import preflight
 from pipeline.client.spec_file import read_spec
+from pipeline.estimates.cost_estimate import TierEstimate
 from pipeline.estimates.preview import Preview, preview, to_saved_plan
 from pipeline.planning import saved_plan, unique_keys
 from pipeline.planning.job import Ready
@@ -17,6 +19,8 @@ from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.runs.report import PartitionCheck, as_json_check, moved_models
 from pipeline.sources.readiness import named
 from schemas.plan import Decision, RowChanges, Selection
+from schemas.spec.tiers import with_tier
+from schemas.tier import Tier
 
 _GROUPS = 20
 
@@ -29,11 +33,13 @@ class PlanOptions:
     selection: Selection
     out: Path | None = None
     detailed_exitcode: bool = False
+    tier: Tier | None = None
 
 
 async def plan_command(options: PlanOptions, screen: Screen) -> int:
     """Show the plan. Return the exit code."""
     spec, base = read_spec(options.spec)
+    spec = with_tier(spec, options.tier)
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=options.spec)
     outlook = await asyncio.to_thread(preview, ready, options.selection)
@@ -66,6 +72,10 @@ def _shared_keys(ready: Ready, decisions: list[Decision]) -> list[PartitionCheck
 
 def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
     estimate, files = outlook.estimate, ready.job.snapshot.waiting
+    tiers = {
+        tier: {"cost_usd": each.cost_usd or (None, None), "seconds": each.seconds}
+        for tier, each in estimate.tiers.items()
+    }
     waiting = [{"file": file.relative, "reason": file.waits_for} for file in files]
     return {
         "partitions": [
@@ -83,6 +93,7 @@ def as_json(ready: Ready, outlook: Preview) -> dict[str, Any]:
             "output_tokens": estimate.output_tokens,
             "cost_usd": estimate.cost_usd or (None, None),
             "seconds": estimate.seconds,
+            **({"tiers": tiers} if tiers else {}),
         },
         **({"waiting": waiting} if waiting else {}),
         **({"answered_by": outlook.answered_by} if outlook.answered_by else {}),
@@ -153,4 +164,17 @@ def estimate_lines(outlook: Preview) -> list[str]:
     return [
         *lines,
         f"{calls}, {cost}; {tokens}; {duration_text(estimate.seconds[0])} to {duration_text(estimate.seconds[1])}.",
+        *_tier_lines(estimate.tiers),
     ]
+
+
+def _tier_lines(tiers: Mapping[Tier, TierEstimate]) -> list[str]:
+    """Return a line with the price and the time of each tier, where there is a choice."""
+    parts = []
+    for tier, each in tiers.items():
+        if each.cost_usd is None or len(tiers) < 2:
+            return []
+        time = f"{duration_text(each.seconds[0])} to {duration_text(each.seconds[1])}"
+        slower = " or more" if tier == "flex" else ""
+        parts.append(f"{tier} {money(each.cost_usd[0])} to {money(each.cost_usd[1])}, {time}{slower}")
+    return [f"By --tier: {'; '.join(parts)}."]

@@ -32,6 +32,8 @@ from schemas.errors import CallNeeded, UsageError
 from schemas.messages.run import RunOptions
 from schemas.plan import Selection
 from schemas.spec.sections import Spec
+from schemas.spec.tiers import with_tier
+from schemas.tier import Tier
 
 _ASK_ABOVE_USD = 1.0
 
@@ -50,6 +52,7 @@ class RunFlags:
     watch_timeout_s: float | None = None
     with_worker: bool = False
     max_cost_usd: float | None = None
+    tier: Tier | None = None
     run_options: RunOptions = field(default_factory=RunOptions)
     processes: int | None = None
 
@@ -74,6 +77,7 @@ async def run_command(options: RunFlags, screen: Screen) -> int:
 async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
     """Run a spec that was read already. Return the exit code."""
     fork_server.warm()
+    spec = with_tier(spec, options.tier)
     if options.plan is not None:
         selection = await asyncio.to_thread(selection_of_saved_plan, spec, sink_of(spec, base), options.plan)
         options = replace(options, selection=selection)

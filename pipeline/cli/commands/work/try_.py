@@ -9,6 +9,8 @@ from pipeline.client.spec_file import read_spec
 from pipeline.enrichment.tried_rows import Tried
 from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.processes.expendable.trial_process import draw_apart, try_apart
+from schemas.spec.tiers import uses_tier, with_tier
+from schemas.tier import Tier
 
 _TABLE_ROWS = 20
 
@@ -20,15 +22,19 @@ class TryOptions:
     stage: str | None
     partition: str | None
     graph: bool
+    tier: Tier | None = None
 
 
 async def try_command(options: TryOptions, screen: Screen) -> int:
     """Run the stages on the first rows of a partition and show each step. User code runs in a process of its own."""
     spec, base = read_spec(options.spec)
+    spec = with_tier(spec, options.tier)
     await probe_user_code(spec, base, screen.fault)
     if options.graph:
         return _graphs(await draw_apart(options.spec, options.stage, screen.fault), screen)
-    tried = Tried(options.rows, options.stage, options.partition)
+    if uses_tier(spec, "batch"):
+        screen.note("Tried at the standard price: a job would take hours. What it answers is known to a run by jobs.")
+    tried = Tried(options.rows, options.stage, options.partition, options.tier)
     document = await try_apart(options.spec, tried, screen.fault)
     parts, spent = document["parts"], document["usage"]
     if screen.json:

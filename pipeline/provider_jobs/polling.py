@@ -1,0 +1,127 @@
+"""How far jobs are: one asked of its provider, or all of a run as they were last seen; and their cancellation."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+from pipeline.provider_jobs import learned
+from pipeline.provider_jobs.base import JobClient, Undecided
+from pipeline.provider_jobs.requests import Pool
+from pipeline.provider_jobs.submission import state_of
+from pipeline.stores import Store
+from pipeline.stores.documents import read_document
+from schemas import ids
+from schemas.errors import ObjectMissing
+from schemas.jobs import JobFacts, JobRequests, JobState, Refusal, Submitted
+from stages.models.wires.jobs.form import JobStatus
+
+_CANCELLED = "cancelled before it was submitted"
+
+
+async def poll(store: Store, run: str, pool: str, job: str, client: JobClient) -> JobState:
+    """Return how far a job is at its provider. Raises TransientModelError, FatalModelError, StoreError."""
+    places = Pool(store, run, pool)
+    done = await asyncio.to_thread(places.submitted, job)
+    if done is None:
+        return JobState(job=job, state="waiting", message="not submitted yet")
+    if not done.id:
+        return state_of(job, done)
+    state = _state(job, await client.status(done.id))
+    await asyncio.to_thread(_note, places, state)
+    return state
+
+
+def _state(job: str, status: JobStatus) -> JobState:
+    return JobState(
+        job=job,
+        state=status.state,
+        id=status.id,
+        requests=status.total,
+        done=status.done,
+        failed=status.failed,
+        deadline=status.deadline,
+        message=status.message,
+    )
+
+
+def _note(pool: Pool, state: JobState) -> None:
+    """Keep the state for people; a job that is worked on shows that the provider's queue has room."""
+    pool.store.put(ids.job_state(pool.run, pool.name, state.job), state.model_dump_json().encode())
+    if state.state in ("running", "ended"):
+        learned.note_room(pool.store, pool.run, pool.name)
+
+
+async def cancel(store: Store, run: str, pool: str, job: str, client: JobClient) -> JobState:
+    """Ask the provider to stop a job; one that was not created never will be. What it has finished is to be collected
+    when it is over. Raises TransientModelError, FatalModelError, StoreError."""
+    places = Pool(store, run, pool)
+    done = await asyncio.to_thread(places.submitted, job)
+    if done is None:
+        done = await _cancelled(places, job, client)
+    if not done.id:
+        return state_of(job, done)
+    await client.cancel(done.id)
+    return await poll(store, run, pool, job, client)
+
+
+async def _cancelled(pool: Pool, job: str, client: JobClient) -> Submitted:
+    """Record that a job is not to be submitted, unless it is found at the provider: a process that is creating it now
+    finds the record, and cancels its job itself."""
+    id = ""
+    intent = await asyncio.to_thread(pool.intent, job)
+    if intent is not None:
+        with suppress(Undecided):
+            id = await client.find(intent) or ""
+    refusals = () if id else (Refusal(message=_CANCELLED, code="cancelled"),)
+    done = Submitted(id=id, at=time.time(), adopted=bool(id), refusals=refusals)
+    key = ids.job_submitted(pool.run, pool.name, job)
+    await asyncio.to_thread(pool.store.put_absent, key, done.model_dump_json().encode())
+    return await asyncio.to_thread(read_document, pool.store, key, Submitted)
+
+
+# Facts for people ----------------------------------------------------------------------------------------------------
+
+
+def described(store: Store, run: str, pool: str, job: str) -> JobRequests:
+    """Return the requests of a job, with the most that it may cost. Blocks; raises StoreError, Damaged."""
+    return Pool(store, run, pool).requests_of(job)
+
+
+def jobs_of(store: Store, run: str) -> list[JobFacts]:
+    """Return the jobs of a run as they were last seen, in the order of their submission. Blocks; raises StoreError,
+    Damaged."""
+    pools = [name for name in store.folders(ids.run_jobs(run)) if len(name) == 16]
+    found = [_facts(pool, job) for name in pools for pool in (Pool(store, run, name),) for job in pool.jobs()]
+    return sorted(found, key=lambda facts: (facts.submitted_at or float("inf"), facts.job))
+
+
+def _facts(pool: Pool, job: str) -> JobFacts:
+    intent, done, end = pool.intent(job), pool.submitted(job), pool.ended(job)
+    facts = JobFacts(pool=pool.name, job=job)
+    if intent is not None:
+        facts = facts.model_copy(update={"model": intent.model, "requests": intent.requests, "state": "waiting"})
+    if done is not None:
+        facts = facts.model_copy(
+            update={"id": done.id, "submitted_at": done.at, "state": state_of(job, done).state} | _last_seen(pool, job)
+        )
+    if end is not None:
+        facts = facts.model_copy(
+            update={
+                "state": end.state,
+                "ended_at": end.at,
+                "done": end.answered,
+                "failed": end.refused,
+                "cost_usd": end.cost_usd,
+                "saved_usd": end.saved_usd,
+                "message": end.message,
+            }
+        )
+    return facts
+
+
+def _last_seen(pool: Pool, job: str) -> dict[str, object]:
+    try:
+        state = read_document(pool.store, ids.job_state(pool.run, pool.name, job), JobState)
+    except ObjectMissing:
+        return {}
+    return {name: getattr(state, name) for name in ("state", "deadline", "done", "failed", "message")}

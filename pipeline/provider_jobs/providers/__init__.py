@@ -1,0 +1,1 @@
+"""Jobs at each provider, over one connection."""

@@ -1,0 +1,102 @@
+"""Gemini's batches in AI Studio, from files."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from langchain_core.outputs import ChatResult
+
+from pipeline.provider_jobs.base import Content
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of
+from schemas.errors import NoAnswer, RowError
+from schemas.jobs import Intent
+from stages.models.wires.jobs import gemini
+from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
+from stages.models.wires.transport import ProviderChatModel
+
+_VERSION = "v1"  # that of live calls
+_PAGE = "100"
+
+
+@dataclass
+class GeminiJobs:
+    """Content goes up as a file, then a job is created of it; it is found by its display name."""
+
+    model: ProviderChatModel
+    limits: JobLimits = gemini.LIMITS
+    framing: Framing = gemini.FRAMING
+    create_s: float = JSON_S
+    _http: Connection = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._http = Connection(self.model)
+
+    def line(self, custom_id: str, body: dict[str, Any]) -> bytes:
+        return gemini.line(custom_id, body)
+
+    def result(self, answer: JobAnswer) -> ChatResult:
+        assert answer.body is not None
+        return self.model.wire.result(answer.body, {}, self.model.model)
+
+    def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
+        return None if answer.body is None else self.model.wire.failure(answer.body)
+
+    def refusal(self, error: RowError) -> LineRefusal:
+        return LineRefusal(error.message)
+
+    async def upload(self, intent: Intent, content: Content) -> str:
+        """Send the content in one piece of a resumable upload."""
+        size = str(content.bytes)
+        start = {
+            "X-Goog-Upload-Protocol": "resumable", "X-Goog-Upload-Command": "start",
+            "X-Goog-Upload-Header-Content-Length": size, "X-Goog-Upload-Header-Content-Type": gemini.MIME,
+            "Content-Type": "application/json",
+        }  # fmt: skip
+        about = orjson.dumps({"file": {"displayName": gemini.display_name(intent), "mimeType": gemini.MIME}})
+        url = self._http.at_base(f"{self.model.base_url.rstrip('/')}/upload/{_VERSION}/files")
+        reply = await self._http.send("POST", url, about, start)
+        target = reply.headers.get("X-Goog-Upload-URL")
+        if target is None:
+            raise NoAnswer("the provider names no address for the upload", kind="malformed_response", billed=False)
+        command = {"X-Goog-Upload-Command": "upload, finalize", "X-Goog-Upload-Offset": "0"}
+        sent = await self._http.send_file(self._http.at_base(target), content.path, command)
+        return str(sent.body["file"]["name"])
+
+    async def withdraw(self, file: str) -> None:
+        await self._http.json("DELETE", f"{_VERSION}/{file}")
+
+    async def create(self, intent: Intent, content: Content, file: str) -> str:
+        path = self.model.wire.path(self.model.model).partition(":")[0]
+        answer = await self._http.json("POST", f"{path}:batchGenerateContent", gemini.create_body(intent, file))
+        return str(answer["name"])
+
+    async def find(self, intent: Intent, others: Collection[str] = ()) -> str | None:
+        query = {"pageSize": _PAGE}
+        while True:
+            page = await self._http.json("GET", f"{_VERSION}/batches", query=query)
+            for operation in page.get("operations") or ():
+                if gemini.is_of(operation, intent):
+                    return str(operation["name"])
+            if not page.get("nextPageToken"):
+                return None
+            query = {"pageSize": _PAGE, "pageToken": page["nextPageToken"]}
+
+    async def status(self, id: str) -> JobStatus:
+        return gemini.status_of(await self._http.json("GET", f"{_VERSION}/{id}"))
+
+    async def results(self, id: str, folder: Path) -> AsyncIterator[JobAnswer]:
+        file = (await self.status(id)).files.get("responsesFile")
+        if file is None:
+            return
+        path = folder / "responses.jsonl"
+        await self._http.download(f"{_VERSION}/{file}:download", path, {"alt": "media"})
+        async for found in lines_of(path):
+            yield gemini.answer_of(found)
+        await asyncio.to_thread(path.unlink)
+
+    async def cancel(self, id: str) -> None:
+        if (await self.status(id)).state in ("queued", "running"):
+            await self._http.json("POST", f"{_VERSION}/{id}:cancel", {})

@@ -1,0 +1,283 @@
+"""JobsWorkflow: the provider batch jobs of one run in one pool (a model, an address, an account).
+
+    partitions that wait ─▶ gather ─▶ form_jobs ─▶ a group: partitions, and the jobs that hold their calls
+                                                    each job: submit_job → poll_job … → collect_job
+                            all jobs of a group are over ─▶ signal `answers_came` to the run, which begins them again
+
+It outlives a continue-as-new of its run, and continues as new itself: what is out is in `CarriedJobs`. The content of
+jobs is in the sink; only names and counts pass through here.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pipeline.workflows.activity_calls import FORM_JOBS, call, cause_of
+    from pipeline.workflows.job_course import JobCourse
+    from pipeline.workflows.policies import LONG
+    from schemas.errors import TandemError
+    from schemas.messages.jobs import (
+        CarriedJobs,
+        FormRequest,
+        JobAnswers,
+        JobGroup,
+        JobNews,
+        JobsInput,
+        JobsResult,
+        OpenJob,
+        ParkedPartitionCalls,
+    )
+
+_FULL = 50_000  # calls, until the first job says how many it takes
+_AGAIN = timedelta(seconds=30)  # before calls that a job gave back go into the next one; doubled, to an hour
+_LONGEST = timedelta(hours=1)
+_MOST_VAIN = 5  # jobs in a row that answered nothing
+
+
+@workflow.defn
+class JobsWorkflow:
+    @workflow.init
+    def __init__(self, inputs: JobsInput) -> None:
+        carried = inputs.carried
+        self._input = inputs
+        self._waiting = list(carried.pending)  # partitions whose calls are gathered
+        self._since = carried.gathered_since
+        self._formed_at = 0  # calls that were gathered when full jobs were formed last
+        self._gathered_jobs: set[str] = set(carried.waiting)
+        self._groups = list(carried.groups)
+        self._courses: dict[str, JobCourse] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._limit = carried.limit or _FULL
+        self._nothing_else = False
+        self._paused = False
+        self._stop = ""  # end: none is to be out; cancel: those that are out are cancelled, and what they have is kept
+        self._renewing = False
+        self._error: tuple[str, str] | None = None
+        self._vain = 0
+        self._signalled: JobNews | None = None
+        self._lost = False  # the run is gone
+
+    @workflow.run
+    async def run(self, inputs: JobsInput) -> JobsResult:
+        for job in inputs.carried.jobs:
+            self._follow(job)
+        forming = asyncio.create_task(self._form_jobs())
+        try:
+            await workflow.wait_condition(self._is_over)
+            forming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await forming
+            if not self._ended():
+                self._renewing = True
+                await workflow.wait_condition(lambda: not self._tasks and workflow.all_handlers_finished())
+                workflow.continue_as_new(inputs.model_copy(update={"carried": self._carried()}))
+        except asyncio.CancelledError:  # somebody cancels it with Temporal's own tools
+            self._stop = "cancel"
+            await workflow.wait_condition(lambda: not self._tasks)
+        if self._error is not None:
+            error, message = self._error
+            failed = JobAnswers(pool=inputs.pool, partitions=(), error=error, message=message)
+            await self._signal("answers_came", failed)
+        await self._signal("jobs_ended", inputs.pool)
+        return JobsResult()
+
+    def _is_over(self) -> bool:
+        return self._ended() or workflow.info().is_continue_as_new_suggested()
+
+    def _ended(self) -> bool:
+        """True once nothing is out, and the run needs it no more."""
+        return not self._tasks and (self._lost or bool(self._stop) or self._error is not None)
+
+    def _carried(self) -> CarriedJobs:
+        return CarriedJobs(
+            pending=tuple(self._waiting),
+            waiting=tuple(sorted(self._gathered_jobs)),
+            gathered_since=self._since,
+            groups=tuple(self._groups),
+            jobs=tuple(course.job for course in self._courses.values()),
+            limit=self._limit,
+        )
+
+    # Gathering ------------------------------------------------------------------------------------------------------
+
+    async def _form_jobs(self) -> None:
+        """Form jobs of what is gathered: full ones at once; of the rest where nothing else of the run is at work, or
+        after a while."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self._waiting) and not self._stop and not self._error)
+            since = self._since = self._since or workflow.now().timestamp()
+            left = since + self._input.terms.gather_s - workflow.now().timestamp()
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(lambda: self._nothing_else or self._is_full(), timeout=max(left, 0.0))
+            await self._form(closing=not self._is_full() or self._nothing_else)
+
+    def _is_full(self) -> bool:
+        calls = sum(waiting.parked.calls for waiting in self._waiting)
+        return calls - self._formed_at >= self._limit
+
+    async def _form(self, *, closing: bool) -> None:
+        gathered = list(self._waiting)
+        files = [file for waiting in gathered for file in waiting.parked.files]
+        try:
+            jobs = await self._jobs_of(files, closing=closing)
+        except ActivityError as exc:
+            self._failed(exc)
+            return
+        self._gathered_jobs.update(jobs)
+        if not closing:
+            self._formed_at = sum(waiting.parked.calls for waiting in gathered)
+            return
+        self._waiting = self._waiting[len(gathered) :]
+        self._since, self._formed_at = None, 0
+        partitions = tuple(waiting.partition for waiting in gathered)
+        group = JobGroup(partitions=partitions, jobs=tuple(sorted(self._gathered_jobs)))
+        self._gathered_jobs = set()
+        self._groups.append(group)
+        await self._answer_groups()
+
+    async def _jobs_of(self, files: list[str], *, closing: bool) -> list[str]:
+        """Form jobs, and follow those that are new. Returns all that hold calls of the files."""
+        inputs = self._input
+        request = FormRequest(ref=inputs.ref, plan=inputs.plan, pool=inputs.pool, files=tuple(files), closing=closing)
+        formed = await call(FORM_JOBS, request, within=LONG)
+        self._limit = formed.limit or self._limit
+        for job in formed.jobs:
+            if job not in self._courses:
+                self._follow(OpenJob(job=job))
+        return list(formed.jobs)
+
+    # Jobs -----------------------------------------------------------------------------------------------------------
+
+    def _follow(self, job: OpenJob) -> None:
+        course = self._courses[job.job] = JobCourse(self._input, job)
+        task = asyncio.create_task(self._run_job(course))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_job(self, course: JobCourse) -> None:
+        """Follow a job until it is collected. What it gives back goes into the next one, or is left as the spec says
+        where its time is over."""
+        name = course.job.job
+        try:
+            end = await course.run(self._state_of_run, self._news, self._short)
+            if end is None:
+                return  # carried on, or never submitted
+            self._vain = 0 if end.answered or end.refused else self._vain + 1
+            if end.fatal:
+                self._error = "FatalModelError", f"{end.fatal} {end.hint}".strip()
+            elif end.again and not self._stop:
+                await self._give_on(name, end.again, timed_out=course.timed_out)
+        except ActivityError as exc:
+            self._failed(exc)
+            return
+        if self._error is None:
+            del self._courses[name]
+            await self._answer_groups()
+            await self._news()
+
+    async def _give_on(self, job: str, files: tuple[str, ...], *, timed_out: bool) -> None:
+        """Decide about calls that a job gave back without an answer."""
+        late = self._input.terms.after_deadline
+        if timed_out and late != "next-job":
+            self._replace(job, (), late=late)
+            return
+        if self._vain >= _MOST_VAIN:
+            self._error = TandemError.__name__, f"{self._vain} provider jobs in a row have answered nothing."
+            return
+        if not timed_out:
+            await workflow.sleep(min(_AGAIN * 2**self._vain, _LONGEST))
+        self._replace(job, tuple(await self._jobs_of(list(files), closing=True)))
+
+    def _replace(self, job: str, by: tuple[str, ...], *, late: str = "") -> None:
+        """Put other jobs in the place of one, in all groups that wait for it."""
+        kept = {job} & {*by}  # a job is never formed again under its name, but a file may come late
+        self._groups = [
+            group.model_copy(
+                update={"jobs": tuple(sorted({*group.jobs, *by} - {job} | kept)), "late": late or group.late}
+            )
+            if job in group.jobs
+            else group
+            for group in self._groups
+        ]
+        if job in self._gathered_jobs:
+            self._gathered_jobs = (self._gathered_jobs - {job}) | {*by}
+
+    def _failed(self, exc: ActivityError) -> None:
+        if not is_cancelled_exception(exc):
+            self._error = self._error or cause_of(exc)
+
+    # The run --------------------------------------------------------------------------------------------------------
+
+    def _state_of_run(self) -> str:
+        """Return what a job has to do: "" go on, `pause` submit nothing, `cancel`, `end`, `renew` hand it on."""
+        if self._renewing:
+            return "renew"
+        return self._stop or ("cancel" if self._error or self._lost else "pause" if self._paused else "")
+
+    async def _answer_groups(self) -> None:
+        """Signal the run which partitions have all their answers."""
+        over = [group for group in self._groups if not any(job in self._courses for job in group.jobs)]
+        self._groups = [group for group in self._groups if group not in over]
+        for group in over:
+            answers = JobAnswers(pool=self._input.pool, partitions=group.partitions, late=group.late)
+            await self._signal("answers_came", answers)
+
+    async def _news(self) -> None:
+        """Signal the run how far its jobs are, if that has changed."""
+        states = [course.state for course in self._courses.values()]
+        deadlines = [course.deadline for course in self._courses.values() if course.deadline is not None]
+        news = JobNews(
+            pool=self._input.pool,
+            jobs=len(states),
+            requests=sum(state.requests for state in states if state is not None),
+            done=sum(state.done + state.failed for state in states if state is not None),
+            deadline=min(deadlines, default=None),
+            detail=next((state.message for state in states if state is not None and state.message), ""),
+            states=dict(Counter("waiting" if state is None else state.state for state in states)),
+        )
+        if news != self._signalled:
+            self._signalled = news
+            await self._signal("job_news", news)
+
+    async def _short(self, needed: tuple[int, int]) -> None:
+        """Signal the run that a job does not fit its budget."""
+        await self._signal("job_is_short", self._input.pool, *needed)
+
+    async def _signal(self, name: str, *arguments: object) -> None:
+        handle = workflow.get_external_workflow_handle(self._input.run_workflow)
+        try:
+            await handle.signal(name, args=list(arguments))
+        except FailureError:
+            self._lost = True  # terminated, or ended: what is out is cancelled, and kept
+
+    @workflow.signal
+    def parked_calls(self, waiting: ParkedPartitionCalls) -> None:
+        """Gather the calls of a partition."""
+        self._lost = False
+        self._nothing_else = False
+        self._waiting.append(waiting)
+
+    @workflow.signal
+    def nothing_else(self) -> None:
+        """Record that everything else of the run waits too: nothing more comes before a job has ended."""
+        self._nothing_else = True
+
+    @workflow.signal
+    def pause(self, paused: bool) -> None:
+        self._paused = paused
+
+    @workflow.signal
+    def funded(self) -> None:
+        """Record that the budget may have room again."""
+        for course in self._courses.values():
+            course.is_short = False
+
+    @workflow.signal
+    def stop(self, how: str) -> None:
+        """`end`, or `cancel`: see `_stop`."""
+        self._stop = how

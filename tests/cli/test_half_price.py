@@ -1,0 +1,143 @@
+"""`--tier batch`: whole commands against servers of batch jobs, which count what was submitted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.cli.support import Project, eventually, write_csv
+from tests.harness.model_server import ModelServer
+
+GRAPHS = Path(__file__).parent / "waiting"
+START = dt.datetime.fromisoformat("2026-11-01")
+
+
+def a_project(folder: Path, server: ModelServer, *, rows: int, days: int, graph: str = "", **stage: Any) -> Project:
+    """A pipeline over so many days; its stage is an extract, or a graph that waits."""
+    folder.mkdir(exist_ok=True)
+    env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "sk-test", "TANDEM_JOB_POLL": "300ms"}
+    project = Project.make(folder, env, count=3, model="openai:gpt-5-mini")
+    table = [
+        {
+            "id": number,
+            "created_at": (START + dt.timedelta(days=number % days, minutes=number // days)).isoformat(),
+            "body": f"message number {number} about",
+        }
+        for number in range(rows)
+    ]
+    write_csv(folder / "rows.csv", table)
+    if graph:
+        shutil.copy(GRAPHS / "graphs.py", folder / "graphs.py")
+        project.spec["stages"] = [
+            {"name": "answer", "uses": f"graphs:{graph}", "model": "openai:gpt-5-mini", "inputs": {"text": "body"},
+             "output": {"reply": "str"}, **stage}
+        ]  # fmt: skip
+    project.spec["limits"] = {"gather": "1m"}
+    project.write()
+    return project
+
+
+def published(project: Project) -> list[tuple[Any, ...]]:
+    found = pl.read_parquet(f"{project.folder}/out/data/**/*.parquet")
+    return found.sort("id").select("id", found.columns[-2]).rows()
+
+
+def quick_jobs(server: ModelServer, **jobs: Any) -> None:
+    server.script({"jobs": {"queue_s": 0.2, "run_s": 0.3, "shuffle": True, **jobs}})
+
+
+def test_a_graph_of_three_steps_is_answered_in_three_jobs_at_half_the_price(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    """Values and calls are those of a live run, which then makes none."""
+    quick_jobs(model_server)
+    project = a_project(tmp_path / "jobs", model_server, rows=80, days=4, graph="steps")
+    done = project.tandem("run", "--tier", "batch", "--json", timeout_s=240).ok().json
+    jobs = model_server.jobs()
+    assert [job["requests"] for job in jobs["jobs"]] == [80, 240, 80]
+    assert (jobs["submitted"], jobs["most_submitted"]) == (400, 1)
+    assert done["jobs"]["submitted"] == done["jobs"]["completed"] == 3
+    assert done["usage"]["by_tier"] == {"batch": {"calls": 400, "cost_usd": done["usage"]["cost_usd"]}}
+    assert done["usage"]["saved_usd"]["batch"] == pytest.approx(done["usage"]["cost_usd"], abs=2e-6)
+    again = project.tandem("run", "--reprocess", "all", "--json").ok().json
+    assert again["usage"]["calls"] == 0
+    live = a_project(tmp_path / "live", model_server, rows=80, days=4, graph="steps")
+    standard = live.tandem("run", "--json").ok().json
+    assert published(live) == published(project)
+    assert done["usage"]["calls"] == standard["usage"]["calls"] == 400
+    assert done["usage"]["cost_usd"] == pytest.approx(standard["usage"]["cost_usd"] / 2, abs=2e-6)
+
+
+def test_a_run_that_is_killed_while_its_job_is_out_goes_on_and_submits_it_once(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    """Given again at the standard tier, what is out is waited for, and what is new is asked live."""
+    quick_jobs(model_server, run_s=5.0)
+    project = a_project(tmp_path / "p", model_server, rows=40, days=2, graph="steps")
+    with project.start("run", "--tier", "batch", "--json", "--name", "r") as first:
+        eventually(lambda: bool(model_server.jobs()["jobs"]), "a job is submitted")
+        first.end(signal.SIGKILL)
+    done = project.tandem("run", "--json", "--name", "r", timeout_s=240).ok().json
+    jobs = model_server.jobs()
+    assert (len(jobs["jobs"]), jobs["submitted"], jobs["most_submitted"]) == (1, 40, 1)
+    assert done["rows"]["ok"] == 40
+    assert {tier: used["calls"] for tier, used in done["usage"]["by_tier"].items()} == {"batch": 40, "standard": 160}
+
+
+def test_a_row_that_asks_something_else_each_time_is_rejected_by_name(
+    tmp_path: Path, model_server: ModelServer
+) -> None:
+    quick_jobs(model_server)
+    project = a_project(tmp_path / "p", model_server, rows=6, days=2, graph="random", on_reject="null")
+    project.spec["limits"]["max_reject_rate"] = 1
+    project.write()
+    done = project.tandem("run", "--tier", "batch", "--json", timeout_s=240).ok().json
+    assert (done["rows"]["rejected"], model_server.jobs()["submitted"]) == (6, 6)
+    assert "not_replayable" in project.tandem("rejects", "ls").ok().out
+
+
+def test_nodes_that_are_activities_wait_for_jobs_too(tmp_path: Path, model_server: ModelServer) -> None:
+    quick_jobs(model_server)
+    project = a_project(tmp_path / "p", model_server, rows=4, days=1, graph="steps", placement="node")
+    done = project.tandem("run", "--tier", "batch", "--json", timeout_s=240).ok().json
+    assert done["rows"]["ok"] == 4
+    assert [job["requests"] for job in model_server.jobs()["jobs"]] == [4, 12, 4]
+
+
+def test_a_cancelled_run_keeps_what_its_job_has_answered(tmp_path: Path, model_server: ModelServer) -> None:
+    quick_jobs(model_server, run_s=60.0)
+    project = a_project(tmp_path / "p", model_server, rows=20, days=2)
+    with project.start("run", "--tier", "batch", "--json", "--name", "r") as running:
+        eventually(lambda: bool(model_server.jobs()["jobs"]), "a job is submitted")
+        project.tandem("runs", "cancel", "r", timeout_s=120)
+        assert running.wait().json["state"] == "cancelled"
+    assert [job["state"] for job in model_server.jobs()["jobs"]] == ["cancelled"]
+    shown = project.tandem("runs", "show", "r", "--json").ok().json
+    assert (shown["rows"]["unfinished"], shown["jobs"]["expired"]) == (20, 1)
+
+
+def test_a_tier_that_a_model_has_not_is_refused_by_name(tmp_path: Path) -> None:
+    project = Project.make(tmp_path, {"OPENAI_API_KEY": "sk-test"}, model="openai:gpt-4o-mini")
+    refused = project.tandem("plan", "--tier", "flex")
+    assert refused.code == 2
+    assert "model 'openai:gpt-4o-mini' has no flex" in refused.err
+    assert "after_deadline" in refused.err
+
+
+def test_embeddings_go_by_jobs(tmp_path: Path, model_server: ModelServer) -> None:
+    quick_jobs(model_server)
+    project = a_project(tmp_path / "p", model_server, rows=12, days=2)
+    project.spec["stages"] = [
+        {"name": "vectors", "uses": "embed", "model": {"name": "openai:text-embedding-3-small", "tier": "batch"},
+         "prompt": "{{ body }}", "output": {"vector": "list[float]"}}
+    ]  # fmt: skip
+    project.write()
+    done = project.tandem("run", "--json", timeout_s=240).ok().json
+    assert done["usage"]["by_tier"]["batch"]["calls"] == 12
+    assert model_server.jobs()["submitted"] == 12

@@ -1,0 +1,1 @@
+"""Provider jobs: packed, submitted once, collected."""
