@@ -542,6 +542,11 @@ def job_late(run: str, pool: str, job: str, parked_key: str = "") -> str:
     return f"{folder}{digest(parked_key)}.json" if parked_key else folder
 
 
+def job_collected(run: str, pool: str, job: str) -> str:
+    """Return the key of the time at which a job's answers were first read, which is that of their records."""
+    return f"{job_folder(run, pool, job)}collected.json"
+
+
 def job_again(run: str, pool: str, job: str, content: str) -> str:
     """Return the key of the list of parked files that hold what an ended job gave back."""
     return f"{job_folder(run, pool, job)}again-{content[:16]}.json"

@@ -1,10 +1,6 @@
-"""What is kept of provider jobs in the sink: which requests each holds, and how far it has come."""
+"""What is kept of provider jobs in the sink: how far each has come. Workflows know these nouns, too."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Literal
-
-import orjson
 
 from schemas.manifest import Noun
 
@@ -134,94 +130,3 @@ class JobFacts(Noun):
     cost_usd: float | None = None
     saved_usd: float | None = None
     message: str = ""
-
-
-AskedKey = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class JobRequest:
-    """One request of a job: its digest and ordinal, and where its body is: the number of a line in one of the job's
-    parked files. Its row is the one that pays."""
-
-    asked: str
-    ordinal: int
-    file: int
-    line: int
-
-    @property
-    def key(self) -> AskedKey:
-        return self.asked, self.ordinal
-
-
-@dataclass
-class JobRequests:
-    """The requests of a job in the order in which they are sent, the parked files that hold them, or equal ones, and
-    the most that all of it may cost."""
-
-    parked: list[str] = field(default_factory=list)
-    requests: list[JobRequest] = field(default_factory=list)
-    model: str = ""
-    most_nano_usd: int = 0
-    most_tokens: int = 0
-
-
-def custom_id(job: str, key: AskedKey) -> str:
-    """Return the id under which a provider returns the answer: 51 characters and the ordinal, at most 64."""
-    return f"{job}-{key[0]}-{key[1]}"
-
-
-def encode_requests(requests: JobRequests) -> bytes:
-    head = {"model": requests.model, "most_nano_usd": requests.most_nano_usd, "most_tokens": requests.most_tokens}
-    lines = [orjson.dumps({"parked": requests.parked, **head})]
-    lines += [orjson.dumps((one.asked, one.ordinal, one.file, one.line)) for one in requests.requests]
-    return _packed(lines)
-
-
-def decode_requests(content: bytes) -> JobRequests:
-    """Return a job's requests. Raises ValueError."""
-    first, *rest = _lines(content)
-    return JobRequests(requests=[JobRequest(*orjson.loads(line)) for line in rest], **orjson.loads(first))
-
-
-@dataclass(frozen=True, slots=True)
-class GivenBack:
-    """A request that ended without an answer. `failed`: the provider tried, and may do so only some times."""
-
-    asked: str
-    ordinal: int
-    failed: bool
-
-    @property
-    def key(self) -> AskedKey:
-        return self.asked, self.ordinal
-
-
-def encode_given_back(requests: Iterable[GivenBack]) -> bytes:
-    return _packed(orjson.dumps((one.asked, one.ordinal, one.failed)) for one in requests)
-
-
-def decode_given_back(content: bytes) -> Iterator[GivenBack]:
-    """Yield what a job gave back. Raises ValueError."""
-    for line in _lines(content):
-        yield GivenBack(*orjson.loads(line))
-
-
-def _packed(lines: Iterable[bytes]) -> bytes:
-    import pyarrow as pa  # workflows import this module, and do without
-
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        for line in lines:
-            stream.write(line + b"\n")
-    return bytes(sink.getvalue())
-
-
-def _lines(content: bytes) -> list[bytes]:
-    import pyarrow as pa
-
-    try:
-        found: list[bytes] = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read().splitlines()
-    except OSError as exc:
-        raise ValueError(f"the list of requests cannot be read: {exc}") from exc
-    return found

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import pyarrow as pa
+
+from schemas.compressed_lines import compress, decompress
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,10 @@ _FIELDS = frozenset(ParkedCall.__dataclass_fields__)
 
 def encode(calls: Iterable[ParkedCall]) -> bytes:
     """Return the content of a file of parked calls."""
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        for call in calls:
-            stream.write(orjson.dumps(call) + b"\n")
-    return bytes(sink.getvalue())
+    return compress(map(orjson.dumps, calls))
 
 
 def decode(content: bytes) -> list[ParkedCall]:
     """Return the calls of a file. Fields that a later version has added are left out. Raises ValueError."""
-    try:
-        lines = pa.CompressedInputStream(pa.BufferReader(content), "zstd").read().splitlines()
-    except OSError as exc:
-        raise ValueError(f"the file of parked calls cannot be read: {exc}") from exc
-    return [ParkedCall(**{k: v for k, v in orjson.loads(line).items() if k in _FIELDS}) for line in lines]
+    found = map(orjson.loads, decompress(content, "the file of parked calls"))
+    return [ParkedCall(**{name: value for name, value in call.items() if name in _FIELDS}) for call in found]

@@ -11,9 +11,9 @@ from langchain_core.outputs import ChatResult
 from pipeline.provider_jobs.base import JobClient
 from schemas.digests import digest
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError
-from schemas.jobs import custom_id
+from schemas.job_requests import custom_id
 from schemas.parked import ParkedCall
-from stages.journal.records import CallRecord, now
+from stages.journal.records import CallRecord
 from stages.limits.prices import tier_price
 from stages.models.answers.answerer import answerer_of
 from stages.models.answers.usage import usage_of
@@ -47,14 +47,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answering:
-    """The job whose answers are read. `early`: it ended before its end, so that a request without a result was never
-    worked on; `tries`: in how many jobs a call failed before this one."""
+    """The job whose answers are read. `at`: the time of its records, the same however often they are read, so that they
+    are the same to the byte; `early`: it ended before its end, so that a request without a result was never worked on;
+    `tries`: in how many jobs a call failed before this one."""
 
     client: JobClient
     backend: Backend
     run: str
     job: str
     id: str
+    at: float
     early: bool
     tries: Callable[[ParkedCall], int]
 
@@ -136,7 +138,7 @@ class Answering:
             latency_ms=0,
             run=self.run,
             batch=batch,
-            at=now(),
+            at=self.at,
             nonce=digest(self.id, custom_id(self.job, key)),
             by=self._paid_by(call),
         )

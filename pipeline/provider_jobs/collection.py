@@ -25,7 +25,8 @@ from pipeline.stores import Store
 from schemas import ids
 from schemas.digests import digest
 from schemas.errors import FatalModelError, ObjectMissing, TransientModelError
-from schemas.jobs import AskedKey, GivenBack, JobEnd, JobRequests, Submitted, encode_given_back
+from schemas.job_requests import AskedKey, GivenBack, JobRequests, encode_given_back
+from schemas.jobs import JobEnd, Submitted
 from schemas.parked import ParkedCall, encode
 from stages import observer
 from stages.journal.records import CallKey, CallRecord, Record, encode_record
@@ -96,6 +97,8 @@ class _Sum:
 
 @dataclass
 class _Collection:
+    """One attempt to collect a job."""
+
     pool: Pool
     job: str
     client: JobClient
@@ -147,7 +150,8 @@ class _Collection:
                 run=self.pool.run,
                 job=self.job,
                 id=status.id,
-                early=status.state != "ended",
+                at=self.pool.collected_at(self.job),
+                early=status.state in ("expired", "cancelled"),
                 tries=lambda call: failures[asked_key(call)],
             ),
         )

@@ -8,7 +8,8 @@ from pipeline.provider_jobs.learned import load_limits
 from pipeline.provider_jobs.requests import Pool, asked_key, load_parked
 from pipeline.stores import Store
 from schemas.digests import digest
-from schemas.jobs import AskedKey, JobRequest, JobRequests, LearnedLimits, custom_id
+from schemas.job_requests import AskedKey, JobRequest, JobRequests, custom_id
+from schemas.jobs import LearnedLimits
 from schemas.parked import ParkedCall
 from stages.models.wires.jobs.form import JobLimits
 from stages.text.tokens import tokens_of_bytes

@@ -12,7 +12,8 @@ from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import ObjectMissing
-from schemas.jobs import JobFacts, JobRequests, JobState, Refusal, Submitted
+from schemas.job_requests import JobRequests
+from schemas.jobs import JobFacts, JobState, Refusal, Submitted
 from stages.models.wires.jobs.form import JobStatus
 
 _CANCELLED = "cancelled before it was submitted"

@@ -10,7 +10,8 @@ from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.requests import request_at
 from pipeline.provider_jobs.submission import is_full
 from schemas.errors import FatalModelError, RowError
-from schemas.jobs import AskedKey, JobRequests, Submitted
+from schemas.job_requests import AskedKey, JobRequests
+from schemas.jobs import Submitted
 from stages.models.failures.errors import describe
 from stages.models.wires.jobs.form import JobStatus, LineRefusal
 

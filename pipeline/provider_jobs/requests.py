@@ -15,20 +15,19 @@ from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.digests import digest
 from schemas.errors import Damaged, ObjectMissing
-from schemas.jobs import (
+from schemas.job_requests import (
     AskedKey,
     GivenBack,
-    Intent,
-    JobEnd,
     JobRequest,
     JobRequests,
-    Submitted,
     custom_id,
     decode_given_back,
     decode_requests,
     encode_requests,
 )
+from schemas.jobs import Intent, JobEnd, Submitted
 from schemas.parked import ParkedCall, decode
+from stages.journal.records import now
 from stages.text.tokens import tokens_of_bytes
 
 
@@ -92,6 +91,13 @@ class Pool:
             return read_document(self.store, ids.job_intent(self.run, self.name, job), Intent)
         except ObjectMissing:
             return None
+
+    def collected_at(self, job: str) -> float:
+        """Return when a job's answers were first read, in seconds since the epoch: the first time, that is now."""
+        key = ids.job_collected(self.run, self.name, job)
+        self.store.put_absent(key, orjson.dumps({"at": now()}))
+        at: float = orjson.loads(self.store.get(key))["at"]
+        return at
 
     def expanded(self, keys: Iterable[str]) -> Iterator[str]:
         """Yield parked files, those of lists of what a job gave back among them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from schemas.jobs import AskedKey
+from schemas.job_requests import AskedKey
 from stages.models.wires.jobs.form import JobAnswer
 
 _TOGETHER = 256  # answers a write

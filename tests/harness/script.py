@@ -87,7 +87,8 @@ class JobScript:
     shuffled, the first `missing` of them left out, `unknown` strangers added; `error_rate` of the lines, drawn by
     custom id, get `error_status`. A job with `refuse_line` in a line is refused, as is one above a maximum or, together
     with those that are out, above `enqueued_tokens`. With `expire_share` a job expires when that share is answered.
-    Every request about jobs with `refuse_key` is refused."""
+    Every request about jobs with `refuse_key` is refused. A file is taken in for `file_s` after it was sent.
+    With `fail` a job fails at its end, without a reason."""
 
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -103,6 +104,8 @@ class JobScript:
     enqueued_tokens: int | None = None
     expire_share: float | None = None
     refuse_key: str = ""
+    file_s: float = 0.0
+    fail: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import orjson
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of, until_ready
 from schemas.errors import NoAnswer, RowError
 from schemas.jobs import Intent
 from stages.models.wires.jobs import gemini
@@ -63,7 +63,14 @@ class GeminiJobs:
             raise NoAnswer("the provider names no address for the upload", kind="malformed_response", billed=False)
         command = {"X-Goog-Upload-Command": "upload, finalize", "X-Goog-Upload-Offset": "0"}
         sent = await self._http.send_file(self._http.at_base(target), content.path, command)
-        return str(sent.body["file"]["name"])
+        file = sent.body["file"]
+
+        async def ready() -> bool:
+            return (await self._http.json("GET", f"{_VERSION}/{file['name']}")).get("state") != gemini.UNREADY
+
+        if file.get("state") == gemini.UNREADY:
+            await until_ready(ready, f"the file {file['name']}")
+        return str(file["name"])
 
     async def withdraw(self, file: str) -> None:
         await self._http.json("DELETE", f"{_VERSION}/{file}")

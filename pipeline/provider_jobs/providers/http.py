@@ -3,7 +3,7 @@
 The session is that of live calls (`stages.models.wires.http`), with its proxies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import orjson
 
+from schemas.errors import TransientModelError
 from stages.models.wires import http
 from stages.models.wires.body import no_completion
 from stages.models.wires.transport import ProviderChatModel
@@ -19,6 +20,7 @@ from stages.models.wires.transport import ProviderChatModel
 JSON_S = 60.0  # for an exchange of JSON
 _FILE_S = 3600.0  # for a file, up or down
 _BLOCK = 2**20
+_READY_S, _FIRST_LOOK_S, _LATER_LOOK_S = 600.0, 0.25, 10.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,16 @@ def _object(body: bytes) -> dict[str, Any]:
 async def _blocks(stream: IO[bytes]) -> AsyncIterator[bytes]:
     while block := await asyncio.to_thread(stream.read, _BLOCK):
         yield block
+
+
+async def until_ready(look: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until a provider has taken in what it was sent. Raises TransientModelError after some minutes."""
+    waited, pause = 0.0, _FIRST_LOOK_S
+    while not await look():
+        if waited > _READY_S:
+            raise TransientModelError(f"{what} is still being processed by the provider")
+        await asyncio.sleep(pause)
+        waited, pause = waited + pause, min(2 * pause, _LATER_LOOK_S)
 
 
 async def lines_of(path: Path) -> AsyncIterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of, until_ready
 from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.embeddings import OpenAICompatibleEmbeddings, vectors_in
@@ -57,7 +57,14 @@ class OpenAIJobs:
 
     async def upload(self, intent: Intent, content: Content) -> str:
         answer = await self._http.send_form("files", {"purpose": "batch"}, content.path, f"tandem-{intent.job}.jsonl")
-        return str(answer["id"])
+        file = str(answer["id"])
+
+        async def ready() -> bool:
+            return (await self._http.json("GET", f"files/{file}")).get("status") not in openai.UNREADY
+
+        if answer.get("status") in openai.UNREADY:
+            await until_ready(ready, f"the file {file}")
+        return file
 
     async def withdraw(self, file: str) -> None:
         await self._http.json("DELETE", f"files/{file}")

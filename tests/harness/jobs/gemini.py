@@ -70,7 +70,8 @@ class GeminiBatches:
         if path.stat().st_size != int(file["sizeBytes"]):
             raise Refused("The size is not as it was declared.")
         file |= {"state": "ACTIVE", "createTime": _time(time.time()), "uri": f"{self._jobs.base_url}/v1/{name}"}
-        return json_answer({"file": file}, headers={"X-Goog-Upload-Status": "final"})
+        self._jobs.sent[name] = time.time()
+        return json_answer({"file": self._shown_file(name)}, headers={"X-Goog-Upload-Status": "final"})
 
     async def _file(self, request: web.BaseRequest, name: str, *, content: bool) -> web.StreamResponse:
         job = self._jobs.jobs.get(f"batches/{name.removeprefix('files/batch-')}")
@@ -81,14 +82,18 @@ class GeminiBatches:
         if request.method == "DELETE":
             del self._jobs.files[name]
             return json_answer({})
-        return json_answer(self._jobs.files[name])
+        return json_answer(self._shown_file(name))
+
+    def _shown_file(self, name: str) -> Body:
+        ready = self._jobs.is_ready(name)
+        return self._jobs.files[name] if ready else {**self._jobs.files[name], "state": "PROCESSING"}
 
     def _create(self, model: str, body: Body) -> web.Response:
         batch = body["batch"]
         if not batch.get("displayName"):
             raise Refused("batch.display_name: must not be empty")
         file = batch["inputConfig"]["fileName"]
-        if self._jobs.files.get(file, {}).get("state") != "ACTIVE":
+        if self._jobs.files.get(file, {}).get("state") != "ACTIVE" or not self._jobs.is_ready(file):
             raise Refused(f"The file {file} does not exist.")
         content = self._jobs.new_file(file).read_bytes()
         path = f"/v1/models/{model}:generateContent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 import uuid
@@ -65,7 +66,11 @@ class OpenAIBatches:
             "id": id, "object": "file", "bytes": path.stat().st_size, "created_at": int(time.time()),
             "filename": fields["filename"], "purpose": "batch", "status": "processed",
         }  # fmt: skip
-        return json_answer(self._jobs.files[id])
+        self._jobs.sent[id] = time.time()
+        return json_answer(self._shown_file(id))
+
+    def _shown_file(self, id: str) -> Body:
+        return {**self._jobs.files[id], "status": "processed" if self._jobs.is_ready(id) else "pending"}
 
     async def _file(self, request: web.BaseRequest, id: str, *, content: bool) -> web.StreamResponse:
         job = self._jobs.jobs.get(id.removeprefix("file-out-").removeprefix("file-err-"))
@@ -78,7 +83,7 @@ class OpenAIBatches:
             return json_answer({"id": id, "object": "file", "deleted": True})
         if content:
             return web.Response(body=self._jobs.new_file(id).read_bytes())
-        return json_answer(self._jobs.files[id])
+        return json_answer(self._shown_file(id))
 
     def _results(self, job: Job, *, errors: bool) -> Iterator[bytes]:
         expired = job.state(time.time()) == "expired"
@@ -102,7 +107,7 @@ class OpenAIBatches:
         metadata = body.get("metadata") or {}
         if len(metadata) > 16 or any(len(name) > 64 or len(text) > 512 for name, text in metadata.items()):
             raise Refused("metadata: too long")
-        if file not in self._jobs.files:
+        if file not in self._jobs.files or not self._jobs.is_ready(file):
             raise Refused(f"Invalid input_file_id: {file}")
         content = self._jobs.new_file(file).read_bytes()
         about = {"file": file, "endpoint": endpoint, **metadata}
@@ -142,7 +147,7 @@ class OpenAIBatches:
         if job.refusal is not None:
             error = {"code": job.refusal.code, "message": str(job.refusal), "line": job.refusal.line, "param": None}
             return {**shown, "errors": {"object": "list", "data": [error]}}
-        if job.over(now):
+        if job.over(now) and not job.fails:
             results = self._jobs.results(job)
             good = sum(result.status == 200 for result in results)
             shown["output_file_id"] = f"file-out-{job.id}" if good else None
@@ -175,8 +180,9 @@ def _checked(found: list[Body], endpoint: str) -> list[Line]:
 
 
 def _line(result: Result, reason: str) -> Body:
-    head = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": result.line.custom_id}
+    mark = hashlib.sha256(result.line.custom_id.encode()).hexdigest()  # the same each time
+    head = {"id": f"batch_req_{mark}", "custom_id": result.line.custom_id}
     if result.status == 0:
         return {**head, "response": None, "error": {"code": reason, "message": "This request was not executed."}}
-    response = {"status_code": result.status, "request_id": f"req-{uuid.uuid4().hex[:12]}", "body": result.body}
+    response = {"status_code": result.status, "request_id": f"req-{mark[:12]}", "body": result.body}
     return {**head, "response": response, "error": None}

@@ -63,6 +63,7 @@ class Job:
     metadata: Body
     tokens: int = 0
     expires: bool = False
+    fails: bool = False
     share: float = 1.0
     cancelled: float | None = None
     refusal: Refused | None = None
@@ -77,6 +78,8 @@ class Job:
             return "queued"
         if now < self.ends:
             return "running"
+        if self.fails:
+            return "failed"
         return "expired" if self.expires else "ended"
 
     def over(self, now: float) -> bool:
@@ -84,7 +87,7 @@ class Job:
 
     def answered(self, now: float) -> int:
         """The number of lines that are answered: the first ones."""
-        if self.refusal is not None:
+        if self.refusal is not None or self.fails:
             return 0
         until = min(now, self.ends, self.cancelled if self.cancelled is not None else self.ends)
         length = self.ends - self.begins
@@ -101,6 +104,7 @@ class Jobs:
     ledger: Ledger = field(default_factory=Ledger)
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, Body] = field(default_factory=dict)
+    sent: dict[str, float] = field(default_factory=dict)
     submitted: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     base_url: str = ""
@@ -129,6 +133,10 @@ class Jobs:
     def new_file(self, name: str) -> Path:
         return Path(self._folder.name) / name.replace("/", "-")
 
+    def is_ready(self, file: str) -> bool:
+        """True if a file is taken in."""
+        return time.time() >= self.sent.get(file, 0.0) + self.script.file_s
+
     def create(self, id: str, lines: list[Line], metadata: Body, refusal: Refused | None = None) -> Job:
         """Add a job. What is refused was not submitted."""
         now, script = time.time(), self.script
@@ -136,6 +144,7 @@ class Jobs:
         job = Job(
             id=id, lines=lines, created=now, begins=now + script.queue_s, ends=now + script.queue_s + script.run_s,
             metadata=metadata, tokens=tokens, refusal=refusal, expires=script.expire_share is not None,
+            fails=script.fail,
             share=1.0 if script.expire_share is None else script.expire_share,
         )  # fmt: skip
         self.jobs[id] = job

@@ -1,5 +1,5 @@
-"""Processes that submit a job and are killed at a step, and those that carry on after them: forked, so that each dies
-alone, from one that has everything imported.
+"""Processes that submit and collect a job and are killed at a step, and those that carry on after them: forked, so that
+each dies alone, from one that has everything imported.
 
     python -m tests.pipeline.provider_jobs.submitter FOLDER SERVER PROVIDER=STEP…
 
@@ -20,12 +20,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.journal.usage import usage_of_run
 from pipeline.provider_jobs.base import JobClient
-from pipeline.provider_jobs.forming import form_jobs
 from pipeline.stores.local import LocalStore
 from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
-from tests.pipeline.provider_jobs.support import NAMED, POOL, RUN, Case, park, some, submitted, to_the_end
+from tests.pipeline.provider_jobs.support import NAMED, RUN, Case, park, some, to_the_end
 
 STEPS = ("intent.json", "upload", "claims/0001.json", "create", "submitted.json")
 ROWS = 5
@@ -70,26 +70,25 @@ class Address(ModelServer):
 
 
 def attempt(folder: Path, case: Case, server: ModelServer, step: str) -> None:
-    """Submit the job of a folder, and die at the step."""
+    """Submit the job of a folder and collect it, and die at the step."""
     DeadlyStore.step = step
     if step.replace(".", "").isdecimal():
         threading.Timer(float(step), die).start()
     store = DeadlyStore(folder)
     client = deadly(case.client(server), step)
     key = park(store, "day=1", 0, some(case.model(server), case, rows_of(folder)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
-    asyncio.run(submitted(store, job, client))
+    asyncio.run(to_the_end(store, [key], client, case.backend()))
 
 
 def finish(folder: Path, case: Case, server: ModelServer) -> None:
-    """Carry on to the end in a process of its own, and write down what was answered."""
+    """Carry on to the end in a process of its own, and write down what was answered, and is in the journal."""
 
     async def carry_on() -> int:
         store, client = LocalStore(folder), case.client(server)
         key = park(store, "day=1", 0, some(case.model(server), case, rows_of(folder)))
         ends = await to_the_end(store, [key], client, case.backend())
         await close_session()
-        return sum(end.answered for end in ends)
+        return min(sum(end.answered for end in ends), usage_of_run(store, "day=1", RUN).calls)
 
     (folder / "answered").write_text(str(asyncio.run(carry_on())), encoding="ascii")
 

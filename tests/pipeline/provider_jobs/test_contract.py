@@ -12,11 +12,13 @@ from pipeline.journal.join import collect as join_journal
 from pipeline.journal.join import hashed, keys_of_batch
 from pipeline.journal.requests import requests_of
 from pipeline.journal.usage import usage_of_run
+from pipeline.provider_jobs import collection
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel, described, jobs_of, poll
 from pipeline.stores.memory import MemoryStore
-from schemas.jobs import custom_id
+from schemas import ids
+from schemas.job_requests import custom_id
 from stages.journal.records import CallRecord
 from stages.journal.segments import decode_segment
 from stages.models.calls import message_of
@@ -86,6 +88,15 @@ async def test_azure_asks_its_batch_deployment(model_server: ModelServer) -> Non
     line = client.line("c", a_call(case.model(model_server), case, "Hi", "1").body)
     assert b'"model":"gpt-batch"' in line
     assert b'"url":"/chat/completions"' in line
+
+
+@pytest.mark.parametrize("case", [CASES["Azure"], CASES["Gemini"]], ids=["Azure", "Gemini"])
+async def test_a_file_that_is_still_taken_in_is_waited_for(case: Case, model_server: ModelServer) -> None:
+    """No job can be created of it before: the first creation is the only one."""
+    store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)
+    model_server.script({"jobs": {"file_s": 0.4}})
+    (end,) = await through(store, [park(store, "day=1", 0, some(model, case, range(2)))], client, case.backend())
+    assert end.answered == 2
 
 
 async def test_what_a_job_answers_is_joined_by_open(model_server: ModelServer, tmp_path: Path) -> None:
@@ -196,6 +207,34 @@ async def test_an_answer_that_was_cut_off_is_kept_under_its_cap(case: Case, mode
     (call,) = some(model, case, range(1))
     await through(store, [park(store, "day=1", 0, [call])], client, case.backend())
     assert [record.key for record in calls(store, "day=1")] == [(call.capped, 0)]
+
+
+async def test_records_are_the_same_to_the_byte_whenever_they_are_written(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a collection that died half way through a file is carried on without a gap, wherever its segments are cut."""
+    monkeypatch.setattr(collection, "_SEGMENT_BYTES", 1_500)
+    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    key = park(store, "day=1", 0, some(model, OPENAI, range(9)))
+    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    await over(store, job, client)
+    first = await collect(store, RUN, POOL, job, client, OPENAI.backend())
+    segments = {info.key: store.get(info.key) for info in store.list(ids.journal_segments("day=1"))}
+    assert len(segments) > 2
+    store.delete([ids.job_ended(RUN, POOL, job), *segments])
+    second = await collect(store, RUN, POOL, job, client, OPENAI.backend())
+    assert second.answered == first.answered == 9
+    assert {key: store.get(key) for key in segments} == segments
+
+
+async def test_a_job_that_fails_without_a_word_is_not_formed_for_ever(model_server: ModelServer) -> None:
+    """Each of its requests has a try less; after the fifth job their rows are rejected."""
+    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    model_server.script({"jobs": {"fail": True}})
+    parked = some(model, OPENAI, range(2))
+    ends = await to_the_end(store, [park(store, "day=1", 0, parked)], client, OPENAI.backend())
+    assert [end.state for end in ends] == ["failed"] * 5
+    assert len(refused_calls(store, RUN, "day=1")) == 2
 
 
 @pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)

@@ -19,7 +19,7 @@ from pipeline.provider_jobs.requests import Pool, write_content
 from pipeline.stores import Store
 from pipeline.stores.memory import MemoryStore
 from schemas.digests import digest
-from schemas.jobs import AskedKey
+from schemas.job_requests import AskedKey
 from schemas.parked import ParkedCall
 from stages.models.wires.clients import client_of
 from stages.models.wires.jobs.form import JobLimits

@@ -13,6 +13,7 @@ from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStat
 
 LIMITS = JobLimits(requests=200_000, bytes=2_000_000_000)  # of requests none is documented
 FRAMING = Framing()
+UNREADY = "PROCESSING"  # of a file, of which no job can be created yet
 MIME = "application/jsonl"
 _STATES: dict[str, ProviderState] = {
     "PENDING": "queued", "QUEUED": "queued", "UNSPECIFIED": "queued", "RUNNING": "running", "CANCELLING": "running",

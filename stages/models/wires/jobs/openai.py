@@ -16,6 +16,7 @@ _STATES: dict[str, ProviderState] = {
     "validating": "queued", "in_progress": "running", "finalizing": "running", "cancelling": "running",
     "completed": "ended", "failed": "failed", "expired": "expired", "cancelled": "cancelled",
 }  # fmt: skip
+UNREADY = frozenset(("pending", "running"))  # of a file at Azure, of which no job can be created yet
 _NOT_RUN = frozenset(("batch_expired", "batch_cancelled"))
 _OUTPUTS = ("output_file_id", "error_file_id")
 
