@@ -29,7 +29,7 @@ def _footer_bytes(metadata: Any) -> int:
 
 
 def _filter_bytes(file: Any) -> int:
-    return int(file.filter.bytes)
+    return int(file.filters.bytes)
 
 
 @dataclass(frozen=True)

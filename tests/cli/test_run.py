@@ -19,7 +19,10 @@ KEYS: dict[str, type | tuple[type, ...] | dict[str, type]] = {
     "rows": dict.fromkeys(("in", "ok", "rejected", "filtered", "pending", "removed", "out", "unfinished"), int),
     "gone": {"partitions": int, "rows": int},
     "journal": dict.fromkeys(("rows_reused", "calls_reused", "rows_shared"), int),
-    "usage": {"calls": int, "input_tokens": int, "output_tokens": int, "cost_usd": float, "unknown": int},
+    "usage": {
+        "calls": int, "input_tokens": int, "output_tokens": int, "cost_usd": float, "unknown": int, "saved_usd": dict,
+        "cache_read_tokens": int, "cache_write_tokens": int, "reasoning_tokens": int, "by_tier": dict,
+    },
     "billed_over_needed": float, "sink": str, "started_at": str, "finished_at": (str, type(None)), "failures": list,
     "checks": list,
 }  # fmt: skip

@@ -47,7 +47,7 @@ class CallFinder:
     def may_have(self, digests: Sequence[str]) -> bool:
         """Return False if surely no journal has a call of one of these requests. Reads nothing."""
         keys = [answer_keys.of_digest(digest) for digest in digests]
-        return any(file.filter.may_have_one(key) for _, file in self._files for key in keys)
+        return any(file.filters.may_have_one(key) for _, file in self._files for key in keys)
 
     async def find(self, keys: Sequence[CallKey]) -> list[CallRecord]:
         """Return those of these calls that a journal has, not voided there. Raises StoreError."""

@@ -5,7 +5,8 @@ derived from two halves of it (A. Kirsch, M. Mitzenmacher, "Less Hashing, Same P
 one absent key in 150 passes.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,50 +20,64 @@ _MASK = (1 << 64) - 1
 Keys = npt.NDArray[np.uint64]
 
 
-class Filter:
-    """A filter for a known number of keys."""
+def filter_of(keys: Keys) -> bytes:
+    """Return the filter of some keys."""
+    bits = np.zeros(max(64, len(keys) * _BITS // 8 + 1), dtype=np.uint8)
+    for places in _places(keys, np.uint64(len(bits) * 8)):
+        np.bitwise_or.at(bits, places >> np.uint64(3), _bit(places))
+    return bits.tobytes()
 
-    def __init__(self, size: int) -> None:
-        self._bits = np.zeros(max(64, size * _BITS // 8 + 1), dtype=np.uint8)
-        self._raw = memoryview(self._bits)  # type: ignore[arg-type]  # an array has a buffer
 
-    @classmethod
-    def of(cls, size: int, parts: Iterable[Keys]) -> "Filter":
-        """Make the filter of keys that come in parts, `size` of them together."""
-        made = cls(size)
-        for part in parts:
-            for places in made._places(part):
-                np.bitwise_or.at(made._bits, places >> np.uint64(3), _bit(places))
-        return made
+class Filters:
+    """The filters of groups of keys: the groups follow each other in the order of keys, and `firsts` are their first
+    keys. A key of two groups is found in the later one."""
+
+    def __init__(self, firsts: Keys, filters: Sequence[bytes]) -> None:
+        self._firsts = firsts
+        self._starts = firsts.tolist()
+        self._raw = b"".join(filters)
+        self._bits = np.frombuffer(self._raw, dtype=np.uint8)
+        self._sizes = np.array([len(one) for one in filters], dtype=np.uint64)
+        self._offsets = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(self._sizes)])
 
     def may_have(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Return False for each key that is surely absent."""
-        found = np.ones(len(keys), dtype=np.bool_)
-        for places in self._places(keys):
-            found &= (self._bits[places >> np.uint64(3)] & _bit(places)) != 0
+        if not self._starts:
+            return np.zeros(len(keys), dtype=np.bool_)
+        groups = np.searchsorted(self._firsts, keys, side="right") - 1
+        found: npt.NDArray[np.bool_] = groups >= 0
+        groups = np.maximum(groups, 0)
+        offsets = self._offsets[groups]
+        for places in _places(keys, self._sizes[groups] * np.uint64(8)):
+            found &= (self._bits[offsets + (places >> np.uint64(3))] & _bit(places)) != 0
         return found
 
     def may_have_one(self, key: int) -> bool:
-        """Return False if this key is surely absent: without NumPy, which takes ten times as long for one."""
-        size = len(self._raw) * 8
+        """Return False if this key is surely absent: without arrays, which take ten times as long for one."""
+        group = bisect_right(self._starts, key) - 1
+        if group < 0:
+            return False
+        offset, end = int(self._offsets[group]), int(self._offsets[group + 1])
+        size = (end - offset) * 8
         mixed = key * _MIX & _MASK
         step = mixed >> 32 | 1
         for number in range(_POSITIONS):
             place = (mixed + number * step & _MASK) % size
-            if not self._raw[place >> 3] >> (place & 7) & 1:
+            if not self._raw[offset + (place >> 3)] >> (place & 7) & 1:
                 return False
         return True
 
     @property
     def bytes(self) -> int:
-        return int(self._bits.nbytes)
+        return len(self._raw)
 
-    def _places(self, keys: Keys) -> Iterable[Keys]:
-        size = np.uint64(len(self._bits) * 8)
-        mixed = keys * _MIXED
-        step = (mixed >> np.uint64(32)) | np.uint64(1)
-        for number in range(_POSITIONS):
-            yield (mixed + np.uint64(number) * step) % size
+
+def _places(keys: Keys, sizes: Any) -> Iterable[Keys]:
+    """Yield the places of keys in filters of so many bits."""
+    mixed = keys * _MIXED
+    step = (mixed >> np.uint64(32)) | np.uint64(1)
+    for number in range(_POSITIONS):
+        yield (mixed + np.uint64(number) * step) % sizes
 
 
 def _bit(places: Any) -> npt.NDArray[np.uint8]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.journal import answer_keys
 from pipeline.journal.answers import coverage, index, index_files
-from pipeline.journal.answers.filters import Filter
+from pipeline.journal.answers.filters import Filters, filter_of
 from pipeline.journal.answers.index import AnswerIndex
 from pipeline.process_state import COMMAND, STATE
 from pipeline.stores import MemoryStore
@@ -69,11 +70,33 @@ def store() -> MemoryStore:
 
 def test_a_filter_passes_all_of_its_keys_and_few_others() -> None:
     numbers = np.random.default_rng(1).integers(0, SPACE, 60_000, dtype=np.uint64)
-    inside, outside = numbers[:40_000], numbers[40_000:]
-    made = Filter.of(len(inside), [inside[:15_000], inside[15_000:]])
+    inside, outside = np.sort(numbers[:40_000]), numbers[40_000:]
+    groups = [inside[:15_000], inside[15_000:39_999], inside[39_999:]]
+    made = Filters(np.array([group[0] for group in groups]), [filter_of(group) for group in groups])
     assert made.may_have(inside).all()
     assert made.may_have(outside).mean() < 0.02
+    assert all(made.may_have_one(key) for key in inside[::97].tolist())
+    assert [made.may_have_one(key) for key in outside[:2_000].tolist()] == made.may_have(outside[:2_000]).tolist()
     assert made.bytes * 8 <= 13 * len(inside)
+    nothing = Filters(np.array([], dtype=np.uint64), [])
+    assert not nothing.may_have(inside).any()
+    assert not nothing.may_have_one(1)
+
+
+def test_a_file_of_an_earlier_version_has_its_filters_made_of_its_keys(tmp_path: Path) -> None:
+    path, numbers = tmp_path / "answers.parquet", range(0, 30_000, 3)
+    index_files.write(path, {DAY: (0, 1)}, [entries(DAY, *numbers)])
+    now = index_files.IndexFile.opened("now", lambda: path.open("rb"))
+    old = tmp_path / "old.parquet"
+    with pq.ParquetFile(path) as parquet:
+        schema = parquet.schema_arrow.remove(2)
+        with pq.ParquetWriter(old, schema) as writer:
+            for group in range(parquet.metadata.num_row_groups):
+                writer.write_table(parquet.read_row_group(group, columns=["key", "place"]).cast(schema))
+    before = index_files.IndexFile.opened("old", lambda: old.open("rb"))
+    assert before.filters.bytes == now.filters.bytes > 10_000
+    for file in (now, before):
+        assert file.find(keys_of(3, 4, 29_997, 30_000))["key"].to_list() == [3, 29_997]
 
 
 # Files -------------------------------------------------------------------------------------------------------------
