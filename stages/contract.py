@@ -132,6 +132,9 @@ class TableStage:
     counts as ok.
 
     `apply_reads` names the columns, beside ROW, that `apply` needs; None: all.
+
+    `lazily` does what `apply` does, as a part of a lazy plan: of a stage that makes at most one row of each, from that
+    row alone, and rejects none.
     """
 
     spec: StageSpec
@@ -144,6 +147,7 @@ class TableStage:
     run_on_partition: Callable[[Path], pl.LazyFrame] | None = None
     keeps_rows: bool = True
     apply_reads: frozenset[str] | None = None
+    lazily: Callable[[pl.LazyFrame], pl.LazyFrame] | None = None
     reads: ClassVar[tuple[str, ...]] = ()  # for questions to a model: none
     fields: ClassVar[Mapping[str, OutputField]] = {}
     may_drop_rows: ClassVar[bool] = True

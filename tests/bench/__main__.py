@@ -6,6 +6,7 @@ import time
 from tests.bench import (
     answers,
     catalogue,
+    filtered,
     killed,
     limits,
     memory,
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "transport": transport.main,
     "requests": requests.main,
     "reuse": reuse.main,
+    "filtered": filtered.main,
     "memory": memory.main,
     "metrics": metrics.main,
     "traces": traces.main,
