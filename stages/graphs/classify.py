@@ -71,8 +71,9 @@ def build(setup: StageSetup) -> GraphStage:
                 answer[column] = chosen if several else options.fallback
         return answer
 
-    graph = question_graph(ModelQuestion(setup, form), mend, doubt)
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of))
+    question = question_graph(ModelQuestion(setup, form), mend, doubt)
+    parts = GraphParts(VERSION, options, form, prompts, question.graph, first_state, output_of, direct=question.direct)
+    return assemble(setup, parts)
 
 
 def _labels(

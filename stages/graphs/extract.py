@@ -37,5 +37,6 @@ def build(setup: StageSetup) -> GraphStage:
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row), HumanMessage(prompts.text(row))]}
 
-    graph = question_graph(ModelQuestion(setup, form), doubt=doubt)
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state))
+    question = question_graph(ModelQuestion(setup, form), doubt=doubt)
+    parts = GraphParts(VERSION, options, form, prompts, question.graph, first_state, direct=question.direct)
+    return assemble(setup, parts)
