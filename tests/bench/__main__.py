@@ -12,6 +12,7 @@ from tests.bench import (
     memory,
     metrics,
     page,
+    peers,
     processes,
     publish,
     requests,
@@ -25,6 +26,7 @@ from tests.bench import (
 
 BENCHMARKS = {
     "throughput": throughput.main,
+    "peers": peers.main,
     "transport": transport.main,
     "requests": requests.main,
     "reuse": reuse.main,
