@@ -117,10 +117,11 @@ class Decision:
     @property
     def rows_may_differ(self) -> bool:
         """True if its rows must be compared with the published ones."""
-        return self.input_changed or self.has("partial")
+        return self.has("input", "partial")
 
-    def has(self, kind: CauseKind) -> bool:
-        return any(cause.kind == kind for cause in self.causes)
+    def has(self, *kinds: CauseKind) -> bool:
+        """True if there is a cause of one of these kinds."""
+        return any(cause.kind in kinds for cause in self.causes)
 
 
 class Retirement(Noun):

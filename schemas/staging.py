@@ -5,6 +5,13 @@ import datetime as dt
 from schemas.manifest import Answerers, BrokenCheck, Counts, Noun, Reuse, Shares
 
 
+class StagedFile(Noun):
+    key: str
+    sha256: str
+    size: int
+    rows: int
+
+
 class RowRange(Noun):
     """`rows` rows of file number `file`, from row `start`."""
 
@@ -25,7 +32,11 @@ class PlannedBatch(Noun):
 
 class OpenedPartition(Noun):
     """Written by `open`, read by every batch and by `publish`. `whole` false: limited by `--limit-rows`. `fresh`: its
-    answers are to be new."""
+    answers are to be new.
+
+    Where the stages before the first model leave rows out, the batches have only the others: copies of these rows lie
+    in `selected`, which ranges count after the files of the snapshot, and `filtered` has the identities of the rows
+    that were left out."""
 
     partition: str
     base: int
@@ -37,14 +48,19 @@ class OpenedPartition(Noun):
     answers: str | None = None  # the object with people's answers
     damage: tuple[str, ...] = ()
     fresh: bool = False
+    selected: tuple[StagedFile, ...] = ()
+    filtered: tuple[StagedFile, ...] = ()
     started_at: dt.datetime
 
+    @property
+    def rows_enriched(self) -> int:
+        """The number of rows that are in batches."""
+        return self.rows - self.rows_filtered
 
-class StagedFile(Noun):
-    key: str
-    sha256: str
-    size: int
-    rows: int
+    @property
+    def rows_filtered(self) -> int:
+        """The number of rows that are in no batch."""
+        return sum(file.rows for file in self.filtered)
 
 
 class Receipt(Noun):

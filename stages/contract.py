@@ -5,7 +5,7 @@ change an answer; two stages of one fingerprint give the same answers to the sam
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -74,6 +74,9 @@ class StageSetup:
         return f"stage {self.stage.name}"
 
 
+Direct = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class Answered:
     """A row that needs no run of the graph: its answer is known from its values alone."""
@@ -84,7 +87,8 @@ class Answered:
 @dataclass(frozen=True)
 class GraphStage:
     """`prepare` makes the graph's first state from a row's `reads`, or answers at once, or raises RowError; `output_of`
-    takes the JSON-like answer from the last state, or raises RowError."""
+    takes the JSON-like answer from the last state, or raises RowError. `direct` takes the first state to the last as
+    `graph` does, for a graph of one node whose steps nobody watches: LangGraph's engine is half of the CPU of a row."""
 
     spec: StageSpec
     reads: tuple[str, ...]
@@ -98,6 +102,7 @@ class GraphStage:
     context: Any = None
     calls: tuple[int, int | None] = (0, None)  # of models, that a row takes at least and at most; None: unknown
     refused_rows: RefusedRows = field(default_factory=RefusedRows)
+    direct: Direct | None = None
     is_barrier: ClassVar[bool] = False
 
     @property
@@ -132,6 +137,9 @@ class TableStage:
     counts as ok.
 
     `apply_reads` names the columns, beside ROW, that `apply` needs; None: all.
+
+    `lazily` does what `apply` does, as a part of a lazy plan: of a stage that makes at most one row of each, from that
+    row alone, and rejects none.
     """
 
     spec: StageSpec
@@ -144,6 +152,7 @@ class TableStage:
     run_on_partition: Callable[[Path], pl.LazyFrame] | None = None
     keeps_rows: bool = True
     apply_reads: frozenset[str] | None = None
+    lazily: Callable[[pl.LazyFrame], pl.LazyFrame] | None = None
     reads: ClassVar[tuple[str, ...]] = ()  # for questions to a model: none
     fields: ClassVar[Mapping[str, OutputField]] = {}
     may_drop_rows: ClassVar[bool] = True

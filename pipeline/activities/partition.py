@@ -30,7 +30,7 @@ from pipeline.sinks import commits
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, ConnectionFailed, ObjectMissing, PartitionHeld, RejectRateExceeded, by_code
-from schemas.manifest import Counts, Reuse
+from schemas.manifest import Counts, Manifest, Reuse
 from schemas.messages.base import Outcome
 from schemas.messages.partition import (
     Answers,
@@ -43,7 +43,7 @@ from schemas.messages.partition import (
     PartitionResult,
     PublishRequest,
 )
-from schemas.staging import OpenedPartition, Refusal
+from schemas.staging import Refusal
 
 log = logging.getLogger("tandem.activities")
 # Rows of partitions that are published at once: a row takes some 500 bytes to sum and merge the journal, and a merge
@@ -83,7 +83,11 @@ class PartitionActivities:
         if opening.opened is None or opening.key is None:
             return Opened(opened="", base=opening.base, batches=0, rows=0, up_to_date=True)
         return Opened(
-            opened=opening.key, base=opening.base, batches=len(opening.opened.batches), rows=opening.opened.rows
+            opened=opening.key,
+            base=opening.base,
+            batches=len(opening.opened.batches),
+            rows=opening.opened.rows,
+            filtered=opening.opened.rows_filtered,
         )
 
     @activity.defn
@@ -117,17 +121,20 @@ class PartitionActivities:
         store = self.jobs.store(request.ref)
         async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
-            opened = await asyncio.to_thread(load_opened, store, request.opened)
-            async with self._publishing.reserve(opened.rows):
+            try:
+                opened = await asyncio.to_thread(load_opened, store, request.opened)
+            except ObjectMissing:  # an earlier attempt has removed it after its commit, and its result was lost
+                return await asyncio.to_thread(_published_before, store, request)
+            async with self._publishing.reserve(opened.rows_enriched):
                 published = await asyncio.to_thread(
                     publish_partition, PartitionRun(job, plan, store, request.partition, progress.note), opened,
                     request.receipts, attempt=activity.info().attempt, rehearsal=request.rehearsal,
                 )  # fmt: skip
-                result = await asyncio.to_thread(_published, store, request, published, opened)
+                result = await asyncio.to_thread(_published, store, request, published, opened.base)
                 if any(stage.spec.pending == "wait" for stage in job.stages):
                     await asyncio.to_thread(questions.remove_waiting, store, request.partition)
                 if published.manifest is not None:
-                    await self._tidy(job, store, published.manifest)
+                    await self._tidy(job, store, published.manifest, request.opened, opened.folder)
         return result
 
     @activity.defn
@@ -138,9 +145,10 @@ class PartitionActivities:
             staging = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             return await asyncio.to_thread(_close, self.jobs.store(request.ref), request, staging)
 
-    async def _tidy(self, job: Job, store: Store, manifest: Any) -> None:
+    async def _tidy(self, job: Job, store: Store, manifest: Manifest, opened: str, folder: str) -> None:
         try:
             await asyncio.to_thread(cleanup.after_commit, job, store, manifest, dt.datetime.now(dt.UTC))
+            await asyncio.to_thread(cleanup.remove_staged, store, opened, folder)
         except Exception as exc:  # noqa: BLE001  it is published; a failed cleanup must not undo that
             log.warning("%s: published, but not cleaned up: %s", manifest.partition, exc)
 
@@ -158,13 +166,24 @@ async def _refuse_held(store: Store, request: OpenRequest) -> None:
     await asyncio.to_thread(waiting.forget, store, request.partition)
 
 
-def _published(store: Store, request: PublishRequest, published: Published, opened: OpenedPartition) -> PartitionResult:
+def _published_before(store: Store, request: PublishRequest) -> PartitionResult:
+    """Return the result of an earlier attempt that has committed. Raises ObjectMissing where there is none."""
+    manifest = commits.current(store, request.partition)
+    if manifest is None or manifest.run != request.ref.run:
+        recorded = outcomes.load_outcome(store, request.ref.run, request.partition)
+        if recorded is None or recorded.outcome != "published":
+            raise ObjectMissing(f"{store.uri}/{request.opened} is gone.")
+        return recorded.model_copy(update={"checks": ()})
+    return _published(store, request, Published(manifest, manifest.counts, manifest.reuse), manifest.generation)
+
+
+def _published(store: Store, request: PublishRequest, published: Published, base: int) -> PartitionResult:
     manifest = published.manifest
     kept: Outcome = "not_run" if request.rehearsal else "unchanged"
     result = PartitionResult(
         partition=request.partition,
         outcome="published" if manifest is not None else kept,
-        generation=manifest.generation if manifest is not None else opened.base,
+        generation=manifest.generation if manifest is not None else base,
         counts=manifest.counts if manifest is not None else published.counts,
         reuse=published.reuse,
         shares=manifest.shares if manifest is not None else {},

@@ -1,6 +1,6 @@
 """Handles for the work on a partition and on one of its batches: job, plan, store and folder together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal.answers.elsewhere import OtherJournals
@@ -53,6 +53,8 @@ class BatchAttempt:
     def of(cls, job: Job, store: Store, run: str, opened: OpenedPartition, number: int) -> "BatchAttempt":
         """An attempt at a batch of an opened partition."""
         batch = opened.batches[number]
+        if opened.selected:
+            job = replace(job, snapshot=job.snapshot.with_files(opened.selected))
         return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh)
 
     @property

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.review.questions import PENDING, question_rows
-from pipeline.sinks.row_files import INDEX, REJECTS
+from pipeline.sinks.row_files import REJECTS, index_table
 from schemas.manifest import Answerers, Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
@@ -18,7 +18,7 @@ from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
 from stages.execution.provenance import RowProvenance
 from stages.execution.row_flow import RejectedRow, RowTable, answer_of, apply_stage, take_answers
 from stages.execution.unsettled import ID, unsettled
-from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.fingerprints import digests, row_ids
 from stages.journal.known import Known
 from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
 from stages.observer import RowOutcome
@@ -205,8 +205,7 @@ class BatchTable:
             table = table.select([name for name in table.column_names if name not in keys])
             if self.provenance is not None:
                 table = self.provenance.append_to(table, positions)
-        content = fingerprints(self.source, self.source.columns)
-        index = pa.table([pa.array(self.ids, pa.string()), pa.array(content, pa.string())], schema=INDEX)
+        index = index_table(bytes.fromhex("".join(self.ids)), digests(self.source, self.source.columns))
         reject_lines = [line for row, line in self.rejects if row not in self.pending]
         pending_lines = [line for lines in self.pending.values() for line in lines]
         rejects = pa.Table.from_pylist(reject_lines, schema=REJECTS) if reject_lines else None

@@ -10,13 +10,13 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
+from pipeline.enrichment.selection import duplicate_keys
 from pipeline.journal.answers.elsewhere import Needed
 from pipeline.journal.compacted import HELD_BYTES
 from pipeline.journal.join import JournalJoin, collect, hashed
 from pipeline.planning.batches import BATCH_BYTES, MOST_BATCH_ROWS, batches_over, cut, equal_batches, rows_within
 from pipeline.planning.job import Job, source_stages
 from schemas import ids
-from schemas.errors import DuplicateKeys
 from schemas.staging import PlannedBatch
 from stages.contract import GraphStage, graph_stages
 from stages.execution.row_prints import row_prints
@@ -130,11 +130,8 @@ class RowJoin:
                 if key not in doubtful:
                     continue
                 if identity in seen:
-                    shown = ", ".join(f"{name}={rows[name][row]!r}" for name in self._job.spec.source.key)
-                    raise DuplicateKeys(
-                        f"{self._entry.partition}: two rows have the key {shown}.",
-                        hint="Correct the source, add columns to source.key, or remove source.key.",
-                    )
+                    columns = self._job.spec.source.key
+                    raise duplicate_keys(self._entry.partition, {name: rows[name][row] for name in columns})
                 seen.add(identity)
 
     def batches_with_records(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:

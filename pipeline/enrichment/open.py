@@ -7,11 +7,13 @@ import datetime as dt
 import hashlib
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.join_rows import RowJoin
+from pipeline.enrichment.selection import RowSelection, of_selected
+from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal.answers import coverage
 from pipeline.journal.join import has_journal
 from pipeline.planning import unique_keys
@@ -24,7 +26,7 @@ from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.manifest import Counts, Reuse
-from schemas.staging import OpenedPartition, Refusal
+from schemas.staging import OpenedPartition, PlannedBatch, Refusal, StagedFile
 from stages.journal.records import AnswerRecord
 from stages.journal.segments import decode_segment, encode_segment
 
@@ -52,33 +54,69 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
             return Opening(None, None, base)
     rows = min(limit, entry.rows)
     _refuse_shared_keys(work, folder, rows)
-    size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry))
     coverage.mark(store, partition, plan.run)
-    batches, damage = equal_batches(entry, size, rows), list[str]()
-    join = RowJoin(work, rows)
     journal = has_journal(store, partition)
-    if not plan.selection.fresh and (journal or work.others.may_have_answers()):
-        with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-            join.read()
-            batches, damage = join.batches_with_records(size, folder, Path(local))
-    elif job.spec.source.key:
-        join.refuse_duplicates()
+    with tempfile.TemporaryDirectory(prefix="tandem-") as local:
+        chosen = _choose(work, rows, folder, Path(local))
+        batches, damage = _batches(chosen, folder, Path(local), known=journal or work.others.may_have_answers())
     opened = OpenedPartition(
         partition=partition,
         base=base,
         input_fingerprint=entry.fingerprint,
-        rows=sum(batch.rows for batch in batches),
+        rows=rows,
         whole=limit >= entry.rows,
         batches=tuple(batches),
         folder=folder,
         answers=_answers(store, partition, folder) if journal else None,
         damage=tuple(damage),
         fresh=plan.selection.fresh,
+        selected=chosen.selected,
+        filtered=chosen.filtered,
         started_at=dt.datetime.now(dt.UTC),
     )
     key = f"{folder}open-{uuid.uuid4().hex[:12]}.json"
     store.put_absent(key, opened.model_dump_json().encode())
     return Opening(key, opened, base)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The work on the rows that are to be enriched, the staged copies of them, and what was left out; no copies where
+    these are all rows."""
+
+    work: PartitionRun
+    rows: int
+    selected: tuple[StagedFile, ...] = ()
+    filtered: tuple[StagedFile, ...] = ()
+    checked: bool = False  # no two rows have one key
+
+
+def _choose(work: PartitionRun, rows: int, folder: str, local: Path) -> _Chosen:
+    """Choose the rows that batches are to have. Raises DuplicateKeys, InputChanged, StoreError."""
+    selection = RowSelection.of(work.job, work.entry, rows, local, work.note)
+    found = selection.select() if selection is not None else None
+    if found is None:
+        return _Chosen(work, rows)
+    staging = StagingFolder(work.store, folder)
+    selected = [staging.upload(number, "selected", *file) for number, file in enumerate(found.files)]
+    filtered = [staging.upload(number, "filtered", *file) for number, file in enumerate(found.filtered)]
+    job = of_selected(work.job, work.partition, selected)
+    return _Chosen(replace(work, job=job), found.rows, tuple(selected), tuple(filtered), checked=True)
+
+
+def _batches(chosen: _Chosen, folder: str, local: Path, *, known: bool) -> tuple[list[PlannedBatch], list[str]]:
+    """Cut the rows into batches. `known`: there may be answers for them. Returns the damaged parts of the journal,
+    too."""
+    work, rows = chosen.work, chosen.rows
+    job, entry = work.job, work.entry
+    size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry) if rows else 0)
+    join = RowJoin(work, rows)
+    if known and not work.plan.selection.fresh:
+        join.read()
+        return join.batches_with_records(size, folder, local)
+    if job.spec.source.key and not chosen.checked:
+        join.refuse_duplicates()
+    return equal_batches(entry, size, rows), []
 
 
 def _refuse_shared_keys(work: PartitionRun, folder: str, rows: int) -> None:

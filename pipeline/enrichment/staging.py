@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pipeline.review.questions import PENDING
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas import ids
+from schemas.digests import file_sha256
 from schemas.errors import StoreError, TandemError
 from schemas.staging import OpenedPartition, Receipt, StagedFile
 
@@ -32,6 +34,13 @@ class StagingFolder:
         key = ids.staged(self.folder, number, kind, content, "parquet")
         self.store.put_absent(key, data)
         return StagedFile(key=key, sha256=content, size=len(data), rows=table.num_rows)
+
+    def upload(self, number: int, kind: str, path: Path, rows: int) -> StagedFile:
+        """Stage a local Parquet file with so many rows under its own digest. Raises StoreError."""
+        content = file_sha256(path)
+        key = ids.staged(self.folder, number, kind, content, "parquet")
+        self.store.upload(key, path)
+        return StagedFile(key=key, sha256=content, size=path.stat().st_size, rows=rows)
 
     def write_receipt(self, receipt: Receipt) -> str:
         """Stage a batch's receipt; returns its digest, which names it. Raises StoreError."""

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from pipeline.enrichment.join_rows import RowKeys
+from pipeline.enrichment.selection import RowSelection, of_selected
 from pipeline.estimates.followed_batch import CallProbe, CountedRows, FollowedBatch
+from pipeline.estimates.row_changes import row_changes
 from pipeline.journal import compacted, segments
 from pipeline.journal.answers.calls import CallFinder
 from pipeline.journal.join import collect, has_journal
@@ -31,14 +32,13 @@ from pipeline.progress_note import Note, unnoted
 from pipeline.settings import current
 from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
-from pipeline.stores.parquet import table_of
-from schemas.errors import ObjectMissing
+from pipeline.stores.local import LocalStore
 from schemas.plan import Decision, RowChanges
-from schemas.staging import PlannedBatch
+from schemas.staging import PlannedBatch, StagedFile
 from stages.contract import GraphStage, graph_stages
 from stages.execution.row_prints import row_prints
 from stages.execution.unsettled import is_shareable
-from stages.journal.fingerprints import fingerprints, row_ids
+from stages.journal.fingerprints import row_ids
 from stages.journal.known import Known
 from stages.journal.records import Record
 from stages.journal.segments import decode_segment
@@ -176,7 +176,8 @@ class _PartitionCount:
         self.others = other_journals(job, store)
         self.answered: set[int] = set()  # hashes, too
         self._masks: dict[int, pl.Series] = {}  # of each batch, the rows that are left
-        size = batches.batch_rows(min(decision.rows, entry.rows), job.spec.limits.batch_rows)
+        self.rows = min(decision.rows, entry.rows)
+        size = batches.batch_rows(self.rows, job.spec.limits.batch_rows)
         self.batches = equal_batches(entry, size, decision.rows)
 
     def changes(self) -> RowChanges:
@@ -186,15 +187,23 @@ class _PartitionCount:
             return RowChanges(new=rows)
         if not self.decision.rows_may_differ:
             return RowChanges(unchanged=rows)
-        key = self.job.spec.source.key
-        parts = []
-        for batch in self.batches:
-            read = self._read(batch)
-            parts.append(pl.DataFrame({"row_id": row_ids(read, key), "content": fingerprints(read, read.columns)}))
-        return compared(_index(self.store, index), pl.concat(parts) if parts else pl.DataFrame(schema=_INDEX))
+        return row_changes(self.job, self.store, self.entry, self.rows, index, self.note)
 
     def _read(self, batch: PlannedBatch) -> pl.DataFrame:
         return self.job.snapshot.read(self.entry.partition, batch.ranges)
+
+    def _select(self, folder: Path) -> None:
+        """Leave out the rows that no stage with a model will see, if there are many."""
+        folder.mkdir()
+        selection = RowSelection.of(self.job, self.entry, self.rows, folder, self.note)
+        found = selection.copy() if selection is not None else None
+        if found is None:
+            return
+        copies = [StagedFile(key=path.name, sha256="", size=0, rows=rows) for path, rows in found.files]
+        job = replace(self.job, snapshot=replace(self.job.snapshot, store=LocalStore(folder)))
+        self.job = of_selected(job, self.entry.partition, copies)
+        self.entry = self.job.snapshot.entry(self.entry.partition)
+        self.batches = equal_batches(self.entry, batches.batch_rows(found.rows, None), found.rows)
 
     def rows_to_call(self) -> list[CountedRows]:
         """Count, for each graph stage, the rows that need a call."""
@@ -202,6 +211,7 @@ class _PartitionCount:
         if not self.fresh and has_journal(self.store, self.entry.partition):
             self.answered = self._answered()
         with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+            self._select(Path(folder) / "selected")
             known = self._known(Path(folder))
             for number, batch in enumerate(self.batches):
                 known_here = Known(known.pop(number, ()))
@@ -263,29 +273,3 @@ class _PartitionCount:
                 kept = records if kind == "known" else [record for record in records if is_shareable(record)]
                 found.setdefault(number, []).extend(kept)
         return found
-
-
-_INDEX = {"row_id": pl.String, "content": pl.String}
-
-
-def _index(store: Store, key: str) -> pl.DataFrame:
-    try:
-        with store.open_input(key) as source:
-            return pl.DataFrame(table_of(source, columns=list(_INDEX)))
-    except (ObjectMissing, OSError, pa.ArrowException):  # damaged: it is derived, and all rows count as new
-        return pl.DataFrame(schema=_INDEX)
-
-
-def compared(before: pl.DataFrame, now: pl.DataFrame) -> RowChanges:
-    """Compare rows by identity, and equal ones by occurrence; a row with another `content` has changed."""
-    numbered = pl.int_range(pl.len()).over("row_id").alias("occurrence")
-    both = now.with_columns(numbered).join(
-        before.with_columns(numbered), on=["row_id", "occurrence"], how="inner", suffix="_before"
-    )
-    changed = both.filter(pl.col("content") != pl.col("content_before")).height
-    return RowChanges(
-        new=now.height - both.height,
-        changed=changed,
-        unchanged=both.height - changed,
-        removed=before.height - both.height,
-    )

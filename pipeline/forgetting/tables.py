@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.forgetting.identities import Identities
 from pipeline.publishing.merge import parquet_writer, row_groups
+from pipeline.sinks.row_files import in_hexadecimal
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from stages.journal.fingerprints import row_ids
@@ -20,7 +21,7 @@ IdsOf = Callable[[pa.Table], pl.Series]
 
 def ids_by_column(table: pa.Table) -> pl.Series:
     """Return the identities of rejects, questions and row indexes, which name them."""
-    return pl.Series(table.column("row_id")).cast(pl.String)
+    return in_hexadecimal(table.column("row_id"))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,16 @@ class Job:
         return len(self.stages)
 
     @property
+    def selecting(self) -> list[TableStage]:
+        """The stages before all others that can be a lazy plan over the source."""
+        found = []
+        for stage in self.stages:
+            if not isinstance(stage, TableStage) or stage.lazily is None:
+                break
+            found.append(stage)
+        return found
+
+    @property
     def partition_stages(self) -> list[TableStage]:
         """The stages over a whole partition, which run once all its rows are answered."""
         return [stage for stage in self.stages[self.barrier :] if isinstance(stage, TableStage)]

@@ -83,7 +83,8 @@ class Submission:
     async def _submit(self) -> JobState:
         with tempfile.TemporaryDirectory(prefix="tandem-job-") as folder:
             write = partial(write_content, self.pool, self.job, self.client, Path(folder) / "content.jsonl")
-            content, intent = None, await asyncio.to_thread(self.pool.intent, self.job)
+            content: Content | None = None
+            intent = await asyncio.to_thread(self.pool.intent, self.job)
             if intent is None:
                 content = await asyncio.to_thread(write)
                 intent = await asyncio.to_thread(self._intent, content)
@@ -95,7 +96,9 @@ class Submission:
                     return state
             if (wait_s := await asyncio.to_thread(self._pause, intent)) > 0:
                 return self._waiting("the provider's queue is full", wait_s)
-            return await self._create(intent, content or await asyncio.to_thread(write), number + 1)
+            if content is None:
+                content = await asyncio.to_thread(write)
+            return await self._create(intent, content, number + 1)
 
     async def _unless_created(self, intent: Intent, claim: Claim) -> JobState | None:
         """Return the state of the job that a claim has led to, or may still lead to; None if it never will."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.journal import compaction
 from pipeline.journal.answers import coverage
@@ -21,9 +22,10 @@ from pipeline.runs.requests import load_request
 from pipeline.settings import expanded
 from pipeline.sinks import commits, generations
 from pipeline.sinks.generations import Mark
+from pipeline.sinks.row_files import in_hexadecimal
 from pipeline.sinks.table_formats import follow
 from pipeline.stores import Store
-from pipeline.stores.parquet import table_of
+from pipeline.stores.parquet import batches_of
 from schemas import ids
 from schemas.errors import StoreError, TandemError
 from schemas.manifest import Manifest
@@ -31,6 +33,7 @@ from schemas.spec.sections import Spec
 from stages.contract import graph_stages
 
 log = logging.getLogger("tandem.publishing")
+_READ_ROWS = 65_536
 EVERY = dt.timedelta(seconds=30)
 
 
@@ -51,6 +54,13 @@ def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:
     stages = frozenset(stage.fingerprint for stage in graph_stages(job.stages))
     rows = _index_ids(store, manifest.index.key) if manifest.index is not None else pl.Series([], dtype=pl.String)
     return InUse(rows, stages, job.spec.journal.keep)
+
+
+def remove_staged(store: Store, opened: str, folder: str) -> None:
+    """Remove what was staged for a partition, once it is published. `opened`, the key by which it is found, goes first:
+    an attempt that finds it finds the rest."""
+    store.delete([opened])
+    store.delete([info.key for info in store.list(folder)])
 
 
 def catch_up(store: Store, spec: Spec, base: Path) -> None:
@@ -115,8 +125,12 @@ def _fence_abandoned(store: Store, mark: Mark, current: Manifest | None, ended: 
 
 
 def _index_ids(store: Store, key: str) -> pl.Series:
+    """Return the identities of the rows that went through the stages: only they have answers in use."""
+    found = [pl.Series("row_id", [], pl.String)]
     try:
-        with store.open_input(key) as source:
-            return pl.DataFrame(table_of(source, columns=["row_id"]))["row_id"]
+        with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
+            for batch in batches_of(parquet, _READ_ROWS, ["row_id", "content"]):
+                found.append(in_hexadecimal(batch.column("row_id").filter(batch.column("content").is_valid())))
     except (StoreError, OSError, pa.ArrowException):
-        return pl.Series("row_id", [], pl.String)
+        return found[0]
+    return pl.concat([ids.alias("row_id") for ids in found])

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -15,6 +16,7 @@ from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.staging import staged_table
 from pipeline.planning.job import Job
 from pipeline.publishing.checks import OutputChecks
+from pipeline.sinks.row_files import in_binary
 from pipeline.stores.parquet import table_of
 from schemas import ids
 from schemas.manifest import DataFile, Provenance
@@ -72,7 +74,8 @@ class Merge:
             return []
         folders = {"rejects": ids.rejects_folder, "pending": ids.pending_folder, "index": ids.index_folder}
         folder = folders[kind](self.partition)
-        tables = (of_any_version(schema, table) for table in self.tables(staged, None))
+        read = in_binary if kind == "index" else partial(of_any_version, schema)
+        tables = (read(table) for table in self.tables(staged, None))
         paths = self._write(schema, tables, kind)
         return [self._named(folder, part, path, None) for part, path in enumerate(paths)]
 
@@ -132,7 +135,11 @@ class Merge:
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True, write_statistics=True)
+    # Digests are all different: a dictionary of them, or their statistics, would be of no use.
+    plain = [field.name for field in schema if not pa.types.is_fixed_size_binary(field.type)]
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=plain, write_page_index=True, write_statistics=plain
+    )
 
 
 def of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:

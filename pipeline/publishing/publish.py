@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,12 +23,13 @@ from pipeline.publishing.checks import OutputChecks, refuse_miscount, too_many_r
 from pipeline.publishing.merge import LocalFile, Merge, of_any_version, provenance_of
 from pipeline.review.questions import PENDING
 from pipeline.sinks import commits
-from pipeline.sinks.row_files import INDEX, REJECTS
+from pipeline.sinks.identity_numbers import IdentityNumbers
+from pipeline.sinks.row_files import INDEX, REJECTS, index_numbers
 from pipeline.sinks.schema import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
 from pipeline.stores import Store
-from pipeline.stores.parquet import batches_of, table_of
+from pipeline.stores.parquet import table_of
 from schemas import digests, ids
-from schemas.errors import ChecksFailed, StoreError
+from schemas.errors import ChecksFailed
 from schemas.manifest import Answerers, Counts, DataFile, Manifest, Reuse, Shares, answerers_added, shares_added
 from schemas.staging import OpenedPartition, Receipt, Refusal
 
@@ -55,9 +55,10 @@ class _Batches:
     answered_by: Answerers
 
     @classmethod
-    def of(cls, staging: StagingFolder, receipts: Sequence[str]) -> "_Batches":
+    def of(cls, staging: StagingFolder, opened: OpenedPartition, receipts: Sequence[str]) -> "_Batches":
         loaded = [staging.receipt(number, digest) for number, digest in enumerate(receipts)]
-        counts = sum((receipt.counts for receipt in loaded), Counts())
+        filtered = opened.rows_filtered
+        counts = sum((receipt.counts for receipt in loaded), Counts(rows_in=filtered, filtered=filtered))
         reuse = sum((receipt.reuse for receipt in loaded), Reuse())
         shares: Shares = reduce(shares_added, (receipt.shares for receipt in loaded), {})
         answered_by: Answerers = reduce(answerers_added, (receipt.answered_by for receipt in loaded), {})
@@ -87,7 +88,7 @@ def publish(
     """Commit a partition's batches as the next generation; a `rehearsal` only looks at them. Raises CountsMismatch,
     ChecksFailed, RejectRateExceeded, SchemaChanged, CommitConflict, Cancelled, StoreError."""
     job, plan, store = work.job, work.plan, work.store
-    batches = _Batches.of(StagingFolder(store, opened.folder), receipts)
+    batches = _Batches.of(StagingFolder(store, opened.folder), opened, receipts)
     counts = batches.counts
     refuse_miscount(opened, batches.receipts, counts)
     if rehearsal:
@@ -119,7 +120,7 @@ def _published(
     claim(store, dataset, new_types=allowed)
     counts = files.counts
     if opened.whole:
-        counts = counts.model_copy(update={"removed": _removed(store, parent, files.index)})
+        counts = counts.model_copy(update={"removed": _removed(store, parent, files.index, merge.folder)})
     shared = unique_keys.broken(job, store, plan, opened.partition)
     draft = Manifest(
         kind="published" if opened.whole else "partial",
@@ -174,7 +175,7 @@ def _final_files(
         raise
     rejects = merge.plain("rejects", REJECTS, [r.rejects for r in receipts if r.rejects is not None])
     pending = merge.plain("pending", PENDING, [r.pending for r in receipts if r.pending is not None])
-    index = merge.plain("index", INDEX, [receipt.index for receipt in receipts])
+    index = merge.plain("index", INDEX, [*(receipt.index for receipt in receipts), *opened.filtered])
     return _FinalFiles(data, rejects, merge.upload(pending), merge.upload(index), result.counts)
 
 
@@ -228,23 +229,10 @@ def _keep_rejects(work: PartitionRun, batches: _Batches) -> None:
 # Around the commit -------------------------------------------------------------------------------------------------
 
 
-def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile]) -> int:
+def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile], folder: Path) -> int:
     """Count rows of the parent generation whose identity the input no longer has; each of equal rows counts."""
     if parent is None or parent.index is None:
         return 0
-    before = _hashed_ids(store, parent.index.key)
-    now = pl.concat([_hashed_ids(store, file.key) for file in index]) if index else pl.Series("row_id", [], pl.UInt64)
-    kept = before.value_counts(name="before").join(now.value_counts(name="now"), on="row_id", how="left")
-    gone = kept.select((pl.col("before").cast(pl.Int64) - pl.col("now").cast(pl.Int64).fill_null(0)).clip(0).sum())
-    return int(gone.item())
-
-
-def _hashed_ids(store: Store, key: str) -> pl.Series:
-    """Hash each identity to eight bytes, so that millions of rows cost little memory."""
-    try:
-        with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
-            batches = batches_of(parquet, 65_536, ["row_id"])
-            found = [pl.Series("row_id", batch.column("row_id")).hash() for batch in batches]
-    except (StoreError, OSError, pa.ArrowException):
-        found = []
-    return pl.concat([pl.Series("row_id", [], pl.UInt64), *found])
+    before = IdentityNumbers.of(folder / "before", index_numbers(store, parent.index.key))
+    now = IdentityNumbers.of(folder / "now", (some for file in index for some in index_numbers(store, file.key)))
+    return before.missing_from(now)

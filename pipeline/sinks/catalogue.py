@@ -96,8 +96,8 @@ def _refreshed(store: Store, known: pl.DataFrame, note: Note) -> pl.DataFrame:
 def _listed(store: Store) -> pl.DataFrame:
     """The highest generation of each partition, in one listing."""
     found: dict[str, int] = {}
-    for info in store.list(ids.COMMITS):
-        parsed = ids.parse_commit(info.key)
+    for key in store.keys(ids.COMMITS):
+        parsed = ids.parse_commit(key)
         if parsed:
             found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
     schema = {"partition": pl.String, "generation": pl.Int64}

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sinks.generations import locate
+from pipeline.sinks.row_files import in_hexadecimal
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from schemas.errors import StoreError
@@ -77,6 +78,6 @@ def published_identities(store: Store, manifest: Manifest) -> Iterator[list[str]
     try:
         with store.open_input(path) as source, pq.ParquetFile(source) as parquet:
             for batch in batches_of(parquet, _READ_ROWS, ["row_id"]):
-                yield batch.column("row_id").to_pylist()
+                yield in_hexadecimal(batch.column("row_id")).to_list()
     except (OSError, pa.ArrowException) as exc:
         raise StoreError(f"{store.uri}/{path} cannot be read ({type(exc).__name__}).") from exc

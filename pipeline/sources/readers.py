@@ -33,7 +33,7 @@ def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
 
 
 # A batch that starts inside a row group reads the whole group: with larger ones the source is staged instead.
-_MAX_GROUP_ROWS = 20_000
+MAX_GROUP_ROWS = 20_000
 _MAX_GROUP_BYTES = 128 * 1024 * 1024
 _READ_ROWS = 16_384
 _READ_BYTES = 32 * 1024 * 1024
@@ -46,25 +46,28 @@ class Reader:
     types: dict[str, str]
     referable: bool
     group_rows: dict[int, int]  # of each file, those of its largest row group
+    rows_in_order: int = 0  # of all files, if each partition is read from its first row to its last
 
     def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
         raise NotImplementedError
 
 
 class ParquetReader(Reader):
-    """Parquet in the widest type of each column, or in the type that the spec gives it (`parquet_types`)."""
+    """Parquet in the widest type of each column, or in the type that the spec gives it (`parquet_types`). `in_order`:
+    each partition is read from its first row to its last, so that its row groups may be large."""
 
-    def __init__(self, listing: Listing, columns: Mapping[str, ColumnType]) -> None:
+    def __init__(self, listing: Listing, columns: Mapping[str, ColumnType], *, in_order: bool = False) -> None:
         self.listing = listing
         self.types = {}
         self.group_rows = {}
         self._columns = columns
-        self._group_bytes = self._row_bytes = 0
+        self._group_bytes = self._row_bytes = self._rows = 0
         found: dict[str, list[pa.DataType]] = {}
         for index, file in enumerate(listing.files):
             if file.size:
                 self.group_rows[index] = self._add(file, found)
-        self.referable = max(self.group_rows.values(), default=0) <= _MAX_GROUP_ROWS
+        self.rows_in_order = self._rows if in_order else 0
+        self.referable = in_order or max(self.group_rows.values(), default=0) <= MAX_GROUP_ROWS
         self.referable &= self._group_bytes <= _MAX_GROUP_BYTES
         self._refuse_absent(found)
         self._stored = pa.schema([pa.field(name, self._type(name, kinds)) for name, kinds in found.items()])
@@ -96,6 +99,7 @@ class ParquetReader(Reader):
                     f"{{{field.name}: str}}.",
                 )
             before.append(field.type)
+        self._rows += sum(group.num_rows for group in groups)
         self._group_bytes = max([self._group_bytes, *(group.total_byte_size for group in groups)])
         self._row_bytes = max([self._row_bytes, *(g.total_byte_size // g.num_rows for g in groups if g.num_rows)])
         return max((int(group.num_rows) for group in groups), default=0)

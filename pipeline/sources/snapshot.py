@@ -8,7 +8,7 @@ number.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,15 +22,17 @@ from pipeline.sources.listing import SourceFile, check_unchanged, open_file
 from pipeline.sources.readiness import WaitingFile
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
-from pipeline.stores.parquet import table_of
+from pipeline.stores.parquet import batches_of, table_of
 from schemas import partition_keys
 from schemas.errors import Damaged, ObjectMissing, SourceError
 from schemas.manifest import Noun
-from schemas.staging import RowRange
+from schemas.staging import RowRange, StagedFile
 from schemas.tables import conform, decode_schema
 
 FORMAT = 1
 _ESTIMATED_FILES = 3
+READ_ROWS = 65_536
+READ_BYTES = 16 * 1024 * 1024
 
 
 class Entry(Noun):
@@ -106,22 +108,85 @@ class Snapshot:
         files = list(dict.fromkeys(found.file for found in entry.ranges))[:_ESTIMATED_FILES]
         estimates = [0]
         for file in (self.info.files[number] for number in files):
-            footer = self._footer_of(file)
-            size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
-            estimates.append(size // max(1, footer.num_rows))
+            estimates.append(_row_bytes(self._footer_of(file)))
         return max(estimates)
 
     def read(self, partition: str, ranges: Sequence[RowRange]) -> pl.DataFrame:
         """Read some ranges of a partition, in order. Raises InputChanged."""
         tables = [self._read(found) for found in ranges if found.rows]
-        table = pa.concat_tables(tables) if tables else self._file_schema().empty_table()
+        table = pa.concat_tables(tables) if tables else self.file_schema.empty_table()
         frame = pl.DataFrame(table)
         if self.info.constants:
             values = dict(partition_keys.parse_partition_key(partition))
             frame = frame.with_columns(pl.lit(values.get(name), pl.String).alias(name) for name in self.info.constants)
         return frame.select(self.schema.names)
 
-    def _file_schema(self) -> pa.Schema:
+    def frames(
+        self, partition: str, ranges: Sequence[RowRange], columns: Sequence[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the rows of some ranges in order, READ_ROWS or READ_BYTES at once, each row group read once whatever
+        its size; `columns`: only these, at least one. Raises InputChanged, SourceError."""
+        names = self.schema.names if columns is None else list(columns)
+        schema = pa.schema([field for field in self.file_schema if field.name in names])
+        constants = [name for name in self.info.constants if name in names]
+        values = dict(partition_keys.parse_partition_key(partition)) if constants else {}
+        for found in ranges:
+            for table in self._streamed(found, schema) if found.rows else ():
+                frame = pl.DataFrame(table)  # of at least one column, as it has the number of rows
+                added = [pl.lit(values.get(name), pl.String).alias(name) for name in constants]
+                yield frame.with_columns(added).select(names)
+
+    def _streamed(self, part: RowRange, schema: pa.Schema) -> Iterator[pa.Table]:
+        file = self.info.files[part.file]
+        try:
+            footer = self._footer_of(file)
+            groups, skip = _groups(footer, part)
+            most = max(1, min(READ_ROWS, READ_BYTES // max(1, _row_bytes(footer))))
+            left = part.rows
+            with open_input(file, self.store) as source, pq.ParquetFile(source, metadata=footer) as parquet:
+                present = set(parquet.schema_arrow.names)
+                some = [name for name in schema.names if name in present] or parquet.schema_arrow.names[:1]
+                for batch in batches_of(parquet, most, some, groups):
+                    rows = pa.Table.from_batches([batch]).slice(skip, left)
+                    skip -= min(skip, batch.num_rows)
+                    left -= rows.num_rows
+                    if rows.num_rows:
+                        yield conform(rows, schema) if schema.names else rows
+        except (pa.ArrowException, OSError) as exc:
+            raise _unreadable(file, exc) from None
+        _check_unchanged(file)
+
+    def with_files(self, staged: Iterable[StagedFile]) -> "Snapshot":
+        """Return the snapshot with staged files behind its own, for ranges that count them."""
+        more = [
+            InputFile(uri=file.key, relative=file.key, size=file.size, etag=file.sha256, staged=True) for file in staged
+        ]
+        return replace(self, info=self.info.model_copy(update={"files": (*self.info.files, *more)}))
+
+    def with_ranges(self, partition: str, ranges: Sequence[RowRange]) -> "Snapshot":
+        """Return the snapshot with other rows in a partition."""
+        entry = pl.DataFrame(
+            [
+                {
+                    "rows": sum(found.rows for found in ranges),
+                    "files": [found.file for found in ranges],
+                    "starts": [found.start for found in ranges],
+                    "counts": [found.rows for found in ranges],
+                }
+            ]
+        )
+        mine = self.entries.filter(pl.col("partition") == partition)
+        changed = mine.with_columns(entry[name].cast(mine.schema[name]) for name in entry.columns)
+        return replace(self, entries=changed)
+
+    def largest_group(self, entry: Entry) -> int:
+        """Return the rows of the largest row group of a partition's files."""
+        footers = [self._footer_of(self.info.files[file]) for file in {found.file for found in entry.ranges}]
+        return max((f.row_group(group).num_rows for f in footers for group in range(f.num_row_groups)), default=0)
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns that the files hold: without those that only paths have."""
         return pa.schema([f for f in self.schema if f.name not in self.info.constants])
 
     def _read(self, part: RowRange) -> pa.Table:
@@ -134,10 +199,9 @@ class Snapshot:
                 STATE.row_groups.get((*same, group), partial(self._group, file, footer, group)) for group in groups
             ]
         except (pa.ArrowException, OSError) as exc:
-            _check_unchanged(file)
-            raise SourceError(f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}") from None
+            raise _unreadable(file, exc) from None
         _check_unchanged(file)
-        return conform(pa.concat_tables(tables).slice(skip, part.rows), self._file_schema())
+        return conform(pa.concat_tables(tables).slice(skip, part.rows), self.file_schema)
 
     def _footer_of(self, file: InputFile) -> pq.FileMetaData:
         def read() -> pq.FileMetaData:
@@ -150,7 +214,7 @@ class Snapshot:
         return self.store.uri if file.staged else "", file.uri, file.etag
 
     def _group(self, file: InputFile, footer: pq.FileMetaData, group: int) -> pa.Table:
-        names = self._file_schema().names
+        names = self.file_schema.names
         with (
             open_input(file, self.store) as source,
             pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet,
@@ -167,6 +231,17 @@ def _entry(row: Mapping[str, Any]) -> Entry:
         fingerprint=row["fingerprint"],
         ranges=tuple(RowRange(file=f, start=s, rows=c) for f, s, c in ranges),
     )
+
+
+def _row_bytes(footer: pq.FileMetaData) -> int:
+    size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+    return int(size // max(1, footer.num_rows))
+
+
+def _unreadable(file: InputFile, exc: Exception) -> SourceError:
+    """Return the error of a file that cannot be read. Raises InputChanged if it is another one by now."""
+    _check_unchanged(file)
+    return SourceError(f"{file.uri}: not readable as Parquet: {' '.join(str(exc).split())[:160]}")
 
 
 def open_input(file: InputFile, store: Store) -> pa.NativeFile:

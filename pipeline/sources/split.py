@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,12 +28,12 @@ from schemas.tables import conform
 from stages.journal.fingerprints import row_texts
 
 _CHEAP_ROWS = 200_000  # to be read again rather than written
-_STAGED_GROUP_ROWS = 2_000
-_STAGED_GROUP_BYTES = 16 * 1024 * 1024
+STAGED_GROUP_ROWS = 2_000
+STAGED_GROUP_BYTES = 16 * 1024 * 1024
 _STAGED_LEAST_ROWS = 256  # partitions of fewer rows share a row group: a group a row would be slow and large
 _BUFFER_ROWS = 50_000
 _BUFFER_BYTES = 16 * 1024 * 1024
-_TEXT_ROWS = 4_000  # as Python's strings, which take several times as much
+_TEXT_ROWS = 16_384
 
 
 def snapshot_of(spec: Spec, base: Path, store: Store, *, pinned: dict[str, str], note: Note = unnoted) -> Snapshot:
@@ -70,7 +71,7 @@ def _snapshot_of(spec: Spec, listing: Listing, store: Store, pinned: dict[str, s
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         reader: Reader
         if listing.format == "parquet":
-            reader = ParquetReader(listing, spec.source.columns)
+            reader = ParquetReader(listing, spec.source.columns, in_order=_selects(spec))
         else:
             reader = TextReader(spec, listing, Path(folder), pinned, note)
         return _Splitter(spec, listing, reader, store, key, Path(folder), note).run()
@@ -84,7 +85,14 @@ def _identity(spec: Spec, listing: Listing, pinned: dict[str, str]) -> str:
         spec.partition.model_dump_json(),
         str(sorted(pinned.items())) if listing.format != "parquet" else "",
         str(sorted(_output_names(spec))) if spec.partition.by in ("time", "files", "rows") else "",
+        *(["in order"] if _selects(spec) else []),
     )
+
+
+def _selects(spec: Spec) -> bool:
+    """True if the first stage chooses rows by a lazy plan, so that partitions are read in order."""
+    first = spec.stages[0]
+    return first.scope == "batch" and first.uses in ("sql", "sample")
 
 
 def _output_names(spec: Spec) -> set[str]:
@@ -239,13 +247,15 @@ class _Splitter:
     def _digest(self, grown: dict[str, _PartialEntry], keys: pl.Series, rows: pl.DataFrame) -> None:
         """Add rows to what their partitions' digests have seen; some partitions begin with them."""
         for index in range(0, rows.height, _TEXT_ROWS):
-            texts = row_texts(rows[index : index + _TEXT_ROWS], self.names)
-            offset = 0
+            texts = row_texts(rows[index : index + _TEXT_ROWS], self.names, end="\n").to_arrow().cast(pa.large_string())
+            _, offsets, data = texts.buffers()
+            ends, content = np.frombuffer(offsets, np.int64), memoryview(data or b"")
+            place = texts.offset
             for length, key in keys[index : index + _TEXT_ROWS].rle().struct.unnest().iter_rows():
                 if key not in grown:
                     grown[key] = self._new_entry()
-                grown[key].state.update("\n".join(texts[offset : offset + length]).encode() + b"\n")
-                offset += length
+                grown[key].state.update(content[ends[place] : ends[place + length]])
+                place += length
 
     def _referenced(self) -> tuple[list[InputFile], dict[str, _PartialEntry]]:
         """Ranges of the source itself. Raises _Fragmented where there would be many small ones."""
@@ -259,7 +269,7 @@ class _Splitter:
                     cost += self.reader.group_rows[index]
                 offset += length
             seen += frame.height
-            if cost > 2 * seen + _CHEAP_ROWS:
+            if cost > 2 * max(seen, self.reader.rows_in_order) + _CHEAP_ROWS:
                 raise _Fragmented
         files = [InputFile(uri=f.uri, relative=f.relative, size=f.size, etag=f.etag) for f in self.listing.files]
         return files, grown
@@ -289,7 +299,7 @@ class _Splitter:
             keys, rows = keys[order], rows[order]
         table = conform(rows.to_arrow(), self.reader.schema)
         self._digest(grown, keys, rows)
-        most = max(1, min(_STAGED_GROUP_ROWS, _STAGED_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
+        most = max(1, min(STAGED_GROUP_ROWS, STAGED_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
         position = group = 0
         with pq.ParquetWriter(path, self.reader.schema, compression="zstd", compression_level=1) as writer:
             for length, key in keys.rle().struct.unnest().iter_rows():

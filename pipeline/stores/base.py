@@ -74,6 +74,10 @@ class Store(Protocol):
         """Yield objects whose key begins with `prefix` and sorts after `start_after`, sorted by key as UTF-8 bytes."""
         ...
 
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys of the objects that `list` yields."""
+        return (info.key for info in self.list(prefix))
+
     def folders(self, prefix: str) -> Sequence[str]:
         """Return the names, sorted and without slash, of the folders right under `prefix` ("" or ending in "/").
         SeaweedFS may name one that was emptied."""

@@ -57,6 +57,7 @@ _LAST_LOOK = timedelta(hours=6)
 class PartitionWorkflow:
     def __init__(self) -> None:
         self._rows = 0
+        self._filtered = 0
         self._finished: dict[int, BatchResult] = {}
         self._new_answers = False
         self._paused = ""
@@ -113,7 +114,7 @@ class PartitionWorkflow:
             if opened.up_to_date:  # by now; recorded, as an earlier attempt may have left another outcome
                 closed = await self._close("unchanged", "", "", fence=False)
                 return closed.model_copy(update={"generation": opened.base or None})
-            self._base, self._rows = opened.base, opened.rows
+            self._base, self._rows, self._filtered = opened.base, opened.rows, opened.filtered
             await self._enrich(opened, range(opened.batches), answered=False)
             while not self._parked_calls.calls and (parked := self._parked()):
                 await self._wait_for_answers(opened)
@@ -320,7 +321,7 @@ class PartitionWorkflow:
 
     @property
     def _done(self) -> int:
-        return sum(result.rows for result in self._finished.values())
+        return self._filtered + sum(result.rows for result in self._finished.values())
 
     def _show(self, detail: str) -> None:
         workflow.set_current_details(f"{self._input.partition}: {detail}")

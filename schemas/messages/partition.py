@@ -29,12 +29,14 @@ class OpenRequest(Message):
 
 
 class Opened(Message):
-    """The opened partition: `opened` is the key of the object with its batches; base is the current generation."""
+    """The opened partition: `opened` is the key of the object with its batches; base is the current generation; of its
+    rows, `filtered` are in no batch."""
 
     opened: str
     base: int
     batches: int
     rows: int
+    filtered: int = 0
     up_to_date: bool = False
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from langchain_core.callbacks import CallbackManager
 from langgraph.pregel import Pregel
 
 from stages.contract import GraphStage
@@ -24,6 +25,11 @@ def config_of(stage: GraphStage) -> Any:
     """Return the config that graphs are run with; a graph's own recursion limit is kept."""
     limit = (stage.graph.config or {}).get("recursion_limit")
     return {"recursion_limit": limit or _RECURSION_LIMIT, "callbacks": []}
+
+
+def are_nodes_heard() -> bool:
+    """True if callbacks of the process hear of each node, as LangSmith's tracing does where it is switched on."""
+    return bool(CallbackManager.configure().handlers)
 
 
 async def last_state(

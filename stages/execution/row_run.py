@@ -19,7 +19,7 @@ from stages.execution.interrupts import AnyGraph, Rounds, RowPending, interrupts
 from stages.execution.node_steps import StepDone
 from stages.execution.observed_nodes import observed
 from stages.execution.questions import describe_questions
-from stages.execution.row_graph import config_of, graph_of_rows, last_state
+from stages.execution.row_graph import are_nodes_heard, config_of, graph_of_rows, last_state
 from stages.journal.records import RowRecord, now
 from stages.models.failures.errors import describe
 from stages.models.row_scope import RowScope, current
@@ -43,6 +43,9 @@ class RowRunner:
         self._graph_of_rows = graph_of_rows(stage)
         if context.observer is not None:
             self._graph_of_rows = observed(self._graph_of_rows)
+        watchers = context.observer, context.steps, context.on_step
+        are_steps_watched = any(watcher is not None for watcher in watchers) or are_nodes_heard()
+        self._direct = None if are_steps_watched else stage.direct
 
     async def run(self, row: GraphRow) -> RowRecord:
         """Run the graph once. Raises RowParked, and errors that are not the row's fault: a wait, a fatal model error, a
@@ -132,7 +135,9 @@ class RowRunner:
             return prepared.answer
         answers = self.context.journal.known.answers.get(row.key)
         try:
-            if answers is None:
+            if answers is None and self._direct is not None:
+                state = await self._direct(prepared)
+            elif answers is None:
                 state = await self._invoke(row.key[1], self._graph_of_rows, prepared, {})
             else:
                 scope.rounds = rounds = Rounds()

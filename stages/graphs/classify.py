@@ -76,9 +76,12 @@ def build(setup: StageSetup) -> GraphStage:
                 answer[column] = chosen if several else options.fallback
         return answer
 
-    graph = question_graph(ModelQuestion(setup, form, sureness=sureness), mend, doubt)
-    added = column_of(sureness)
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of, added))
+    question = question_graph(ModelQuestion(setup, form, sureness=sureness), mend, doubt)
+    parts = GraphParts(
+        VERSION, options, form, prompts, question.graph, first_state, output_of, column_of(sureness),
+        direct=question.direct,
+    )  # fmt: skip
+    return assemble(setup, parts)
 
 
 def _labels(

@@ -17,7 +17,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer
+from stages.graphs.toolkit.question import Answer, only_node
 from stages.models.factory import build_embedder
 from stages.models.vectors import unpacked
 
@@ -53,9 +53,9 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_node("embed", embed)
     builder.add_edge(START, "embed")
     builder.add_edge("embed", END)
-    return assemble(
-        setup, GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, structured=False)
-    )
+    direct = only_node(embed)
+    parts = GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, structured=False, direct=direct)
+    return assemble(setup, parts)
 
 
 def _column(setup: StageSetup, fields: Mapping[str, OutputField]) -> str:

@@ -40,6 +40,9 @@ def build(setup: StageSetup) -> GraphStage:
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row), *examples, prompts.question(row)]}
 
-    graph = question_graph(ModelQuestion(setup, form, sureness=sureness), doubt=doubt)
-    added = column_of(sureness)
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, added_columns=added))
+    question = question_graph(ModelQuestion(setup, form, sureness=sureness), doubt=doubt)
+    parts = GraphParts(
+        VERSION, options, form, prompts, question.graph, first_state, added_columns=column_of(sureness),
+        direct=question.direct,
+    )  # fmt: skip
+    return assemble(setup, parts)

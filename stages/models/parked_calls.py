@@ -59,4 +59,4 @@ async def known_or_parked(
 
 def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:
     price = tier_price(backend.price, "batch")
-    return most_of(price, backend.seen.most_read(request.size), cap, may_cache=request.marked)
+    return most_of(price, backend.seen.most_read(request.size), cap, cache="1h" if request.marked else None)

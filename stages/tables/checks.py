@@ -16,7 +16,7 @@ from schemas.manifest import Provenance
 from schemas.spec.sections import Section
 from stages.contract import Options, StageSetup, TableStage, check_drop, query_failed
 from stages.tables.condition_check import bind
-from stages.tables.conditions import holds
+from stages.tables.conditions import holds, meeting
 
 VERSION = "checks-1"
 
@@ -68,6 +68,11 @@ def build(setup: StageSetup) -> TableStage:
                 )
         return rows.drop(stage.drop)
 
+    def lazily(rows: pl.LazyFrame) -> pl.LazyFrame:
+        for rule in options.rules:
+            rows = meeting(rows, rule.sql)
+        return rows.drop(stage.drop)
+
     return TableStage(
         spec=stage,
         columns=pa.schema([field for field in setup.columns if field.name not in stage.drop]),
@@ -76,4 +81,5 @@ def build(setup: StageSetup) -> TableStage:
         provenance=Provenance(stage=stage.name, uses="checks"),
         reject_reason=reject_reason if rejecting else None,
         columns_checked=columns_read,
+        lazily=lazily if all(rule.action == "filter" for rule in options.rules) else None,
     )

@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
-from stages.contract import REJECTED, ROW, Options, StageSetup, TableStage, check_drop
+from stages.contract import REJECTED, RESERVED, ROW, Options, StageSetup, TableStage, check_drop
 from stages.journal.fingerprints import fingerprints
 from stages.tables.partition_rows import parts
 
 VERSION = "sample-1"
+_DRAWN = f"{RESERVED}drawn"
 
 
 class SampleOptions(Options):
@@ -52,6 +53,17 @@ def build(setup: StageSetup) -> TableStage:
         assert options.rate is not None
         return rows.filter(draws(rows) < int(options.rate * 16**15)).drop(stage.drop)
 
+    def lazily(rows: pl.LazyFrame) -> pl.LazyFrame:
+        assert options.rate is not None
+        most = int(options.rate * 16**15)
+
+        def chosen(values: pl.Series) -> pl.Series:
+            return draws(values.struct.unnest()) < most
+
+        # Of a column of its own: Polars would send a filter by a function into the source, which takes another package.
+        drawn = pl.struct(by).map_batches(chosen, return_dtype=pl.Boolean, is_elementwise=True).alias(_DRAWN)
+        return rows.with_columns(drawn).filter(pl.col(_DRAWN)).drop(_DRAWN, *stage.drop)
+
     def sample_partition(source: Path) -> pl.LazyFrame:
         drawn = [rows.select(ROW, draws(rows).alias("draw")) for rows in parts(source, [*by, ROW])]
         kept = pl.concat(drawn).unique(ROW).sort("draw", ROW).head(options.rows or 0) if drawn else None
@@ -66,6 +78,7 @@ def build(setup: StageSetup) -> TableStage:
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="sample"),
         run_on_partition=sample_partition if options.rows is not None else None,
+        lazily=lazily if options.rate is not None else None,
     )
 
 

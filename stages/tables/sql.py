@@ -94,6 +94,7 @@ def build(setup: StageSetup) -> TableStage:
         columns=stored_schema(after.drop(ROW, strict=False).to_arrow().schema),
         fingerprint=digest(VERSION, query, str(stage.drop), str(stage.version), *(["partition"] if whole else [])),
         apply=apply_to_batch,
+        lazily=None if whole else run,
         provenance=Provenance(stage=stage.name, uses="sql", prompt_digest=digest(query)),
         run_on_partition=run_on_partition if whole else None,
         keeps_rows=keeps_rows,

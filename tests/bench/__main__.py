@@ -6,11 +6,13 @@ import time
 from tests.bench import (
     answers,
     catalogue,
+    filtered,
     killed,
     limits,
     memory,
     metrics,
     page,
+    peers,
     processes,
     publish,
     requests,
@@ -25,9 +27,11 @@ from tests.bench import (
 
 BENCHMARKS = {
     "throughput": throughput.main,
+    "peers": peers.main,
     "transport": transport.main,
     "requests": requests.main,
     "reuse": reuse.main,
+    "filtered": filtered.main,
     "memory": memory.main,
     "metrics": metrics.main,
     "traces": traces.main,

@@ -12,7 +12,7 @@ from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField
 from schemas.tables import fields_of_class
-from stages.contract import Answered, GraphStage, Options, StageSetup, check_outputs
+from stages.contract import Answered, Direct, GraphStage, Options, StageSetup, check_outputs
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer
 from stages.limits.limiter import Limiter
@@ -66,7 +66,7 @@ def own_column(
 class GraphParts:
     """Arguments of `assemble`. `added_columns` are written by Tandem, beside those of the model; `first_state` makes
     the graph's first state from a row that is not empty; `structured`: the model is called with a schema; `code` is a
-    digest of anything else that answers depend on."""
+    digest of anything else that answers depend on; `direct` does what `graph` does (`stages.contract`)."""
 
     version: str
     options: Options
@@ -79,6 +79,7 @@ class GraphParts:
     calls: tuple[int, int | None] = (1, 1)
     structured: bool = True
     code: str = ""
+    direct: Direct | None = None
 
 
 def assemble(setup: StageSetup, parts: GraphParts) -> GraphStage:
@@ -109,4 +110,5 @@ def assemble(setup: StageSetup, parts: GraphParts) -> GraphStage:
         ),
         limiter=limiter_of(setup),
         calls=parts.calls,
+        direct=parts.direct,
     )

@@ -1,6 +1,6 @@
 """Questions to a model, repeated until the answer fits: the part that built-in graphs share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -11,7 +11,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError
-from stages.contract import StageSetup
+from stages.contract import Direct, StageSetup
 from stages.models import heard
 from stages.models.answers.answer_format import AnswerFormat, Mend, correction, raw_answer
 from stages.models.factory import build_model
@@ -115,11 +115,19 @@ class Doubt:
         return None if sure is not None and sure >= self.below else f"{self.confidence} {sure} is below {self.below}"
 
 
+@dataclass(frozen=True)
+class QuestionGraph:
+    """The graph START → ask (again, with the problem, until the answer fits) → person (if in doubt). `direct` runs its
+    only node; None where there are two."""
+
+    graph: Pregel[Any, Any, Any, Any]
+    direct: Direct | None
+
+
 def question_graph(
     question: ModelQuestion, mend: Callable[[Any], Any] = lambda data: data, doubt: Doubt | None = None
-) -> Pregel[Any, Any, Any, Any]:
-    """Return the graph START → ask (again, with the problem, until the answer fits) → person (if in doubt). `mend`
-    changes an answer before it is validated."""
+) -> QuestionGraph:
+    """Return the graph of a question. `mend` changes an answer before it is validated."""
 
     async def ask(state: AskState) -> AskState | Command[Literal["ask", "person"]]:
         message = await question.ask(state["messages"])
@@ -146,4 +154,15 @@ def question_graph(
     builder.add_edge(START, "ask")
     if doubt is not None:
         builder.add_node("person", person)
-    return builder.compile()
+    return QuestionGraph(builder.compile(), only_node(ask) if doubt is None else None)
+
+
+def only_node(node: Callable[[Any], Awaitable[Any]]) -> Direct:
+    """Return what runs a graph's only node, whose commands can but send the state to itself."""
+
+    async def run(state: dict[str, Any]) -> dict[str, Any]:
+        while isinstance(update := await node(state), Command):
+            state = {**state, **(update.update or {})}
+        return {**state, **update}
+
+    return run

@@ -119,7 +119,10 @@ class ProviderChatModel(BaseChatModel):
                 return result
         return await self._completion(dialect.apply(payload, modes))
 
-    def _payload(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _payload(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any], *, marked: bool = True
+    ) -> dict[str, Any]:
+        """Return the canonical request, `marked` for the provider's cache."""
         payload = {
             "model": self.model, "messages": [wire(m) for m in messages], "stream": False, **self.params, **kwargs,
         }  # fmt: skip
@@ -127,11 +130,13 @@ class ProviderChatModel(BaseChatModel):
             payload["stop"] = stop
         if self.caching is None:
             return payload
-        return with_marks(payload, messages, self.caching, self.base_url == credentials.OPENAI)
+        return with_marks(payload, messages if marked else (), self.caching, self.base_url == credentials.OPENAI)
 
     def body_of(self, messages: list[BaseMessage], stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Return a request in the provider's own form, for a batch job: a live call's, of which nothing is streamed."""
-        payload = self._payload(messages, stop, kwargs)
+        """Return a request in the provider's own form, for a batch job: a live call's, of which nothing is streamed.
+        Without our marks for its cache: in a job no call goes ahead, so that each might write it, at more than the
+        price of plain tokens."""
+        payload = self._payload(messages, stop, kwargs, marked=False)
         modes = self.wire.schema_modes(payload) if "response_format" in payload else ()
         body = self.wire.body(_dialects[self.base_url, self.model].apply(payload, modes))
         return {name: value for name, value in body.items() if name != "stream"}

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.estimates.call_count import CallCount, compared, count_calls
+from pipeline.estimates.call_count import CallCount, count_calls
+from pipeline.estimates.row_changes import compared
 from pipeline.journal.compacted import everything
 from pipeline.journal.segments import Reading
 from pipeline.journal.spool import Spools
@@ -141,12 +142,17 @@ async def test_rows_that_reject_themselves_take_no_call(bench: Bench) -> None:
 
 
 def test_rows_are_compared_by_identity_and_occurrence() -> None:
-    def index(*pairs: tuple[str, str]) -> pl.DataFrame:
-        return pl.DataFrame(pairs, schema={"row_id": pl.String, "content": pl.String}, orient="row")
+    def index(*pairs: tuple[str, str | None]) -> pl.DataFrame:
+        rows = pl.DataFrame(pairs, schema={"row_id": pl.String, "content": pl.String}, orient="row")
+        return rows.with_columns(filtered=pl.lit(value=False))
 
     before = index(("a", "1"), ("a", "1"), ("b", "2"), ("c", "3"))
     now = index(("a", "1"), ("b", "9"), ("d", "4"), ("a", "1"), ("a", "1"))
     assert compared(before, now) == RowChanges(new=2, changed=1, unchanged=2, removed=1)
+    left_out = now.with_columns(filtered=pl.lit(value=True))
+    unnoted = index(("a", None), ("b", None))
+    assert compared(unnoted, now) == RowChanges(new=3, changed=2, unchanged=0, removed=0)
+    assert compared(unnoted, left_out) == RowChanges(new=3, changed=0, unchanged=2, removed=0)
 
 
 async def test_rows_that_are_exploded_are_counted_by_their_parts(bench: Bench) -> None:

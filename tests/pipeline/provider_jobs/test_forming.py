@@ -89,7 +89,7 @@ def test_the_same_files_give_the_same_jobs_and_the_same_content(tmp_path: Path) 
 
 def test_two_sinks_never_have_jobs_of_one_name() -> None:
     """Names are random for each pool of a run, or an account would show one sink the jobs of another."""
-    jobs = set()
+    jobs = set[str]()
     for _ in range(2):
         store = MemoryStore()
         jobs.update(formed(store, [park(store, "p=1", 0, [call(1)])], a_client()).jobs)

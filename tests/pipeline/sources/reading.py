@@ -18,7 +18,8 @@ from schemas.spec.loading import spec_from_mapping
 from schemas.spec.sections import Spec
 from schemas.staging import RowRange
 
-STAGES = [{"name": "s", "uses": "sql", "query": "SELECT * FROM rows"}]
+STAGES = [{"name": "s", "uses": "extract", "model": "offline:lexical", "prompt": "x", "output": {"o": "str"}}]
+SELECTING = [{"name": "few", "uses": "sql", "query": "SELECT * FROM rows"}]
 
 
 def spec_of(path: str, partition: dict[str, Any] | None = None, **source: Any) -> Spec:

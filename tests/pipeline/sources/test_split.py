@@ -178,7 +178,7 @@ def test_staged_and_referenced_rows_have_one_fingerprint(tmp_path: Path) -> None
     by = {"by": "time", "column": "t"}
     referenced = snap(tmp_path, "small.parquet", by)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_MAX_GROUP_ROWS", 100)
+        patch.setattr(readers, "MAX_GROUP_ROWS", 100)
         staged = snap(tmp_path, "again.parquet", by)
     assert [referenced.info.files[0].staged, staged.info.files[0].staged] == [False, True]
     assert referenced.entries["fingerprint"].to_list() == staged.entries["fingerprint"].to_list()

@@ -81,7 +81,9 @@ def store(request: pytest.FixtureRequest, opened: Callable[[str], Store]) -> Sto
 
 
 def keys(store: Store, prefix: str = "", **options: str) -> list[str]:
-    return [info.key for info in store.list(prefix, **options)]
+    found = [info.key for info in store.list(prefix, **options)]
+    assert options or list(store.keys(prefix)) == found
+    return found
 
 
 def parquet() -> bytes:

@@ -34,11 +34,11 @@ def a_stage(graph: str, **changed: Any) -> GraphStage:
 
 
 def _answer_of(call: ParkedCall) -> str:
-    return "answer to " + call.body["messages"][-1]["content"]
+    return f"answer to {call.body['messages'][-1]['content']}"
 
 
 def _record(call: ParkedCall) -> CallRecord:
-    raw = {
+    raw: dict[str, Any] = {
         "content": _answer_of(call), "additional_kwargs": {}, "response_metadata": {}, "tool_calls": [],
         "invalid_tool_calls": [], "usage_metadata": None,
     }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.journal.fingerprints import fingerprints, row_texts
+from stages.journal.fingerprints import digests, fingerprints, row_texts
 
 DAY, LONG_AGO = (dt.datetime.fromisoformat(day) for day in ("2026-01-01", "1900-01-01"))  # without a zone
 
@@ -105,9 +105,17 @@ def test_a_column_of_nulls_and_no_column_at_all() -> None:
     assert fingerprints(pl.DataFrame({"c": []}, schema={"c": pl.String}), ["c"]) == []
 
 
+def test_digests_are_the_bytes_of_fingerprints_however_many_rows_there_are() -> None:
+    rows = 40_000
+    frame = pl.DataFrame({"a": range(rows), "b": [None if row % 3 else f"text {row}" for row in range(rows)]})
+    for columns in (["a"], ["b", "a"], []):
+        assert digests(frame, columns).hex() == "".join(fingerprints(frame, columns))
+    assert len(set(fingerprints(frame, ["a", "b"]))) == rows
+
+
 def test_row_texts_are_unambiguous() -> None:
     frame = pl.DataFrame({"a": ["i1:1", None], "b": [1, 1]})
-    assert row_texts(frame, ["a", "b"]) == ["s4:i1:1i1:1", "-i1:1"]
+    assert row_texts(frame, ["a", "b"]).to_list() == ["s4:i1:1i1:1", "-i1:1"]
 
 
 def test_fingerprints_are_the_same_in_another_process() -> None:
