@@ -25,6 +25,7 @@ def asked(folder: Path, server: ModelServer, requests: int, a_job: int) -> Found
     return found
 
 
+@pytest.mark.slow
 def test_thousands_of_requests_in_several_jobs_are_all_answered(model_server: ModelServer, tmp_path: Path) -> None:
     """Each once, in as few jobs as the limit allows."""
     found = asked(tmp_path, model_server, 3_000, 800)
