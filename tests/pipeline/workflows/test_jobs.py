@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -48,9 +48,12 @@ def parks(waves: int) -> Any:
     return enrich
 
 
-def a_run(*pages: list[Any], waves: int = 1, terms: JobTerms | None = None, **on: Any) -> Fakes:
+def a_run(
+    *pages: list[Any], waves: int = 1, terms: JobTerms | None = None, canary: Sequence[Any] = (), **on: Any
+) -> Fakes:
+    hooks = {"enrich_batch": parks(waves), **on}
     windows = Concurrency(partitions=2, batches=2)
-    return Fakes(list(pages), windows=windows, jobs=terms or JobTerms(), on={"enrich_batch": parks(waves), **on})
+    return Fakes(list(pages), canary, windows=windows, jobs=terms or JobTerms(), on=hooks)
 
 
 async def test_partitions_wait_without_a_child_and_go_in_one_job_a_wave(skipping: WorkflowEnvironment) -> None:
@@ -83,6 +86,16 @@ async def test_what_is_gathered_is_submitted_after_a_while_though_others_are_at_
             await until(lambda: bool(fakes.of("collect_job")))
             going.set()
             assert (await ended(handle)).totals.published == 2
+
+
+async def test_nobody_waits_for_more_calls_where_none_can_come(skipping: WorkflowEnvironment) -> None:
+    """Neither a canary, nor the rest."""
+    fakes = a_run(planned(A, B), terms=JobTerms(gather_s=36_000), canary=planned(A))
+    async with at_work(skipping.client, fakes) as bench:
+        assert (await ended(await bench.start())).totals.published == 2
+    times = [at for name, at in fakes.at if name in ("plan", "form_jobs", "finalise")]
+    assert len(times) == 4
+    assert (times[-1] - times[0]).total_seconds() < 3600
 
 
 async def test_full_jobs_go_at_once(skipping: WorkflowEnvironment) -> None:
