@@ -127,8 +127,8 @@ class LocalStore(Store):
             yield _info(key, found)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Do as the base does, without a look at each file."""
-        return (key for key, _ in self._walk(prefix, ""))
+        """Do as the base does, without a look at each file but links, which may lead nowhere."""
+        return (key for key, entry in self._walk(prefix, "") if not entry.is_symlink() or os.path.exists(entry.path))
 
     def _walk(self, prefix: str, start_after: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         """Walk in the order of keys: a folder sorts as its name with "/", with which all keys in it begin. With a stack
