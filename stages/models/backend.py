@@ -7,7 +7,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
 from schemas.tier import Tier
-from stages.limits.budget import CallSizes
+from stages.limits.budget import DEFAULT_CAP, CallSizes
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
 from stages.models.first_calls import FirstCalls
@@ -22,7 +22,8 @@ Send = Callable[[int | None], Awaitable[ChatResult]]
 class Backend:
     """The backend of a model: its name as users write it, the identity that its answers depend on, its limiter, and the
     price of a call. `cap`: the most tokens of an answer, if the spec sets it; `capped`: if not, the model with a cap;
-    `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
+    `default_cap`: that under a budget, thoughts included; `capped_identity`: with the cap, on which only answers that
+    were cut off depend, None where there is none;
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
     sizes of its calls; `no_answers`: calls without an answer; `caching`: how the provider caches the beginning of its
@@ -37,6 +38,7 @@ class Backend:
     price: Callable[[dict[str, int]], float | None]
     timeout_s: float
     cap: int | None = None
+    default_cap: int = DEFAULT_CAP
     capped: Callable[[int], BaseChatModel] | None = None
     capped_identity: bytes | None = None
     older: tuple[bytes, bytes] | None = None
