@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.models import credentials
 from stages.models.choice import members_of
 from stages.models.wires.facts import Facts, facts_of, refused, room_to_think
+from stages.models.wires.schema_limits import unexpressible
 
 _ROOM_S = 1_024  # tokens: the least that a model can be told to think
 
@@ -96,6 +98,18 @@ def _of_effort(where: str, facts: Facts, params: dict[str, Any], own: bool) -> I
             f"Set max_tokens: {2 * _ROOM_S} or more.",
             False,
         )
+
+
+def refuse_schema(choice: ModelChoice, stage: StageSpec, schema: Mapping[str, Any]) -> None:
+    """Raises SpecError for a declared output that a model's provider cannot express, at the provider's own address."""
+    for pool in members_of(choice):
+        provider = pool[0].name.partition(":")[0]
+        found = unexpressible(provider, schema)
+        if found is not None and _is_own_address(provider, {**stage.params, **pool[0].params}):
+            raise SpecError(
+                f"stage {stage.name}: the schema of the output {found} (model {pool[0].name!r}).",
+                hint="Declare a smaller output, or divide it among several stages.",
+            )
 
 
 def default_cap(choice: ModelChoice, stage_params: Mapping[str, Any]) -> int:
