@@ -105,6 +105,11 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
         from stages.models.wires.clients import arguments_of
 
         model = OpenAICompatibleEmbeddings(**arguments_of(provider, name, params, timeout_s))
+    elif provider == "google_genai":
+        from stages.models.gemini_embeddings import GeminiEmbeddings
+        from stages.models.wires.clients import arguments_of
+
+        model = GeminiEmbeddings(**arguments_of(provider, name, params, timeout_s))
     else:
         model = ForeignEmbeddings(embeddings=_foreign_embeddings(choice.name, stage.name, params))
     backend = Backend(
