@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
 from schemas.tier import Tier
-from stages.limits.budget import DEFAULT_CAP, CallSizes
+from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, most_of
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
 from stages.models.first_calls import FirstCalls
@@ -56,3 +57,12 @@ class Backend:
     @property
     def provider(self) -> str:
         return self.name.partition(":")[0]
+
+    def most_of(
+        self, size: int, cap: int, *, marked: bool, price: Callable[[dict[str, int]], float | None] | None = None
+    ) -> Amount:
+        """Return the most that a request of `size` bytes may cost, its answer within a cap; `marked`: it has marks of
+        its own for the provider's cache; `price`: of another tier."""
+        writes = self.caching is not None and self.caching.write > 1
+        cache: Literal["5m", "1h"] | None = "1h" if marked else "5m" if writes else None
+        return most_of(price or self.price, self.seen.most_read(size), cap, cache=cache)

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from langchain_core.language_models import BaseChatModel
@@ -34,7 +34,7 @@ from schemas.errors import (
     TransientModelError,
 )
 from stages.journal.records import CallKey, CallRecord, now
-from stages.limits.budget import UNLIMITED_BUDGET, Amount, Reservation, most_of
+from stages.limits.budget import UNLIMITED_BUDGET, Amount, Reservation
 from stages.limits.limiter import Blocked
 from stages.limits.prices import saved_by_cache, tier_price
 from stages.limits.rate_headers import allowed_by
@@ -366,9 +366,7 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    writes = backend.caching is not None and backend.caching.write > 1
-    cache: Literal["5m", "1h"] | None = "1h" if request.marked else "5m" if writes else None
-    return most_of(backend.price, backend.seen.most_read(request.size), cap, cache=cache)
+    return backend.most_of(request.size, cap, marked=request.marked)
 
 
 async def _send_once(
