@@ -17,6 +17,7 @@ from schemas.tier import TIERS, Tier
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.limits.prices import pricer
 from stages.models.choice import models_of
+from stages.models.parameters import default_cap
 from stages.models.tiers import effective_tier
 
 _BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
@@ -126,8 +127,8 @@ def _written(count: StageCount) -> Range:
 
 def _most(count: StageCount) -> float:
     spec = count.stage.spec
-    caps = [cap_in({**spec.params, **choice.params}) for choice in models_of(spec)]
-    return float(max((cap or DEFAULT_CAP for cap in caps), default=DEFAULT_CAP))
+    caps = [cap_in({**spec.params, **choice.params}) or default_cap(choice, spec.params) for choice in models_of(spec)]
+    return float(max(caps, default=DEFAULT_CAP))
 
 
 def _fields(fields: Mapping[str, OutputField]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from schemas.spec.sections import Spec
 from stages.limits.budget import DEFAULT_CAP, NANOS, amount_of, cap_in
 from stages.limits.prices import pricer
 from stages.models.choice import models_of
+from stages.models.parameters import default_cap
 
 
 def declare(
@@ -100,18 +101,21 @@ def notes(spec: Spec, max_cost_usd: float | None = None) -> list[str]:
     limits = spec.limits
     if not (max_cost_usd or limits.max_cost_usd or limits.max_cost_usd_per_day or limits.max_tokens):
         return []
-    without = sorted(
-        stage.name
-        for stage in spec.stages
-        if any(
-            cap_in({**stage.params, **choice.params}) is None and not choice.name.startswith("offline:")
-            for choice in models_of(stage)
-        )
-    )
-    if not without:
-        return []
-    effect = f"answers of {', '.join(without)} are cut off at {DEFAULT_CAP:,} tokens, so that the budget holds"
-    return [f"Note: {effect}; set params: {{max_tokens: …}} to choose."]
+    without: dict[int, list[str]] = {}  # cap → stages
+    for stage in spec.stages:
+        for choice in models_of(stage):
+            if cap_in({**stage.params, **choice.params}) is None and not choice.name.startswith("offline:"):
+                stages = without.setdefault(default_cap(choice, stage.params), [])
+                stages += [stage.name] if stage.name not in stages else []
+    return [
+        f"Note: answers of {', '.join(sorted(stages))} are cut off at {cap:,} tokens{_thoughts(cap)}, so that the "
+        "budget holds; set params: {max_tokens: …} to choose."
+        for cap, stages in sorted(without.items())
+    ]
+
+
+def _thoughts(cap: int) -> str:
+    return ", thoughts included" if cap != DEFAULT_CAP else ""
 
 
 # Money --------------------------------------------------------------------------------------------------------------

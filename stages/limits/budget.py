@@ -1,8 +1,8 @@
 """The budget of a model call: an upper bound is reserved before it, its real cost is charged after it.
 
 A token of the request is a byte at least; once answers were seen, half of the fewest bytes that a token took. An answer
-is no longer than its cap: `max_tokens` of the spec, or DEFAULT_CAP, which is then sent along; and once that does not
-fit the budget any more, a smaller cap, still far longer than any answer so far."""
+is no longer than its cap: `max_tokens` of the spec, or DEFAULT_CAP and room to think, which is then sent along. Once
+that does not fit the budget any more, a smaller cap is, still far longer than any answer so far."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -145,13 +145,13 @@ class CallSizes:
             return size
         return min(size, int(2 * self.densest * size) + 1)
 
-    def tight_cap(self, known: Iterable[int] = ()) -> int | None:
-        """Return four times the longest answer, or more; None if too little is known, or it saves little. `known`: the
-        lengths of answers in other processes."""
+    def tight_cap(self, usual: int = DEFAULT_CAP, known: Iterable[int] = ()) -> int | None:
+        """Return four times the longest answer, or more; None if too little is known, or it saves little against the
+        `usual` cap. `known`: the lengths of answers in other processes."""
         other_lengths = list(known)
         longest = max([self.longest, *other_lengths])
         cap = max(_LEAST_CAP, 1 << (4 * longest).bit_length())
-        return cap if self.answers + len(other_lengths) >= _LEARNED_FROM and 2 * cap <= DEFAULT_CAP else None
+        return cap if self.answers + len(other_lengths) >= _LEARNED_FROM and 2 * cap <= usual else None
 
 
 def most_of(

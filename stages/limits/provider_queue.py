@@ -11,6 +11,7 @@ from stages.limits.breaker import Breaker
 from stages.limits.fleet_share import UNLIMITED, Fleet, Rates
 from stages.limits.learned_rate import LearnedRate
 from stages.limits.pacing import Pace, Ramp
+from stages.limits.queue_window import Cohort, QueueWindow
 from stages.limits.semaphore import Semaphore
 
 # A longer wait is left to the workflow, which has a clock of its own.
@@ -45,7 +46,7 @@ def clock() -> float:
 class PendingCall:
     """One call, from its entry into the queue to its end."""
 
-    __slots__ = ("future", "limit", "patience_s", "probe", "rates", "sent_at", "tokens")
+    __slots__ = ("cohort", "future", "limit", "patience_s", "probe", "rates", "sent_at", "tokens")
 
     def __init__(self, limit: int, rates: Rates, patience_s: float) -> None:
         self.limit = limit
@@ -54,6 +55,7 @@ class PendingCall:
         self.patience_s = patience_s
         self.probe = False
         self.sent_at = 0.0
+        self.cohort: Cohort | None = None
         self.future: asyncio.Future[None] | None = None
 
     def expected(self) -> float:
@@ -72,8 +74,7 @@ class ProviderQueue:
         self._breaker = Breaker()
         # Concurrency: the smallest of the limits in use; after a refusal for load, the window, while it is smaller.
         self._active: Counter[int] = Counter()
-        self._window = inf
-        self._growth = 1.0
+        self._window, self._growth = inf, 1.0
         self._cut_at = -inf
         # No call before `_blocked_until`; `_requested_until` is the time that the provider requested, which may be
         # later.
@@ -87,10 +88,10 @@ class ProviderQueue:
         self._late = False  # the next call was delayed by the pace alone, so that it may catch up a late timer
         self._ramp = Ramp() if ramps else None
         self._learned = LearnedRate()
+        self._unqueued = QueueWindow(watches=ramps)
         self.fleet: Fleet | None = None
         # The time since which all calls failed, and the first failure's message, shown while that lasts.
-        self._failing_since = inf
-        self._failure = ""
+        self._failing_since, self._failure = inf, ""
         self._part = inf  # of concurrent calls, if processes share them
 
     # In and out -----------------------------------------------------------------------------------------------------
@@ -177,7 +178,8 @@ class ProviderQueue:
     def _next_in(self, now: float) -> float | None:
         """Return seconds until the next call may go; None if it has to wait for the end of another one."""
         late, self._late = self._late, False
-        if self.in_flight >= min(max(1, int(min(*self._active, self._window))), self._part):
+        window = min(*self._active, self._window, self._unqueued.limit)
+        if self.in_flight >= min(max(1, int(window)), self._part):
             return None
         healthy = self._breaker.wait(now)
         if healthy is None:
@@ -268,6 +270,7 @@ class ProviderQueue:
         call.sent_at = now
         call.tokens = call.expected()
         call.probe = self._breaker.start_call()
+        call.cohort = self._unqueued.sent(self.in_flight)
         self._requests.take(1, now, late=late)
         self._tokens.take(call.tokens, now, late=late)
         self._learned.count_call(now)
@@ -285,6 +288,7 @@ class ProviderQueue:
     def record_answer(self, call: PendingCall, tokens: float | None = None) -> None:
         """Record an answer, with its tokens if they are known."""
         self._breaker.record_answer()
+        self._unqueued.ended(call.cohort, clock() - call.sent_at, min(*self._active, self._part))
         self._failing_since = inf
         if self._window < inf:
             self._window += self._growth / self._window
@@ -304,6 +308,7 @@ class ProviderQueue:
     def record_failure(self, call: PendingCall, why: str, congestion: str, wait: float) -> None:
         """Record a transient failure; `congestion` is rate, overload or ''."""
         now = clock()
+        self._unqueued.ended(call.cohort, None, min(*self._active, self._part))
         if self._failing_since == inf:
             self._failing_since, self._failure = now, why
         if congestion:
@@ -332,6 +337,7 @@ class ProviderQueue:
 
     def record_cancelled(self, call: PendingCall) -> None:
         """Record that a call was cancelled, so its outcome is unknown."""
+        self._unqueued.ended(call.cohort, None, min(*self._active, self._part))
         if call.probe:
             self._breaker.record_cancelled()
 

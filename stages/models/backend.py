@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
 from schemas.tier import Tier
-from stages.limits.budget import CallSizes
+from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, most_of
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
 from stages.models.first_calls import FirstCalls
@@ -22,7 +23,8 @@ Send = Callable[[int | None], Awaitable[ChatResult]]
 class Backend:
     """The backend of a model: its name as users write it, the identity that its answers depend on, its limiter, and the
     price of a call. `cap`: the most tokens of an answer, if the spec sets it; `capped`: if not, the model with a cap;
-    `capped_identity`: with the cap, on which only answers that were cut off depend, None where there is none;
+    `default_cap`: that under a budget, thoughts included; `capped_identity`: with the cap, on which only answers that
+    were cut off depend, None where there is none;
     `older`: both as earlier versions digested them, if they differ; `shown`: the model for people, as JSON;
     `endpoint`: the host that answers, if it is not the provider's own; `no_calls`: only known answers are used; `seen`:
     sizes of its calls; `no_answers`: calls without an answer; `caching`: how the provider caches the beginning of its
@@ -37,6 +39,7 @@ class Backend:
     price: Callable[[dict[str, int]], float | None]
     timeout_s: float
     cap: int | None = None
+    default_cap: int = DEFAULT_CAP
     capped: Callable[[int], BaseChatModel] | None = None
     capped_identity: bytes | None = None
     older: tuple[bytes, bytes] | None = None
@@ -54,3 +57,12 @@ class Backend:
     @property
     def provider(self) -> str:
         return self.name.partition(":")[0]
+
+    def most_of(
+        self, size: int, cap: int, *, marked: bool, price: Callable[[dict[str, int]], float | None] | None = None
+    ) -> Amount:
+        """Return the most that a request of `size` bytes may cost, its answer within a cap; `marked`: it has marks of
+        its own for the provider's cache; `price`: of another tier."""
+        writes = self.caching is not None and self.caching.write > 1
+        cache: Literal["5m", "1h"] | None = "1h" if marked else "5m" if writes else None
+        return most_of(price or self.price, self.seen.most_read(size), cap, cache=cache)

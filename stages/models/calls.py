@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from langchain_core.language_models import BaseChatModel
@@ -34,7 +34,7 @@ from schemas.errors import (
     TransientModelError,
 )
 from stages.journal.records import CallKey, CallRecord, now
-from stages.limits.budget import DEFAULT_CAP, UNLIMITED_BUDGET, Amount, Reservation, most_of
+from stages.limits.budget import UNLIMITED_BUDGET, Amount, Reservation
 from stages.limits.limiter import Blocked
 from stages.limits.prices import saved_by_cache, tier_price
 from stages.limits.rate_headers import allowed_by
@@ -323,9 +323,9 @@ async def _attempt(
             reservation.settle(record.cost_usd, record.usage["input"] + record.usage["output"])
             if request.prefix:
                 backend.first_calls.answered(request.prefix)
-            if cap is not None and cap < DEFAULT_CAP and finish_of(message_of(result)) in CUT_OFF:
+            if cap is not None and cap < backend.default_cap and finish_of(message_of(result)) in CUT_OFF:
                 _note_unknown(scope, call, "cut off by what was left of the budget")
-                raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, DEFAULT_CAP))
+                raise BudgetReached("an answer did not fit", needed=_upper_bound(backend, request, backend.default_cap))
             heard.call_answered(scope, record, request.text)
             return record, sent
     except Blocked as blocked:
@@ -351,13 +351,14 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
         raise FatalModelError(
             f"{backend.name}: a budget needs a maximum length of answers.", hint="Set params: {max_tokens: …}."
         )
-    tight = backend.seen.tight_cap()
+    tight = backend.seen.tight_cap(backend.default_cap)
     if tight is None or not budget.tight:
         try:
-            return await budget.reserve(_upper_bound(backend, request, DEFAULT_CAP)), DEFAULT_CAP
+            return await budget.reserve(_upper_bound(backend, request, backend.default_cap)), backend.default_cap
         except BudgetReached:
             known = scope.journal.known.calls.values()
-            tight = backend.seen.tight_cap(call.usage["output"] for call in known if call.model == backend.name)
+            lengths = (call.usage["output"] for call in known if call.model == backend.name)
+            tight = backend.seen.tight_cap(backend.default_cap, lengths)
             if tight is None:
                 raise
             budget.tight = True
@@ -365,9 +366,7 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    writes = backend.caching is not None and backend.caching.write > 1
-    cache: Literal["5m", "1h"] | None = "1h" if request.marked else "5m" if writes else None
-    return most_of(backend.price, backend.seen.most_read(request.size), cap, cache=cache)
+    return backend.most_of(request.size, cap, marked=request.marked)
 
 
 async def _send_once(

@@ -17,6 +17,7 @@ from stages.models.answers.method import OUR_WIRES
 from stages.models.backend import Backend
 from stages.models.calls import journalled
 from stages.models.choice import ModelServices, credential_of, identities, limiter_of, members_of, model_identity
+from stages.models.parameters import default_cap
 from stages.models.tiers import effective_tier, pool_of
 
 # provider → the extra that installs it
@@ -68,6 +69,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         timeout_s=timeout_s,
         no_calls=services.no_calls,
         cap=cap,
+        default_cap=default_cap(choice, stage.params),
         caching=getattr(model, "caching", None),
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
         **paid,
@@ -103,6 +105,11 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
         from stages.models.wires.clients import arguments_of
 
         model = OpenAICompatibleEmbeddings(**arguments_of(provider, name, params, timeout_s))
+    elif provider == "google_genai":
+        from stages.models.gemini_embeddings import GeminiEmbeddings
+        from stages.models.wires.clients import arguments_of
+
+        model = GeminiEmbeddings(**arguments_of(provider, name, params, timeout_s))
     else:
         model = ForeignEmbeddings(embeddings=_foreign_embeddings(choice.name, stage.name, params))
     backend = Backend(

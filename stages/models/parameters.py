@@ -1,15 +1,17 @@
 """What a spec asks of a model that the model does not take: told before a run, from the table of facts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
-from stages.limits.budget import cap_in
+from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.models import credentials
 from stages.models.choice import members_of
-from stages.models.wires.facts import Facts, facts_of, refused
+from stages.models.wires.facts import Facts, facts_of, refused, room_to_think
+from stages.models.wires.schema_limits import unexpressible
 
 _ROOM_S = 1_024  # tokens: the least that a model can be told to think
 
@@ -96,6 +98,29 @@ def _of_effort(where: str, facts: Facts, params: dict[str, Any], own: bool) -> I
             f"Set max_tokens: {2 * _ROOM_S} or more.",
             False,
         )
+
+
+def refuse_schema(choice: ModelChoice, stage: StageSpec, schema: Mapping[str, Any]) -> None:
+    """Raises SpecError for a declared output that a model's provider cannot express, at the provider's own address."""
+    for pool in members_of(choice):
+        provider = pool[0].name.partition(":")[0]
+        found = unexpressible(provider, schema)
+        if found is not None and _is_own_address(provider, {**stage.params, **pool[0].params}):
+            raise SpecError(
+                f"stage {stage.name}: the schema of the output {found} (model {pool[0].name!r}).",
+                hint="Declare a smaller output, or divide it among several stages.",
+            )
+
+
+def default_cap(choice: ModelChoice, stage_params: Mapping[str, Any]) -> int:
+    """Return the cap of an answer where a budget needs one and the spec sets none: with room for what the model thinks,
+    and no more than the model can write."""
+    provider, _, name = choice.name.partition(":")
+    params = {**stage_params, **choice.params}
+    room = params.get("thinking_budget") or room_to_think(provider, name, params.get("reasoning_effort"))
+    most = facts_of(provider, name).cap
+    cap = DEFAULT_CAP + max(0, int(room))
+    return cap if most is None else min(cap, most)
 
 
 def _is_own_address(provider: str, params: dict[str, Any]) -> bool:

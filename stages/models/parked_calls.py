@@ -4,7 +4,7 @@ import asyncio
 
 from schemas.parked import ParkedCall
 from stages.journal.records import CallKey
-from stages.limits.budget import DEFAULT_CAP, NOTHING, Amount, most_of
+from stages.limits.budget import NOTHING, Amount
 from stages.limits.prices import tier_price
 from stages.models.backend import Backend
 from stages.models.known_calls import find_answer
@@ -32,8 +32,8 @@ async def known_or_parked(
         return
     limited = scope.budget is not None and scope.budget.limited
     cap = request.cap or backend.cap
-    sent_cap = DEFAULT_CAP if cap is None and limited and backend.capped is not None else None
-    most = _most(backend, request, cap or DEFAULT_CAP) if limited else NOTHING
+    sent_cap = backend.default_cap if cap is None and limited and backend.capped is not None else None
+    most = _most(backend, request, cap or backend.default_cap) if limited else NOTHING
     text = request.text if scope.journal.keeps_requests else None
     call = ParkedCall(
         request=key[0],
@@ -59,4 +59,4 @@ async def known_or_parked(
 
 def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:
     price = tier_price(backend.price, "batch")
-    return most_of(price, backend.seen.most_read(request.size), cap, cache="1h" if request.marked else None)
+    return backend.most_of(request.size, cap, marked=request.marked, price=price)

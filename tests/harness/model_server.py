@@ -108,6 +108,7 @@ class _Server:
         self._jobs.script, self._jobs.rules, self._jobs.ledger = script.jobs, self._rules, self._ledger
         self._jobs.cut = 0
         self._cache = PromptCache() if script.caches else None
+        self._slots = contextlib.nullcontext() if script.slots is None else asyncio.Semaphore(script.slots)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if (protocol := protocol_of(request.path)) is not None:
@@ -193,7 +194,8 @@ class _Server:
         )
         latency_s = self._latency_s(rule, asked.digest)
         if latency_s > 0:
-            await asyncio.sleep(latency_s)
+            async with self._slots:
+                await asyncio.sleep(latency_s)
         if rule is not None and rule.action in ("hang", "reset"):
             call.fault = rule.action
             if rule.action == "reset":

@@ -111,7 +111,8 @@ class JobScript:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """`latency_ms` and up to `jitter_ms` more, drawn by content, before each answer that no limit refused. `caches`:
-    marked prefixes of prompts are written to a cache, and read from it by calls that begin after an answer."""
+    marked prefixes of prompts are written to a cache, and read from it by calls that begin after an answer. `slots`: so
+    many calls are worked on at once, the others wait for their turn and are refused nothing."""
 
     latency_ms: float = 0.0
     jitter_ms: float = 0.0
@@ -119,6 +120,7 @@ class Script:
     limits: Limits = Limits()
     jobs: JobScript = JobScript()
     caches: bool = False
+    slots: int | None = None
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Script:

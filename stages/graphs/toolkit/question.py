@@ -15,7 +15,7 @@ from stages.contract import Direct, StageSetup
 from stages.models import heard
 from stages.models.answers.answer_format import AnswerFormat, Mend, correction, raw_answer
 from stages.models.factory import build_model
-from stages.models.parameters import gives_logprobs
+from stages.models.parameters import gives_logprobs, refuse_schema
 from stages.models.row_scope import current
 
 MAX_REPAIRS = 2
@@ -48,6 +48,7 @@ class ModelQuestion:
         self._sureness = sureness
         asked = (choice, *choice.others) if sureness is not None else ()
         logprobs = bool(asked) and all(gives_logprobs(one, setup.stage) for one in asked)
+        refuse_schema(choice, setup.stage, form.schema)
         model = build_model(choice, setup.stage, setup.spec, setup.services)
         self.ask = form.asker(model, choice.name, tools, logprobs=logprobs)
 

@@ -216,13 +216,21 @@ def _cut_off(message: AIMessage, text: str) -> RowError:
     """Return the error of an answer that its cap has cut off: in the answer, or before it, while the model thought."""
     usage = message.usage_metadata
     thought = (usage.get("output_token_details") or {}).get("reasoning", 0) if usage else 0
-    if thought and not text.strip():
-        return RowError(
-            f"the answer was cut off at max_tokens: the model was still thinking, after {thought} tokens",
-            kind="truncated",
-            hint="Raise params.max_tokens, or set reasoning: {effort: low}.",
-        )
+    wrote = usage["output_tokens"] if usage else 0
+    hint = "Raise params.max_tokens, or set reasoning: {effort: low}."
+    if (thought or _thinks(message)) and not text.strip():
+        after = f", after {thought:,} tokens" if thought else ""
+        sentence = f"max_tokens was used up before the answer: the model was still thinking{after}"
+        return RowError(sentence, kind="truncated_thinking", hint=hint)
+    if 2 * thought > wrote:
+        sentence = f"the answer was cut off at max_tokens, of which {thought:,} of {wrote:,} tokens were thoughts"
+        return RowError(sentence, kind="truncated_thinking", raw=text, hint=hint)
     return RowError("the answer was cut off at max_tokens", kind="truncated", raw=text, hint="Raise params.max_tokens.")
+
+
+def _thinks(message: AIMessage) -> bool:
+    parts = message.content if isinstance(message.content, list) else []
+    return any(isinstance(part, dict) and part.get("type") in ("thinking", "redacted_thinking") for part in parts)
 
 
 def correction(form: AnswerFormat, answer: Mapping[str, Any], column: str | None, mend: Callable[[Any], Any]) -> type:

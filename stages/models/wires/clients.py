@@ -55,6 +55,8 @@ def client_of(
     if access is not None:
         arguments |= {"sign": access.sign, "base_url": arguments["base_url"] or access.base_url}
     caching = _caching(provider, name, arguments["base_url"])
+    if arguments["base_url"] == credentials.own_address(provider):
+        arguments["facts"] = facts_of(provider, name)
     return ProviderChatModel(**arguments, caching=caching if cache or caching is None else caching.never)
 
 

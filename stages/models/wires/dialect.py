@@ -23,6 +23,7 @@ _SCHEMA_WORDS = re.compile(
     r"|json mode|response_?mime_?type",
     re.I,
 )
+_TOO_COMPLEX = re.compile(r"(grammar|schema)\b.{0,40} too (large|complex)|too many states", re.I)
 _TOOL_WORDS = re.compile(r"tool_?choice|toolChoice|\btools?\b|strict|function.?calling", re.I)
 _REFUSED = re.compile(
     r"not support|unsupported|unavailable|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|must be"
@@ -93,7 +94,8 @@ class Dialect:
             return True
         mode = self._mode(modes)
         as_format = mode == "format" and "response_format" in sent and refuses_schemas(refusal)
-        if as_format or (mode == "tool" and _refuses_tools(refusal)):
+        too_complex = mode in ("format", "tool") and _TOO_COMPLEX.search(refusal.message) is not None
+        if as_format or too_complex or (mode == "tool" and _refuses_tools(refusal)):
             assert mode is not None
             self.refused_modes.add(mode)
             return True

@@ -43,13 +43,14 @@ class Caching:
 @dataclass(frozen=True)
 class Facts:
     """Of a model. `refuses`: parameters that it takes no value of but the default; `unless_effort`: it takes them with
-    this effort; `cap`: the most tokens of an answer, thinking included where `thinking` is not none; `context`: the
-    most tokens of a request; `responses`: OpenAI has it by the Responses API alone, or its functions while it reasons.
-    None: not known."""
+    this effort; `usual_effort`: that of a request which sets none; `cap`: the most tokens of an answer, thinking
+    included where `thinking` is not none; `context`: the most tokens of a request; `responses`: OpenAI has it by the
+    Responses API alone, or its functions while it reasons. None: not known."""
 
     refuses: frozenset[str] = frozenset()
     unless_effort: str = ""
     thinking: Thinking | None = None
+    usual_effort: str = "none"
     efforts: tuple[str, ...] | None = None
     verbosity: bool | None = None
     cap: int | None = None
@@ -77,11 +78,11 @@ _CLAUDE_ADAPTIVE = replace(
 # [O]: reasoning models. [OC] `validate_temperature`: 1 or nothing.
 _GPT_5 = Facts(
     refuses=frozenset(("temperature", "top_p", "logprobs", "top_logprobs")),
-    thinking="effort", efforts=_EFFORTS, verbosity=True, cap=128_000, context=272_000, images=True, pdfs=True,
-    audio=False, schemas=True, functions_with_schema=True, seed=True,
+    thinking="effort", usual_effort="medium", efforts=_EFFORTS, verbosity=True, cap=128_000, context=272_000,
+    images=True, pdfs=True, audio=False, schemas=True, functions_with_schema=True, seed=True,
 )  # fmt: skip
 # [O] `temperature: True`, [OC] the same: with an effort of none, which is their default.
-_GPT_5_1 = replace(_GPT_5, unless_effort="none", efforts=("none", "low", "medium", "high"))
+_GPT_5_1 = replace(_GPT_5, unless_effort="none", usual_effort="none", efforts=("none", "low", "medium", "high"))
 # `stop`: openai/types/chat/completion_create_params.py, for o3 and o4-mini.
 _O_SERIES = replace(
     _GPT_5,
@@ -100,7 +101,7 @@ _GEMINI_2 = Facts(
     thinking="none", efforts=(), verbosity=False, cap=8_192, context=1_048_576, images=True, pdfs=True, audio=True,
     schemas=True, functions_with_schema=False, seed=True,
 )  # fmt: skip
-_GEMINI_2_5 = replace(_GEMINI_2, thinking="budget", efforts=("none", *_EFFORTS), cap=65_536)
+_GEMINI_2_5 = replace(_GEMINI_2, thinking="budget", usual_effort="high", efforts=("none", *_EFFORTS), cap=65_536)
 _GEMINI_3 = replace(_GEMINI_2_5, thinking="level", efforts=_EFFORTS, functions_with_schema=True)
 
 _TABLE: dict[str, dict[str, Facts]] = {
@@ -227,6 +228,18 @@ def _behind_bedrock(model: str) -> tuple[str, str]:
     """Return the provider and its own name of a model on Bedrock: `us.anthropic.claude-…-v1:0`."""
     _, found, name = model.rpartition("anthropic.")
     return ("anthropic", name) if found else ("", model)
+
+
+# Tokens that a default cap leaves for thoughts, by the effort; about what each effort is seen to take at most.
+_ROOM = {"none": 0, "minimal": 1_024, "low": 4_096, "medium": 12_288, "high": 28_672, "xhigh": 60_000, "max": 60_000}
+
+
+def room_to_think(provider: str, model: str, effort: str | None) -> int:
+    """Return the tokens that a model may think before it answers, with this effort, None for its own default."""
+    facts = facts_of(provider, model)
+    if facts.thinking in (None, "none"):
+        return 0
+    return _ROOM.get(effort or facts.usual_effort, _ROOM["medium"])
 
 
 def refused(facts: Facts, parameters: Mapping[str, Any]) -> list[str]:

@@ -24,8 +24,9 @@ from stages.models.choice import Sign
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
-from stages.models.wires.facts import Caching
+from stages.models.wires.facts import UNKNOWN, Caching, Facts
 from stages.models.wires.marks import with_marks
+from stages.models.wires.media import refuse_media
 from stages.models.wires.openai_chat import OpenAIChat, wire
 from stages.models.wires.wire import Wire
 
@@ -37,8 +38,8 @@ _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 class ProviderChatModel(BaseChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
     `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
-    `caching`: how the provider caches prompts, if it is to; `batch_deployment`: the name of the model in batch jobs,
-    where they have another (Azure)."""
+    `caching`: how the provider caches prompts, if it is to; `facts`: what it takes, at its own address;
+    `batch_deployment`: the name of the model in batch jobs, where they have another (Azure)."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -53,6 +54,7 @@ class ProviderChatModel(BaseChatModel):
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)
     caching: Caching | None = None
+    facts: Facts = UNKNOWN
 
     @property
     def _llm_type(self) -> str:
@@ -128,6 +130,7 @@ class ProviderChatModel(BaseChatModel):
         }  # fmt: skip
         if stop:
             payload["stop"] = stop
+        refuse_media(payload["messages"], self.facts, self.model)
         if self.caching is None:
             return payload
         return with_marks(payload, messages if marked else (), self.caching, self.base_url == credentials.OPENAI)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from schemas.errors import BudgetReached, RowError
-from schemas.spec.sections import Price
+from schemas.spec.sections import ModelChoice, Price
 from stages.journal.records import CallRecord
 from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, amount_of, cap_in, most_of
 from stages.limits.prices import pricer
 from stages.models.failures.errors import Waiting
+from stages.models.parameters import default_cap
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_model, a_row
 
@@ -76,6 +77,27 @@ async def test_the_provider_is_held_to_the_cap_that_was_counted_with(server: Mod
     with a_row(Segments().journal()):
         await a_model().ainvoke("a third")
     assert [call.cap for call in server.calls()] == [50, DEFAULT_CAP, None]
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "cap"),
+    [
+        ("openai:llama", {}, 4_096),
+        ("openai:gpt-4.1", {}, 4_096),
+        ("openai:gpt-4o-2024-05-13", {"reasoning_effort": "none"}, 4_096),
+        ("openai:gpt-5-mini", {}, 4_096 + 12_288),
+        ("openai:gpt-5-mini", {"reasoning_effort": "minimal"}, 4_096 + 1_024),
+        ("openai:gpt-5.1", {}, 4_096),
+        ("openai:gpt-5.1", {"reasoning_effort": "high"}, 4_096 + 28_672),
+        ("anthropic:claude-haiku-4-5", {}, 4_096),
+        ("anthropic:claude-haiku-4-5", {"reasoning_effort": "max"}, 64_000),
+        ("anthropic:claude-haiku-4-5", {"thinking_budget": 9_000}, 13_096),
+        ("google_genai:gemini-2.5-flash", {}, 4_096 + 28_672),
+        ("google_genai:gemini-2.5-flash", {"reasoning_effort": "none"}, 4_096),
+    ],
+)
+def test_the_default_cap_leaves_room_to_think(model: str, params: dict[str, Any], cap: int) -> None:
+    assert default_cap(ModelChoice(name=model, params=params), {}) == cap
 
 
 async def test_the_default_cap_does_not_change_what_is_asked(server: ModelServer) -> None:

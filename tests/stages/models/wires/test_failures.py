@@ -251,4 +251,5 @@ async def test_an_answer_that_was_cut_off_is_told_by_what_ate_its_cap(
     message = await put(referee, model, **declared(SCHEMA))
     with pytest.raises(RowError, match=words) as caught:
         FORM.read(message)
-    assert caught.value.kind == "truncated"
+    assert caught.value.kind == ("truncated_thinking" if "thinking" in words else "truncated")
+    assert "params.max_tokens" in (caught.value.hint or "")
