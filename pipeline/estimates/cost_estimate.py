@@ -97,7 +97,7 @@ def per_call(count: StageCount, before: CallStats | None) -> PerCall:
     calls = max(1, count.calls[1])
     if before is None:
         return PerCall(_read(count), _written(count), _CALL_S)
-    seconds = around(before.seconds, calls)
+    seconds = around(before.seconds, calls) if before.seconds else _CALL_S
     if before.alike:
         return PerCall(around(before.input, calls), around(before.output, calls), Range(seconds.low, 2 * seconds.high))
     output, declared = around(before.output, calls), _written(count)

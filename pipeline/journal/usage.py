@@ -1,6 +1,6 @@
 """Usage that a run paid for, summed from its call records."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import polars as pl
 
@@ -44,7 +44,8 @@ class _Sum:
         self._calls: set[int] = set()
         self._numbers: Counter[str] = Counter()
         self._cost = 0.0
-        self._tiers: dict[str, TierUsage] = {}
+        self._tier_calls: Counter[str] = Counter()
+        self._tier_cost: defaultdict[str, float] = defaultdict(float)
         self._saved_nanos = 0
 
     def add(self, record: Record | None) -> None:
@@ -64,8 +65,8 @@ class _Sum:
         self._numbers["unpriced_calls"] += record.cost_usd is None
         self._cost += record.cost_usd or 0.0
         tier = tier_of(record)
-        before = self._tiers.get(tier, TierUsage())
-        self._tiers[tier] = TierUsage(calls=before.calls + 1, cost_usd=before.cost_usd + (record.cost_usd or 0.0))
+        self._tier_calls[tier] += 1
+        self._tier_cost[tier] += record.cost_usd or 0.0
         self._saved_nanos += record.usage.get("cache_saved", 0)
         for ours, theirs in _TOKENS.items():
             self._numbers[ours] += record.usage.get(theirs, 0)
@@ -76,7 +77,9 @@ class _Sum:
             cost_usd=self._cost,
             cache_saved_usd=self._saved_nanos / NANOS,
             unknown=len(self._unknown - self._seen),
-            by_tier=self._tiers,
+            by_tier={
+                tier: TierUsage(calls=calls, cost_usd=self._tier_cost[tier]) for tier, calls in self._tier_calls.items()
+            },
         )
 
 

@@ -254,7 +254,8 @@ class CallSummary:
         second = int(record.at)
         self.calls[second] += 1
         self.cost[second] = self.cost.get(second, 0.0) + (record.cost_usd or 0.0)
-        self.latency[round(math.log(max(record.latency_ms, 1)) / _STEP)] += 1
+        if "job" not in (record.by or {}):  # a provider batch job says nothing of the time of one call
+            self.latency[round(math.log(max(record.latency_ms, 1)) / _STEP)] += 1
         self._use(record)
         row.model = record.model
         row.calls += 1
