@@ -74,9 +74,14 @@ async def _gathers(state: State, runtime: Runtime[Context]) -> State:
 
 async def _times_out(state: State, runtime: Runtime[Context]) -> State:
     try:
-        return {"parts": [(await asyncio.wait_for(_model(runtime).ainvoke(f"late {state['text']}"), 0.01)).text]}
+        return {"parts": [(await asyncio.wait_for(_model(runtime).ainvoke(f"late {state['text']}"), 0.3)).text]}
     except TimeoutError:
         return {"parts": ["timed out"]}
+
+
+async def _outlasts_it(state: State) -> State:
+    await asyncio.sleep(0.5)
+    return {"parts": ["slept"]}
 
 
 async def _sleeps_first(state: State, runtime: Runtime[Context]) -> State:
@@ -116,7 +121,7 @@ catches_all = _one_node(_catches_all)
 retries = _one_node(_retries)
 falls_back = _one_node(_falls_back)
 gathers = _one_node(_gathers)
-times_out = _one_node(_times_out)
+times_out = _in_parallel([_times_out, _outlasts_it])
 own_loop = _one_node(_in_own_loop)
 random = _one_node(_random)
 half_random = _in_parallel([_random, _retries])
