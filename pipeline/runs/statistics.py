@@ -122,7 +122,7 @@ def collect(store: Store, report: Report) -> RunStatistics:
     for result in sorted(results, key=lambda result: -result.usage.calls):
         if result.usage.calls and not seen.full:
             seen.partition(result.partition, _records(store, result.partition, report.run))
-    slowest = sorted(seen.slowest, key=lambda row: -row.ms)[:_TOP]
+    slowest = sorted((row for row in seen.slowest if row.ms), key=lambda row: -row.ms)[:_TOP]
     dearest = sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]
     with_key = _named(store, report.run, (*slowest, *dearest))
     return RunStatistics(

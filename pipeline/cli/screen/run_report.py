@@ -28,9 +28,10 @@ def show_statistics(store: Store, report: Report, run_statistics: RunStatistics,
     if run_statistics.moments:
         first, last = run_statistics.moments[0], run_statistics.moments[-1]
         over = (last.at - first.at).total_seconds() + last.seconds
-        shares = ", ".join(f"{name} {value:,.0f} ms" for name, value in run_statistics.percentiles_ms.items())
+        percentiles = ", ".join(f"{name} {value:,.0f} ms" for name, value in run_statistics.percentiles_ms.items())
+        shares = f"; {percentiles}" if percentiles else ""
         calls = counted(sum(moment.calls for moment in run_statistics.moments), "call")
-        screen.result(f"Timeline: {calls} from {first.at:%Y-%m-%d %H:%M:%S} UTC, over {duration_text(over)}; {shares}")
+        screen.result(f"Timeline: {calls} from {first.at:%Y-%m-%d %H:%M:%S} UTC, over {duration_text(over)}{shares}")
     _show_rows("Slowest rows", run_statistics.slowest, screen)
     _show_rows("Most expensive rows", run_statistics.dearest, screen)
     for found in run_statistics.errors:

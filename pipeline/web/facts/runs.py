@@ -72,6 +72,7 @@ class DaySpend:
     calls_reused: int
     saved_usd: float
     cache_saved_usd: float
+    jobs_saved_usd: float
 
 
 def per_day(lines: list[RunLine]) -> list[DaySpend]:
@@ -99,6 +100,7 @@ def _day(day: dt.date, reports: list[Report]) -> DaySpend:
         calls_reused=sum(reuse.calls_reused for reuse in reuses),
         saved_usd=sum(map(saved_usd, reports)),
         cache_saved_usd=sum(usage.cache_saved_usd for usage in usages),
+        jobs_saved_usd=sum(report.jobs.saved_usd for report in reports),
     )
 
 

@@ -71,6 +71,7 @@ def _figures(days: list[DaySpend]) -> list[tuple[str, str]]:
         ("rows not paid again", number(sum(day.rows_reused + day.rows_shared for day in days))),
         ("saved by the journal, about USD", usd(sum(day.saved_usd for day in days))),
         ("saved by providers' caches, USD", usd(sum(day.cache_saved_usd for day in days))),
+        ("saved by batch jobs, USD", usd(sum(day.jobs_saved_usd for day in days))),
     ]
 
 
