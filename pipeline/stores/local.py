@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
@@ -223,9 +224,9 @@ class LocalStore(Store):
                 raise ObjectMissing(f"{str(path)!r} does not exist.") from None
 
 
-def _info(key: str, stat: os.stat_result) -> ObjectInfo:
-    modified = dt.datetime.fromtimestamp(stat.st_mtime, dt.UTC)
-    return ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}", modified)
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC)
+    return ObjectInfo(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}", modified)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -236,14 +237,24 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    try:
+    while not folder.is_dir():
         _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder)) from None
-    _sync(folder.parent)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if _is_in_the_way(folder):
+                raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder)) from None
+            continue  # another one has made it, and perhaps removed it again
+        _sync(folder.parent)
+
+
+def _is_in_the_way(path: Path) -> bool:
+    """True for what is no folder, nor leads to one; False for what is gone by now."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISDIR(mode) and not path.is_dir()
 
 
 def _sync(folder: Path) -> None:

@@ -74,7 +74,7 @@ class Before:
 def row(request: Request) -> Response:
     dataset, asked = dataset_of(request), request.query_params
     partition, row_id, column = asked.get("partition", ""), asked.get("row", ""), asked.get("column", "")
-    manifest = _manifest(dataset, partition, asked.get("generation", ""))
+    manifest = _manifest(dataset, partition, asked.get("generation", ""), asked.get("run", ""))
     generation = Generation.of(dataset.store, manifest)
     values = generation.values(dataset.store, row_id, number_of(asked, "at", 0, least=0))
     if values is None:
@@ -89,16 +89,19 @@ def row(request: Request) -> Response:
     shown_traces = [one for one in traces if writer is None or one is writer] if column else traces
     if column and writer is None:
         shown_traces = []
-    current = not asked.get("generation")
+    latest = commits.current(dataset.store, partition)
+    current = latest is not None and latest.generation == manifest.generation
     key = generation.spec.source.key if generation.spec is not None else []
     name = row_name({part: values[part] for part in key if part in values}) if key else ""
-    target = {"partition": partition, "row": row_id, "generation": asked.get("generation", "")}
+    target = {"partition": partition, "row": row_id, "generation": "" if current else manifest.generation}
     return show(
         request, "row", "rows", dataset, partition=partition, row_id=row_id, column=column, name=name,
         title=f"{column or 'row'} of {name or row_id[:12]}",
         value=plain(values[column]) if column and values[column] is not None else None,
         origin=_origin(column, writer, generation), traces=shown_traces, nothing=_nothing(column, traces, generation),
         before=_before(dataset, generation, row_id, column, values) if column and current else None,
+        later="" if current else link("d", dataset.slug, "row", partition=partition, row=row_id, column=column),
+        generation=manifest.generation, queries=_queries(column, writer, generation),
         values=[
             (head, plain(value), value is None, link("d", dataset.slug, "row", **target, column=head))
             for head, value in values.items()
@@ -110,7 +113,11 @@ def row(request: Request) -> Response:
     )  # fmt: skip
 
 
-def _manifest(dataset: Shown, partition: str, generation: str) -> Manifest:
+def _manifest(dataset: Shown, partition: str, generation: str, run: str) -> Manifest:
+    """Return the generation of this number, else the latest that this run has published, else the latest of all."""
+    if run and not generation and partition:
+        of_run = [one.generation for one in commits.history(dataset.store, partition) if one.run == run and one.present]
+        generation = f"{of_run[-1]}" if of_run else ""
     if generation.isascii() and generation.isdigit():
         manifest = commits.read_commit(dataset.store, partition, int(generation)) if partition else None
     else:
@@ -129,6 +136,13 @@ def _origin(column: str, writer: StageText | None, generation: Generation) -> st
         return "The spec of this generation is not kept, so the stage that wrote it is unknown."
     tables = [stage.name for stage in generation.spec.stages if not stage.output]
     return f"Written by a stage that works on tables: {', '.join(tables)}." if tables else "A key of the partition."
+
+
+def _queries(column: str, writer: StageText | None, generation: Generation) -> list[tuple[str, str]]:
+    """Return the stages over tables that may have written a cell that no model wrote, with their SQL."""
+    if not column or writer is not None or generation.spec is None or column in generation.manifest.input_columns:
+        return []
+    return [(stage.name, stage.query) for stage in generation.spec.stages if stage.query]
 
 
 def _nothing(column: str, traces: Sequence[StageText], generation: Generation) -> str:

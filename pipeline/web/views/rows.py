@@ -36,6 +36,7 @@ _OPERATORS = (
 )  # fmt: skip
 _MOST_KEYS = 2_000  # offered while one types
 _NONE = "tandem run"
+_LONGEST = 400  # characters of a cell that has changed: the difference may be at its end
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _read(dataset: Shown, manifests: Sequence[Manifest], asked: QueryParams) -> 
         dataset.store, manifests, offset=(number_of(asked, "page", 1) - 1) * PAGE, limit=PAGE,
         filters=filters_of(asked), order=order,
     )  # fmt: skip
-    heads = heads_of(shape, spec)
+    heads = heads_of(shape, spec, manifests[-1])
     return {
         "changed": False,
         "heads": heads,
@@ -137,9 +138,9 @@ def filters_of(asked: QueryParams) -> list[Filter]:
     return found
 
 
-def heads_of(shape: ReaderSchema, spec: Spec | None) -> list[Head]:
+def heads_of(shape: ReaderSchema, spec: Spec | None, manifest: Manifest) -> list[Head]:
     """Return the columns as they are shown: the key, what stages wrote, the others."""
-    writers = {name: stage.name for stage in spec.stages for name in stage.output} if spec is not None else {}
+    writers = _writers(shape, spec, manifest) if spec is not None else {}
     types = pl.DataFrame(shape.schema.empty_table()).schema
     key = spec.source.key if spec is not None else []
     names = sorted(shape.schema.names, key=lambda name: (name not in key, name not in writers))
@@ -147,6 +148,15 @@ def heads_of(shape: ReaderSchema, spec: Spec | None) -> list[Head]:
         Head(name, _type(str(shape.schema.field(name).type)), writers.get(name, ""), types[name].is_numeric())
         for name in names
     ]
+
+
+def _writers(shape: ReaderSchema, spec: Spec, manifest: Manifest) -> dict[str, str]:
+    """Return the stage of each column: by its declared output; what is neither that, nor of the source, nor a key of
+    the partition, is of a stage over tables."""
+    tables = ", ".join(stage.name for stage in spec.stages if stage.query)
+    known = {*manifest.input_columns, *(part.partition("=")[0] for part in manifest.partition.split("/"))}
+    by_table = {name: tables for name in shape.schema.names if name not in known} if tables else {}
+    return by_table | {name: stage.name for stage in spec.stages for name in stage.output}
 
 
 def _type(arrow: str) -> str:
@@ -186,7 +196,7 @@ def _changed(site: Site, dataset: Shown, manifests: Sequence[Manifest], page: in
     key = spec.source.key if spec is not None else []
     offset, lines, compared, total = (page - 1) * PAGE, list[Row](), 0, 0
     shape, more, without = reader_schema(store, manifests), False, 0
-    heads = heads_of(shape, spec)
+    heads, differing = heads_of(shape, spec, manifests[-1]), set[str]()
     for listed in manifests:
         if more:
             break
@@ -200,6 +210,7 @@ def _changed(site: Site, dataset: Shown, manifests: Sequence[Manifest], page: in
             ("changed", dataset.slug, whole.partition, whole.generation),
             partial(changed_rows, store, whole, earlier, key),
         )
+        differing.update(name for row in differences.rows if row.before is not None for name in row.columns)
         mine = differences.rows[max(0, offset - total) : max(0, offset - total) + PAGE - len(lines)]
         total += len(differences.rows)
         lines += _changed_rows(differences, mine, [head.name for head in heads], key)
@@ -211,7 +222,7 @@ def _changed(site: Site, dataset: Shown, manifests: Sequence[Manifest], page: in
         "rows": lines,
         "more": more,
         "total": None if more else total,
-        "lead": _changed_lead(total, compared, more),
+        "lead": _changed_lead(total, compared, more, [head.name for head in heads if head.name in differing]),
         "none_text": "No row differs between the last two generations." if compared else _NO_EARLIER,
         "none_command": "",
         "stopped": f"{without:,} of {len(manifests):,} partitions have no earlier generation." if without else "",
@@ -221,11 +232,13 @@ def _changed(site: Site, dataset: Shown, manifests: Sequence[Manifest], page: in
 _NO_EARLIER = "There is no earlier generation to compare with: sink.keep_generations says how many are kept."
 
 
-def _changed_lead(total: int, compared: int, more: bool) -> str:
+def _changed_lead(total: int, compared: int, more: bool, differing: Sequence[str]) -> str:
+    columns = f" Columns that differ: {', '.join(differing)}." if differing else ""
     least = "at least " if more else ""
     return (
         f"{least}{total:,} rows differ between the last two generations of {compared:,} "
-        f"partition{'s' * (compared != 1)}. The earlier value is struck through."
+        f"partition{'s' * (compared != 1)}.{columns} The earlier value is struck through; rows that were rejected, or "
+        "wait for a person, are in neither."
     )
 
 
@@ -251,4 +264,5 @@ def _changed_cell(name: str, value: Any, row: ChangedRow, old: dict[str, Any] | 
         return Cell(cell(value), value is None, moved=True)
     if name not in row.columns:
         return Cell(cell(value), value is None)
-    return Cell(cell(value), value is None, moved=True, before="null" if old.get(name) is None else cell(old[name]))
+    before = "null" if old.get(name) is None else cell(old[name], _LONGEST)
+    return Cell(cell(value, _LONGEST), value is None, moved=True, before=before)

@@ -64,7 +64,8 @@ async def run(request: Request) -> Response:
     ended = report.finished_at is not None and report.state in _ENDED
     return await run_in_threadpool(
         show, request, "run", "runs", dataset, run=found, report=report, figures=figures(report),
-        sections=sections(report, statistics), address=_address(dataset), whole=statistics.whole, ended=ended,
+        sections=sections(report, statistics), address=_address(dataset, found.run), whole=statistics.whole,
+        ended=ended,
         failures=report.failures, moved=list(moved_models(report.answered_by)), waiting=waiting,
         temporal=_temporal(connection), can_retry=_retries(report),
     )  # fmt: skip
@@ -81,12 +82,12 @@ def _temporal(connection: Connection | None) -> str:
     return ""
 
 
-def _address(dataset: Shown) -> Callable[[Name], str]:
-    """Return where the name of a partition or row leads."""
+def _address(dataset: Shown, run: str) -> Callable[[Name], str]:
+    """Return where the name of a partition or row leads: a row, to what this run has made of it."""
 
     def address(name: Name) -> str:
         if name.of_row:
-            return link("d", dataset.slug, "row", partition=name.of_partition, row=name.of_row)
+            return link("d", dataset.slug, "row", partition=name.of_partition, row=name.of_row, run=run)
         return link("d", dataset.slug, "partition", key=name.of_partition)
 
     return address

@@ -17,7 +17,8 @@ _QUIET_S = 0.02
 _PASSES = 5  # from a resolved future to the step of the task that awaits it through others
 _ELSEWHERE_S = 2.0  # that a row is waited for which seems to wait for something of its own: a timer, a connection
 _RESTLESS_S = 60.0  # and one whose code takes steps all the time, since its last call was parked
-_ENDS_S = 1.0  # that cancelled code has to end
+_ENDS_S, _ENDS_AGAIN_S = 1.0, 0.05  # that cancelled code has to end
+_CANCELS = 40
 # Code that only waits for other code of the row. Anything else that awaits a plain future may have work outside.
 _WAITS = ("asyncio.", "langgraph.", "langchain_core.", "stages.", "concurrent.")
 
@@ -92,13 +93,15 @@ def _innermost(code: Any) -> tuple[str, str]:
 
 
 async def _end(task: "asyncio.Task[Any]", parking: RowParking) -> None:
-    """Cancel the row's code, twice if it goes on the first time. What still goes on after that gets no answers."""
-    for _ in range(2):
+    """Cancel the row's code, again as long as it goes on: it may catch everything and try some times more. What still
+    goes on after that gets no answers."""
+    for number in range(_CANCELS):
         left = {one for one in (task, *parking.tasks) if not one.done()}
+        if not left:
+            break
         for one in left:
             one.cancel()
-        if left:
-            await asyncio.wait(left, timeout=_ENDS_S)
+        await asyncio.wait(left, timeout=_ENDS_S if number == 0 else _ENDS_AGAIN_S)
     for one in (task, *parking.tasks):
         if one.done() and not one.cancelled():
             one.exception()  # retrieved: nobody else asks for it
