@@ -167,6 +167,21 @@ def check_cell(watched: Watched, slug: str) -> None:
     assert "ticket 21:" in text
     assert "answered by test-model" in text
     watched.check()
+    watched.open(f"d/{slug}/row?partition=day=2026-11-01&run=first&row={_row_of(watched)}")
+    assert "This is generation 1, an earlier one." in watched.page.inner_text("main")
+    watched.page.click("text=See the latest")
+    assert "an earlier one" not in watched.page.inner_text("main")
+    changed = watched.open(f"d/{slug}/rows?changed=1")
+    assert "Columns that differ: category, summary, letters." in changed
+    assert "reported by a customer (again)" in changed, "what has changed is not cut off"
+    watched.page.click("tr:has-text('T012') a[href*='column=letters']")
+    assert "length(summary) AS letters" in watched.page.inner_text("main")
+    watched.check()
+
+
+def _row_of(watched: Watched) -> str:
+    """The identity of the row whose cell is open."""
+    return str(re.findall(r"[?&]row=([0-9a-f]+)", watched.page.url)[0])
 
 
 def test_a_person_answers_retries_and_sees_the_next_generation(
