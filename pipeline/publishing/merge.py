@@ -136,7 +136,8 @@ class Merge:
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     # Digests are all different: a dictionary of them, or their statistics, would be of no use.
-    plain = [field.name for field in schema if not pa.types.is_fixed_size_binary(field.type)]
+    digests = any(pa.types.is_fixed_size_binary(field.type) for field in schema)
+    plain = [field.name for field in schema if not pa.types.is_fixed_size_binary(field.type)] if digests else True
     return pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=plain, write_page_index=True, write_statistics=plain
     )
