@@ -42,6 +42,13 @@ _LONG = (
     "test_nodes_that_are_activities_wait_for_jobs", "test_a_cancelled_run_keeps_what_its_job_has",
     "test_embeddings_go_by_jobs",
     "with_the_command_that_does_it_for_no_call[delta]", "with_the_command_that_does_it_for_no_call[iceberg]",
+    "test_a_worker_with_the_old_code_makes_no_plan", "test_a_run_is_watched_and_a_schedule_fires",
+    "test_a_backfill_is_resumed_from_any_end", "test_a_model_that_moved_under_its_name",
+    "test_s3_behind_a_bad_wire[a fifth 503]", "finds_planted_bugs[no flush in time]",
+    "test_an_outage_is_waited_out_and_rejects_nothing", "test_three_workers_spend_a_third_and_then_the_rest[600]",
+    "keep_every_promise[0]", "keep_every_promise[1]", "test_ended_before_any_of_its_changes[9]",
+    "test_servers_that_cannot_be_reached", "test_backends_that_are_away", "test_a_watch_that_ends_first",
+    "test_a_provider_that_never_answers", "test_workers_of_a_fleet_together_never_meet", "pays_nothing_twice[15]",
 )  # fmt: skip
 
 
