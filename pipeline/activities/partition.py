@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline.activities.admission import MemoryAdmission
 from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
+from pipeline.client.open_runs import status_of
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.open import load_opened, open_partition
 from pipeline.enrichment.staging import waiting_rows
@@ -72,7 +73,7 @@ class PartitionActivities:
         store = self.jobs.store(request.ref)
         async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
-            await _refuse_held(store, request)
+            await refuse_held(activity.client(), store, request)
             folder = ids.staging_folder(request.partition, activity.info().workflow_run_id or "")
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
@@ -153,16 +154,19 @@ class PartitionActivities:
             log.warning("%s: published, but not cleaned up: %s", manifest.partition, exc)
 
 
-async def _refuse_held(store: Store, request: OpenRequest) -> None:
-    """Raise PartitionHeld while another run that is open waits for provider jobs with calls of the partition."""
+async def refuse_held(client: Client, store: Store, request: OpenRequest) -> None:
+    """Raise PartitionHeld while another run that is open waits for provider jobs with calls of the partition;
+    ConnectionFailed if Temporal does not tell."""
     found = await asyncio.to_thread(waiting.waiting_run, store, request.partition)
     if found is None:
         return
     if found.run != request.ref.run:
-        handle = activity.client().get_workflow_handle(ids.run_workflow_id(found.pipeline, request.ref.sink, found.run))
-        with contextlib.suppress(RPCError):  # it is gone, and holds nothing
-            if (await handle.describe()).status == WorkflowExecutionStatus.RUNNING:
-                raise PartitionHeld(f"held by {found.run}, which waits for provider jobs")
+        try:
+            status = await status_of(client, found.pipeline, request.ref.sink, found.run)
+        except RPCError as exc:
+            raise ConnectionFailed(f"Temporal does not answer whether {found.run} holds {request.partition}.") from exc
+        if status == WorkflowExecutionStatus.RUNNING:
+            raise PartitionHeld(f"held by {found.run}, which waits for provider jobs")
     await asyncio.to_thread(waiting.forget, store, request.partition)
 
 

@@ -109,7 +109,8 @@ class Submission:
         if left > 0:
             return self._waiting("another worker may be creating it", left)
         if claim.file:
-            with suppress(ModelError, FatalModelError):  # it may be gone already
+            # It may be gone already. Where that is not known, nothing is created yet: the claim's worker still could.
+            with suppress(RowError, FatalModelError):
                 await self.client.withdraw(claim.file)
             if (id := await self._found(intent)) is not None:
                 return await self._adopt(id)
