@@ -23,6 +23,10 @@ async def apart(work: str, *arguments: object) -> Any:
     try:
         async with asyncio.timeout(_WITHIN_S):
             answer, _ = await process.communicate(pickle.dumps((work, arguments)))
+    except TimeoutError:
+        raise TandemError(
+            f"This was not done within {_WITHIN_S / 60:.0f} minutes.", hint="Try it by command."
+        ) from None
     finally:
         if process.returncode is None:
             process.kill()

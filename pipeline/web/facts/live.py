@@ -85,6 +85,7 @@ class FinishedErrors:
     run: str
     classes: Counter[str] = field(default_factory=Counter)
     _read: set[str] = field(default_factory=set)
+    _has_earlier: bool = False
 
     def add(self, results: Iterable[PartitionResult]) -> None:
         """Add partitions that are not in it yet. Blocks."""
@@ -95,7 +96,8 @@ class FinishedErrors:
 
     async def with_progress(self, progress: Progress) -> Counter[str]:
         """Return the classes with those that ended lately. The first time, all that ended before are read."""
-        if not self._read and progress.finished_before:
+        if progress.finished_before and not self._has_earlier:
+            self._has_earlier = True
             await asyncio.to_thread(lambda: self.add(outcomes.outcomes(self.store, self.run)))
         await asyncio.to_thread(self.add, progress.finished)
         return self.classes
