@@ -112,6 +112,16 @@ def moved_models(found: Answerers) -> Iterator[str]:
                 )
 
 
+def saved_by_journal(report: Report) -> float:
+    """Estimate what the journal saved a run: the mean price of its paid rows and calls for those it did not pay. 0 for
+    a run that paid nothing, as it says nothing of prices."""
+    counts, usage, reuse = report.totals.counts, report.totals.usage, report.totals.reuse
+    paid_rows = counts.rows_in - reuse.rows_reused - reuse.rows_shared
+    a_row = usage.cost_usd / paid_rows if paid_rows > 0 else 0.0
+    a_call = usage.cost_usd / usage.calls if usage.calls else 0.0
+    return a_row * (reuse.rows_reused + reuse.rows_shared) + a_call * reuse.calls_reused
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report in the shape of `run --json`."""
     totals = report.totals
@@ -138,7 +148,8 @@ def as_json(report: Report) -> dict[str, Any]:
             "cache_read_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
             "saved_usd": {
-                "cache": round(usage.cache_saved_usd, 6), "batch": round(report.jobs.saved_usd, 6),
+                "journal": round(saved_by_journal(report), 6), "cache": round(usage.cache_saved_usd, 6),
+                "batch": round(report.jobs.saved_usd, 6),
             },
         },
         **({"jobs": _jobs_as_json(report.jobs)} if report.jobs.submitted else {}),

@@ -4,7 +4,7 @@ import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.runs.report import Report, load_report
+from pipeline.runs.report import Report, load_report, saved_by_journal
 from pipeline.runs.requests import load_request
 from pipeline.stores import Store
 from schemas import ids
@@ -98,17 +98,7 @@ def _day(day: dt.date, reports: list[Report]) -> DaySpend:
         rows_reused=sum(reuse.rows_reused for reuse in reuses),
         rows_shared=sum(reuse.rows_shared for reuse in reuses),
         calls_reused=sum(reuse.calls_reused for reuse in reuses),
-        saved_usd=sum(map(saved_usd, reports)),
+        saved_usd=sum(map(saved_by_journal, reports)),
         cache_saved_usd=sum(usage.cache_saved_usd for usage in usages),
         jobs_saved_usd=sum(report.jobs.saved_usd for report in reports),
     )
-
-
-def saved_usd(report: Report) -> float:
-    """Estimate what the journal saved a run: the mean price of its paid rows and calls for those it did not pay. 0 for
-    a run that paid nothing, as it says nothing of prices."""
-    counts, usage, reuse = report.totals.counts, report.totals.usage, report.totals.reuse
-    paid_rows = counts.rows_in - reuse.rows_reused - reuse.rows_shared
-    a_row = usage.cost_usd / paid_rows if paid_rows > 0 else 0.0
-    a_call = usage.cost_usd / usage.calls if usage.calls else 0.0
-    return a_row * (reuse.rows_reused + reuse.rows_shared) + a_call * reuse.calls_reused

@@ -16,7 +16,7 @@ from pipeline.runs.outcomes import write_outcome
 from pipeline.runs.report import Report, as_json, exit_code, load_report
 from pipeline.stores import MemoryStore
 from schemas import ids
-from schemas.manifest import Counts, Usage
+from schemas.manifest import Counts, Reuse, Usage
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Outcome, RunRef, RunState
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import FinaliseRequest, Page, PlannedPartition, Totals
@@ -124,6 +124,7 @@ def test_a_report_tells_what_caches_gave_and_took_and_saved() -> None:
     )  # fmt: skip
     found = as_json(report)["usage"]
     assert (found["cache_read_tokens"], found["cache_write_tokens"], found["saved_usd"]["cache"]) == (500, 100, 0.25)
+    assert list(found["saved_usd"]) == ["journal", "cache", "batch"]
     assert any("500 tokens read, 100 written" in line for line in summary(report))
 
 
@@ -162,3 +163,16 @@ def test_a_bug_in_a_partition_is_exit_70() -> None:
     report = load_report(store, "run-1")
     assert report is not None
     assert exit_code(report) == 70
+
+
+def test_what_the_journal_saved_is_estimated_by_what_was_paid() -> None:
+    """Of 10 rows 4 were paid, at 0.5 USD each by 8 calls: 6 rows and 2 calls were not."""
+    totals = Totals(
+        counts=Counts(rows_in=10, ok=10, out=10), usage=Usage(calls=8, cost_usd=2.0),
+        reuse=Reuse(rows_reused=5, rows_shared=1, calls_reused=2),
+    )  # fmt: skip
+    report = Report(
+        run="r", pipeline="p", state="completed", sink="s", plan="", totals=totals, failures=(), stop=None,
+        started_at=NOW, finished_at=None,
+    )  # fmt: skip
+    assert as_json(report)["usage"]["saved_usd"]["journal"] == 6 * 0.5 + 2 * 0.25
