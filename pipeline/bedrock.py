@@ -1,6 +1,6 @@
 """AWS's part of calls to Bedrock: where they go, and the signature that says who asks.
 
-`stages` knows no AWS: it is handed `bedrock_access` (`stages.models.choice.ModelServices`).
+`stages` knows no AWS: it is handed `bedrock_access` (`stages.models.settings.choice.ModelServices`).
 """
 
 import asyncio
@@ -16,7 +16,8 @@ import botocore.session
 
 from pipeline.stores.s3_environment import region
 from schemas.errors import FatalModelError, SpecError
-from stages.models.choice import ModelServices, SignedAccess
+from stages.models.settings.choice import ModelServices
+from stages.models.wires.signing import SignedAccess
 
 _SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
 

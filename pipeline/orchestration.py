@@ -16,7 +16,7 @@ from pipeline.limits.leases import Leases
 from pipeline.settings import version
 from pipeline.telemetry.metrics import recorder
 from pipeline.telemetry.traces import switch
-from pipeline.workflows.jobs import JobsWorkflow
+from pipeline.workflows.jobs.workflow import JobsWorkflow
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import STICKY
 from pipeline.workflows.row import RowWorkflow

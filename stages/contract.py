@@ -22,8 +22,8 @@ from schemas.spec.sections import Section, Spec
 from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limits.limiter import Limiter
-from stages.models.choice import ModelServices
 from stages.models.failures.refused_rows import RefusedRows
+from stages.models.settings.choice import ModelServices
 
 if TYPE_CHECKING:
     from langgraph.pregel import Pregel

@@ -11,7 +11,7 @@ from schemas.errors import RowError, SpecError
 from schemas.spec.sections import Spec, Stage
 from stages.contract import Answered, AnyStage, GraphStage, StageSetup
 from stages.graphs import agent, cascade, classify, custom, embed, extract, judge, summarize, translate
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from stages.tables import dedupe, explode, sample
 
 # Stages that parse SQL, or stem words: a fifth of a second of imports each, which most specs don't need.

@@ -12,7 +12,7 @@ from schemas.digests import digest
 from schemas.spec.fields import OutputField
 from schemas.spec.sections import Spec, Stage
 from stages.contract import AnyStage, Options, StageSetup
-from stages.models.choice import model_identity
+from stages.models.settings.choice import model_identity
 from stages.user_code import code_digest
 
 if TYPE_CHECKING:

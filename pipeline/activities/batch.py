@@ -52,10 +52,10 @@ from schemas.spec.tiers import uses_tier
 from stages.execution.equal_rows.claims import Claims
 from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Isolation, RowWatch
-from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
-from stages.models.parking import BatchParking
-from stages.models.row_scope import Tally
+from stages.models.row.parking import BatchParking
+from stages.models.row.scope import Tally
+from stages.models.settings.choice import ModelServices
 from stages.observer import BatchObserver
 
 _UNLIMITED = 1 << 60

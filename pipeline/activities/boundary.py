@@ -18,7 +18,7 @@ from pipeline.workflows.policies import HEARTBEAT_EVERY
 from schemas.errors import Bug, TandemError
 from schemas.messages.base import MAX_PAYLOAD_BYTES
 from schemas.messages.batch import Heartbeat, ModelLoad, largest
-from stages.models.row_scope import Tally
+from stages.models.row.scope import Tally
 
 
 def as_application_error(exc: TandemError) -> ApplicationError:

@@ -17,7 +17,7 @@ from schemas.plan import Plan
 from schemas.spec.sections import Spec
 from schemas.spec.tiers import uniform_tier
 from schemas.tier import Tier
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from stages.stage_digests import code_digests, code_of
 
 _KEPT = 8

@@ -23,11 +23,13 @@ from pipeline.planning.preparation import make_job
 from pipeline.progress_note import Note
 from pipeline.publishing import cleanup
 from pipeline.publishing.retire import Retired, retire_planned
-from pipeline.runs import html_report, plan_pages, requests, statistics
+from pipeline.runs import plan_pages, requests
 from pipeline.runs.finalise import finalise
+from pipeline.runs.html import report as html_report
 from pipeline.runs.notifications import notify
 from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import Report, load_report
+from pipeline.runs.statistics import totals as statistics
 from pipeline.settings import expanded
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
@@ -47,7 +49,7 @@ from schemas.messages.run import (
     SetLimits,
     SetLimitsRequest,
 )
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 
 log = logging.getLogger("tandem.activities")
 _WAITED_OUT = dt.timedelta(seconds=15)  # the longest `sink.keep_superseded` for whose end a run waits

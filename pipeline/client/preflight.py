@@ -17,9 +17,9 @@ from schemas import ids
 from schemas.errors import SpecError, StoreError, UsageError
 from schemas.spec.loading import in_file
 from schemas.spec.sections import Spec
-from stages.models.choice import members_of, missing_key
-from stages.models.parameters import complaints
-from stages.models.tiers import absent_tiers
+from stages.models.settings.choice import members_of, missing_key
+from stages.models.settings.parameters import complaints
+from stages.models.settings.tiers import absent_tiers
 
 StepDone = Callable[[str], None]
 

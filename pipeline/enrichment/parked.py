@@ -10,7 +10,7 @@ from schemas import ids
 from schemas.errors import Damaged
 from schemas.messages.jobs import ParkedCalls, Waves
 from schemas.parked import ParkedCall, decode, encode
-from stages.models.parking import BatchParking, earlier_calls
+from stages.models.row.parking import BatchParking, earlier_calls
 
 
 def open_parking(attempt: BatchAttempt, waves: Waves, refused: Mapping[str, Mapping[str, Any]]) -> BatchParking:

@@ -16,9 +16,9 @@ from schemas.spec.sections import Limits
 from schemas.tier import TIERS, Tier
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.limits.prices import pricer
-from stages.models.choice import models_of
-from stages.models.parameters import default_cap
-from stages.models.tiers import effective_tier
+from stages.models.settings.choice import models_of
+from stages.models.settings.parameters import default_cap
+from stages.models.settings.tiers import effective_tier
 
 _BYTES_A_TOKEN = (2.5, 6.0)  # most text has 3 to 5
 _ENVELOPE = 50  # tokens of roles and of a schema's frame

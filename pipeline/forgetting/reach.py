@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.forgetting.journals import JournalSearch
 from pipeline.forgetting.search import FoundRows
 from schemas.spec.sections import Spec
-from stages.models.choice import models_of
+from stages.models.settings.choice import models_of
 
 _TABLES = {
     "delta": "the Delta table's log, and files that other engines wrote to it: until its own VACUUM",

@@ -15,9 +15,11 @@ from pipeline.forgetting.identities import Identities, forgotten_row
 from pipeline.forgetting.search import RowFile
 from pipeline.forgetting.tables import write_without
 from pipeline.planning.unique_keys import SharedKeys
-from pipeline.runs import html_report, outcomes, statistics
+from pipeline.runs import outcomes
+from pipeline.runs.html import report as html_report
 from pipeline.runs.report import Report, load_report
-from pipeline.runs.statistics import CostlyRow, RunStatistics
+from pipeline.runs.statistics import totals as statistics
+from pipeline.runs.statistics.totals import CostlyRow, RunStatistics
 from pipeline.sinks import catalogue, commits
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document

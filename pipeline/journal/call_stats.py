@@ -11,7 +11,7 @@ from pipeline.journal import compacted, segments
 from pipeline.stores import Store
 from stages.contract import GraphStage
 from stages.journal.records import CallRecord, RowRecord, record_of
-from stages.models.choice import models_of
+from stages.models.settings.choice import models_of
 
 _PARTITIONS = 4
 _RECORDS = 500

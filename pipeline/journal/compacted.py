@@ -6,7 +6,7 @@
 Deleting is safe at any time after a merge: a journal is a set of facts, so a record that is read twice counts once, and
 a reader that finds an object gone lists again. A compacted object names the segments that it holds: those that stay for
 a grace are not read again. Readers are `pipeline.journal.join`, `pipeline.journal.compaction`, `pipeline.journal.usage`
-and `pipeline.runs.statistics`.
+and `pipeline.runs.statistics.totals`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -11,8 +11,8 @@ from schemas.spec.sections import Limits as SpecLimits
 from schemas.spec.sections import Spec
 from stages.limits.budget import DEFAULT_CAP, NANOS, amount_of, cap_in
 from stages.limits.prices import pricer
-from stages.models.choice import models_of
-from stages.models.parameters import default_cap
+from stages.models.settings.choice import models_of
+from stages.models.settings.parameters import default_cap
 
 
 def declare(

@@ -13,7 +13,7 @@ from temporalio.worker import Worker, WorkflowRunner
 
 from pipeline.limits.lease_keeper import LeaseKeeper, SharedLimits
 from pipeline.settings import version
-from pipeline.workflows.limiter import LimiterWorkflow
+from pipeline.workflows.limits.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
 

@@ -12,9 +12,10 @@ from functools import lru_cache
 
 import polars as pl
 
-from pipeline.planning import batches, decide, due_partitions, retiring, saved_plan, unique_keys
+from pipeline.planning import batches, decide, saved_plan, unique_keys
 from pipeline.planning.job import Job
-from pipeline.planning.selection import select
+from pipeline.planning.selection import due_partitions, retiring
+from pipeline.planning.selection.partitions import select
 from pipeline.planning.waiting_partitions import WaitingPartitions
 from pipeline.progress_note import Note, unnoted
 from pipeline.review.questions import answered_rows

@@ -18,7 +18,7 @@ from schemas.errors import SpecError
 from schemas.plan import Plan
 from schemas.spec.sections import Spec
 from stages.contract import AnyStage, GraphStage
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from stages.registry import build_stages
 from stages.user_code import add_user_folder
 

@@ -17,7 +17,7 @@ from schemas.messages.schedule import FiringDecision, FiringRequest
 from schemas.plan import Due, Selection
 from schemas.spec.durations import parse_duration
 from schemas.spec.sections import Spec
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 
 
 def request_of_firing(store: Store, request: FiringRequest, services: ModelServices, note: Note) -> FiringDecision:

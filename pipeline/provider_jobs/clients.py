@@ -3,10 +3,10 @@
 from urllib.parse import urlsplit
 
 from pipeline.provider_jobs.base import JobClient
-from stages.models.wires.anthropic import AnthropicMessages
-from stages.models.wires.gemini import GeminiGenerate
-from stages.models.wires.openai_chat import OpenAIChat
-from stages.models.wires.openai_responses import OpenAIResponses
+from stages.models.wires.protocols.anthropic import AnthropicMessages
+from stages.models.wires.protocols.gemini import GeminiGenerate
+from stages.models.wires.protocols.openai_chat import OpenAIChat
+from stages.models.wires.protocols.openai_responses import OpenAIResponses
 from stages.models.wires.transport import ProviderChatModel
 
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com", ".openai.azure.us")

@@ -10,7 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from pipeline.runs import templates
+from pipeline.runs.html import templates
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _CELL = 160

@@ -13,7 +13,7 @@ from pipeline.runs.retry_selection import Only
 from pipeline.stores import Store, open_store
 from schemas.errors import UsageError
 from schemas.plan import RunRequest
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 
 
 def retry_rejects(spec: Path, sink: str, partition: str | None, error: str | None) -> str:

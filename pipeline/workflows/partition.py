@@ -25,7 +25,7 @@ from temporalio.exceptions import (
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows import live_figures
     from pipeline.workflows.activity_calls import ANSWERS, ENRICH, OPEN, call, cause_of, stop_if_cancelled
-    from pipeline.workflows.budget_pause import PartitionBudget
+    from pipeline.workflows.limits.budget_pause import PartitionBudget
     from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
     from schemas.errors import Cancelled, CommitConflict, PartitionHeld, by_code
     from schemas.messages.base import Outcome

@@ -22,8 +22,9 @@ from temporalio.exceptions import (
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows import live_figures
     from pipeline.workflows.activity_calls import PLAN, SET_LIMITS, call, cause_of
-    from pipeline.workflows.budget_pause import BudgetPause
     from pipeline.workflows.held_partitions import HeldPartitions
+    from pipeline.workflows.jobs.waiting_partitions import WaitingPartitions
+    from pipeline.workflows.limits.budget_pause import BudgetPause
     from pipeline.workflows.notifications import Notifications
     from pipeline.workflows.partition import PartitionWorkflow
     from pipeline.workflows.partition_children import (
@@ -46,7 +47,6 @@ with workflow.unsafe.imports_passed_through():
         stop_after,
         with_window,
     )
-    from pipeline.workflows.waiting_partitions import WaitingPartitions
     from schemas.manifest import Counts
     from schemas.messages.base import RunState
     from schemas.messages.jobs import JobAnswers, JobNews, Waves

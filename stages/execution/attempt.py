@@ -14,8 +14,8 @@ from stages.execution.node_steps import Steps
 from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
-from stages.models.parking import BatchParking
-from stages.models.row_scope import Tally
+from stages.models.row.parking import BatchParking
+from stages.models.row.scope import Tally
 from stages.observer import BatchObserver
 
 

@@ -32,8 +32,8 @@ from stages.execution.unsettled import is_answered, is_settled, is_shareable
 from stages.journal.records import RowKey, RowRecord, now
 from stages.models.failures.errors import Waiting
 from stages.models.failures.refused_rows import is_refusal
-from stages.models.parking import RowParked
-from stages.models.row_scope import RowStopped
+from stages.models.row.parking import RowParked
+from stages.models.row.scope import RowStopped
 
 
 async def run_graph_stage(stage: GraphStage, rows: pl.DataFrame, ids: list[str], context: BatchContext) -> StageOutcome:

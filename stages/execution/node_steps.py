@@ -21,7 +21,7 @@ from langgraph.pregel import Pregel
 from schemas.errors import RowError
 from stages.journal.records import CallKey, NodeRecord, RowKey, now
 from stages.journal.writer import Journal
-from stages.models.row_scope import calls_of_node, current
+from stages.models.row.scope import calls_of_node, current
 
 _serialiser = JsonPlusSerializer(allowed_msgpack_modules=True)  # of the user's own classes, from the user's own sink
 

@@ -11,7 +11,7 @@ from langgraph.constants import START
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import Pregel
 
-from stages.models.row_scope import current
+from stages.models.row.scope import current
 from stages.observer import RowObserver, ToolCall
 
 

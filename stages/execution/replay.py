@@ -12,7 +12,7 @@ from stages.execution.interrupts import interrupts_of
 from stages.execution.row_graph import config_of, graph_of_rows
 from stages.journal.known import Known
 from stages.journal.writer import CallFinder, Journal
-from stages.models.row_scope import RowScope, Tally, current
+from stages.models.row.scope import RowScope, Tally, current
 
 _NEVER_S, _MOST = 1e9, 1 << 60  # calls that are found are not written anywhere
 _LONGEST_S = 10.0  # that a row may take which makes no call

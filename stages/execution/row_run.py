@@ -22,7 +22,7 @@ from stages.execution.questions import describe_questions
 from stages.execution.row_graph import are_nodes_heard, config_of, graph_of_rows, last_state
 from stages.journal.records import RowRecord, now
 from stages.models.failures.errors import describe
-from stages.models.row_scope import RowScope, current
+from stages.models.row.scope import RowScope, current
 
 
 class RowRunner:

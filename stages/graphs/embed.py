@@ -18,8 +18,8 @@ from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, only_node
+from stages.models.embeddings.vectors import unpacked
 from stages.models.factory import build_embedder
-from stages.models.vectors import unpacked
 
 VERSION = "embed-1"
 

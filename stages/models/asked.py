@@ -16,8 +16,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
-from stages.models.choice import HOW
 from stages.models.earlier import by_langchain
+from stages.models.settings.choice import HOW
 
 # Settings of the connection, which no version has ever digested.
 _NEVER_DIGESTED = frozenset(

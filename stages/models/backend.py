@@ -11,8 +11,8 @@ from schemas.tier import Tier
 from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, most_of
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
-from stages.models.first_calls import FirstCalls
 from stages.models.flex import Flex
+from stages.models.prompt_cache.first_calls import FirstCalls
 from stages.models.wires.facts import Caching
 
 # Sends a request; the argument caps the tokens of the answer if the request does not.

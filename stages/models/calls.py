@@ -48,9 +48,9 @@ from stages.models.failures.no_answers import MAX_ATTEMPTS, check_answered
 from stages.models.finish import CUT_OFF, finish_of
 from stages.models.known_calls import append, find_answer
 from stages.models.parked_calls import known_or_parked
-from stages.models.parking import thread_of_call
 from stages.models.request import ModelRequest, canonical_request
-from stages.models.row_scope import RowScope, RowStopped, current
+from stages.models.row.parking import thread_of_call
+from stages.models.row.scope import RowScope, RowStopped, current
 from stages.text.plain_json import to_json
 
 # Answered, and so billed, but the answer cannot be stored.

@@ -16,9 +16,16 @@ from stages.models import credentials, flex
 from stages.models.answers.method import OUR_WIRES
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.choice import ModelServices, credential_of, identities, limiter_of, members_of, model_identity
-from stages.models.parameters import default_cap
-from stages.models.tiers import effective_tier, pool_of
+from stages.models.settings.choice import (
+    ModelServices,
+    credential_of,
+    identities,
+    limiter_of,
+    members_of,
+    model_identity,
+)
+from stages.models.settings.parameters import default_cap
+from stages.models.settings.tiers import effective_tier, pool_of
 
 # provider → the extra that installs it
 _EXTRAS = {
@@ -91,7 +98,7 @@ def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> BaseChatMod
 def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     """Build the embedding model of a role. It is called like a chat model, so that its vectors are journalled, limited
     and paid for in the same way. Raises SpecError."""
-    from stages.models.embeddings import ForeignEmbeddings, OpenAICompatibleEmbeddings
+    from stages.models.embeddings.answers import ForeignEmbeddings, OpenAICompatibleEmbeddings
     from stages.models.offline.embeddings import OfflineEmbeddings
 
     if choice.others or len(choice.endpoints) > 1:
@@ -106,7 +113,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
 
         model = OpenAICompatibleEmbeddings(**arguments_of(provider, name, params, timeout_s))
     elif provider == "google_genai":
-        from stages.models.gemini_embeddings import GeminiEmbeddings
+        from stages.models.embeddings.gemini import GeminiEmbeddings
         from stages.models.wires.clients import arguments_of
 
         model = GeminiEmbeddings(**arguments_of(provider, name, params, timeout_s))

@@ -38,7 +38,7 @@ from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.known_calls import find_answer
 from stages.models.parked_calls import known_or_parked
 from stages.models.request import ModelRequest, canonical_request
-from stages.models.row_scope import RowScope, current
+from stages.models.row.scope import RowScope, current
 
 _PROBE_EVERY_S = 5.0
 _PROBE_PATIENCE_S = 10.0

@@ -5,7 +5,7 @@ import time
 from stages import observer
 from stages.journal.records import CallRecord
 from stages.journal.requests import RequestText
-from stages.models.row_scope import RowScope
+from stages.models.row.scope import RowScope
 
 
 def call_answered(scope: RowScope, call: CallRecord, prompt: RequestText | None) -> None:

@@ -6,7 +6,7 @@ from stages.journal.records import CallKey, CallRecord
 from stages.journal.requests import RequestText
 from stages.models.backend import Backend
 from stages.models.request import ModelRequest
-from stages.models.row_scope import RowScope
+from stages.models.row.scope import RowScope
 
 
 async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:

@@ -35,7 +35,7 @@ from stages.models.backend import Backend
 from stages.models.calls import as_result, call_answered, unknown_call
 from stages.models.known_calls import append
 from stages.models.request import ModelRequest
-from stages.models.row_scope import RowScope, current, request_digest
+from stages.models.row.scope import RowScope, current, request_digest
 
 # Fields of a model's serialised form that do not change its answers.
 _CONNECTION = frozenset(

@@ -8,9 +8,9 @@ from stages.limits.budget import NOTHING, Amount
 from stages.limits.prices import tier_price
 from stages.models.backend import Backend
 from stages.models.known_calls import find_answer
-from stages.models.parking import JobBody, thread_of_call
 from stages.models.request import ModelRequest
-from stages.models.row_scope import RowScope
+from stages.models.row.parking import JobBody, thread_of_call
+from stages.models.row.scope import RowScope
 
 
 async def known_or_parked(

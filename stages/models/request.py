@@ -13,9 +13,9 @@ from langchain_core.messages import BaseMessage
 from stages.journal.requests import RequestText
 from stages.models.asked import Settings, canonical_json
 from stages.models.backend import Backend
-from stages.models.prefix import end_of, is_long_enough, part_of
-from stages.models.row_scope import request_digest
-from stages.models.wires.openai_chat import wire
+from stages.models.prompt_cache.prefix import end_of, is_long_enough, part_of
+from stages.models.row.scope import request_digest
+from stages.models.wires.protocols.openai_chat import wire
 
 _LONG = 2_000  # characters of binary content, of which only the digest is kept
 _MARK = "cache_control"

@@ -11,7 +11,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from pipeline.orchestration import sandbox
-from pipeline.workflows.limiter import LimiterWorkflow
+from pipeline.workflows.limits.limiter import LimiterWorkflow
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
 

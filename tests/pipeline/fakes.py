@@ -21,7 +21,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from pipeline.orchestration import sandbox
-from pipeline.workflows.jobs import JobsWorkflow
+from pipeline.workflows.jobs.workflow import JobsWorkflow
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import fair_share
 from pipeline.workflows.row import RowWorkflow

@@ -32,7 +32,7 @@ from schemas.plan import Plan, Selection
 from schemas.spec.sections import Spec
 from schemas.staging import OpenedPartition
 from stages.execution.equal_rows.single_flight import Shared
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 
 Records = list[dict[str, Any]]
 EXTRACT: dict[str, Any] = {

@@ -21,9 +21,9 @@ from stages.journal.known import Known
 from stages.journal.records import CommonRecord, Record, RequestRecord
 from stages.journal.segments import decode_segment
 from stages.journal.writer import Journal
-from stages.models.choice import ModelServices
 from stages.models.factory import build_model
-from stages.models.row_scope import RowScope, Tally, current
+from stages.models.row.scope import RowScope, Tally, current
+from stages.models.settings.choice import ModelServices
 from stages.registry import build_stages
 
 TEXT = pa.schema([pa.field("text", pa.string())])

@@ -14,7 +14,7 @@ from pipeline import telemetry
 from pipeline.telemetry.metrics import recorder
 from pipeline.telemetry.metrics.recorder import Recorder
 from stages import observer
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import a_context, an_extract, enrich, kinds
 

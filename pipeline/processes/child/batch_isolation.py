@@ -19,7 +19,7 @@ from stages.execution.equal_rows.claims import Claims
 from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Attempt, GraphRow
 from stages.journal.records import Record, RowKey
-from stages.models.row_scope import Tally
+from stages.models.row.scope import Tally
 
 _LONGEST_ID = 60
 

@@ -1,7 +1,7 @@
 """Division of rates among the processes of a command: the command has one share of a fleet's limit, and its children
 lease parts of that over their channels, without a delay.
 
-The same rules as in the limiter workflow hold (`pipeline.workflows.limit_shares`): by demand, and the sum of the parts
+The same rules as in the limiter workflow hold (`pipeline.workflows.limits.shares`): by demand, and the sum of the parts
 never exceeds the share. A child that has ended holds nothing.
 """
 
@@ -13,7 +13,7 @@ from math import inf
 
 from pipeline.limits.lease_keeper import LimitUser, per_minute, rates_of
 from pipeline.processes.channel import Message
-from pipeline.workflows.limit_shares import AXES, LEASE_S, Shares
+from pipeline.workflows.limits.shares import AXES, LEASE_S, Shares
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
 from stages.limits.fleet_share import STATIC_SHARE, UNLIMITED, Demand, Rates
 from stages.limits.provider_queue import clock

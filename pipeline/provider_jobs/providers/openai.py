@@ -11,7 +11,7 @@ from pipeline.provider_jobs.base import Content
 from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of, until_ready
 from schemas.errors import RowError
 from schemas.jobs import Intent
-from stages.models.embeddings import OpenAICompatibleEmbeddings, vectors_in
+from stages.models.embeddings.answers import OpenAICompatibleEmbeddings, vectors_in
 from stages.models.wires.jobs import openai
 from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
 from stages.models.wires.transport import ProviderChatModel

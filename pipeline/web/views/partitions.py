@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from pipeline.outputs.changed_rows import earlier_generation
 from pipeline.planning.partition_status import PartitionStatus
-from pipeline.runs.templates import Figure
+from pipeline.runs.html.templates import Figure
 from pipeline.sinks import commits
 from pipeline.web.apart import apart
 from pipeline.web.facts.at_work import partitions_at_work

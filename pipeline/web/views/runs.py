@@ -9,12 +9,12 @@ from starlette.responses import Response, StreamingResponse
 
 from pipeline.client.connection import Connection
 from pipeline.operations.find_run import report_of
-from pipeline.runs.html_report import figures, sections
-from pipeline.runs.known_statistics import statistics_of
+from pipeline.runs.html.report import figures, sections
+from pipeline.runs.html.templates import Name
 from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, moved_models
 from pipeline.runs.requests import load_request
-from pipeline.runs.templates import Name
+from pipeline.runs.statistics.known import statistics_of
 from pipeline.stores import Store
 from pipeline.web.facts.live import live
 from pipeline.web.facts.runs import RunLine

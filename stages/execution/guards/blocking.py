@@ -16,7 +16,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.constants import START
 from langgraph.pregel import Pregel
 
-from stages.models.row_scope import RowScope
+from stages.models.row.scope import RowScope
 
 
 class NodeBlocks(BaseException):

@@ -15,7 +15,7 @@ from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import RowError
 from stages.execution.guards.blocking import NodeBlocks, loop_use
-from stages.models.row_scope import RowScope, current
+from stages.models.row.scope import RowScope, current
 from stages.text.exceptions import text_of
 
 _Steps = Coroutine[Any, Any, Any] | Generator[Any, Any, Any]

@@ -10,8 +10,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from stages.models.parking import RowParked, RowParking
-from stages.models.row_scope import RowScope
+from stages.models.row.parking import RowParked, RowParking
+from stages.models.row.scope import RowScope
 
 _QUIET_S = 0.02
 _PASSES = 5  # from a resolved future to the step of the task that awaits it through others

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from stages.models.row_scope import current
+from stages.models.row.scope import current
 
 
 class RowThreads(ThreadPoolExecutor):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import RowError
-from stages.models.row_scope import RowScope
+from stages.models.row.scope import RowScope
 
 TIMED_OUT = "row_timeout"
 _LOOK_EVERY_S = 1.0

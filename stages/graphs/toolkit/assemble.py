@@ -16,10 +16,10 @@ from stages.contract import Answered, Direct, GraphStage, Options, StageSetup, c
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer
 from stages.limits.limiter import Limiter
-from stages.models import choice
 from stages.models.answers.answer_format import AnswerFormat
 from stages.models.answers.method import structured_method
-from stages.models.choice import model_identity
+from stages.models.settings import choice
+from stages.models.settings.choice import model_identity
 from stages.stage_digests import stage_fingerprint
 from stages.user_code import load_attribute
 

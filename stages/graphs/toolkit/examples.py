@@ -12,7 +12,7 @@ from schemas.errors import RowError, SpecError
 from stages.contract import StageSetup
 from stages.graphs.toolkit.prompts import Prompts
 from stages.models.answers.answer_format import AnswerFormat
-from stages.models.prefix import common
+from stages.models.prompt_cache.prefix import common
 
 
 def example_turns(

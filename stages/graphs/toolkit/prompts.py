@@ -7,7 +7,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from schemas.errors import RowError
 from stages.contract import StageSetup
-from stages.models.prefix import common
+from stages.models.prompt_cache.prefix import common
 from stages.text.templates import Template, is_blank
 
 _LEAST_BEGIN = 256  # characters of a prompt, from which its beginning is worth a part of its own

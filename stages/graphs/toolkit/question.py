@@ -15,8 +15,8 @@ from stages.contract import Direct, StageSetup
 from stages.models import heard
 from stages.models.answers.answer_format import AnswerFormat, Mend, correction, raw_answer
 from stages.models.factory import build_model
-from stages.models.parameters import gives_logprobs, refuse_schema
-from stages.models.row_scope import current
+from stages.models.row.scope import current
+from stages.models.settings.parameters import gives_logprobs, refuse_schema
 
 MAX_REPAIRS = 2
 _COMPLAINT = 1000  # characters of the problem of an answer, which may quote the answer

@@ -25,7 +25,7 @@ from stages.contract import StageSetup
 from stages.execution.guards.row_guard import as_row_error, is_row_error
 from stages.journal.records import TOOL, CallRecord, now
 from stages.models.failures.errors import redacted
-from stages.models.row_scope import RowScope, current, request_digest
+from stages.models.row.scope import RowScope, current, request_digest
 from stages.text.exceptions import text_of
 from stages.user_code import load_attribute
 

@@ -19,7 +19,7 @@ from stages.models.answers.near_misses import coerced, mended
 from stages.models.asked import Declared, OneOfSeveral, TakesSettings, settings_of
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.logprobs import LOGPROBS
-from stages.models.row_scope import current
+from stages.models.row.scope import current
 
 WHOLE = "$"  # the corrected place that stands for text around the answer
 

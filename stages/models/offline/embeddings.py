@@ -7,8 +7,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
+from stages.models.embeddings.vectors import packed, result_of, text_of
 from stages.models.offline.words import WORD, stem
-from stages.models.vectors import packed, result_of, text_of
 from stages.text.tokens import tokens
 
 

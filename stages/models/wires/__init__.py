@@ -1,1 +1,1 @@
-"""One file a protocol: it writes requests and reads answers; and the transport under them."""
+"""Transport to the providers, and what differs between them: facts, dialects, clients, protocols."""

@@ -6,15 +6,15 @@ from typing import Any
 from pydantic import SecretStr
 
 from stages.models import credentials
-from stages.models.choice import SignedAccess
-from stages.models.wires.anthropic import AnthropicMessages
-from stages.models.wires.converse import BedrockConverse
 from stages.models.wires.facts import Caching, caching_of, facts_of
-from stages.models.wires.gemini import GeminiGenerate
-from stages.models.wires.openai_chat import OpenAIChat
-from stages.models.wires.openai_responses import OpenAIResponses
+from stages.models.wires.protocols.anthropic import AnthropicMessages
+from stages.models.wires.protocols.converse import BedrockConverse
+from stages.models.wires.protocols.gemini import GeminiGenerate
+from stages.models.wires.protocols.openai_chat import OpenAIChat
+from stages.models.wires.protocols.openai_responses import OpenAIResponses
+from stages.models.wires.protocols.wire import Wire
+from stages.models.wires.signing import SignedAccess
 from stages.models.wires.transport import ProviderChatModel
-from stages.models.wires.wire import Wire
 
 _WIRES: dict[str, Wire] = {
     "openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate(),

@@ -2,7 +2,7 @@
 
 Some requests can be rewritten: `max_tokens` by its newer or older name, a schema as a forced tool or in words, the
 system text in the user's turn. Any other refused parameter stops the run, as every row would be refused. All of it is
-done to the canonical request (`stages.models.wires.wire`), so it is the same for each protocol.
+done to the canonical request (`stages.models.wires.protocols.wire`), so it is the same for each protocol.
 """
 
 import re
@@ -15,8 +15,8 @@ import orjson
 
 from schemas.errors import FatalModelError, RowError
 from stages.models.wires.marks import is_marked, without_marks
-from stages.models.wires.parts import text_of
-from stages.models.wires.wire import SchemaMode
+from stages.models.wires.protocols.parts import text_of
+from stages.models.wires.protocols.wire import SchemaMode
 
 _SCHEMA_WORDS = re.compile(
     r"response_?format|json_?schema|structured.?output|output_?config|response_?json_?schema|text_?\.?format"

@@ -11,7 +11,7 @@ import orjson
 from langchain_core.messages import BaseMessage
 
 from schemas.digests import digest
-from stages.models import prefix
+from stages.models.prompt_cache import prefix
 from stages.models.wires.facts import Caching
 
 MARKS = ("cache_control", "prompt_cache_breakpoint")

@@ -5,7 +5,7 @@ from typing import Any
 
 from schemas.errors import FatalModelError
 from stages.models.wires.facts import Facts
-from stages.models.wires.parts import Part, parts_of
+from stages.models.wires.protocols.parts import Part, parts_of
 
 
 def refuse_media(messages: Sequence[Mapping[str, Any]], facts: Facts, model: str) -> None:

@@ -20,15 +20,15 @@ from pydantic import ConfigDict, Field, SecretStr, SkipValidation
 from schemas.errors import FatalModelError, ModelError, RowError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
-from stages.models.choice import Sign
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
 from stages.models.wires.facts import UNKNOWN, Caching, Facts
 from stages.models.wires.marks import with_marks
 from stages.models.wires.media import refuse_media
-from stages.models.wires.openai_chat import OpenAIChat, wire
-from stages.models.wires.wire import Wire
+from stages.models.wires.protocols.openai_chat import OpenAIChat, wire
+from stages.models.wires.protocols.wire import Wire
+from stages.models.wires.signing import Sign
 
 _MAX_FORMS = 6  # of one request, each learned from the refusal of the one before
 # Request forms that endpoints accept, by (base URL, model); the same for all stages of a process.

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from pipeline.consume import scan
 from pipeline.planning.job import Job
 from pipeline.publishing.publish import Published
-from pipeline.runs import finalise, html_report, outcomes, report, statistics
+from pipeline.runs import finalise, outcomes, report
+from pipeline.runs.html import report as html_report
+from pipeline.runs.statistics import totals as statistics
 from pipeline.stores import LocalStore, Store
 from schemas import ids
 from schemas.messages.base import RunRef

@@ -13,7 +13,7 @@ from temporalio.worker import Replayer
 
 from pipeline.limits.leases import Leases
 from pipeline.orchestration import sandbox
-from pipeline.workflows.limiter import LimiterWorkflow
+from pipeline.workflows.limits.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import LeaseRequest, PerMinute
 from stages.limits.limiter import Limiters, Rates

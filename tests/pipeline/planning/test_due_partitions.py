@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.planning.due_partitions import due_levels
+from pipeline.planning.selection.due_partitions import due_levels
 from schemas.plan import Due
 
 ZONES = ("UTC", "Europe/Paris", "America/Sao_Paulo", "Asia/Kolkata", "America/New_York", "Australia/Lord_Howe")

@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.planning.batches import MAX_BATCHES, PAGE_PARTITIONS, batch_ranges, batch_rows, cut, pages_of
-from pipeline.planning.calendar import start_of
 from pipeline.planning.decide import OutputShape, PartitionInput, decide
-from pipeline.planning.selection import select
+from pipeline.planning.selection.calendar import start_of
+from pipeline.planning.selection.partitions import select
 from pipeline.sinks.commits import commit, fence, read_commit
 from pipeline.stores import MemoryStore
 from schemas.errors import SpecError, UsageError

@@ -20,7 +20,7 @@ from schemas.messages.base import RunRef
 from schemas.messages.schedule import FiringDecision, FiringRequest
 from schemas.plan import Decision, Selection
 from schemas.spec.sections import Spec
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 DAYS: dict[str, Any] = {"by": "time", "column": "at"}

@@ -28,7 +28,7 @@ from stages.limits.limiter import Limiter
 from stages.limits.prices import pricer
 from stages.models.backend import Backend
 from stages.models.calls import as_result, message_of
-from stages.models.embeddings import OpenAICompatibleEmbeddings
+from stages.models.embeddings.answers import OpenAICompatibleEmbeddings
 from stages.models.wires.clients import arguments_of, client_of
 from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.runs.charts import BASE, LEFT, RIGHT, TOP, WIDTH, chart
+from pipeline.runs.html.charts import BASE, LEFT, RIGHT, TOP, WIDTH, chart
 
 
 @settings(deadline=None)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.limits.leases import Leases
-from pipeline.workflows.limit_shares import LEASE_S, Shares
+from pipeline.workflows.limits.shares import LEASE_S, Shares
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput, PerMinute
 from stages.limits.limiter import Limiters, Rates
 from tests.harness.script import Limits

@@ -15,7 +15,7 @@ from stages.execution.batch import run_graph_stage
 from stages.execution.equal_rows import recent_answers
 from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.records import CallRecord, RowRecord
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds, until
 

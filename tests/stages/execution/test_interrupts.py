@@ -14,7 +14,7 @@ from stages.execution.questions import GraphQuestion, is_waiting, questions_of
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord, VoidRecord, now
 from stages.journal.segments import decode_segment, encode_segment
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds
 

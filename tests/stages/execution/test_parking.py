@@ -14,7 +14,7 @@ from stages.execution.attempt import StageOutcome
 from stages.execution.guards.row_threads import RowThreads
 from stages.journal.records import CallRecord, now
 from stages.journal.segments import encode_segment
-from stages.models.parking import BatchParking, earlier_calls
+from stages.models.row.parking import BatchParking, earlier_calls
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds
 

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from schemas.errors import SpecError
 from stages.graphs.extract import ExtractOptions
 from stages.models.logprobs import LOGPROBS, least_probability, tokens_with_logprobs
-from stages.models.parameters import complaints
+from stages.models.settings.parameters import complaints
 from tests.harness.model_server import ModelServer
 from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, a_spec, answers, enrich, kinds
 

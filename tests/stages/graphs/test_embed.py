@@ -8,7 +8,7 @@ import pytest
 from schemas.errors import SpecError
 from stages.contract import GraphStage
 from stages.journal.records import CallRecord
-from stages.models.vectors import packed, unpacked
+from stages.models.embeddings.vectors import packed, unpacked
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_graph_stage, answers, enrich, kinds
 

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import SpecError
 from stages.contract import GraphStage
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from stages.registry import build_stages
 from stages.text.search import Corpus
 from tests.harness.model_server import ModelServer

@@ -13,7 +13,7 @@ from stages.journal.records import CallRecord
 from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, amount_of, cap_in, most_of
 from stages.limits.prices import pricer
 from stages.models.failures.errors import Waiting
-from stages.models.parameters import default_cap
+from stages.models.settings.parameters import default_cap
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_model, a_row
 

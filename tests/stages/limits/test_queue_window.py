@@ -14,7 +14,7 @@ import pytest
 
 from stages.contract import GraphStage
 from stages.limits.limiter import Limiter, Limiters
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import a_context, an_extract, enrich, kinds
 from tests.stages.virtual import clock, virtually

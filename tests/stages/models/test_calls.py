@@ -22,8 +22,8 @@ from stages.journal.records import CallRecord
 from stages.limits.limiter import Limiter
 from stages.models.backend import Backend
 from stages.models.calls import journalled
-from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds, until
 

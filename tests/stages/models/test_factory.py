@@ -10,7 +10,7 @@ from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Price
 from stages.limits.limiter import Blocked, Limiter, Limiters
 from stages.limits.prices import pricer
-from stages.models.choice import ModelServices, missing_key, model_identity
+from stages.models.settings.choice import ModelServices, missing_key, model_identity
 from stages.models.wires.transport import ProviderChatModel
 from tests.stages.support import a_model
 

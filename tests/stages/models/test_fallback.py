@@ -14,8 +14,8 @@ from stages.contract import GraphStage
 from stages.execution.attempt import StageOutcome
 from stages.journal.records import CallRecord, RowRecord
 from stages.models import calls
-from stages.models.choice import ModelServices
 from stages.models.failures.errors import Waiting
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, a_spec, an_extract, enrich, kinds
 

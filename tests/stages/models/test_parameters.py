@@ -9,7 +9,7 @@ import pytest
 from pipeline.client.preflight import refuse_untaken
 from schemas.errors import UsageError
 from schemas.spec.sections import Spec
-from stages.models.parameters import Complaint, complaints
+from stages.models.settings.parameters import Complaint, complaints
 
 
 @pytest.fixture(autouse=True)

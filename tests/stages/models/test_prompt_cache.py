@@ -17,9 +17,9 @@ from stages.journal.records import CallRecord
 from stages.limits.budget import most_of
 from stages.limits.prices import pricer, saved_by_cache
 from stages.models import credentials
-from stages.models.choice import ModelServices
-from stages.models.first_calls import FirstCalls
-from stages.models.prefix import common, end_of
+from stages.models.prompt_cache.first_calls import FirstCalls
+from stages.models.prompt_cache.prefix import common, end_of
+from stages.models.settings.choice import ModelServices
 from stages.models.wires.clients import client_of
 from stages.models.wires.facts import Caching, caching_of
 from stages.models.wires.marks import with_marks

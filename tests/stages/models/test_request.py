@@ -19,10 +19,10 @@ from stages.journal.records import CallRecord, CommonRecord, Record, RequestReco
 from stages.journal.requests import RequestText
 from stages.models.asked import Declared, canonical_json, settings_of
 from stages.models.backend import Backend
-from stages.models.choice import ModelServices, identities
 from stages.models.factory import build_model
 from stages.models.request import ModelRequest, canonical_request
-from stages.models.wires.openai_chat import wire
+from stages.models.settings.choice import ModelServices, identities
+from stages.models.wires.protocols.openai_chat import wire
 from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, an_extract, enrich

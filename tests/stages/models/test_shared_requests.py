@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import RowError, TransientModelError
-from stages.models.shared_requests import MOST_BYTES, MOST_TEXTS, SharedRequests, divided
+from stages.models.embeddings.shared_requests import MOST_BYTES, MOST_TEXTS, SharedRequests, divided
 
 
 class Server:

@@ -9,7 +9,7 @@ from schemas.plan import Selection
 from schemas.spec.sections import Spec
 from schemas.spec.tiers import uniform_tier, with_tier
 from schemas.tier import Tier
-from stages.models.tiers import absent_tiers, pool_of
+from stages.models.settings.tiers import absent_tiers, pool_of
 from tests.stages.support import a_graph_stage, a_spec
 
 

@@ -11,9 +11,9 @@ from pipeline.client.connection import connected_if_running
 from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
 from pipeline.operations.find_run import IDLE, find_run, report_of
-from pipeline.runs.known_statistics import statistics_of
 from pipeline.runs.plan_pages import latest_plan
 from pipeline.runs.report import Report, as_json, exit_code
+from pipeline.runs.statistics.known import statistics_of
 
 
 async def show_command(name: str | None, screen: Screen) -> int:

@@ -15,7 +15,7 @@ from pipeline.stores import may_delete
 from schemas.partition_keys import partition_texts
 from schemas.spec.sections import Spec
 from schemas.tables import same_but_for_case
-from stages.models.parameters import complaints
+from stages.models.settings.parameters import complaints
 
 _MAY_NOT_DELETE = (
     "Warning: this writer may not delete in {0}, so replaced files stay in data/ and readers by glob will see rows "

@@ -8,8 +8,8 @@ import orjson
 
 from schemas.jobs import ProviderState
 from stages.limits.rate_headers import time_of
-from stages.models.wires.answer import status_of_word
 from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
+from stages.models.wires.protocols.answer import status_of_word
 
 LIMITS = JobLimits(requests=100_000, bytes=256_000_000)
 FRAMING = Framing(b'{"requests":[', b",", b"]}")

@@ -8,8 +8,8 @@ import orjson
 
 from schemas.jobs import Intent, ProviderState
 from stages.limits.rate_headers import time_of
-from stages.models.wires.answer import counted, status_of_word
 from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
+from stages.models.wires.protocols.answer import counted, status_of_word
 
 LIMITS = JobLimits(requests=200_000, bytes=2_000_000_000)  # of requests none is documented
 FRAMING = Framing()

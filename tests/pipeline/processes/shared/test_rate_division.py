@@ -12,7 +12,7 @@ import pytest
 from pipeline.limits.lease_keeper import LeaseKeeper
 from pipeline.processes.channel import Message
 from pipeline.processes.shared.rate_division import CommandLimits
-from pipeline.workflows.limit_shares import Shares
+from pipeline.workflows.limits.shares import Shares
 from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
 from stages.limits.limiter import Limiters, Rates
 from tests.harness.script import Limits

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from schemas.spec.fields import OutputField, json_schema
 from stages.models.answers.answer_format import AnswerFormat
-from stages.models.wires.anthropic import VERSION
-from stages.models.wires.schemas import anthropic_schema
+from stages.models.wires.protocols.anthropic import VERSION
+from stages.models.wires.protocols.schemas import anthropic_schema
 from tests.harness.script import Rule
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
 

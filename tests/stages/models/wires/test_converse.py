@@ -21,9 +21,9 @@ from langchain_core.tools import tool
 
 from pipeline.bedrock import bedrock_access
 from schemas.errors import FatalModelError, RowError, SpecError, TransientModelError
-from stages.models.choice import SignedAccess
 from stages.models.wires.clients import client_of
-from stages.models.wires.schemas import anthropic_schema
+from stages.models.wires.protocols.schemas import anthropic_schema
+from stages.models.wires.signing import SignedAccess
 from tests.harness.script import Rule
 from tests.stages.models.wires.referee import Referee, a_referee, declared
 

@@ -14,7 +14,7 @@ from langchain_core.tools import tool
 
 from schemas.spec.fields import OutputField, json_schema
 from stages.models.answers.answer_format import AnswerFormat
-from stages.models.wires.schemas import gemini_schema
+from stages.models.wires.protocols.schemas import gemini_schema
 from tests.harness.protocols.gemini import spelled
 from tests.harness.script import Rule
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared

@@ -11,8 +11,8 @@ from google.genai import types
 from langchain_core.messages import HumanMessage
 
 from stages.journal.records import CallRecord
-from stages.models.gemini_embeddings import GeminiEmbeddings
-from stages.models.vectors import unpacked
+from stages.models.embeddings.gemini import GeminiEmbeddings
+from stages.models.embeddings.vectors import unpacked
 from stages.models.wires.clients import arguments_of
 from tests.stages.models.wires.referee import Referee, a_referee
 from tests.stages.support import Segments, a_context, a_graph_stage, answers, enrich

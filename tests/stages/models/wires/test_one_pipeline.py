@@ -12,7 +12,7 @@ from pipeline.bedrock import bedrock_access
 from schemas.spec.sections import Price
 from stages.journal.records import CallRecord
 from stages.limits.prices import pricer
-from stages.models.choice import ModelServices
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds
 

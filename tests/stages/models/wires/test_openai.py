@@ -16,10 +16,10 @@ from schemas.spec.fields import OutputField
 from schemas.spec.sections import ModelChoice
 from stages.models import credentials
 from stages.models.answers.answer_format import AnswerFormat
-from stages.models.choice import model_identity
+from stages.models.settings.choice import model_identity
 from stages.models.wires.clients import client_of
-from stages.models.wires.openai_chat import OpenAIChat
-from stages.models.wires.openai_responses import OpenAIResponses
+from stages.models.wires.protocols.openai_chat import OpenAIChat
+from stages.models.wires.protocols.openai_responses import OpenAIResponses
 from tests.harness.script import Rule
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
 

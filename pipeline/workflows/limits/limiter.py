@@ -9,7 +9,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.limit_shares import LEASE_S, Shares
+    from pipeline.workflows.limits.shares import LEASE_S, Shares
     from schemas.messages.limits import Lease, LeaseRequest, LimiterInput
 
 _UPDATES = 500  # Temporal refuses more than 2,000 an execution

@@ -18,7 +18,7 @@ from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exce
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import FORM_JOBS, call, cause_of
-    from pipeline.workflows.job_course import JobCourse
+    from pipeline.workflows.jobs.course import JobCourse
     from pipeline.workflows.policies import LONG
     from schemas.errors import TandemError
     from schemas.messages.jobs import (

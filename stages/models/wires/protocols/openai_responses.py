@@ -12,9 +12,9 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
-from stages.models.wires.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, usage
-from stages.models.wires.parts import Part, data_url, parts_of
-from stages.models.wires.wire import Request, SchemaMode
+from stages.models.wires.protocols.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, usage
+from stages.models.wires.protocols.parts import Part, data_url, parts_of
+from stages.models.wires.protocols.wire import Request, SchemaMode
 
 # Names of the canonical request that have another form here.
 _REWRITTEN = frozenset((

@@ -12,7 +12,7 @@ from schemas.spec.sections import Limits, ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
 from schemas.tier import Tier
 from stages.models import credentials
-from stages.models.choice import credential_of, members_of
+from stages.models.settings.choice import credential_of, members_of
 
 HAVE_JOBS = frozenset(("openai", "anthropic", "google_genai"))
 _HAVE_FLEX = frozenset(("openai", "google_genai"))

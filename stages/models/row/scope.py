@@ -13,8 +13,8 @@ from schemas.errors import RowError, TandemError
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
-from stages.models.parking import RowParking
-from stages.models.row_clock import RowClock
+from stages.models.row.clock import RowClock
+from stages.models.row.parking import RowParking
 from stages.observer import RowObserver
 
 

@@ -9,7 +9,7 @@ from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.models import credentials
-from stages.models.choice import members_of
+from stages.models.settings.choice import members_of
 from stages.models.wires.facts import Facts, facts_of, refused, room_to_think
 from stages.models.wires.schema_limits import unexpressible
 

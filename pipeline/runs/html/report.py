@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from jinja2 import Template
 
-from pipeline.runs.charts import Chart, chart
+from pipeline.runs.html.charts import Chart, chart
+from pipeline.runs.html.templates import Figure, Name, environment
+from pipeline.runs.html.templates import utc as _time
 from pipeline.runs.report import Report
-from pipeline.runs.statistics import CostlyRow, RunStatistics
-from pipeline.runs.templates import Figure, Name, environment
-from pipeline.runs.templates import utc as _time
+from pipeline.runs.statistics.totals import CostlyRow, RunStatistics
 
 _MOST_LABELS = 6
 _MOST_CHECKS = 500

@@ -13,7 +13,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.jobs import JobsWorkflow
+    from pipeline.workflows.jobs.workflow import JobsWorkflow
     from schemas import ids
     from schemas.messages.base import RunRef
     from schemas.messages.jobs import (

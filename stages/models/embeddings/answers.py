@@ -1,4 +1,4 @@
-"""Embedding models as chat models: a text in, a vector out, packed as `stages.models.vectors` says."""
+"""Embedding models as chat models: a text in, a vector out, packed as `stages.models.embeddings.vectors` says."""
 
 import struct
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from pydantic import ConfigDict, PrivateAttr
 
-from stages.models.shared_requests import SharedRequests, divided
-from stages.models.vectors import packed, result_of, text_of
-from stages.models.wires.answer import counted
+from stages.models.embeddings.shared_requests import SharedRequests, divided
+from stages.models.embeddings.vectors import packed, result_of, text_of
 from stages.models.wires.body import no_completion
+from stages.models.wires.protocols.answer import counted
 from stages.models.wires.transport import ProviderChatModel
 
 

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.planning.selection import select
+from pipeline.planning.selection.partitions import select
 from schemas.manifest import Manifest
 from schemas.plan import Cause, Decision, Selection
 from schemas.spec.sections import Partition

@@ -8,7 +8,7 @@ before, one that is over at `at` to this one. Days have 23 to 25 hours if their 
 import datetime as dt
 from collections.abc import Sequence
 
-from pipeline.planning.calendar import end_of, in_utc
+from pipeline.planning.selection.calendar import end_of, in_utc
 from schemas.plan import Due, Reprocess
 
 

@@ -1,7 +1,7 @@
 """The chosen model of a role before it is built: its identity, its key and its limiter. Needs no provider's SDK."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -15,6 +15,7 @@ from schemas.tier import Tier
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.limits.limiter import DEFAULT_OUTPUT, Limiter, Limiters, Rates
 from stages.models import credentials
+from stages.models.wires.signing import SignedAccess
 
 _WORD = re.compile(r"[a-z_]{1,16}")
 # Parameters of the connection, which change nothing of what is answered.
@@ -37,19 +38,6 @@ HOW = frozenset((
     "stream", "stream_options", "service_tier", "prompt_cache_key", "prompt_cache_retention", "store", "metadata",
     "user", "safety_identifier", "extra_headers",
 ))  # fmt: skip
-
-
-# Returns the headers that prove who asks: of the URL, the headers and the body of a request.
-Sign = Callable[[str, Mapping[str, str], bytes], Awaitable[Mapping[str, str]]]
-
-
-@dataclass(frozen=True)
-class SignedAccess:
-    """A provider whose requests are signed: its address, the signer, and whether it finds its credentials."""
-
-    base_url: str
-    sign: Sign
-    has_credentials: Callable[[], bool]
 
 
 @dataclass

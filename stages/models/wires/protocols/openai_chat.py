@@ -10,9 +10,17 @@ from langchain_core.outputs import ChatResult
 
 from schemas.errors import NoAnswer
 from stages.models.logprobs import LOGPROBS, tokens_with_logprobs
-from stages.models.wires.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, shown, usage
-from stages.models.wires.parts import in_chat_form
-from stages.models.wires.wire import Request, SchemaMode
+from stages.models.wires.protocols.answer import (
+    ToolCalls,
+    chat_result,
+    counted,
+    failure_in,
+    no_completion_in,
+    shown,
+    usage,
+)
+from stages.models.wires.protocols.parts import in_chat_form
+from stages.models.wires.protocols.wire import Request, SchemaMode
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 

@@ -4,7 +4,7 @@ import datetime as dt
 import re
 from collections.abc import Sequence
 
-from pipeline.planning.calendar import end_of, in_utc, start_of, wall_clock
+from pipeline.planning.selection.calendar import end_of, in_utc, start_of, wall_clock
 from schemas.errors import UsageError
 from schemas.plan import Selection
 from schemas.spec.durations import parse_duration

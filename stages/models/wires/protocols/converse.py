@@ -13,12 +13,19 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
-from stages.models.wires import anthropic
-from stages.models.wires.answer import ToolCalls, counted, failure_in, no_completion_in, result_of_parts, usage
 from stages.models.wires.facts import facts_of
-from stages.models.wires.parts import Part, parts_of
-from stages.models.wires.schemas import anthropic_schema
-from stages.models.wires.wire import Request, SchemaMode
+from stages.models.wires.protocols import anthropic
+from stages.models.wires.protocols.answer import (
+    ToolCalls,
+    counted,
+    failure_in,
+    no_completion_in,
+    result_of_parts,
+    usage,
+)
+from stages.models.wires.protocols.parts import Part, parts_of
+from stages.models.wires.protocols.schemas import anthropic_schema
+from stages.models.wires.protocols.wire import Request, SchemaMode
 
 # Names of the canonical request, and of LangChain's class, that have another form here.
 _REWRITTEN = frozenset((

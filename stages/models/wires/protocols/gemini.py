@@ -10,11 +10,18 @@ from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
 from stages.models.logprobs import LOGPROBS, tokens_with_logprobs
-from stages.models.wires.answer import ToolCalls, counted, failure_in, no_completion_in, result_of_parts, usage
 from stages.models.wires.facts import facts_of
-from stages.models.wires.parts import Part, parts_of
-from stages.models.wires.schemas import gemini_schema
-from stages.models.wires.wire import Request, SchemaMode
+from stages.models.wires.protocols.answer import (
+    ToolCalls,
+    counted,
+    failure_in,
+    no_completion_in,
+    result_of_parts,
+    usage,
+)
+from stages.models.wires.protocols.parts import Part, parts_of
+from stages.models.wires.protocols.schemas import gemini_schema
+from stages.models.wires.protocols.wire import Request, SchemaMode
 
 # Tokens for efforts, where a model takes a budget instead: about what the OpenAI-compatible endpoint of Gemini gives.
 _EFFORT_TOKENS = {"none": 0, "minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 24_576, "xhigh": 24_576,

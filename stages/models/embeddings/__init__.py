@@ -1,0 +1,1 @@
+"""Embeddings: many texts in a request, one answer each, packed as bytes."""

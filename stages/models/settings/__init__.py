@@ -1,0 +1,1 @@
+"""What a stage says of its model: which one, its parameters, its tier; checked before anything is asked."""
