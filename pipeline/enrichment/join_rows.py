@@ -139,7 +139,9 @@ class RowJoin:
         rows = RowKeys(self._keys[0], self._keys[1:], self._job)
         keys = rows.all
         own = collect([(self._store, self._entry.partition)], pl.concat(keys), local)
-        other = self._others.collect(self._entry.partition, rows.needed(own), local)
+        needed = rows.needed(own)
+        places = self._others.places({self._entry.partition: needed})[self._entry.partition]
+        other = self._others.collect(places, needed, local)
         answered = rows.answered([own] if other is None else [own, other])
         sizes = self._sizes(answered, size)
         batches = batches_over(self._entry, sizes)

@@ -1,14 +1,12 @@
 """Count the rows and calls of a run before it costs money. Reads the input and the journal, writes nothing but
 indexes.
 
-Rows are compared with the current generation's index. Then each batch goes through the stages as it would in a run,
-with the answers that are known. A row that needs a call is followed with its known values: later stages then have
-ranges.
+Each batch goes through the stages as it would in a run, with the answers that are known.
 """
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,34 +14,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.enrichment.join_rows import RowKeys
-from pipeline.enrichment.selection import RowSelection, of_selected
-from pipeline.estimates.followed_batch import CallProbe, CountedRows, FollowedBatch
-from pipeline.estimates.row_changes import row_changes
-from pipeline.journal import compacted, segments
+from pipeline.estimates.followed_batch import CallProbe, CountedRows
+from pipeline.estimates.partition_count import PartitionCount, Reading
 from pipeline.journal.answers.calls import CallFinder
-from pipeline.journal.join import collect, has_journal
-from pipeline.journal.spool import Spools
-from pipeline.planning import batches
-from pipeline.planning.batches import equal_batches
 from pipeline.planning.job import Job
 from pipeline.planning.known_answers import index_answers, other_journals
 from pipeline.progress_note import Note, unnoted
-from pipeline.settings import current
-from pipeline.sources.snapshot import Entry
 from pipeline.stores import Store
-from pipeline.stores.local import LocalStore
 from schemas.plan import Decision, RowChanges
-from schemas.staging import PlannedBatch, StagedFile
 from stages.contract import GraphStage, graph_stages
-from stages.execution.row_prints import row_prints
-from stages.execution.unsettled import is_shareable
-from stages.journal.fingerprints import row_ids
-from stages.journal.known import Known
-from stages.journal.records import Record
-from stages.journal.segments import decode_segment
 
 _THREADS = min(4, os.cpu_count() or 1)  # each holds what it counts of a partition
+_PARTITIONS_AT_ONCE, _ROWS_AT_ONCE = 64, 400_000  # whose keys are held until all of them are looked up
 _GUESSED_CALLS = 3  # of each node, where a graph does not declare its number of calls
 
 
@@ -146,130 +128,36 @@ def count_calls(
     stages = [StageCount(stage) for stage in graph_stages(job.stages)]
     entries = job.snapshot.entries_of([d.partition for d in decided if d.run or d.rows_may_differ])
 
-    probe = CallProbe(None if fresh else CallFinder.of(other_journals(job, store)))
-
-    def one(index: int) -> tuple[int, Decision, list[CountedRows]]:
-        decision = found[index]
-        counting = _PartitionCount(job, store, decision, entries[decision.partition], fresh, note, probe)
-        changed = replace(decision, changes=counting.changes())
-        return index, changed, counting.rows_to_call() if decision.run else []
-
+    others = other_journals(job, store)
+    reading = Reading(job, store, others, CallProbe(None if fresh else CallFinder.of(others)), fresh, note)
     found = list(decided)
     examined = [index for index, decision in enumerate(found) if decision.run or decision.rows_may_differ]
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="tandem-forecast") as threads:
-        for index, decision, counts in threads.map(one, examined):
-            found[index] = decision
-            for count, more in zip(stages, counts, strict=False):
-                count.add(more)
+        for some in _looked_up_together(examined, found):
+            with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+                counting = [
+                    PartitionCount(reading, found[index], entries[found[index].partition], Path(folder) / f"{index}")
+                    for index in some
+                ]
+                for index, changes in zip(some, threads.map(PartitionCount.prepare, counting), strict=True):
+                    found[index] = replace(found[index], changes=changes)
+                places = others.places({one.partition: one.needed for one in counting})
+                for counts in threads.map(
+                    PartitionCount.rows_to_call, counting, (places[one.partition] for one in counting)
+                ):
+                    for count, more in zip(stages, counts, strict=False):
+                        count.add(more)
     return CallCount(found, stages)
 
 
-class _PartitionCount:
-    """One partition."""
-
-    def __init__(
-        self, job: Job, store: Store, decision: Decision, entry: Entry, fresh: bool, note: Note, probe: CallProbe
-    ) -> None:
-        self.job, self.store, self.entry, self.note, self.probe = job, store, entry, note, probe
-        self.decision = decision
-        self.fresh = fresh
-        self.others = other_journals(job, store)
-        self.answered: set[int] = set()  # hashes, too
-        self._masks: dict[int, pl.Series] = {}  # of each batch, the rows that are left
-        self.rows = min(decision.rows, entry.rows)
-        size = batches.batch_rows(self.rows, job.spec.limits.batch_rows)
-        self.batches = equal_batches(entry, size, decision.rows)
-
-    def changes(self) -> RowChanges:
-        """Compare the partition's rows with those of its current generation."""
-        rows, index = self.decision.rows, self.decision.index
-        if index is None:
-            return RowChanges(new=rows)
-        if not self.decision.rows_may_differ:
-            return RowChanges(unchanged=rows)
-        return row_changes(self.job, self.store, self.entry, self.rows, index, self.note)
-
-    def _read(self, batch: PlannedBatch) -> pl.DataFrame:
-        return self.job.snapshot.read(self.entry.partition, batch.ranges)
-
-    def _select(self, folder: Path) -> None:
-        """Leave out the rows that no stage with a model will see, if there are many."""
-        folder.mkdir()
-        selection = RowSelection.of(self.job, self.entry, self.rows, folder, self.note)
-        found = selection.copy() if selection is not None else None
-        if found is None:
-            return
-        copies = [StagedFile(key=path.name, sha256="", size=0, rows=rows) for path, rows in found.files]
-        job = replace(self.job, snapshot=replace(self.job.snapshot, store=LocalStore(folder)))
-        self.job = of_selected(job, self.entry.partition, copies)
-        self.entry = self.job.snapshot.entry(self.entry.partition)
-        self.batches = equal_batches(self.entry, batches.batch_rows(found.rows, None), found.rows)
-
-    def rows_to_call(self) -> list[CountedRows]:
-        """Count, for each graph stage, the rows that need a call."""
-        counts = [CountedRows() for _ in graph_stages(self.job.stages)]
-        if not self.fresh and has_journal(self.store, self.entry.partition):
-            self.answered = self._answered()
-        with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-            self._select(Path(folder) / "selected")
-            known = self._known(Path(folder))
-            for number, batch in enumerate(self.batches):
-                known_here = Known(known.pop(number, ()))
-                FollowedBatch(self.job, self._left(number, batch), known_here, self.probe).through(counts)
-                self.note(batch.rows)
-        return counts
-
-    def _answered(self) -> set[int]:
-        """Return the known rows whose fingerprint alone shows that they need no call: read without answers."""
-        stages = graph_stages(self.job.stages)
-        if len(stages) > 1 or self.job.stages[0] is not stages[0] or stages[0].calls != (1, 1):
-            return set()
-        found: set[int] = set()
-        reading = segments.Reading()
-        for chunk in compacted.everything(self.store, self.entry.partition, ["kind", "stage", "key"], reading):
-            if chunk["kind"].eq("void").any():
-                return set()
-            mine = (pl.col("kind") == "row") & (pl.col("stage") == stages[0].fingerprint)
-            found.update(map(hash, chunk.filter(mine)["key"].to_list()))
-        return found
-
-    def _left(self, number: int, batch: PlannedBatch) -> pl.DataFrame:
-        """Return the rows of a batch that have to be followed."""
-        rows = self._read(batch)
-        if not self.answered:
-            return rows
-        if number not in self._masks:
-            first = graph_stages(self.job.stages)[0]
-            prints = row_prints(first, rows, row_ids(rows, self.job.spec.source.key))
-            self._masks[number] = pl.Series([hash(row) not in self.answered for row in prints], dtype=pl.Boolean)
-        return rows.filter(self._masks[number])
-
-    def _known(self, folder: Path) -> dict[int, list[Record]]:
-        """Load the records of the rows that are followed, by batch, joined as `open` does."""
-        if self.fresh or not self.batches:
-            return {}
-        journal = has_journal(self.store, self.entry.partition)
-        # Few: what was answered in the last second of a process that was killed on this machine. Its next run has them.
-        spooled = Spools(current().spool_folder).records_of_the_dead(self.store.uri, self.entry.partition)
-        found = {number: list(spooled) for number in range(len(self.batches))} if spooled else {}
-        if not (journal or self.others.may_have_answers()):
-            return found
-        keys = [RowKeys.of(self.job, self._left(number, batch)) for number, batch in enumerate(self.batches)]
-        rows = RowKeys(
-            pl.concat(one.ids for one in keys),
-            [pl.concat(prints) for prints in zip(*(one.prints for one in keys), strict=True)],
-            self.job,
-        )
-        own = None
-        if journal:
-            own = collect([(self.store, self.entry.partition)], pl.concat(rows.all), folder)
-        other = self.others.collect(self.entry.partition, rows.needed(own), folder, requests=False)
-        sizes = [len(one.ids) for one in keys]
-        batch = pl.Series("batch", [n for n, size in enumerate(sizes) for _ in range(size)], dtype=pl.Int64)
-        wanted = pl.concat(pl.DataFrame([batch, key.alias("key")]) for key in rows.all).with_columns(calls=True)
-        for kind, joined in (("known", own), ("elsewhere", other)):
-            for number, path in (joined.by_batch(wanted, folder, kind) if joined is not None else {}).items():
-                records = decode_segment(path.read_bytes()).records
-                kept = records if kind == "known" else [record for record in records if is_shareable(record)]
-                found.setdefault(number, []).extend(kept)
-        return found
+def _looked_up_together(examined: Sequence[int], decided: Sequence[Decision]) -> Iterator[list[int]]:
+    """Yield partitions whose answers are looked up in the index at once: each look reads most of its row groups."""
+    some, rows = list[int](), 0
+    for index in examined:
+        some.append(index)
+        rows += decided[index].rows
+        if rows >= _ROWS_AT_ONCE or len(some) == _PARTITIONS_AT_ONCE:
+            yield some
+            some, rows = [], 0
+    if some:
+        yield some

@@ -9,16 +9,45 @@ Both are digests already, so a key is a part of them. Two things of one key are 
 is searched by the whole digests.
 """
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 _DIGITS = 15  # hexadecimal, of a digest: 60 bits, as Polars parses signed numbers of 64
 KEYS = pl.UInt64
+_FULL = 32  # digits of a digest
+_NO_DIGIT = 255
+_VALUES = np.full(256, _NO_DIGIT, dtype=np.uint8)  # of ASCII characters
+_VALUES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 
 def of_digests(digests: pl.Series) -> pl.Series:
     """Return the keys of digests in hexadecimal; null for other texts."""
+    numbers = _of_full_digests(digests)
+    if numbers is not None:
+        return pl.Series("key", numbers, dtype=KEYS)
     number = digests.str.slice(0, _DIGITS).str.to_integer(base=16, strict=False)
     return number.cast(KEYS).alias("key")
+
+
+def _of_full_digests(digests: pl.Series) -> npt.NDArray[np.uint64] | None:
+    """Return the same for digests that all have 32 digits, which is nearly always so, in a third of the time; None for
+    other texts."""
+    if digests.is_empty() or digests.null_count():
+        return None
+    texts = digests.to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, content = texts.buffers()
+    if content is None:
+        return None
+    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    if (np.diff(ends) != _FULL).any():
+        return None
+    characters = np.frombuffer(content, dtype=np.uint8)[ends[0] : ends[-1]].reshape(-1, _FULL)
+    digits = _VALUES[characters[:, : _DIGITS + 1]]
+    if digits.max() == _NO_DIGIT:
+        return None
+    numbers: npt.NDArray[np.uint64] = (digits[:, ::2] << 4 | digits[:, 1::2]).view(">u8")[:, 0]
+    return numbers >> np.uint64(4)
 
 
 def of_digest(digest: str) -> int:

@@ -38,13 +38,10 @@ _LISTINGS = 3  # a reader lists again if a listed object is gone
 _SPILL = pa.schema([pa.field("number", pa.uint32()), pa.field("body", pa.binary())])
 
 
-def hashed(keys: Sequence[str]) -> pl.Series:
-    """Hash each key to eight bytes, in order."""
-    return _hashed(pl.Series("key", keys, dtype=pl.String))
-
-
-def _hashed(texts: pl.Series) -> pl.Series:
-    """Return a digest's own first bits, by which it is found over the whole dataset, too; other texts are hashed."""
+def hashed(keys: Sequence[str] | pl.Series) -> pl.Series:
+    """Hash each key to eight bytes, in order: a digest's own first bits, by which it is found over the whole dataset,
+    too; other texts are hashed."""
+    texts = pl.Series("key", keys, dtype=pl.String)
     numbers = answer_keys.of_digests(texts)
     return numbers if not numbers.null_count() else pl.select(pl.coalesce(numbers, texts.hash())).to_series()
 
@@ -132,12 +129,12 @@ def collect(
 ) -> JournalJoin:
     """Collect the records of these identities or row fingerprints, hashed, from the journals of some partitions; with
     `requests`, those too. `name`: of files in the folder. Raises StoreError."""
-    unique_keys = keys.unique().alias("key").to_frame()
+    unique_keys = keys.unique()
 
     def wanted(chunk: pl.DataFrame) -> bool:
         if requests and (chunk["kind"] == COMMON).any():
             return True
-        return any(_hashed(chunk[name]).is_in(unique_keys["key"].implode()).any() for name in ("id", "key"))
+        return any(hashed(chunk[name]).is_in(unique_keys.implode()).any() for name in ("id", "key"))
 
     for number in range(_LISTINGS):
         readings = [Reading() for _ in places]
@@ -155,18 +152,16 @@ def collect(
     return found
 
 
-def _spilled(chunks: Iterable[pl.DataFrame], keys: pl.DataFrame, path: Path) -> JournalJoin:
+def _spilled(chunks: Iterable[pl.DataFrame], keys: pl.Series, path: Path) -> JournalJoin:
     kept = []
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
         for chunk in chunks:
-            hashes = [_hashed(chunk[column]).alias(column) for column in _HASHED]
-            numbered = chunk.with_row_index("number", offset=count).with_columns(_KIND, *hashes)
+            by_id, by_key = (hashed(chunk[name]).is_in(keys.implode()) for name in ("id", "key"))
+            numbered = chunk.with_row_index("number", offset=count)
             count += chunk.height
-            by_id = numbered.join(keys, left_on="id", right_on="key", how="semi")["number"]
-            by_key = numbered.join(keys, on="key", how="semi")["number"]
-            needed = pl.col("number").is_in(pl.concat([by_id, by_key]).unique().implode())
-            relevant = numbered.filter(needed | (pl.col("kind") == COMMON))
+            found = numbered.filter(by_id | by_key | (chunk["kind"] == COMMON))
+            relevant = found.with_columns(_KIND, *(hashed(found[name]).alias(name) for name in _HASHED))
             kept.append(relevant.drop("body"))
             for batch in relevant.select("number", "body").to_arrow().cast(_SPILL).to_batches():
                 writer.write_batch(batch)

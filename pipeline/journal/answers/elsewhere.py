@@ -4,7 +4,7 @@ An answer belongs to the dataset: a row that moves, and rows that are equal, fin
 is found here is copied into the partition's own journal by the batch that uses it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,21 +47,27 @@ class OtherJournals:
         indexes = (coverage.index_of(self.store, origin) for origin in (None, *self.read_from))
         return any(not index.is_empty() for index in indexes) or any(True for _ in self._unindexed())
 
-    def collect(self, partition: str, needed: Needed, folder: Path, *, requests: bool = True) -> JournalJoin | None:
-        """Collect the records of these rows, and the requests of their calls, from other journals than the partition's
-        own; None if there are none. Raises StoreError."""
-        keys = needed.keys
+    def places(self, needed: Mapping[str, Needed]) -> dict[str, list[Place]]:
+        """Return, for each of these partitions, the other journals that may have something of what it needs. The index
+        is read once for all of them. Raises StoreError."""
+        wanted = {partition: one.keys for partition, one in needed.items()}
+        keys = pl.concat([hashed([]), *wanted.values()]).unique()
         if not keys.len():
-            return None
-        places = [place for place in self._places(keys) if place != (self.store, partition)]
-        return collect(places, needed.hashes, folder, "elsewhere", requests=requests) if places else None
+            return {partition: [] for partition in needed}
+        indexed = [(origin or self.store, coverage.index_of(self.store, origin).find(keys))
+                   for origin in (None, *self.read_from)]  # fmt: skip
+        unindexed = list(self._unindexed())
+        return {
+            partition: [place for place in _with_any(indexed, own, unindexed) if place != (self.store, partition)]
+            for partition, own in wanted.items()
+        }
 
-    def _places(self, keys: pl.Series) -> list[Place]:
-        places: dict[Place, None] = {}
-        for origin in (None, *self.read_from):
-            found = coverage.index_of(self.store, origin).find(keys)["partition"].unique(maintain_order=True)
-            places |= dict.fromkeys((origin or self.store, name) for name in found)
-        return list(places | dict.fromkeys(self._unindexed()))
+    def collect(
+        self, places: Sequence[Place], needed: Needed, folder: Path, *, requests: bool = True
+    ) -> JournalJoin | None:
+        """Collect the records of these rows, and the requests of their calls, from journals that may have some; None
+        without any. Raises StoreError."""
+        return collect(places, needed.hashes, folder, "elsewhere", requests=requests) if places else None
 
     def _unindexed(self) -> Iterator[Place]:
         """Yield the journals that have to be read directly. Not those that this command writes: its rows share their
@@ -70,3 +76,16 @@ class OtherJournals:
             for one in coverage.marked(origin):
                 if origin is not self.store or one.command != COMMAND.name:
                     yield origin, one.partition
+
+
+def _with_any(
+    indexed: Sequence[tuple[Store, pl.DataFrame]], keys: pl.Series, unindexed: Sequence[Place]
+) -> list[Place]:
+    """Return the journals that have some of the keys, as far as is known: none for no keys."""
+    if not keys.len():
+        return []
+    places: dict[Place, None] = {}
+    for store, found in indexed:
+        names = found.filter(pl.col("key").is_in(keys.implode()))["partition"].unique(maintain_order=True)
+        places |= dict.fromkeys((store, name) for name in names)
+    return list(places | dict.fromkeys(unindexed))

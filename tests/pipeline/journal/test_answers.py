@@ -218,3 +218,18 @@ def test_a_marker_stays_until_its_run_is_over(store: MemoryStore) -> None:
     coverage.settle(store, published(next=1), lambda run: run == "run-1")
     assert not coverage.marked(store)
     assert places(store, answer_keys.of_rows(digest(7), pl.Series([digest(1)]))) == {DAY}
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.one_of(st.none(), st.text(max_size=33), st.text("0123456789abcdef", min_size=32, max_size=32))),
+    st.integers(0, 3),
+)
+def test_keys_are_the_first_bits_of_digests_whatever_stands_beside_them(texts: list[str | None], start: int) -> None:
+    digests = [text for text in texts if text is not None and len(text) == 32 and set(text) <= set("0123456789abcdef")]
+    assert answer_keys.of_digests(pl.Series(digests, dtype=pl.String)[start:]).to_list() == [
+        answer_keys.of_digest(text) for text in digests[start:]
+    ]
+    whole = pl.Series(texts, dtype=pl.String)[start:]
+    slow = whole.str.slice(0, 15).str.to_integer(base=16, strict=False)
+    assert answer_keys.of_digests(whole).to_list() == slow.to_list()
