@@ -40,8 +40,6 @@ from stages.journal.known import Known
 from stages.journal.records import Record
 from stages.journal.segments import decode_segment
 
-_NOTHING = Needed(hashed([]), [])
-
 
 @dataclass
 class Reading:
@@ -85,7 +83,7 @@ class PartitionCount:
     def __init__(self, reading: Reading, decision: Decision, entry: Entry, folder: Path) -> None:
         self.job, self.entry = reading.job, entry
         self.partition = entry.partition
-        self.needed = _NOTHING
+        self.needed = Needed(hashed([]), [])
         self._reading = reading
         self._decision = decision
         self._folder = folder

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -36,9 +37,20 @@ _servers: "list[ForkServer]" = []  # of this process; the last is the one that m
 
 def prepare() -> None:
     """Fork the server of this process, if it has none: its children share what is imported by now. To be called before
-    anything starts a thread of Python's or a loop."""
-    if not _servers:
+    anything starts a thread of Python's or a loop. Does nothing if Polars has computed something in this process: its
+    threads are lost in a fork, and a child would wait for them for ever."""
+    if not _servers and not _polars_has_threads():
         _servers.append(ForkServer.forked())
+
+
+def _polars_has_threads() -> bool:
+    """True if the threads that compute for Polars were started, where the system tells. Its import starts none."""
+    with contextlib.suppress(OSError):
+        for thread in os.scandir("/proc/self/task"):
+            with open(f"{thread.path}/comm") as name:
+                if re.fullmatch(r"polars-\d+\n", name.read()):
+                    return True
+    return False
 
 
 def current() -> "ForkServer":
