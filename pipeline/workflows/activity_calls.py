@@ -59,6 +59,9 @@ _WAITS_FOR_CODE = "waits-for-code"  # before, such a partition failed
 _OUTLIVES_WORKERS = "outlives-workers"  # before, as many deaths of workers as attempts failed the partition
 _MOST_ROUNDS = 4  # of all attempts, each of which ended with the death of a worker
 _FIRST_CODE_WAIT = timedelta(seconds=1)
+# A worker with the right code may have come: the task goes to any worker, so a try tells little. A day of such waits
+# must fit into a history.
+_CODE_WAIT, _TRIES_AT_THIS_PACE = timedelta(seconds=10), 40
 _LAST_CODE_WAIT = timedelta(minutes=5)
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=BaseModel)
@@ -114,7 +117,7 @@ async def call(
     without limit, and this uses up no attempt; `waiting` gets the reason, and "" once the wait is over. Attempts that
     are used up by a last one whose worker was killed begin anew, some times: that says nothing of the work."""
     kind = workflow.ActivityCancellationType
-    pause = _FIRST_CODE_WAIT
+    tries = 0
     rounds = 1
     while True:
         try:
@@ -136,12 +139,20 @@ async def call(
             if by_code(error) is not CodeMismatch or not workflow.patched(_WAITS_FOR_CODE):
                 raise
             waiting(message)
-        await workflow.sleep(pause)
-        pause = min(2 * pause, _LAST_CODE_WAIT)
-    if pause != _FIRST_CODE_WAIT:
+        await workflow.sleep(_code_wait(tries))
+        tries += 1
+    if tries:
         waiting("")
     assert isinstance(result, activity.result)
     return result
+
+
+def _code_wait(tries: int) -> timedelta:
+    """Return the pause after so many refusals by workers with other code."""
+    later = tries - _TRIES_AT_THIS_PACE
+    if later < 0:
+        return min(_FIRST_CODE_WAIT * 2 ** min(tries, 8), _CODE_WAIT)
+    return min(_CODE_WAIT * 2 ** min(later, 8), _LAST_CODE_WAIT)
 
 
 async def call_to_the_end(activity: Activity[Q, R], request: Q) -> R:

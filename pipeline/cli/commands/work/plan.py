@@ -170,9 +170,11 @@ def estimate_lines(outlook: Preview) -> list[str]:
 
 def _tier_lines(tiers: Mapping[Tier, TierEstimate]) -> list[str]:
     """Return a line with the price and the time of each tier, where there is a choice."""
+    if len(tiers) < 2:
+        return []
     parts = []
     for tier, each in tiers.items():
-        if each.cost_usd is None or len(tiers) < 2:
+        if each.cost_usd is None:
             return []
         time = f"{duration_text(each.seconds[0])} to {duration_text(each.seconds[1])}"
         slower = " or more" if tier == "flex" else ""
