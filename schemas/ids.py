@@ -327,6 +327,20 @@ def outcome(run: str, partition: str) -> str:
     return f"{outcomes(run)}{partition}.json"
 
 
+def parse_outcome(key: str) -> str:
+    """Return the partition of a key of `outcome`."""
+    return key.split("/outcomes/", 1)[1].removesuffix(".json")
+
+
+def ended_pages(run: str) -> str:
+    """Return the folder of a completed run's outcomes, many in a page."""
+    return f"{RUNS}{run}/ended/"
+
+
+def ended_page(run: str, number: int) -> str:
+    return f"{ended_pages(run)}{number:06d}.zst"
+
+
 def budget_of_run(run: str) -> str:
     """Return the folder of a run's budget and spending, one object for each version."""
     return f"{RUNS}{run}/budget/"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.planning.job import Job
-from pipeline.runs.outcomes import outcomes
 from pipeline.runs.report import Report, as_json
 from pipeline.sinks import commits
+from pipeline.sinks.outcomes import outcomes
 from pipeline.sources.snapshot import SnapshotInfo
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document

@@ -26,8 +26,8 @@ from pipeline.publishing import cleanup
 from pipeline.publishing.publish import Published
 from pipeline.publishing.publish import publish as publish_partition
 from pipeline.review import questions
-from pipeline.runs import outcomes, waiting
-from pipeline.sinks import commits
+from pipeline.runs import waiting
+from pipeline.sinks import commits, outcomes
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, ConnectionFailed, ObjectMissing, PartitionHeld, RejectRateExceeded, by_code

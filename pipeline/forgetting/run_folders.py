@@ -15,17 +15,17 @@ from pipeline.forgetting.identities import Identities, forgotten_row
 from pipeline.forgetting.search import RowFile
 from pipeline.forgetting.tables import write_without
 from pipeline.planning.unique_keys import SharedKeys
-from pipeline.runs import outcomes
 from pipeline.runs.html import report as html_report
 from pipeline.runs.report import Report, load_report
 from pipeline.runs.statistics import totals as statistics
 from pipeline.runs.statistics.totals import CostlyRow, RunStatistics
-from pipeline.sinks import catalogue, commits
+from pipeline.sinks import catalogue, commits, outcomes
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import DuplicateKeys, UsageError
 from schemas.manifest import BrokenCheck
+from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Failure
 
 MESSAGE = "the message was removed by tandem forget"
@@ -66,17 +66,11 @@ class RunFolders:
         return touched
 
     def _outcomes(self, run: str, touched: Collection[str]) -> bool:
-        changed = False
-        for partition in touched:
-            found = outcomes.load_outcome(self.store, run, partition)
-            if found is None or not (found.message or _named(found.checks)):
-                continue
+        def unnamed(found: PartitionResult) -> PartitionResult:
             message = MESSAGE if found.message else ""
-            outcomes.write_outcome(
-                self.store, run, found.model_copy(update={"message": message, "checks": _unnamed(found.checks)})
-            )
-            changed = True
-        return changed
+            return found.model_copy(update={"message": message, "checks": _unnamed(found.checks)})
+
+        return outcomes.amend(self.store, run, touched, unnamed)
 
     def _shared_keys(self, run: str) -> None:
         """Take the examples out of what a plan found about unique keys."""

@@ -10,8 +10,8 @@ import orjson
 import polars as pl
 
 from pipeline.outputs import scan
-from pipeline.runs import outcomes
 from pipeline.runs.requests import load_request
+from pipeline.sinks import outcomes
 from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
 from schemas import ids

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.planning.unique_keys import checks_of
-from pipeline.runs import outcomes, plan_pages
+from pipeline.runs import plan_pages
 from pipeline.runs.row_names import names_in
-from pipeline.sinks import commits
+from pipeline.sinks import commits, outcomes
 from pipeline.sinks.key_buckets import KeyBuckets, published_identities
 from pipeline.stores import Store
 from schemas import ids

@@ -10,10 +10,9 @@ import polars as pl
 from pipeline.runs.answering_models import answering_models
 from pipeline.runs.job_counts import job_counts
 from pipeline.runs.mixed_columns import mixed_columns
-from pipeline.runs.outcomes import outcomes
 from pipeline.runs.plan_pages import load_plan, planned_lines
 from pipeline.runs.report import Gone, Report, broken_checks, load_report, lost_attempts
-from pipeline.sinks import catalogue
+from pipeline.sinks import catalogue, outcomes
 from pipeline.sources.snapshot import load as load_snapshot
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
@@ -57,6 +56,7 @@ def finalise(store: Store, request: FinaliseRequest, retired: int = 0, unretired
     _remove(store, ids.announced(request.ref.run))
     if report.state == "completed":  # a run that is not may go on, and its jobs' requests lie there
         _remove(store, ids.parked_folder(request.ref.run))
+        _gather_outcomes(store, request.ref.run)
     return RunResult(
         state=report.state,
         report=ids.report(request.ref.run),
@@ -74,6 +74,13 @@ def _remove(store: Store, folder: str) -> None:
             store.delete(keys)
     except StoreError as exc:
         log.warning("%s of %s is not removed: %s", folder, store.uri, exc)
+
+
+def _gather_outcomes(store: Store, run: str) -> None:
+    try:
+        outcomes.gather(store, run)
+    except StoreError as exc:
+        log.warning("the outcomes of %s stay objects of their own: %s", run, exc)
 
 
 class LastRun(Noun):
@@ -104,7 +111,7 @@ def _recovered(store: Store, report: Report) -> bool:
 def _reconciled(store: Store, request: FinaliseRequest) -> Iterator[PartitionResult]:
     """Yield the outcomes; a failure of an earlier attempt is over if the plan found the partition published."""
     current: set[str] | None = None
-    for result in outcomes(store, request.ref.run):
+    for result in outcomes.outcomes(store, request.ref.run):
         if result.outcome in ("failed", "cancelled"):
             if current is None:
                 current = _up_to_date(store, request.plan)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from pipeline.journal.usage import usage_of_run
 from pipeline.limits import ledger
-from pipeline.runs import outcomes
 from pipeline.runs.job_counts import job_counts
 from pipeline.runs.report import Report, broken_checks, lost_attempts
+from pipeline.sinks import outcomes
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-from pipeline.runs import outcomes, plan_pages, requests
-from pipeline.sinks import commits
+from pipeline.runs import plan_pages, requests
+from pipeline.sinks import commits, outcomes
 from pipeline.stores import Store
-from schemas import ids
 from schemas.errors import RejectRateExceeded, by_code
 from schemas.plan import RunRequest
 
@@ -15,7 +14,8 @@ Only = Literal["failed", "cancelled", "rejects"]
 def to_retry(store: Store, request: RunRequest, only: Only) -> list[str]:
     """Return the partitions of a kind. `failed`; `cancelled`: also those not begun; `rejects`: published or refused
     with rejected rows. Partitions that were published since are left out."""
-    ended = {result.partition: result for result in outcomes.outcomes(store, request.run)}
+    times = {one.result.partition: one for one in outcomes.ended(store, request.run)}
+    ended = {partition: one.result for partition, one in times.items()}
     if only == "rejects":
         return sorted(
             key
@@ -26,14 +26,13 @@ def to_retry(store: Store, request: RunRequest, only: Only) -> list[str]:
     if only == "cancelled":
         found |= {key for key, result in ended.items() if result.outcome == "not_run"}
         found |= (plan_pages.planned_partitions(store, request.run) or set()) - ended.keys()
-    return sorted(key for key in found if not _published_since(store, request.run, key))
+    return sorted(key for key in found if not _published_since(store, request.run, key, times.get(key)))
 
 
-def _published_since(store: Store, run: str, partition: str) -> bool:
+def _published_since(store: Store, run: str, partition: str, ended: outcomes.Ended | None) -> bool:
     current = commits.current(store, partition)
     if current is None or current.kind == "tombstone":
         return False
-    outcome = store.head(ids.outcome(run, partition))
     began = requests.load_request(store, run)
-    since = outcome.modified if outcome is not None else began.created_at if began is not None else None
+    since = ended.at if ended is not None else began.created_at if began is not None else None
     return since is None or current.committed_at > since

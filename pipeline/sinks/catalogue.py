@@ -22,13 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.progress_note import Note, unnoted
-from pipeline.sinks import commits
+from pipeline.sinks import commits, outcomes
 from pipeline.stores import Store
-from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import Damaged, ObjectMissing, StoreError
+from schemas.errors import ObjectMissing, StoreError
 from schemas.manifest import Counts, DataFile, Manifest
-from schemas.messages.partition import PartitionResult
 
 FORMAT = "2"
 _COMMITS = pl.Schema(
@@ -204,9 +202,9 @@ def _attempts(store: Store, note: Note) -> tuple[pl.DataFrame, dict[str, str]]:
             continue
         since = marks.get(run, "")
         since = "" if since.startswith(_REPORT) else since
-        fresh = [info for info in store.list(ids.outcomes(run)) if info.modified.isoformat() >= since]
-        now[run] = report or max((info.modified.isoformat() for info in fresh), default=since)
-        frames.append(_read_outcomes(store, run, [(info.key, info.modified) for info in fresh], note))
+        fresh = list(outcomes.ended(store, run, dt.datetime.fromisoformat(since) if since else None, note=note))
+        now[run] = report or max((one.at.isoformat() for one in fresh), default=since)
+        frames.append(_attempts_of(run, fresh))
     ended = pl.concat(frames).sort("at")
     return ended.unique("partition", keep="last", maintain_order=True).sort("partition"), now
 
@@ -226,18 +224,12 @@ def _completed(store: Store, run: str) -> str:
     return f"{_REPORT}{found.etag}" if state == "completed" else ""
 
 
-def _read_outcomes(store: Store, run: str, outcomes: list[tuple[str, dt.datetime]], note: Note) -> pl.DataFrame:
-    def read(one: tuple[str, dt.datetime]) -> tuple[str, str, str, str, str, dt.datetime] | None:
-        try:
-            result = read_document(store, one[0], PartitionResult)
-        except (ObjectMissing, Damaged):
-            return None
-        note(0)
-        if result.outcome == "not_run":  # a canary is no attempt
-            return None
-        return result.partition, run, result.outcome, result.error, result.message, one[1]
-
-    rows = [row for row in _in_threads(read, outcomes) if row is not None]
+def _attempts_of(run: str, ended: Iterable[outcomes.Ended]) -> pl.DataFrame:
+    rows = [
+        (one.result.partition, run, one.result.outcome, one.result.error, one.result.message, one.at)
+        for one in ended
+        if one.result.outcome != "not_run"  # a canary is no attempt
+    ]
     return pl.DataFrame(rows, schema=_ATTEMPTS, orient="row")
 
 

@@ -151,8 +151,8 @@ def _code_wait(tries: int) -> timedelta:
     """Return the pause after so many refusals by workers with other code."""
     later = tries - _TRIES_AT_THIS_PACE
     if later < 0:
-        return min(_FIRST_CODE_WAIT * 2 ** min(tries, 8), _CODE_WAIT)
-    return min(_CODE_WAIT * 2 ** min(later, 8), _LAST_CODE_WAIT)
+        return min(_FIRST_CODE_WAIT * (1 << min(tries, 8)), _CODE_WAIT)
+    return min(_CODE_WAIT * (1 << min(later, 8)), _LAST_CODE_WAIT)
 
 
 async def call_to_the_end(activity: Activity[Q, R], request: Q) -> R:

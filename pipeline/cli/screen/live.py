@@ -13,8 +13,8 @@ from pipeline.client.follow import follow
 from pipeline.client.live_figures import BudgetFigures, RowRate
 from pipeline.client.run import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
-from pipeline.runs.outcomes import load_outcome
 from pipeline.runs.progress import usage_so_far
+from pipeline.sinks.outcomes import load_outcome
 from schemas.errors import ChecksFailed, ConnectionFailed, StoreError, by_code
 from schemas.messages.partition import PartitionResult
 from schemas.messages.run import Progress as RunProgress

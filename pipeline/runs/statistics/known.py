@@ -1,9 +1,9 @@
 """The statistics of a run that may not have ended."""
 
-from pipeline.runs import outcomes
 from pipeline.runs.report import Report
 from pipeline.runs.statistics import totals as statistics
 from pipeline.runs.statistics.totals import RunStatistics
+from pipeline.sinks import outcomes
 from pipeline.stores import Store
 
 

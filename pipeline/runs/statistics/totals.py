@@ -12,9 +12,10 @@ import polars as pl
 
 from pipeline.journal import compacted
 from pipeline.journal.segments import Reading, read_segments
-from pipeline.runs import outcomes, plan_pages, progress, row_names
+from pipeline.runs import plan_pages, progress, row_names
 from pipeline.runs.report import Report
 from pipeline.runs.statistics.reject_classes import ErrorClass, error_classes
+from pipeline.sinks import outcomes
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids

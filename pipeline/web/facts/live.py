@@ -13,11 +13,11 @@ from pipeline.client.open_runs import open_run
 from pipeline.client.run import Run
 from pipeline.client.work_in_progress import work_in_progress
 from pipeline.operations.find_run import report_of
-from pipeline.runs import outcomes
 from pipeline.runs.html import charts
 from pipeline.runs.html.charts import Chart
 from pipeline.runs.report import Report, load_report
 from pipeline.runs.statistics.reject_classes import error_classes
+from pipeline.sinks import outcomes
 from pipeline.stores import Store
 from schemas.messages.batch import ModelLoad
 from schemas.messages.partition import PartitionResult

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from pipeline.consume import scan
 from pipeline.planning.job import Job
 from pipeline.publishing.publish import Published
-from pipeline.runs import finalise, outcomes, report
+from pipeline.runs import finalise, report
 from pipeline.runs.html import report as html_report
 from pipeline.runs.statistics import totals as statistics
+from pipeline.sinks import outcomes
 from pipeline.stores import LocalStore, Store
 from schemas import ids
 from schemas.messages.base import RunRef

@@ -13,8 +13,8 @@ from pipeline.journal.spool import Spools
 from pipeline.operations.forget import forget, look_for
 from pipeline.outputs.verify import verify
 from pipeline.review.answering import answer_all, open_questions
-from pipeline.runs.outcomes import write_outcome
 from pipeline.sinks import catalogue, commits
+from pipeline.sinks.outcomes import write_outcome
 from pipeline.sinks.table_formats.follow import lake_of
 from pipeline.stores import LocalStore, open_store
 from schemas import ids

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.outputs.rejects import Rejects, all_rejects, classes, retryable, void
-from pipeline.runs.outcomes import write_outcome
+from pipeline.sinks.outcomes import write_outcome
 from pipeline.sinks.row_files import REJECTS
 from pipeline.stores import MemoryStore
 from schemas import ids

@@ -13,8 +13,7 @@ from pipeline.consume import scan
 from pipeline.outputs.verify import unique_keys, verify
 from pipeline.planning import concurrent_keys
 from pipeline.planning.job import Job
-from pipeline.runs import outcomes
-from pipeline.sinks import key_buckets
+from pipeline.sinks import key_buckets, outcomes
 from pipeline.sinks.key_buckets import KeyBuckets
 from pipeline.stores import LocalStore
 from schemas import ids

@@ -12,8 +12,8 @@ from pipeline.cli.screen.summary import summary
 from pipeline.planning import builder
 from pipeline.runs import plan_pages, requests
 from pipeline.runs.finalise import finalise, summed
-from pipeline.runs.outcomes import write_outcome
 from pipeline.runs.report import Report, as_json, exit_code, load_report
+from pipeline.sinks.outcomes import write_outcome
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, Reuse, Usage

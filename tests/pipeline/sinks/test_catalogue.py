@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.planning.builder import decisions
-from pipeline.runs.outcomes import write_outcome
 from pipeline.sinks import catalogue
 from pipeline.sinks.commits import commit
+from pipeline.sinks.outcomes import write_outcome
 from pipeline.stores import MemoryStore
 from schemas import ids
 from schemas.manifest import Counts, DataFile, Manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.runs import outcomes
+from pipeline.sinks import outcomes
 from pipeline.stores import MemoryStore, Store
 from pipeline.web.facts import live
 from schemas.manifest import Counts

@@ -11,9 +11,9 @@ from pipeline.client.spec_file import read_spec, sink_of
 from pipeline.planning import builder
 from pipeline.planning.job import Job
 from pipeline.planning.partition_status import STATUSES, PartitionStatus, partition_statuses
-from pipeline.runs.outcomes import load_outcome
 from pipeline.runs.report import PartitionCheck, as_json_check
 from pipeline.sinks import commits
+from pipeline.sinks.outcomes import load_outcome
 from pipeline.stores import Store
 from schemas.errors import ConnectionFailed, StoreError, UsageError
 from schemas.manifest import Manifest
