@@ -16,7 +16,7 @@ from pipeline.provider_jobs.clients import client_for
 from pipeline.provider_jobs.collection import collect
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel, described, poll
-from pipeline.provider_jobs.submission import submit
+from pipeline.provider_jobs.submission import Patience, submit
 from pipeline.settings import Settings, current
 from pipeline.stores import Store
 from schemas.errors import FatalModelError
@@ -76,7 +76,8 @@ class JobActivities:
             if day is None:
                 state = await poll(pool.store, *where, pool.client)
                 return JobProgress(state=state, look_again_s=0.0, needed=tuple(most))
-            state = await submit(pool.store, *where, pool.client)
+            patience = Patience.of_margin(settings.job_margin.total_seconds())
+            state = await submit(pool.store, *where, pool.client, patience=patience)
         waits = state.wait_s if state.state == "waiting" else _look_again_s(settings, 0)
         return JobProgress(state=state, look_again_s=waits, day=day)
 
@@ -96,7 +97,8 @@ class JobActivities:
         where = request.ref.run, request.pool, request.job
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            end = await collect(pool.store, *where, pool.client, pool.backend)
+            pause_s = current().job_margin.total_seconds()
+            end = await collect(pool.store, *where, pool.client, pool.backend, pause_s=pause_s)
             spent = Amount(end.nano_usd, end.tokens)
             await asyncio.to_thread(job_budget.settle, pool.store, request.ref.run, request.job, request.day, spent)
         return end

@@ -46,6 +46,11 @@ class Patience:
     prepared_s: float = 30.0
     margin_s: float = 60.0
 
+    @classmethod
+    def of_margin(cls, margin_s: float) -> "Patience":
+        """Return the times that go with a margin, in the proportions of the defaults."""
+        return cls(pause_s=margin_s, prepared_s=margin_s / 2, margin_s=margin_s)
+
 
 async def submit(
     store: Store, run: str, pool: str, job: str, client: JobClient, *, patience: Patience | None = None

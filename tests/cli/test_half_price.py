@@ -21,7 +21,12 @@ START = dt.datetime.fromisoformat("2026-11-01")
 def a_project(folder: Path, server: ModelServer, *, rows: int, days: int, graph: str = "", **stage: Any) -> Project:
     """A pipeline over so many days; its stage is an extract, or a graph that waits."""
     folder.mkdir(exist_ok=True)
-    env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "sk-test", "TANDEM_JOB_POLL": "300ms"}
+    env = {
+        "OPENAI_BASE_URL": server.base_url,
+        "OPENAI_API_KEY": "sk-test",
+        "TANDEM_JOB_POLL": "300ms",
+        "TANDEM_JOB_MARGIN": "2s",
+    }
     project = Project.make(folder, env, count=3, model="openai:gpt-5-mini")
     table = [
         {
@@ -100,6 +105,18 @@ def test_a_row_that_asks_something_else_each_time_is_rejected_by_name(
     done = project.tandem("run", "--tier", "batch", "--json", timeout_s=240).ok().json
     assert (done["rows"]["rejected"], model_server.jobs()["submitted"]) == (6, 6)
     assert "not_replayable" in project.tandem("rejects", "ls").ok().out
+
+
+def test_rows_that_may_have_ended_a_process_wait_for_jobs_too(tmp_path: Path, model_server: ModelServer) -> None:
+    """The innocent are run alone, and no call of theirs is live; the row at fault is rejected."""
+    quick_jobs(model_server)
+    project = a_project(tmp_path / "p", model_server, rows=8, days=1, graph="deadly", on_reject="null")
+    project.spec["limits"]["max_reject_rate"] = 0.5
+    project.write()
+    done = project.tandem("run", "--tier", "batch", "--json", timeout_s=240).ok().json
+    assert (done["rows"]["rejected"], done["usage"]["by_tier"]["batch"]["calls"]) == (1, 15)
+    assert list(done["usage"]["by_tier"]) == ["batch"]
+    assert "killed_worker" in project.tandem("rejects", "ls").ok().out
 
 
 def test_nodes_that_are_activities_wait_for_jobs_too(tmp_path: Path, model_server: ModelServer) -> None:
