@@ -15,12 +15,14 @@ from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.clients import client_for
 from pipeline.provider_jobs.collection import collect
 from pipeline.provider_jobs.forming import form_jobs
-from pipeline.provider_jobs.polling import cancel, described, poll
+from pipeline.provider_jobs.polling import cancel, poll
+from pipeline.provider_jobs.requests import Pool
+from pipeline.provider_jobs.splitting import first_most, split
 from pipeline.provider_jobs.submission import Patience, submit
 from pipeline.settings import Settings, current
 from pipeline.stores import Store
 from schemas.errors import FatalModelError
-from schemas.jobs import JobEnd
+from schemas.jobs import JobEnd, JobState
 from schemas.messages.base import RunRef
 from schemas.messages.jobs import CancelJobs, CancelledJobs, FormedJobs, FormRequest, JobProgress, JobRequest
 from stages.limits.budget import Amount
@@ -70,12 +72,9 @@ class JobActivities:
         settings, where = current(), (request.ref.run, request.pool, request.job)
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            held = await asyncio.to_thread(described, pool.store, *where)
-            most = Amount(held.most_nano_usd, held.most_tokens)
-            day = await asyncio.to_thread(job_budget.reserve, pool.store, request.ref.run, request.job, most)
-            if day is None:
-                state = await poll(pool.store, *where, pool.client)
-                return JobProgress(state=state, look_again_s=0.0, needed=tuple(most))
+            day = await asyncio.to_thread(_reserve, pool.store, request)
+            if isinstance(day, JobProgress):
+                return day
             patience = Patience.of_margin(settings.job_margin.total_seconds())
             state = await submit(pool.store, *where, pool.client, patience=patience)
         waits = state.wait_s if state.state == "waiting" else _look_again_s(settings, 0)
@@ -127,6 +126,28 @@ class JobActivities:
                 hint="The address or the account of a model was changed in the environment; change it back.",
             )
         return _PoolClient(store, client, backend)
+
+
+def _reserve(store: Store, request: JobRequest) -> str | JobProgress:
+    """Charge a job that was not submitted to its budget. Returns the day that it is charged to; if it does not fit, the
+    jobs that it is split in, or what the first of its requests needs."""
+    run, pool, waiting = (
+        request.ref.run,
+        Pool(store, request.ref.run, request.pool),
+        JobState(job=request.job, state="waiting"),
+    )
+    if pool.submitted(request.job) is not None:
+        return request.day
+    parts = pool.split_of(request.job)
+    if parts is None:
+        held = pool.requests_of(request.job)
+        day = job_budget.reserve(store, run, request.job, Amount(held.most_nano_usd, held.most_tokens))
+        if day is not None:
+            return day
+    parts = split(pool, request.job, job_budget.left(store, run))
+    if parts is not None:
+        return JobProgress(state=waiting, look_again_s=0.0, parts=(parts.part, parts.rest))
+    return JobProgress(state=waiting, look_again_s=0.0, needed=tuple(first_most(pool, request.job)))
 
 
 def _look_again_s(settings: Settings, looks: int) -> float:

@@ -66,7 +66,7 @@ class JobAnswers(Message):
 
 class JobNews(Message):
     """Signal of the jobs of a pool to their run: how many are out, their requests, how many of these are done, and when
-    the first has to be over (seconds since the epoch). `states`: jobs by state."""
+    the first has to be over (seconds since the epoch). `states`: jobs by state; `ended`: jobs that were collected."""
 
     pool: str
     jobs: int
@@ -75,6 +75,7 @@ class JobNews(Message):
     deadline: float | None = None
     detail: str = ""
     states: dict[str, int] = {}
+    ended: int = 0
 
 
 class JobGroup(Message):
@@ -154,12 +155,14 @@ class JobRequest(Message):
 
 class JobProgress(Message):
     """How far a job has come, and when to look again. `needed`: what it may cost, in USD / 10^9 and tokens, if that
-    does not fit the budget; `day`: whose budget it is charged to."""
+    does not fit the budget; `day`: whose budget it is charged to; `parts`: the jobs in its place, of which the first
+    fits."""
 
     state: JobState
     look_again_s: float
     needed: tuple[int, int] | None = None
     day: str = ""
+    parts: tuple[str, ...] = ()
 
 
 class CancelJobs(Message):

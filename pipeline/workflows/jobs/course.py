@@ -19,6 +19,7 @@ class JobCourse:
         self.job = job
         self.state: JobState | None = None
         self.is_short = False
+        self.parts: tuple[str, ...] = ()  # jobs in its place, as it did not fit its budget
         self._input = inputs
         self._look_again = timedelta(0)
 
@@ -39,13 +40,15 @@ class JobCourse:
         news: Callable[[], Awaitable[None]],
         short: Callable[[tuple[int, int]], Awaitable[None]],
     ) -> JobEnd | None:
-        """Return how it ended; None if it is handed on to another execution, or was never submitted. `of_run` returns
-        what is to be done, see `JobsWorkflow`. Raises ActivityError."""
+        """Return how it ended; None if it is handed on to another execution, was split, or was never submitted.
+        `of_run` returns what is to be done, see `JobsWorkflow`. Raises ActivityError."""
         while self.job.submitted_at is None:
             await workflow.wait_condition(lambda: of_run() != "pause" and (not self.is_short or of_run() != ""))
             if of_run():
                 return None
             await self._submit(of_run, short)
+            if self.parts:
+                return None
         await news()
         while self.state is None or not self.state.over:
             await self._pause(of_run)
@@ -66,6 +69,9 @@ class JobCourse:
 
     async def _submit(self, of_run: Callable[[], str], short: Callable[[tuple[int, int]], Awaitable[None]]) -> None:
         progress = await call(SUBMIT_JOB, self._request(), within=LONG)
+        self.parts = progress.parts
+        if progress.parts:
+            return
         if progress.needed is not None:
             self.is_short = True
             await short(progress.needed)
