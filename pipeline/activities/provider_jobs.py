@@ -75,8 +75,7 @@ class JobActivities:
             day = await asyncio.to_thread(_reserve, pool.store, request)
             if isinstance(day, JobProgress):
                 return day
-            patience = Patience.of_margin(settings.job_margin.total_seconds())
-            state = await submit(pool.store, *where, pool.client, patience=patience)
+            state = await submit(pool.store, *where, pool.client, patience=_patience())
         waits = state.wait_s if state.state == "waiting" else _look_again_s(settings, 0)
         return JobProgress(state=state, look_again_s=waits, day=day)
 
@@ -96,8 +95,7 @@ class JobActivities:
         where = request.ref.run, request.pool, request.job
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            pause_s = current().job_margin.total_seconds()
-            end = await collect(pool.store, *where, pool.client, pool.backend, pause_s=pause_s)
+            end = await collect(pool.store, *where, pool.client, pool.backend, pause_s=_patience().pause_s)
             spent = Amount(end.nano_usd, end.tokens)
             await asyncio.to_thread(job_budget.settle, pool.store, request.ref.run, request.job, request.day, spent)
         return end
@@ -108,9 +106,12 @@ class JobActivities:
         """Cancel jobs at the provider. What they have answered is collected once they are over."""
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            for job in request.jobs:
-                await cancel(pool.store, request.ref.run, request.pool, job, pool.client)
-        return CancelledJobs(jobs=len(request.jobs))
+            states = [
+                await cancel(pool.store, request.ref.run, request.pool, job, pool.client, patience=_patience())
+                for job in request.jobs
+            ]
+        undecided = [state.wait_s for state in states if state.state == "waiting"]
+        return CancelledJobs(jobs=len(states) - len(undecided), undecided_s=max(undecided, default=None))
 
     async def _pool(self, ref: RunRef, plan: str, name: str) -> _PoolClient:
         """Return the client of a pool. Raises FatalModelError if the spec has no such model any more."""
@@ -148,6 +149,10 @@ def _reserve(store: Store, request: JobRequest) -> str | JobProgress:
     if parts is not None:
         return JobProgress(state=waiting, look_again_s=0.0, parts=(parts.part, parts.rest))
     return JobProgress(state=waiting, look_again_s=0.0, needed=tuple(first_most(pool, request.job)))
+
+
+def _patience() -> Patience:
+    return Patience.of_margin(current().job_margin.total_seconds())
 
 
 def _look_again_s(settings: Settings, looks: int) -> float:

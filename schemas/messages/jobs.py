@@ -87,17 +87,19 @@ class JobGroup(Message):
 
 
 class OpenJob(Message):
-    """A job that is not collected. `submitted_at`: seconds since the epoch; `looks` at the provider so far."""
+    """A job that is not collected. `submitted_at`: seconds since the epoch; `tried`: it may have been submitted; it was
+    looked at `looks` times."""
 
     job: str
     submitted_at: float | None = None
     looks: int = 0
     cancelled: bool = False
     day: str = ""
+    tried: bool = False
 
 
 class CarriedJobs(Message):
-    """The state of a JobsWorkflow that outlives one Temporal execution."""
+    """The state of a JobsWorkflow that outlives one Temporal execution, signals of its run included."""
 
     pending: tuple[ParkedPartitionCalls, ...] = ()
     open_files: tuple[str, ...] = ()
@@ -106,6 +108,11 @@ class CarriedJobs(Message):
     groups: tuple[JobGroup, ...] = ()
     jobs: tuple[OpenJob, ...] = ()
     limit: int | None = None
+    nothing_else: bool = False
+    paused: bool = False
+    stop: str = ""
+    vain: int = 0
+    ended: int = 0
 
 
 class JobsInput(Message):
@@ -175,6 +182,8 @@ class CancelJobs(Message):
 
 
 class CancelledJobs(Message):
-    """So many jobs were cancelled, or were over already."""
+    """So many jobs were cancelled, or were over already. `undecided_s`: seconds after which it may be known whether the
+    others were created; then they are to be cancelled again."""
 
     jobs: int
+    undecided_s: float | None = None

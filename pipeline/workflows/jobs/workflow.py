@@ -53,13 +53,15 @@ class JobsWorkflow:
         self._courses: dict[str, JobCourse] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._limit = carried.limit or _FULL
-        self._nothing_else = False
-        self._paused = False
-        self._stop = ""  # end: none is to be out; cancel: those that are out are cancelled, and what they have is kept
+        self._nothing_else = carried.nothing_else
+        self._paused = carried.paused
+        self._stop = (
+            carried.stop
+        )  # end: none is to be out; cancel: those that are out are cancelled, and what they have is kept
         self._renewing = False
         self._error: tuple[str, str] | None = None
-        self._vain = 0
-        self._ended_jobs = 0
+        self._vain = carried.vain
+        self._ended_jobs = carried.ended
         self._signalled: JobNews | None = None
         self._lost = False  # the run is gone
 
@@ -102,6 +104,11 @@ class JobsWorkflow:
             groups=tuple(self._groups),
             jobs=tuple(course.job for course in self._courses.values()),
             limit=self._limit,
+            nothing_else=self._nothing_else,
+            paused=self._paused,
+            stop=self._stop,
+            vain=self._vain,
+            ended=self._ended_jobs,
         )
 
     # Gathering ------------------------------------------------------------------------------------------------------

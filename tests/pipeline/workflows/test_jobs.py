@@ -15,7 +15,16 @@ from schemas import ids
 from schemas.jobs import JobEnd, JobState
 from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest, BatchResult
-from schemas.messages.jobs import FormedJobs, FormRequest, JobProgress, JobRequest, JobTerms, ParkedCalls
+from schemas.messages.jobs import (
+    CancelJobs,
+    CancelledJobs,
+    FormedJobs,
+    FormRequest,
+    JobProgress,
+    JobRequest,
+    JobTerms,
+    ParkedCalls,
+)
 from schemas.messages.partition import OpenRequest
 from schemas.messages.run import BudgetCheck, BudgetVerdict
 from tests.pipeline.fakes import Bench, Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until
@@ -198,6 +207,29 @@ async def test_a_cancelled_run_cancels_its_jobs_and_collects_what_they_have() ->
     assert result.state == "cancelled"
     assert len(fakes.of("cancel_jobs")) == len(fakes.of("collect_job")) == 1
     assert [close.outcome for close in fakes.of("close", A)] == ["waiting", "cancelled"]
+
+
+async def test_a_cancelled_run_finds_out_whether_a_job_was_created_before_it_ends() -> None:
+    """Its creation lost its reply: it is looked for until it is found, or surely is not there."""
+
+    async def submit(request: JobRequest, nth: int) -> JobProgress:
+        return JobProgress(state=JobState(job=request.job, state="waiting", wait_s=600), look_again_s=600)
+
+    async def cancel(request: CancelJobs, nth: int) -> CancelledJobs | None:
+        return CancelledJobs(jobs=0, undecided_s=60) if len(fakes.of("cancel_jobs")) < 3 else None
+
+    async def poll(request: JobRequest, nth: int) -> JobProgress:
+        return JobProgress(state=JobState(job=request.job, state="cancelled", id="b"), look_again_s=600)
+
+    fakes = a_run(planned(A), submit_job=submit, cancel_jobs=cancel, poll_job=poll)
+    async with skipping_time() as env, at_work(env.client, fakes) as bench:
+        handle = await bench.start()
+        with env.auto_time_skipping_disabled():
+            await until(lambda: bool(fakes.of("submit_job")))
+            await handle.cancel()
+        assert (await ended(handle)).state == "cancelled"
+        assert not await is_open(bench)
+    assert (len(fakes.of("cancel_jobs")), len(fakes.of("collect_job"))) == (3, 1)
 
 
 async def test_a_partition_with_which_another_run_waits_is_waited_for(skipping: WorkflowEnvironment) -> None:
