@@ -43,6 +43,8 @@ _LONG = (
     "test_embeddings_go_by_jobs", "test_rows_that_may_have_ended_a_process_wait_for_jobs",
     "test_a_command_that_is_killed_at_random_submits", "test_a_job_that_does_not_fit_its_budget_is_submitted_in",
     "test_a_budget_that_is_set_while_a_job_is_out", "test_runs_and_jobs_that_continue_as_new_lose",
+    "test_an_agent_takes_a_wave_a_turn_and_runs", "test_a_backfill_by_jobs_and_a_live_run_of_the_last",
+    "test_very_many_requests_need_flat_memory",
     "with_the_command_that_does_it_for_no_call[delta]", "with_the_command_that_does_it_for_no_call[iceberg]",
     "test_a_worker_with_the_old_code_makes_no_plan", "test_a_run_is_watched_and_a_schedule_fires",
     "test_a_backfill_is_resumed_from_any_end", "test_a_model_that_moved_under_its_name",
