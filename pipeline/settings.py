@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     ui_token: SecretStr | None = None
     ui_token_file: Path | None = None
     job_poll: Duration = timedelta(seconds=30)  # before a provider job is looked at again; it grows to 20 times that
+    job_margin: Duration = timedelta(seconds=60)  # for clocks of machines, and lists of a provider that lag behind
     temporal_address: str | None = Field(default=None, validation_alias="TEMPORAL_ADDRESS")
     temporal_profile: str | None = Field(default=None, validation_alias="TEMPORAL_PROFILE")
     temporal_config_file: Path | None = Field(default=None, validation_alias="TEMPORAL_CONFIG_FILE")

@@ -540,6 +540,11 @@ def job_claim_refused(run: str, pool: str, job: str, number: int) -> str:
     return f"{job_claims(run, pool, job)}{number:04d}-refused.json"
 
 
+def job_split(run: str, pool: str, job: str) -> str:
+    """Return the key of the two jobs in the place of one that did not fit its budget."""
+    return f"{job_folder(run, pool, job)}split.json"
+
+
 def job_submitted(run: str, pool: str, job: str) -> str:
     return f"{job_folder(run, pool, job)}submitted.json"
 

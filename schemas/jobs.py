@@ -53,6 +53,14 @@ class Submitted(Noun):
     refusals: tuple[Refusal, ...] = ()
 
 
+class Split(Noun):
+    """The two jobs in the place of one that did not fit its budget: its first `requests`, and the rest."""
+
+    part: str
+    rest: str
+    requests: int
+
+
 class LearnedLimits(Noun):
     """Limits of a pool's jobs that a provider's refusals have shown. None: as documented. `tokens`: of all jobs that
     are out at once; `not_before`: when to submit again, in seconds since the epoch; `refusals`: so many in a row."""

@@ -52,6 +52,12 @@ class TierUsage(Noun):
 
     calls: int = 0
     cost_usd: float = 0.0
+    tokens: int = 0
+
+    def __add__(self, other: "TierUsage") -> "TierUsage":
+        return TierUsage(
+            calls=self.calls + other.calls, cost_usd=self.cost_usd + other.cost_usd, tokens=self.tokens + other.tokens
+        )
 
 
 class Usage(Noun):
@@ -75,8 +81,7 @@ class Usage(Noun):
     def __add__(self, other: "Usage") -> "Usage":
         by_tier = dict(self.by_tier)
         for tier, used in other.by_tier.items():
-            before = by_tier.get(tier, TierUsage())
-            by_tier[tier] = TierUsage(calls=before.calls + used.calls, cost_usd=before.cost_usd + used.cost_usd)
+            by_tier[tier] = by_tier.get(tier, TierUsage()) + used
         numbers = [name for name in Usage.model_fields if name != "by_tier"]
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in numbers}, by_tier=by_tier)
 

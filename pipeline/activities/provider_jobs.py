@@ -15,12 +15,14 @@ from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.clients import client_for
 from pipeline.provider_jobs.collection import collect
 from pipeline.provider_jobs.forming import form_jobs
-from pipeline.provider_jobs.polling import cancel, described, poll
-from pipeline.provider_jobs.submission import submit
+from pipeline.provider_jobs.polling import cancel, poll
+from pipeline.provider_jobs.requests import Pool
+from pipeline.provider_jobs.splitting import first_most, split
+from pipeline.provider_jobs.submission import Patience, submit
 from pipeline.settings import Settings, current
 from pipeline.stores import Store
 from schemas.errors import FatalModelError
-from schemas.jobs import JobEnd
+from schemas.jobs import JobEnd, JobState
 from schemas.messages.base import RunRef
 from schemas.messages.jobs import CancelJobs, CancelledJobs, FormedJobs, FormRequest, JobProgress, JobRequest
 from stages.limits.budget import Amount
@@ -70,13 +72,10 @@ class JobActivities:
         settings, where = current(), (request.ref.run, request.pool, request.job)
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            held = await asyncio.to_thread(described, pool.store, *where)
-            most = Amount(held.most_nano_usd, held.most_tokens)
-            day = await asyncio.to_thread(job_budget.reserve, pool.store, request.ref.run, request.job, most)
-            if day is None:
-                state = await poll(pool.store, *where, pool.client)
-                return JobProgress(state=state, look_again_s=0.0, needed=tuple(most))
-            state = await submit(pool.store, *where, pool.client)
+            day = await asyncio.to_thread(_reserve, pool.store, request)
+            if isinstance(day, JobProgress):
+                return day
+            state = await submit(pool.store, *where, pool.client, patience=_patience())
         waits = state.wait_s if state.state == "waiting" else _look_again_s(settings, 0)
         return JobProgress(state=state, look_again_s=waits, day=day)
 
@@ -96,7 +95,7 @@ class JobActivities:
         where = request.ref.run, request.pool, request.job
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            end = await collect(pool.store, *where, pool.client, pool.backend)
+            end = await collect(pool.store, *where, pool.client, pool.backend, pause_s=_patience().pause_s)
             spent = Amount(end.nano_usd, end.tokens)
             await asyncio.to_thread(job_budget.settle, pool.store, request.ref.run, request.job, request.day, spent)
         return end
@@ -107,9 +106,12 @@ class JobActivities:
         """Cancel jobs at the provider. What they have answered is collected once they are over."""
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            for job in request.jobs:
-                await cancel(pool.store, request.ref.run, request.pool, job, pool.client)
-        return CancelledJobs(jobs=len(request.jobs))
+            states = [
+                await cancel(pool.store, request.ref.run, request.pool, job, pool.client, patience=_patience())
+                for job in request.jobs
+            ]
+        undecided = [state.wait_s for state in states if state.state == "waiting"]
+        return CancelledJobs(jobs=len(states) - len(undecided), undecided_s=max(undecided, default=None))
 
     async def _pool(self, ref: RunRef, plan: str, name: str) -> _PoolClient:
         """Return the client of a pool. Raises FatalModelError if the spec has no such model any more."""
@@ -125,6 +127,32 @@ class JobActivities:
                 hint="The address or the account of a model was changed in the environment; change it back.",
             )
         return _PoolClient(store, client, backend)
+
+
+def _reserve(store: Store, request: JobRequest) -> str | JobProgress:
+    """Charge a job that was not submitted to its budget. Returns the day that it is charged to; if it does not fit, the
+    jobs that it is split in, or what the first of its requests needs."""
+    run, pool, waiting = (
+        request.ref.run,
+        Pool(store, request.ref.run, request.pool),
+        JobState(job=request.job, state="waiting"),
+    )
+    if pool.submitted(request.job) is not None:
+        return request.day
+    parts = pool.split_of(request.job)
+    if parts is None:
+        held = pool.requests_of(request.job)
+        day = job_budget.reserve(store, run, request.job, Amount(held.most_nano_usd, held.most_tokens))
+        if day is not None:
+            return day
+    parts = split(pool, request.job, job_budget.left(store, run))
+    if parts is not None:
+        return JobProgress(state=waiting, look_again_s=0.0, parts=(parts.part, parts.rest))
+    return JobProgress(state=waiting, look_again_s=0.0, needed=tuple(first_most(pool, request.job)))
+
+
+def _patience() -> Patience:
+    return Patience.of_margin(current().job_margin.total_seconds())
 
 
 def _look_again_s(settings: Settings, looks: int) -> float:

@@ -46,6 +46,7 @@ class _Sum:
         self._cost = 0.0
         self._tier_calls: Counter[str] = Counter()
         self._tier_cost: defaultdict[str, float] = defaultdict(float)
+        self._tier_tokens: Counter[str] = Counter()
         self._saved_nanos = 0
 
     def add(self, record: Record | None) -> None:
@@ -67,6 +68,7 @@ class _Sum:
         tier = tier_of(record)
         self._tier_calls[tier] += 1
         self._tier_cost[tier] += record.cost_usd or 0.0
+        self._tier_tokens[tier] += record.usage.get("input", 0) + record.usage.get("output", 0)
         self._saved_nanos += record.usage.get("cache_saved", 0)
         for ours, theirs in _TOKENS.items():
             self._numbers[ours] += record.usage.get(theirs, 0)
@@ -78,7 +80,8 @@ class _Sum:
             cache_saved_usd=self._saved_nanos / NANOS,
             unknown=len(self._unknown - self._seen),
             by_tier={
-                tier: TierUsage(calls=calls, cost_usd=self._tier_cost[tier]) for tier, calls in self._tier_calls.items()
+                tier: TierUsage(calls=calls, cost_usd=self._tier_cost[tier], tokens=self._tier_tokens[tier])
+                for tier, calls in self._tier_calls.items()
             },
         )
 

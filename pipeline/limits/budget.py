@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from pipeline.limits import ledger
+from pipeline.limits import job_budget, ledger
 from pipeline.limits.ledger import BudgetLimits, Ledger, usd
 from pipeline.stores import Store
 from schemas.errors import SpecError, UsageError
-from schemas.manifest import Usage
+from schemas.manifest import TierUsage, Usage
 from schemas.spec.sections import Limits as SpecLimits
 from schemas.spec.sections import Spec
 from stages.limits.budget import DEFAULT_CAP, NANOS, amount_of, cap_in
@@ -26,10 +26,7 @@ def declare(
         budget_limits = _limits(limits, max_cost_usd or limits.max_cost_usd)
         if not budget_limits.any:
             return False
-        before = paid()
-        spent = amount_of(before.cost_usd, before.input_tokens + before.output_tokens)
-        fresh = Ledger(limits=budget_limits, nanos=spent.nanos, tokens=spent.tokens)
-        book.change(lambda seen: fresh if seen == Ledger() else seen)
+        _begin(store, run, paid, budget_limits)
         return True
     changed = limits.max_cost_usd if limits.max_cost_usd != found.limits.asked_usd else None
     kept = None if found.limits.nanos is None else usd(found.limits.nanos)
@@ -49,15 +46,27 @@ def set_to(store: Store, run: str, max_cost_usd: float, paid: Callable[[], Usage
     nanos = round(max_cost_usd * NANOS)
     found = book.read()
     if found is None:
-        before = paid()
-        spent = amount_of(before.cost_usd, before.input_tokens + before.output_tokens)
-        fresh = Ledger(nanos=spent.nanos, tokens=spent.tokens)
-        found = book.change(lambda seen: fresh if seen == Ledger() else seen)
+        found = _begin(store, run, paid, BudgetLimits())
     if found.spent.nanos > nanos:
         raise UsageError(
             f"--max-cost {max_cost_usd:g}: {in_usd(found.spent.nanos)} are spent already.", hint="Set a higher budget."
         )
     return book.change(lambda seen: _with_limits(seen, seen.limits.model_copy(update={"nanos": nanos})))
+
+
+def _begin(store: Store, run: str, paid: Callable[[], Usage], limits: BudgetLimits) -> Ledger:
+    """Write the first ledger of a run: what was `paid` without one counts. Of provider jobs, those that have ended are
+    charged what they cost, those that are out the most that they may."""
+    usage = paid()
+    by_jobs = usage.by_tier.get("batch", TierUsage())
+    tokens = usage.input_tokens + usage.output_tokens - by_jobs.tokens
+    of_jobs, held = job_budget.account_of_jobs(store, run)
+    spent = amount_of(max(0.0, usage.cost_usd - by_jobs.cost_usd), tokens) + of_jobs
+    fresh = Ledger(limits=limits, nanos=spent.nanos, tokens=spent.tokens, slices=held)
+    book = ledger.of_run(store, run)
+    book.change(lambda seen: fresh if seen == Ledger() else seen)
+    job_budget.settle_ended(store, run)
+    return book.read() or fresh
 
 
 def _with_limits(seen: Ledger, limits: BudgetLimits) -> Ledger:

@@ -31,11 +31,13 @@ _STALE_S = 60.0  # much less than that, so that the version that is put can't be
 
 
 class Slice(Noun):
-    """The whole amount granted to a holder, with the part that it spent. `machine`: the place of its spend file."""
+    """The whole amount granted to a holder, with the part that it spent. `machine`: the place of its spend file; `day`:
+    a UTC day that a provider job is charged to as well."""
 
     nanos: int
     tokens: int
     machine: str = ""
+    day: str = ""
 
     @property
     def amount(self) -> Amount:
@@ -78,8 +80,8 @@ class Ledger(Noun):
     def charged(self) -> Amount:
         return sum((held.amount for held in self.slices.values()), self.spent)
 
-    def with_slice(self, holder: str, granted: Amount, machine: str) -> "Ledger":
-        slices = {**self.slices, holder: Slice(nanos=granted.nanos, tokens=granted.tokens, machine=machine)}
+    def with_slice(self, holder: str, granted: Amount, machine: str, day: str = "") -> "Ledger":
+        slices = {**self.slices, holder: Slice(nanos=granted.nanos, tokens=granted.tokens, machine=machine, day=day)}
         wanted = {name: since for name, since in self.wanted.items() if name != holder}
         return self.model_copy(update={"slices": slices, "paused": "", "wanted": wanted})
 

@@ -2,6 +2,7 @@
 journals. Knows no graph and no Temporal.
 
     form_jobs    parked files     → lists of requests, packed up to the provider's limits; equal requests once
+    split        a job that does not fit its budget → one that does, and the rest
     submit       such a list      → one job at the provider, whatever is interrupted and by whom it is tried again
     poll         a submitted job  → how far it is
     collect      a job that ended → records in the journal of every partition that parked one of its requests, and what

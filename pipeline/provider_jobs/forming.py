@@ -82,7 +82,11 @@ class _Holders:
     @classmethod
     def of(cls, pool: Pool) -> "_Holders":
         holders = cls()
-        for job in pool.jobs():
+        formed = pool.formed()
+        splits = {job: split for job in formed if (split := pool.split_of(job)) is not None}
+        for job in formed:
+            if job in splits:
+                continue
             free = {_number(one.key) for one in pool.given_back(job)}
             held = pool.requests_of(job)
             holders.files[job] = set(held.parked)
@@ -92,6 +96,15 @@ class _Holders:
                     holders.tries[number] = holders.tries.get(number, 0) + 1
                 else:
                     holders.jobs[number] = job
+        for job, split in splits.items():
+            held = pool.requests_of(job)
+            for name, part in (
+                (split.part, held.requests[: split.requests]),
+                (split.rest, held.requests[split.requests :]),
+            ):
+                if name not in formed:  # it is being split just now
+                    holders.jobs.update((_number(request.key), name) for request in part)
+                    holders.files[name] = set(held.parked)
         return holders
 
 

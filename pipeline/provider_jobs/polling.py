@@ -1,22 +1,18 @@
 """How far jobs are: one asked of its provider, or all of a run as they were last seen; and their cancellation."""
 
 import asyncio
-import time
-from contextlib import suppress
 
 from pipeline.provider_jobs import learned
-from pipeline.provider_jobs.base import JobClient, Undecided
+from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.requests import Pool
-from pipeline.provider_jobs.submission import state_of
+from pipeline.provider_jobs.submission import Patience, state_of, withdraw
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
 from schemas.errors import ObjectMissing
 from schemas.job_requests import JobRequests
-from schemas.jobs import JobFacts, JobState, Refusal, Submitted
+from schemas.jobs import JobFacts, JobState
 from stages.models.wires.jobs.form import JobStatus
-
-_CANCELLED = "cancelled before it was submitted"
 
 
 async def poll(store: Store, run: str, pool: str, job: str, client: JobClient) -> JobState:
@@ -52,32 +48,17 @@ def _note(pool: Pool, state: JobState) -> None:
         learned.note_room(pool.store, pool.run, pool.name)
 
 
-async def cancel(store: Store, run: str, pool: str, job: str, client: JobClient) -> JobState:
+async def cancel(
+    store: Store, run: str, pool: str, job: str, client: JobClient, *, patience: Patience | None = None
+) -> JobState:
     """Ask the provider to stop a job; one that was not created never will be. What it has finished is to be collected
-    when it is over. Raises TransientModelError, FatalModelError, StoreError."""
-    places = Pool(store, run, pool)
-    done = await asyncio.to_thread(places.submitted, job)
-    if done is None:
-        done = await _cancelled(places, job, client)
-    if not done.id:
-        return state_of(job, done)
-    await client.cancel(done.id)
+    when it is over. Returns `waiting` as long as it is not known whether it was created: it is to be cancelled again
+    then. Raises TransientModelError, FatalModelError, StoreError."""
+    state = await withdraw(store, run, pool, job, client, patience=patience)
+    if not state.id:
+        return state
+    await client.cancel(state.id)
     return await poll(store, run, pool, job, client)
-
-
-async def _cancelled(pool: Pool, job: str, client: JobClient) -> Submitted:
-    """Record that a job is not to be submitted, unless it is found at the provider: a process that is creating it now
-    finds the record, and cancels its job itself."""
-    id = ""
-    intent = await asyncio.to_thread(pool.intent, job)
-    if intent is not None:
-        with suppress(Undecided):
-            id = await client.find(intent) or ""
-    refusals = () if id else (Refusal(message=_CANCELLED, code="cancelled"),)
-    done = Submitted(id=id, at=time.time(), adopted=bool(id), refusals=refusals)
-    key = ids.job_submitted(pool.run, pool.name, job)
-    await asyncio.to_thread(pool.store.put_absent, key, done.model_dump_json().encode())
-    return await asyncio.to_thread(read_document, pool.store, key, Submitted)
 
 
 # Facts for people ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import orjson
 
 from pipeline.provider_jobs.base import Content, JobClient
 from pipeline.stores import Store
-from pipeline.stores.documents import read_document
+from pipeline.stores.documents import Document, read_document
 from schemas import ids
 from schemas.digests import digest
 from schemas.errors import Damaged, ObjectMissing
@@ -25,7 +25,7 @@ from schemas.job_requests import (
     decode_requests,
     encode_requests,
 )
-from schemas.jobs import Intent, JobEnd, Submitted
+from schemas.jobs import Intent, JobEnd, Split, Submitted
 from schemas.parked import ParkedCall, decode
 from stages.journal.records import now
 from stages.text.tokens import tokens_of_bytes
@@ -40,7 +40,11 @@ class Pool:
     name: str
 
     def jobs(self) -> Sequence[str]:
-        """Return the names of the jobs that were formed."""
+        """Return the names of the jobs that were formed, and not split."""
+        return [job for job in self.formed() if self.split_of(job) is None]
+
+    def formed(self) -> Sequence[str]:
+        """Return the names of the jobs that were formed, those among them that were split."""
         return [job for job in self.store.folders(ids.pool_folder(self.run, self.name)) if self.has(job)]
 
     def has(self, job: str) -> bool:
@@ -57,6 +61,15 @@ class Pool:
     def put_requests(self, job: str, requests: JobRequests) -> None:
         self.store.put_absent(ids.job_requests(self.run, self.name, job), encode_requests(requests))
 
+    def split_of(self, job: str) -> Split | None:
+        """Return the two jobs that are in the place of this one; None if it was not split."""
+        return self._document(ids.job_split(self.run, self.name, job), Split)
+
+    def put_split(self, job: str, split: Split) -> Split | None:
+        """Decide how a job is split, unless that was decided before. Returns what is decided."""
+        self.store.put_absent(ids.job_split(self.run, self.name, job), split.model_dump_json().encode())
+        return self.split_of(job)
+
     def given_back(self, job: str) -> Iterator[GivenBack]:
         """Yield the requests that a job was formed with and that another one may hold: it ended without their
         answers."""
@@ -68,17 +81,11 @@ class Pool:
 
     def submitted(self, job: str) -> Submitted | None:
         """Return how a job was submitted; None if it was not."""
-        try:
-            return read_document(self.store, ids.job_submitted(self.run, self.name, job), Submitted)
-        except ObjectMissing:
-            return None
+        return self._document(ids.job_submitted(self.run, self.name, job), Submitted)
 
     def ended(self, job: str) -> JobEnd | None:
         """Return how a job ended; None if it was not collected."""
-        try:
-            return read_document(self.store, ids.job_ended(self.run, self.name, job), JobEnd)
-        except ObjectMissing:
-            return None
+        return self._document(ids.job_ended(self.run, self.name, job), JobEnd)
 
     def is_out(self, job: str) -> bool:
         """True if the provider may be at work on a job."""
@@ -87,8 +94,11 @@ class Pool:
 
     def intent(self, job: str) -> Intent | None:
         """Return what is to be submitted; None if nothing was sent yet."""
+        return self._document(ids.job_intent(self.run, self.name, job), Intent)
+
+    def _document(self, key: str, kind: type[Document]) -> Document | None:
         try:
-            return read_document(self.store, ids.job_intent(self.run, self.name, job), Intent)
+            return read_document(self.store, key, kind)
         except ObjectMissing:
             return None
 

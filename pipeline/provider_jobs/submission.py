@@ -20,6 +20,7 @@ import socket
 import tempfile
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from schemas import ids
 from schemas.errors import FatalModelError, ModelError, ObjectExists, RowError, TransientModelError
 from schemas.jobs import Claim, Intent, JobState, Refusal, Submitted
 
+_CANCELLED = "cancelled before it was submitted"
 _FULL = re.compile(r"token_limit_exceeded|enqueued|too many (batches|jobs)|batch.{0,20}(quota|limit)", re.I)
 
 
@@ -46,6 +48,11 @@ class Patience:
     prepared_s: float = 30.0
     margin_s: float = 60.0
 
+    @classmethod
+    def of_margin(cls, margin_s: float) -> "Patience":
+        """Return the times that go with a margin, in the proportions of the defaults."""
+        return cls(pause_s=margin_s, prepared_s=margin_s / 2, margin_s=margin_s)
+
 
 async def submit(
     store: Store, run: str, pool: str, job: str, client: JobClient, *, patience: Patience | None = None
@@ -53,6 +60,14 @@ async def submit(
     """Submit a job, or find out that it was submitted. Returns its state: `waiting` if it is to be tried again. Raises
     FatalModelError, StoreError, Damaged."""
     return await Submission(Pool(store, run, pool), job, client, patience or Patience()).run()
+
+
+async def withdraw(
+    store: Store, run: str, pool: str, job: str, client: JobClient, *, patience: Patience | None = None
+) -> JobState:
+    """Make sure that a job will not be submitted, or find out that it was. Returns its state: `waiting` as long as that
+    is not known. Raises FatalModelError, StoreError, Damaged."""
+    return await Submission(Pool(store, run, pool), job, client, patience or Patience()).withdraw()
 
 
 def is_full(refusal: str) -> bool:
@@ -70,11 +85,17 @@ class Submission:
     patience: Patience
 
     async def run(self) -> JobState:
+        return await self._unless_done(self._submit)
+
+    async def withdraw(self) -> JobState:
+        return await self._unless_done(self._withdraw)
+
+    async def _unless_done(self, step: Callable[[], Awaitable[JobState]]) -> JobState:
         done = await asyncio.to_thread(self.pool.submitted, self.job)
         if done is not None:
             return state_of(self.job, done)
         try:
-            return await self._submit()
+            return await step()
         except Undecided as exc:
             return self._waiting(str(exc), self.patience.pause_s)
         except TransientModelError as exc:
@@ -99,6 +120,21 @@ class Submission:
             if content is None:
                 content = await asyncio.to_thread(write)
             return await self._create(intent, content, number + 1)
+
+    async def _withdraw(self) -> JobState:
+        """Look for the job; if it surely was not created, take the next claim, so that nobody else can create it."""
+        intent = await asyncio.to_thread(self.pool.intent, self.job)
+        claims = await asyncio.to_thread(self._claims)
+        number = max(claims, default=0)
+        if intent is not None and (claim := claims.get(number)) is not None:
+            state = await self._unless_created(intent, claim)
+            if state is not None:
+                return state
+        now = time.time()
+        if not await asyncio.to_thread(self._put_claim, Claim(at=now, until=now, by=_process()), number + 1):
+            return self._waiting("another worker may be creating it", self.patience.prepared_s)
+        refused = Refusal(message=_CANCELLED, code="cancelled")
+        return await self._record(Submitted(id="", at=now, refusals=(refused,)))
 
     async def _unless_created(self, intent: Intent, claim: Claim) -> JobState | None:
         """Return the state of the job that a claim has led to, or may still lead to; None if it never will."""

@@ -439,7 +439,10 @@ class RunWorkflow:
     @workflow.signal
     def job_news(self, news: JobNews) -> None:
         """Show how far provider jobs are."""
+        before = self._waiting_for_jobs.news.get(news.pool)
         self._waiting_for_jobs.news[news.pool] = news
+        if news.ended and (before is None or before.ended != news.ended):
+            self._budget_pause.go_on()  # it has cost less than was reserved
         live_figures.jobs_are(news)
         self._show()
 

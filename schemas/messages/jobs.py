@@ -66,7 +66,7 @@ class JobAnswers(Message):
 
 class JobNews(Message):
     """Signal of the jobs of a pool to their run: how many are out, their requests, how many of these are done, and when
-    the first has to be over (seconds since the epoch). `states`: jobs by state."""
+    the first has to be over (seconds since the epoch). `states`: jobs by state; `ended`: jobs that were collected."""
 
     pool: str
     jobs: int
@@ -75,6 +75,7 @@ class JobNews(Message):
     deadline: float | None = None
     detail: str = ""
     states: dict[str, int] = {}
+    ended: int = 0
 
 
 class JobGroup(Message):
@@ -86,17 +87,19 @@ class JobGroup(Message):
 
 
 class OpenJob(Message):
-    """A job that is not collected. `submitted_at`: seconds since the epoch; `looks` at the provider so far."""
+    """A job that is not collected. `submitted_at`: seconds since the epoch; `tried`: it may have been submitted; it was
+    looked at `looks` times."""
 
     job: str
     submitted_at: float | None = None
     looks: int = 0
     cancelled: bool = False
     day: str = ""
+    tried: bool = False
 
 
 class CarriedJobs(Message):
-    """The state of a JobsWorkflow that outlives one Temporal execution."""
+    """The state of a JobsWorkflow that outlives one Temporal execution, signals of its run included."""
 
     pending: tuple[ParkedPartitionCalls, ...] = ()
     open_files: tuple[str, ...] = ()
@@ -105,6 +108,11 @@ class CarriedJobs(Message):
     groups: tuple[JobGroup, ...] = ()
     jobs: tuple[OpenJob, ...] = ()
     limit: int | None = None
+    nothing_else: bool = False
+    paused: bool = False
+    stop: str = ""
+    vain: int = 0
+    ended: int = 0
 
 
 class JobsInput(Message):
@@ -154,12 +162,14 @@ class JobRequest(Message):
 
 class JobProgress(Message):
     """How far a job has come, and when to look again. `needed`: what it may cost, in USD / 10^9 and tokens, if that
-    does not fit the budget; `day`: whose budget it is charged to."""
+    does not fit the budget; `day`: whose budget it is charged to; `parts`: the jobs in its place, of which the first
+    fits."""
 
     state: JobState
     look_again_s: float
     needed: tuple[int, int] | None = None
     day: str = ""
+    parts: tuple[str, ...] = ()
 
 
 class CancelJobs(Message):
@@ -172,6 +182,8 @@ class CancelJobs(Message):
 
 
 class CancelledJobs(Message):
-    """So many jobs were cancelled, or were over already."""
+    """So many jobs were cancelled, or were over already. `undecided_s`: seconds after which it may be known whether the
+    others were created; then they are to be cancelled again."""
 
     jobs: int
+    undecided_s: float | None = None

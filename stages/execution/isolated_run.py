@@ -21,9 +21,14 @@ async def run_isolated(
     """Run rows in processes of their own and store their records in the batch's journal. Returns the error that stopped
     it."""
     journal, equal = context.journal, {row.key: row.equal for row in rows}
+    parked = set[str]()
 
     async def attempt(group: Sequence[GraphRow]) -> Attempt:
-        return await isolation.attempt(stage, group, _known_of(group, journal.known))
+        tried = await isolation.attempt(stage, group, _known_of(group, journal.known), context.parking)
+        if context.parking is not None:
+            context.parking.calls += tried.parked
+            parked.update(call.print for call in tried.parked)
+        return tried
 
     async def store(records: Sequence[Record]) -> None:
         for record in records:
@@ -35,7 +40,7 @@ async def run_isolated(
                 context.on_row(rows)
 
     def is_left(row: GraphRow) -> bool:
-        return not is_settled(journal.known.rows.get(row.key), journal.known)
+        return row.key[1] not in parked and not is_settled(journal.known.rows.get(row.key), journal.known)
 
     try:
         return await run_in_halves(rows, context.run, attempt, store, is_left, is_over)

@@ -4,7 +4,7 @@ import asyncio
 
 from schemas.parked import ParkedCall
 from stages.journal.records import CallKey
-from stages.limits.budget import NOTHING, Amount
+from stages.limits.budget import Amount
 from stages.limits.prices import tier_price
 from stages.models.backend import Backend
 from stages.models.known_calls import find_answer
@@ -33,7 +33,8 @@ async def known_or_parked(
     limited = scope.budget is not None and scope.budget.limited
     cap = request.cap or backend.cap
     sent_cap = backend.default_cap if cap is None and limited and backend.capped is not None else None
-    most = _most(backend, request, cap or backend.default_cap) if limited else NOTHING
+    # Also without a budget: one may be set while the call waits, or its job is out.
+    most = _most(backend, request, cap or backend.default_cap)
     text = request.text if scope.journal.keeps_requests else None
     call = ParkedCall(
         request=key[0],

@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import shutil
+import json
 import signal
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import pytest
 
-from tests.cli.support import Project, eventually, write_csv
+from tests.cli.half_price import MODEL, a_project, published, quick_jobs
+from tests.cli.support import Project, eventually
 from tests.harness.model_server import ModelServer
-
-GRAPHS = Path(__file__).parent / "waiting"
-START = dt.datetime.fromisoformat("2026-11-01")
-
-
-def a_project(folder: Path, server: ModelServer, *, rows: int, days: int, graph: str = "", **stage: Any) -> Project:
-    """A pipeline over so many days; its stage is an extract, or a graph that waits."""
-    folder.mkdir(exist_ok=True)
-    env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "sk-test", "TANDEM_JOB_POLL": "300ms"}
-    project = Project.make(folder, env, count=3, model="openai:gpt-5-mini")
-    table = [
-        {
-            "id": number,
-            "created_at": (START + dt.timedelta(days=number % days, minutes=number // days)).isoformat(),
-            "body": f"message number {number} about",
-        }
-        for number in range(rows)
-    ]
-    write_csv(folder / "rows.csv", table)
-    if graph:
-        shutil.copy(GRAPHS / "graphs.py", folder / "graphs.py")
-        project.spec["stages"] = [
-            {"name": "answer", "uses": f"graphs:{graph}", "model": "openai:gpt-5-mini", "inputs": {"text": "body"},
-             "output": {"reply": "str"}, **stage}
-        ]  # fmt: skip
-    project.spec["limits"] = {"gather": "1m"}
-    project.write()
-    return project
-
-
-def published(project: Project) -> list[tuple[Any, ...]]:
-    found = pl.read_parquet(f"{project.folder}/out/data/**/*.parquet")
-    return found.sort("id").select("id", found.columns[-2]).rows()
-
-
-def quick_jobs(server: ModelServer, **jobs: Any) -> None:
-    server.script({"jobs": {"queue_s": 0.2, "run_s": 0.3, "shuffle": True, **jobs}})
 
 
 def test_a_graph_of_three_steps_is_answered_in_three_jobs_at_half_the_price(
@@ -102,6 +63,18 @@ def test_a_row_that_asks_something_else_each_time_is_rejected_by_name(
     assert "not_replayable" in project.tandem("rejects", "ls").ok().out
 
 
+def test_rows_that_may_have_ended_a_process_wait_for_jobs_too(tmp_path: Path, model_server: ModelServer) -> None:
+    """The innocent are run alone, and no call of theirs is live; the row at fault is rejected."""
+    quick_jobs(model_server)
+    project = a_project(tmp_path / "p", model_server, rows=8, days=1, graph="deadly", on_reject="null")
+    project.spec["limits"]["max_reject_rate"] = 0.5
+    project.write()
+    done = project.tandem("run", "--tier", "batch", "--json", timeout_s=240).ok().json
+    assert (done["rows"]["rejected"], done["usage"]["by_tier"]["batch"]["calls"]) == (1, 15)
+    assert list(done["usage"]["by_tier"]) == ["batch"]
+    assert "killed_worker" in project.tandem("rejects", "ls").ok().out
+
+
 def test_nodes_that_are_activities_wait_for_jobs_too(tmp_path: Path, model_server: ModelServer) -> None:
     quick_jobs(model_server)
     project = a_project(tmp_path / "p", model_server, rows=4, days=1, graph="steps", placement="node")
@@ -120,6 +93,42 @@ def test_a_cancelled_run_keeps_what_its_job_has_answered(tmp_path: Path, model_s
     assert [job["state"] for job in model_server.jobs()["jobs"]] == ["cancelled"]
     shown = project.tandem("runs", "show", "r", "--json").ok().json
     assert (shown["rows"]["unfinished"], shown["jobs"]["expired"]) == (20, 1)
+
+
+def test_a_job_that_does_not_fit_its_budget_is_submitted_in_part(tmp_path: Path, model_server: ModelServer) -> None:
+    """The run pauses with the part out; with a higher budget the rest goes, each call once, and the sum is exact."""
+    quick_jobs(model_server, run_s=2.0)
+    project = a_project(tmp_path / "p", model_server, rows=40, days=2)
+    project.spec["prices"] = {MODEL: {"input": 1_000, "output": 1_000}}  # half a USD per 1,000 tokens in jobs
+    project.stage["params"] = {"max_tokens": 100}
+    project.write()
+    paused = project.tandem("run", "--tier", "batch", "--json", "--name", "r", "--max-cost", "5", timeout_s=240)
+    assert (paused.code, paused.json["state"]) == (3, "paused"), paused
+    assert "reserved for provider jobs that are out" in paused.err
+    (part,) = model_server.jobs()["jobs"]
+    assert 5 <= part["requests"] < 40
+    done = project.tandem("runs", "resume", "r", "--max-cost", "100", "--json", timeout_s=240).ok().json
+    jobs = model_server.jobs()
+    assert (jobs["submitted"], jobs["most_submitted"], done["usage"]["calls"]) == (40, 1, 40)
+    ledger = json.loads(max(project.folder.glob("out/_tandem/runs/r/budget/*.json")).read_text())
+    assert ledger["slices"] == {}
+    assert ledger["nanos"] / 1e9 == pytest.approx(done["usage"]["cost_usd"], abs=1e-5)
+
+
+def test_a_budget_that_is_set_while_a_job_is_out_counts_it(tmp_path: Path, model_server: ModelServer) -> None:
+    quick_jobs(model_server, run_s=4.0)
+    project = a_project(tmp_path / "p", model_server, rows=20, days=2)
+    project.spec["prices"] = {MODEL: {"input": 1_000, "output": 1_000}}
+    project.write()
+    with project.start("run", "--tier", "batch", "--json", "--name", "r") as first:
+        eventually(lambda: bool(model_server.jobs()["jobs"]), "a job is submitted")
+        project.tandem("runs", "set", "r", "--max-cost", "1000").ok()
+        held = json.loads(max(project.folder.glob("out/_tandem/runs/r/budget/*.json")).read_text())["slices"]
+        done = first.wait().ok().json
+    assert [one["machine"] for one in held.values()] == ["provider job"]
+    ledger = json.loads(max(project.folder.glob("out/_tandem/runs/r/budget/*.json")).read_text())
+    assert (ledger["slices"], model_server.jobs()["submitted"]) == ({}, 20)
+    assert ledger["nanos"] / 1e9 == pytest.approx(done["usage"]["cost_usd"], abs=1e-5)
 
 
 def test_a_tier_that_a_model_has_not_is_refused_by_name(tmp_path: Path) -> None:

@@ -174,29 +174,32 @@ def _weed_command(folder: Path, ports: list[int]) -> list[str]:
 
 
 class TemporalServer(_Server):
-    """Temporal's real development server, with its database in a file."""
+    """Temporal's real development server, with its database in a file. `events`: so long a history of a workflow is
+    suggested to be continued as a new one."""
 
     namespace = "default"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, events: int | None = None) -> None:
         port, http, metrics = free_ports(3)
         self.address = f"127.0.0.1:{port}"
         self._http = Control(f"http://127.0.0.1:{http}/api/v1/namespaces/{self.namespace}")
         attributes = [f"--search-attribute={name}=Keyword" for name in SEARCH_ATTRIBUTES]
+        continued = f"limit.historyCount.suggestContinueAsNew={events}"
         super().__init__(
             folder,
             [
                 *(_binary("temporal"), "server", "start-dev", "--ip=127.0.0.1", f"--port={port}"),
                 *(f"--http-port={http}", f"--metrics-port={metrics}", "--headless", "--log-level=error"),
                 *TUNING,
+                *(("--dynamic-config-value", continued) if events is not None else ()),
                 *(f"--db-filename={folder / 'temporal.db'}", *attributes),
             ],
         )
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, folder: Path) -> Iterator[TemporalServer]:
-        server = cls(folder)
+    def start(cls, folder: Path, events: int | None = None) -> Iterator[TemporalServer]:
+        server = cls(folder, events)
         try:
             yield server
         finally:

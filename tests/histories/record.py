@@ -36,7 +36,8 @@ HERE = Path(__file__).parent
 # Of every machine: a history holds the sink, from which workflow ids are made.
 FOLDER = Path(tempfile.gettempdir()) / "tandem-histories"
 PROMPT = "Sort this ticket, the prompt says: {{ text }}"
-_PRIVATE = frozenset(("identity", "workerVersion", "binaryChecksum", "sdkMetadata", "stackTrace"))
+# Not `sdkMetadata`: its flags say by which of its rules the SDK ordered commands, which a replay has to keep.
+_PRIVATE = frozenset(("identity", "workerVersion", "binaryChecksum", "sdkName", "sdkVersion", "stackTrace"))
 
 
 def spec(**changed: Any) -> Spec:

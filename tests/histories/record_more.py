@@ -2,8 +2,9 @@
 
 By the command line alone, on a real server, so that it outlives every move of the code: a pause, a budget that is too
 small, a canary, a schedule's firing, rows with workflows of their own, a limit that is shared, a question to a person,
-a partition that another run holds, a worker that drains. Histories of runs and partitions lie beside those of
-`record.py`, and those of the other workflows in `others/`. As there: record them anew only when commands change.
+a partition that another run holds, a worker that drains, waves of provider jobs. Histories of runs and partitions lie
+beside those of `record.py`, and those of the other workflows in `others/`. As there: record them anew only when
+commands change.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from tests.cli.half_price import GRAPHS, quick_jobs
 from tests.cli.support import Project, Result, Started, eventually, rows, write_csv
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import TemporalServer
@@ -220,9 +222,21 @@ def drained(case: Case) -> None:
             run.wait(PATIENCE_S).ok()
 
 
+def waiting(case: Case) -> None:
+    """Three waves of provider jobs, over which the run and the jobs continue as new."""
+    shutil.copy(GRAPHS / "graphs.py", case.project.folder / "graphs.py")
+    steps = {"uses": "graphs:steps", "inputs": {"text": "body"}, "output": {"reply": "str"}}
+    case.project.spec["stages"] = [{"name": "answer", "model": "openai:test-model", **steps}]
+    case.project.spec["limits"]["gather"] = "1m"
+    case.project.write()
+    case.tandem("run", "--name", "recorded", "--tier", "batch", "--yes").ok()
+    case.ended("JobsWorkflow", 1)
+
+
 CASES: dict[str, Callable[[Case], None]] = {
-    case.__name__: case for case in (paused, short, canary, scheduled, node, limited, asked, held, drained)
+    case.__name__: case for case in (paused, short, canary, scheduled, node, limited, asked, held, drained, waiting)
 }
+_FEW_EVENTS = 40  # of a history that is continued
 
 
 # Recording ------------------------------------------------------------------------------------------------------------
@@ -233,8 +247,9 @@ def record(case: str, server: TemporalServer, model: ModelServer, target: Path) 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model.reset()
+    quick_jobs(model)
     before = set(asyncio.run(histories(server)))
-    env = {**model.env(), **server.env(), "TANDEM_TASK_QUEUE": f"histories-{case}"}
+    env = {**model.env(), **server.env(), "TANDEM_TASK_QUEUE": f"histories-{case}", "TANDEM_JOB_POLL": "300ms"}
     project = Project.make(folder, env, count=12, model="openai:test-model")
     project.spec["limits"] = {"rows_in_flight": 2, "batch_rows": 2, "partitions_in_flight": 2}
     project.write()
@@ -276,11 +291,12 @@ def write(path: Path, found: dict[str, Any]) -> None:
 def main(cases: list[str]) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        TemporalServer.start(Path(folder)) as server,
+        TemporalServer.start(Path(folder) / "usual") as server,
+        TemporalServer.start(Path(folder) / "continued", _FEW_EVENTS) as continued,
         ModelServer.start() as model,
     ):
         for case in cases:
-            record(case, server, model, HERE)
+            record(case, continued if case == "waiting" else server, model, HERE)
     shutil.rmtree(FOLDER)
 
 

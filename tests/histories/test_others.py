@@ -11,6 +11,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from pipeline.orchestration import sandbox
+from pipeline.workflows.jobs.workflow import JobsWorkflow
 from pipeline.workflows.limits.limiter import LimiterWorkflow
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
@@ -28,6 +29,7 @@ HAPPENED = {
     "asked": ('"name": "answers"', '"signalName": "answered"', '"signalName": "parked"'),
     "held": ('"signalName": "wanted_by"', '"signalName": "freed"'),
     "drained": ('"name": "enrich_batch"',),
+    "waiting": ('"signalName": "answers_came"', "CONTINUED_AS_NEW"),
 }
 
 
@@ -36,7 +38,7 @@ def histories(path: Path) -> list[WorkflowHistory]:
 
 
 def test_there_are_recordings_of_each_workflow() -> None:
-    assert {path.stem for path in RECORDED} == {"limited", "node", "scheduled"}
+    assert {path.stem for path in RECORDED} == {"limited", "node", "scheduled", "waiting"}
 
 
 @pytest.mark.parametrize("case", HAPPENED)
@@ -48,7 +50,7 @@ def test_what_a_history_is_kept_for_happened_in_it(case: str) -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 async def test_a_recorded_history_replays(path: Path) -> None:
     replayer = Replayer(
-        workflows=[LimiterWorkflow, RowWorkflow, ScheduledWorkflow],
+        workflows=[JobsWorkflow, LimiterWorkflow, RowWorkflow, ScheduledWorkflow],
         workflow_runner=sandbox(),
         data_converter=pydantic_data_converter,
     )

@@ -10,7 +10,7 @@ from pipeline.journal.spool import Spools
 from pipeline.processes.channel import Channel, Message
 from pipeline.processes.child.activity_watch import activity_slot
 from pipeline.processes.child.in_flight import InFlight
-from pipeline.processes.child.isolated_rows import packed, unpacked_stop
+from pipeline.processes.child.isolated_rows import packed, unpacked_result
 from pipeline.processes.child.memory_limit import MemoryLimit
 from pipeline.processes.shared.row_claims import ChildClaims
 from schemas.messages.batch import BatchRequest
@@ -19,6 +19,7 @@ from stages.execution.equal_rows.claims import Claims
 from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Attempt, GraphRow
 from stages.journal.records import Record, RowKey
+from stages.models.row.parking import BatchParking
 from stages.models.row.scope import Tally
 
 _LONGEST_ID = 60
@@ -90,14 +91,16 @@ class BatchIsolation:
     def suspects(self, key: RowKey) -> bool:
         return self.supervision.everything or key in self.supervision.suspected
 
-    async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
+    async def attempt(
+        self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record], parking: BatchParking | None
+    ) -> Attempt:
         request = {
             "session": self._session,
             "stage": stage.name,
             "row": self.row,
             "request": self.request.model_dump(mode="json"),
         }
-        answer = await self.supervision.channel.request("isolate", request, packed(rows, known))
+        answer = await self.supervision.channel.request("isolate", request, packed(rows, known, parking))
         records = await asyncio.to_thread(self._take_over)
         result = answer.data
         if "failed" in result:  # the supervisor failed: the batch is tried again
@@ -105,7 +108,8 @@ class BatchIsolation:
         self.tally.calls += result.get("calls", 0)
         self.tally.cost_usd += result.get("cost_usd", 0.0)
         in_flight = frozenset((stage_print, row) for stage_print, row in result.get("in_flight", ()))
-        return Attempt(records, result.get("death", ""), in_flight, unpacked_stop(answer.body))
+        stopped, parked = unpacked_result(answer.body)
+        return Attempt(records, result.get("death", ""), in_flight, stopped, parked)
 
     async def over(self) -> None:
         self.supervision.channel.send("isolated", {"session": self._session})

@@ -1,5 +1,6 @@
 """The course of one provider job: submitted once it may be, looked at until it is over or its time is, collected."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -11,6 +12,9 @@ with workflow.unsafe.imports_passed_through():
     from schemas.jobs import JobEnd, JobState
     from schemas.messages.jobs import CancelJobs, JobRequest, JobsInput, OpenJob
 
+_LOOKS_FIRST = "looks-before-it-withdraws"  # before, a job that was perhaps created was left alone
+_LEAST_WAIT_S = 1.0
+
 
 class JobCourse:
     """One job. `job` outlives a Temporal execution; `state` is as the provider says; `timed_out`: its time is over."""
@@ -19,6 +23,7 @@ class JobCourse:
         self.job = job
         self.state: JobState | None = None
         self.is_short = False
+        self.parts: tuple[str, ...] = ()  # jobs in its place, as it did not fit its budget
         self._input = inputs
         self._look_again = timedelta(0)
 
@@ -39,13 +44,17 @@ class JobCourse:
         news: Callable[[], Awaitable[None]],
         short: Callable[[tuple[int, int]], Awaitable[None]],
     ) -> JobEnd | None:
-        """Return how it ended; None if it is handed on to another execution, or was never submitted. `of_run` returns
-        what is to be done, see `JobsWorkflow`. Raises ActivityError."""
+        """Return how it ended; None if it is handed on to another execution, was split, or was never submitted.
+        `of_run` returns what is to be done, see `JobsWorkflow`. Raises ActivityError."""
         while self.job.submitted_at is None:
             await workflow.wait_condition(lambda: of_run() != "pause" and (not self.is_short or of_run() != ""))
             if of_run():
-                return None
+                if not self.job.tried or not workflow.patched(_LOOKS_FIRST) or not await self._withdraw(of_run):
+                    return None
+                break
             await self._submit(of_run, short)
+            if self.parts:
+                return None
         await news()
         while self.state is None or not self.state.over:
             await self._pause(of_run)
@@ -65,7 +74,13 @@ class JobCourse:
         )  # fmt: skip
 
     async def _submit(self, of_run: Callable[[], str], short: Callable[[tuple[int, int]], Awaitable[None]]) -> None:
+        self.job = self.job.model_copy(update={"tried": True})
         progress = await call(SUBMIT_JOB, self._request(), within=LONG)
+        self.parts = progress.parts
+        if progress.parts or progress.needed is not None:  # nothing was sent
+            self.job = self.job.model_copy(update={"tried": False})
+        if progress.parts:
+            return
         if progress.needed is not None:
             self.is_short = True
             await short(progress.needed)
@@ -94,9 +109,25 @@ class JobCourse:
         self.state, self._look_again = progress.state, timedelta(seconds=progress.look_again_s)
         self.job = self.job.model_copy(update={"looks": self.job.looks + 1})
 
-    async def _cancel(self) -> None:
+    async def _withdraw(self, of_run: Callable[[], str]) -> bool:
+        """Cancel a job of which it is not known whether it was created, until that is known. Returns True then; False
+        if it is handed on to another execution first."""
+        while of_run() != "renew":
+            undecided_s = await self._cancel()
+            if undecided_s is None:
+                return True
+            wait = timedelta(seconds=max(undecided_s, _LEAST_WAIT_S))
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(lambda: of_run() == "renew", timeout=wait)
+        return False
+
+    async def _cancel(self) -> float | None:
+        """Cancel the job. Returns the seconds after which it may be known whether it was created at all; None if it is
+        known, and cancelled."""
         inputs = self._input
         request = CancelJobs(ref=inputs.ref, plan=inputs.plan, pool=inputs.pool, jobs=(self.job.job,))
-        await call(CANCEL_JOBS, request, within=LONG)
-        self.job = self.job.model_copy(update={"cancelled": True, "looks": 0})
-        self._look_again = timedelta(0)
+        done = await call(CANCEL_JOBS, request, within=LONG)
+        if done.undecided_s is None:
+            self.job = self.job.model_copy(update={"cancelled": True, "looks": 0})
+            self._look_again = timedelta(0)
+        return done.undecided_s

@@ -53,12 +53,15 @@ class JobsWorkflow:
         self._courses: dict[str, JobCourse] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._limit = carried.limit or _FULL
-        self._nothing_else = False
-        self._paused = False
-        self._stop = ""  # end: none is to be out; cancel: those that are out are cancelled, and what they have is kept
+        self._nothing_else = carried.nothing_else
+        self._paused = carried.paused
+        self._stop = (
+            carried.stop
+        )  # end: none is to be out; cancel: those that are out are cancelled, and what they have is kept
         self._renewing = False
         self._error: tuple[str, str] | None = None
-        self._vain = 0
+        self._vain = carried.vain
+        self._ended_jobs = carried.ended
         self._signalled: JobNews | None = None
         self._lost = False  # the run is gone
 
@@ -101,6 +104,11 @@ class JobsWorkflow:
             groups=tuple(self._groups),
             jobs=tuple(course.job for course in self._courses.values()),
             limit=self._limit,
+            nothing_else=self._nothing_else,
+            paused=self._paused,
+            stop=self._stop,
+            vain=self._vain,
+            ended=self._ended_jobs,
         )
 
     # Gathering ------------------------------------------------------------------------------------------------------
@@ -166,7 +174,9 @@ class JobsWorkflow:
         try:
             end = await course.run(self._state_of_run, self._news, self._short)
             if end is None:
-                return  # carried on, or never submitted
+                self._take_parts(name, course.parts)
+                return  # carried on, never submitted, or split
+            self._ended_jobs += 1
             self._vain = 0 if end.answered or end.refused else self._vain + 1
             if end.fatal:
                 self._error = "FatalModelError", f"{end.fatal} {end.hint}".strip()
@@ -179,6 +189,16 @@ class JobsWorkflow:
             del self._courses[name]
             await self._answer_groups()
             await self._news()
+
+    def _take_parts(self, job: str, parts: tuple[str, ...]) -> None:
+        """Follow the jobs in the place of one that did not fit its budget."""
+        if not parts:
+            return
+        del self._courses[job]
+        self._replace(job, parts)
+        for part in parts:
+            if part not in self._courses:
+                self._follow(OpenJob(job=part))
 
     async def _give_on(self, job: str, files: tuple[str, ...], *, timed_out: bool) -> None:
         """Decide about calls that a job gave back without an answer."""
@@ -239,6 +259,7 @@ class JobsWorkflow:
             deadline=min(deadlines, default=None),
             detail=next((state.message for state in states if state is not None and state.message), ""),
             states=dict(Counter("waiting" if state is None else state.state for state in states)),
+            ended=self._ended_jobs,
         )
         if news != self._signalled:
             self._signalled = news

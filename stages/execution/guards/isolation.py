@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from schemas.errors import TandemError
+from schemas.parked import ParkedCall
 from stages.contract import GraphStage
 from stages.journal.records import Record, RowKey, RowRecord, now
+from stages.models.row.parking import BatchParking
 
 KILLED = "killed_worker"
 _TIMES_ALONE = 2
@@ -34,12 +36,14 @@ class GraphRow:
 @dataclass(frozen=True)
 class Attempt:
     """Result of a process that ran rows: the records that it wrote. If it died by itself, `death` says how, and
-    `in_flight` names the rows that ran then. `stopped`: the error that keeps the others from finishing."""
+    `in_flight` names the rows that ran then. `stopped`: the error that keeps the others from finishing; `parked`: calls
+    of rows that wait for provider batch jobs."""
 
     records: Sequence[Record] = ()
     death: str = ""
     in_flight: frozenset[RowKey] = frozenset()
     stopped: TandemError | None = None
+    parked: Sequence[ParkedCall] = ()
 
 
 class Isolation(Protocol):
@@ -48,8 +52,10 @@ class Isolation(Protocol):
     def suspects(self, key: RowKey) -> bool:
         """True if the row was in flight when a process died."""
 
-    async def attempt(self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record]) -> Attempt:
-        """Run rows in a process of their own."""
+    async def attempt(
+        self, stage: GraphStage, rows: Sequence[GraphRow], known: Iterable[Record], parking: BatchParking | None
+    ) -> Attempt:
+        """Run rows in a process of their own. `parking`: where their calls may wait for provider batch jobs."""
 
     async def over(self) -> None:
         """End the process: no more rows come."""

@@ -1,6 +1,7 @@
-"""Graphs of a pipeline that waits for batch jobs: three steps, one of them three nodes at once; and one whose question
-is another one each time."""
+"""Graphs of a pipeline that waits for batch jobs: three steps, one of them three nodes at once; one whose question is
+another one each time; and one that ends its process between its two steps, for rows whose text is number 3."""
 
+import os
 import uuid
 from operator import add
 from typing import Annotated, Any, TypedDict
@@ -66,3 +67,20 @@ _random.add_node("ask", ask_at_random)
 _random.add_edge(START, "ask")
 _random.add_edge("ask", END)
 random = _random.compile()
+
+
+async def end_process(state: State) -> State:
+    if "number 3 " in state["text"]:
+        os._exit(9)
+    return {"views": [state["gist"]]}
+
+
+_deadly = StateGraph(State, context_schema=Context)
+_deadly.add_node("find_gist", find_gist)
+_deadly.add_node("end_process", end_process)
+_deadly.add_node("conclude", conclude)
+_deadly.add_edge(START, "find_gist")
+_deadly.add_edge("find_gist", "end_process")
+_deadly.add_edge("end_process", "conclude")
+_deadly.add_edge("conclude", END)
+deadly = _deadly.compile()

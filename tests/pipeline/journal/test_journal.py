@@ -327,7 +327,7 @@ def test_usage_counts_each_call_of_the_run_once_wherever_it_is_found() -> None:
     expected = Usage(
         calls=3, input_tokens=20, output_tokens=4, cached_input_tokens=2, reasoning_tokens=2, cost_usd=1.0,
         unpriced_calls=1, cache_write_tokens=5, cache_saved_usd=-0.25,
-        by_tier={"standard": TierUsage(calls=3, cost_usd=1.0)},
+        by_tier={"standard": TierUsage(calls=3, cost_usd=1.0, tokens=24)},
     )  # fmt: skip
     assert usage_of_run(store, DAY, "run-1") == expected
     assert usage_of_run(store, DAY, "run-10").calls == 1

@@ -15,8 +15,18 @@ from schemas import ids
 from schemas.jobs import JobEnd, JobState
 from schemas.messages.base import Concurrency
 from schemas.messages.batch import BatchRequest, BatchResult
-from schemas.messages.jobs import FormedJobs, FormRequest, JobProgress, JobRequest, JobTerms, ParkedCalls
+from schemas.messages.jobs import (
+    CancelJobs,
+    CancelledJobs,
+    FormedJobs,
+    FormRequest,
+    JobProgress,
+    JobRequest,
+    JobTerms,
+    ParkedCalls,
+)
 from schemas.messages.partition import OpenRequest
+from schemas.messages.run import BudgetCheck, BudgetVerdict
 from tests.pipeline.fakes import Bench, Fakes, at_work, beat_until, ended, failed, planned, skipping_time, until
 
 A, B, C, D = "day=2026-11-01", "day=2026-11-02", "day=2026-11-03", "day=2026-11-04"
@@ -199,6 +209,29 @@ async def test_a_cancelled_run_cancels_its_jobs_and_collects_what_they_have() ->
     assert [close.outcome for close in fakes.of("close", A)] == ["waiting", "cancelled"]
 
 
+async def test_a_cancelled_run_finds_out_whether_a_job_was_created_before_it_ends() -> None:
+    """Its creation lost its reply: it is looked for until it is found, or surely is not there."""
+
+    async def submit(request: JobRequest, nth: int) -> JobProgress:
+        return JobProgress(state=JobState(job=request.job, state="waiting", wait_s=600), look_again_s=600)
+
+    async def cancel(request: CancelJobs, nth: int) -> CancelledJobs | None:
+        return CancelledJobs(jobs=0, undecided_s=60) if len(fakes.of("cancel_jobs")) < 3 else None
+
+    async def poll(request: JobRequest, nth: int) -> JobProgress:
+        return JobProgress(state=JobState(job=request.job, state="cancelled", id="b"), look_again_s=600)
+
+    fakes = a_run(planned(A), submit_job=submit, cancel_jobs=cancel, poll_job=poll)
+    async with skipping_time() as env, at_work(env.client, fakes) as bench:
+        handle = await bench.start()
+        with env.auto_time_skipping_disabled():
+            await until(lambda: bool(fakes.of("submit_job")))
+            await handle.cancel()
+        assert (await ended(handle)).state == "cancelled"
+        assert not await is_open(bench)
+    assert (len(fakes.of("cancel_jobs")), len(fakes.of("collect_job"))) == (3, 1)
+
+
 async def test_a_partition_with_which_another_run_waits_is_waited_for(skipping: WorkflowEnvironment) -> None:
     async def open_(request: OpenRequest, nth: int) -> None:
         if nth < 3:
@@ -230,6 +263,39 @@ async def test_a_paused_run_submits_nothing_and_says_what_it_waits_for() -> None
             await handle.signal(RunWorkflow.resume)
             await until(lambda: bool(fakes.of("submit_job")))
         assert (await ended(handle)).totals.published == 1
+
+
+async def test_a_job_that_fits_in_part_is_submitted_in_part_and_the_rest_when_that_has_ended() -> None:
+    """The run pauses meanwhile, and goes on by itself: what the part has cost is less than was reserved."""
+    ending = asyncio.Event()
+
+    async def submit(request: JobRequest, nth: int) -> JobProgress | None:
+        waiting = JobState(job=request.job, state="waiting")
+        if request.job not in ("part", "rest"):
+            return JobProgress(state=waiting, look_again_s=0, parts=("part", "rest"))
+        if request.job == "rest" and not ending.is_set():
+            return JobProgress(state=waiting, look_again_s=0, needed=(5, 7))
+        return None
+
+    async def poll(request: JobRequest, nth: int) -> JobProgress:
+        over = ending.is_set() or request.job == "rest"
+        state = JobState(job=request.job, state="ended" if over else "running", id=request.job)
+        return JobProgress(state=state, look_again_s=0.2)
+
+    async def check(request: BudgetCheck, nth: int) -> BudgetVerdict:
+        return BudgetVerdict(go_on=False, message="The budget is reached")
+
+    fakes = a_run(planned(A), submit_job=submit, poll_job=poll, reckon=check)
+    async with skipping_time() as env, at_work(env.client, fakes) as bench:
+        handle = await bench.start()
+        with env.auto_time_skipping_disabled():
+            await until(lambda: bool(fakes.of("reckon")))
+            progress = await handle.query(RunWorkflow.progress)
+            ending.set()
+            assert (await ended(handle)).totals.published == 1
+    assert progress.state == "paused"
+    assert {request.job for request in fakes.of("collect_job")} == {"part", "rest"}
+    assert {request.waves.wave for request in fakes.of("enrich_batch")} == {0, 1}
 
 
 async def test_a_job_that_does_not_fit_the_budget_pauses_the_run_until_it_is_raised() -> None:

@@ -1,0 +1,112 @@
+"""A job that is cancelled before its id is known: it is looked for first, and what is found is cancelled."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from pipeline.provider_jobs.collection import collect
+from pipeline.provider_jobs.forming import form_jobs
+from pipeline.provider_jobs.polling import cancel
+from pipeline.provider_jobs.submission import submit
+from pipeline.stores import Store
+from pipeline.stores.memory import MemoryStore
+from schemas import ids
+from schemas.jobs import Claim, Intent
+from stages.models.wires.http import close_session
+from tests.harness.model_server import ModelServer
+from tests.pipeline.provider_jobs.support import (
+    ANTHROPIC,
+    GEMINI,
+    NAMED,
+    OPENAI,
+    POOL,
+    QUICK,
+    RUN,
+    Case,
+    over,
+    park,
+    some,
+    submitted,
+)
+
+
+@pytest.fixture(autouse=True)
+async def _sessions() -> object:
+    yield
+    await close_session()
+
+
+def a_job(store: Store, case: Case, server: ModelServer) -> str:
+    key = park(store, "day=1", 0, some(case.model(server), case, range(3)))
+    (job,) = form_jobs(store, RUN, POOL, [key], client=case.client(server), closing=True).jobs
+    return job
+
+
+@pytest.mark.parametrize("case", [OPENAI, GEMINI], ids=["OpenAI", "Gemini"])
+async def test_a_job_whose_creation_lost_its_reply_is_found_and_cancelled(
+    case: Case, model_server: ModelServer
+) -> None:
+    store, client = MemoryStore(), case.client(model_server)
+    model_server.script({"jobs": {"cut_reply": 1, "run_s": 3600}})
+    job = a_job(store, case, model_server)
+    assert (await submit(store, RUN, POOL, job, client, patience=QUICK)).state == "waiting"
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "cancelled"
+    assert [one["state"] for one in model_server.jobs()["jobs"]] == ["cancelled"]
+    end = await collect(store, RUN, POOL, job, client, case.backend())
+    assert (end.state, end.answered, end.given_back) == ("cancelled", 0, 3)
+
+
+async def test_at_anthropic_it_is_undecided_until_its_custom_ids_show(model_server: ModelServer) -> None:
+    """Nothing is recorded meanwhile; when it has ended, what it has answered is collected."""
+    store, client = MemoryStore(), ANTHROPIC.client(model_server)
+    model_server.script({"jobs": {"cut_reply": 1, "run_s": 0.5}})
+    job = a_job(store, ANTHROPIC, model_server)
+    assert (await submit(store, RUN, POOL, job, client, patience=QUICK)).state == "waiting"
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "waiting"
+    assert store.head(ids.job_submitted(RUN, POOL, job)) is None
+    time.sleep(0.6)  # noqa: ASYNC251  the server is another process
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "ended"
+    assert (await collect(store, RUN, POOL, job, client, ANTHROPIC.backend())).answered == 3
+
+
+@pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)
+async def test_a_job_that_a_living_worker_may_be_creating_is_waited_for(case: Case, model_server: ModelServer) -> None:
+    store, client = MemoryStore(), case.client(model_server)
+    job = a_job(store, case, model_server)
+    intent = Intent(job=job, digest="", requests=3, bytes=1, prefix=f"{job}-", at=time.time())
+    claim = Claim(at=time.time(), until=time.time() + 60, by=f"another machine/{os.getpid()}/1")
+    store.put_new(ids.job_intent(RUN, POOL, job), intent.model_dump_json().encode())
+    store.put_new(ids.job_claim(RUN, POOL, job, 1), claim.model_dump_json().encode())
+    state = await cancel(store, RUN, POOL, job, client, patience=QUICK)
+    assert state.state == "waiting"
+    assert 50 < state.wait_s <= 60
+    store.put(ids.job_claim(RUN, POOL, job, 1), claim.model_copy(update={"until": 0.0}).model_dump_json().encode())
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "failed"
+    assert (await submitted(store, job, client)).state == "failed"
+    assert model_server.jobs()["submitted"] == 0
+
+
+async def test_nobody_creates_a_job_between_the_last_look_and_the_record(model_server: ModelServer) -> None:
+    """Who withdraws it has the claim: another worker that comes then finds that it is not his turn."""
+    store, client = MemoryStore(), OPENAI.client(model_server)
+    job = a_job(store, OPENAI, model_server)
+    found = []
+
+    def comes(operation: str, key: str) -> None:
+        if operation == "put_new" and key.endswith("submitted.json"):
+            found.append([info.key for info in store.list(ids.job_claims(RUN, POOL, job))])
+
+    store.fault = comes
+    await cancel(store, RUN, POOL, job, client, patience=replace(QUICK, prepared_s=5.0))
+    assert found == [[ids.job_claim(RUN, POOL, job, 1)]]
+
+
+async def test_a_job_that_is_over_is_not_cancelled(model_server: ModelServer) -> None:
+    store, client = MemoryStore(), OPENAI.client(model_server)
+    job = a_job(store, OPENAI, model_server)
+    await over(store, job, client)
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "ended"
