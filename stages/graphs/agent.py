@@ -23,6 +23,7 @@ from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
 from stages.graphs.toolkit.tools import call, load_tools
 from stages.text.quoting import RULE, quoted
@@ -55,7 +56,9 @@ def build(setup: StageSetup) -> GraphStage:
     tools = load_tools(setup)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
-    with_tools, without_tools = ModelQuestion(setup, form, tools=tools), ModelQuestion(setup, form)
+    citations = citations_of(setup, form.fields)
+    with_tools = ModelQuestion(setup, form, tools=[*tools, *provider_tools(setup)], citations=citations)
+    without_tools = ModelQuestion(setup, form, citations=citations)
     timeout_s = options.tool_timeout.total_seconds()
 
     async def think(state: State) -> Command[Literal["think", "tools", "__end__"]]:
@@ -70,7 +73,7 @@ def build(setup: StageSetup) -> GraphStage:
         if not capped and form.wants_tools(message):
             return Command(goto="tools", update={**update, "messages": [*messages, message]})
         try:
-            return Command(goto="__end__", update={**update, "answer": form.read(form.only_answer(message))})
+            return Command(goto="__end__", update={**update, "answer": with_tools.read(form.only_answer(message))})
         except ValueError as exc:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS or capped:
@@ -107,7 +110,11 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_edge(START, "think")
     builder.add_edge("tools", "think")
     graph = builder.compile().with_config({"recursion_limit": 2 * options.steps + MAX_REPAIRS + 5})
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, calls=(1, options.steps)))
+    added = column_of_citations(citations)
+    calls = (1, options.steps)
+    return assemble(
+        setup, GraphParts(VERSION, options, form, prompts, graph, first_state, added_columns=added, calls=calls)
+    )
 
 
 def _cap(steps: int, spent: int, options: AgentOptions) -> str:
