@@ -25,7 +25,8 @@ from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
-from stages.graphs.toolkit.tools import call, load_tools
+from stages.graphs.toolkit.toolbox import Toolbox
+from stages.graphs.toolkit.tools import call
 from stages.text.quoting import RULE, quoted
 from stages.text.tokens import tokens
 
@@ -53,11 +54,13 @@ def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: agent`. Raises SpecError."""
     options = setup.options(AgentOptions)
     form = answer_format(setup)
-    tools = load_tools(setup)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
     citations = citations_of(setup, form.fields)
-    with_tools = ModelQuestion(setup, form, tools=[*tools, *provider_tools(setup)], citations=citations)
+    by_provider = provider_tools(setup)
+    toolbox = Toolbox(
+        setup, lambda tools: ModelQuestion(setup, form, tools=[*tools, *by_provider], citations=citations)
+    )
     without_tools = ModelQuestion(setup, form, citations=citations)
     timeout_s = options.tool_timeout.total_seconds()
 
@@ -68,12 +71,13 @@ def build(setup: StageSetup) -> GraphStage:
             raise RowError(f"no answer after {capped}", kind=f"{capped.split()[-1].rstrip('s')}_cap")
         final_prompt: list[BaseMessage] = [HumanMessage(_NOW)] if capped else []
         messages = [*state["messages"], *final_prompt]
-        message = await (without_tools if capped else with_tools).ask(messages)
+        question = without_tools if capped else (await toolbox.open())[1]
+        message = await question.ask(messages)
         update: State = {"steps": steps + 1, "spent": spent + _tokens(messages, message)}
         if not capped and form.wants_tools(message):
             return Command(goto="tools", update={**update, "messages": [*messages, message]})
         try:
-            return Command(goto="__end__", update={**update, "answer": with_tools.read(form.only_answer(message))})
+            return Command(goto="__end__", update={**update, "answer": question.read(form.only_answer(message))})
         except ValueError as exc:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS or capped:
@@ -84,6 +88,7 @@ def build(setup: StageSetup) -> GraphStage:
     async def use_tools(state: State) -> State:
         message = state["messages"][-1]
         assert isinstance(message, AIMessage)
+        tools, _ = await toolbox.open()
         results = await asyncio.gather(
             *(call(tools, c, timeout_s=timeout_s, max_chars=options.result_chars) for c in message.tool_calls)
         )
