@@ -16,6 +16,7 @@ from pipeline.publishing import cleanup
 from pipeline.settings import version
 from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from stages.execution.guards.row_threads import RowThreads
+from stages.mcp_servers.sessions import close_servers
 from stages.models.own_models import journal_own_models
 from stages.models.wires.http import close_session
 
@@ -81,4 +82,5 @@ async def enriching(
         await running
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
+        await close_servers()
         await close_session()

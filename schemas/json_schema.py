@@ -121,6 +121,7 @@ def _widen(definitions: dict[str, Schema], options: Mapping[str, type[BaseModel]
     definitions["Fallbacks"] = _fallbacks(definitions["ModelChoice"]["properties"])
     _or_null(definitions["Sink"]["properties"]["provenance"])
     definitions["OutputField"] = _output_field(definitions["OutputField"])
+    _or(definitions["McpServer"]["properties"], "command", {"type": "string"})
     _widen_stage(stage)
     definitions["Stage"]["allOf"] = [_needs(name, uses, options.get(name)) for name, uses in BUILT_IN.items()]
     _conditions(definitions)
@@ -152,7 +153,7 @@ def _widen_stage(stage: dict[str, Schema]) -> None:
     for key in ("when_empty", "on_reject"):
         _or_null(stage[key])
     _or(stage, "output", {"type": "string", "pattern": f"{_MODULE_ATTRIBUTE}|^$"})
-    stage["tools"]["items"]["pattern"] = _MODULE_ATTRIBUTE
+    stage["tools"]["items"]["pattern"] = rf"{_MODULE_ATTRIBUTE}|^mcp:[A-Za-z][A-Za-z0-9_-]*$"
     stage["model"] = {"description": stage["model"]["description"], **_models({}, main=True)}
     efforts = {"effort": {"enum": list(EFFORTS)}}
     stage["reasoning"] = {
@@ -240,6 +241,10 @@ def _conditions(definitions: dict[str, Schema]) -> None:
         "then": {"properties": {"column": {"type": "string"}}, "required": ["column"]},
         "else": {"properties": {"column": {"maxLength": 0}}},
     }
+    definitions["McpServer"]["oneOf"] = [
+        {"properties": {"command": {"minItems": 1, "minLength": 1}}, "required": ["command"]},
+        {"properties": {"url": {"type": "string"}}, "required": ["url"]},
+    ]
     definitions["Notify"]["oneOf"] = [
         {"properties": {"webhook": {"type": "string"}}, "required": ["webhook"]},
         {"properties": {"command": {"type": "array", "minItems": 1}}, "required": ["command"]},

@@ -17,7 +17,8 @@ SECTIONS: dict[str, str] = {
     "OutputField": "The declared type of one output column, or its short form: `str`, `int?`, `list[str]`.",
     "Sink": "The place where the dataset is published.",
     "Limits": "Limits of concurrency, rate, cost and rejects.",
-    "Price": "The price of one model, in USD per million tokens.",
+    "Price": "The price of one model, in USD per million tokens; of web searches, per thousand.",
+    "McpServer": "A server of the Model Context Protocol, whose tools a model may call: a `command` or a `url`.",
     "Journal": "The storage of answers that were paid for.",
     "Check": "A condition that every row must meet, tested before a partition is published: `sql`, or `unique`.",
     "Schedule": "The defaults of `tandem schedule apply`.",
@@ -33,6 +34,7 @@ _SPEC = {
     "sink": SECTIONS["Sink"],
     "limits": SECTIONS["Limits"],
     "prices": "USD per million tokens, by `provider:name`. Default: the prices of the package genai-prices.",
+    "mcp": "MCP servers by name, whose tools a stage takes as `mcp:NAME`.",
     "journal": SECTIONS["Journal"],
     "checks": "Conditions that rows must meet, tested before a partition is published.",
     "schedule": SECTIONS["Schedule"],
@@ -96,7 +98,9 @@ _STAGE = {
     "scope": "`batch`: row by row. `partition`: over the whole partition at once, at publishing.",
     "inputs": "With a graph of yours: `state key: column`.",
     "outputs": "With a graph of yours: `column: state key`.",
-    "tools": "The tools that the stage may call, as `module:attribute`; no other tool can be called.",
+    "tools": "The tools that a model may call, and no other: a function of yours as `module:attribute`, one that the "
+    "model's provider runs as `provider:web_search`, those of an MCP server as `mcp:NAME`.",
+    "citations": "A column for the sources of an answer, with `provider:web_search`: a list of `{url, title, text}`.",
     "context": "With a graph of yours: LangGraph's runtime context. `model`, `models` and `tools` are added to it.",
     "with": "Options of a built-in stage.",
     "max_cell": "The most characters of one text that a graph is given.",
@@ -174,6 +178,17 @@ _PRICE = {
     "reasoning": "Reasoning tokens. Default: as `output`.",
     "cache_write": "Input tokens that the provider wrote to its cache. Default: as `input`.",
     "cache_write_1h": "Those that it keeps for an hour. Default: as `cache_write`.",
+    "web_search": "USD for a thousand web searches of the provider. Default: the price of the package genai-prices.",
+}
+_MCP = {
+    "command": "The program that is started, and its arguments: a list, or a text that is split as a shell does. It "
+    "is started beside each worker process at its first call, in the spec's folder, and ends with the process.",
+    "env": "Environment variables of the command. It gets no others but `HOME`, `LOGNAME`, `PATH`, `SHELL`, `TERM` and "
+    "`USER`. Write secrets as `${NAME}`.",
+    "url": "The address of a server that speaks streamable HTTP.",
+    "headers": "Headers of each request to the `url`. Write secrets as `${NAME}`.",
+    "tools": "Those of the server's tools that a model may call. Default: all of them.",
+    "start_timeout": "How long the server may take until it has listed its tools.",
 }
 _JOURNAL = {
     "requests": "`keep` the requests of model calls, too, so that people can see the prompt behind a cell; or their "
@@ -241,6 +256,7 @@ KEYS: dict[str, dict[str, str]] = {
     "Sink": _SINK,
     "Limits": _LIMITS,
     "Price": _PRICE,
+    "McpServer": _MCP,
     "Journal": _JOURNAL,
     "Check": _CHECK,
     "Schedule": _SCHEDULE,

@@ -18,7 +18,8 @@ from schemas.errors import PartitionError, SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField
 from schemas.spec.loading import option_sentences
-from schemas.spec.sections import Section, Spec
+from schemas.spec.section import Section
+from schemas.spec.sections import Spec
 from schemas.spec.sections import Stage as StageSpec
 from schemas.tables import arrow_fields
 from stages.limits.limiter import Limiter

@@ -11,6 +11,7 @@ from schemas import digests
 from schemas.digests import digest
 from schemas.spec.fields import OutputField
 from schemas.spec.sections import Spec, Stage
+from schemas.spec.tools import McpServer, functions_in, kind_of, names_in
 from stages.contract import AnyStage, Options, StageSetup
 from stages.models.settings.choice import model_identity
 from stages.user_code import code_digest
@@ -24,7 +25,7 @@ _PACE = {"row_timeout", "blocking", "cache"}
 def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", options: Options | None = None) -> str:
     """Return the digest of everything that could change the stage's answers; not of later steps."""
     stage = setup.stage
-    code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *stage.tools)]
+    code = [code_digest(ref) for ref in (*([stage.uses] if ":" in stage.uses else []), *functions_in(stage.tools))]
     if stage.output_class:
         code.append(code_digest(stage.output_class))
     content = {
@@ -49,7 +50,17 @@ def stage_fingerprint(setup: StageSetup, version: str, form: "AnswerFormat", opt
         content["share"] = False
     if stage.examples:
         content["examples"] = [example.model_dump() for example in stage.examples]
+    if others := [tool for tool in stage.tools if kind_of(tool) != "function"]:
+        content["tools"] = others
+        content["mcp"] = {name: _identity_of(setup.spec.mcp[name]) for name in names_in(stage.tools, "mcp")}
+    if stage.citations is not None:
+        content["citations"] = stage.citations
     return digest(orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=str))
+
+
+def _identity_of(server: McpServer) -> dict[str, object]:
+    """Return what says which server it is, and never a secret: neither its environment nor its headers."""
+    return {"command": server.command, "url": server.url, "tools": server.tools}
 
 
 def code_of(digests: Mapping[str, str]) -> str:
@@ -62,7 +73,7 @@ def code_digests(spec: Spec) -> dict[str, str]:
     code."""
     out = {}
     for stage in spec.stages:
-        references = [ref for ref in (stage.uses, stage.output_class or "", *stage.tools) if ":" in ref]
+        references = [ref for ref in (stage.uses, stage.output_class or "", *functions_in(stage.tools)) if ":" in ref]
         if references:
             out[stage.name] = digest(*(code_digest(ref) for ref in references))
     return out
@@ -88,6 +99,8 @@ def aspects_of(stage: AnyStage, code: str) -> dict[str, str]:
         named.add("coerce")
     if spec.share:
         named.add("share")
+    if spec.citations is None:
+        named.add("citations")
     parts: dict[str, object] = {
         "version": spec.version,
         "prompt": [spec.system, spec.prompt, *([spec.examples] if spec.examples else [])],

@@ -105,12 +105,14 @@ def test_locks_hold_all_that_is_declared() -> None:
 def test_what_is_imported_is_declared() -> None:
     """No package is there only because another one, or the tests, happen to bring it."""
     extras = PROJECT["project"]["optional-dependencies"]
-    # Imported where a sink has that format, for the page, or where traces or lineage are requested, and nowhere else.
-    optional = [one for name in ("delta", "iceberg", "otel", "lineage", "ui") for one in extras[name]]
+    # Imported where a sink has that format, for the page, where traces or lineage are requested, or a spec has MCP
+    # servers, and nowhere else.
+    optional = [one for name in ("delta", "iceberg", "otel", "lineage", "ui", "mcp") for one in extras[name]]
     declared = {plain(requirement) for requirement in [*PROJECT["project"]["dependencies"], *optional]}
     brought = {  # by those that it is a part of
         "botocore": "boto3", "pydantic-core": "pydantic", "click": "typer", "sqlalchemy": "pyiceberg",
         "protobuf": "temporalio", "attrs": "openlineage-python", "markupsafe": "jinja2",
+        "anyio": "mcp", "mcp-types": "mcp",
     }  # fmt: skip
     owners = packages_distributions()
     undeclared = set()
@@ -130,7 +132,7 @@ def test_extras_are_there() -> None:
     """One a provider family that models name, a table format, the embedded server, and the tools."""
     assert set(PROJECT["project"]["optional-dependencies"]) == {
         "local", "openai", "anthropic", "google", "bedrock", "ollama", "delta", "iceberg", "lineage", "otel",
-        "ui", "dev",
+        "ui", "mcp", "dev",
     }  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from schemas.errors import SpecError, UsageError
 from schemas.manifest import TierUsage, Usage
 from schemas.spec.sections import Limits as SpecLimits
 from schemas.spec.sections import Spec
+from schemas.spec.tools import names_in
 from stages.limits.budget import DEFAULT_CAP, NANOS, amount_of, cap_in
-from stages.limits.prices import pricer
+from stages.limits.prices import WEB_SEARCHES, pricer
 from stages.models.settings.choice import models_of
 from stages.models.settings.parameters import default_cap
 
@@ -98,10 +99,19 @@ def refuse_unpriced(spec: Spec, max_cost_usd: float | None = None) -> None:
     ]
     for stage in spec.stages:
         for choice in models_of(stage):
-            if named and pricer(choice.name, spec.prices)({"input": 1, "output": 1}) is None:
+            price = pricer(choice.name, spec.prices)
+            if named and price({"input": 1, "output": 1}) is None:
                 raise SpecError(
                     f"{named[0]} is set, and the price of {choice.name!r} (stage {stage.name}) is unknown.",
                     hint=f"Add USD per million tokens to the spec: prices: {{{choice.name}: {{input: …, output: …}}}}",
+                )
+            searches = names_in(stage.tools, "provider") and named
+            if searches and price({"input": 1, "output": 1, WEB_SEARCHES: 1}) is None:
+                raise SpecError(
+                    f"{named[0]} is set, and the price of web searches by {choice.name!r} (stage {stage.name}) is "
+                    "unknown.",
+                    hint="Add USD per thousand searches to the spec: prices: "
+                    f"{{{choice.name}: {{input: …, output: …, web_search: …}}}}",
                 )
 
 

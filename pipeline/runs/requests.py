@@ -26,7 +26,7 @@ _NOT_IDENTITY = {
 _STAGE_SPEED = {"row_timeout", "blocking", "cache"}
 _HOW_PAID = {"tier": True, "batch_deployment": True}
 _PRICE_TIER: dict[str, Any] = {"__all__": {**_HOW_PAID, "others": {"__all__": _HOW_PAID}}}
-_YOUNGER: dict[str, Any] = {"coerce": "lenient", "share": True, "examples": []}
+_YOUNGER: dict[str, Any] = {"coerce": "lenient", "share": True, "examples": [], "citations": None}
 _FORMER_STAY = dt.timedelta(minutes=15)
 
 
@@ -43,6 +43,8 @@ def request_digest(spec: Spec, selection: Selection) -> str:
     exclude["journal"] = {"requests", *(() if spec.journal.read_from else ("read_from",))}
     if spec.partition.gone == "keep":
         exclude["partition"] = {"gone"}
+    if not spec.mcp:
+        exclude["mcp"] = True
     if all(check.unique is None for check in spec.checks):
         exclude["checks"] = {"__all__": {"unique"}}
     spec_json = spec.model_dump_json(exclude=exclude)

@@ -6,33 +6,20 @@ from datetime import timedelta
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from schemas.ids import PIPELINE_NAME
 from schemas.spec.durations import Duration
 from schemas.spec.fields import OutputField
 from schemas.spec.model_names import model_name, with_one_name
 from schemas.spec.portable import with_plain_parameters
+from schemas.spec.section import Section
 from schemas.spec.sizes import Size
+from schemas.spec.tools import MODULE_ATTRIBUTE, SERVER_NAME, McpServer, names_in, reference_fault, reserved_fault
 from schemas.spec.uses import complaint
 from schemas.tier import Tier
 
-_MODULE_ATTR = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
-
-
-class Section(BaseModel):
-    """Base of every section: strict, frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
 class ColumnType(Section):
@@ -210,6 +197,7 @@ class Stage(Section):
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
     tools: list[str] = []
+    citations: str | None = Field(default=None, min_length=1, description="a column for the sources of an answer")
     context: dict[str, Any] = {}
     options: dict[str, Any] = Field(default={}, description="the key `with`: options of a built-in graph")
     max_cell: int = Field(default=1_000_000, ge=1, description="characters of a text that a graph is given")
@@ -252,8 +240,8 @@ class Stage(Section):
     @classmethod
     def _tool_references(cls, value: list[str]) -> list[str]:
         for tool in value:
-            if not _MODULE_ATTR.match(tool):
-                raise ValueError(f"{tool!r} is not module:attribute")
+            if (fault := reference_fault(tool)) is not None:
+                raise ValueError(fault)
         return value
 
     @model_validator(mode="after")
@@ -264,7 +252,10 @@ class Stage(Section):
         }
         if (wrong := complaint(self.uses, declared)) is not None:
             raise ValueError(wrong)
-        if self.output_class and not _MODULE_ATTR.match(self.output_class):
+        for reference in (self.uses, self.output_class or ""):
+            if (fault := reserved_fault(reference)) is not None:
+                raise ValueError(fault)
+        if self.output_class and not MODULE_ATTRIBUTE.match(self.output_class):
             raise ValueError(f"output: {self.output_class!r} is neither columns nor module:Class")
         return self
 
@@ -342,8 +333,8 @@ class Limits(Section):
 
 
 class Price(Section):
-    """USD per million tokens. Cached input, and what is written to the cache, are part of the input, and reasoning of
-    the output: without their own price they cost the same as the rest."""
+    """USD per million tokens; of web searches, per thousand. Cached input, and what is written to the cache, are part
+    of the input, and reasoning of the output: without their own price they cost the same as the rest."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
@@ -351,6 +342,7 @@ class Price(Section):
     reasoning: float | None = Field(default=None, ge=0)
     cache_write: float | None = Field(default=None, ge=0)
     cache_write_1h: float | None = Field(default=None, ge=0)
+    web_search: float | None = Field(default=None, ge=0)
 
 
 class Journal(Section):
@@ -415,6 +407,7 @@ class Spec(Section):
     sink: Sink
     limits: Limits = Limits()
     prices: dict[str, Price] = {}
+    mcp: dict[str, McpServer] = {}
     journal: Journal = Journal()
     checks: list[Check] = []
     schedule: Schedule | None = None
@@ -440,6 +433,26 @@ class Spec(Section):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"stages: two stages are called {sorted(twice)[0]!r}")
+        return self
+
+    @field_validator("mcp")
+    @classmethod
+    def _server_names(cls, value: dict[str, McpServer]) -> dict[str, McpServer]:
+        for name in value:
+            if not SERVER_NAME.match(name):
+                raise ValueError(f"{name!r}: a server's name is letters, digits, _ and -, starting with a letter")
+        return value
+
+    @model_validator(mode="after")
+    def _servers_declared(self) -> Self:
+        for stage in self.stages:
+            for name in names_in(stage.tools, "mcp"):
+                if name not in self.mcp:
+                    declared = f"it declares {', '.join(self.mcp)}" if self.mcp else "it declares none"
+                    raise ValueError(
+                        f"stage {stage.name}: tools: mcp:{name} is no server of the spec ({declared}): add mcp: "
+                        f"{{{name}: {{command: […]}}}}, or {{url: …}}; a module of yours may not be called mcp"
+                    )
         return self
 
     @model_validator(mode="after")

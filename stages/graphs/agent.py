@@ -23,8 +23,10 @@ from stages.contract import GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import MAX_REPAIRS, Answer, ModelQuestion, complaints, invalid
-from stages.graphs.toolkit.tools import call, load_tools
+from stages.graphs.toolkit.toolbox import Toolbox
+from stages.graphs.toolkit.tools import call
 from stages.text.quoting import RULE, quoted
 from stages.text.tokens import tokens
 
@@ -52,10 +54,14 @@ def build(setup: StageSetup) -> GraphStage:
     """The stage of a spec that `uses: agent`. Raises SpecError."""
     options = setup.options(AgentOptions)
     form = answer_format(setup)
-    tools = load_tools(setup)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
-    with_tools, without_tools = ModelQuestion(setup, form, tools=tools), ModelQuestion(setup, form)
+    citations = citations_of(setup, form.fields)
+    by_provider = provider_tools(setup)
+    toolbox = Toolbox(
+        setup, lambda tools: ModelQuestion(setup, form, tools=[*tools, *by_provider], citations=citations)
+    )
+    without_tools = ModelQuestion(setup, form, citations=citations)
     timeout_s = options.tool_timeout.total_seconds()
 
     async def think(state: State) -> Command[Literal["think", "tools", "__end__"]]:
@@ -65,12 +71,13 @@ def build(setup: StageSetup) -> GraphStage:
             raise RowError(f"no answer after {capped}", kind=f"{capped.split()[-1].rstrip('s')}_cap")
         final_prompt: list[BaseMessage] = [HumanMessage(_NOW)] if capped else []
         messages = [*state["messages"], *final_prompt]
-        message = await (without_tools if capped else with_tools).ask(messages)
+        question = without_tools if capped else (await toolbox.open())[1]
+        message = await question.ask(messages)
         update: State = {"steps": steps + 1, "spent": spent + _tokens(messages, message)}
         if not capped and form.wants_tools(message):
             return Command(goto="tools", update={**update, "messages": [*messages, message]})
         try:
-            return Command(goto="__end__", update={**update, "answer": form.read(form.only_answer(message))})
+            return Command(goto="__end__", update={**update, "answer": question.read(form.only_answer(message))})
         except ValueError as exc:
             repairs = state.get("repairs", 0)
             if repairs == MAX_REPAIRS or capped:
@@ -81,6 +88,7 @@ def build(setup: StageSetup) -> GraphStage:
     async def use_tools(state: State) -> State:
         message = state["messages"][-1]
         assert isinstance(message, AIMessage)
+        tools, _ = await toolbox.open()
         results = await asyncio.gather(
             *(call(tools, c, timeout_s=timeout_s, max_chars=options.result_chars) for c in message.tool_calls)
         )
@@ -107,7 +115,11 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_edge(START, "think")
     builder.add_edge("tools", "think")
     graph = builder.compile().with_config({"recursion_limit": 2 * options.steps + MAX_REPAIRS + 5})
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, calls=(1, options.steps)))
+    added = column_of_citations(citations)
+    calls = (1, options.steps)
+    return assemble(
+        setup, GraphParts(VERSION, options, form, prompts, graph, first_state, added_columns=added, calls=calls)
+    )
 
 
 def _cap(steps: int, spent: int, options: AgentOptions) -> str:

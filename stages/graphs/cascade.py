@@ -20,6 +20,7 @@ from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, 
 from stages.graphs.toolkit.confidence import Confidence, column_of, sureness_of
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 
 VERSION = "cascade-1"
@@ -48,10 +49,16 @@ def build(setup: StageSetup) -> GraphStage:
     sureness = sureness_of(setup, form.fields, options.confidence, role="cheap")
     if (options.below is None) != (options.confidence is None):
         raise SpecError(f"{setup.where}: with.below and with.confidence belong together.")
+    citations = citations_of(setup, form.fields)
     added = own_column(setup, form.fields, "answered_by", options.answered_by, "str") | column_of(sureness)
+    added |= column_of_citations(citations)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
-    cheap, main = (ModelQuestion(setup, form, role, sureness=sureness) for role in ("cheap", "main"))
+    tools = provider_tools(setup)
+    cheap, main = (
+        ModelQuestion(setup, form, role, tools=tools, sureness=sureness, citations=citations)
+        for role in ("cheap", "main")
+    )
 
     def unsure(answer: Answer) -> bool:
         if options.below is None or options.confidence is None:

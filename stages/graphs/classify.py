@@ -22,6 +22,7 @@ from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.confidence import Confidence, column_of, doubt_of, sureness_of
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import Answer, Doubt, ModelQuestion, question_graph
 from stages.text.quoting import RULE, quoted
 
@@ -76,10 +77,12 @@ def build(setup: StageSetup) -> GraphStage:
                 answer[column] = chosen if several else options.fallback
         return answer
 
-    question = question_graph(ModelQuestion(setup, form, sureness=sureness), mend, doubt)
+    citations = citations_of(setup, form.fields)
+    model = ModelQuestion(setup, form, tools=provider_tools(setup), sureness=sureness, citations=citations)
+    question = question_graph(model, mend, doubt)
     parts = GraphParts(
-        VERSION, options, form, prompts, question.graph, first_state, output_of, column_of(sureness),
-        direct=question.direct,
+        VERSION, options, form, prompts, question.graph, first_state, output_of,
+        column_of(sureness) | column_of_citations(citations), direct=question.direct,
     )  # fmt: skip
     return assemble(setup, parts)
 

@@ -18,6 +18,7 @@ from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.confidence import Confidence, column_of, doubt_of, sureness_of
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import ModelQuestion, question_graph
 
 VERSION = "extract-1"
@@ -33,6 +34,7 @@ def build(setup: StageSetup) -> GraphStage:
     options = setup.options(ExtractOptions)
     form = answer_format(setup)
     sureness = sureness_of(setup, form.fields, options.confidence)
+    citations = citations_of(setup, form.fields)
     doubt = doubt_of(setup, options.confidence, options.ask_below, None)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
@@ -40,9 +42,10 @@ def build(setup: StageSetup) -> GraphStage:
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [*prompts.system(row), *examples, prompts.question(row)]}
 
-    question = question_graph(ModelQuestion(setup, form, sureness=sureness), doubt=doubt)
+    model = ModelQuestion(setup, form, tools=provider_tools(setup), sureness=sureness, citations=citations)
+    question = question_graph(model, doubt=doubt)
     parts = GraphParts(
-        VERSION, options, form, prompts, question.graph, first_state, added_columns=column_of(sureness),
-        direct=question.direct,
+        VERSION, options, form, prompts, question.graph, first_state,
+        added_columns=column_of(sureness) | column_of_citations(citations), direct=question.direct,
     )  # fmt: skip
     return assemble(setup, parts)

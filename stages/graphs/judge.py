@@ -23,6 +23,7 @@ from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble, 
 from stages.graphs.toolkit.confidence import Confidence, column_of, sureness_of
 from stages.graphs.toolkit.examples import example_turns
 from stages.graphs.toolkit.prompts import Prompts
+from stages.graphs.toolkit.provider_tools import citations_of, column_of_citations, provider_tools
 from stages.graphs.toolkit.question import Answer, ModelQuestion
 from stages.models.answers.answer_format import AnswerFormat
 from stages.text.quoting import RULE, quoted
@@ -65,10 +66,12 @@ def build(setup: StageSetup) -> GraphStage:
     options = setup.options(JudgeOptions)
     form = answer_format(setup)
     sureness = sureness_of(setup, form.fields, options.confidence)
+    citations = citations_of(setup, form.fields)
     added = own_column(setup, form.fields, "score", options.score, "float") | column_of(sureness)
+    added |= column_of_citations(citations)
     prompts = Prompts(setup)
     examples = example_turns(setup, prompts, form)
-    writer = ModelQuestion(setup, form, sureness=sureness)
+    writer = ModelQuestion(setup, form, tools=provider_tools(setup), sureness=sureness, citations=citations)
     critic = ModelQuestion(
         setup, AnswerFormat(_CRITIQUE, None, "critique"), "judge" if "judge" in setup.stage.model else "main"
     )

@@ -11,6 +11,8 @@ from functools import lru_cache
 from schemas.spec.sections import Price
 from schemas.tier import Tier
 
+WEB_SEARCHES = "web_searches"  # in usage: those that a provider made for a call, as many as it bills
+_THOUSAND = 1_000
 _CACHE = frozenset(("cached_input", "cache_write", "cache_write_1h"))
 Pricer = Callable[[dict[str, int]], float | None]
 _OF_STANDARD: dict[Tier, float] = {"standard": 1.0, "flex": 0.5, "batch": 0.5}
@@ -34,9 +36,21 @@ class ModelPrice:
     def __call__(self, usage: dict[str, int]) -> float | None:
         if self.name.startswith("offline:"):
             return 0.0
+        searches = usage.get(WEB_SEARCHES, 0)
         if self.own is not None:
-            return _OF_STANDARD[self.tier] * _from_spec(self.own, usage)
-        return _from_package(self.name, tuple(sorted(usage.items())), self.tier)
+            tokens: float | None = _OF_STANDARD[self.tier] * _from_spec(self.own, usage)
+        else:
+            counts = tuple(sorted(item for item in usage.items() if item[0] != WEB_SEARCHES))
+            tokens = _from_package(self.name, counts, self.tier)
+        if not searches or tokens is None:
+            return tokens
+        thousand = self._thousand_searches()
+        return None if thousand is None else tokens + searches * thousand / _THOUSAND
+
+    def _thousand_searches(self) -> float | None:
+        """Return the USD of a thousand web searches, which no tier makes cheaper; None if that is not known."""
+        own = self.own.web_search if self.own is not None else None
+        return _thousand_searches_by_package(self.name) if own is None else own
 
 
 def pricer(name: str, prices: Mapping[str, Price], tier: Tier = "standard") -> Pricer:
@@ -90,19 +104,32 @@ def _from_package(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> 
     return own if own is not None and own != standard else _OF_STANDARD[tier] * standard
 
 
+@lru_cache(maxsize=256)
+def _thousand_searches_by_package(name: str) -> float | None:
+    """Return the price of a thousand web searches; None where the package has none, or that of no model."""
+    tokens = (("input", _THOUSAND), ("output", 0))
+    with_them = _in_context(name, (*tokens, (WEB_SEARCHES, _THOUSAND)), "standard")
+    without = _in_context(name, tokens, "standard")
+    if with_them is None or without is None or with_them == without:
+        return None
+    return round(with_them - without, 6)
+
+
 def _in_context(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> float | None:
     from genai_prices import Usage, calc_price  # 150 ms of import, only if a price is needed
 
     provider, _, model = name.partition(":")
     tokens = dict(usage)
-    written = {f"{name}_tokens": tokens[name] for name in ("cache_write", "cache_write_1h") if tokens.get(name)}
+    further = {f"{name}_tokens": tokens[name] for name in ("cache_write", "cache_write_1h") if tokens.get(name)}
+    if WEB_SEARCHES in tokens:
+        further[WEB_SEARCHES] = tokens[WEB_SEARCHES]
     try:
         price = calc_price(
             Usage(
                 input_tokens=tokens["input"],
                 output_tokens=tokens["output"],
                 cache_read_tokens=tokens.get("cached_input", 0),
-                **written,
+                **further,
             ),
             model_ref=model,
             provider_id={"google_genai": "google", "bedrock": "aws"}.get(provider, provider),

@@ -18,6 +18,7 @@ from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.models.earlier import by_langchain
 from stages.models.settings.choice import HOW
+from stages.models.wires.protocols.search import is_search
 
 # Settings of the connection, which no version has ever digested.
 _NEVER_DIGESTED = frozenset(
@@ -65,7 +66,7 @@ class Declared:
         plain = {name: value for name, value in parameters.items() if name not in _TOLD_BY}
         plain["response_format"] = {"type": "json_schema", "json_schema": declaration}
         if self.tools:
-            plain["tools"] = [convert_to_openai_tool(tool) for tool in self.tools]
+            plain["tools"] = [tool if is_search(tool) else convert_to_openai_tool(tool) for tool in self.tools]
         return plain
 
 

@@ -30,7 +30,8 @@ class Backend:
     sizes of its calls; `no_answers`: calls without an answer; `caching`: how the provider caches the beginning of its
     requests, as far as that is known and not forbidden; `first_calls`: those that write that cache; `tier`: the price
     tier of its calls, `price` being the standard one; `pool`: whose batch jobs may hold them, empty where that tier is
-    another; `flex`: its room at flex, where that is the tier."""
+    another; `flex`: its room at flex, where that is the tier; `searches`: those of the web that its provider may make
+    for a call."""
 
     name: str
     identity: bytes
@@ -53,6 +54,7 @@ class Backend:
     tier: Tier = "standard"
     pool: str = ""
     flex: Flex | None = None
+    searches: int = 0
 
     @property
     def provider(self) -> str:
@@ -65,4 +67,4 @@ class Backend:
         its own for the provider's cache; `price`: of another tier."""
         writes = self.caching is not None and self.caching.write > 1
         cache: Literal["5m", "1h"] | None = "1h" if marked else "5m" if writes else None
-        return most_of(price or self.price, self.seen.most_read(size), cap, cache=cache)
+        return most_of(price or self.price, self.seen.most_read(size), cap, cache=cache, searches=self.searches)

@@ -8,6 +8,8 @@ from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from stages.models.wires.protocols.search import is_search
+
 _ANSWERING = "Give the answer."  # the description of the tool that a model answered by
 _ANTHROPIC_CHOICES = {"required": {"type": "any"}, "auto": {"type": "auto"}, "none": {"type": "none"}}
 _CONVERSE_CHOICES: dict[str, dict[str, Any]] = {"required": {"any": {}}, "auto": {"auto": {}}}
@@ -18,7 +20,7 @@ def by_langchain(
 ) -> dict[str, Any] | None:
     """Return the arguments of a call as the provider's class in LangChain had them; None for a provider that was never
     called so. `answer`: the name and schema of a declared output, which was a forced tool; `tools`: those beside it."""
-    if provider not in ("anthropic", "google_genai", "bedrock_converse"):
+    if provider not in ("anthropic", "google_genai", "bedrock_converse") or any(map(is_search, tools)):
         return None
     rest = {name: value for name, value in arguments.items() if name not in ("tools", "tool_choice", "response_format")}
     choice: Any = arguments.get("tool_choice")

@@ -10,7 +10,8 @@ from langchain_core.language_models import BaseChatModel
 from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
-from stages.limits.budget import cap_in, capper
+from schemas.spec.tools import names_in
+from stages.limits.budget import MOST_SEARCHES, cap_in, capper
 from stages.limits.prices import pricer
 from stages.models import credentials, flex
 from stages.models.answers.method import OUR_WIRES
@@ -53,6 +54,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     paid = _how_paid(choice, stage, spec, services)
     if paid["flex"] is not None:
         timeout_s = max(timeout_s, flex.TIMEOUT_S)
+    searches = bool(names_in(stage.tools, "provider"))
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
         from stages.models.offline.model import OfflineChatModel
@@ -62,7 +64,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         from stages.models.wires.clients import client_of
 
         access = services.bedrock(params) if provider == "bedrock_converse" and services.bedrock is not None else None
-        model = client_of(provider, name, params, timeout_s, access, cache=stage.cache == "on")
+        model = client_of(provider, name, params, timeout_s, access, cache=stage.cache == "on", searches=searches)
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
     cap = cap_in({**params, **params.get("extra_body", {})})
@@ -78,6 +80,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         cap=cap,
         default_cap=default_cap(choice, stage.params),
         caching=getattr(model, "caching", None),
+        searches=int(params.get("max_tool_calls") or MOST_SEARCHES) if searches else 0,
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
         **paid,
     )

@@ -13,7 +13,7 @@ from pydantic import Field
 from schemas.digests import digest
 from schemas.errors import ChecksFailed
 from schemas.manifest import Provenance
-from schemas.spec.sections import Section
+from schemas.spec.section import Section
 from stages.contract import Options, StageSetup, TableStage, check_drop, query_failed
 from stages.tables.condition_check import bind
 from stages.tables.conditions import holds, meeting

@@ -20,7 +20,7 @@ _SCHEMA = spec_schema(OPTIONS)
 _TITLES = {
     "Spec": "The whole file", "Source": "source", "ColumnType": "source.columns", "Partition": "partition",
     "Stage": "stages", "Example": "An example", "ModelChoice": "A model", "Fallbacks": "Several models",
-    "Endpoint": "An endpoint",
+    "Endpoint": "An endpoint", "McpServer": "mcp",
     "OutputField": "An output column", "Sink": "sink", "Limits": "limits", "Price": "prices", "Journal": "journal",
     "Check": "checks", "Schedule": "schedule", "Notify": "notify",
 }  # fmt: skip

@@ -20,6 +20,7 @@ from tests.harness.script import Rule
 _MARKER = "[[answer:"
 _CALL = "[[call:"
 _LOGPROB = "[[logprob:"
+_SEARCH = "[[search:"  # {"queries": […], "sources": [{"url", "title", "text"}], "pauses": 0}, where a model may search
 _MEGABYTE = b"x" * 1_000_000
 _CHAT_FIELDS = ("messages", "model", "response_format", "tools")
 _EMBEDDING_FIELDS = ("input", "model", "dimensions")
@@ -173,7 +174,10 @@ def _message(asked: Asked, rule: Rule | None) -> tuple[dict[str, Any], str]:
     if tool is not None and action != "text":
         call = _tool_call(asked, {"name": tool["name"], "arguments": content}, 0)
         return {"role": "assistant", "content": None, "tool_calls": [call]}, "stop"
-    return {"role": "assistant", "content": content, "refusal": None}, "stop"
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if asked.data.get("web_search") is not None and (found := _marked(asked.message, _SEARCH)) is not None:
+        message["search"] = {**json.loads(found), "turn": asked.data["web_search"]}
+    return message, "stop"
 
 
 def _content(asked: Asked, rule: Rule | None, tool: dict[str, Any] | None) -> str:

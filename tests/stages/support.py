@@ -30,7 +30,7 @@ TEXT = pa.schema([pa.field("text", pa.string())])
 MODEL = "openai:test-model"
 
 
-def a_spec(*stages: Mapping[str, Any], **limits: Any) -> Spec:
+def a_spec(*stages: Mapping[str, Any], mcp: Mapping[str, Any] | None = None, **limits: Any) -> Spec:
     return Spec.model_validate(
         {
             "name": "tests",
@@ -38,6 +38,7 @@ def a_spec(*stages: Mapping[str, Any], **limits: Any) -> Spec:
             "stages": [{"name": f"stage{at}", **stage} for at, stage in enumerate(stages)],
             "sink": {"path": "out"},
             "limits": {"rows_in_flight": 8, **limits},
+            "mcp": dict(mcp or {}),
         }
     )
 

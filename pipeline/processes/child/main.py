@@ -40,6 +40,7 @@ from pipeline.telemetry.log_context import LogContext
 from pipeline.telemetry.traces import switch as traces
 from pipeline.worker import enriching
 from stages.execution.guards.blocking import interrupt_node
+from stages.mcp_servers.sessions import close_servers
 
 log = logging.getLogger("tandem.processes")
 _TURN_S = 0.2
@@ -115,6 +116,7 @@ class _Child:
             if settings["role"] == "rows":
                 channel.send("ready")
                 await self.stop.wait()
+                await close_servers()
             else:
                 await self._enrich(settings, channel, listeners)
             if figures is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.processes.channel import ChannelClosed
 from schemas.errors import SpecError
 from schemas.spec.sections import Spec
+from schemas.spec.tools import functions_in
 
 if TYPE_CHECKING:
     from pipeline.processes.children import Child, WriteLine
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 async def probe_user_code(spec: Spec, base: Path, write_line: "WriteLine") -> None:
     """Import the code that the spec names, and call its factories, in a separate process, whose output goes to
     `write_line`. Raises SpecError for code that cannot be imported, or ends the process."""
-    named = {stage.name: _references(stage.uses, stage.output_class or "", *stage.tools) for stage in spec.stages}
+    named = {
+        stage.name: _references(stage.uses, stage.output_class or "", *functions_in(stage.tools))
+        for stage in spec.stages
+    }
     graphs = {stage.name: ":" in stage.uses for stage in spec.stages}
     if not any(named.values()):
         return

@@ -9,7 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
-from schemas.spec.sections import Section
+from schemas.spec.section import Section
 from stages.contract import StageSetup
 from stages.graphs.toolkit.question import Doubt
 from stages.models.logprobs import least_probability

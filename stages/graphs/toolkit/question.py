@@ -1,11 +1,10 @@
 """Questions to a model, repeated until the answer fits: the part that built-in graphs share."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.tools import BaseTool
 from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command, interrupt
@@ -13,10 +12,11 @@ from langgraph.types import Command, interrupt
 from schemas.errors import RowError
 from stages.contract import Direct, StageSetup
 from stages.models import heard
-from stages.models.answers.answer_format import AnswerFormat, Mend, correction, raw_answer
+from stages.models.answers.answer_format import AnswerFormat, AnyTool, Mend, correction, raw_answer
 from stages.models.factory import build_model
 from stages.models.row.scope import current
 from stages.models.settings.parameters import gives_logprobs, refuse_schema
+from stages.models.settings.provider_tools import refuse_absent_tools
 
 MAX_REPAIRS = 2
 _COMPLAINT = 1000  # characters of the problem of an answer, which may quote the answer
@@ -30,8 +30,9 @@ class Addition(Protocol):
 
 
 class ModelQuestion:
-    """A model of the stage, called for answers of one format. `sureness`: how probable an answer was, by its
-    log-probabilities."""
+    """A model of the stage, called for answers of one format. `tools`: those that it may call, and those that its
+    provider runs; `sureness`: how probable an answer was, by its log-probabilities; `citations`: the sources that it
+    names."""
 
     def __init__(
         self,
@@ -39,23 +40,24 @@ class ModelQuestion:
         form: AnswerFormat,
         role: str = "main",
         *,
-        tools: Sequence[BaseTool] = (),
+        tools: Sequence[AnyTool] = (),
         sureness: Addition | None = None,
+        citations: Addition | None = None,
     ) -> None:
         choice = setup.stage.model[role]
         self.form = form
         self.name = choice.name
-        self._sureness = sureness
+        self._added = [added for added in (sureness, citations) if added is not None]
         asked = (choice, *choice.others) if sureness is not None else ()
         logprobs = bool(asked) and all(gives_logprobs(one, setup.stage) for one in asked)
         refuse_schema(choice, setup.stage, form.schema)
+        refuse_absent_tools(choice, setup.stage)
         model = build_model(choice, setup.stage, setup.spec, setup.services)
-        self.ask = form.asker(model, choice.name, tools, logprobs=logprobs)
+        self.ask = form.asker(model, choice.name, tools, logprobs=logprobs, citations=citations is not None)
 
     def read(self, message: AIMessage, mend: Mend = lambda data: data) -> Answer:
         """Return the validated answer, and what is added to it. Raises as `AnswerFormat.read` does."""
-        answer = self.form.read(message, mend)
-        return answer if self._sureness is None else {**answer, **self._sureness.of(message)}
+        return with_additions(self.form.read(message, mend), message, self._added)
 
     async def answer(
         self,
@@ -75,6 +77,13 @@ class ModelQuestion:
                     raise invalid(message, exc, repairs) from None
                 messages = [*messages, message, *complaints(message, str(exc))]
         raise AssertionError("unreachable")
+
+
+def with_additions(answer: Answer, message: AIMessage, added: Iterable[Addition]) -> Answer:
+    """Return an answer with the columns that are read from the message around it."""
+    for addition in added:
+        answer = {**answer, **addition.of(message)}
+    return answer
 
 
 def invalid(message: AIMessage, exc: ValueError, repairs: int) -> RowError:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from schemas.errors import RowError, SpecError, TandemError
 from schemas.spec.fields import problems
+from schemas.spec.tools import functions_in
 from stages import observer
 from stages.contract import StageSetup
 from stages.execution.guards.row_guard import as_row_error, is_row_error
@@ -41,7 +42,7 @@ class ToolResult:
 def load_tools(setup: StageSetup) -> list[BaseTool]:
     """Load the stage's tools: LangChain tools, or functions with type hints and a docstring. Raises SpecError."""
     tools: list[BaseTool] = []
-    for reference in setup.stage.tools:
+    for reference in functions_in(setup.stage.tools):
         loaded = load_attribute(reference, where=f"{setup.where}: tools")
         if not isinstance(loaded, BaseTool):
             loaded = _to_tool(loaded, reference, setup)

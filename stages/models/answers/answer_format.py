@@ -20,11 +20,13 @@ from stages.models.asked import Declared, OneOfSeveral, TakesSettings, settings_
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.logprobs import LOGPROBS
 from stages.models.row.scope import current
+from stages.models.wires.protocols.search import CITATIONS
 
 WHOLE = "$"  # the corrected place that stands for text around the answer
 
 Ask = Callable[[list[BaseMessage]], Awaitable[AIMessage]]
 Mend = Callable[[Any], Any]
+AnyTool = BaseTool | dict[str, Any]  # one of ours, or one that the provider runs, in its canonical form
 Reading = tuple[dict[str, Any], list[str]]  # an answer, and the places that were mended in it
 
 
@@ -43,10 +45,16 @@ class AnswerFormat:
         self._validator = cls or validator_for(fields)
 
     def asker(
-        self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool] = (), *, logprobs: bool = False
+        self,
+        model: BaseChatModel,
+        model_name: str,
+        tools: Sequence[AnyTool] = (),
+        *,
+        logprobs: bool = False,
+        citations: bool = False,
     ) -> Ask:
         """Return a function that calls the model for this format, as its provider needs; with tools, the model may call
-        them first; `logprobs`: it is asked for log-probabilities, too.
+        them first; `logprobs`: it is asked for log-probabilities, too; `citations`: it is to name its sources.
 
         It goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is
         a third of the time that a row takes (`make bench`).
@@ -58,6 +66,8 @@ class AnswerFormat:
             bound = self._bound(model, name, tools)
             assert isinstance(bound, RunnableBinding)
             kwargs = {**bound.kwargs, **({LOGPROBS: True} if logprobs else {})}
+            if citations:
+                kwargs[CITATIONS] = True
             if isinstance(model, TakesSettings):
                 kwargs["settings"] = settings_of(None, kwargs, declared, name.partition(":")[0])
             return kwargs
@@ -75,7 +85,7 @@ class AnswerFormat:
         return ask
 
     def _bound(
-        self, model: BaseChatModel, model_name: str, tools: Sequence[BaseTool]
+        self, model: BaseChatModel, model_name: str, tools: Sequence[AnyTool]
     ) -> Runnable[LanguageModelInput, AIMessage]:
         if structured_method(model_name) == "json_schema":
             declaration = {"name": self.name, "schema": self.schema, "strict": True}

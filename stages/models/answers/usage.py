@@ -5,12 +5,14 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
+from stages.limits.prices import WEB_SEARCHES
 from stages.models.request import ModelRequest
 from stages.text.tokens import tokens, tokens_of_bytes
 
 # What providers add to a request: templates, tools in words, instructions of their own.
 _ADDED = 10_000
 _MEDIA = 5_000_000  # pictures and sound are not counted by their bytes here
+_SEARCHED = 2_000_000  # of results of web searches, which are input, too
 _VECTOR = 1  # the cap of embedding models, whose answers are no tokens
 _LONGEST = 400_000  # of an answer without a cap, reasoning included
 
@@ -21,8 +23,9 @@ def usage_of(message: AIMessage, request: ModelRequest, cap: int | None) -> dict
     as its cap at most. Implausible usage is removed from the message, so that no graph relies on it."""
     reported = message.usage_metadata
     read, wrote = (reported["input_tokens"], reported["output_tokens"]) if reported is not None else (0, 0)
-    usage: dict[str, int] = {}
-    plausible_input = 0 < read <= (_MEDIA if request.media else request.size + _ADDED)
+    searches = int(message.response_metadata.get(WEB_SEARCHES) or 0)
+    usage: dict[str, int] = {WEB_SEARCHES: searches} if searches else {}
+    plausible_input = 0 < read <= (_MEDIA if request.media else request.size + (_SEARCHED if searches else _ADDED))
     has_output = wrote > 0 or cap == _VECTOR or not _estimated(message)
     plausible_output = has_output and 0 <= wrote <= (_LONGEST if cap is None else 2 * cap + 1_000)
     usage["input"] = read if plausible_input else tokens_of_bytes(request.size)

@@ -36,7 +36,7 @@ _CONNECTION = frozenset(
 # Parameters that say how a request is sent, cached and paid for. None of them changes what a good answer is.
 HOW = frozenset((
     "stream", "stream_options", "service_tier", "prompt_cache_key", "prompt_cache_retention", "store", "metadata",
-    "user", "safety_identifier", "extra_headers",
+    "user", "safety_identifier", "extra_headers", "citations",
 ))  # fmt: skip
 
 

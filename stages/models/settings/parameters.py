@@ -7,6 +7,7 @@ from typing import Any
 from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
+from schemas.spec.tools import names_in
 from stages.limits.budget import DEFAULT_CAP, cap_in
 from stages.models import credentials
 from stages.models.settings.choice import members_of
@@ -78,8 +79,10 @@ def gives_logprobs(choice: ModelChoice, stage: StageSpec, *, anywhere: bool = Fa
     facts, own = facts_of(provider, name), _is_own_address(provider, params)
     if provider not in ("openai", "google_genai") or params.get("api") == "responses":
         return False
-    by_responses = own and facts.responses and "api" not in params
-    return not by_responses and not ((own or anywhere) and refused(facts, {**params, "logprobs": True}))
+    by_responses = (own and facts.responses and "api" not in params) or bool(names_in(stage.tools, "provider"))
+    if provider == "openai" and by_responses:
+        return False
+    return not ((own or anywhere) and refused(facts, {**params, "logprobs": True}))
 
 
 def _of_effort(where: str, facts: Facts, params: dict[str, Any], own: bool) -> Iterator[Complaint]:

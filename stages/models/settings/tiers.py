@@ -10,6 +10,7 @@ import orjson
 from schemas.digests import digest
 from schemas.spec.sections import Limits, ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
+from schemas.spec.tools import names_in
 from schemas.tier import Tier
 from stages.models import credentials
 from stages.models.settings.choice import credential_of, members_of
@@ -79,4 +80,6 @@ def pool_of(choice: ModelChoice, stage: StageSpec) -> str:
     address = str(params.get("base_url") or credentials.base_url(provider))
     account, _ = credential_of(provider, params)
     content = [provider, address, choice.batch_deployment or params.get("batch_deployment") or name, account]
+    if names_in(stage.tools, "provider"):
+        content.append("searches")  # by another API of OpenAI's, and a job has one
     return digest(orjson.dumps(content))[:_POOL]

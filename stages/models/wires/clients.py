@@ -21,7 +21,7 @@ _WIRES: dict[str, Wire] = {
     "bedrock_converse": BedrockConverse(),
 }  # fmt: skip
 _RESPONSES = OpenAIResponses()
-_CHAT_ONLY = frozenset((
+CHAT_ONLY = frozenset((
     "seed", "stop", "n", "logit_bias", "presence_penalty", "frequency_penalty", "logprobs", "prediction", "modalities",
     "audio",
 ))  # fmt: skip
@@ -48,10 +48,11 @@ def client_of(
     access: SignedAccess | None = None,
     *,
     cache: bool = True,
+    searches: bool = False,
 ) -> ProviderChatModel:
     """Return the chat model of a provider that has a wire; `access`: where its requests are signed; `cache`: it may
-    cache prompts."""
-    arguments = arguments_of(provider, name, params, timeout_s)
+    cache prompts; `searches`: it has its provider search the web, which OpenAI does by the Responses API alone."""
+    arguments = arguments_of(provider, name, {"api": "responses", **params} if searches else params, timeout_s)
     if access is not None:
         arguments |= {"sign": access.sign, "base_url": arguments["base_url"] or access.base_url}
     caching = _caching(provider, name, arguments["base_url"])
@@ -77,7 +78,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see ProviderChatModel.cap_name
     api = sent.pop("api", None)
     batch_deployment = str(sent.pop("batch_deployment", None) or "")
-    chat_only = not _CHAT_ONLY.isdisjoint([*sent, *extra])
+    chat_only = not CHAT_ONLY.isdisjoint([*sent, *extra])
     by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
     wire = _RESPONSES if by_responses else _WIRES[provider]
     setting, found = credentials.key_of(provider)

@@ -3,7 +3,8 @@
 Sources, all of them packages in the lock: [A] `langchain_anthropic/data/_profiles.py`, [O] `langchain_openai/data/`,
 [G] `langchain_google_genai/data/` (all three from models.dev), [AC] `langchain_anthropic/chat_models.py`, [OC]
 `langchain_openai/chat_models/base.py`, [GC] `langchain_google_genai/chat_models.py`, [AT] `anthropic/types/`, [GT]
-`google/genai/types.py`, [OT] `openai/types/chat/`. [PC] are the providers' pages on prompt caching:
+`google/genai/types.py`, [OT] `openai/types/chat/`. [GP] `genai_prices/data.py`, which has a price of
+web searches for the models that have them. [PC] are the providers' pages on prompt caching:
 platform.claude.com/docs/en/build-with-claude/prompt-caching, developers.openai.com/api/docs/guides/prompt-caching and
 ai.google.dev/gemini-api/docs/caching. Providers change models without notice: what a table says is checked before a
 run, but what a server refuses is learned from the server (`stages.models.wires.dialect`).
@@ -45,7 +46,8 @@ class Facts:
     """Of a model. `refuses`: parameters that it takes no value of but the default; `unless_effort`: it takes them with
     this effort; `usual_effort`: that of a request which sets none; `cap`: the most tokens of an answer, thinking
     included where `thinking` is not none; `context`: the most tokens of a request; `responses`: OpenAI has it by the
-    Responses API alone, or its functions while it reasons. None: not known."""
+    Responses API alone, or its functions while it reasons; `web_search`: its provider's, billed by the query, or by
+    the prompt that it grounds, or it has none. None: not known."""
 
     refuses: frozenset[str] = frozenset()
     unless_effort: str = ""
@@ -62,6 +64,7 @@ class Facts:
     functions_with_schema: bool | None = None
     seed: bool | None = None
     responses: bool = False
+    web_search: Literal["query", "prompt", "none"] | None = None
 
 
 UNKNOWN = Facts()
@@ -70,6 +73,7 @@ UNKNOWN = Facts()
 _CLAUDE = Facts(
     refuses=frozenset(("seed",)), thinking="budget", efforts=(), verbosity=False, cap=64_000, context=200_000,
     images=True, pdfs=True, audio=False, schemas=True, functions_with_schema=True, seed=False,
+    web_search="query",
 )  # fmt: skip
 # [A] `temperature: False`, [AC] `_route_unsupported_sampling_params`; adaptive thinking where `xhigh` is a level.
 _CLAUDE_ADAPTIVE = replace(
@@ -79,7 +83,7 @@ _CLAUDE_ADAPTIVE = replace(
 _GPT_5 = Facts(
     refuses=frozenset(("temperature", "top_p", "logprobs", "top_logprobs")),
     thinking="effort", usual_effort="medium", efforts=_EFFORTS, verbosity=True, cap=128_000, context=272_000,
-    images=True, pdfs=True, audio=False, schemas=True, functions_with_schema=True, seed=True,
+    images=True, pdfs=True, audio=False, schemas=True, functions_with_schema=True, seed=True, web_search="query",
 )  # fmt: skip
 # [O] `temperature: True`, [OC] the same: with an effort of none, which is their default.
 _GPT_5_1 = replace(_GPT_5, unless_effort="none", usual_effort="none", efforts=("none", "low", "medium", "high"))
@@ -94,21 +98,23 @@ _O_SERIES = replace(
 )
 _GPT_4 = Facts(
     thinking="none", efforts=(), verbosity=False, cap=16_384, context=128_000, images=True, pdfs=True, audio=False,
-    schemas=True, functions_with_schema=True, seed=True,
+    schemas=True, functions_with_schema=True, seed=True, web_search="query",
 )  # fmt: skip
 # [G]; [GC] `_is_gemini_3_or_later`: a level instead of a budget, and functions together with a schema.
 _GEMINI_2 = Facts(
     thinking="none", efforts=(), verbosity=False, cap=8_192, context=1_048_576, images=True, pdfs=True, audio=True,
-    schemas=True, functions_with_schema=False, seed=True,
+    schemas=True, functions_with_schema=False, seed=True, web_search="prompt",
 )  # fmt: skip
 _GEMINI_2_5 = replace(_GEMINI_2, thinking="budget", usual_effort="high", efforts=("none", *_EFFORTS), cap=65_536)
-_GEMINI_3 = replace(_GEMINI_2_5, thinking="level", efforts=_EFFORTS, functions_with_schema=True)
+_GEMINI_3 = replace(_GEMINI_2_5, thinking="level", efforts=_EFFORTS, functions_with_schema=True, web_search="query")
 
 _TABLE: dict[str, dict[str, Facts]] = {
     "anthropic": {
         "claude-": replace(_CLAUDE_ADAPTIVE, refuses=frozenset(("seed",)), cap=None, context=None),  # not known yet
-        "claude-2": replace(_CLAUDE, thinking="none", cap=4_096, images=False, pdfs=False, schemas=False),
-        "claude-3-": replace(_CLAUDE, thinking="none", cap=4_096, schemas=False),
+        "claude-2": replace(
+            _CLAUDE, thinking="none", cap=4_096, images=False, pdfs=False, schemas=False, web_search="none"
+        ),
+        "claude-3-": replace(_CLAUDE, thinking="none", cap=4_096, schemas=False, web_search="none"),
         "claude-3-5-": replace(_CLAUDE, thinking="none", cap=8_192, schemas=False),
         "claude-3-7-": replace(_CLAUDE, schemas=False),
         "claude-opus-4": replace(_CLAUDE, cap=32_000, schemas=False),
@@ -132,12 +138,15 @@ _TABLE: dict[str, dict[str, Facts]] = {
         "claude-mythos-5": _CLAUDE_ADAPTIVE,
     },
     "openai": {
-        "gpt-3.5": replace(_GPT_4, cap=4_096, context=16_385, images=False, pdfs=False, schemas=False),
-        "gpt-4": replace(_GPT_4, cap=8_192, context=8_192, images=False, schemas=False),
-        "gpt-4-turbo": replace(_GPT_4, cap=4_096, schemas=False),
+        "gpt-3.5": replace(
+            _GPT_4, cap=4_096, context=16_385, images=False, pdfs=False, schemas=False, web_search="none"
+        ),
+        "gpt-4": replace(_GPT_4, cap=8_192, context=8_192, images=False, schemas=False, web_search="none"),
+        "gpt-4-turbo": replace(_GPT_4, cap=4_096, schemas=False, web_search="none"),
         "gpt-4o": _GPT_4,
         "gpt-4o-2024-05-13": replace(_GPT_4, cap=4_096),
         "gpt-4.1": replace(_GPT_4, cap=32_768, context=1_047_576),
+        "gpt-4.1-nano": replace(_GPT_4, cap=32_768, context=1_047_576, web_search="none"),
         "gpt-5": _GPT_5,
         # [OC] `_RESPONSES_API_ONLY_PREFIXES`, and `codex` in the name.
         "gpt-5-pro": replace(_GPT_5, responses=True),
@@ -148,7 +157,7 @@ _TABLE: dict[str, dict[str, Facts]] = {
         "gpt-5.3-codex": replace(_GPT_5_1, responses=True),
         "gpt-5.4-pro": replace(_GPT_5, responses=True, context=1_050_000),
         "gpt-5.5-pro": replace(_GPT_5, responses=True, context=1_050_000),
-        "o1-pro": replace(_O_SERIES, responses=True),
+        "o1-pro": replace(_O_SERIES, responses=True, web_search="none"),
         "o3-pro": replace(_O_SERIES, responses=True),
         "gpt-5-chat": replace(_GPT_4, context=272_000),
         "gpt-5.1": _GPT_5_1,
@@ -161,15 +170,16 @@ _TABLE: dict[str, dict[str, Facts]] = {
         "gpt-5.": replace(_GPT_5, efforts=None, context=None),  # not known yet
         "gpt-6": replace(_GPT_5, efforts=None, context=1_050_000, responses=True),
         "gpt-6.": replace(_GPT_5, efforts=None, context=1_050_000, responses=True),
-        "o1": _O_SERIES,
+        "o1": replace(_O_SERIES, web_search="none"),
         "o3": _O_SERIES,
-        "o3-mini": replace(_O_SERIES, images=False),
+        "o3-mini": replace(_O_SERIES, images=False, web_search="none"),
         "o4-mini": _O_SERIES,
     },
     "google_genai": {
         "gemini-": replace(_GEMINI_3, cap=None, context=None, efforts=None),  # not known yet
-        "gemini-1.5": replace(_GEMINI_2, context=1_000_000),
+        "gemini-1.5": replace(_GEMINI_2, context=1_000_000, web_search="none"),
         "gemini-2.0": _GEMINI_2,
+        "gemini-2.0-flash-lite": replace(_GEMINI_2, web_search="none"),
         "gemini-2.5": _GEMINI_2_5,
         "gemini-3": _GEMINI_3,
         "gemini-3.": _GEMINI_3,

@@ -30,6 +30,7 @@ from stages.models.wires.protocols.openai_chat import OpenAIChat, wire
 from stages.models.wires.protocols.wire import Wire
 from stages.models.wires.signing import Sign
 
+_MOST_PAUSES = 10  # of one answer
 _MAX_FORMS = 6  # of one request, each learned from the refusal of the one before
 # Request forms that endpoints accept, by (base URL, model); the same for all stages of a process.
 _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
@@ -145,7 +146,9 @@ class ProviderChatModel(BaseChatModel):
         return {name: value for name, value in body.items() if name != "stream"}
 
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
-        answer, headers = await self._post(orjson.dumps(self.wire.body(payload)), self.wire.path(self.model))
+        body = self.wire.body(payload)
+        answer, headers = await self._post(orjson.dumps(body), self.wire.path(self.model))
+        answer = await self._whole(body, answer)
         try:
             result = self.wire.result(answer, headers, self.model)
         except (AttributeError, TypeError, ValueError, KeyError, IndexError) as exc:
@@ -153,6 +156,24 @@ class ProviderChatModel(BaseChatModel):
         if (allowed := rates_of(headers)) is not None:
             result.llm_output = {ALLOWED: allowed}
         return result
+
+    async def _whole(self, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer with what comes after its pauses, which a provider takes in long turns of tools of its own.
+        Raises RowError for one that does not end."""
+        for _ in range(_MOST_PAUSES):
+            if (rest := self.wire.rest(body, answer)) is None:
+                return answer
+            try:
+                further, _ = await self._post(orjson.dumps(rest), self.wire.path(self.model))
+            except ModelError as exc:
+                exc.billed = True  # the turns before it were answered
+                raise
+            answer = self.wire.joined(answer, further)
+        endless = RowError(
+            f"{self.model}: the answer paused {_MOST_PAUSES} times and did not end", kind="endless_answer"
+        )
+        endless.billed = True
+        raise endless
 
     async def _post(self, body: bytes, path: str, answers: int = 1) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Send a body. `answers`: so many answers may come in one."""

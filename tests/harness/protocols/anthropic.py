@@ -36,6 +36,8 @@ def request(body: Body, path: str) -> Body:
     out: Body = {"model": body["model"], "max_tokens": body["max_tokens"], "messages": _messages(body)}
     if "tools" in body:
         out["tools"] = [_tool(tool) for tool in body["tools"] if "input_schema" in tool]
+        if any(tool.get("type") == "web_search_20250305" for tool in body["tools"]):
+            out["web_search"] = sum(_has_paused(message) for message in body["messages"][-1:])
     if (choice := body.get("tool_choice")) is not None:
         named = {"type": "function", "function": {"name": choice.get("name")}}
         out["tool_choice"] = named if choice["type"] == "tool" else _CHOICES[choice["type"]]
@@ -47,6 +49,12 @@ def request(body: Body, path: str) -> Body:
         if name in body:
             out[name] = body[name]
     return out
+
+
+def _has_paused(message: Body) -> int:
+    """How many turns of an answer are given back, to be gone on with."""
+    blocks = message["content"] if message["role"] == "assistant" and isinstance(message["content"], list) else []
+    return len({block["id"].split("_")[1] for block in blocks if block["type"] == "server_tool_use"})
 
 
 def _refuse_bounds(schema: Any) -> None:
@@ -96,6 +104,9 @@ def _messages(body: Body) -> list[Body]:
     for message in body["messages"]:
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        blocks = [block for block in blocks if block["type"] not in ("server_tool_use", "web_search_tool_result")]
+        if not blocks and content and not isinstance(content, str):
+            continue  # a turn of searches alone
         if not blocks or any(block["type"] == "text" and not block["text"] for block in blocks):
             raise ValueError("messages: text content blocks must be non-empty")
         results = [block for block in blocks if block["type"] == "tool_result"]
@@ -136,8 +147,12 @@ def answer(completion: Body) -> Body:
     content: list[Body] = []
     if message.get("thinking"):
         content.append({"type": "thinking", "thinking": message["thinking"], "signature": "c2lnbmVk"})
-    if message.get("content"):
-        content.append({"type": "text", "text": message["content"]})
+    search = message.get("search") or {}
+    searched = _searched(search) if search else []
+    paused = search.get("turn", 0) < search.get("pauses", 0)
+    content += searched
+    if message.get("content") and not paused:
+        content.append({"type": "text", "text": message["content"], **_cited(search)})
     for call in message.get("tool_calls") or ():
         content.append({"type": "tool_use", "id": call["id"], "name": call["function"]["name"],
                         "input": _object(call["function"]["arguments"])})  # fmt: skip
@@ -146,6 +161,8 @@ def answer(completion: Body) -> Body:
         stop = "tool_use"
     if message.get("refusal"):
         stop = "refusal"
+    if paused:
+        stop = "pause_turn"
     usage = completion["usage"]
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     written = (usage.get("prompt_tokens_details") or {}).get("cache_write_tokens", 0)
@@ -157,11 +174,33 @@ def answer(completion: Body) -> Body:
             "cache_read_input_tokens": cached, "cache_creation_input_tokens": written,
             "cache_creation": {"ephemeral_5m_input_tokens": written, "ephemeral_1h_input_tokens": 0},
             "service_tier": "standard",
+            **({"server_tool_use": {"web_search_requests": len(searched) // 2, "web_fetch_requests": 0}}
+               if search else {}),
             "output_tokens_details": {
                 "thinking_tokens": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
             },
         },
     }  # fmt: skip
+
+
+def _searched(search: Body) -> list[Body]:
+    """The searches of a turn: all in the first, and one more in each after a pause."""
+    queries = search["queries"] if not search["turn"] else search["queries"][:1]
+    results = [{"type": "web_search_result", "url": source["url"], "title": source["title"], "page_age": None,
+                "encrypted_content": "c2VjcmV0"} for source in search["sources"]]  # fmt: skip
+    blocks: list[Body] = []
+    for number, query in enumerate(queries):
+        id = f"srvtoolu_{search['turn']}_{number}"
+        blocks.append({"type": "server_tool_use", "id": id, "name": "web_search", "input": {"query": query}})
+        blocks.append({"type": "web_search_tool_result", "tool_use_id": id, "content": results})
+    return blocks
+
+
+def _cited(search: Body) -> Body:
+    cited = [{"type": "web_search_result_location", "url": source["url"], "title": source["title"],
+              "encrypted_index": "aW5kZXg", "cited_text": source["text"]}
+             for source in search.get("sources") or ()]  # fmt: skip
+    return {"citations": cited} if cited else {}
 
 
 def _object(arguments: str) -> Any:

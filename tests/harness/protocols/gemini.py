@@ -54,6 +54,8 @@ def request(body: Body, path: str) -> Body:
     _refuse_unknown(config, _CONFIG, " at 'generation_config'")
     model = path.rpartition("/")[2].partition(":")[0]
     out: Body = {"model": model, "messages": _messages(body)}
+    if any("googleSearch" in tool for tool in body.get("tools") or ()):
+        out["web_search"] = 0
     functions = [one for tool in body.get("tools") or () for one in tool.get("functionDeclarations") or ()]
     if functions:
         out["tools"] = [_tool(function) for function in functions]
@@ -64,6 +66,8 @@ def request(body: Body, path: str) -> Body:
     if (schema := config.get("responseJsonSchema")) is not None:
         if config.get("responseMimeType") != "application/json":
             raise ValueError("responseJsonSchema needs the response mime type application/json")
+        if "web_search" in out and ("2.0" in model or "2.5" in model):
+            raise ValueError("Tool use with a response mime type: 'application/json' is unsupported")
         if functions and ("2.0" in model or "2.5" in model):
             raise ValueError("Function calling with a response mime type: 'application/json' is unsupported")
         _refuse_keywords(schema)
@@ -164,6 +168,14 @@ def answer(completion: Body) -> Body:
     if message.get("refusal"):
         return {**out, "candidates": [{"finishReason": "SAFETY", "index": 0}]}
     candidate: Body = {"content": {"role": "model", "parts": parts}, "finishReason": finish, "index": 0}
+    if (search := message.get("search")) is not None:
+        candidate["groundingMetadata"] = {
+            "webSearchQueries": search["queries"],
+            "groundingChunks": [{"web": {"uri": one["url"], "title": one["title"]}} for one in search["sources"]],
+            "groundingSupports": [{"segment": {"startIndex": 0, "endIndex": 1, "text": one["text"]},
+                                   "groundingChunkIndices": [number]}
+                                  for number, one in enumerate(search["sources"])],
+        }  # fmt: skip
     if (found := completion["choices"][0].get("logprobs")) is not None:
         chosen = [{"token": one["token"], "logProbability": one["logprob"]} for one in found["content"]]
         candidate["logprobsResult"] = {"chosenCandidates": chosen}

@@ -9,7 +9,7 @@ _FIELDS = frozenset((
     "model", "input", "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "prompt_cache_key",
     "prompt_cache_options",
     "reasoning", "safety_identifier", "service_tier", "store", "stream", "temperature", "text", "tool_choice", "tools",
-    "top_logprobs", "top_p", "truncation", "user", "include",
+    "top_logprobs", "top_p", "truncation", "user", "include", "max_tool_calls",
 ))  # fmt: skip
 
 
@@ -20,6 +20,8 @@ def request(body: Body, path: str) -> Body:
     out: Body = {"model": body["model"], "messages": list(_messages(body["input"]))}
     if tools := [tool for tool in body.get("tools") or () if tool["type"] == "function"]:
         out["tools"] = [{"type": "function", "function": tool} for tool in tools]
+    if any(tool["type"] == "web_search" for tool in body.get("tools") or ()):
+        out["web_search"] = 0
     if isinstance(choice := body.get("tool_choice"), dict):
         out["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
     elif choice is not None:
@@ -55,7 +57,7 @@ def _messages(items: Any) -> Any:
             yield {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
         elif kind == "message":
             yield {"role": item["role"], "content": _text(item["content"])}
-        elif kind != "reasoning":
+        elif kind not in ("reasoning", "web_search_call"):
             raise ValueError(f"Invalid value: '{kind}'.")
 
 
@@ -70,8 +72,19 @@ def answer(completion: Body) -> Body:
     output: list[Body] = []
     if message.get("thinking"):
         output.append({"type": "reasoning", "id": f"rs_{id}", "summary": [], "encrypted_content": message["thinking"]})
+    search = message.get("search") or {"queries": [], "sources": []}
+    for number, query in enumerate(search["queries"]):
+        output.append({"type": "web_search_call", "id": f"ws_{number}_{id}", "status": "completed",
+                       "action": {"type": "search", "query": query}})  # fmt: skip
+    if search["queries"]:
+        output.append({"type": "web_search_call", "id": f"ws_{id}", "status": "completed",
+                       "action": {"type": "open_page", "url": search["sources"][0]["url"]}})  # fmt: skip
     if message.get("content") or message.get("refusal"):
-        text = {"type": "output_text", "text": message.get("content"), "annotations": [], "logprobs": []}
+        notes = [{"type": "url_citation", "url": source["url"], "title": source["title"],
+                  "start_index": (message.get("content") or "").find(source["text"]),
+                  "end_index": (message.get("content") or "").find(source["text"]) + len(source["text"])}
+                 for source in search["sources"]]  # fmt: skip
+        text = {"type": "output_text", "text": message.get("content"), "annotations": notes, "logprobs": []}
         part = {"type": "refusal", "refusal": message["refusal"]} if message.get("refusal") else text
         output.append({"type": "message", "id": f"msg_{id}", "role": "assistant", "status": "completed",
                        "content": [part]})  # fmt: skip

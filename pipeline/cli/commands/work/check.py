@@ -7,6 +7,7 @@ from pipeline.cli.screen.console import Screen, counted
 from pipeline.client.connection import connect
 from pipeline.client.preflight import preflight
 from pipeline.client.spec_file import read_spec
+from pipeline.client.tool_servers import listed_servers
 from pipeline.planning.job import Job
 from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.settings import temporal_configured
@@ -30,6 +31,9 @@ async def check_command(path: Path, screen: Screen) -> int:
     await probe_user_code(spec, base, screen.fault)
     ready = await asyncio.to_thread(preflight, spec, base, file=path, on_step=lambda step: screen.note(f"✓ {step}"))
     await asyncio.to_thread(refuse_breaking, ready.store, ready.job.columns, ready.job.keys)
+    servers = await listed_servers(ready.job.spec, base)
+    for name, server in servers.items():
+        screen.note(f"✓ MCP server {name} ({server['transport']}): {', '.join(server['tools']) or 'no tools'}")
     if temporal_configured():
         client = await connect()
         temporal = f"{client.service_client.config.target_host}"
@@ -61,6 +65,8 @@ async def check_command(path: Path, screen: Screen) -> int:
         "may_delete": deletes,
         "temporal": temporal,
     }
+    if servers:
+        findings["mcp"] = servers
     warnings = [*_warnings(job), *(f"{one.message} {one.hint}" for one in complaints(spec))]
     for warning in warnings:
         screen.note(f"Warning: {warning}")

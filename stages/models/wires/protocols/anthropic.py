@@ -19,17 +19,29 @@ from stages.models.wires.protocols.answer import (
 )
 from stages.models.wires.protocols.parts import Part, parts_of
 from stages.models.wires.protocols.schemas import anthropic_schema
+from stages.models.wires.protocols.search import (
+    CITATIONS,
+    MOST_CALLS,
+    citation,
+    is_search,
+    most_searches,
+    search_metadata,
+)
 from stages.models.wires.protocols.wire import Request, SchemaMode
 
 VERSION = "2026-10-21"  # anthropic._constants.ANTHROPIC_API_VERSION
 DEFAULT_CAP = 4_096  # of a model whose own cap is not known: the API needs one
 _THOUGHTS = frozenset(("thinking", "redacted_thinking"))
 _EFFORT_TOKENS = {"minimal": 1_024, "low": 1_024, "medium": 4_096, "high": 16_384, "xhigh": 32_768, "max": 32_768}
+_SEARCH = "web_search_20250305"  # later ones filter by code that the provider runs, which newer models alone have
+_SERVER_BLOCKS = frozenset(("server_tool_use", "web_search_tool_result"))
+_OF_OTHERS = frozenset(("reasoning", "function_call", "web_search_call"))  # parts of answers of other providers
+_PAUSED = "pause_turn"
 _LEAST_BUDGET = 1_024  # anthropic/types/thinking_config_enabled_param.py
 # Names of the canonical request that have another form here.
 _REWRITTEN = frozenset((
     "messages", "stream", "tools", "tool_choice", "parallel_tool_calls", "response_format", "stop", "reasoning_effort",
-    "effort", "thinking_budget", "verbosity", *CAPS,
+    "effort", "thinking_budget", "verbosity", MOST_CALLS, CITATIONS, *CAPS,
 ))  # fmt: skip
 
 
@@ -44,6 +56,8 @@ class AnthropicMessages:
 
     def schema_modes(self, request: Request) -> tuple[SchemaMode, ...]:
         if "json_schema" not in request["response_format"]:
+            return ("words",)
+        if request.get(CITATIONS):  # they stand beside pieces of text, which neither a schema's nor a tool's answer has
             return ("words",)
         known = facts_of("anthropic", request["model"]).schemas
         first: tuple[SchemaMode, ...] = () if known is False else ("format",)
@@ -66,7 +80,7 @@ class AnthropicMessages:
             body["thinking"] = thinking
         if output := _output_config(request):
             body["output_config"] = {**request.get("output_config", {}), **output}
-        if tools := [_tool(tool) for tool in request.get("tools") or undeclared(request["messages"])]:
+        if tools := [_tool(tool, request) for tool in request.get("tools") or _undeclared(request["messages"])]:
             body["tools"] = tools
         if choice := _choice(request):
             body["tool_choice"] = choice
@@ -77,6 +91,15 @@ class AnthropicMessages:
 
     def result(self, answer: dict[str, Any], headers: Mapping[str, str], model: str) -> ChatResult:
         return result_of(answer, headers.get("request-id"), model)
+
+    def rest(self, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
+        if answer.get("stop_reason") != _PAUSED:
+            return None
+        return {**body, "messages": [*body["messages"], {"role": "assistant", "content": answer["content"]}]}
+
+    def joined(self, first: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+        usage = _sum_of(first.get("usage") or {}, rest.get("usage") or {})
+        return {**rest, "content": [*first["content"], *rest["content"]], "usage": usage}
 
 
 # The request ----------------------------------------------------------------------------------------------------------
@@ -114,8 +137,10 @@ def _output_config(request: Request) -> dict[str, Any]:
     return config
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool in the API's form; one that the provider runs has it already."""
+def _tool(tool: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """Return a tool in the API's form; one that the provider runs has it already, but for the canonical search."""
+    if is_search(tool):
+        return {"type": _SEARCH, "name": "web_search", "max_uses": most_searches(request)}
     function = tool.get("function")
     if function is None:
         return dict(tool)
@@ -129,6 +154,14 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     if "cache_control" in tool:
         out["cache_control"] = tool["cache_control"]
     return out
+
+
+def _undeclared(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    searched = any(
+        isinstance(part, Mapping) and part.get("type") in _SERVER_BLOCKS
+        for message in messages if isinstance(message["content"], list) for part in message["content"]
+    )  # fmt: skip
+    return [*undeclared(messages), *([{"type": "web_search"}] if searched else [])]
 
 
 def undeclared(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -213,6 +246,8 @@ def use_of(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _blocks(content: Any) -> Iterator[dict[str, Any]]:
     for part in parts_of(content):
+        if isinstance(part, dict) and part.get("type") in _OF_OTHERS:
+            continue
         block = _block(part) if isinstance(part, Part) else {k: v for k, v in part.items() if k != "index"}
         if isinstance(part, Part) and part.mark:
             block["cache_control"] = part.mark
@@ -241,22 +276,42 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
     found = usage_of(answer.get("usage"))
     if not isinstance(content, list):
         raise no_completion_in(answer, "content", billed=found is None or found["total_tokens"] > 0)
-    calls, texts = ToolCalls(), []
+    calls, texts, sources = ToolCalls(), [], []
     for block in content:
         if block["type"] == "tool_use":
             calls.add(block.get("name"), block.get("input"), block.get("id"))
         elif block["type"] == "text":
             texts.append(block["text"])
+            sources += [citation(one["url"], one.get("title"), one.get("cited_text"))
+                        for one in block.get("citations") or () if one.get("url")]  # fmt: skip
+    if not (calls.valid or calls.invalid):  # results of searches are given back with those of tools, and are large
+        content = [block for block in content if block["type"] not in _SERVER_BLOCKS]
     reported = answer.get("usage") or {}
+    searches = counted(reported.get("server_tool_use"), "web_search_requests") or 0
     metadata = {
         "finish_reason": stop,
         "model_name": answer.get("model", model),
         "request_id": request_id or answer.get("id"),
         **({"service_tier": reported["service_tier"]} if reported.get("service_tier") else {}),
+        **search_metadata(searches, sources),
     }
     if stop == "refusal" and (details := answer.get("stop_details")):
         metadata["refusal"] = details.get("category") or details.get("explanation")
     return result_of_parts(texts, content, calls, metadata, found)
+
+
+def _sum_of(first: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usage of two turns together: numbers are added, at any depth."""
+    total = {**first, **rest}
+    for name, value in rest.items():
+        before = first.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            total[name] = _sum_of(before, value)
+        elif isinstance(value, int) and isinstance(before, int):
+            total[name] = before + value
+        elif value is None:
+            total[name] = before
+    return total
 
 
 def usage_of(raw: Any) -> UsageMetadata | None:

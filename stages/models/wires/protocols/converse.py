@@ -25,7 +25,7 @@ from stages.models.wires.protocols.answer import (
 )
 from stages.models.wires.protocols.parts import Part, parts_of
 from stages.models.wires.protocols.schemas import anthropic_schema
-from stages.models.wires.protocols.wire import Request, SchemaMode
+from stages.models.wires.protocols.wire import Request, SchemaMode, WholeAnswers
 
 # Names of the canonical request, and of LangChain's class, that have another form here.
 _REWRITTEN = frozenset((
@@ -38,10 +38,12 @@ _AS_THEY_ARE = {
     "guardrails": "guardrailConfig", "performance_config": "performanceConfig", "request_metadata": "requestMetadata",
     "additional_model_response_field_paths": "additionalModelResponseFieldPaths",
 }  # fmt: skip
-_OWN = frozenset(("tool_use", "function_call", "reasoning"))
+_OWN = frozenset((
+    "tool_use", "function_call", "reasoning", "web_search_call", "server_tool_use", "web_search_tool_result",
+))  # fmt: skip
 
 
-class BedrockConverse:
+class BedrockConverse(WholeAnswers):
     """`POST /model/<model>/converse`."""
 
     def path(self, model: str) -> str:

@@ -21,7 +21,15 @@ from stages.models.wires.protocols.answer import (
 )
 from stages.models.wires.protocols.parts import Part, parts_of
 from stages.models.wires.protocols.schemas import gemini_schema
-from stages.models.wires.protocols.wire import Request, SchemaMode
+from stages.models.wires.protocols.search import (
+    CITATIONS,
+    MOST_CALLS,
+    citation,
+    is_search,
+    search_metadata,
+    searches_web,
+)
+from stages.models.wires.protocols.wire import Request, SchemaMode, WholeAnswers
 
 # Tokens for efforts, where a model takes a budget instead: about what the OpenAI-compatible endpoint of Gemini gives.
 _EFFORT_TOKENS = {"none": 0, "minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 24_576, "xhigh": 24_576,
@@ -36,12 +44,13 @@ _TOP = ("cached_content", "labels", "service_tier", "store")
 _REWRITTEN = frozenset((
     "model", "messages", "stream", "tools", "tool_choice", "parallel_tool_calls", "response_format", "stop",
     "reasoning_effort", "verbosity", "thinking_budget", "thinking_level", "include_thoughts", "thinking_config", "n",
-    "logprobs", "top_logprobs", "safety_settings", "user", "metadata", *_GENERATION, *_TOP, *CAPS,
+    "logprobs", "top_logprobs", "safety_settings", "user", "metadata", MOST_CALLS, CITATIONS,
+    *_GENERATION, *_TOP, *CAPS,
 ))  # fmt: skip
 _SYNTHETIC = "call_without_id_"
 
 
-class GeminiGenerate:
+class GeminiGenerate(WholeAnswers):
     """`POST /v1/models/<model>:generateContent`; the version is that of the SDK (GOOGLE_AI_API_DEFAULT_VERSION)."""
 
     def path(self, model: str) -> str:
@@ -54,6 +63,8 @@ class GeminiGenerate:
         if "json_schema" not in request["response_format"]:
             return "format", "words"
         facts = facts_of("google_genai", request["model"])
+        if searches_web(request):  # beside which no function may stand, and a schema only where functions may have one
+            return ("words",) if facts.functions_with_schema is False else ("format", "words")
         beside_functions = request.get("tools") and facts.functions_with_schema is False
         if facts.schemas is False or beside_functions:
             return "tool", "words"
@@ -144,7 +155,8 @@ def _word(value: Any) -> str:
 def _tools(tools: Any) -> list[dict[str, Any]]:
     """Return the functions as one tool, and tools that the provider runs behind it."""
     functions = [_function(tool["function"]) for tool in tools if "function" in tool]
-    own = [{name: part for name, part in tool.items() if name != "type"} for tool in tools if "function" not in tool]
+    own = [{"googleSearch": {}} if is_search(tool) else {name: part for name, part in tool.items() if name != "type"}
+           for tool in tools if "function" not in tool]  # fmt: skip
     return [*([{"functionDeclarations": functions}] if functions else []), *own]
 
 
@@ -224,7 +236,10 @@ def _answer_parts(content: Any, calls: Any) -> list[dict[str, Any]]:
     return parts or [{"text": ""}]
 
 
-_OWN = frozenset(("function_call", "thinking", "redacted_thinking", "tool_use"))
+_OWN = frozenset((
+    "function_call", "thinking", "redacted_thinking", "tool_use", "reasoning", "web_search_call", "server_tool_use",
+    "web_search_tool_result",
+))  # fmt: skip
 
 
 def _parts(content: Any) -> Iterator[dict[str, Any]]:
@@ -270,12 +285,34 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
         "finish_reason": "content_filter" if blocked else candidate.get("finishReason"),
         "model_name": answer.get("modelVersion", model),
         "request_id": answer.get("responseId"),
+        **_searched(candidate.get("groundingMetadata"), str(answer.get("modelVersion", model))),
         **({"block_reason": blocked} if blocked else {}),
     }
     chosen = (candidate.get("logprobsResult") or {}).get("chosenCandidates")
     if tokens := tokens_with_logprobs(chosen, "token", "logProbability"):
         metadata[LOGPROBS] = tokens
     return result_of_parts(texts, content, calls, metadata, found)
+
+
+def _searched(grounding: Any, model: str) -> dict[str, Any]:
+    """Return what the metadata of a grounded answer tells: its sources with the texts that they support, and how many
+    searches are billed: each query, or of older models each answer that was grounded."""
+    if not isinstance(grounding, Mapping):
+        return {}
+    queries = len(grounding.get("webSearchQueries") or ())
+    if facts_of("google_genai", model).web_search == "prompt":
+        queries = min(queries, 1)
+    chunks = [chunk.get("web") or {} for chunk in grounding.get("groundingChunks") or ()]
+    sources = [
+        citation(chunks[index]["uri"], chunks[index].get("title"), (support.get("segment") or {}).get("text"))
+        for support in grounding.get("groundingSupports") or ()
+        for index in support.get("groundingChunkIndices") or ()
+        if 0 <= index < len(chunks) and chunks[index].get("uri")
+    ]
+    named = {source["url"] for source in sources}
+    sources += [citation(chunk["uri"], chunk.get("title"), None) for chunk in chunks
+                if chunk.get("uri") and chunk["uri"] not in named]  # fmt: skip
+    return search_metadata(queries, sources)
 
 
 def usage_of(raw: Any) -> UsageMetadata | None:

@@ -20,7 +20,7 @@ from stages.models.wires.protocols.answer import (
     usage,
 )
 from stages.models.wires.protocols.parts import in_chat_form
-from stages.models.wires.protocols.wire import Request, SchemaMode
+from stages.models.wires.protocols.wire import Request, SchemaMode, WholeAnswers
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 
@@ -45,7 +45,7 @@ def _wire_call(call: ToolCall | InvalidToolCall, arguments: str) -> dict[str, An
     return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 
-class OpenAIChat:
+class OpenAIChat(WholeAnswers):
     """`POST /chat/completions`. The canonical request is its body already."""
 
     def path(self, model: str) -> str:

@@ -14,18 +14,27 @@ from langchain_core.outputs import ChatResult
 from stages.limits.budget import CAPS, cap_in
 from stages.models.wires.protocols.answer import ToolCalls, chat_result, counted, failure_in, no_completion_in, usage
 from stages.models.wires.protocols.parts import Part, data_url, parts_of
-from stages.models.wires.protocols.wire import Request, SchemaMode
+from stages.models.wires.protocols.search import (
+    CITATIONS,
+    MOST_CALLS,
+    citation,
+    most_searches,
+    search_metadata,
+    searches_web,
+)
+from stages.models.wires.protocols.wire import Request, SchemaMode, WholeAnswers
 
 # Names of the canonical request that have another form here.
 _REWRITTEN = frozenset((
     "messages", "stream", "stream_options", "tools", "tool_choice", "response_format", "reasoning_effort", "verbosity",
-    *CAPS,
+    CITATIONS, *CAPS,
 ))  # fmt: skip
 _BREAKPOINT = "prompt_cache_breakpoint"
+_KEPT = frozenset(("reasoning", "web_search_call"))  # items that are given back with the results of functions
 _THOUGHTS = "reasoning.encrypted_content"  # given back with the results of tools, as nothing is stored there
 
 
-class OpenAIResponses:
+class OpenAIResponses(WholeAnswers):
     """`POST /responses`."""
 
     def path(self, model: str) -> str:
@@ -51,6 +60,8 @@ class OpenAIResponses:
         if tools := [_tool(tool) for tool in request.get("tools") or ()]:
             body["tools"] = tools
             body.setdefault("include", [_THOUGHTS])
+        if searches_web(request):
+            body.setdefault(MOST_CALLS, most_searches(request))
         if (choice := request.get("tool_choice")) is not None:
             named = choice.get("function") if isinstance(choice, Mapping) else None
             body["tool_choice"] = {"type": "function", "name": named["name"]} if named else choice
@@ -96,7 +107,7 @@ def _items(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": output}
         elif role == "assistant":
             parts = content if isinstance(content, list) else []
-            yield from (part for part in parts if isinstance(part, dict) and part.get("type") == "reasoning")
+            yield from (part for part in parts if isinstance(part, dict) and part.get("type") in _KEPT)
             text = "".join(part.text for part in parts_of(content) if isinstance(part, Part))
             if text:
                 yield {"role": "assistant", "content": text}
@@ -129,21 +140,27 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
     output, found = answer.get("output"), usage_of(answer.get("usage"))
     if not isinstance(output, list):
         raise no_completion_in(answer, "output", billed=found is None or found["total_tokens"] > 0)
-    calls, texts, refusals, thoughts = ToolCalls(), [], [], []
+    calls, texts, refusals, thoughts, searches = ToolCalls(), [], [], [], 0
+    sources: list[dict[str, Any]] = []
     for item in output:
         if item["type"] == "function_call":
             calls.add(item.get("name"), item.get("arguments"), item.get("call_id"))
         elif item["type"] == "reasoning" and item.get("encrypted_content"):
             thoughts.append(item)
+        elif item["type"] == "web_search_call":
+            thoughts.append(item)
+            searches += (item.get("action") or {}).get("type", "search") == "search"
         elif item["type"] == "message":
             texts += [part["text"] for part in item["content"] if part["type"] == "output_text"]
             refusals += [part["refusal"] for part in item["content"] if part["type"] == "refusal"]
+            sources += [source for part in item["content"] for source in _sources(part)]
     cut = (answer.get("incomplete_details") or {}).get("reason")
     metadata = {
         "finish_reason": cut or ("tool_calls" if calls.valid or calls.invalid else "stop"),
         "model_name": answer.get("model", model),
         "request_id": request_id or answer.get("id"),
         **({"service_tier": answer["service_tier"]} if answer.get("service_tier") else {}),
+        **search_metadata(_billed(answer, searches), sources),
     }
     text = "".join(texts)
     with_thoughts = [*thoughts, {"type": "text", "text": text}] if thoughts and (calls.valid or calls.invalid) else text
@@ -156,6 +173,20 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
         usage_metadata=found,
     )
     return chat_result(message)
+
+
+def _sources(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the sources that a part of a message names, each with the text that names it."""
+    for one in part.get("annotations") or ():
+        if one.get("type") == "url_citation":
+            text = part.get("text", "")[one.get("start_index", 0) : one.get("end_index", 0)]
+            yield citation(one.get("url"), one.get("title"), text)
+
+
+def _billed(answer: Mapping[str, Any], searches: int) -> int:
+    """Return the searches that are billed: as the answer says it, else all that it shows."""
+    reported = counted((answer.get("tool_usage") or {}).get("web_search"), "num_requests")
+    return searches if reported is None else reported
 
 
 def usage_of(raw: Any) -> UsageMetadata | None:

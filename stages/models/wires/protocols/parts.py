@@ -13,7 +13,10 @@ Kind = Literal["text", "image", "file", "audio"]
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64,", re.I)
 _MARK = "cache_control"
 # What a model has thought, and its calls of tools: parts of an answer, which only its own provider reads.
-_OWN = frozenset(("thinking", "redacted_thinking", "tool_use", "reasoning", "function_call"))
+_OWN = frozenset((
+    "thinking", "redacted_thinking", "tool_use", "reasoning", "function_call", "server_tool_use",
+    "web_search_tool_result", "web_search_call",
+))  # fmt: skip
 _CHAT = frozenset(("text", "image_url", "input_audio", "refusal"))
 _AUDIO = {"wav": "audio/wav", "mp3": "audio/mp3"}
 

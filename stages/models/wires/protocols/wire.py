@@ -38,6 +38,24 @@ class Wire(Protocol):
         """Return an answer in LangChain's form. Raises NoAnswer for one that holds no completion."""
         ...
 
+    def rest(self, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the body that has a paused answer go on; None for a whole one."""
+        ...
+
+    def joined(self, first: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer that paused and what came after it as one, their usage added."""
+        ...
+
     def failure(self, answer: dict[str, Any]) -> tuple[int, str] | None:
         """Return the status and the body of a failure that was sent as a success; None for a completion."""
         ...
+
+
+class WholeAnswers:
+    """A protocol whose answers never pause."""
+
+    def rest(self, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
+        return None
+
+    def joined(self, first: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError("no answer of this protocol pauses")

@@ -1,0 +1,194 @@
+"""MCP servers as tools of an agent: real servers, by their standard streams and by HTTP, that die and come back."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage, ToolMessage
+
+from schemas.errors import FatalModelError
+from stages.contract import GraphStage
+from stages.mcp_servers.sessions import close_servers
+from tests.harness.model_server import ModelServer
+from tests.harness.processes import Child
+from tests.harness.servers import free_ports
+from tests.stages.support import MODEL, Segments, a_context, a_graph_stage, answers, enrich, kinds, until
+
+pytestmark = pytest.mark.slow
+ANSWER = {"action": "text", "text": '{"answer": "fine"}'}
+
+
+@pytest.fixture(autouse=True)
+async def _closed() -> AsyncIterator[None]:
+    yield
+    await close_servers()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def lines(log: Path) -> list[str]:
+    """What the server noted, without its process ids."""
+    return ["start" if line.startswith("start") else line for line in log.read_text().splitlines()]
+
+
+def by_stdio(log: Path, **more: Any) -> dict[str, Any]:
+    return {"command": [sys.executable, "-m", "tests.harness.mcp_shop", str(log)], **more}
+
+
+def an_agent(server: dict[str, Any], options: dict[str, Any] | None = None, **changed: Any) -> GraphStage:
+    return a_graph_stage(
+        {"uses": "agent", "model": MODEL, "prompt": "{{ text }}", "output": {"answer": "str"}, "tools": ["mcp:shop"],
+         "with": options or {}, **changed}, mcp={"shop": server},
+    )  # fmt: skip
+
+
+def calling(name: str, arguments: Any, **rule: Any) -> dict[str, Any]:
+    return {"action": "tool_calls", "tool_calls": [{"name": name, "arguments": arguments}], **rule}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def told(stage: GraphStage) -> ToolMessage:
+    """The result that the model got."""
+    prepared = stage.prepare({"text": "a"})
+    assert isinstance(prepared, dict)
+    messages: list[BaseMessage] = (await stage.graph.ainvoke(prepared))["messages"]
+    assert isinstance(messages[-1], ToolMessage)
+    return messages[-1]
+
+
+async def test_one_server_serves_all_rows_and_what_it_said_is_known_afterwards(server: ModelServer, log: Path) -> None:
+    calls = [{"name": "stock", "arguments": {"item": "lamp"}}, {"name": "shop_price", "arguments": {"item": "nothing"}},
+             {"name": "secret", "arguments": {}}]  # fmt: skip
+    server.script({"rules": [{"action": "tool_calls", "tool_calls": calls, "times": 2}, {"code": "invalid_api_key"}]})
+    stage = an_agent(by_stdio(log, env={"SHOP_TOKEN": "t"}))
+    store = Segments()
+    stopped = await enrich(stage, ["a", "b"], a_context(store))
+    assert isinstance(stopped.stopped, FatalModelError)
+    server.script({"rules": [ANSWER]})
+    outcome = await enrich(stage, ["a", "b"], a_context(store))
+    assert answers(outcome) == [{"answer": "fine"}] * 2
+    begun = lines(log)
+    assert begun.count("start") == 1
+    assert begun.count("stock lamp") == 2
+    again = await enrich(stage, ["a", "b"], a_context(store, run="run-2"))
+    assert answers(again) == answers(outcome)
+    assert lines(log) == begun
+    results = [record.raw for record in store.records if getattr(record, "model", "").startswith("tool:")]
+    assert sorted(map(str, results)) == sorted([
+        '{"text":"4","failed":false}', '{"text":"shop_price: Error executing tool shop.price","failed":true}',
+        f'{{"text":"t None {Path.cwd().name}","failed":false}}',
+    ] * 2)  # fmt: skip
+
+
+async def test_a_server_that_ends_is_started_again_and_asked_again(server: ModelServer, log: Path) -> None:
+    server.script({"rules": [calling("crash", {"times": 1}), ANSWER]})
+    stage = an_agent(by_stdio(log))
+    assert "survived" in str((await told(stage)).content)
+    assert lines(log) == ["start", "crash", "start", "crash"]
+
+
+@pytest.mark.commands
+async def test_a_call_that_always_ends_the_server_is_told_to_the_model_and_no_row_stops(
+    server: ModelServer, log: Path
+) -> None:
+    server.script({"rules": [calling("crash", {"times": 99}), ANSWER]})
+    stage = an_agent(by_stdio(log))
+    message = await told(stage)
+    assert message.content == "crash: the server ended 3 times while it ran"
+    assert message.status == "error"
+    server.script({"rules": [calling("stock", {"item": "lamp"}), ANSWER]})
+    assert kinds(await enrich(stage, ["a"])) == ["ok"]
+    assert lines(log) == [*["start", "crash"] * 3, "start", "stock lamp"]
+
+
+async def test_a_call_that_takes_too_long_is_left_and_the_session_goes_on(server: ModelServer, log: Path) -> None:
+    two = [{"name": "wait", "arguments": {"seconds": 60}}, {"name": "stock", "arguments": {"item": "lamp"}}]
+    server.script({"rules": [{"action": "tool_calls", "tool_calls": two, "times": 1}, ANSWER]})
+    store = Segments()
+    outcome = await enrich(an_agent(by_stdio(log), {"tool_timeout": "500ms"}), ["a"], a_context(store))
+    assert kinds(outcome) == ["ok"]
+    results = [record.raw for record in store.records if getattr(record, "model", "").startswith("tool:")]
+    assert sorted(map(str, results)) == [
+        '{"text":"4","failed":false}', '{"text":"wait: no result within 0.5 s","failed":true}'
+    ]  # fmt: skip
+    assert lines(log).count("start") == 1
+
+
+async def test_a_server_by_http_may_be_gone_for_a_moment(server: ModelServer, log: Path) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "tests.harness.mcp_shop", str(log), str(port)]
+    server.script({"rules": [calling("stock", {"item": "lamp"}), ANSWER]})
+    stage = an_agent({"url": f"http://127.0.0.1:{port}/mcp", "headers": {"X-Shop": "a"}})
+    for number in (1, 2):
+        shop = Child(command)
+        await until(lambda: listens(port))
+        try:
+            assert kinds(await enrich(stage, [f"row {number}"])) == ["ok"]
+        finally:
+            shop.kill()
+    assert lines(log) == ["start", "stock lamp", "start", "stock lamp"]
+    gone = await enrich(stage, ["row 3"])
+    assert gone.stopped is not None
+    assert gone.stopped.message.startswith(
+        f"stage stage0: MCP server 'shop' at http://127.0.0.1:{port} cannot be reached: "
+    )
+
+
+@pytest.mark.commands
+async def test_a_model_may_call_the_tools_that_the_spec_names_and_no_other(server: ModelServer, log: Path) -> None:
+    server.script({"rules": [calling("shop_price", {"item": "lamp"}), ANSWER]})
+    message = await told(an_agent(by_stdio(log, tools=["stock"])))
+    assert message.content == "There is no tool 'shop_price'; there are: stock."
+    outcome = await enrich(an_agent(by_stdio(log, tools=["steal"])), ["a"])
+    assert outcome.stopped is not None
+    assert outcome.stopped.message == (
+        "stage stage0: MCP server 'shop' has no tool 'steal', which mcp.shop.tools names."
+    )
+    assert outcome.stopped.hint == "It has: stock, shop.price, wait, crash, secret."
+
+
+BROKEN = (
+    "import sys; print('warming up', file=sys.stderr); print('no key: set SHOP_TOKEN', file=sys.stderr); sys.exit(2)"
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "sentence"),
+    [
+        ({"command": [sys.executable, "-c", BROKEN]}, "cannot be started: no key: set SHOP_TOKEN"),
+        ({"command": ["no-such-program", "x"]}, ": there is no program 'no-such-program'."),
+        ({"command": [sys.executable, "-c", "import time; time.sleep(60)"], "start_timeout": "1s"},
+         "did not list its tools within 1 s."),
+        ({"url": "http://u:secret@127.0.0.1:9/mcp?key=x"}, "at http://127.0.0.1:9 cannot be reached: "),
+    ],
+)  # fmt: skip
+async def test_a_server_that_cannot_start_stops_the_run_with_a_sentence(
+    server: ModelServer, declared: dict[str, Any], sentence: str
+) -> None:
+    server.reset()
+    outcome = await enrich(an_agent(declared), ["a", "b", "c"])
+    assert isinstance(outcome.stopped, FatalModelError)
+    assert outcome.stopped.message.startswith("stage stage0: MCP server 'shop'")
+    assert sentence in outcome.stopped.message
+    assert "secret" not in outcome.stopped.message
+    assert outcome.stopped.hint
+    assert server.stats().requests == 0
+
+
+def test_which_server_it_is_belongs_to_the_fingerprint_and_its_secrets_do_not(log: Path) -> None:
+    plain = an_agent(by_stdio(log)).fingerprint
+    assert an_agent(by_stdio(log, env={"SHOP_TOKEN": "t"})).fingerprint == plain
+    assert an_agent(by_stdio(log, tools=["stock"])).fingerprint != plain
+    assert an_agent(by_stdio(log.with_name("other"))).fingerprint != plain
