@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +16,18 @@ import botocore.exceptions
 import botocore.session
 
 from pipeline.stores.s3_environment import region
+from pipeline.vertex import vertex_access
 from schemas.errors import FatalModelError, SpecError
 from stages.models.settings.choice import ModelServices
 from stages.models.wires.signing import SignedAccess
 
 _SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
+_BEARER = "AWS_BEARER_TOKEN_BEDROCK"  # an API key of Bedrock's, which goes before other credentials, as in boto3
 
 
 def model_services() -> ModelServices:
-    """Return the services of a process's models, Bedrock's among them."""
-    return ModelServices(bedrock=bedrock_access)
+    """Return the services of a process's models, access to clouds among them."""
+    return ModelServices(bedrock=bedrock_access, vertex=vertex_access)
 
 
 def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:
@@ -44,6 +47,9 @@ def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:
             f"credentials_profile_name = {profile!r}: AWS's configuration has no such profile.",
             hint="Choose one of: aws configure list-profiles",
         ) from None
+    address = str(params.get("base_url") or params.get("endpoint_url") or address)
+    if token := os.environ.get(_BEARER):
+        return SignedAccess(address, _Bearer(token), lambda: True)
     signer = _Signer(session, place, _keys_in(params))
     return SignedAccess(address, signer, signer.has_keys)
 
@@ -54,6 +60,16 @@ def _keys_in(params: Mapping[str, Any]) -> botocore.credentials.Credentials | No
         return None
     token = params.get("aws_session_token")
     return botocore.credentials.Credentials(params["aws_access_key_id"], params["aws_secret_access_key"], token)
+
+
+@dataclass(frozen=True)
+class _Bearer:
+    """Says who asks by an API key of Bedrock's."""
+
+    token: str
+
+    async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
 
 
 @dataclass

@@ -6,13 +6,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.bedrock import bedrock_access, model_services
+from pipeline.bedrock import model_services
 from pipeline.client.spec_file import sink_of
 from pipeline.limits.budget import refuse_unpriced
 from pipeline.planning.job import Ready
 from pipeline.planning.known_answers import refuse_unreadable
 from pipeline.planning.preparation import make_job, refuse_unbuilt
 from pipeline.stores import Store, probe
+from pipeline.vertex import SIGN_IN
 from schemas import ids
 from schemas.errors import SpecError, StoreError, UsageError
 from schemas.spec.loading import in_file
@@ -99,7 +100,7 @@ def refuse_missing_keys(spec: Spec) -> None:
     for stage in spec.stages:
         for role, choice in stage.model.items():
             for member in chain(*members_of(choice)):
-                _refuse_without_aws(stage.name, {**stage.params, **member.params}, member.name)
+                _refuse_without_credentials(stage.name, {**stage.params, **member.params}, member.name)
                 missing = None if "api_key" in member.params else missing_key(member.name)
                 if missing is not None:
                     raise UsageError(
@@ -108,10 +109,18 @@ def refuse_missing_keys(spec: Spec) -> None:
                     )
 
 
-def _refuse_without_aws(stage: str, params: Mapping[str, Any], name: str) -> None:
-    """Raises UsageError for a model on Bedrock if AWS's credentials are not found here."""
-    if name.startswith("bedrock_converse:") and not bedrock_access(params).has_credentials():
-        raise UsageError(
-            f"stage {stage}: model {name!r} needs AWS credentials, and none were found.",
-            hint="export AWS_PROFILE=…, or AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…",
-        )
+# provider → whose credentials it needs, and how to set them
+_AWS = ("AWS", "export AWS_PROFILE=…, or AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…")
+_CLOUDS = {
+    "bedrock": _AWS, "bedrock_converse": _AWS,
+    "google_vertexai": ("Google Cloud", SIGN_IN),
+}  # fmt: skip
+
+
+def _refuse_without_credentials(stage: str, params: Mapping[str, Any], name: str) -> None:
+    """Raises UsageError for a model on a cloud if the cloud's credentials are not found here."""
+    provider = name.partition(":")[0]
+    access = model_services().access(provider, params)
+    if access is not None and not access.has_credentials():
+        cloud, hint = _CLOUDS[provider]
+        raise UsageError(f"stage {stage}: model {name!r} needs credentials of {cloud}, and none were found.", hint=hint)

@@ -14,6 +14,8 @@ from schemas.tier import Tier
 WEB_SEARCHES = "web_searches"  # in usage: those that a provider made for a call, as many as it bills
 _THOUSAND = 1_000
 _CACHE = frozenset(("cached_input", "cache_write", "cache_write_1h"))
+# How the package names a provider.
+_PROVIDERS = {"google_genai": "google", "google_vertexai": "google", "bedrock": "aws", "bedrock_converse": "aws"}
 Pricer = Callable[[dict[str, int]], float | None]
 _OF_STANDARD: dict[Tier, float] = {"standard": 1.0, "flex": 0.5, "batch": 0.5}
 # How the package names a tier.
@@ -132,7 +134,7 @@ def _in_context(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> fl
                 **further,
             ),
             model_ref=model,
-            provider_id={"google_genai": "google", "bedrock": "aws"}.get(provider, provider),
+            provider_id=_PROVIDERS.get(provider, provider),
             price_context=_CONTEXTS[tier],
         )
     except (LookupError, ValueError):  # no such model, or usage that does not add up: a paid answer is kept anyway

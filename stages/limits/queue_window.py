@@ -20,6 +20,8 @@ _MOST_STEP, _LEAST_STEP = 1.0, 0.1  # of a raise, in doublings
 _ROOM = 1.1  # so that a server has the next call at hand
 _USED = 0.8  # of the window: fewer calls do not raise it
 _DOWN, _UP, _SPREAD = 0.3, 0.02, 0.3  # weights of a cohort in the base, if it is below or above it, and in the spread
+_NEAR = 1.1  # times the window: a ceiling that is no longer searched for
+_FELL, _DEAR_REST = math.log(1.25), 16  # a raise by which the server answered so much less; cohorts before the next one
 _MOST_RAISE_REST, _DOUBT_REST, _MOST_DOUBT_REST = 64, 32, 1_024  # cohorts
 
 
@@ -54,9 +56,11 @@ class QueueWindow:
     The usual latency of a cohort of calls is compared with the base, the shortest of late. Where it is twice as long,
     and that is no chance, the window shrinks to what fills the server without a queue (Little's law: the calls that it
     answers a second, times the base). That is a trial. If latency does not become shorter, there was no queue: the
-    longer latency is the base, the window is as before, and the next trial comes later. Else the window is raised while
-    latency is near the base: doubled at first, by less after each raise that made a queue, which is taken back. Calls
-    that do not use the window do not raise it.
+    longer latency is the base, the window is as before, and the next trial comes later, unless latency grows at once
+    with the window. Else the window is raised while latency is near the base: doubled at first, by less after each raise
+    that made a queue, which is taken back, and never past the middle of the way to what was too much (the ceiling). At
+    the ceiling the next raise waits; long, if the last one made the server answer less. Calls that do not use the window
+    do not raise it.
 
     Latencies are compared by the mean of the logarithms of their middle half, which long answers do not move. Unless it
     `watches`, nothing is limited.
@@ -75,6 +79,9 @@ class QueueWindow:
         self._before = inf  # the window before the last change
         self._trial: float | None = None  # the latency before the window shrank, while that is on trial
         self._raised = False
+        self._restored = False  # the window is as before a trial, and no cohort has shown yet what that does
+        self._dear = False  # the last raise that was taken back made the server slower
+        self._ceiling = inf  # the fewest calls in flight that were seen to be too many
         self._calm = 0  # cohorts since the last raise
         self._step, self._raise_rest = _MOST_STEP, 1
         self._doubt_rest = self._doubt_in = 0
@@ -127,10 +134,15 @@ class QueueWindow:
         above = usual - self._base
         if self._trial is not None:
             self._end_trial(usual, in_flight, above)
-        elif above > max(_LONG if self.limit == inf else _HIGH, _SURE * math.hypot(error, self._error)):
-            self._lower(usual, in_flight, above)
-        elif self.limit < inf:
-            self._raise(in_flight, above, most)
+        else:
+            much = _LONG if self.limit == inf else _CALM if self._raised else _HIGH
+            if above > max(much, _SURE * math.hypot(error, self._error)):
+                if self._restored:  # there is a queue after all
+                    self._doubt_in = 0
+                self._lower(usual, in_flight, above)
+            elif self.limit < inf:
+                self._raise(in_flight, above, most)
+            self._restored = False
         self._doubt_in = max(0, self._doubt_in - 1)
         self._base += (_DOWN if usual < self._base else _UP) * (usual - self._base)
         self._error = min(self._error, error)
@@ -140,9 +152,13 @@ class QueueWindow:
     def _lower(self, usual: float, in_flight: float, above: float) -> None:
         """Take back a raise, or try a smaller window."""
         if self._raised:
+            self._ceiling = min(self._ceiling, self.limit)
+            self._dear = math.log(self._before / in_flight) + above > _FELL  # by Little's law
             self.limit, self._raised, self._calm = self._before, False, 0
             self._step = max(_LEAST_STEP, self._step / 2)
             self._raise_rest = min(2 * self._raise_rest, _MOST_RAISE_REST)
+            if self._dear and not self._searches:
+                self._step, self._raise_rest = _LEAST_STEP, max(self._raise_rest, _DEAR_REST)
             self._doubt_rest = 0
         elif self._doubt_in == 0 and self._judged > _JUDGES and min(self.limit, in_flight) > _FEWEST:
             self._before = self.limit
@@ -152,6 +168,7 @@ class QueueWindow:
         """Shrink the window to what fills the server. What queues waits for the mean of the work before it, which is
         more than the usual latency without a queue, the more so the more latencies differ."""
         self._trial = usual
+        self._ceiling = min(self._ceiling, in_flight)
         mean = math.exp(self._base_spread**2 / 2)  # of the work, in usual latencies
         self.limit = max(_FEWEST, _ROOM * min(self.limit, in_flight) * mean / (mean + math.exp(above) - 1))
 
@@ -162,26 +179,39 @@ class QueueWindow:
             self._try(usual, in_flight, above)
             return
         if usual > (self._trial + self._base) / 2:
-            self.limit, self._base = self._before, usual
+            self.limit, self._base, self._ceiling = self._before, usual, inf
+            self._restored = True
             self._doubt()
         elif self._before == inf:
             self._step, self._raise_rest, self._calm = _MOST_STEP, 1, 0
         self._trial = None
+
+    @property
+    def _searches(self) -> bool:
+        """True while there is room between the window and what was too much."""
+        return self._ceiling > _NEAR * self.limit
 
     def _raise(self, in_flight: float, above: float, most: float) -> None:
         """Raise a window that is used, if latency is near the base, and the last raise long enough ago."""
         if in_flight < _USED * self.limit:
             return
         if self._raised:
-            self._raised, self._raise_rest = False, max(1, self._raise_rest // 2)
-            self._step = min(_MOST_STEP, 2 * self._step)
+            self._raised = False
+            if self.limit >= self._ceiling:
+                self._ceiling = inf
+            if not self._dear or self._ceiling == inf:
+                self._step = min(_MOST_STEP, 2 * self._step)
+                self._raise_rest = max(1, self._raise_rest // 2)
         if above > _CALM:
             return
         self._calm += 1
-        if self._calm < self._raise_rest:
+        if self._calm < (1 if self._searches else self._raise_rest):
             return
+        raised = self.limit * 2.0**self._step
+        if self._searches:
+            raised = min(raised, math.sqrt(self.limit * self._ceiling))
         self._before, self._raised, self._calm = self.limit, True, 0
-        self.limit = max(self.limit + 1, self.limit * 2.0**self._step)
+        self.limit = max(self.limit + 1, raised)
         if self.limit >= most:
             self.limit = inf
             self._doubt()

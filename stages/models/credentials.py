@@ -1,7 +1,9 @@
 """Environment variables of providers, for keys and addresses. Nothing else in `stages` reads the environment."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -24,8 +26,11 @@ ACCOUNTS = {
     "google_genai": Account(
         ("GOOGLE_API_KEY", "GEMINI_API_KEY"), ("GOOGLE_GEMINI_BASE_URL",), "https://generativelanguage.googleapis.com"
     ),
+    "google_vertexai": Account((), ("GOOGLE_VERTEX_BASE_URL",)),
 }
 _NONE = Account(())
+# Of Vertex AI, as Google's SDK reads them.
+_PROJECT, _LOCATION = "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"
 
 
 def variable(*names: str) -> tuple[str, str]:
@@ -49,6 +54,32 @@ def base_url(provider: str) -> str:
 
 def own_address(provider: str) -> str:
     return ACCOUNTS.get(provider, _NONE).own
+
+
+@dataclass(frozen=True)
+class GoogleCloud:
+    """Where a model on Vertex AI is called: in a project and a location, each empty if it is not set; or by an API key
+    alone, in express mode."""
+
+    project: str
+    location: str
+    api_key: str = ""
+
+    @property
+    def path(self) -> str:
+        """The beginning of the path of a model, empty in express mode."""
+        return "" if self.api_key else f"projects/{self.project}/locations/{self.location}/"
+
+
+def google_cloud(params: Mapping[str, Any]) -> GoogleCloud:
+    """Return where a model on Vertex AI with these parameters is called: as they say, else as the environment does; a
+    project goes before a key of the same place."""
+    place = GoogleCloud(str(params.get("project") or ""), str(params.get("location") or ""))
+    if params.get("api_key") and not (place.project or place.location):
+        return GoogleCloud("", "", str(params["api_key"]))
+    found = GoogleCloud(place.project or variable(_PROJECT)[1], place.location or variable(_LOCATION)[1])
+    key = key_of("google_genai")[1]
+    return GoogleCloud("", "", key) if key and not (found.project or found.location) else found
 
 
 def openai_base_url() -> str:

@@ -20,7 +20,9 @@ def by_langchain(
 ) -> dict[str, Any] | None:
     """Return the arguments of a call as the provider's class in LangChain had them; None for a provider that was never
     called so. `answer`: the name and schema of a declared output, which was a forced tool; `tools`: those beside it."""
-    if provider not in ("anthropic", "google_genai", "bedrock_converse") or any(map(is_search, tools)):
+    if provider not in ("anthropic", "google_genai", "google_vertexai", "bedrock_converse") or any(
+        map(is_search, tools)
+    ):
         return None
     rest = {name: value for name, value in arguments.items() if name not in ("tools", "tool_choice", "response_format")}
     choice: Any = arguments.get("tool_choice")
@@ -43,7 +45,7 @@ def by_langchain(
                 "tools": list(map(_anthropic_tool, declared)),
                 **({} if own is None else {"tool_choice": own}),
             }
-        case "google_genai":
+        case "google_genai" | "google_vertexai":
             own = named or ("any" if choice == "required" else choice)
             return {**rest, "tools": declared, **({} if own is None else {"tool_choice": own})}
     own = {"tool": {"name": named}} if named else choice

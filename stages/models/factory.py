@@ -31,7 +31,7 @@ from stages.models.settings.tiers import effective_tier, pool_of
 # provider → the extra that installs it
 _EXTRAS = {
     "openai": "openai", "anthropic": "anthropic", "google_genai": "google", "bedrock": "bedrock",
-    "bedrock_converse": "bedrock", "ollama": "ollama",
+    "bedrock_converse": "bedrock", "google_vertexai": "google", "ollama": "ollama",
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     elif provider in OUR_WIRES:
         from stages.models.wires.clients import client_of
 
-        access = services.bedrock(params) if provider == "bedrock_converse" and services.bedrock is not None else None
+        access = services.access(provider, params)
         model = client_of(provider, name, params, timeout_s, access, cache=stage.cache == "on", searches=searches)
     else:
         model = _foreign(choice.name, stage.name, params, timeout_s)
@@ -101,7 +101,8 @@ def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> BaseChatMod
 def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
     """Build the embedding model of a role. It is called like a chat model, so that its vectors are journalled, limited
     and paid for in the same way. Raises SpecError."""
-    from stages.models.embeddings.answers import ForeignEmbeddings, OpenAICompatibleEmbeddings
+    from stages.models.embeddings.answers import ForeignEmbeddings
+    from stages.models.embeddings.clients import EMBED, embedder_of
     from stages.models.offline.embeddings import OfflineEmbeddings
 
     if choice.others or len(choice.endpoints) > 1:
@@ -111,15 +112,8 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
         model: BaseChatModel = OfflineEmbeddings(model=name, dimensions=int(params.get("dimensions", 64)))
-    elif provider == "openai":
-        from stages.models.wires.clients import arguments_of
-
-        model = OpenAICompatibleEmbeddings(**arguments_of(provider, name, params, timeout_s))
-    elif provider == "google_genai":
-        from stages.models.embeddings.gemini import GeminiEmbeddings
-        from stages.models.wires.clients import arguments_of
-
-        model = GeminiEmbeddings(**arguments_of(provider, name, params, timeout_s))
+    elif provider in EMBED:
+        model = embedder_of(provider, name, params, timeout_s, services.access(provider, params))
     else:
         model = ForeignEmbeddings(embeddings=_foreign_embeddings(choice.name, stage.name, params))
     backend = Backend(

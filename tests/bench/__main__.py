@@ -15,6 +15,7 @@ from tests.bench import (
     peers,
     processes,
     publish,
+    queues,
     requests,
     reuse,
     startup,
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "startup": startup.main,
     "wide": wide.main,
     "limits": limits.main,
+    "queues": queues.main,
 }
 
 

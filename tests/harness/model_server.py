@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import random
 import signal
 import socket
 import struct
@@ -195,7 +196,7 @@ class _Server:
         latency_s = self._latency_s(rule, asked.digest)
         if latency_s > 0:
             async with self._slots:
-                await asyncio.sleep(latency_s)
+                await asyncio.sleep(latency_s * self._slowdown())
         if rule is not None and rule.action in ("hang", "reset"):
             call.fault = rule.action
             if rule.action == "reset":
@@ -208,7 +209,13 @@ class _Server:
     def _latency_s(self, rule: Rule | None, digest: str) -> float:
         script = self._script
         ms = script.latency_ms if rule is None or rule.latency_ms is None else rule.latency_ms
+        if script.spread:
+            ms *= random.Random(digest).lognormvariate(-(script.spread**2) / 2, script.spread)
         return (ms + (script.jitter_ms * share(f"jitter:{digest}") if script.jitter_ms else 0)) / 1000
+
+    def _slowdown(self) -> float:
+        crowd = self._script.crowd
+        return 2.0 if crowd is not None and self._ledger.stats().in_flight > crowd else 1.0
 
     async def _send(self, request: web.BaseRequest, call: Call, reply: Reply) -> web.StreamResponse:
         call.status, call.fault = reply.status, reply.fault

@@ -112,7 +112,9 @@ class JobScript:
 class Script:
     """`latency_ms` and up to `jitter_ms` more, drawn by content, before each answer that no limit refused. `caches`:
     marked prefixes of prompts are written to a cache, and read from it by calls that begin after an answer. `slots`: so
-    many calls are worked on at once, the others wait for their turn and are refused nothing."""
+    many calls are worked on at once, the others wait for their turn and are refused nothing; with more than `crowd` in
+    flight, each takes twice as long. With a `spread`, latency is log-normal with a mean of `latency_ms`, by content.
+    """
 
     latency_ms: float = 0.0
     jitter_ms: float = 0.0
@@ -121,6 +123,8 @@ class Script:
     jobs: JobScript = JobScript()
     caches: bool = False
     slots: int | None = None
+    crowd: int | None = None
+    spread: float = 0.0
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Script:

@@ -13,6 +13,7 @@ from schemas.spec.section import Section
 from stages.contract import StageSetup
 from stages.graphs.toolkit.question import Doubt
 from stages.models.logprobs import least_probability
+from stages.models.settings.parameters import GIVE_LOGPROBS
 
 
 class Confidence(Section):
@@ -77,10 +78,10 @@ def sureness_of(
         raise SpecError(f"{where}: from: logprobs needs an output of type enum or bool, a list of such included.")
     asked = setup.stage.model[role]
     for model in (asked, *asked.others):
-        if model.name.partition(":")[0] not in ("openai", "google_genai"):
+        if model.name.partition(":")[0] not in GIVE_LOGPROBS:
             raise SpecError(
                 f"{where}: {model.name!r} gives no log-probabilities.",
-                hint="Take from: answer with a float output, or a model of openai: or google_genai:.",
+                hint="Take from: answer with a float output, or a model of openai:, google_genai: or google_vertexai:.",
             )
     return Sureness(name, chosen)
 

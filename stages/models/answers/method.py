@@ -1,6 +1,6 @@
 """The method by which a provider's model gives structured output."""
 
-OUR_WIRES = frozenset(("openai", "anthropic", "google_genai", "bedrock_converse", "offline"))
+OUR_WIRES = frozenset(("openai", "anthropic", "google_genai", "google_vertexai", "bedrock_converse", "offline"))
 
 
 def structured_method(name: str) -> str:

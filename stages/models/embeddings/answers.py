@@ -8,29 +8,17 @@ import orjson
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import ConfigDict
 
-from stages.models.embeddings.shared_requests import SharedRequests, divided
+from stages.models.embeddings.many_texts import ManyTextsModel
+from stages.models.embeddings.shared_requests import divided
 from stages.models.embeddings.vectors import packed, result_of, text_of
 from stages.models.wires.body import no_completion
 from stages.models.wires.protocols.answer import counted
-from stages.models.wires.transport import ProviderChatModel
 
 
-class OpenAICompatibleEmbeddings(ProviderChatModel):
-    """`/embeddings` at `OPENAI_BASE_URL`, or at `base_url` of its params: texts that are under way at the same moment
-    go in one request."""
-
-    _shared: SharedRequests[ChatResult] = PrivateAttr()
-
-    def model_post_init(self, context: Any) -> None:
-        super().model_post_init(context)
-        self._shared = SharedRequests(self._embed)
-
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        return await self._shared.result(text_of(messages))
+class OpenAICompatibleEmbeddings(ManyTextsModel):
+    """`/embeddings` at `OPENAI_BASE_URL`, or at `base_url` of its params."""
 
     async def _embed(self, texts: list[str]) -> list[ChatResult]:
         """Embed texts in one request. The tokens that it reports are divided by the lengths of the texts."""

@@ -1,59 +1,96 @@
-"""Gemini's embedding models by their own protocol: many texts a request, one answer a text."""
+"""Gemini's embedding models by their own protocol, of AI Studio and of Vertex AI: many texts a request."""
 
-import struct
 from typing import Any
 
 import orjson
-from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from pydantic import PrivateAttr
 
-from stages.models.embeddings.shared_requests import SharedRequests, divided
-from stages.models.embeddings.vectors import packed, result_of, text_of
-from stages.models.wires.body import no_completion
+from stages.models.embeddings.many_texts import ManyTextsModel, results_of, without_nothing
 from stages.models.wires.protocols.answer import counted
-from stages.models.wires.transport import ProviderChatModel
+from stages.models.wires.protocols.gemini import resource_of
 
 MOST_TEXTS = 100  # of one request: ai.google.dev/api/embeddings, batchEmbedContents
+# cloud.google.com/vertex-ai/generative-ai/docs/embeddings/get-text-embeddings: 250 texts and 20,000 tokens.
+MOST_PREDICTED, MOST_PREDICTED_BYTES = 250, 20_000
 # As LangChain's class has it, by which these models were called before: other vectors would be other answers.
 _USUAL_TASK = "RETRIEVAL_QUERY"
 
 
-class GeminiEmbeddings(ProviderChatModel):
+class GeminiEmbeddings(ManyTextsModel):
     """`POST /v1/models/<model>:batchEmbedContents`."""
 
-    _shared: SharedRequests[ChatResult] = PrivateAttr()
-
-    def model_post_init(self, context: Any) -> None:
-        super().model_post_init(context)
-        self._shared = SharedRequests(self._embed, most_texts=MOST_TEXTS)
-
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        return await self._shared.result(text_of(messages))
+    most_texts: int = MOST_TEXTS
 
     async def _embed(self, texts: list[str]) -> list[ChatResult]:
-        """Embed texts in one request. The tokens that it reports are divided by the lengths of the texts."""
         name = self.model if "/" in self.model else f"models/{self.model}"
-        asked = {"model": name, **self._settings()}
-        body = {"requests": [{"content": {"parts": [{"text": text}], "role": "user"}, **asked} for text in texts]}
+        asked = {"model": name, **settings_of(self.params)}
+        body = {"requests": [{"content": _content(text), **asked} for text in texts]}
         answer, headers = await self._post(orjson.dumps(body), f"v1/{name}:batchEmbedContents", len(texts))
-        try:
-            contents = [packed(one["values"]) for one in answer["embeddings"]]
-            if len(contents) != len(texts):
-                raise ValueError(f"{len(contents)} vectors for {len(texts)} texts")
-        except (KeyError, TypeError, ValueError, struct.error) as exc:
-            raise no_completion(orjson.dumps(answer)) from exc
-        read = counted(answer.get("usageMetadata"), "promptTokenCount", "totalTokenCount")
-        tokens = [None] * len(texts) if read is None else divided(read, [len(text.encode()) for text in texts])
-        metadata = {"request_id": headers.get("x-request-id")}
-        return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
+        return results_of(answer, _batch, texts, _tokens(answer), headers.get("x-request-id"))
 
-    def _settings(self) -> dict[str, Any]:
-        found = {
-            "taskType": str(self.params.get("task_type") or _USUAL_TASK).upper(),
-            "title": self.params.get("title"),
-            "outputDimensionality": self.params.get("output_dimensionality", self.params.get("dimensions")),
-        }
-        return {name: value for name, value in found.items() if value is not None}
+
+class VertexEmbeddings(ManyTextsModel):
+    """Gemini's models by `…:batchEmbedContents`, or `…:embedContent` for one text; the older ones by `…:predict`, as
+    Google's SDK does. `place`: the beginning of the path, see `VertexGenerate`."""
+
+    place: str = ""
+
+    def model_post_init(self, context: Any) -> None:
+        predicted = "gemini" not in self.model
+        self.most_texts = MOST_PREDICTED if predicted else MOST_TEXTS
+        self.most_bytes = MOST_PREDICTED_BYTES if predicted else self.most_bytes
+        super().model_post_init(context)
+
+    async def _embed(self, texts: list[str]) -> list[ChatResult]:
+        resource, asked = resource_of(self.model, self.place), settings_of(self.params)
+        if "gemini" not in self.model:
+            return await self._predicted(resource, texts, asked)
+        requests = [{"content": _content(text), **({"embedContentConfig": asked} if asked else {})} for text in texts]
+        many = len(texts) > 1
+        body = {"requests": requests} if many else requests[0]
+        path = f"{resource}:{'batchEmbedContents' if many else 'embedContent'}"
+        answer, headers = await self._post(orjson.dumps(body), path, len(texts))
+        vectors = _batch if many else lambda found: [found["embedding"]["values"]]
+        return results_of(answer, vectors, texts, _tokens(answer), headers.get("x-request-id"))
+
+    async def _predicted(self, resource: str, texts: list[str], asked: dict[str, Any]) -> list[ChatResult]:
+        size = asked.pop("outputDimensionality", None)
+        of_each = {{"taskType": "task_type"}.get(name, name): value for name, value in asked.items()}
+        body: dict[str, Any] = {"instances": [{"content": text, **of_each} for text in texts]}
+        if size is not None:
+            body["parameters"] = {"outputDimensionality": size}
+        answer, headers = await self._post(orjson.dumps(body), f"{resource}:predict", len(texts))
+        return results_of(answer, _predictions, texts, _counted_tokens(answer), headers.get("x-request-id"))
+
+
+def settings_of(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of vectors as Gemini names them."""
+    return without_nothing({
+        "taskType": str(params.get("task_type") or _USUAL_TASK).upper(),
+        "title": params.get("title"),
+        "outputDimensionality": params.get("output_dimensionality", params.get("dimensions")),
+    })  # fmt: skip
+
+
+def _content(text: str) -> dict[str, Any]:
+    return {"parts": [{"text": text}], "role": "user"}
+
+
+def _batch(answer: dict[str, Any]) -> list[Any]:
+    return [one["values"] for one in answer["embeddings"]]
+
+
+def _predictions(answer: dict[str, Any]) -> list[Any]:
+    return [one["embeddings"]["values"] for one in answer["predictions"]]
+
+
+def _tokens(answer: dict[str, Any]) -> int | None:
+    return counted(answer.get("usageMetadata"), "promptTokenCount", "totalTokenCount")
+
+
+def _counted_tokens(answer: dict[str, Any]) -> int | None:
+    """Return the sum of the tokens of all predictions, None if one has no count."""
+    try:
+        return sum(int(one["embeddings"]["statistics"]["token_count"]) for one in answer["predictions"])
+    except (KeyError, TypeError, ValueError):
+        return None

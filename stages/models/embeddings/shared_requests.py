@@ -27,11 +27,13 @@ Send = Callable[[list[str]], Awaitable[Sequence[T]]]
 
 @dataclass(eq=False)
 class SharedRequests(Generic[T]):
-    """Gathers texts for `send`, which takes `most_texts` and returns one result a text, in their order. A request that
-    is refused for what is in it is sent again text by text, so that only the rows at fault are rejected."""
+    """Gathers texts for `send`, which takes `most_texts` of `most_bytes` together and returns one result a text, in
+    their order. A request that is refused for what is in it is sent again text by text, so that only the rows at fault
+    are rejected."""
 
     send: Send[T]
     most_texts: int = MOST_TEXTS
+    most_bytes: int = MOST_BYTES
     _loops: "WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting[T]]" = field(default_factory=WeakKeyDictionary)
     _refused: int = 0
 
@@ -54,7 +56,7 @@ class SharedRequests(Generic[T]):
         """Send what waits, in at most so many requests at once."""
         waiting = self._loops[loop]
         while waiting.texts and len(waiting.requests) < _AT_ONCE:
-            task = loop.create_task(self._request(waiting.next_part(self.most_texts)))
+            task = loop.create_task(self._request(waiting.next_part(self.most_texts, self.most_bytes)))
             waiting.requests.add(task)
             task.add_done_callback(partial(self._ended, loop))
 
@@ -98,13 +100,13 @@ class _Waiting(Generic[T]):
     texts: deque[tuple[str, "asyncio.Future[T]"]] = field(default_factory=deque)
     requests: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    def next_part(self, most_texts: int) -> list[tuple[str, "asyncio.Future[T]"]]:
+    def next_part(self, most_texts: int, most_bytes: int) -> list[tuple[str, "asyncio.Future[T]"]]:
         """Take the texts of the next request, within the limits."""
         part: list[tuple[str, asyncio.Future[T]]] = []
         size = 0
         while self.texts and len(part) < most_texts:
             size += len(self.texts[0][0].encode())
-            if part and size > MOST_BYTES:
+            if part and size > most_bytes:
                 break
             part.append(self.texts.popleft())
         return part

@@ -36,19 +36,27 @@ _CONNECTION = frozenset(
 # Parameters that say how a request is sent, cached and paid for. None of them changes what a good answer is.
 HOW = frozenset((
     "stream", "stream_options", "service_tier", "prompt_cache_key", "prompt_cache_retention", "store", "metadata",
-    "user", "safety_identifier", "extra_headers", "citations",
+    "user", "safety_identifier", "extra_headers", "citations", "project", "location",
 ))  # fmt: skip
+_BEDROCK = ("bedrock", "bedrock_converse")  # LangChain's two classes
+Access = Callable[[Mapping[str, Any]], SignedAccess]
 
 
 @dataclass
 class ModelServices:
-    """Services that the models of a process share. `bedrock`: gives access to Bedrock for a model's parameters;
-    `tier`: of all models, None for that of each in the spec."""
+    """Services that the models of a process share. `bedrock`, `vertex`: give access to these clouds for a model's
+    parameters; `tier`: of all models, None for that of each in the spec."""
 
     limiters: Limiters = field(default_factory=Limiters)
     no_calls: bool = False  # only known answers are used
     tier: Tier | None = None
-    bedrock: Callable[[Mapping[str, Any]], SignedAccess] | None = None
+    bedrock: Access | None = None
+    vertex: Access | None = None
+
+    def access(self, provider: str, params: Mapping[str, Any]) -> SignedAccess | None:
+        """Return the access to a model on a cloud; None for any other. Raises SpecError."""
+        give = self.bedrock if provider in _BEDROCK else self.vertex if provider == "google_vertexai" else None
+        return None if give is None else give(params)
 
     def apart(self, *, no_calls: bool = False, tier: Tier | None = None) -> "ModelServices":
         """Return the services for one job, so that its limits can be changed while it runs."""
@@ -128,7 +136,7 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     _, credential = credential_of(provider, params)
     address = str(params.get("base_url") or credentials.base_url(provider))
     if provider != "openai" and address == credentials.own_address(provider):
-        address = ""  # as workers of earlier versions share the limit
+        address = _cloud_place(provider, params)  # empty, as workers of earlier versions share the limit
     limits = spec.limits
     return services.limiters.of(
         limit_key(choice.name, address, credential),
@@ -138,6 +146,13 @@ def limiter_of(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         gauge=f"{spec.name}/{stage.name}",
         ramps=provider != "offline",
     )
+
+
+def _cloud_place(provider: str, params: Mapping[str, Any]) -> str:
+    """Return the place in a cloud that has limits of its own, as far as a spec names it."""
+    if provider == "google_vertexai":
+        return credentials.google_cloud(params).path
+    return str(params.get("region_name") or "") if provider in _BEDROCK else ""
 
 
 def credential_of(provider: str, params: dict[str, Any]) -> tuple[str, str]:

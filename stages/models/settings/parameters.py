@@ -14,6 +14,7 @@ from stages.models.settings.choice import members_of
 from stages.models.wires.facts import Facts, facts_of, refused, room_to_think
 from stages.models.wires.schema_limits import unexpressible
 
+GIVE_LOGPROBS = frozenset(("openai", "google_genai", "google_vertexai"))
 _ROOM_S = 1_024  # tokens: the least that a model can be told to think
 
 
@@ -77,7 +78,7 @@ def gives_logprobs(choice: ModelChoice, stage: StageSpec, *, anywhere: bool = Fa
     provider, _, name = choice.name.partition(":")
     params = {**stage.params, **choice.params}
     facts, own = facts_of(provider, name), _is_own_address(provider, params)
-    if provider not in ("openai", "google_genai") or params.get("api") == "responses":
+    if provider not in GIVE_LOGPROBS or params.get("api") == "responses":
         return False
     by_responses = (own and facts.responses and "api" not in params) or bool(names_in(stage.tools, "provider"))
     if provider == "openai" and by_responses:

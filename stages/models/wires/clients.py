@@ -9,7 +9,7 @@ from stages.models import credentials
 from stages.models.wires.facts import Caching, caching_of, facts_of
 from stages.models.wires.protocols.anthropic import AnthropicMessages
 from stages.models.wires.protocols.converse import BedrockConverse
-from stages.models.wires.protocols.gemini import GeminiGenerate
+from stages.models.wires.protocols.gemini import GeminiGenerate, VertexGenerate
 from stages.models.wires.protocols.openai_chat import OpenAIChat
 from stages.models.wires.protocols.openai_responses import OpenAIResponses
 from stages.models.wires.protocols.wire import Wire
@@ -18,7 +18,7 @@ from stages.models.wires.transport import ProviderChatModel
 
 _WIRES: dict[str, Wire] = {
     "openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate(),
-    "bedrock_converse": BedrockConverse(),
+    "bedrock_converse": BedrockConverse(), "bedrock": BedrockConverse(),
 }  # fmt: skip
 _RESPONSES = OpenAIResponses()
 CHAT_ONLY = frozenset((
@@ -36,7 +36,8 @@ _LANGCHAIN = frozenset((
     "streaming", "stream_usage", "disable_streaming", "cache", "rate_limiter", "tags", "verbose", "callbacks", "name",
     "profile", "output_version", "transport", "model_kwargs", "anthropic_proxy", "include_response_headers",
     "region_name", "credentials_profile_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
-    "config", "provider", "base_model", "supports_tool_choice_values",
+    "config", "provider", "base_model", "supports_tool_choice_values", "project", "location", "credentials",
+    "api_endpoint", "api_transport", "request_parallelism", "endpoint_version", "full_model_name",
 ))  # fmt: skip
 
 
@@ -53,11 +54,11 @@ def client_of(
     """Return the chat model of a provider that has a wire; `access`: where its requests are signed; `cache`: it may
     cache prompts; `searches`: it has its provider search the web, which OpenAI does by the Responses API alone."""
     arguments = arguments_of(provider, name, {"api": "responses", **params} if searches else params, timeout_s)
-    if access is not None:
-        arguments |= {"sign": access.sign, "base_url": arguments["base_url"] or access.base_url}
     caching = _caching(provider, name, arguments["base_url"])
     if arguments["base_url"] == credentials.own_address(provider):
         arguments["facts"] = facts_of(provider, name)
+    if access is not None:
+        arguments |= {"sign": access.sign, "base_url": access.base_url}
     return ProviderChatModel(**arguments, caching=caching if cache or caching is None else caching.never)
 
 
@@ -80,7 +81,10 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
     batch_deployment = str(sent.pop("batch_deployment", None) or "")
     chat_only = not CHAT_ONLY.isdisjoint([*sent, *extra])
     by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
-    wire = _RESPONSES if by_responses else _WIRES[provider]
+    if provider == "google_vertexai":
+        wire: Wire = VertexGenerate(credentials.google_cloud(params).path)
+    else:
+        wire = _RESPONSES if by_responses else _WIRES[provider]
     setting, found = credentials.key_of(provider)
     key = sent.pop("api_key", None) or found
     return {
@@ -88,7 +92,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
         "wire": wire,
         "base_url": base_url,
         "api_key": SecretStr(key) if key else None,
-        "setting": setting,
+        "setting": setting or "the provider's credentials",
         "batch_deployment": batch_deployment,
         "timeout_s": timeout_s,
         "headers": headers,

@@ -210,19 +210,17 @@ _UNCACHED_ON_BEDROCK = ("claude-3-haiku", "claude-3-opus", "claude-3-sonnet")
 def facts_of(provider: str, model: str) -> Facts:
     """Return what a model takes, by the longest beginning of its name in the table: `gpt-5` is not `gpt-5.1`, but
     `gpt-5-mini` is a `gpt-5`."""
-    if provider == "bedrock_converse":
-        provider, model = _behind_bedrock(model)
+    provider, model = _behind(provider, model)
     return _found(_TABLE.get(provider, {}), model) or UNKNOWN
 
 
 @lru_cache(maxsize=256)
 def caching_of(provider: str, model: str) -> Caching | None:
     """Return how prompts of a model are cached; None where nothing is known of it."""
-    if provider == "bedrock_converse":
-        provider, model = _behind_bedrock(model)
-        if model.startswith(_UNCACHED_ON_BEDROCK):
-            return None
-    return _found(_CACHING.get(provider, {}), model)
+    maker, name = _behind(provider, model)
+    if provider == "bedrock_converse" and name.startswith(_UNCACHED_ON_BEDROCK):
+        return None
+    return _found(_CACHING.get(maker, {}), name)
 
 
 def _found(table: Mapping[str, Entry | None], model: str) -> Entry | None:
@@ -234,10 +232,13 @@ def _found(table: Mapping[str, Entry | None], model: str) -> Entry | None:
     return table[found] if found else None
 
 
-def _behind_bedrock(model: str) -> tuple[str, str]:
-    """Return the provider and its own name of a model on Bedrock: `us.anthropic.claude-…-v1:0`."""
-    _, found, name = model.rpartition("anthropic.")
-    return ("anthropic", name) if found else ("", model)
+def _behind(provider: str, model: str) -> tuple[str, str]:
+    """Return the provider and its own name of a model on a cloud: on Bedrock, `us.anthropic.claude-…-v1:0`, and on
+    Vertex AI."""
+    if provider == "bedrock_converse":
+        _, found, name = model.rpartition("anthropic.")
+        return ("anthropic", name) if found else ("", model)
+    return ("google_genai" if provider == "google_vertexai" else provider), model
 
 
 # Tokens that a default cap leaves for thoughts, by the effort; about what each effort is seen to take at most.

@@ -35,12 +35,14 @@ def _openai_error(status: int, message: str, code: str | None) -> Body:
 
 
 CHAT = Protocol(_same, lambda completion: completion, _openai_error)
+_GEMINI = Protocol(gemini.request, gemini.answer, gemini.error)
 _PATHS = (
     (re.compile(r"/v1/(chat/completions|embeddings)"), CHAT),
     (re.compile(r"/v1/responses"), Protocol(responses.request, responses.answer, _openai_error)),
     (re.compile(r"/v1/messages"), Protocol(anthropic.request, anthropic.answer, anthropic.error)),
     (re.compile(r"/model/[^/]+/converse"), Protocol(converse.request, converse.answer, converse.error)),
-    (re.compile(r"/v1(?:beta)?/models/[^/]+:generateContent"), Protocol(gemini.request, gemini.answer, gemini.error)),
+    (re.compile(r"/v1(?:beta)?/models/[^/]+:generateContent"), _GEMINI),
+    (re.compile(r"/v1beta1/(?:projects/[^/]+/locations/[^/]+/)?\S+:generateContent"), _GEMINI),  # Vertex AI
 )
 
 

@@ -107,14 +107,14 @@ def test_the_slots_of_a_server_are_filled_and_no_more(slots: int, spread: float)
 
 
 def test_a_server_whose_throughput_halves_beyond_64_is_kept_below() -> None:
-    server = measured(64, answers_of(0.1), cliff=64, seconds=120)
-    assert server.rate(40, 120) >= 0.8 * 64
-    assert server.median(40, 120) <= 1.5
+    server = measured(64, answers_of(0.2), cliff=64, seconds=120)
+    assert server.rate(30, 120) >= 0.95 * 64
+    assert server.median(30, 120) <= 1.1
 
 
-@pytest.mark.parametrize(("before", "after"), [(48, 16), (16, 48)])
-def test_slots_that_change_in_mid_run_are_found_again(before: int, after: int) -> None:
-    server = measured(lambda at: before if at < 40 else after, answers_of(0.1), seconds=100)
+@pytest.mark.parametrize(("before", "after", "seed"), [(48, 16, 1), (48, 16, 2), (16, 48, 1)])
+def test_slots_that_change_in_mid_run_are_found_again(before: int, after: int, seed: int) -> None:
+    server = measured(lambda at: before if at < 40 else after, answers_of(0.1), seconds=100, seed=seed)
     assert server.rate(10, 40) >= 0.95 * before
     assert server.rate(60, 100) >= 0.95 * after
     assert server.median(60, 100) <= 1.5

@@ -1,7 +1,9 @@
-"""Gemini's generateContent. No I/O. The forms are those of the SDK in the lock (`google-genai`), for AI Studio."""
+"""Gemini's generateContent, of AI Studio and of Vertex AI. No I/O. The forms are those of the SDK in the lock
+(`google-genai`)."""
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -93,6 +95,37 @@ class GeminiGenerate(WholeAnswers):
 
     def result(self, answer: dict[str, Any], headers: Mapping[str, str], model: str) -> ChatResult:
         return result_of(answer, model)
+
+
+@dataclass(frozen=True)
+class VertexGenerate(GeminiGenerate):
+    """`POST …/publishers/google/models/<model>:generateContent`, in the project and location of the path `place`. Who
+    asks is in the headers of its access."""
+
+    place: str
+
+    def path(self, model: str) -> str:
+        return f"{resource_of(model, self.place)}:generateContent"
+
+    def headers(self, key: str) -> dict[str, str]:
+        return {}
+
+    def body(self, request: Request) -> dict[str, Any]:
+        body = super().body(request)
+        cached = body.get("cachedContent")
+        if cached is not None and not cached.startswith("projects/"):
+            body["cachedContent"] = f"{self.place}{cached if '/' in cached else f'cachedContents/{cached}'}"
+        return body
+
+
+def resource_of(model: str, place: str) -> str:
+    """Return the name of a model as a resource of Vertex AI: `model`, `publisher/model`, or what is one already."""
+    if model.startswith("projects/"):
+        return model
+    if not model.startswith(("publishers/", "models/")):
+        publisher, _, name = model.rpartition("/")
+        model = f"publishers/{publisher or 'google'}/models/{name}"
+    return f"{place}{model}"
 
 
 # The request ----------------------------------------------------------------------------------------------------------

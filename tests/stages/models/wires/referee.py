@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,13 @@ Headers = dict[str, str]
 @dataclass
 class Referee:
     """`sent`: path, headers in lower case and body of each request; `next`: answers that are sent as they are (status,
-    body, headers), before any other."""
+    body, headers), before any other; `make`: makes the answer to any other body."""
 
     url: str = ""
     sent: list[tuple[str, Headers, Any]] = field(default_factory=list)
     next: list[tuple[int, Any, Mapping[str, str]]] = field(default_factory=list)
     rule: Rule | None = None
+    make: Callable[[Any], Any] | None = None
     raw_paths: list[str] = field(default_factory=list)
 
     @property
@@ -44,6 +45,8 @@ class Referee:
             status, body, extra = self.next.pop(0)
             data = body if isinstance(body, bytes) else orjson.dumps(body)
             return web.Response(status=status, body=data, headers={"Content-Type": "application/json", **extra})
+        if self.make is not None:
+            return web.Response(body=orjson.dumps(self.make(self.body)), content_type="application/json")
         protocol = protocol_of(request.path)
         assert protocol is not None, request.path
         try:

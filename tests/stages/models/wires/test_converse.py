@@ -268,3 +268,19 @@ def test_without_a_region_or_a_profile_a_sentence_says_so() -> None:
     assert found.base_url == "https://bedrock-runtime.eu-west-1.amazonaws.com"
     assert not found.has_credentials()
     assert bedrock_access(KEYS).has_credentials()
+
+
+async def test_an_api_key_of_bedrocks_goes_before_other_credentials(
+    referee: Referee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", referee.url)
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key-1")
+    await Both(referee, bedrock_access(KEYS), None).ask(CLAUDE, ASK)  # boto3 sends a key to https alone
+    assert referee.sent[0][1]["authorization"] == "Bearer bedrock-api-key-1"
+
+
+async def test_a_refused_signature_names_what_to_look_at(both: Both) -> None:
+    both.referee.next = [(403, {"message": "User is not authorized to perform bedrock:InvokeModel."}, {})]
+    with pytest.raises(FatalModelError) as caught:
+        await both.ask(CLAUDE, ASK)
+    assert caught.value.hint == "Check the account behind the provider's credentials."
