@@ -31,6 +31,7 @@ from pipeline.journal.announcements import AnnouncementsByRun
 from pipeline.journal.spool import Spools
 from pipeline.limits.live_limits import LiveLimits, load_limits
 from pipeline.limits.run_budget import RunBudget, RunBudgets
+from pipeline.planning.batches import MOST_ANSWERED_ROWS
 from pipeline.planning.job import Job
 from pipeline.provider_jobs.collection import refused_calls
 from pipeline.stores import Store
@@ -63,6 +64,7 @@ from stages.observer import BatchObserver
 
 _UNLIMITED = 1 << 60
 _COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
+_REUSED_ROWS = 2 * MOST_ANSWERED_ROWS  # of batches that are made of known answers at once, each of which takes a core
 _MOST_LOADS = 8
 _RECENT = 4  # runs whose answers are kept for a while, as their later batches may have equal rows
 
@@ -112,6 +114,7 @@ class BatchActivities:
     supervision: Supervision | None = None
     _announcements: AnnouncementsByRun = field(default_factory=AnnouncementsByRun)
     _memory: BatchMemory = field(default_factory=BatchMemory)
+    _reusing: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_REUSED_ROWS))
     _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _shared: WeakValueDictionary[tuple[str, str], Shared] = field(default_factory=WeakValueDictionary)
 
@@ -137,7 +140,8 @@ class BatchActivities:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
             async with self._memory.batches.reserve(size):
                 listeners = Listeners(progress.note, announced, _observer(request, job))
-                done = await reuse_answers(attempt, self.spools, listeners)
+                async with self._reusing.reserve(request.rows):
+                    done = await reuse_answers(attempt, self.spools, listeners)
                 if done is None:
                     context = await self._context(request, attempt, services, answers, listeners)
                     progress.tally, progress.waiting = context.tally, services.limiters.silence
