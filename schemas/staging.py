@@ -22,12 +22,13 @@ class RowRange(Noun):
 
 class PlannedBatch(Noun):
     """The rows of one batch, and the objects with records of them (None: there are none): from the partition's own
-    journal, and from journals elsewhere."""
+    journal, and from journals elsewhere. `digests`: the object with the digests of the rows (None: none is)."""
 
     rows: int
     ranges: tuple[RowRange, ...]
     known: str | None = None
     elsewhere: str | None = None
+    digests: str | None = None
 
 
 class OpenedPartition(Noun):

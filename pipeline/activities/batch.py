@@ -6,7 +6,7 @@ A drain or a long wait is a result, not a failure: it takes no attempt.
 import asyncio
 import datetime as dt
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from pipeline.activities.admission import MemoryAdmission
 from pipeline.activities.boundary import activity_boundary, heartbeating
 from pipeline.activities.jobs import Jobs
 from pipeline.enrichment import row_step
+from pipeline.enrichment.answered_batch import Listeners, reuse_answers
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context, row_context
@@ -30,6 +31,7 @@ from pipeline.journal.announcements import AnnouncementsByRun
 from pipeline.journal.spool import Spools
 from pipeline.limits.live_limits import LiveLimits, load_limits
 from pipeline.limits.run_budget import RunBudget, RunBudgets
+from pipeline.planning.batches import MOST_ANSWERED_ROWS
 from pipeline.planning.job import Job
 from pipeline.provider_jobs.collection import refused_calls
 from pipeline.stores import Store
@@ -49,9 +51,11 @@ from schemas.messages.batch import (
 )
 from schemas.messages.run import SetLimits
 from schemas.spec.tiers import uses_tier
+from stages.execution.attempt import BatchContext
 from stages.execution.equal_rows.claims import Claims
 from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Isolation, RowWatch
+from stages.journal.records import AnswerRecord
 from stages.models.failures.errors import Waiting
 from stages.models.row.parking import BatchParking
 from stages.models.row.scope import Tally
@@ -60,6 +64,7 @@ from stages.observer import BatchObserver
 
 _UNLIMITED = 1 << 60
 _COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
+_REUSED_ROWS = 2 * MOST_ANSWERED_ROWS  # of batches that are made of known answers at once, each of which takes a core
 _MOST_LOADS = 8
 _RECENT = 4  # runs whose answers are kept for a while, as their later batches may have equal rows
 
@@ -109,6 +114,7 @@ class BatchActivities:
     supervision: Supervision | None = None
     _announcements: AnnouncementsByRun = field(default_factory=AnnouncementsByRun)
     _memory: BatchMemory = field(default_factory=BatchMemory)
+    _reusing: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_REUSED_ROWS))
     _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _shared: WeakValueDictionary[tuple[str, str], Shared] = field(default_factory=WeakValueDictionary)
 
@@ -128,26 +134,19 @@ class BatchActivities:
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             announced = await following.enter_async_context(self._announcements.followed(store, request.ref.run))
-            shared = self._shared_of(request)
-            context = await batch_context(attempt, shared, self.drain, self.spools, answers, announced)
-            context.no_calls = services.no_calls
-            context.parking = await self._parking(request, attempt, services)
-            context.on_row, progress.tally, progress.waiting = progress.note, context.tally, services.limiters.silence
             progress.loads = partial(_loads, services)
-            context.observer = _observer(request, job)
+            size = await asyncio.to_thread(_bytes_of, job, request)
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
-                context.watch = self.supervision.watch
-                context.memory = self._memory.rows
-                context.claims = self.supervision.claims_of(request, context.shared)
-                context.on_stuck = self.supervision.stuck
-                context.isolation = self.supervision.isolation(request, self.spools, context.tally)
-            size = await asyncio.to_thread(_bytes_of, job, request)
-            async with (
-                self._memory.batches.reserve(size),
-                self._under_limits(request, job, services) as context.budget,
-            ):
-                done = await enrich_batch(attempt, context)
+            async with self._memory.batches.reserve(size):
+                listeners = Listeners(progress.note, announced, _observer(request, job))
+                async with self._reusing.reserve(request.rows):
+                    done = await reuse_answers(attempt, self.spools, listeners)
+                if done is None:
+                    context = await self._context(request, attempt, services, answers, listeners)
+                    progress.tally, progress.waiting = context.tally, services.limiters.silence
+                    async with self._under_limits(request, job, services) as context.budget:
+                        done = await enrich_batch(attempt, context)
         spent = _spent(progress.tally)
         if done.receipt:
             return BatchResult(
@@ -159,6 +158,28 @@ class BatchActivities:
         if done.parked_calls.calls:
             return BatchResult(state="parked", parked_calls=done.parked_calls, spent=spent)
         return BatchResult.model_validate({**_halted(done.stopped), "spent": spent})
+
+    async def _context(
+        self,
+        request: BatchRequest,
+        attempt: BatchAttempt,
+        services: ModelServices,
+        answers: Sequence[AnswerRecord],
+        listeners: Listeners,
+    ) -> BatchContext:
+        """Return the context in which a batch's rows are run."""
+        shared = self._shared_of(request)
+        context = await batch_context(attempt, shared, self.drain, self.spools, answers, listeners.announced)
+        context.no_calls = services.no_calls
+        context.parking = await self._parking(request, attempt, services)
+        context.on_row, context.observer = listeners.on_row, listeners.observer
+        if self.supervision is not None:
+            context.watch = self.supervision.watch
+            context.memory = self._memory.rows
+            context.claims = self.supervision.claims_of(request, context.shared)
+            context.on_stuck = self.supervision.stuck
+            context.isolation = self.supervision.isolation(request, self.spools, context.tally)
+        return context
 
     @activity.defn
     @activity_boundary

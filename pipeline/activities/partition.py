@@ -50,7 +50,10 @@ log = logging.getLogger("tandem.activities")
 # Rows of partitions that are published at once: a row takes some 500 bytes to sum and merge the journal, and a merge
 # of data holds a few row groups.
 _PUBLISHED_ROWS = 20_000
-_OPENED_ROWS = 100_000  # rows of partitions that are opened at once: joining a row to its journal takes some 300 bytes
+# Rows of partitions that are opened at once: joining a row to its journal takes some 300 bytes. One that keeps a core
+# busy takes half of the room at least, as each reads its journal some thousand records at a time.
+_OPENED_ROWS = 100_000
+_BUSY_ROWS = 4_000
 _REFUSALS = (ChecksFailed, RejectRateExceeded)  # errors of partitions that were enriched fully
 
 
@@ -78,7 +81,7 @@ class PartitionActivities:
             if request.lost_to is not None:
                 await asyncio.to_thread(commits.reopen, store, request.partition, base=request.lost_to)
             await asyncio.to_thread(self.spools.absorb, store, request.partition)
-            async with self._opening.reserve(request.limit):
+            async with self._opening.reserve(_room_to_open(request.limit)):
                 work = PartitionRun(job, plan, store, request.partition, progress.note)
                 opening = await asyncio.to_thread(open_partition, work, limit=request.limit, folder=folder)
         if opening.opened is None or opening.key is None:
@@ -152,6 +155,10 @@ class PartitionActivities:
             await asyncio.to_thread(cleanup.remove_staged, store, opened, folder)
         except Exception as exc:  # noqa: BLE001  it is published; a failed cleanup must not undo that
             log.warning("%s: published, but not cleaned up: %s", manifest.partition, exc)
+
+
+def _room_to_open(rows: int) -> int:
+    return rows if rows < _BUSY_ROWS else max(rows, _OPENED_ROWS // 2)
 
 
 async def refuse_held(client: Client, store: Store, request: OpenRequest) -> None:

@@ -9,14 +9,16 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.enrichment.attempt import BatchAttempt
+from pipeline.enrichment.row_digests import IDENTITY, BatchDigests
 from pipeline.review.questions import PENDING, question_rows
 from pipeline.sinks.row_files import REJECTS, index_table
 from schemas.manifest import Answerers, Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
 from stages.contract import BY, REJECTED, ROW, AnyStage, GraphStage, TableStage
+from stages.execution.answered_rows import AnsweredRows
 from stages.execution.provenance import RowProvenance
-from stages.execution.row_flow import RejectedRow, RowTable, answer_of, apply_stage, take_answers
+from stages.execution.row_flow import RejectedRow, RowTable, answer_of, apply_stage, take_answers, take_outputs
 from stages.execution.unsettled import ID, unsettled
 from stages.journal.fingerprints import digests, row_ids
 from stages.journal.known import Known
@@ -27,14 +29,17 @@ from stages.observer import RowOutcome
 class BatchTable:
     """The batch's table between its stages, and the outcome of each source row. Rows are named by their position."""
 
-    def __init__(self, attempt: BatchAttempt, rows: pl.DataFrame) -> None:
+    def __init__(self, attempt: BatchAttempt, rows: pl.DataFrame, known: BatchDigests | None = None) -> None:
         self.job = attempt.job
         self.attempt = attempt
         self.source = rows
-        self.ids = row_ids(rows, self.job.spec.source.key)
+        self.digests = known or BatchDigests({})
+        ids = self.digests.texts(IDENTITY)
+        self.ids = row_ids(rows, self.job.spec.source.key) if ids is None else ids.to_list()
         self.table = RowTable.of_source(rows, self.job.snapshot.schema)
         self.rejects: list[tuple[int, dict[str, Any]]] = []
         self.answered: dict[int, list[tuple[GraphStage, RowRecord]]] = {}
+        self.known: list[tuple[list[int], AnsweredRows]] = []
         self.pending: dict[int, list[dict[str, Any]]] = {}
         self.parked: set[int] = set()
         self.rejected: set[int] = set()
@@ -72,6 +77,19 @@ class BatchTable:
             else:
                 self._reject(row, stage, record)
         self.table = take_answers(stage, self.table, [answer_of(record) for record in records]).table
+
+    def take_columns(self, found: AnsweredRows) -> None:
+        """Do as `take` does, with outcomes of earlier runs that are there for all rows."""
+        stage, positions = found.stage, self.table.positions
+        self.reused.update(positions)
+        if answered_by := found.answered_by():
+            self.answered_by[stage.name].update(answered_by)
+        rejected = found.rejected
+        for place in rejected:
+            self._reject(positions[place], stage, found.record(place))
+        self.known.append((positions, found))
+        left = rejected if stage.spec.on_reject == "drop" else ()
+        self.table = take_outputs(stage, self.table, found.outputs(), left)
 
     def apply(self, stage: TableStage) -> None:
         """Apply a table stage, and account for the rows that it rejects."""
@@ -150,7 +168,7 @@ class BatchTable:
         """Return the last answer of a source row that wrote one of these columns, or that a column may be computed from
         if no model wrote it. An empty answer if the columns are the source's, or if the row was exploded, as its part
         is not known."""
-        answered = self.answered.get(row, [])
+        answered = self._answers_to(row)
         wrote = [(stage, record) for stage, record in answered if stage.fields.keys() & judged]
         written = {name for stage in self.job.stages for name in stage.fields}
         if not wrote and judged - written - set(self.source.columns):
@@ -167,6 +185,14 @@ class BatchTable:
             "calls": orjson.dumps(record.calls).decode(),
             "answered": True,
         }
+
+    def _answers_to(self, row: int) -> list[tuple[GraphStage, RowRecord]]:
+        """Return the answers to a source row so far, with their stages."""
+        found = list(self.answered.get(row, ()))
+        for positions, rows in self.known:
+            records = (rows.record(place) for place, position in enumerate(positions) if position == row)
+            found += [(rows.stage, record) for record in records if record.status == "ok"]
+        return found
 
     def outcomes(self) -> Iterator[RowOutcome]:
         """Yield the outcome of each source row, as `counts` has them."""
@@ -205,7 +231,9 @@ class BatchTable:
             table = table.select([name for name in table.column_names if name not in keys])
             if self.provenance is not None:
                 table = self.provenance.append_to(table, positions)
-        index = index_table(bytes.fromhex("".join(self.ids)), digests(self.source, self.source.columns))
+        index = self.digests.index()
+        if index is None:
+            index = index_table(bytes.fromhex("".join(self.ids)), digests(self.source, self.source.columns))
         reject_lines = [line for row, line in self.rejects if row not in self.pending]
         pending_lines = [line for lines in self.pending.values() for line in lines]
         rejects = pa.Table.from_pylist(reject_lines, schema=REJECTS) if reject_lines else None

@@ -10,9 +10,11 @@ import polars as pl
 
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.row_step import _row
+from pipeline.enrichment.staging import known_bytes
 from pipeline.journal import segments
 from pipeline.journal.announcements import Announcements
 from pipeline.journal.answers.calls import CallFinder
+from pipeline.journal.known_file import records_of
 from pipeline.journal.segments import SegmentWriter
 from pipeline.journal.spool import Spools
 from pipeline.planning.known_answers import other_journals
@@ -26,7 +28,7 @@ from stages.execution.row_prints import row_prints
 from stages.execution.unsettled import is_shareable
 from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord
-from stages.journal.segments import decode_segment, encode_segment
+from stages.journal.segments import encode_segment
 from stages.journal.writer import Journal
 
 
@@ -120,7 +122,7 @@ async def _opened_with(attempt: BatchAttempt, answers: Iterable[AnswerRecord]) -
     """Load people's answers, and the records that `open` found in the partition's journal for the batch."""
     known = Known(answers)
     if attempt.batch.known is not None:
-        for record in decode_segment(await asyncio.to_thread(attempt.store.get, attempt.batch.known)).records:
+        for record in records_of(await asyncio.to_thread(known_bytes, attempt.store, attempt.batch.known)):
             known.add(record)
     return known
 
@@ -134,7 +136,7 @@ def _elsewhere(attempt: BatchAttempt) -> list[Record]:
     """Load the records that `open` found in other journals for the batch."""
     if attempt.batch.elsewhere is None:
         return []
-    records = decode_segment(attempt.store.get(attempt.batch.elsewhere)).records
+    records = records_of(known_bytes(attempt.store, attempt.batch.elsewhere))
     return [_shared(record, attempt.run) for record in records if is_shareable(record)]
 
 

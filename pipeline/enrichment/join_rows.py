@@ -2,25 +2,35 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
+from pipeline.enrichment.row_digests import CONTENT, IDENTITY, RowDigests, add_published, as_staged, fingerprints_of
 from pipeline.enrichment.selection import duplicate_keys
 from pipeline.journal.answers.elsewhere import Needed
 from pipeline.journal.compacted import HELD_BYTES
 from pipeline.journal.join import JournalJoin, collect, hashed
-from pipeline.planning.batches import BATCH_BYTES, MOST_BATCH_ROWS, batches_over, cut, equal_batches, rows_within
+from pipeline.planning.batches import (
+    BATCH_BYTES,
+    MOST_ANSWERED_ROWS,
+    MOST_BATCH_ROWS,
+    batches_over,
+    cut,
+    equal_batches,
+    rows_within,
+)
 from pipeline.planning.job import Job, source_stages
 from schemas import ids
+from schemas.digests import file_sha256
 from schemas.staging import PlannedBatch
-from stages.contract import GraphStage, graph_stages
+from stages.contract import graph_stages
 from stages.execution.row_prints import row_prints
-from stages.journal.fingerprints import row_ids
+from stages.journal.fingerprints import digests, row_ids
 from stages.journal.segments import line_of, segment_of
 
 
@@ -76,56 +86,54 @@ class RowKeys:
 
 class RowJoin:
     """A partition's rows joined with its journal. They are read once, some at a time: keys must be unique, and answered
-    rows are put into larger batches, without the calls that led to their answers."""
+    rows are put into larger batches, without the calls that led to their answers. `folder` is local."""
 
-    def __init__(self, work: PartitionRun, rows: int) -> None:
+    def __init__(self, work: PartitionRun, rows: int, folder: Path) -> None:
+        self._work = work
         self._job = work.job
         self._store = work.store
         self._entry = work.entry
-        self._run = work.plan.run
         self._rows = rows
-        self._most = rows_within(BATCH_BYTES, work.job.snapshot.row_bytes(work.entry), MOST_BATCH_ROWS)
-        self._note = work.note
-        self._others = work.others
+        self._folder = folder
+        row_bytes = work.job.snapshot.row_bytes(work.entry)
+        self._most = rows_within(BATCH_BYTES, row_bytes, MOST_BATCH_ROWS)
+        self._most_answered = rows_within(BATCH_BYTES, row_bytes, MOST_ANSWERED_ROWS)
         self._stages = source_stages(work.job)
-        self._keys: list[pl.Series] = []
+        self._digests = RowDigests(folder / "digests")
 
     def refuse_duplicates(self) -> None:
         """Read the rows' identities only. Raises DuplicateKeys, InputChanged."""
-        self._refuse_equal(self._columns([self._identities])[0])
+        for rows in self._frames():
+            self._digests.add(IDENTITY, self._identities(rows))
+            self._work.note(rows.height)
+        self._refuse_equal(self._digests.keys(IDENTITY))
 
     def read(self) -> None:
         """Read the rows' identities and fingerprints. Raises DuplicateKeys, InputChanged."""
-        prints = [partial(self._prints, stage) for stage in self._stages]
-        self._keys = self._columns([self._identities, *prints])
+        known = add_published(self._digests, self._work, self._rows)
+        for rows in self._frames():
+            ids = b"" if known and all(stage.spec.share for stage in self._stages) else self._identities(rows)
+            if not known:
+                self._digests.add(IDENTITY, ids)
+            for stage in self._stages:
+                self._digests.add(stage.fingerprint, fingerprints_of(stage, rows, ids))
+            self._work.note(rows.height)
         if self._job.spec.source.key:
-            self._refuse_equal(self._keys[0])
+            self._refuse_equal(self._digests.keys(IDENTITY))
 
-    def _identities(self, rows: pl.DataFrame) -> list[str]:
-        return row_ids(rows, self._job.spec.source.key)
-
-    def _prints(self, stage: GraphStage, rows: pl.DataFrame) -> list[str]:
-        return row_prints(stage, rows, self._identities(rows) if not stage.spec.share else [])
+    def _identities(self, rows: pl.DataFrame) -> bytes:
+        return digests(rows, self._job.spec.source.key or rows.columns)
 
     def _frames(self) -> Iterator[pl.DataFrame]:
-        for batch in equal_batches(self._entry, self._most, self._rows):
+        for batch in equal_batches(self._entry, self._most_answered, self._rows):
             yield self._job.snapshot.read(self._entry.partition, batch.ranges)
 
-    def _columns(self, functions: Sequence[Callable[[pl.DataFrame], list[str]]]) -> list[pl.Series]:
-        """Return the hashes of each function's value of each row, a column per function."""
-        parts = [[hashed([])] for _ in functions]
-        for rows in self._frames():
-            for column, function in zip(parts, functions, strict=True):
-                column.append(hashed(function(rows)))
-            self._note(rows.height)
-        return [pl.concat(column) for column in parts]
-
     def _refuse_equal(self, identities: pl.Series) -> None:
-        """Raise DuplicateKeys where two identities that share a hash are the same."""
+        """Raise DuplicateKeys where two identities that share a key are the same."""
         doubtful = set(identities.filter(identities.is_duplicated()).to_list())
         seen: set[str] = set()
         for rows in self._frames() if doubtful else ():
-            found = self._identities(rows)
+            found = row_ids(rows, self._job.spec.source.key)
             for row, (identity, key) in enumerate(zip(found, hashed(found), strict=True)):
                 if key not in doubtful:
                     continue
@@ -134,31 +142,46 @@ class RowJoin:
                     raise duplicate_keys(self._entry.partition, {name: rows[name][row] for name in columns})
                 seen.add(identity)
 
-    def batches_with_records(self, size: int, folder: str, local: Path) -> tuple[list[PlannedBatch], list[str]]:
-        """Return the batches, each with the objects of its rows' known records, and damaged parts of the journal."""
-        rows = RowKeys(self._keys[0], self._keys[1:], self._job)
+    def batches_with_records(self, size: int, staging: str) -> tuple[list[PlannedBatch], list[str]]:
+        """Return the batches, each with the objects of its rows' digests and known records, and damaged parts of the
+        journal."""
+        prints = [self._digests.keys(stage.fingerprint) for stage in self._stages]
+        rows = RowKeys(self._digests.keys(IDENTITY), prints, self._job)
         keys = rows.all
-        own = collect([(self._store, self._entry.partition)], pl.concat(keys), local)
-        needed = rows.needed(own)
-        places = self._others.places({self._entry.partition: needed})[self._entry.partition]
-        other = self._others.collect(places, needed, local)
+        own = collect([(self._store, self._entry.partition)], pl.concat(keys), self._folder)
+        needed, others = rows.needed(own), self._work.others
+        places = others.places({self._entry.partition: needed})[self._entry.partition]
+        other = others.collect(places, needed, self._folder)
         answered = rows.answered([own] if other is None else [own, other])
         sizes = self._sizes(answered, size)
         batches = batches_over(self._entry, sizes)
-        batch = pl.Series("batch", [number for number, rows in enumerate(sizes) for _ in range(rows)], dtype=pl.Int64)
+        batch = pl.Series("batch", np.repeat(np.arange(len(sizes)), sizes), dtype=pl.Int64)
         required = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
         if other is not None:
             self._carry(other, pl.concat(keys))
         files = [("known", own)] if other is None else [("known", own), ("elsewhere", other)]
         for kind, joined in files:
-            for number, path in joined.by_batch(required, local, kind).items():
-                with path.open("rb") as stream:
-                    content = hashlib.file_digest(stream, "sha256").hexdigest()
-                target = ids.staged(folder, number, kind, content, "jsonl")
+            for number, path in joined.by_batch(required, self._folder, kind).items():
+                target = ids.staged(staging, number, kind, file_sha256(path), "arrow")
                 self._store.upload(target, path)
                 batches[number] = batches[number].model_copy(update={kind: target})
-                self._note(0)
-        return batches, own.damage
+                self._work.note(0)
+        return self._with_digests(batches, staging), own.damage
+
+    def _with_digests(self, batches: Sequence[PlannedBatch], staging: str) -> list[PlannedBatch]:
+        """Stage the digests of the batches that have known records."""
+        stages = self._job.stages
+        prints = [one.fingerprint for one in self._stages if as_staged(one, stages[: stages.index(one)])]
+        found, start = [], 0
+        for number, batch in enumerate(batches):
+            target = None
+            if batch.known is not None:
+                data = self._digests.encoded(start, batch.rows, [IDENTITY, CONTENT, *prints])
+                target = ids.staged(staging, number, "digests", hashlib.sha256(data).hexdigest(), "arrow")
+                self._store.put_absent(target, data)
+            found.append(batch.model_copy(update={"digests": target}))
+            start += batch.rows
+        return found
 
     def _carry(self, other: JournalJoin, keys: pl.Series) -> None:
         """Copy what led to the rows' outcomes into the partition's own journal: it must be whole by itself. The
@@ -171,15 +194,15 @@ class RowJoin:
                 if size >= HELD_BYTES:
                     self._put_carried(held)
                     held, size = [], 0
-            self._note(0)
+            self._work.note(0)
         if held:
             self._put_carried(held)
 
     def _put_carried(self, lines: list[bytes]) -> None:
-        key = ids.journal_carried(self._entry.partition, self._run, uuid.uuid4().hex)
+        key = ids.journal_carried(self._entry.partition, self._work.plan.run, uuid.uuid4().hex)
         self._store.put_absent(key, segment_of(lines))
 
     def _sizes(self, answered: pl.Series, size: int) -> list[int]:
         if self._job.spec.limits.batch_rows is not None:
             return [min(size, self._rows - start) for start in range(0, self._rows, size)]
-        return cut((~answered).to_list(), size, max(size, self._most))
+        return cut((~answered).to_list(), size, max(size, self._most), max(size, self._most_answered))

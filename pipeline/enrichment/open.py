@@ -110,10 +110,10 @@ def _batches(chosen: _Chosen, folder: str, local: Path, *, known: bool) -> tuple
     work, rows = chosen.work, chosen.rows
     job, entry = work.job, work.entry
     size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry) if rows else 0)
-    join = RowJoin(work, rows)
+    join = RowJoin(work, rows, local)
     if known and not work.plan.selection.fresh:
         join.read()
-        return join.batches_with_records(size, folder, local)
+        return join.batches_with_records(size, folder)
     if job.spec.source.key and not chosen.checked:
         join.refuse_duplicates()
     return equal_batches(entry, size, rows), []

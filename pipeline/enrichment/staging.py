@@ -69,6 +69,14 @@ def staged_table(store: Store, file: StagedFile) -> pa.Table:
     return table_of(data)
 
 
+def known_bytes(store: Store, key: str) -> bytes:
+    """Read a batch's known records, whose key names their digest. Raises StoreError where their bytes are not those."""
+    data = store.get(key)
+    if not Path(key).stem.endswith(f"-{hashlib.sha256(data).hexdigest()}"):
+        raise StoreError(f"{store.uri}/{key}: its bytes are not those that were staged.")
+    return data
+
+
 def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str]) -> pl.DataFrame:
     """Return the questions that the partition waits for."""
     staging = StagingFolder(store, opened.folder)

@@ -13,6 +13,7 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.context import batch_context
 from pipeline.enrichment.trial import Trial
 from pipeline.journal import join
+from pipeline.journal.known_file import records_of
 from pipeline.planning.job import Ready, source_stages
 from schemas.errors import SourceError, UsageError
 from schemas.staging import PlannedBatch
@@ -24,7 +25,6 @@ from stages.execution.guards.isolation import RowWatch
 from stages.execution.row_prints import row_prints
 from stages.journal.fingerprints import row_ids
 from stages.journal.records import Record, now
-from stages.journal.segments import decode_segment
 from stages.mcp_servers.sessions import close_servers
 from stages.models.wires.http import close_session
 
@@ -107,7 +107,7 @@ def _known(ready: Ready, partition: str, rows: pl.DataFrame) -> list[Record]:
         keys += row_prints(stage, rows, keys[: rows.height])
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
         files, _ = join.split_by_batch(ready.store, partition, join.keys_of_batch(0, keys), Path(local))
-        return [record for path in files.values() for record in decode_segment(path.read_bytes()).records]
+        return [record for path in files.values() for record in records_of(path.read_bytes())]
 
 
 def _rows(ready: Ready, tried: Tried) -> list[tuple[str, pl.DataFrame]]:

@@ -21,6 +21,7 @@ from pipeline.estimates.row_changes import row_changes
 from pipeline.journal import compacted, segments
 from pipeline.journal.answers.elsewhere import Needed, OtherJournals
 from pipeline.journal.join import JournalJoin, Place, collect, has_journal, hashed
+from pipeline.journal.known_file import records_of
 from pipeline.journal.spool import Spools
 from pipeline.planning import batches
 from pipeline.planning.batches import equal_batches
@@ -38,7 +39,6 @@ from stages.execution.unsettled import is_shareable
 from stages.journal.fingerprints import row_ids
 from stages.journal.known import Known
 from stages.journal.records import Record
-from stages.journal.segments import decode_segment
 
 
 @dataclass
@@ -209,7 +209,7 @@ class PartitionCount:
         wanted = wanted.with_columns(calls=True)
         for kind, joined in (("known", self._own), ("elsewhere", other)):
             for number, path in (joined.by_batch(wanted, self._folder, kind) if joined is not None else {}).items():
-                records = decode_segment(path.read_bytes()).records
+                records = records_of(path.read_bytes())
                 kept = records if kind == "known" else [record for record in records if is_shareable(record)]
                 found.setdefault(number, []).extend(kept)
         return found

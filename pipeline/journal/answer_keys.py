@@ -50,6 +50,11 @@ def _of_full_digests(digests: pl.Series) -> npt.NDArray[np.uint64] | None:
     return numbers >> np.uint64(4)
 
 
+def of_first_bytes(numbers: npt.NDArray[np.uint64]) -> pl.Series:
+    """Return the keys of digests in binary, by the first eight bytes of each as a number."""
+    return pl.Series("key", numbers.astype(np.uint64) >> np.uint64(64 - 4 * _DIGITS), dtype=KEYS)
+
+
 def of_digest(digest: str) -> int:
     """Return the key of one digest."""
     return int(digest[:_DIGITS], 16)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
-from pipeline.stores.parquet import batches_of
+from pipeline.stores.parquet import batches_of, groups_of
 from schemas import ids
 from schemas.errors import ObjectMissing
 from stages.journal.records import (
@@ -52,6 +52,7 @@ Wanted = Callable[[pl.DataFrame], bool]
 REQUEST, COMMON = "request", "common"
 REQUESTS = (REQUEST, COMMON)  # kinds that are for people only: in row groups of their own, behind the others
 CHUNK = 4_000  # records as Arrow
+_JOINED = 4 * CHUNK  # that are joined with rows at once
 _HELD = 2_000  # records as objects, which take several times as much
 HELD_BYTES = 8_000_000  # of requests
 
@@ -146,7 +147,9 @@ def _chunks(
         of_requests = [group for group in range(parquet.num_row_groups) if _is_of_requests(parquet, group)]
         others = [group for group in range(parquet.num_row_groups) if group not in of_requests]
         if wanted is not None:
-            yield from _wanted_groups(parquet, [*others, *(of_requests if requests else ())], columns, wanted)
+            some = groups_of(parquet.metadata, _JOINED, others)
+            yield from _wanted_groups(parquet, some, columns, wanted)
+            yield from _wanted_groups(parquet, [[group] for group in of_requests if requests], columns, wanted)
             return
         for batch in batches_of(parquet, CHUNK, columns, others):
             yield pl.DataFrame(pa.Table.from_batches([batch]))
@@ -161,12 +164,15 @@ def _is_of_requests(parquet: pq.ParquetFile, group: int) -> bool:
 
 
 def _wanted_groups(
-    parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], wanted: Wanted
+    parquet: pq.ParquetFile, groups: Iterable[list[int]], columns: Sequence[str], wanted: Wanted
 ) -> Iterator[pl.DataFrame]:
     narrow = [name for name in columns if name != "body"]
-    for group in groups:
-        if wanted(pl.DataFrame(parquet.read_row_group(group, narrow))):
-            yield pl.DataFrame(parquet.read_row_group(group, list(columns)))
+    for some in groups:
+        found = pl.DataFrame(parquet.read_row_groups(some, narrow))
+        if wanted(found):
+            body = pl.DataFrame(parquet.read_row_groups(some, ["body"]))
+            yield pl.concat([found, body], how="horizontal").select(columns)
+        pa.default_memory_pool().release_unused()
 
 
 def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:

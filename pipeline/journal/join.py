@@ -2,40 +2,40 @@
 
     collect          read the partition's records once, keep on this machine those that any of its rows may use
     answered         find the rows that need no call any more, so that batches are cut by the remaining work
-    by_batch         write a local file in segment form for each batch
+    by_batch         write a local file for each batch (`pipeline.journal.known_file`)
 
 Memory holds hashes of keys, never answers, however large the journal is. Two keys of one hash, which one in 300,000
 partitions of ten million rows has, are no error: a batch gets a record that it cannot use, or a row without its calls.
 """
 
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import orjson
 import polars as pl
 import pyarrow as pa
 
-from pipeline.journal import answer_keys, compacted
+from pipeline.journal import answer_keys, compacted, known_file
 from pipeline.journal.compacted import COMMON, REQUEST, REQUESTS
+from pipeline.journal.known_file import REJECT
 from pipeline.journal.segments import Reading
 from pipeline.stores import Store
 from schemas import ids
-from stages.journal.segments import FORMAT
 
 _HASHED = ("id", "key", "stage")
-_COLUMNS = ("kind", *_HASHED, "body")
-_REJECT = "reject"  # the kind of a rejected row here; in the journal both are `row`
+_COLUMNS = tuple(known_file.COLUMNS.names)
 # In an answer, the quotes of such a text would have backslashes.
 _KIND = (
     pl.when((pl.col("kind") == "row") & pl.col("body").bin.contains(b'"status":"rejected"'))
-    .then(pl.lit(_REJECT))
+    .then(pl.lit(REJECT))
     .otherwise(pl.col("kind"))
     .alias("kind")
 )
 _LISTINGS = 3  # a reader lists again if a listed object is gone
-_SPILL = pa.schema([pa.field("number", pa.uint32()), pa.field("body", pa.binary())])
+_SPILL = pa.schema([pa.field("number", pa.uint32()), *known_file.COLUMNS])
 
 
 def hashed(keys: Sequence[str] | pl.Series) -> pl.Series:
@@ -64,13 +64,13 @@ class JournalJoin:
         voided; with `ok` an answer, no reject."""
         mine = self.keys.filter(pl.col("stage") == hashed([stage]).item())
         voided = mine.filter(pl.col("kind") == "void")["key"]
-        outcomes = pl.col("kind").is_in(["row"] if ok else ["row", _REJECT])
+        outcomes = pl.col("kind").is_in(["row"] if ok else ["row", REJECT])
         known = mine.filter(outcomes & ~pl.col("key").is_in(voided.implode()))["key"]
         return rows.is_in(known.implode())
 
     def has_rows(self, identities: pl.Series) -> pl.Series:
         """Return True for each of these identities (hashed) of which there is an outcome in any stage."""
-        return identities.is_in(self.keys.filter(pl.col("kind").is_in(["row", _REJECT]))["id"].implode())
+        return identities.is_in(self.keys.filter(pl.col("kind").is_in(["row", REJECT]))["id"].implode())
 
     def by_batch(self, batch_keys: pl.DataFrame, folder: Path, name: str = "known") -> dict[int, Path]:
         """Write a file for each batch, its name begun by `name`. `batch_keys` has columns `batch`, `key` (an identity
@@ -82,16 +82,14 @@ class JournalJoin:
         useful = pairs.join(batch_keys, on="key").filter(pl.col("calls") | ~pl.col("single"))
         matched = useful.select("number", "batch").unique()
         files: dict[int, Path] = {}
-        for bodies in self._bodies():
-            found = matched.join(bodies, on="number").sort("number")
+        for records in self._records():
+            found = matched.join(records, on="number").sort("number")
             for (batch,), part in found.group_by("batch", maintain_order=True):
                 assert isinstance(batch, int)
                 if batch not in files:
-                    files[batch] = folder / f"{name}-{batch:05d}.jsonl"
-                    files[batch].write_bytes(orjson.dumps({"tandem_journal": FORMAT}) + b"\n")
-                lines = b"".join(b"%08x %b\n" % (zlib.crc32(body), body) for body in part["body"].to_list())
-                with files[batch].open("ab") as out:
-                    out.write(lines)
+                    files[batch] = folder / f"{name}-{batch:05d}.arrow"
+                    files[batch].unlink(missing_ok=True)
+                known_file.append(files[batch], part)
         return files
 
     def to_carry(self, keys: pl.Series) -> Iterator[list[bytes]]:
@@ -99,19 +97,19 @@ class JournalJoin:
         requests, steps and voids. `keys`: identities or row fingerprints, hashed."""
         wanted = keys.unique().implode()
         mine = self.keys.filter(
-            ~pl.col("kind").is_in(["row", _REJECT, "pending", COMMON])
+            ~pl.col("kind").is_in(["row", REJECT, "pending", COMMON])
             & (pl.col("id").is_in(wanted) | pl.col("key").is_in(wanted))
         )
         named = mine.filter(pl.col("kind") == REQUEST)["stage"].unique()
         commons = self.keys.filter((pl.col("kind") == COMMON) & pl.col("key").is_in(named.implode()))
         numbers = pl.concat([mine.select("number", "kind"), commons.select("number", "kind")])
-        for bodies in self._bodies() if numbers.height else ():
-            found = bodies.join(numbers, on="number")
+        for records in self._records() if numbers.height else ():
+            found = records.select("number", "body").join(numbers, on="number")
             yield [
                 _as_carried(body) if kind == "call" else body for kind, body in found.select("kind", "body").iter_rows()
             ]
 
-    def _bodies(self) -> Iterator[pl.DataFrame]:
+    def _records(self) -> Iterator[pl.DataFrame]:
         with pa.OSFile(str(self.spill)) as source, pa.ipc.open_stream(source) as stream:
             for batch in stream:
                 yield pl.DataFrame(pa.Table.from_batches([batch]))
@@ -129,12 +127,12 @@ def collect(
 ) -> JournalJoin:
     """Collect the records of these identities or row fingerprints, hashed, from the journals of some partitions; with
     `requests`, those too. `name`: of files in the folder. Raises StoreError."""
-    unique_keys = keys.unique()
+    sought = _Keys(keys)
 
     def wanted(chunk: pl.DataFrame) -> bool:
         if requests and (chunk["kind"] == COMMON).any():
             return True
-        return any(hashed(chunk[name]).is_in(unique_keys.implode()).any() for name in ("id", "key"))
+        return any(sought.have(hashed(chunk[name])).any() for name in ("id", "key"))
 
     for number in range(_LISTINGS):
         readings = [Reading() for _ in places]
@@ -145,25 +143,42 @@ def collect(
         )
         if not requests:
             chunks = (chunk.filter(~pl.col("kind").is_in(REQUESTS)) for chunk in chunks)
-        found = _spilled(chunks, unique_keys, folder / f"{name}-{number}.arrow")
+        found = _spilled(chunks, sought, folder / f"{name}-{number}.arrow")
         if not any(reading.gone for reading in readings):  # else they were merged into an object not listed yet
             break
     found.damage = [damage for reading in readings for damage in reading.damage]
     return found
 
 
-def _spilled(chunks: Iterable[pl.DataFrame], keys: pl.Series, path: Path) -> JournalJoin:
+@dataclass(frozen=True)
+class _Keys:
+    """Hashed keys that are looked up for each chunk of a journal, however large both are."""
+
+    keys: pl.Series
+
+    def have(self, numbers: pl.Series) -> pl.Series:
+        """Return True for each of these numbers that is a key."""
+        sought = numbers.to_numpy()
+        place = np.searchsorted(self._sorted[:-1], sought)
+        return pl.Series((self._sorted[place] == sought) & (place < len(self._sorted) - 1), dtype=pl.Boolean)
+
+    @cached_property
+    def _sorted(self) -> np.typing.NDArray[np.uint64]:
+        """The keys in order, and one more at the end."""
+        return np.append(np.unique(self.keys.to_numpy()), np.uint64(0))
+
+
+def _spilled(chunks: Iterable[pl.DataFrame], keys: _Keys, path: Path) -> JournalJoin:
     kept = []
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
         for chunk in chunks:
-            by_id, by_key = (hashed(chunk[name]).is_in(keys.implode()) for name in ("id", "key"))
-            numbered = chunk.with_row_index("number", offset=count)
+            hashes = pl.DataFrame([hashed(chunk[column]).alias(column) for column in _HASHED])
+            needed = keys.have(hashes["id"]) | keys.have(hashes["key"]) | (chunk["kind"] == COMMON)
+            records = chunk.with_row_index("number", offset=count).filter(needed).with_columns(_KIND)
             count += chunk.height
-            found = numbered.filter(by_id | by_key | (chunk["kind"] == COMMON))
-            relevant = found.with_columns(_KIND, *(hashed(found[name]).alias(name) for name in _HASHED))
-            kept.append(relevant.drop("body"))
-            for batch in relevant.select("number", "body").to_arrow().cast(_SPILL).to_batches():
+            kept.append(pl.concat([records.select("number", "kind"), hashes.filter(needed)], how="horizontal"))
+            for batch in records.to_arrow().select(_SPILL.names).cast(_SPILL).to_batches():
                 writer.write_batch(batch)
     empty = pl.DataFrame(schema={"number": pl.UInt32, "kind": pl.String} | dict.fromkeys(_HASHED, pl.UInt64))
     return JournalJoin(pl.concat([empty, *kept]), path)

@@ -10,7 +10,8 @@ from schemas.plan import Decision
 from schemas.staging import PlannedBatch, RowRange
 
 DEFAULT_BATCH_ROWS = 1_000
-MOST_BATCH_ROWS = 4_000  # of rows that are answered: bounds the memory of a batch
+MOST_BATCH_ROWS = 4_000  # with rows that are answered: bounds the memory of a batch
+MOST_ANSWERED_ROWS = 20_000  # of a batch that needs no call: it is made of columns
 BATCH_BYTES = 32 * 1024 * 1024  # of the rows of a batch, where the spec sets no number of rows
 MAX_BATCHES = 500
 MAX_EVENTS = 10_000
@@ -82,13 +83,15 @@ def sample(decided: Sequence[Decision], rows: int) -> list[Decision]:
     return [decision for decision in chosen if decision.rows]
 
 
-def cut(calls: Sequence[bool], size: int, most: int) -> list[int]:
-    """Return the rows of each batch: a new one begins after `size` rows that need a call, or `most` rows of any kind.
-    Answered rows go into large batches, as each batch is an activity."""
+def cut(calls: Sequence[bool], size: int, most: int, most_answered: int) -> list[int]:
+    """Return the rows of each batch: a new one begins after `size` rows that need a call, or `most` rows of any kind;
+    one in which no row needs a call has up to `most_answered`. Answered rows go into large batches, as each batch is an
+    activity."""
     sizes = [0]
     busy = 0
     for needs_call in calls:
-        if busy == size or sizes[-1] == most:
+        room = most if busy or needs_call else most_answered
+        if busy == size or sizes[-1] >= room:
             sizes.append(0)
             busy = 0
         sizes[-1] += 1

@@ -26,12 +26,12 @@ def batches_of(
     pyarrow keeps what it reads ahead until all requested groups are read. The pool's unused memory is released. `only`:
     the row groups to read."""
     names = None if columns is None else list(columns)
-    for groups in _groups_of(parquet.metadata, rows, range(parquet.num_row_groups) if only is None else only):
+    for groups in groups_of(parquet.metadata, rows, range(parquet.num_row_groups) if only is None else only):
         yield from parquet.iter_batches(batch_size=rows, row_groups=groups, columns=names)
         pa.default_memory_pool().release_unused()
 
 
-def _groups_of(metadata: pq.FileMetaData, rows: int, only: Iterable[int]) -> Iterator[list[int]]:
+def groups_of(metadata: pq.FileMetaData, rows: int, only: Iterable[int]) -> Iterator[list[int]]:
     """Yield neighbouring row groups of so many rows together, so that small ones do not make small batches."""
     held: list[int] = []
     left = rows

@@ -9,7 +9,7 @@ it. Nothing here knows how rows are read, what answers cost, or what is stored.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,10 +105,18 @@ def take_answers(stage: GraphStage, table: RowTable, answers: Sequence[RowAnswer
         elif is_rejected and stage.spec.on_reject == "drop":
             left[place] = "rejected"
     columns = answer_columns([answer.values for answer in answers], stage.fields)
-    frame = table.frame.with_columns(pl.Series(name, values) for name, values in columns.items())
     origins = [place for place in range(len(positions)) if place not in left]
-    frame = frame.filter(pl.Series([place not in left for place in range(len(positions))], dtype=pl.Boolean))
-    return Step(_declared(stage, table, frame), origins, rejected, left)
+    return Step(take_outputs(stage, table, columns, left), origins, rejected, left)
+
+
+def take_outputs(
+    stage: GraphStage, table: RowTable, outputs: Mapping[str, pa.Array], left: Collection[int]
+) -> RowTable:
+    """Join the outputs of a graph stage to its rows, in their order, without the rows at the places that `left`."""
+    frame = table.frame.with_columns(pl.Series(name, values) for name, values in outputs.items())
+    if left:
+        frame = frame.filter(~pl.int_range(pl.len()).is_in(list(left)))
+    return _declared(stage, table, frame)
 
 
 def apply_stage(stage: TableStage, table: RowTable) -> Step:

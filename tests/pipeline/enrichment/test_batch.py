@@ -13,6 +13,7 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import enrich_batch
 from pipeline.enrichment.context import batch_context
 from pipeline.journal import segments, usage
+from pipeline.journal.known_file import records_of
 from pipeline.journal.spool import Spools
 from pipeline.planning import batches
 from pipeline.stores import MemoryStore
@@ -21,7 +22,6 @@ from schemas.errors import DuplicateKeys, StoreError
 from schemas.manifest import Manifest, Reuse
 from stages.execution.equal_rows.single_flight import Shared
 from stages.journal.records import RowRecord, encode_record
-from stages.journal.segments import decode_segment
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
 FILE = "file=rows.parquet"
@@ -67,7 +67,7 @@ async def test_answered_rows_are_dealt_in_large_batches_without_the_calls_behind
     assert opened is not None
     (batch,) = opened.batches
     assert batch.known is not None
-    known = decode_segment(bench.store.get(batch.known)).records
+    known = records_of(bench.store.get(batch.known))
     assert {type(record) for record in known} == {RowRecord}
     assert len(known) == 25
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipeline.journal import compacted
 from pipeline.journal.compaction import InUse, compact
 from pipeline.journal.join import keys_of_batch, split_by_batch
+from pipeline.journal.known_file import records_of
 from pipeline.journal.segments import SegmentWriter, load_batch
 from pipeline.journal.usage import usage_of_run
 from pipeline.stores import MemoryStore
@@ -37,7 +38,7 @@ from stages.journal.records import (
     encode_record,
     record_of,
 )
-from stages.journal.segments import decode_segment, encode_segment
+from stages.journal.segments import encode_segment
 
 DAY = "day=2026-11-01"
 NOW = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
@@ -77,7 +78,7 @@ def dealt(store: MemoryStore, pairs: pl.DataFrame, folder: Path) -> tuple[dict[i
     place = folder / uuid.uuid4().hex
     place.mkdir()
     files, damage = split_by_batch(store, DAY, pairs, place)
-    return {batch: decode_segment(path.read_bytes()).records for batch, path in files.items()}, damage
+    return {batch: records_of(path.read_bytes()) for batch, path in files.items()}, damage
 
 
 # Dealing ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""A batch of known answers leaves the same behind, made of columns or row by row."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.enrichment.staging import StagingFolder
+from schemas import ids
+from schemas.staging import Receipt
+from stages.journal.records import Record, RowRecord, VoidRecord, now
+from stages.journal.segments import decode_segment, encode_segment
+from tests.pipeline.jobs import Bench, rows
+
+FILE = "file=rows.parquet"
+FIRST: dict[str, Any] = {
+    "name": "triage", "uses": "extract", "model": "offline:lexical", "prompt": "{{ text }} {{ note }}",
+    "output": {
+        "level": {"type": "int", "ge": 1, "le": 5}, "word": "str", "tags": "list[str]",
+        "when": {"type": "date", "optional": True},
+        "part": {"type": "fields", "fields": {"a": "float", "b": "str?"}},
+    },
+}  # fmt: skip
+LATER: dict[str, Any] = {
+    "name": "again", "uses": "extract", "model": "offline:lexical", "prompt": "{{ word }}", "output": {"upper": "str"},
+}  # fmt: skip
+FILTER = {"name": "some", "uses": "sql", "query": "SELECT * FROM rows WHERE level > 1 OR id % 3 = 0"}
+REPLACE = {"name": "other", "uses": "sql", "query": "SELECT * REPLACE (text || '!' AS text) FROM rows"}
+CHECKS = {
+    "name": "sound", "uses": "checks", "with": {"rules": [{"name": "short", "sql": "length(word) < 6"}]},
+}  # fmt: skip
+EXPLODE = {"name": "each", "uses": "explode", "with": {"column": "tags"}}
+PIPELINES = ([], [LATER], [FILTER, LATER], [CHECKS], [CHECKS, LATER], [EXPLODE, LATER])
+
+TEXTS = st.sampled_from(["", None, "Invoice late", "Crash, and the customer is angry", 'ünï\\"\n\u2028{}', "refund"])
+ROWS = st.lists(st.tuples(TEXTS, TEXTS, st.floats(allow_nan=True) | st.none()), min_size=1, max_size=9)
+
+
+def table(found: list[tuple[Any, ...]], first: int) -> pl.DataFrame:
+    types = {"text": pl.String, "note": pl.String, "score": pl.Float64}
+    return (
+        pl.DataFrame(found, schema=types, orient="row")
+        .with_row_index("id", offset=first)
+        .with_columns(pl.col("id").cast(pl.Int64))
+    )
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    empty, rejected = draw(st.sampled_from(["null", "reject", "call"])), draw(st.sampled_from(["drop", "null"]))
+    key = draw(st.sampled_from(({"key": ["id"]}, {})))
+    options = {"when_empty": empty, "on_reject": rejected, "share": draw(st.booleans()) or not key}
+    before = draw(st.sampled_from(([], [REPLACE])))
+    return {
+        "source": {"path": "rows.parquet", **key},
+        "stages": [*before, {**FIRST, **options}, *draw(st.sampled_from(PIPELINES))],
+        "limits": {"max_reject_rate": 1.0, **draw(st.sampled_from(({}, {"batch_rows": 4})))},
+    }
+
+
+async def both_ways(bench: Bench) -> tuple[list[Receipt], list[Receipt], list[Record], list[Record], int]:
+    """Run the same batches row by row and as columns; return their receipts, the records that they wrote, and how many
+    batches were made of columns."""
+    job = bench.job()
+    plan = bench.plan(job, f"run-{uuid.uuid4().hex[:8]}", reprocess="all")
+    opened = bench.open(job, plan, FILE)
+    assert opened is not None
+    found: list[tuple[list[Receipt], list[Record]]] = []
+    for by_row in (True, False):
+        bench.by_row, bench.as_columns = by_row, 0
+        done = await bench.enrich(job, plan, opened)
+        staging = StagingFolder(bench.store, opened.folder)
+        written = [key for key in bench.keys(ids.journal_segments(FILE)) if f"/{plan.run}/" in key]
+        records = [record for key in written for record in decode_segment(bench.store.get(key)).records]
+        bench.store.delete(written)
+        found.append(([staging.receipt(number, one.receipt) for number, one in enumerate(done)], records))
+    receipts = [one.receipt for one in done]
+    bench.publish(job, plan, opened, receipts)
+    return found[0][0], found[1][0], found[0][1], found[1][1], bench.as_columns
+
+
+@given(specs(), ROWS, ROWS, st.integers(0, 5))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+async def test_columns_leave_what_rows_leave(
+    spec: dict[str, Any], first: list[tuple[Any, ...]], more: list[tuple[Any, ...]], dropped: int
+) -> None:
+    """Over random tables and pipelines; before the batches are compared, rows leave, and equal ones come."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), spec=spec)
+        bench.write(table(first, 0))
+        await bench.one()
+        bench.write(pl.concat([table(first, 0)[dropped:], table(more, 100)]))
+        bench.by_row = True
+        await bench.one()
+        by_row, as_columns, *records, made = await both_ways(bench)
+        assert made == len(as_columns)
+        assert as_columns == by_row
+        assert sorted(map(str, records[1])) == sorted(map(str, records[0]))
+
+
+async def test_what_is_not_a_known_answer_is_run_row_by_row(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(rows(25))
+    await bench.one()
+    await bench.one(reprocess="all")
+    assert bench.as_columns == 1
+    bench.write(rows(26))
+    assert (await bench.one()).usage.calls == 1
+    await bench.one(reprocess="all", fresh=True)
+    await bench.one(bench.job(sink={"path": "out", "provenance": "columns"}), reprocess="all")
+    assert bench.as_columns == 1
+
+
+async def test_a_void_is_heeded(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(rows(25))
+    await bench.one()
+    (record,) = [record for record in records_of_run(bench) if isinstance(record, RowRecord)][:1]
+    void = VoidRecord(record.stage, record.row, record.id, record.calls, "person", now(), answer=True)
+    bench.store.put_absent(ids.journal_segment(FILE, "person", 0, "void"), encode_segment([void]))
+    again = await bench.one(reprocess="all")
+    assert (again.usage.calls, again.reuse.rows_reused, bench.as_columns) == (1, 24, 0)
+
+
+def records_of_run(bench: Bench) -> list[Record]:
+    keys = bench.keys(ids.journal_segments(FILE))
+    return [record for key in keys for record in decode_segment(bench.store.get(key)).records]
+
+
+async def test_known_records_whose_bytes_have_changed_are_refused(tmp_path: Path) -> None:
+    """A batch must not take them for nothing, and pay again."""
+    bench = Bench(tmp_path)
+    bench.write(rows(25))
+    await bench.one()
+    job = bench.job()
+    plan = bench.plan(job, "run-2", reprocess="all")
+    opened = bench.open(job, plan, FILE)
+    assert opened is not None
+    key = str(opened.batches[0].known)
+    bench.store.put(key, bench.store.get(key)[:-1] + b"?")
+    for bench.by_row in (False, True):
+        with pytest.raises(Exception, match="not those that were staged"):
+            await bench.enrich(job, plan, opened)
