@@ -17,6 +17,7 @@ from pipeline.settings import version
 from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from stages.execution.guards.row_threads import RowThreads
 from stages.mcp_servers.sessions import close_servers
+from stages.models.callbacks import flush_tracers
 from stages.models.own_models import journal_own_models
 from stages.models.wires.http import close_session
 
@@ -82,5 +83,6 @@ async def enriching(
         await running
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
+        await flush_tracers()
         await close_servers()
         await close_session()
