@@ -1,4 +1,4 @@
-"""Tools that providers run: which models have them, told before a run."""
+"""Tools that providers run: which models have them, checked before a run."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
