@@ -12,6 +12,7 @@ caller's process: a row whose code exits, blocks or runs out of memory does that
 """
 
 import asyncio
+import contextvars
 import datetime as dt
 import hashlib
 import threading
@@ -211,7 +212,8 @@ def _wait(work: Coroutine[Any, Any, T]) -> T:
         except BaseException as exc:  # noqa: BLE001  handed to the caller's thread
             errors.append(exc)
 
-    thread = threading.Thread(target=run_apart, name="tandem-run")
+    # In the caller's context, where its callbacks are.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run_apart,), name="tandem-run")
     thread.start()
     thread.join()
     if errors:

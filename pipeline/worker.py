@@ -17,12 +17,15 @@ from pipeline.settings import version
 from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from stages.execution.guards.row_threads import RowThreads
 from stages.mcp_servers.sessions import close_servers
+from stages.models.callbacks import flush_tracers
 from stages.models.own_models import journal_own_models
 from stages.models.wires.http import close_session
 
 log = logging.getLogger("tandem.worker")
 MAX_ACTIVITIES = 32
 _THREADS = 128
+# By which LangSmith is switched on; the first that is set decides, so none may be set beside another.
+_TRACING = ("LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING", "LANGCHAIN_TRACING")
 
 
 @dataclass
@@ -53,10 +56,7 @@ async def enriching(
     identity: str | None = None,
 ) -> AsyncIterator[None]:
     """Run the activities of a task queue, user code included, until the block ends, then drain."""
-    os.environ.setdefault(
-        "LANGSMITH_TRACING", "false"
-    )  # langgraph imports langsmith; it must send no rows unless the user enables it
-    os.environ.setdefault("LANGCHAIN_TRACING_V2", "false")
+    _trace_only_if_switched_on()
     journal_own_models()
     # Synchronous nodes of users' graphs take a thread each, beside Tandem's reads and writes.
     asyncio.get_running_loop().set_default_executor(RowThreads(_THREADS, thread_name_prefix="tandem"))
@@ -82,5 +82,12 @@ async def enriching(
         await running
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
+        await flush_tracers()
         await close_servers()
         await close_session()
+
+
+def _trace_only_if_switched_on() -> None:
+    """Switch LangSmith off, which langgraph imports, unless the user has decided: it must send no rows by itself."""
+    if not any(os.environ.get(name) for name in _TRACING):
+        os.environ[_TRACING[0]] = "false"

@@ -71,6 +71,7 @@ class Usage(Noun):
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    web_searches: int = 0
     cache_saved_usd: float = 0.0
     cost_usd: float = 0.0
     unpriced_calls: int = 0

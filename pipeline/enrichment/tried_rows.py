@@ -26,6 +26,7 @@ from stages.execution.row_prints import row_prints
 from stages.journal.fingerprints import row_ids
 from stages.journal.records import Record, now
 from stages.mcp_servers.sessions import close_servers
+from stages.models.callbacks import flush_tracers
 from stages.models.wires.http import close_session
 
 RUN = "try"
@@ -64,6 +65,7 @@ async def try_rows(ready: Ready, tried: Tried, watch: RowWatch | None = None) ->
             spent.update(_tokens(context, began))
             cost += context.tally.cost_usd
     finally:
+        await flush_tracers()
         await close_servers()
         await close_session()
     return {"parts": shown, "usage": {**_USAGE, **spent, "cost_usd": round(cost, 6)}}

@@ -13,9 +13,10 @@ from pipeline.journal.call_stats import CallStats, Range, around
 from pipeline.planning.job import Job
 from schemas.spec.fields import OutputField, json_schema
 from schemas.spec.sections import Limits
+from schemas.spec.tools import names_in
 from schemas.tier import TIERS, Tier
-from stages.limits.budget import DEFAULT_CAP, cap_in
-from stages.limits.prices import pricer
+from stages.limits.budget import DEFAULT_CAP, MOST_SEARCHES, SEARCH_TOKENS, cap_in
+from stages.limits.prices import WEB_SEARCHES, pricer
 from stages.models.settings.choice import models_of
 from stages.models.settings.parameters import default_cap
 from stages.models.settings.tiers import effective_tier
@@ -58,11 +59,12 @@ class TierEstimate:
 
 @dataclass(frozen=True)
 class PerCall:
-    """Tokens and time of a stage's mean call."""
+    """Tokens, time and web searches of a stage's mean call."""
 
     input: Range
     output: Range
     seconds: Range
+    searches: Range
 
 
 def estimate(job: Job, found: CallCount, history: Mapping[str, CallStats] | None = None) -> Estimate:
@@ -94,25 +96,38 @@ def _summed(parts: list[tuple[tuple[int, int], Range]]) -> Range:
 
 def per_call(count: StageCount, before: CallStats | None) -> PerCall:
     """Estimate from earlier calls of this stage; of an altered stage, answers and time of its model's; else by size."""
-    calls = max(1, count.calls[1])
+    calls, searches = max(1, count.calls[1]), Range(0, _most_searches(count))
     if before is None:
-        return PerCall(_read(count), _written(count), _CALL_S)
+        return PerCall(_read(count), _written(count), _CALL_S, searches)
     seconds = around(before.seconds, calls) if before.seconds else _CALL_S
     if before.alike:
-        return PerCall(around(before.input, calls), around(before.output, calls), Range(seconds.low, 2 * seconds.high))
+        searches = around(before.searches, calls)
+        times = Range(seconds.low, 2 * seconds.high)
+        return PerCall(around(before.input, calls), around(before.output, calls), times, searches)
     output, declared = around(before.output, calls), _written(count)
     written = Range(min(output.low / 2, declared.high), min(2 * output.high, _most(count)))
-    return PerCall(_read(count), written, Range(seconds.low / 2, 2 * seconds.high))
+    return PerCall(_read(count), written, Range(seconds.low / 2, 2 * seconds.high), searches)
 
 
 def _read(count: StageCount) -> Range:
-    """Estimate input tokens around the mean of the rendered prompts, with the schema that is sent with them."""
+    """Estimate input tokens around the mean of the rendered prompts, with the schema that is sent with them, and what
+    web searches may find."""
+    found = _most_searches(count) * SEARCH_TOKENS
     if not count.measured:
-        return Range(*_UNSEEN_INPUT)
+        return Range(_UNSEEN_INPUT[0], _UNSEEN_INPUT[1] + found)
     mean = count.prompt_bytes / count.measured
     schema = len(orjson.dumps(json_schema(count.stage.fields))) if count.stage.fields else 0
     dense, sparse = _BYTES_A_TOKEN
-    return Range(mean / sparse, (mean + schema) / dense + _ENVELOPE)
+    return Range(mean / sparse, (mean + schema) / dense + _ENVELOPE + found)
+
+
+def _most_searches(count: StageCount) -> int:
+    """Return the most searches of the web that a call may make."""
+    spec = count.stage.spec
+    if not names_in(spec.tools, "provider"):
+        return 0
+    params = ({**spec.params, **choice.params} for choice in models_of(spec))
+    return max((int(one.get("max_tool_calls") or MOST_SEARCHES) for one in params), default=0)
 
 
 def _written(count: StageCount) -> Range:
@@ -181,8 +196,13 @@ def _cost(job: Job, stages: list[tuple[StageCount, PerCall]], tier: Tier | None)
             continue
         paid = zip(models_of(count.stage.spec), _tiers_of(job, count, tier), strict=True)
         prices = [pricer(choice.name, job.spec.prices, at) for choice, at in paid]
-        least = [price({"input": int(each.input.low), "output": int(each.output.low)}) for price in prices]
-        most = [price({"input": ceil(each.input.high), "output": ceil(each.output.high)}) for price in prices]
+        few = {"input": int(each.input.low), "output": int(each.output.low), WEB_SEARCHES: int(each.searches.low)}
+        many = {
+            "input": ceil(each.input.high),
+            "output": ceil(each.output.high),
+            WEB_SEARCHES: ceil(each.searches.high),
+        }
+        least, most = [price(few) for price in prices], [price(many) for price in prices]
         if None in least or None in most:
             return None
         low += count.calls[0] * min(usd for usd in least if usd is not None)

@@ -11,6 +11,7 @@ from pipeline.journal import compacted, segments
 from pipeline.stores import Store
 from stages.contract import GraphStage
 from stages.journal.records import CallRecord, RowRecord, record_of
+from stages.limits.prices import WEB_SEARCHES
 from stages.models.settings.choice import models_of
 
 _PARTITIONS = 4
@@ -34,8 +35,10 @@ class CallStats:
     input: list[int] = field(default_factory=list)
     output: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    searches: list[int] = field(default_factory=list)
 
     def add(self, call: CallRecord) -> None:
+        self.searches.append(call.usage.get(WEB_SEARCHES, 0))
         self.input.append(call.usage.get("input", 0))
         self.output.append(call.usage.get("output", 0))
         if "job" not in (call.by or {}):  # a provider batch job says nothing of the time of one call

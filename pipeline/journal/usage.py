@@ -98,4 +98,5 @@ _TOKENS = {
     "cached_input_tokens": "cached_input",
     "cache_write_tokens": "cache_write",
     "reasoning_tokens": "reasoning",
+    "web_searches": "web_searches",
 }

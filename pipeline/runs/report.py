@@ -147,6 +147,7 @@ def as_json(report: Report) -> dict[str, Any]:
             },
             "cache_read_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
+            **({"web_searches": usage.web_searches} if usage.web_searches else {}),
             "saved_usd": {
                 "journal": round(saved_by_journal(report), 6), "cache": round(usage.cache_saved_usd, 6),
                 "batch": round(report.jobs.saved_usd, 6),

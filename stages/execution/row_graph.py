@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langchain_core.callbacks import CallbackManager
+from langchain_core.callbacks import Callbacks
 from langgraph.pregel import Pregel
 
 from stages.contract import GraphStage
@@ -21,15 +21,11 @@ def graph_of_rows(stage: GraphStage) -> Pregel[Any, Any, Any, Any]:
     return with_threads(stage.graph, stage.name, always=stage.spec.blocking, new_loop=run_in_own_loop)
 
 
-def config_of(stage: GraphStage) -> Any:
-    """Return the config that graphs are run with; a graph's own recursion limit is kept."""
+def config_of(stage: GraphStage, callbacks: Callbacks = None) -> Any:
+    """Return the config that graphs are run with; a graph's own recursion limit is kept. `callbacks` of those who
+    listen: the run has the stage's name."""
     limit = (stage.graph.config or {}).get("recursion_limit")
-    return {"recursion_limit": limit or _RECURSION_LIMIT, "callbacks": []}
-
-
-def are_nodes_heard() -> bool:
-    """True if callbacks of the process hear of each node, as LangSmith's tracing does where it is switched on."""
-    return bool(CallbackManager.configure().handlers)
+    return {"recursion_limit": limit or _RECURSION_LIMIT, "callbacks": callbacks or [], "run_name": stage.name}
 
 
 async def last_state(

@@ -19,8 +19,9 @@ from stages.execution.interrupts import AnyGraph, Rounds, RowPending, interrupts
 from stages.execution.node_steps import StepDone
 from stages.execution.observed_nodes import observed
 from stages.execution.questions import describe_questions
-from stages.execution.row_graph import are_nodes_heard, config_of, graph_of_rows, last_state
+from stages.execution.row_graph import config_of, graph_of_rows, last_state
 from stages.journal.records import RowRecord, now
+from stages.models.callbacks import are_heard, callbacks_here
 from stages.models.failures.errors import describe
 from stages.models.row.scope import RowScope, current
 
@@ -39,12 +40,14 @@ class RowRunner:
         self.context = context
         self._timeouts = timeouts
         self._halted = halted
-        self._config = config_of(stage)
+        callbacks = callbacks_here()
+        self._heard = are_heard(callbacks)
+        self._config = config_of(stage, callbacks)
         self._graph_of_rows = graph_of_rows(stage)
         if context.observer is not None:
             self._graph_of_rows = observed(self._graph_of_rows)
         watchers = context.observer, context.steps, context.on_step
-        are_steps_watched = any(watcher is not None for watcher in watchers) or are_nodes_heard()
+        are_steps_watched = any(watcher is not None for watcher in watchers) or self._heard
         self._direct = None if are_steps_watched else stage.direct
 
     async def run(self, row: GraphRow) -> RowRecord:
@@ -63,6 +66,7 @@ class RowRunner:
             budget=context.budget,
             stage=self.stage.name,
             no_calls=context.no_calls,
+            heard=self._heard,
             own="" if self.stage.spec.share else row.key[1],
             parking=None if context.parking is None else context.parking.of_row(self.stage.name, row.key[1]),
         )
@@ -122,11 +126,13 @@ class RowRunner:
             return cast(dict[str, Any], await RowCode(work, scope, scope.loop))
         return cast(dict[str, Any], await result_or_parked(work, scope, scope.parking))
 
-    async def _invoke(self, row: str, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:
+    async def _invoke(self, row: GraphRow, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:
         if self.context.steps is not None:
             graph = self.context.steps.graph(graph)
         on_step = self.context.on_step
-        watch = partial(on_step, row) if on_step is not None else None
+        watch = partial(on_step, row.key[1]) if on_step is not None else None
+        if self._heard:
+            config = {"metadata": {"tandem_run": self.context.run, "tandem_row": row.id}, **config}
         return await last_state(graph, graph_input, {**self._config, **config}, self.stage.context, watch)
 
     async def _output_of(self, row: GraphRow, scope: RowScope) -> dict[str, Any]:
@@ -138,10 +144,10 @@ class RowRunner:
             if answers is None and self._direct is not None:
                 state = await self._direct(prepared)
             elif answers is None:
-                state = await self._invoke(row.key[1], self._graph_of_rows, prepared, {})
+                state = await self._invoke(row, self._graph_of_rows, prepared, {})
             else:
                 scope.rounds = rounds = Rounds()
-                invoke = partial(self._invoke, row.key[1])
+                invoke = partial(self._invoke, row)
                 state = await resume_graph(self._graph_of_rows, prepared, answers, rounds, invoke)
         except StepDone:
             raise

@@ -18,7 +18,7 @@ NANOS = 1_000_000_000
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict", "max_tokens_to_sample")
 _PLAIN_CAP = "max_tokens"
 MOST_SEARCHES = 8  # of the web, in one call, unless its parameters set another number
-_SEARCH_TOKENS = 10_000  # of a search's results, which are input too: providers name no bound
+SEARCH_TOKENS = 10_000  # of a search's results, which are input too: providers name no bound
 _LEARNED_FROM = 8  # answers, before their sizes are relied on
 _LEAST_CAP = 64
 _ROUNDED_TO = 64  # tokens: so that few different sizes are priced
@@ -167,7 +167,7 @@ def most_of(
     """Return the upper bound of a call's cost and tokens; `cache`: all of the request may be written to the provider's
     cache, for so long at most; `searches`: so many of the web, whose results are reckoned, as they have no bound. A run
     with a budget does not start if a price is unknown."""
-    bound = -(-read // _ROUNDED_TO) * _ROUNDED_TO + searches * _SEARCH_TOKENS
+    bound = -(-read // _ROUNDED_TO) * _ROUNDED_TO + searches * SEARCH_TOKENS
     inputs: list[dict[str, int]] = [{"input": bound}]
     if cache is not None:
         inputs.append({"input": bound, "cache_write": bound})

@@ -41,6 +41,7 @@ from pipeline.telemetry.traces import switch as traces
 from pipeline.worker import enriching
 from stages.execution.guards.blocking import interrupt_node
 from stages.mcp_servers.sessions import close_servers
+from stages.models.callbacks import flush_tracers
 
 log = logging.getLogger("tandem.processes")
 _TURN_S = 0.2
@@ -116,6 +117,7 @@ class _Child:
             if settings["role"] == "rows":
                 channel.send("ready")
                 await self.stop.wait()
+                await flush_tracers()
                 await close_servers()
             else:
                 await self._enrich(settings, channel, listeners)

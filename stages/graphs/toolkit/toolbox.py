@@ -29,7 +29,7 @@ class Toolbox(Generic[Made]):
         self._names = names_in(setup.stage.tools, "mcp")
         if self._names:
             _refuse_without_package(setup)
-        self._listed: list[tuple[ListedTool, ...]] = []
+        self._made_of: tuple[list[ServerSession], list[tuple[ListedTool, ...]]] = ([], [])
         self._open: tuple[Sequence[BaseTool], Made] | None = None if self._names else (self._own, make(self._own))
 
     async def open(self) -> tuple[Sequence[BaseTool], Made]:
@@ -39,9 +39,9 @@ class Toolbox(Generic[Made]):
         setup = self._setup
         sessions = [session_of(name, setup.spec.mcp[name], setup.base) for name in self._names]
         listed = [await session.tools() for session in sessions]
-        if self._open is None or listed != self._listed:
+        if self._open is None or self._made_of != (sessions, listed):
             tools = self._all(sessions, listed)
-            self._listed, self._open = listed, (tools, self._make(tools))
+            self._made_of, self._open = (sessions, listed), (tools, self._make(tools))
         return self._open
 
     def _all(self, sessions: Sequence[ServerSession], listed: Sequence[Sequence[ListedTool]]) -> list[BaseTool]:

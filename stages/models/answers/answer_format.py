@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 
 from schemas.errors import RowError
 from schemas.spec.fields import OutputField, json_schema, problems, validator_for
+from stages.models import callbacks
 from stages.models.answers.json_in_text import Found, json_values
 from stages.models.answers.method import structured_method
 from stages.models.answers.near_misses import coerced, mended
@@ -57,7 +58,7 @@ class AnswerFormat:
         them first; `logprobs`: it is asked for log-probabilities, too; `citations`: it is to name its sources.
 
         It goes to `_agenerate`, where the journal is, and not through `ainvoke`: what that adds (callbacks, tracing) is
-        a third of the time that a row takes (`make bench`).
+        a third of the time that a row takes (`make bench`), so it is done where somebody listens.
         """
         declared = Declared(self.name, self.schema, tools)
 
@@ -78,7 +79,12 @@ class AnswerFormat:
             kwargs = arguments(model)
 
         async def ask(messages: list[BaseMessage]) -> AIMessage:
-            message = (await model._agenerate(messages, **kwargs)).generations[0].message
+            scope = current.get()
+            if scope is not None and scope.heard:
+                result = await callbacks.generate(model, messages, kwargs)
+            else:
+                result = await model._agenerate(messages, **kwargs)
+            message = result.generations[0].message
             assert isinstance(message, AIMessage)
             return message
 

@@ -55,7 +55,8 @@ class RowScope:
     own models that LangChain looked up and did not store yet. `stop` is the error that must end the batch, even if the
     graph catches it; `halted` returns the reason why the batch makes no more calls. `rounds` knows earlier calls of
     tasks that are run again. `mended`: the places of answers that were corrected. `own`: with
-    `share: false`, the row's fingerprint. `no_calls`: only known answers are used."""
+    `share: false`, the row's fingerprint. `no_calls`: only known answers are used. `heard`: LangChain's callbacks hear
+    of its calls."""
 
     id: str
     run: str
@@ -82,6 +83,7 @@ class RowScope:
     awaits_tool: bool = False  # it was halted before a tool ran
     observer: RowObserver | None = None
     steps: int = 0  # that its code has taken
+    heard: bool = False
     parking: RowParking | None = None  # where its calls may wait for provider batch jobs
 
     def next_key(self, request: str) -> CallKey:

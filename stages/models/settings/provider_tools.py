@@ -1,4 +1,4 @@
-"""Tools that providers run: which models have them, told before a run."""
+"""Tools that providers run: which models have them, checked before a run."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -14,7 +14,7 @@ from stages.models.settings.choice import members_of
 from stages.models.wires.clients import CHAT_ONLY
 from stages.models.wires.facts import facts_of
 
-_HAVE_SEARCH = ("openai", "anthropic", "google_genai")
+_HAVE_SEARCH = ("openai", "anthropic", "google_genai", "google_vertexai")
 
 
 def refuse_absent_tools(choice: ModelChoice, stage: StageSpec) -> None:
@@ -38,7 +38,7 @@ def _faults(choice: ModelChoice, stage: StageSpec) -> Iterator[tuple[str, str]]:
         yield "has no web search of its provider", "Take a newer model."
     if provider == "openai":
         yield from _by_chat_completions(params, own)
-    if provider == "google_genai" and any(kind_of(tool) != "provider" for tool in stage.tools):
+    if provider in ("google_genai", "google_vertexai") and any(kind_of(tool) != "provider" for tool in stage.tools):
         yield (
             "takes no functions beside its web search",
             "Search in one stage, and call functions in another; or take a model of openai: or anthropic:.",

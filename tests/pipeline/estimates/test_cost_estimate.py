@@ -86,6 +86,21 @@ def test_money_is_of_the_tokens_and_unknown_where_a_price_is(bench: Bench) -> No
     assert estimated(bench, stages=unpriced).cost_usd is None
 
 
+def test_what_web_searches_may_cost_is_in_the_range(bench: Bench) -> None:
+    plain = {**EXTRACT, "model": "anthropic:claude-haiku-4-5"}
+    without = estimated(bench, stages=[plain]).cost_usd
+    searching = estimated(bench, stages=[{**plain, "tools": ["provider:web_search"]}]).cost_usd
+    twice = estimated(
+        bench, stages=[{**plain, "tools": ["provider:web_search"], "params": {"max_tool_calls": 2}}]
+    ).cost_usd
+    assert without is not None
+    assert searching is not None
+    assert twice is not None
+    assert searching[0] == without[0]
+    assert searching[1] - without[1] == pytest.approx(40 * 8 * (0.01 + 0.01))  # a search, and 10,000 tokens at 1 USD
+    assert twice[1] - without[1] == pytest.approx(40 * 2 * (0.01 + 0.01))
+
+
 def test_an_answer_is_no_longer_than_its_cap(bench: Bench) -> None:
     assert dear(bench, params={"max_tokens": 10}).output_tokens[1] == 40 * 10
     thinking = estimated(bench, stages=[{**EXTRACT, "model": "openai:gpt-5-mini"}])

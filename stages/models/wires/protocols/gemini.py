@@ -21,16 +21,10 @@ from stages.models.wires.protocols.answer import (
     result_of_parts,
     usage,
 )
+from stages.models.wires.protocols.grounding import searched
 from stages.models.wires.protocols.parts import Part, parts_of
 from stages.models.wires.protocols.schemas import gemini_schema
-from stages.models.wires.protocols.search import (
-    CITATIONS,
-    MOST_CALLS,
-    citation,
-    is_search,
-    search_metadata,
-    searches_web,
-)
+from stages.models.wires.protocols.search import CITATIONS, MOST_CALLS, is_search, searches_web
 from stages.models.wires.protocols.wire import Request, SchemaMode, WholeAnswers
 
 # Tokens for efforts, where a model takes a budget instead: about what the OpenAI-compatible endpoint of Gemini gives.
@@ -318,34 +312,13 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
         "finish_reason": "content_filter" if blocked else candidate.get("finishReason"),
         "model_name": answer.get("modelVersion", model),
         "request_id": answer.get("responseId"),
-        **_searched(candidate.get("groundingMetadata"), str(answer.get("modelVersion", model))),
+        **searched(candidate.get("groundingMetadata"), str(answer.get("modelVersion", model))),
         **({"block_reason": blocked} if blocked else {}),
     }
     chosen = (candidate.get("logprobsResult") or {}).get("chosenCandidates")
     if tokens := tokens_with_logprobs(chosen, "token", "logProbability"):
         metadata[LOGPROBS] = tokens
     return result_of_parts(texts, content, calls, metadata, found)
-
-
-def _searched(grounding: Any, model: str) -> dict[str, Any]:
-    """Return what the metadata of a grounded answer tells: its sources with the texts that they support, and how many
-    searches are billed: each query, or of older models each answer that was grounded."""
-    if not isinstance(grounding, Mapping):
-        return {}
-    queries = len(grounding.get("webSearchQueries") or ())
-    if facts_of("google_genai", model).web_search == "prompt":
-        queries = min(queries, 1)
-    chunks = [chunk.get("web") or {} for chunk in grounding.get("groundingChunks") or ()]
-    sources = [
-        citation(chunks[index]["uri"], chunks[index].get("title"), (support.get("segment") or {}).get("text"))
-        for support in grounding.get("groundingSupports") or ()
-        for index in support.get("groundingChunkIndices") or ()
-        if 0 <= index < len(chunks) and chunks[index].get("uri")
-    ]
-    named = {source["url"] for source in sources}
-    sources += [citation(chunk["uri"], chunk.get("title"), None) for chunk in chunks
-                if chunk.get("uri") and chunk["uri"] not in named]  # fmt: skip
-    return search_metadata(queries, sources)
 
 
 def usage_of(raw: Any) -> UsageMetadata | None:

@@ -1,7 +1,7 @@
-"""Web search that a provider runs: in requests, and what answers tell of it. No I/O.
+"""Web search that a provider runs: in requests, and what answers hold of it. No I/O.
 
 In the canonical request it is the tool `{"type": "web_search"}`, from which each wire writes its provider's own;
-`max_tool_calls` caps the searches of one call, and `citations` says that the sources are asked for. In the metadata of
+`max_tool_calls` caps the searches of one call, and `citations` says that the sources are to be kept. In the metadata of
 an answer are `web_searches`, as many as are billed, and `citations`: `{url, title, text}` each.
 """
 
@@ -36,7 +36,7 @@ def citation(url: Any, title: Any, text: Any) -> dict[str, Any]:
 
 
 def search_metadata(searches: int, citations: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return what an answer's metadata tells of its searches, each source once; nothing without any."""
+    """Return what an answer's metadata holds of its searches, each source once; nothing without any."""
     once: list[dict[str, Any]] = []
     for found in citations:
         if found not in once:

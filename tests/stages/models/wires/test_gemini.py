@@ -82,6 +82,9 @@ class Case:
 
 
 CASES = {
+    "a web search": Case(
+        {"tools": [types.Tool(google_search=types.GoogleSearch())]}, kwargs={"tools": [{"type": "web_search"}]},
+    ),
     "plain": Case(),
     "capped, with system, stop and sampling": Case(
         {"max_output_tokens": 9, "system_instruction": "Sort.", "stop_sequences": ["x"], "temperature": 0, "top_k": 3,

@@ -18,7 +18,10 @@ from pipeline.limits.budget import refuse_unpriced
 from schemas.errors import SpecError
 from schemas.spec.sections import Price, Spec
 from stages.journal.records import CallRecord
+from stages.limits.budget import Amount
 from stages.limits.prices import pricer
+from stages.models.factory import build_model
+from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
 from tests.stages.support import Segments, a_context, a_spec, an_extract, answers, enrich, kinds
@@ -178,6 +181,8 @@ async def test_blocks_of_a_search_are_given_back_with_results_of_functions(refer
     messages = [*ASK, called, ToolMessage("tardy", tool_call_id="toolu_1")]
     await ask(referee, "anthropic:claude-haiku-4-5", messages, tools=[look_up, SEARCH])
     assert referee.body["messages"][1]["content"] == blocks
+    await ask(referee, "anthropic:claude-haiku-4-5", messages)  # the last question of an agent has no tools
+    assert [tool["name"] for tool in referee.body["tools"]] == ["look_up", "web_search"]
     for other, tools in (("openai:gpt-5", [look_up, SEARCH]), ("google_genai:gemini-2.5-flash", [look_up])):
         await ask(referee, other, messages, {"api": "responses"} if "openai" in other else {}, tools=tools)
         assert b"web_search_result" not in orjson.dumps(referee.body)
@@ -259,6 +264,23 @@ def test_a_budget_needs_the_price_of_searches() -> None:
     ).model_copy(update={"prices": {"openai:own": Price(input=1, output=1)}})  # fmt: skip
     with pytest.raises(SpecError, match=r"the price of web searches by 'openai:own' \(stage stage0\) is unknown"):
         refuse_unpriced(other)
+
+
+def test_a_budget_reserves_what_searches_may_cost() -> None:
+    def most(**changed: Any) -> Amount:
+        stage = {"uses": "extract", "model": "anthropic:claude-haiku-4-5", "prompt": "{{ text }}",
+                 "output": {"a": "str"}, **changed}  # fmt: skip
+        spec = a_spec(stage)
+        model = build_model(spec.stages[0].model["main"], spec.stages[0], spec, ModelServices())
+        amount: Amount = model._tandem.most_of(64, 10, marked=False)  # type: ignore[attr-defined]
+        return amount
+
+    plain, searching = most(), most(tools=["provider:web_search"])
+    twice = most(tools=["provider:web_search"], params={"max_tool_calls": 2})
+    # A cent and 10,000 tokens a search, which may be written to the cache at 1.25 USD a million.
+    assert (searching - plain).nanos == pytest.approx(8 * (10_000_000 + 10_000 * 1_250))
+    assert (twice - plain).nanos == pytest.approx(2 * (10_000_000 + 10_000 * 1_250))
+    assert (searching - plain).tokens == 80_000
 
 
 # What check refuses ---------------------------------------------------------------------------------------------------
