@@ -62,7 +62,7 @@ async def _empty(address: str) -> float:
 def empty_children() -> float:
     """Return the seconds that the children take, by one worker process."""
     with tempfile.TemporaryDirectory() as name, TemporalServer.start(Path(name)) as server:
-        worker = Child.spawn([sys.executable, "-m", "tests.bench.partitions", server.address])
+        worker = Child([sys.executable, "-m", "tests.bench.partitions", server.address])
         try:
             return asyncio.run(_empty(server.address))
         finally:
@@ -78,7 +78,8 @@ def main() -> str:
         ).write_parquet(folder / "t.parquet")
         (folder / "tandem.yaml").write_text(
             "name: bench\nsource: {path: t.parquet, key: [id]}\npartition: {by: column, column: part}\n"
-            "stages:\n  - {name: s, uses: extract, model: 'offline:lexical', prompt: '{{ text }}', output: {word: str}}\n"
+            "stages:\n"
+            "  - {name: s, uses: extract, model: 'offline:lexical', prompt: '{{ text }}', output: {word: str}}\n"
             f"limits: {{partitions_in_flight: {WINDOW}}}\nsink: {{path: out}}\n"
         )
         ran = run(folder)

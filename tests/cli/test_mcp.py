@@ -36,32 +36,32 @@ def test_an_agent_uses_a_server_over_kills_and_pays_for_nothing_twice(tmp_path: 
         "sink": {"path": "out"},
     }  # fmt: skip
     project.write()
-    env = {**server.env(), "SHOP_TOKEN": "t"}
-    checked = project.tandem("check", "--json", **env).ok().json
+    project.env = {**server.env(), "SHOP_TOKEN": "t"}
+    checked = project.tandem("check", "--json").ok().json
     assert checked["mcp"]["shop"]["transport"] == "stdio"
     assert "stock" in checked["mcp"]["shop"]["tools"]
     log.unlink()
     stock = {"action": "tool_calls", "tool_calls": [{"name": "stock", "arguments": {"item": "lamp"}}]}
     server.script({"rules": [stock, {"action": "hang"}]})
-    with Started("run", "--json", "--name", "r", cwd=tmp_path, env=env) as killed:
+    with Started("run", "--json", "--name", "r", cwd=tmp_path, env=project.env) as killed:
         eventually(lambda: log.exists() and log.read_text().count("stock") == ROWS, "all tools are called")
         eventually(lambda: server.stats().requests == 2 * ROWS, "the model is asked again")
         killed.end(signal.SIGKILL)
     server.script({"rules": [{"action": "text", "text": '{"answer": "fine"}'}]})
-    report = project.tandem("run", "--json", "--name", "r", **env).ok().json
+    report = project.tandem("run", "--json", "--name", "r").ok().json
     assert report["rows"]["ok"] == ROWS
     assert log.read_text().count("stock") == ROWS
-    again = project.tandem("run", "--json", "--reprocess", "all", **env).ok().json
+    again = project.tandem("run", "--json", "--reprocess", "all").ok().json
     assert (again["rows"]["ok"], again["usage"]["calls"]) == (ROWS, 0)
     assert log.read_text().count("stock") == ROWS
 
     broken = [sys.executable, "-c", "import sys; sys.exit('no such shop')"]
     project.spec["mcp"]["shop"] = {"command": broken}
     project.write()
-    refused = project.tandem("check", **env)
+    refused = project.tandem("check")
     assert refused.code == 4
     assert "MCP server 'shop' cannot be started: no such shop" in refused.err
-    stopped = project.tandem("run", "--reprocess", "all", **env)
+    stopped = project.tandem("run", "--reprocess", "all")
     assert stopped.code == 3
     assert "MCP server 'shop' cannot be started: no such shop" in stopped.err + stopped.out
     assert "Traceback" not in stopped.err

@@ -16,12 +16,12 @@ def _as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = dict(os.environ)
     for name in _TRACING:
         monkeypatch.delenv(name, raising=False)
-    langsmith.utils.get_env_var.cache_clear()
+    langsmith.utils.get_env_var.cache_clear()  # type: ignore[attr-defined]
     yield
     for name in _TRACING:
         os.environ.pop(name, None)
     os.environ.update(before)
-    langsmith.utils.get_env_var.cache_clear()
+    langsmith.utils.get_env_var.cache_clear()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", _TRACING)

@@ -37,7 +37,14 @@ CHECKS = {
     "name": "sound", "uses": "checks", "with": {"rules": [{"name": "short", "sql": "length(word) < 6"}]},
 }  # fmt: skip
 EXPLODE = {"name": "each", "uses": "explode", "with": {"column": "tags"}}
-PIPELINES = ([], [LATER], [FILTER, LATER], [CHECKS], [CHECKS, LATER], [EXPLODE, LATER])
+PIPELINES: tuple[list[dict[str, Any]], ...] = (
+    [],
+    [LATER],
+    [FILTER, LATER],
+    [CHECKS],
+    [CHECKS, LATER],
+    [EXPLODE, LATER],
+)
 
 TEXTS = st.sampled_from(["", None, "Invoice late", "Crash, and the customer is angry", 'ünï\\"\n\u2028{}', "refund"])
 ROWS = st.lists(st.tuples(TEXTS, TEXTS, st.floats(allow_nan=True) | st.none()), min_size=1, max_size=9)

@@ -13,6 +13,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from schemas.errors import FatalModelError
 from stages.contract import GraphStage
+from stages.journal.records import CallRecord
 from stages.mcp_servers.sessions import close_servers
 from tests.harness.model_server import ModelServer
 from tests.harness.processes import Child
@@ -54,6 +55,12 @@ def calling(name: str, arguments: Any, **rule: Any) -> dict[str, Any]:
     return {"action": "tool_calls", "tool_calls": [{"name": name, "arguments": arguments}], **rule}
 
 
+def tool_results(store: Segments) -> list[str | None]:
+    """What tools have answered, by the journal."""
+    calls = [record for record in store.records if isinstance(record, CallRecord)]
+    return [call.raw for call in calls if call.model.startswith("tool:")]
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -85,7 +92,7 @@ async def test_one_server_serves_all_rows_and_what_it_said_is_known_afterwards(s
     again = await enrich(stage, ["a", "b"], a_context(store, run="run-2"))
     assert answers(again) == answers(outcome)
     assert lines(log) == begun
-    results = [record.raw for record in store.records if getattr(record, "model", "").startswith("tool:")]
+    results = tool_results(store)
     assert sorted(map(str, results)) == sorted([
         '{"text":"4","failed":false}', '{"text":"shop_price: Error executing tool shop.price","failed":true}',
         f'{{"text":"t None {Path.cwd().name}","failed":false}}',
@@ -119,7 +126,7 @@ async def test_a_call_that_takes_too_long_is_left_and_the_session_goes_on(server
     store = Segments()
     outcome = await enrich(an_agent(by_stdio(log), {"tool_timeout": "500ms"}), ["a"], a_context(store))
     assert kinds(outcome) == ["ok"]
-    results = [record.raw for record in store.records if getattr(record, "model", "").startswith("tool:")]
+    results = tool_results(store)
     assert sorted(map(str, results)) == [
         '{"text":"4","failed":false}', '{"text":"wait: no result within 0.5 s","failed":true}'
     ]  # fmt: skip

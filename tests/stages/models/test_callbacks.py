@@ -181,12 +181,12 @@ async def langsmith_server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[lis
     monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_test")
     monkeypatch.setenv("LANGSMITH_DISABLE_RUN_COMPRESSION", "true")
     monkeypatch.setattr(run_trees, "_CLIENT", None)
-    langsmith.utils.get_env_var.cache_clear()
+    langsmith.utils.get_env_var.cache_clear()  # type: ignore[attr-defined]
     yield bodies
     if run_trees._CLIENT is not None:
         run_trees._CLIENT.cleanup()
     monkeypatch.undo()
-    langsmith.utils.get_env_var.cache_clear()
+    langsmith.utils.get_env_var.cache_clear()  # type: ignore[attr-defined]
     await runner.cleanup()
 
 

@@ -148,7 +148,11 @@ async def test_a_stage_has_a_record_a_text(referee: Referee, monkeypatch: pytest
 
 
 async def test_one_text_at_fault_rejects_its_row_alone(referee: Referee) -> None:
-    refusal = (400, {"message": "Malformed input request: texts/1: expected maxLength: 2048"}, {})
+    refusal: tuple[int, dict[str, str], dict[str, str]] = (
+        400,
+        {"message": "Malformed input request: texts/1: expected maxLength: 2048"},
+        {},
+    )
     referee.next = [refusal, (200, cohere(1), {}), refusal]
     model = embedder(COHERE)
     found = await asyncio.gather(

@@ -230,9 +230,8 @@ async def test_a_search_is_part_of_what_was_asked(server: ModelServer, monkeypat
     monkeypatch.setenv("ANTHROPIC_BASE_URL", server.other_providers()["ANTHROPIC_BASE_URL"])
     server.reset()
     store = Segments()
-    plain, searching = (
-        an_extract(model="anthropic:claude-haiku-4-5", **more) for more in ({}, {"tools": ["provider:web_search"]})
-    )
+    model = "anthropic:claude-haiku-4-5"
+    plain, searching = an_extract(model=model), an_extract(model=model, tools=["provider:web_search"])
     assert plain.fingerprint != searching.fingerprint
     for number, stage in enumerate((plain, searching, searching)):
         await enrich(stage, ["a letter"], a_context(store, run=f"run-{number}"))
