@@ -33,13 +33,22 @@ FIRST: dict[str, Any] = {
 LATER: dict[str, Any] = {
     "name": "again", "uses": "extract", "model": "offline:lexical", "prompt": "{{ word }}", "output": {"upper": "str"},
 }  # fmt: skip
+TWICE = {**FIRST, "name": "twice", "prompt": "{{ text }}", "output": {"text": "str"}, "replace": True}
 FILTER = {"name": "some", "uses": "sql", "query": "SELECT * FROM rows WHERE level > 1 OR id % 3 = 0"}
 REPLACE = {"name": "other", "uses": "sql", "query": "SELECT * REPLACE (text || '!' AS text) FROM rows"}
 CHECKS = {
     "name": "sound", "uses": "checks", "with": {"rules": [{"name": "short", "sql": "length(word) < 6"}]},
 }  # fmt: skip
 EXPLODE = {"name": "each", "uses": "explode", "with": {"column": "tags"}}
-PIPELINES = ([], [LATER], [FILTER, LATER], [CHECKS], [CHECKS, LATER], [EXPLODE, LATER])
+PIPELINES = (
+    [],
+    [LATER],
+    [TWICE, {**TWICE, "name": "thrice"}],
+    [FILTER, LATER],
+    [CHECKS],
+    [CHECKS, LATER],
+    [EXPLODE, LATER],
+)
 
 TEXTS = st.sampled_from(["", None, "Invoice late", "Crash, and the customer is angry", 'ünï\\"\n\u2028{}', "refund"])
 ROWS = st.lists(st.tuples(TEXTS, TEXTS, st.floats(allow_nan=True) | st.none()), min_size=1, max_size=9)
