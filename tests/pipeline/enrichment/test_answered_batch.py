@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.enrichment.staging import StagingFolder
 from schemas import ids
 from schemas.staging import Receipt
+from stages.journal.fingerprints import row_ids
 from stages.journal.records import Record, RowRecord, VoidRecord, now
 from stages.journal.segments import decode_segment, encode_segment
 from tests.harness.own_calls import calls_a_row
@@ -178,3 +179,16 @@ async def test_a_known_answer_takes_no_call_of_its_own(tmp_path: Path) -> None:
     for count in benches:
         await run(count)
     assert await calls_a_row(run, *benches) < MOST_CALLS
+
+
+async def test_identities_are_taken_from_an_index_only_where_the_key_is_the_same(tmp_path: Path) -> None:
+    bench, frame = Bench(tmp_path), rows(25)
+    bench.write(frame)
+    for key in ([], ["id"], ["text"], ["text"]):
+        source = {"path": "rows.parquet", **({"key": key} if key else {})}
+        manifest = await bench.one(bench.job(source=source), reprocess="all")
+        assert manifest.index is not None
+        index = pl.read_parquet(bench.store.get(manifest.index.key))
+        assert index["row_id"].bin.encode("hex").to_list() == row_ids(frame, key)
+        assert index["content"].bin.encode("hex").to_list() == row_ids(frame, [])
+    assert bench.as_columns == 3
