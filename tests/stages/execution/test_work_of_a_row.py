@@ -6,7 +6,7 @@ from tests.harness.model_server import ModelServer
 from tests.harness.own_calls import calls_a_row
 from tests.stages.support import a_context, an_extract, enrich
 
-MOST_CALLS = 340  # 316 to 322 were measured: raise it only for something that is worth a hundredth of a row's time
+MOST_CALLS = 360  # 316 to 336 were measured: raise it only for something that is worth a hundredth of a row's time
 
 
 async def test_a_row_that_is_asked_takes_few_calls(server: ModelServer) -> None:
