@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.batch import Enriched
 from pipeline.enrichment.batch_table import BatchTable
-from pipeline.enrichment.row_digests import BatchDigests
+from pipeline.enrichment.row_digests import BatchDigests, sees_source
 from pipeline.enrichment.staging import known_bytes
 from pipeline.journal.announcements import Announcements
 from pipeline.journal.known_file import columns_of
@@ -80,16 +80,16 @@ def _joined(attempt: BatchAttempt, spools: Spools | None) -> _Joined | None:
     digests = _digests(attempt)
     work = BatchTable(attempt, job.snapshot.read(attempt.partition, attempt.batch.ranges), digests)
     joined = _Joined(work, [], [])
-    for stage in job.stages[: job.barrier]:
+    for number, stage in enumerate(job.stages[: job.barrier]):
         if not isinstance(stage, GraphStage):
             work.apply(stage)
             continue
-        ids = work.current_ids()
-        prints = digests.texts(stage.fingerprint)
-        if prints is None:
-            prints = pl.Series(row_prints(stage, work.table.frame, ids), dtype=pl.String)
+        ids, frame = work.current_ids(), work.table.frame
+        known = digests.texts(stage.fingerprint) if sees_source(stage, job.stages[:number]) else None
+        if known is None:
+            prints = pl.Series(row_prints(stage, frame, ids), dtype=pl.String)
         else:
-            prints = prints.gather(work.table.frame[ROW])
+            prints = known.gather(frame[ROW])
         found = outcomes.of_rows(stage, prints, pl.Series(ids, dtype=pl.String))
         if found is None:
             return None

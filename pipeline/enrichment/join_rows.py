@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.enrichment.attempt import PartitionRun
-from pipeline.enrichment.row_digests import CONTENT, IDENTITY, RowDigests, add_published, as_staged, fingerprints_of
+from pipeline.enrichment.row_digests import CONTENT, IDENTITY, RowDigests, add_published, fingerprints_of
 from pipeline.enrichment.selection import duplicate_keys
 from pipeline.journal.answers.elsewhere import Needed
 from pipeline.journal.compacted import HELD_BYTES
@@ -115,7 +115,7 @@ class RowJoin:
             ids = b"" if known and all(stage.spec.share for stage in self._stages) else self._identities(rows)
             if not known:
                 self._digests.add(IDENTITY, ids)
-            for stage in self._stages:
+            for stage in {stage.fingerprint: stage for stage in self._stages}.values():
                 self._digests.add(stage.fingerprint, fingerprints_of(stage, rows, ids))
             self._work.note(rows.height)
         if self._job.spec.source.key:
@@ -170,9 +170,8 @@ class RowJoin:
 
     def _with_digests(self, batches: Sequence[PlannedBatch], staging: str) -> list[PlannedBatch]:
         """Stage the digests of the batches that have known records."""
-        stages = self._job.stages
-        prints = [one.fingerprint for one in self._stages if as_staged(one, stages[: stages.index(one)])]
-        found, start = [], 0
+        prints = [stage.fingerprint for stage in self._stages]
+        found, start = list[PlannedBatch](), 0
         for number, batch in enumerate(batches):
             target = None
             if batch.known is not None:

@@ -105,8 +105,9 @@ class BatchDigests:
         return pa.Table.from_arrays([self.columns[IDENTITY], self.columns[CONTENT]], schema=INDEX)
 
 
-def as_staged(stage: GraphStage, before: Iterable[GraphStage | TableStage]) -> bool:
-    """True if the fingerprints of a stage's rows are those of the source's rows, whatever the stages before it do."""
+def sees_source(stage: GraphStage, before: Iterable[GraphStage | TableStage]) -> bool:
+    """True if all that a stage reads is as the source has it, so that its rows have the fingerprints that they had when
+    the partition was opened."""
     return stage.spec.share and all(
         isinstance(one, GraphStage) and not set(one.fields) & set(stage.reads) for one in before
     )

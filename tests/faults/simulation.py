@@ -41,6 +41,7 @@ import orjson
 import polars as pl
 
 from pipeline.journal import compaction, join, segments
+from pipeline.journal.known_file import records_of
 from pipeline.journal.segments import SegmentWriter
 from pipeline.journal.usage import usage_of_run
 from pipeline.publishing import cleanup, commit_partition
@@ -316,7 +317,7 @@ class World:
         """Pay for what is not known, all rows at once, and stage the answers; the key of the staged object."""
         known = Known()
         if known_key is not None:
-            for record in decode_segment(await self.blocking(self.store.get, known_key)).records:
+            for record in records_of(await self.blocking(self.store.get, known_key)):
                 known.add(record)
         for record in await self.blocking(segments.load_batch, self.store, DAY, run, number):
             known.add(record)
@@ -384,7 +385,7 @@ class World:
                 self.violated(f"{run}: a sound journal is told to be damaged: {damage}")
             for number, path in files.items():
                 data = path.read_bytes()
-                known[number] = f"{ids.STAGING}known-{hashlib.sha256(data).hexdigest()}.jsonl"
+                known[number] = f"{ids.STAGING}known-{hashlib.sha256(data).hexdigest()}.arrow"
                 self.store.put_absent(str(known[number]), data)
         return (current.generation if current else 0), known
 

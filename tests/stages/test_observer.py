@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -16,26 +13,10 @@ from pipeline.telemetry.metrics.recorder import Recorder
 from stages import observer
 from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
+from tests.harness.own_calls import OwnCalls
 from tests.stages.support import a_context, an_extract, enrich, kinds
 
 _LISTENING = (str(Path(observer.__file__)), str(Path(telemetry.__file__).parent))
-
-
-class Calls:
-    """Counts calls of Python functions in the observer's file and in the room of telemetry."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def __enter__(self) -> Calls:
-        sys.setprofile(self._profile)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _profile(self, frame: FrameType, event: str, _: Any) -> None:
-        self.number += event == "call" and frame.f_code.co_filename.startswith(_LISTENING)
 
 
 @pytest.fixture
@@ -52,13 +33,13 @@ async def a_batch(server: ModelServer) -> list[str | None]:
 async def test_without_a_listener_a_batch_makes_no_call_for_it(
     server: ModelServer,
 ) -> None:
-    with Calls() as calls:
+    with OwnCalls(*_LISTENING) as calls:
         assert await a_batch(server) == ["ok"] * 4
     assert calls.number == 0
 
 
 async def test_a_listener_hears_of_calls_rows_waits_and_flushes(server: ModelServer, recording: Recorder) -> None:
-    with Calls() as calls:
+    with OwnCalls(*_LISTENING) as calls:
         assert await a_batch(server) == ["ok"] * 4
     assert calls.number > 0
     report = recording.report()

@@ -229,7 +229,7 @@ def published(store: Store) -> dict[str, int]:
 
 async def results(client: Client, store: Store) -> list[ScheduledResult]:
     prefix = ids.scheduled_workflow_id("tests", store.uri)
-    found = []
+    found: list[ScheduledResult] = []
     async for execution in client.list_workflows(
         "WorkflowType = 'ScheduledWorkflow' AND ExecutionStatus = 'Completed'"
     ):

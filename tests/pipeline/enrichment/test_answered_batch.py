@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from pipeline.enrichment.staging import StagingFolder
 from schemas import ids
 from schemas.staging import Receipt
+from stages.journal.fingerprints import row_ids
 from stages.journal.records import Record, RowRecord, VoidRecord, now
 from stages.journal.segments import decode_segment, encode_segment
+from tests.harness.own_calls import calls_a_row
 from tests.pipeline.jobs import Bench, rows
 
 FILE = "file=rows.parquet"
+MOST_CALLS = 0.9  # of our own functions for a row: 0.7 of them list what the first run has left in the store
 FIRST: dict[str, Any] = {
     "name": "triage", "uses": "extract", "model": "offline:lexical", "prompt": "{{ text }} {{ note }}",
     "output": {
@@ -31,6 +34,7 @@ FIRST: dict[str, Any] = {
 LATER: dict[str, Any] = {
     "name": "again", "uses": "extract", "model": "offline:lexical", "prompt": "{{ word }}", "output": {"upper": "str"},
 }  # fmt: skip
+TWICE = {**FIRST, "name": "twice", "prompt": "{{ text }}", "output": {"text": "str"}, "replace": True}
 FILTER = {"name": "some", "uses": "sql", "query": "SELECT * FROM rows WHERE level > 1 OR id % 3 = 0"}
 REPLACE = {"name": "other", "uses": "sql", "query": "SELECT * REPLACE (text || '!' AS text) FROM rows"}
 CHECKS = {
@@ -40,6 +44,7 @@ EXPLODE = {"name": "each", "uses": "explode", "with": {"column": "tags"}}
 PIPELINES: tuple[list[dict[str, Any]], ...] = (
     [],
     [LATER],
+    [TWICE, {**TWICE, "name": "thrice"}],
     [FILTER, LATER],
     [CHECKS],
     [CHECKS, LATER],
@@ -155,3 +160,35 @@ async def test_known_records_whose_bytes_have_changed_are_refused(tmp_path: Path
     for bench.by_row in (False, True):
         with pytest.raises(Exception, match="not those that were staged"):
             await bench.enrich(job, plan, opened)
+
+
+async def test_a_known_answer_takes_no_call_of_its_own(tmp_path: Path) -> None:
+    """Opened, made of columns and published: what is done for a row is done by Polars, Arrow and hashlib."""
+    benches = {}
+    for count in (40, 340):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        benches[count] = bench = Bench(folder)
+        bench.write(rows(count))
+        await bench.one()
+        await bench.one(reprocess="all")
+
+    async def run(count: int) -> None:
+        await benches[count].one(reprocess="all")
+
+    for count in benches:
+        await run(count)
+    assert await calls_a_row(run, *benches) < MOST_CALLS
+
+
+async def test_identities_are_taken_from_an_index_only_where_the_key_is_the_same(tmp_path: Path) -> None:
+    bench, frame = Bench(tmp_path), rows(25)
+    bench.write(frame)
+    for key in ([], ["id"], ["text"], ["text"]):
+        source = {"path": "rows.parquet", **({"key": key} if key else {})}
+        manifest = await bench.one(bench.job(source=source), reprocess="all")
+        assert manifest.index is not None
+        index = pl.read_parquet(bench.store.get(manifest.index.key))
+        assert index["row_id"].bin.encode("hex").to_list() == row_ids(frame, key)
+        assert index["content"].bin.encode("hex").to_list() == row_ids(frame, [])
+    assert bench.as_columns == 3
