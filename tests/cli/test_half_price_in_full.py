@@ -65,6 +65,8 @@ def test_a_backfill_by_jobs_and_a_live_run_of_the_last_days_pay_for_each_call_on
     """The live run publishes the new day while the jobs are out, and waits for the one that the backfill holds."""
     quick_jobs(model_server, run_s=8.0)
     project = a_project(tmp_path, model_server, rows=(days + 1) * rows, days=days + 1, graph="steps")
+    project.spec["limits"] = {}  # jobs gather calls for 10 minutes, or until nothing else is at work
+    project.write()
     last, new = (f"{START + dt.timedelta(days=day):%Y-%m-%d}" for day in (days - 1, days))
     over = "--from-date", f"{START:%Y-%m-%d}", "--to-date"
     with project.start("backfill", *over, last, "--tier", "batch", "--json", "--name", "past", "--yes") as past:

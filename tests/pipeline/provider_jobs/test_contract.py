@@ -12,7 +12,7 @@ from pipeline.journal.join import collect as join_journal
 from pipeline.journal.join import hashed, keys_of_batch
 from pipeline.journal.requests import requests_of
 from pipeline.journal.usage import usage_of_run
-from pipeline.provider_jobs import collection
+from pipeline.provider_jobs import answer_files
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel, described, jobs_of, poll
@@ -213,8 +213,9 @@ async def test_records_are_the_same_to_the_byte_whenever_they_are_written(
     model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a collection that died half way through a file is carried on without a gap, wherever its segments are cut."""
-    monkeypatch.setattr(collection, "_SEGMENT_BYTES", 1_500)
+    monkeypatch.setattr(answer_files, "_SEGMENT_BYTES", 1_500)
     store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    model_server.script({"jobs": {"keep_files": True}})  # as if it had died before that
     key = park(store, "day=1", 0, some(model, OPENAI, range(9)))
     (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
     await over(store, job, client)
