@@ -566,6 +566,11 @@ def job_collected(run: str, pool: str, job: str) -> str:
     return f"{job_folder(run, pool, job)}collected.json"
 
 
+def job_files_deleted(run: str, pool: str, job: str) -> str:
+    """Return the key of a marker: nothing of the job lies in files at its provider any more."""
+    return f"{job_folder(run, pool, job)}files-deleted.json"
+
+
 def job_again(run: str, pool: str, job: str, content: str) -> str:
     """Return the key of the list of parked files that hold what an ended job gave back."""
     return f"{job_folder(run, pool, job)}again-{content[:16]}.json"

@@ -1,7 +1,8 @@
 """Calls of forgotten rows that wait for provider jobs, or did: their texts are taken out of the files they are kept in.
 
 A call leaves an empty one behind, as jobs know calls by their places. One that no job has sent yet is not sent any
-more; what a provider has of a job that is out is the provider's to forget.
+more. What a provider has in files is deleted once its job's answers are in the journal; the receipt names jobs of which
+some may be left.
 """
 
 from dataclasses import replace

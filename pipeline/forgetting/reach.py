@@ -14,15 +14,18 @@ _TABLES = {
 _LISTED = 5
 
 
-def not_reached(spec: Spec, files: FoundRows, records: JournalSearch) -> Iterator[str]:
-    """Yield a sentence for each place where the rows may still be."""
+def not_reached(spec: Spec, files: FoundRows, records: JournalSearch, jobs: list[str]) -> Iterator[str]:
+    """Yield a sentence for each place where the rows may still be. `jobs`: provider jobs whose files may still lie at
+    their provider."""
     yield (
         f"the source, {spec.source.path}: if it still has the rows, a check, plan or run copies its input to the sink "
         "again, and they are enriched, paid for and published again once anything of their partition changes"
     )
     providers = sorted({choice.name.partition(":")[0] for stage in spec.stages for choice in models_of(stage)})
     if providers := [name for name in providers if name != "offline"]:
-        yield f"what providers keep of requests, and files at them: {', '.join(providers)}"
+        yield f"what providers keep of requests: {', '.join(providers)}"
+    if jobs:
+        yield f"files at providers, of batch jobs that are out or whose files were not deleted: {_some(jobs)}"
     if spec.sink.format in _TABLES:
         yield _TABLES[spec.sink.format]
     yield "earlier versions of objects and backups, where the store keeps them"

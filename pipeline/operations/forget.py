@@ -23,6 +23,7 @@ from pipeline.forgetting.reach import not_reached
 from pipeline.forgetting.run_folders import RunFolders, rewrite_in_place
 from pipeline.forgetting.search import IN_PLACE, FoundRows, search_rows
 from pipeline.outputs.garbage import open_runs
+from pipeline.provider_jobs.provider_files import left_at_providers
 from pipeline.publishing import cleanup
 from pipeline.settings import expanded
 from pipeline.sinks import commits
@@ -159,7 +160,7 @@ def forget(found: Forgetting) -> Forgotten:
         removed=begun.found,
         partitions=begun.partitions,
         kept_answers=begun.kept_answers,
-        not_reached=tuple(not_reached(found.spec, found.files, found.records)),
+        not_reached=tuple(not_reached(found.spec, found.files, found.records, left_at_providers(found.store))),
     )
     return Forgotten(receipt, note.finish(found.store, begun, receipt), begun.salt)
 

@@ -6,7 +6,7 @@ journals. Knows no graph and no Temporal.
     submit       such a list      → one job at the provider, whatever is interrupted and by whom it is tried again
     poll         a submitted job  → how far it is
     collect      a job that ended → records in the journal of every partition that parked one of its requests, and what
-                                    was not answered, given back for another job
+                                    was not answered, given back for another job; its files there are deleted
 
 All state is in `<sink>/_tandem/runs/<run>/jobs/<pool>/`, so each function may be called again, by anybody.
 """

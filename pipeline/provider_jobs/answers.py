@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatResult
 from pipeline.provider_jobs.base import JobClient
 from schemas.digests import digest
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError
-from schemas.job_requests import custom_id
+from schemas.job_requests import AskedKey, custom_id
 from schemas.parked import ParkedCall
 from stages.journal.records import CallRecord
 from stages.limits.prices import tier_price
@@ -36,12 +36,14 @@ _NEEDS_ANSWER = (("response_format",), ("tools",), ("functions",), ("text", "for
 @dataclass(frozen=True)
 class Outcome:
     """What became of a call. `record`: its answer, or that it may have been billed without one; `refused`: the error
-    of a reject; `again`: to be asked again, `failed` if the provider tried; `fatal`: why every other one would fail."""
+    of a reject; `again`: to be asked again, `failed` if the provider tried, `missing` if it sent no result; `fatal`:
+    why every other one would fail."""
 
     record: CallRecord | None = None
     refused: Mapping[str, Any] | None = None
     again: bool = False
     failed: bool = False
+    missing: bool = False
     fatal: FatalModelError | None = None
 
 
@@ -64,7 +66,9 @@ class Answering:
         """Return what became of a call of a batch; `size`: the bytes of the answer."""
         blank = self._blank(call, batch)
         if answer is None:
-            return Outcome(again=True) if self.early else self._failed(call, blank, "the job has no result for it")
+            if self.early:
+                return Outcome(again=True)
+            return replace(self._failed(call, blank, "the job has no result for it"), missing=True)
         if answer.not_run:
             return Outcome(again=True)
         try:
@@ -139,12 +143,17 @@ class Answering:
             run=self.run,
             batch=batch,
             at=self.at,
-            nonce=digest(self.id, custom_id(self.job, key)),
+            nonce=nonce_of(self.id, self.job, key),
             by=self._paid_by(call),
         )
 
     def _paid_by(self, call: ParkedCall) -> dict[str, str]:
         return {"tier": "batch", "job": self.id, **({"stage": call.stage} if call.stage else {})}
+
+
+def nonce_of(id: str, job: str, key: AskedKey) -> str:
+    """Return the nonce of the record of a request's answer."""
+    return digest(id, custom_id(job, key))
 
 
 def _unknown(blank: CallRecord, why: str) -> CallRecord:

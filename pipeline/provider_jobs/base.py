@@ -61,7 +61,8 @@ class JobClient(Protocol):
         ...
 
     async def withdraw(self, file: str) -> None:
-        """Remove an uploaded content, so that no job can be created with it any more."""
+        """Delete a file: a content, so that no job can be created with it any more, or results that were read. One that
+        is gone is no error."""
         ...
 
     async def create(self, intent: Intent, content: Content, file: str) -> str:

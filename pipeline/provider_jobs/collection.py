@@ -9,35 +9,30 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from pipeline.provider_jobs import learned, refusals
+from pipeline.provider_jobs.answer_files import AnswerFiles, Total
 from pipeline.provider_jobs.answers import Answering, Outcome
 from pipeline.provider_jobs.base import JobClient
-from pipeline.provider_jobs.requests import Pool, asked_key, load_parked
+from pipeline.provider_jobs.late_files import CollectedAnswers
+from pipeline.provider_jobs.provider_files import delete_files
+from pipeline.provider_jobs.requests import Pool, asked_key
 from pipeline.provider_jobs.spill import Spill
 from pipeline.stores import Store
 from schemas import ids
-from schemas.digests import digest
-from schemas.errors import FatalModelError, ObjectMissing, TransientModelError
-from schemas.job_requests import AskedKey, GivenBack, JobRequests, encode_given_back
+from schemas.errors import TransientModelError
+from schemas.job_requests import GivenBack, JobRequests, encode_given_back
 from schemas.jobs import JobEnd, Submitted
-from schemas.parked import ParkedCall, encode
-from stages import observer
-from stages.journal.records import CallKey, CallRecord, Record, encode_record
-from stages.journal.requests import KeptRequests, RequestText
-from stages.journal.segments import line_of, segment_of
-from stages.limits.budget import amount_of
-from stages.limits.prices import Pricer
+from schemas.parked import ParkedCall
+from stages.journal.records import CallKey
 from stages.models.backend import Backend
 from stages.models.wires.jobs.form import JobStatus
-
-_SEGMENT_BYTES = 4_000_000
 
 
 async def collect(
@@ -61,41 +56,6 @@ def refused_calls(store: Store, run: str, partition: str) -> dict[CallKey, dict[
 
 
 @dataclass
-class _Sum:
-    """What became of a job's requests, each counted once; of the row that pays. `price`: the standard one."""
-
-    price: Pricer
-    counts: Counter[str] = field(default_factory=Counter)
-    given_back: list[GivenBack] = field(default_factory=list)
-    again: list[str] = field(default_factory=list)
-    cost_usd: float | None = 0.0
-    standard_usd: float = 0.0
-    nano_usd: int = 0
-    tokens: int = 0
-    fatal: FatalModelError | None = None
-
-    def add(self, key: AskedKey, outcome: Outcome, *, missing: bool) -> None:
-        self.fatal = self.fatal or outcome.fatal
-        if outcome.again:
-            self.given_back.append(GivenBack(*key, outcome.failed))
-            self.counts["missing"] += missing
-        elif outcome.refused is not None:
-            self.counts["refused"] += 1
-        else:
-            self.counts["answered"] += 1
-        if (record := outcome.record) is None or record.raw is None:
-            return
-        amount = amount_of(record.cost_usd, record.usage["input"] + record.usage["output"])
-        self.nano_usd += amount.nanos
-        self.tokens += amount.tokens
-        known = self.cost_usd is not None and record.cost_usd is not None
-        self.cost_usd = (self.cost_usd or 0.0) + (record.cost_usd or 0.0) if known else None
-        self.standard_usd += self.price(record.usage) or 0.0
-        if (seen := observer.current) is not None:
-            seen.call_answered(record.model, record.usage, record.cost_usd, "batch")
-
-
-@dataclass
 class _Collection:
     """One attempt to collect a job."""
 
@@ -112,11 +72,16 @@ class _Collection:
         while True:  # files may come meanwhile
             before = await asyncio.to_thread(self.pool.ended, self.job)
             late = await asyncio.to_thread(self.pool.late_files, self.job)
-            if before is not None and set(late) <= set(before.late):
+            if before is None:
+                await self._collect(done, late)
+            elif not set(late) <= set(before.late):
+                await asyncio.to_thread(self._hand_on, before, late)
+            else:
+                await delete_files(self.pool, self.job, self.client)
                 return before
-            await self._collect(done, before, late)
 
-    async def _collect(self, done: Submitted, before: JobEnd | None, late: Sequence[str]) -> None:
+    async def _collect(self, done: Submitted, late: Sequence[str]) -> None:
+        """Write the records of one file after the other."""
         held = await asyncio.to_thread(self.pool.requests_of, self.job)
         status = await self._status(done)
         with tempfile.TemporaryDirectory(prefix="tandem-results-") as folder:
@@ -124,7 +89,25 @@ class _Collection:
             answers = self.client.results(status.id, Path(folder)) if done.id and status.state != "failed" else _none()
             await spill.fill(answers, f"{self.job}-", (one.key for one in held.requests))
             reading = await asyncio.to_thread(self._reading, held, spill, status)
-            await self._write(reading, before, late)
+            files, total = AnswerFiles(self.pool, self.job, held), Total(self.backend.price)
+            for number, file in enumerate([*held.parked, *late]):
+                formed = number if number < len(held.parked) else None
+                await asyncio.to_thread(files.write, file, formed, reading.outcomes, total)
+            await asyncio.to_thread(self._end, reading, total, tuple(late))
+
+    def _hand_on(self, before: JobEnd, late: Sequence[str]) -> None:
+        """Write records of files that came late, of answers that are in journals already. Blocks."""
+        total = Total(self.backend.price)
+        files = AnswerFiles(self.pool, self.job, self.pool.requests_of(self.job))
+        collected = CollectedAnswers(self.pool, self.job, before.id)
+        for file in late:
+            if file not in before.late:
+                files.write(file, None, collected.outcomes, total)
+        if collected.lost:
+            kept = [*self.pool.given_back(self.job), *collected.lost.values()]
+            self.pool.store.put(ids.job_given_back(*self._place), encode_given_back(kept))
+        again = dict.fromkeys((*before.again, *self.pool.put_again(self.job, total.again)))
+        self._put_end(before.model_copy(update={"late": tuple(late), "again": tuple(again)}))
 
     async def _status(self, done: Submitted) -> JobStatus:
         if not done.id:
@@ -159,31 +142,22 @@ class _Collection:
     def _failed_in(self, job: str) -> Iterator[GivenBack]:
         return (one for one in self.pool.given_back(job) if one.failed)
 
-    async def _write(self, reading: "_Reading", before: JobEnd | None, late: Sequence[str]) -> None:
-        """Write the records of one file after the other; of a job that was collected before, those of late files."""
-        total = _Sum(self.backend.price)
-        formed = reading.held.parked if before is None else []
-        known = before.late if before is not None else ()
-        for number, file in enumerate([*formed, *(file for file in late if file not in known)]):
-            await asyncio.to_thread(reading.write_file, file, number if number < len(formed) else None, total)
-        await asyncio.to_thread(self._end, reading, total, before, tuple(late))
+    def _end(self, reading: "_Reading", total: Total, late: tuple[str, ...]) -> None:
+        self.pool.store.put(ids.job_given_back(*self._place), encode_given_back(total.given_back))
+        reading.learn(self.pause_s)
+        self._put_end(reading.end(total, late))
 
-    def _end(self, reading: "_Reading", total: _Sum, before: JobEnd | None, late: tuple[str, ...]) -> None:
-        store, run, pool = self.pool.store, self.pool.run, self.pool.name
-        if before is not None:
-            again = dict.fromkeys((*before.again, *self.pool.put_again(self.job, total.again)))
-            end = before.model_copy(update={"late": late, "again": tuple(again)})
-        else:
-            content = encode_given_back(total.given_back)
-            store.put(ids.job_given_back(run, pool, self.job), content)
-            reading.learn(self.pause_s)
-            end = reading.end(total, late)
-        store.put(ids.job_ended(run, pool, self.job), end.model_dump_json().encode())
+    def _put_end(self, end: JobEnd) -> None:
+        self.pool.store.put(ids.job_ended(*self._place), end.model_dump_json().encode())
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        return self.pool.run, self.pool.name, self.job
 
 
 @dataclass
 class _Reading:
-    """A job's results, and the files that wait for them."""
+    """A job's results."""
 
     pool: Pool
     job: str
@@ -193,47 +167,14 @@ class _Reading:
     verdict: "refusals.Verdict"
     answering: Answering
 
-    def __post_init__(self) -> None:
-        self._payers = {one.key: (one.file, one.line) for one in self.held.requests}
+    def outcomes(self, calls: Sequence[ParkedCall], batch: int) -> Callable[[ParkedCall], Outcome]:
+        """Return what became of calls of a batch."""
 
-    def write_file(self, file: str, number: int | None, total: _Sum) -> None:
-        """Write what became of the calls of a parked file, the `number`-th of those that the job was formed from."""
-        _, partition, batch = ids.parse_parked(file)
-        records = _Records(self.pool, partition, batch, digest(self.job, file))
-        refused, again = list[tuple[ParkedCall, Mapping[str, Any]]](), list[ParkedCall]()
-        try:
-            calls = load_parked(self.pool.store, file)
-        except ObjectMissing:  # taken out with the rows that it held
-            return
-        for line, call in enumerate(calls):
+        def outcome_of(call: ParkedCall) -> Outcome:
             key = asked_key(call)
-            payer = self._payers.get(key)
-            if payer is None or call.pool != self.pool.name:
-                continue
-            pays = payer == (number, line)
-            answer, size = self.spill.get(key)
-            outcome = self.verdict.outcome(key) or self.answering.outcome(call, batch, answer, size)
-            if pays:
-                total.add(key, outcome, missing=answer is None and not self.answering.early)
-            if outcome.refused is not None:
-                refused.append((call, outcome.refused))
-            if outcome.again:
-                again.append(call)
-            records.add(call, outcome.record, pays=pays)
-        records.close()
-        self._put_refused(partition, file, refused)
-        if again:
-            content = encode(again)
-            key_again = ids.parked_file(self.pool.run, partition, batch, digest(self.job, file, content))
-            self.pool.store.put_absent(key_again, content)
-            total.again.append(key_again)
+            return self.verdict.outcome(key) or self.answering.outcome(call, batch, *self.spill.get(key))
 
-    def _put_refused(self, partition: str, file: str, refused: Sequence[tuple[ParkedCall, Mapping[str, Any]]]) -> None:
-        if not refused:
-            return
-        lines = [orjson.dumps((call.request, call.ordinal, error)) for call, error in refused]
-        key = ids.refused_calls_of(self.pool.run, partition, self.job, digest(file))
-        self.pool.store.put_absent(key, b"\n".join(lines) + b"\n")
+        return outcome_of
 
     def learn(self, pause_s: float) -> None:
         """Keep what the job's refusal shows of the provider's limits."""
@@ -244,7 +185,7 @@ class _Reading:
             intent = self.pool.intent(self.job)
             learned.note_too_large(*place, len(self.held.requests), intent.bytes if intent is not None else 0)
 
-    def end(self, total: _Sum, late: tuple[str, ...]) -> JobEnd:
+    def end(self, total: Total, late: tuple[str, ...]) -> JobEnd:
         fatal = self.verdict.fatal or total.fatal
         missing, unknown = total.counts["missing"], self.spill.unknown
         return JobEnd(
@@ -277,50 +218,6 @@ def _message(status: JobStatus, requests: int, missing: int, unknown: int) -> st
     if unknown:
         parts.append(f"{unknown:,} results are of requests that were not made, or came twice; they are not used")
     return "; ".join(parts)
-
-
-@dataclass
-class _Records:
-    """The segments of one parked file: its calls with their requests, each under a name of the job and the file."""
-
-    pool: Pool
-    partition: str
-    batch: int
-    name: str
-    _lines: list[bytes] = field(default_factory=list)
-    _bytes: int = 0
-    _written: int = 0
-    _kept: KeptRequests = field(default_factory=KeptRequests)
-    _copied: set[tuple[CallKey, str]] = field(default_factory=set)
-
-    def add(self, call: ParkedCall, record: CallRecord | None, *, pays: bool) -> None:
-        """Add the record of a call. One row needs one copy only."""
-        if record is None or (record.raw is None and not pays) or (record.key, call.row) in self._copied:
-            return
-        self._copied.add((record.key, call.row))
-        if not pays:
-            record = replace(record, carried=True)
-        if call.messages:
-            for kept in self._kept.records_of(record, RequestText(call.common.encode(), call.messages.encode())):
-                self._kept.has(kept)
-                self._note(kept)
-        self._note(record)
-        if self._bytes >= _SEGMENT_BYTES:
-            self.close()
-
-    def _note(self, record: Record) -> None:
-        line = line_of(encode_record(record))
-        self._lines.append(line)
-        self._bytes += len(line)
-
-    def close(self) -> None:
-        """Store what was added since."""
-        if self._lines:
-            nonce = digest(self.name, str(self._written))
-            key = ids.journal_segment(self.partition, self.pool.run, self.batch, nonce)
-            self.pool.store.put_absent(key, segment_of(self._lines))
-            self._lines, self._bytes = [], 0
-            self._written += 1
 
 
 async def _none() -> Any:

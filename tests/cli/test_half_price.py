@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.half_price import MODEL, a_project, published, quick_jobs
 from tests.cli.support import Project, eventually
+from tests.cli.test_metrics import scrape, url_of
 from tests.harness.model_server import ModelServer
 
 
@@ -86,8 +87,9 @@ def test_nodes_that_are_activities_wait_for_jobs_too(tmp_path: Path, model_serve
 def test_a_cancelled_run_keeps_what_its_job_has_answered(tmp_path: Path, model_server: ModelServer) -> None:
     quick_jobs(model_server, run_s=60.0)
     project = a_project(tmp_path / "p", model_server, rows=20, days=2)
-    with project.start("run", "--tier", "batch", "--json", "--name", "r") as running:
-        eventually(lambda: bool(model_server.jobs()["jobs"]), "a job is submitted")
+    serve = "--metrics", "127.0.0.1:0"
+    with project.start("run", "--tier", "batch", "--json", "--name", "r", *serve) as running:
+        eventually(lambda: scrape(url_of(running)).get(("tandem_jobs", "state=running")) == 1, "the job is counted")
         project.tandem("runs", "cancel", "r", timeout_s=120)
         assert running.wait().json["state"] == "cancelled"
     assert [job["state"] for job in model_server.jobs()["jobs"]] == ["cancelled"]

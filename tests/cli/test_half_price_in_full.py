@@ -9,9 +9,11 @@ import math
 import re
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 from temporalio.client import Client
 
@@ -22,6 +24,7 @@ from tests.harness.servers import TemporalServer
 
 pytestmark = pytest.mark.timeout(3_600)
 _JOB = 50_000  # requests, at most
+_GATHERING = {"gather": "6h"}  # however busy the machine is: until a job is full, or nothing else is at work
 TOOLS = '''
 from pathlib import Path
 
@@ -65,6 +68,8 @@ def test_a_backfill_by_jobs_and_a_live_run_of_the_last_days_pay_for_each_call_on
     """The live run publishes the new day while the jobs are out, and waits for the one that the backfill holds."""
     quick_jobs(model_server, run_s=8.0)
     project = a_project(tmp_path, model_server, rows=(days + 1) * rows, days=days + 1, graph="steps")
+    project.spec["limits"] = _GATHERING
+    project.write()
     last, new = (f"{START + dt.timedelta(days=day):%Y-%m-%d}" for day in (days - 1, days))
     over = "--from-date", f"{START:%Y-%m-%d}", "--to-date"
     with project.start("backfill", *over, last, "--tier", "batch", "--json", "--name", "past", "--yes") as past:
@@ -87,11 +92,11 @@ def test_a_backfill_by_jobs_and_a_live_run_of_the_last_days_pay_for_each_call_on
 
 
 class Memory:
-    """The largest of the processes of a command, in MB, every second: while it works, as long as the block lasts."""
+    """The largest of the processes of a command, in MB, every second as long as the block lasts."""
 
     def __init__(self, command: Started) -> None:
         self.seen: list[float] = []
-        self._session, self._over = command.process.pid, threading.Event()
+        self._command, self._over = psutil.Process(command.process.pid), threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Memory:
@@ -104,14 +109,9 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):
-            self.seen.append(max((self._mb(path) for path in Path("/proc").glob("[0-9]*")), default=0.0))
-
-    def _mb(self, process: Path) -> float:
-        try:
-            stat = (process / "stat").read_text().rpartition(")")[2].split()
-            return int(stat[21]) * 4096 / 2**20 if int(stat[3]) == self._session else 0.0
-        except (OSError, IndexError):
-            return 0.0
+            with suppress(psutil.NoSuchProcess):
+                found = [self._command, *self._command.children(recursive=True)]
+                self.seen.append(max(process.memory_info().rss for process in found) / 2**20)
 
 
 async def longest_histories(server: TemporalServer) -> dict[str, int]:
@@ -139,7 +139,7 @@ def test_very_many_requests_need_flat_memory_and_short_histories(
         }
     )
     table.write_parquet(project.folder / "rows.parquet")
-    project.spec["source"] = {"path": "rows.parquet", "key": ["id"]}
+    project.spec |= {"source": {"path": "rows.parquet", "key": ["id"]}, "limits": _GATHERING}
     project.write()
     with TemporalServer.start(tmp_path / "temporal") as server:
         project.env |= server.env()

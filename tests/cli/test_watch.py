@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from pipeline.cli.screen import live
 from pipeline.cli.screen.live import status
 from pipeline.client.live_figures import RowRate
 from pipeline.client.work_in_progress import WorkInProgress
@@ -31,6 +35,21 @@ def test_money_is_told_against_the_budget(budget: float | None, spent: str) -> N
     said = status(told(), work, pace)
     assert said.startswith("10 of 30 rows; 1 of 3 done; 2 rows/s, about 10 s left; ")
     assert spent in said
+
+
+def test_a_narrow_terminal_shows_what_is_waited_for_and_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(live, "err", Console(file=out, width=80, force_terminal=True))
+    waiting = (
+        "5 of 60 partitions done, 55 running, 55 partitions wait for 2 provider jobs, 31,200 of 84,000 calls answered, "
+        "until 2026-11-30 09:12 UTC at the latest"
+    )
+    view = live._Live()
+    with view.shown():
+        view.update(told(detail=waiting), WorkInProgress(told()), RowRate())
+    found = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[━╸╺]", " ", out.getvalue()).split())
+    assert "55 partitions wait for 2 provider jobs" in found
+    assert "until 2026-11-30 09:12 UTC at the latest" in found
 
 
 def test_before_there_is_a_plan_only_that_is_told() -> None:

@@ -88,7 +88,7 @@ class JobScript:
     custom id, get `error_status`. A job with `refuse_line` in a line is refused, as is one above a maximum or, together
     with those that are out, above `enqueued_tokens`. With `expire_share` a job expires when that share is answered.
     Every request about jobs with `refuse_key` is refused. A file is taken in for `file_s` after it was sent.
-    With `fail` a job fails at its end, without a reason."""
+    With `fail` a job fails at its end, without a reason. With `keep_files` no file can be deleted."""
 
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -106,6 +106,7 @@ class JobScript:
     refuse_key: str = ""
     file_s: float = 0.0
     fail: bool = False
+    keep_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

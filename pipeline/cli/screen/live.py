@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from temporalio.client import Client
 
 from pipeline.cli.screen.console import Screen, broken, counted, duration_text, err, failure, money, now, shown
@@ -106,9 +107,11 @@ class _Lines:
 
 class _Live:
     def __init__(self) -> None:
+        # A column of its own, as that of a text cuts it off: what the run waits for, and until when, is at its end.
         self._bar = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), console=err, transient=True
-        )
+            BarColumn(bar_width=24), TextColumn("{task.description}", markup=False, table_column=Column()),
+            console=err, transient=True,
+        )  # fmt: skip
         self._task: TaskID | None = None
 
     @contextlib.contextmanager

@@ -73,7 +73,7 @@ class GeminiJobs:
         return str(file["name"])
 
     async def withdraw(self, file: str) -> None:
-        await self._http.json("DELETE", f"{_VERSION}/{file}")
+        await self._http.delete(f"{_VERSION}/{file}", gone=(403, 404))  # which it does not tell apart
 
     async def create(self, intent: Intent, content: Content, file: str) -> str:
         path = self.model.wire.path(self.model.model).partition(":")[0]

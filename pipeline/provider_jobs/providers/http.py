@@ -3,7 +3,7 @@
 The session is that of live calls (`stages.models.wires.http`), with its proxies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -71,6 +71,16 @@ class Connection:
                 if response.status >= 300:
                     raise self.model.failure_of(response.status, await http.read_beginning(response), response.headers)
                 return Reply(_object(await response.read()), response.headers)
+
+    async def delete(self, path: str, gone: Collection[int] = (404,)) -> None:
+        """Delete a file. An answer with a status of `gone` means that it is not there any more."""
+        url = self._url(path)
+        with http.typed_failures(url, self.model.model, JSON_S):
+            async with http.session().delete(
+                url, headers=self._headers(), timeout=aiohttp.ClientTimeout(total=JSON_S), proxy=http.proxy_of(url)
+            ) as response:
+                if response.status >= 300 and response.status not in gone:
+                    raise self.model.failure_of(response.status, await http.read_beginning(response), response.headers)
 
     async def send_file(
         self, path: str, file: Path, headers: Mapping[str, str], *, timeout_s: float = _FILE_S

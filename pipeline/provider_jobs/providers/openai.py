@@ -67,7 +67,7 @@ class OpenAIJobs:
         return file
 
     async def withdraw(self, file: str) -> None:
-        await self._http.json("DELETE", f"files/{file}")
+        await self._http.delete(f"files/{file}")
 
     async def create(self, intent: Intent, content: Content, file: str) -> str:
         answer = await self._http.json("POST", "batches", openai.create_body(intent, file, self._endpoint))

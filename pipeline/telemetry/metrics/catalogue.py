@@ -114,9 +114,5 @@ METRICS = (
         "Actions of schedules of the namespace that were never begun, as their catch-up window was over.",
         combine="max", values=((),),
     ),
-    Metric(
-        "tandem_jobs", "gauge", "Provider batch jobs by state; none are used yet.", ("state",),
-        values=_each("submitted", "completed", "expired"),
-    ),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}

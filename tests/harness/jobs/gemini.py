@@ -75,13 +75,13 @@ class GeminiBatches:
 
     async def _file(self, request: web.BaseRequest, name: str, *, content: bool) -> web.StreamResponse:
         job = self._jobs.jobs.get(f"batches/{name.removeprefix('files/batch-')}")
-        if content and job is not None and request.query.get("alt") == "media":
+        if request.method == "DELETE":
+            self._jobs.delete(name)
+            return json_answer({})
+        if content and job is not None and name not in self._jobs.deleted and request.query.get("alt") == "media":
             return await lines_answer(request, self._results(job))
         if name not in self._jobs.files:
             raise Refused(f"You do not have permission to access the File {name} or it may not exist.", status=403)
-        if request.method == "DELETE":
-            del self._jobs.files[name]
-            return json_answer({})
         return json_answer(self._shown_file(name))
 
     def _shown_file(self, name: str) -> Body:
@@ -146,6 +146,7 @@ class GeminiBatches:
             return {**shown, "done": True, "error": {"code": 3, "message": str(job.refusal)}}
         if state in ("ended", "cancelled"):
             batch["output"] = {"responsesFile": f"files/batch-{job.id.removeprefix('batches/')}"}
+            self._jobs.outputs.add(batch["output"]["responsesFile"])
             batch["endTime"] = _time(job.ends)
             shown |= {"done": True, "response": batch["output"]}
         return shown

@@ -74,13 +74,13 @@ class OpenAIBatches:
 
     async def _file(self, request: web.BaseRequest, id: str, *, content: bool) -> web.StreamResponse:
         job = self._jobs.jobs.get(id.removeprefix("file-out-").removeprefix("file-err-"))
-        if content and job is not None:
+        if request.method == "DELETE":
+            self._jobs.delete(id)
+            return json_answer({"id": id, "object": "file", "deleted": True})
+        if content and job is not None and id not in self._jobs.deleted:
             return await lines_answer(request, self._results(job, errors=id.startswith("file-err-")))
         if id not in self._jobs.files:
             raise Refused(f"No such File object: {id}", status=404)
-        if request.method == "DELETE":
-            del self._jobs.files[id]
-            return json_answer({"id": id, "object": "file", "deleted": True})
         if content:
             return web.Response(body=self._jobs.new_file(id).read_bytes())
         return json_answer(self._shown_file(id))
@@ -152,6 +152,7 @@ class OpenAIBatches:
             good = sum(result.status == 200 for result in results)
             shown["output_file_id"] = f"file-out-{job.id}" if good else None
             shown["error_file_id"] = f"file-err-{job.id}" if good < len(results) else None
+            self._jobs.outputs.update(filter(None, (shown["output_file_id"], shown["error_file_id"])))
             shown["request_counts"] |= {
                 "completed": good,
                 "failed": sum(result.status > 0 for result in results) - good,

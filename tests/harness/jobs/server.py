@@ -105,6 +105,8 @@ class Jobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     files: dict[str, Body] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
+    outputs: set[str] = field(default_factory=set)  # files of results that were named
+    deleted: set[str] = field(default_factory=set)
     submitted: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     base_url: str = ""
@@ -118,6 +120,7 @@ class Jobs:
                 for job in self.jobs.values()
             ],
             "files": len(self.files),
+            "kept": sorted(self.files.keys() | self.outputs - self.deleted),
             "submitted": sum(self.submitted.values()),
             "custom_ids": len(self.submitted),
             "most_submitted": max(self.submitted.values(), default=0),
@@ -207,6 +210,15 @@ class Jobs:
         for number in range(self.script.unknown if found else 0):
             stranger = Line(f"stranger-{number}", found[0].line.body, found[0].line.path)
             yield Result(stranger, found[0].status, found[0].body)
+
+    def delete(self, file: str) -> None:
+        """Delete a file that was sent, or one of results. Raises Refused."""
+        if self.script.keep_files:
+            raise Refused("The file is in use.", status=409)
+        if file not in self.files and (file not in self.outputs or file in self.deleted):
+            raise Refused(f"No such file: {file}", status=404)
+        self.files.pop(file, None)
+        self.deleted.add(file)
 
     def cuts_reply(self) -> bool:
         """True if the reply to this creation is to be lost."""

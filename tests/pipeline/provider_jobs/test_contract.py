@@ -10,9 +10,10 @@ from langchain_core.messages import HumanMessage
 
 from pipeline.journal.join import collect as join_journal
 from pipeline.journal.join import hashed, keys_of_batch
+from pipeline.journal.known_file import records_of
 from pipeline.journal.requests import requests_of
 from pipeline.journal.usage import usage_of_run
-from pipeline.provider_jobs import collection
+from pipeline.provider_jobs import answer_files
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel, described, jobs_of, poll
@@ -20,7 +21,6 @@ from pipeline.stores.memory import MemoryStore
 from schemas import ids
 from schemas.job_requests import custom_id
 from stages.journal.records import CallRecord
-from stages.journal.segments import decode_segment
 from stages.models.calls import message_of
 from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
@@ -109,7 +109,7 @@ async def test_what_a_job_answers_is_joined_by_open(model_server: ModelServer, t
     files = joined.by_batch(keys.with_columns(calls=pl.lit(value=True)), tmp_path)
     assert joined.damage == []
     for batch, call in enumerate(parked):
-        (record,) = decode_segment(files[batch].read_bytes()).records
+        (record,) = records_of(files[batch].read_bytes())
         assert isinstance(record, CallRecord)
         assert record.key == (call.request, 0)
     shown = requests_of(store, "day=1", [parked[0].request])
@@ -213,8 +213,9 @@ async def test_records_are_the_same_to_the_byte_whenever_they_are_written(
     model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a collection that died half way through a file is carried on without a gap, wherever its segments are cut."""
-    monkeypatch.setattr(collection, "_SEGMENT_BYTES", 1_500)
+    monkeypatch.setattr(answer_files, "_SEGMENT_BYTES", 1_500)
     store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    model_server.script({"jobs": {"keep_files": True}})  # as if it had died before that
     key = park(store, "day=1", 0, some(model, OPENAI, range(9)))
     (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
     await over(store, job, client)

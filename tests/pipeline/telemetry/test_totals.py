@@ -7,12 +7,15 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from temporalio.worker import WorkflowInterceptorClassInput
 
 from pipeline.telemetry.metrics.address import Address
 from pipeline.telemetry.metrics.catalogue import METRICS, SECONDS
 from pipeline.telemetry.metrics.joint_gauges import BUDGET, CHARGED, RATE, SPENT, WANTED
 from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 from pipeline.telemetry.metrics.totals import Totals
+from pipeline.telemetry.metrics.workflow_figures import WorkflowFigures
+from pipeline.workflows.live_figures import LISTENER
 from schemas.errors import UsageError
 
 ROWS = "tandem_stage_rows_total", (("stage", "s"),)
@@ -114,3 +117,24 @@ def test_an_address_that_is_none_is_refused_by_its_setting(text: str) -> None:
 def test_addresses_of_both_protocols() -> None:
     assert Address.parse("127.0.0.1:0", setting="x") == Address("127.0.0.1", 0)
     assert str(Address.parse("[::1]:9464", setting="x")) == "[::1]:9464"
+
+
+def test_provider_jobs_are_counted_by_state_over_all_runs_and_pools() -> None:
+    recorder, worker = Recorder(), WorkflowInterceptorClassInput(unsafe_extern_functions={})
+    WorkflowFigures(recorder).workflow_interceptor_class(worker)
+    hear = worker.unsafe_extern_functions[LISTENER]
+    for state, number in (("waiting", 1), ("running", 2)):
+        hear(f"jobs_{state}", ("run-1 pool-1", number))
+    hear("jobs_running", ("run-2 pool-1", 3))
+
+    def jobs() -> dict[str, float]:
+        return {labels["state"]: value for name, labels, value in recorder.report()["gauges"] if name == "tandem_jobs"}
+
+    assert jobs() == {"waiting": 1, "queued": 0, "running": 5, "ended": 0}
+    hear("jobs_running", ("run-1 pool-1", 0))
+    assert jobs()["running"] == 3
+
+
+def test_each_metric_is_described_once() -> None:
+    names = [metric.name for metric in METRICS]
+    assert len(names) == len({*names})

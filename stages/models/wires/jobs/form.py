@@ -37,7 +37,7 @@ class LineRefusal:
 @dataclass(frozen=True)
 class JobStatus:
     """A job as its provider describes it. `deadline`: in seconds since the epoch, when it gives up; `refusals`: of a
-    job that failed as a whole; `files`: where its results are, by kind."""
+    job that failed as a whole; `files`: where its results are, by kind; `inputs`: files that were sent ahead."""
 
     id: str
     state: ProviderState
@@ -48,6 +48,7 @@ class JobStatus:
     message: str = ""
     refusals: tuple[LineRefusal, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

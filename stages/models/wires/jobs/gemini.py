@@ -61,6 +61,7 @@ def status_of(operation: Mapping[str, Any]) -> JobStatus:
         deadline=created.timestamp() + _GIVES_UP_S if created is not None else None,
         message=message,
         refusals=refusals,
+        inputs=(source["fileName"],) if (source := batch.get("inputConfig") or {}).get("fileName") else (),
         files={"responsesFile": output["responsesFile"]} if output.get("responsesFile") else {},
     )
 

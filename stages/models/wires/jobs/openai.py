@@ -54,6 +54,7 @@ def status_of(batch: Mapping[str, Any]) -> JobStatus:
         message=refusals[0].message if refusals else "",
         refusals=refusals,
         files={name: batch[name] for name in _OUTPUTS if batch.get(name)},
+        inputs=(batch["input_file_id"],) if batch.get("input_file_id") else (),
     )
 
 
