@@ -100,8 +100,8 @@ def line(case: Case) -> str:
     fixed = best.rate(5 * TAKES_S, best.full_s)
     return (
         f"{case.name}: {found.rate(0, end) / fixed:.0%} of the {fixed:.1f} a second of rows_in_flight: {case.best}, "
-        f"{found.rate(begun, end) / fixed:.0%} after {begun:.0f} s; median latency {found.latency(begun):.2f} s instead "
-        f"of {best.latency(5 * TAKES_S):.2f} s, the longest "
+        f"{found.rate(begun, end) / fixed:.0%} after {begun:.0f} s; median latency {found.latency(begun):.2f} s "
+        f"instead of {best.latency(5 * TAKES_S):.2f} s, the longest "
         f"{max((call.t_end or 0) - call.t_start for call in found.calls):.1f} s, {found.lost} lost"
     )
 
