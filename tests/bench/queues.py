@@ -116,5 +116,7 @@ def _changed(case: Case) -> str:
 
 
 def main() -> str:
-    lines = [line(case) for case in CASES if os.environ.get("ONLY", "") in case.name]
-    return "\n  ".join(lines) + f" (load {os.getloadavg()[0]:.0f})"
+    cases = [case for case in CASES if os.environ.get("ONLY", "") in case.name]
+    for case in cases:
+        print(f"  {line(case)}", flush=True)
+    return f"{len(cases)} servers (load {os.getloadavg()[0]:.0f})"
