@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import botocore.auth
-import botocore.awsrequest
 import botocore.credentials
 import botocore.exceptions
 import botocore.session
 
+from pipeline.sigv4 import signed_headers
 from pipeline.stores.s3_environment import region
 from pipeline.vertex import vertex_access
 from schemas.errors import FatalModelError, SpecError
@@ -85,10 +84,7 @@ class _Signer:
         return self.own is not None or self.session.get_credentials() is not None
 
     async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
-        request = botocore.awsrequest.AWSRequest("POST", url, headers=dict(headers), data=body)
-        keys = await self._keys()
-        botocore.auth.SigV4Auth(keys, _SERVICE, self.region).add_auth(request)
-        return dict(request.headers.items())
+        return signed_headers(url, headers, body, keys=await self._keys(), scope=(self.region, _SERVICE))
 
     async def _keys(self) -> Any:
         found = self.own or self.session.get_credentials()

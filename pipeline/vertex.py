@@ -15,7 +15,7 @@ from stages.models.credentials import GoogleCloud
 from stages.models.wires.signing import SignedAccess
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
-_VERSION = "v1beta1"  # as Google's SDK calls Vertex AI
+_VERSION = "v1beta1"  # as Google's SDK calls Vertex AI, if the environment names no other
 _REGIONS = ("us", "eu")  # places of several regions, with hosts of their own kind
 SIGN_IN = "gcloud auth application-default login, or export GOOGLE_APPLICATION_CREDENTIALS=FILE."
 _NO_PACKAGE = "Vertex AI needs a package that is not installed."
@@ -29,7 +29,8 @@ def vertex_access(params: Mapping[str, Any]) -> SignedAccess:
     if not cloud.api_key:
         _refuse_nowhere(cloud)
     own = str(params.get("base_url") or credentials.base_url("google_vertexai"))
-    address = f"{(own or _host(cloud)).rstrip('/')}/{_VERSION}"
+    version = credentials.google_version(_VERSION, _VERSION)
+    address = f"{(own or _host(cloud)).rstrip('/')}/{version}"
     if cloud.api_key:
         return SignedAccess(address, _Key(cloud.api_key), lambda: True)
     token = _Token(needed=not own)

@@ -20,7 +20,7 @@ class ParkedCall:
     address and account whose jobs may hold it. `body` is the request in the provider's own form; `common` and
     `messages` are its texts for the journal, empty where requests are not kept. `cap` is the most tokens of the answer,
     None where there is none; `most_nano_usd` and `most_tokens` are what it may cost at the batch price; `size` is its
-    bytes (0: those of the body), and `media` is True where it holds more than text. `print` is the row's
+    bytes (0: those of the body), `media` is True where it holds more than text, `images` of it. `print` is the row's
     fingerprint; `wave` counts the times that its partition has waited for jobs before."""
 
     request: str
@@ -39,6 +39,7 @@ class ParkedCall:
     print: str = ""
     size: int = 0
     media: bool = False
+    images: int = 0
     wave: int = 0
 
 

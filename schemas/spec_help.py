@@ -179,6 +179,8 @@ _PRICE = {
     "cache_write": "Input tokens that the provider wrote to its cache. Default: as `input`.",
     "cache_write_1h": "Those that it keeps for an hour. Default: as `cache_write`.",
     "web_search": "USD for a thousand web searches of the provider. Default: the price of the package genai-prices.",
+    "image": "USD an image of a request (not a million), where the provider bills images by number. Default: none, as "
+    "images that are billed as tokens are in `input`.",
 }
 _MCP = {
     "command": "The program that is started, and its arguments: a list, or a text that is split as a shell does. It "

@@ -99,7 +99,7 @@ class Answering:
     def _answered(self, call: ParkedCall, blank: CallRecord, result: ChatResult, answer: JobAnswer) -> CallRecord:
         message = message_of(result)
         size = call.size or len(orjson.dumps(call.body))
-        request = ModelRequest(call.request, size, cap=call.cap, media=call.media)
+        request = ModelRequest(call.request, size, cap=call.cap, media=call.media, images=call.images)
         usage = usage_of(message, request, call.cap or self.backend.cap)
         metadata = message.response_metadata
         return replace(

@@ -334,7 +334,9 @@ class Limits(Section):
 
 class Price(Section):
     """USD per million tokens; of web searches, per thousand. Cached input, and what is written to the cache, are part
-    of the input, and reasoning of the output: without their own price they cost the same as the rest."""
+    of the input, and reasoning of the output: without their own price they cost the same as the rest. `image`: USD an
+    image of a request, where a provider bills images by number; where it bills them as tokens, they are in the
+    input."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
@@ -343,6 +345,7 @@ class Price(Section):
     cache_write: float | None = Field(default=None, ge=0)
     cache_write_1h: float | None = Field(default=None, ge=0)
     web_search: float | None = Field(default=None, ge=0)
+    image: float | None = Field(default=None, ge=0)
 
 
 class Journal(Section):

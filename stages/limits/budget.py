@@ -163,10 +163,11 @@ def most_of(
     *,
     cache: Literal["5m", "1h"] | None = None,
     searches: int = 0,
+    images: int = 0,
 ) -> Amount:
     """Return the upper bound of a call's cost and tokens; `cache`: all of the request may be written to the provider's
-    cache, for so long at most; `searches`: so many of the web, whose results are reckoned, as they have no bound. A run
-    with a budget does not start if a price is unknown."""
+    cache, for so long at most; `searches`: so many of the web, whose results are reckoned, as they have no bound;
+    `images`: of the request. A run with a budget does not start if a price is unknown."""
     bound = -(-read // _ROUNDED_TO) * _ROUNDED_TO + searches * SEARCH_TOKENS
     inputs: list[dict[str, int]] = [{"input": bound}]
     if cache is not None:
@@ -176,7 +177,9 @@ def most_of(
     if searches:
         inputs = [{**sizes, "web_searches": searches} for sizes in inputs]
     highest = max(
-        price({**sizes, "output": cap, "reasoning": reasoning}) or 0.0 for sizes in inputs for reasoning in (0, cap)
+        price({**sizes, "output": cap, "reasoning": reasoning, "images": images}) or 0.0
+        for sizes in inputs
+        for reasoning in (0, cap)
     )
     return amount_of(highest, bound + cap)
 

@@ -1,5 +1,8 @@
 """The price of a call: from the spec's `prices`, else from the genai-prices package (bundled data, no network).
 
+Images that a provider bills as tokens are in the usage that it reports; only a price of the spec's is by the image, as
+the package has none.
+
 Flex and batch cost half of the standard price, as OpenAI, Azure, Anthropic, Google and AWS publish it; where the
 package has a model's own prices for them, those count.
 """
@@ -90,7 +93,8 @@ def _from_spec(price: Price, usage: dict[str, int]) -> float:
     )
     input_cost += (written - hour) * write_price + hour * _default_to(price.cache_write_1h, write_price)
     output_cost = (usage["output"] - reasoning) * price.output + reasoning * _default_to(price.reasoning, price.output)
-    return (input_cost + output_cost) / 1_000_000
+    images = usage.get("images", 0) * (price.image or 0.0)
+    return (input_cost + output_cost) / 1_000_000 + images
 
 
 def _default_to(price: float | None, usual: float) -> float:

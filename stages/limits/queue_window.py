@@ -57,10 +57,10 @@ class QueueWindow:
     and that is no chance, the window shrinks to what fills the server without a queue (Little's law: the calls that it
     answers a second, times the base). That is a trial. If latency does not become shorter, there was no queue: the
     longer latency is the base, the window is as before, and the next trial comes later, unless latency grows at once
-    with the window. Else the window is raised while latency is near the base: doubled at first, by less after each raise
-    that made a queue, which is taken back, and never past the middle of the way to what was too much (the ceiling). At
-    the ceiling the next raise waits; long, if the last one made the server answer less. Calls that do not use the window
-    do not raise it.
+    with the window. Else the window is raised while latency is near the base: doubled at first, by less after each
+    raise that made a queue, which is taken back, and never past the middle of the way to what was too much (the
+    ceiling). At the ceiling the next raise waits; long, if the last one made the server answer less. Calls that do not
+    use the window do not raise it.
 
     Latencies are compared by the mean of the logarithms of their middle half, which long answers do not move. Unless it
     `watches`, nothing is limited.

@@ -61,10 +61,17 @@ class Backend:
         return self.name.partition(":")[0]
 
     def most_of(
-        self, size: int, cap: int, *, marked: bool, price: Callable[[dict[str, int]], float | None] | None = None
+        self,
+        size: int,
+        cap: int,
+        *,
+        marked: bool,
+        images: int = 0,
+        price: Callable[[dict[str, int]], float | None] | None = None,
     ) -> Amount:
-        """Return the most that a request of `size` bytes may cost, its answer within a cap; `marked`: it has marks of
-        its own for the provider's cache; `price`: of another tier."""
+        """Return the most that a request of `size` bytes and so many images may cost, its answer within a cap;
+        `marked`: it has marks of its own for the provider's cache; `price`: of another tier."""
         writes = self.caching is not None and self.caching.write > 1
         cache: Literal["5m", "1h"] | None = "1h" if marked else "5m" if writes else None
-        return most_of(price or self.price, self.seen.most_read(size), cap, cache=cache, searches=self.searches)
+        most_read = self.seen.most_read(size)
+        return most_of(price or self.price, most_read, cap, cache=cache, searches=self.searches, images=images)

@@ -82,6 +82,13 @@ def google_cloud(params: Mapping[str, Any]) -> GoogleCloud:
     return GoogleCloud("", "", key) if key and not (found.project or found.location) else found
 
 
+def google_version(usual: str, beta: str) -> str:
+    """Return the version of Google's API in paths: `usual`, if GOOGLE_GENAI_API_VERSION does not name another, in which
+    `beta` has a number of its own."""
+    named = variable("GOOGLE_GENAI_API_VERSION")[1]
+    return beta if named == "beta" else named or usual
+
+
 def openai_base_url() -> str:
     """Return the base URL of the endpoint for `openai:` models."""
     return base_url("openai")

@@ -53,6 +53,7 @@ async def known_or_parked(
         print=parking.print,
         size=request.size,
         media=request.media,
+        images=request.images,
         wave=parking.wave,
     )
     await parking.park(call)
@@ -60,4 +61,4 @@ async def known_or_parked(
 
 def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:
     price = tier_price(backend.price, "batch")
-    return backend.most_of(request.size, cap, marked=request.marked, price=price)
+    return backend.most_of(request.size, cap, marked=request.marked, images=request.images, price=price)

@@ -15,6 +15,7 @@ from stages.models.asked import Settings, canonical_json
 from stages.models.backend import Backend
 from stages.models.prompt_cache.prefix import end_of, is_long_enough, part_of
 from stages.models.row.scope import request_digest
+from stages.models.wires.media import image_count
 from stages.models.wires.protocols.openai_chat import wire
 
 _LONG = 2_000  # characters of binary content, of which only the digest is kept
@@ -32,9 +33,9 @@ class Named:
 @dataclass(frozen=True)
 class ModelRequest:
     """A request: the digest of its canonical form without the cap of the answer, its size in bytes, the most tokens of
-    an answer, if the request sets it, `media`: it holds more than plain text, `marked`: it has marks for the
-    provider's cache. `capped`: the digest with the cap,
-    for answers that were cut off by it, and those of versions that had no other. `older`: further digests that earlier
+    an answer, if the request sets it, `media`: it holds more than plain text, `images` of it, `marked`: it has marks
+    for the provider's cache. `capped`: the digest with the cap, for answers that were cut off by it, and those of
+    versions that had no other. `older`: further digests that earlier
     versions gave it. `text`: the request for people. `prefix`: a digest of what the provider's cache keeps of it, empty
     if nothing is known to be kept."""
 
@@ -42,6 +43,7 @@ class ModelRequest:
     size: int
     cap: int | None = None
     media: bool = False
+    images: int = 0
     marked: bool = False
     capped: str = ""
     older: tuple[Named, ...] = ()
@@ -80,6 +82,7 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], settings: S
         size=len(content) + len(settings.capped),
         cap=settings.cap,
         media=media,
+        images=image_count(asked) if media else 0,
         marked=asked != sent,
         capped=capped,
         older=tuple(older),

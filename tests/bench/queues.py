@@ -1,5 +1,6 @@
 """Servers that queue instead of refusing, by `tandem run` with 256 rows at once: what they answer, and how fast,
-against the best fixed number of rows. Nothing names that number. `ROWS` sets the rows of a run, `ONLY` its case."""
+against the best fixed number of rows. Nothing names that number. `ONLY` sets the case, `TAKES` the seconds of a call:
+more of them need fewer cores, and as much more time."""
 
 import os
 import tempfile
@@ -15,27 +16,27 @@ from tests.bench.pipelines import run, write_spec, write_table
 from tests.harness.ledger import Call
 from tests.harness.model_server import ModelServer
 
-ROWS = int(os.environ.get("ROWS", "6000"))
 MOST = 256
-LATENCY = {"latency_ms": 1000, "spread": 0.3}
+TAKES_S = float(os.environ.get("TAKES", "1"))  # of a call, on average
+LATENCY = {"latency_ms": 1000 * TAKES_S, "spread": 0.3}
+FIXED_S, FOUND_S, BEFORE_S, AFTER_S = (TAKES_S * calls for calls in (60, 120, 60, 60))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A server, the best fixed number of rows for it, and what becomes of it after `until_s` seconds."""
+    """A server, the best fixed number of rows for it, and what becomes of it after a minute."""
 
     name: str
     script: Mapping[str, Any]
     best: int
     then: Mapping[str, Any] | None = None
-    until_s: float = 60.0
 
 
 CASES = (
     Case("48 slots", {**LATENCY, "slots": 48}, 48),
     Case("half as much beyond 64 calls", {**LATENCY, "slots": 64, "crowd": 64}, 64),
     Case("48 slots, then 16", {**LATENCY, "slots": 48}, 48, {**LATENCY, "slots": 16}),
-    Case("a healthy provider", {"latency_ms": 1000, "spread": 0.6}, MOST),
+    Case("a healthy provider", {**LATENCY, "spread": 0.6}, MOST),
 )
 
 
@@ -83,31 +84,39 @@ def _change(server: ModelServer, case: Case) -> None:
     while not server.stats().answered_ok:
         time.sleep(0.2)
     if case.then is not None:
-        time.sleep(case.until_s)
+        time.sleep(BEFORE_S)
         server.script(case.then)
 
 
 def line(case: Case) -> str:
-    rows = ROWS if case.then is None else ROWS * 3 // 4
-    found = seen(case, MOST, rows)
-    end = found.full_s
-    if case.then is not None:  # the server begins again with an empty queue; twenty seconds are for finding the number
-        part = found.rate(case.until_s + 20, end) / 16
-        late = found.latency(case.until_s + 20)
-        return f"{case.name}: {part:.0%} of 16 a second from 20 s on, median latency {late:.2f} s, {found.lost} lost"
+    if case.then is not None:
+        return _changed(case)
+    found = seen(case, MOST, int(case.best / TAKES_S * FOUND_S))
+    end, begun = found.full_s, 30 * TAKES_S
     if case.best == MOST:
-        ideal = MOST / (case.script["latency_ms"] / 1000)
-        return f"{case.name}: {found.rate(10, end) / ideal:.0%} of {ideal:.0f} a second from 10 s on, {found.lost} lost"
-    best = seen(case, case.best, rows // 2)
-    fixed = best.rate(5, best.full_s)
+        used = found.rate(begun, end) * TAKES_S / MOST
+        return f"{case.name}: {used:.0%} of {MOST} calls at once, {found.lost} lost"
+    best = seen(case, case.best, int(case.best / TAKES_S * FIXED_S))
+    fixed = best.rate(5 * TAKES_S, best.full_s)
     return (
         f"{case.name}: {found.rate(0, end) / fixed:.0%} of the {fixed:.1f} a second of rows_in_flight: {case.best}, "
-        f"{found.rate(30, end) / fixed:.0%} from 30 s on; median latency {found.latency(30):.2f} s instead of "
-        f"{best.latency(5):.2f} s, the longest {max((call.t_end or 0) - call.t_start for call in found.calls):.1f} s, "
-        f"{found.lost} lost"
+        f"{found.rate(begun, end) / fixed:.0%} after {begun:.0f} s; median latency {found.latency(begun):.2f} s "
+        f"instead of {best.latency(5 * TAKES_S):.2f} s, the longest "
+        f"{max((call.t_end or 0) - call.t_start for call in found.calls):.1f} s, {found.lost} lost"
     )
 
 
+def _changed(case: Case) -> str:
+    """Of a server whose slots become 16: the new ones begin with an empty queue, and twenty seconds are for finding the
+    number."""
+    found = seen(case, MOST, int((case.best * BEFORE_S + 16 * AFTER_S) / TAKES_S))
+    begin = BEFORE_S + 20 * TAKES_S
+    part = found.rate(begin, found.full_s) * TAKES_S / 16
+    return f"{case.name}: {part:.0%} of 16 at once, median latency {found.latency(begin):.2f} s, {found.lost} lost"
+
+
 def main() -> str:
-    lines = [line(case) for case in CASES if os.environ.get("ONLY", "") in case.name]
-    return "\n  ".join(lines) + f" (load {os.getloadavg()[0]:.0f})"
+    cases = [case for case in CASES if os.environ.get("ONLY", "") in case.name]
+    for case in cases:
+        print(f"  {line(case)}", flush=True)
+    return f"{len(cases)} servers (load {os.getloadavg()[0]:.0f})"

@@ -10,7 +10,7 @@ from langchain.chat_models import init_chat_model
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
-from pipeline.bedrock import bedrock_access
+from pipeline.bedrock import model_services
 from schemas.spec.fields import OutputField
 from stages.models.answers.answer_format import AnswerFormat
 from stages.models.wires.clients import client_of
@@ -24,6 +24,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "openai responses": ("openai:gpt-5-mini", {"api": "responses"}),
     "anthropic": ("anthropic:claude-haiku-4-5", {}),
     "gemini": ("google_genai:gemini-2.5-flash", {}),
+    "vertex": ("google_vertexai:gemini-2.5-flash", {}),
     "bedrock converse": ("bedrock_converse:us.anthropic.claude-haiku-4-5-20251001-v1:0", {}),
 }
 
@@ -40,7 +41,7 @@ FORM = AnswerFormat({"category": OutputField(type="str"), "urgency": OutputField
 
 async def _ours(model: str, params: dict[str, Any]) -> float:
     provider, _, name = model.partition(":")
-    access = bedrock_access(params) if provider == "bedrock_converse" else None
+    access = model_services().access(provider, params)
     client = client_of(provider, name, params, 60, access)
     declared = {"name": "answer", "schema": FORM.schema, "strict": True}
 
@@ -87,7 +88,7 @@ async def _measure() -> str:
         ours = await _ours(model, params)
         first = first or ours
         line = f"{name}: {ours:.2f} ms CPU a call ({ours / first:.2f} × the first)"
-        if name != "gemini":  # its class did not reach a server of ours
+        if name not in ("gemini", "vertex"):  # its class did not reach a server of ours
             theirs = await _theirs(model, params)
             line += f"; LangChain's class {theirs:.2f} ms ({theirs / ours:.1f} ×)"
         lines.append(line)

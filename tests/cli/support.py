@@ -17,7 +17,10 @@ from typing import Any
 import yaml
 
 TANDEM = str(Path(sys.executable).parent / "tandem")
-_SCRUBBED = ("TEMPORAL_", "AWS_", "OPENAI_", "ANTHROPIC_", "TANDEM_", "LANGSMITH_", "LANGCHAIN_", "COLUMNS")
+_SCRUBBED = (
+    "TEMPORAL_", "AWS_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "TANDEM_", "LANGSMITH_", "LANGCHAIN_",
+    "COLUMNS",
+)  # fmt: skip
 DAYS = ("day=2026-11-01", "day=2026-11-02", "day=2026-11-03")
 
 

@@ -63,6 +63,7 @@ class ModelServer:
         return {
             "ANTHROPIC_BASE_URL": root, "ANTHROPIC_API_KEY": "sk-ant-test",
             "GOOGLE_GEMINI_BASE_URL": root, "GOOGLE_API_KEY": "AIza-test",
+            "GOOGLE_VERTEX_BASE_URL": root,  # in express mode, by the same key
             "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": root, "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret",
         }  # fmt: skip

@@ -19,12 +19,14 @@ _LONGEST = 400_000  # of an answer without a cap, reasoning included
 
 def usage_of(message: AIMessage, request: ModelRequest, cap: int | None) -> dict[str, int]:
     """Return tokens of input and output, and how many of them were read from or written to a cache, or were reasoning;
-    `estimated` if the reported numbers are not plausible: a token takes a byte at least, and an answer is about as long
-    as its cap at most. Implausible usage is removed from the message, so that no graph relies on it."""
+    the images of the request, if it has any; `estimated` if the reported numbers are not plausible: a token takes a
+    byte at least, and an answer is about as long as its cap at most. Implausible usage is removed from the message, so
+    that no graph relies on it."""
     reported = message.usage_metadata
     read, wrote = (reported["input_tokens"], reported["output_tokens"]) if reported is not None else (0, 0)
     searches = int(message.response_metadata.get(WEB_SEARCHES) or 0)
-    usage: dict[str, int] = {WEB_SEARCHES: searches} if searches else {}
+    counts = {WEB_SEARCHES: searches, "images": request.images}
+    usage: dict[str, int] = {name: count for name, count in counts.items() if count}
     plausible_input = 0 < read <= (_MEDIA if request.media else request.size + (_SEARCHED if searches else _ADDED))
     has_output = wrote > 0 or cap == _VECTOR or not _estimated(message)
     plausible_output = has_output and 0 <= wrote <= (_LONGEST if cap is None else 2 * cap + 1_000)

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 from langchain_core.outputs import ChatResult
 
+from stages.models import credentials
 from stages.models.embeddings.many_texts import ManyTextsModel, results_of, without_nothing
 from stages.models.wires.protocols.answer import counted
 from stages.models.wires.protocols.gemini import resource_of
@@ -25,7 +26,8 @@ class GeminiEmbeddings(ManyTextsModel):
         name = self.model if "/" in self.model else f"models/{self.model}"
         asked = {"model": name, **settings_of(self.params)}
         body = {"requests": [{"content": _content(text), **asked} for text in texts]}
-        answer, headers = await self._post(orjson.dumps(body), f"v1/{name}:batchEmbedContents", len(texts))
+        version = credentials.google_version("v1", "v1beta")
+        answer, headers = await self._post(orjson.dumps(body), f"{version}/{name}:batchEmbedContents", len(texts))
         return results_of(answer, _batch, texts, _tokens(answer), headers.get("x-request-id"))
 
 

@@ -17,7 +17,7 @@ from stages.models.wires.signing import SignedAccess
 from stages.models.wires.transport import ProviderChatModel
 
 _WIRES: dict[str, Wire] = {
-    "openai": OpenAIChat(), "anthropic": AnthropicMessages(), "google_genai": GeminiGenerate(),
+    "openai": OpenAIChat(), "anthropic": AnthropicMessages(),
     "bedrock_converse": BedrockConverse(), "bedrock": BedrockConverse(),
 }  # fmt: skip
 _RESPONSES = OpenAIResponses()
@@ -82,7 +82,9 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
     chat_only = not CHAT_ONLY.isdisjoint([*sent, *extra])
     by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
     if provider == "google_vertexai":
-        wire: Wire = VertexGenerate(credentials.google_cloud(params).path)
+        wire: Wire = VertexGenerate(place=credentials.google_cloud(params).path)
+    elif provider == "google_genai":
+        wire = GeminiGenerate(credentials.google_version("v1", "v1beta"))
     else:
         wire = _RESPONSES if by_responses else _WIRES[provider]
     setting, found = credentials.key_of(provider)

@@ -8,6 +8,12 @@ from stages.models.wires.facts import Facts
 from stages.models.wires.protocols.parts import Part, parts_of
 
 
+def image_count(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of images in messages."""
+    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+    return sum(isinstance(part, Part) and part.kind == "image" for content in contents for part in parts_of(content))
+
+
 def refuse_media(messages: Sequence[Mapping[str, Any]], facts: Facts, model: str) -> None:
     """Raises FatalModelError for an image, a PDF or sound in a message to a model that is known to take none."""
     takes = {"image": facts.images, "file": facts.pdfs, "audio": facts.audio}

@@ -6,6 +6,8 @@ from decimal import Decimal
 
 import pytest
 
+from schemas.spec.sections import Price
+from stages.limits.budget import most_of
 from stages.limits.prices import pricer
 
 BILLS: dict[str, tuple[str, dict[str, int], list[tuple[int, str]]]] = {
@@ -50,3 +52,19 @@ def test_a_call_costs_what_its_provider_publishes(name: str) -> None:
 
 def test_a_price_that_nobody_knows_is_none_and_never_zero() -> None:
     assert pricer("openai:a-model-of-ours", {})({"input": 1_000, "output": 10}) is None
+
+
+def test_images_that_are_billed_by_number_are_counted_beside_the_tokens() -> None:
+    own = {"openai:m": Price(input=1, output=2, image=0.0001)}
+    usage = {"input": 1_000, "output": 10, "images": 3}
+    assert pricer("openai:m", own)(usage) == pytest.approx(0.001 + 0.00002 + 0.0003)
+    most = most_of(pricer("openai:m", own), 64, 10, images=3)
+    assert most.nanos == most_of(pricer("openai:m", own), 64, 10).nanos + 300_000
+
+
+def test_images_that_are_billed_as_tokens_cost_nothing_besides() -> None:
+    usage = {"input": 1_000, "output": 10}
+    for name in ("openai:gpt-5-mini", "anthropic:claude-haiku-4-5", "google_genai:gemini-2.5-flash"):
+        assert pricer(name, {})({**usage, "images": 3}) == pricer(name, {})(usage)
+    assert pricer("openai:m", {"openai:m": Price(input=1, output=2)})({**usage, "images": 3}) == pytest.approx(0.00102)
+    assert pricer("openai:a-model-of-ours", {})({**usage, "images": 3}) is None

@@ -174,8 +174,10 @@ def test_the_text_of_a_request_has_no_secret_and_no_long_media() -> None:
     made = backend(**secrets, temperature=0, effort="low")
     picture = "data:image/png;base64," + "A" * 5000
     content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "B" * 5000}]
-    text = request(made, [SystemMessage("You sort."), HumanMessage(content)]).text  # type: ignore[arg-type]
+    asked_for = request(made, [SystemMessage("You sort."), HumanMessage(content)])  # type: ignore[arg-type]
+    text = asked_for.text
     assert text is not None
+    assert asked_for.images == 1
     common, (asked,) = orjson.loads(text.common), orjson.loads(text.messages)
     assert common["model"] == {"name": "openai:m", "params": {"effort": "low", "temperature": 0}}
     assert common["messages"] == [{"role": "system", "content": "You sort."}]

@@ -46,11 +46,14 @@ _REWRITTEN = frozenset((
 _SYNTHETIC = "call_without_id_"
 
 
+@dataclass(frozen=True)
 class GeminiGenerate(WholeAnswers):
     """`POST /v1/models/<model>:generateContent`; the version is that of the SDK (GOOGLE_AI_API_DEFAULT_VERSION)."""
 
+    version: str = "v1"
+
     def path(self, model: str) -> str:
-        return f"v1/{model if '/' in model else f'models/{model}'}:generateContent"
+        return f"{self.version}/{model if '/' in model else f'models/{model}'}:generateContent"
 
     def headers(self, key: str) -> dict[str, str]:
         return {"x-goog-api-key": key} if key else {}
@@ -96,7 +99,7 @@ class VertexGenerate(GeminiGenerate):
     """`POST …/publishers/google/models/<model>:generateContent`, in the project and location of the path `place`. Who
     asks is in the headers of its access."""
 
-    place: str
+    place: str = ""
 
     def path(self, model: str) -> str:
         return f"{resource_of(model, self.place)}:generateContent"

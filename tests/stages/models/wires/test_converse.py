@@ -210,7 +210,8 @@ async def test_boto3_sends_the_same(both: Both) -> None:
 async def test_the_signature_is_of_what_was_sent(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signed again from what the server got, at the same moment, it is the same."""
     referee = both.referee
-    await both.ask(CLAUDE, ASK)
+    both.access = bedrock_access({**KEYS, "aws_session_token": "a token"})
+    await both.ask(CLAUDE, ASK, {"headers": {"X-Of-Ours": "two  words"}})
     _, headers, body = referee.sent[0]
     assert "%3A" in referee.raw_paths[0]
     signed = re.search(r"SignedHeaders=([^,]+)", headers["authorization"])

@@ -8,11 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.bedrock import bedrock_access
+from pipeline.bedrock import model_services
 from schemas.spec.sections import Price
 from stages.journal.records import CallRecord
 from stages.limits.prices import pricer
-from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.support import Segments, a_context, an_extract, answers, enrich, kinds
 
@@ -35,6 +34,7 @@ MODELS: dict[str, tuple[Any, str, str]] = {
     "responses": ({"name": "openai:gpt-5-mini", "params": {"api": "responses"}}, "0.25", "2"),
     "anthropic": ("anthropic:claude-haiku-4-5", "1", "5"),
     "gemini": ("google:gemini-2.5-flash", "0.30", "2.50"),
+    "vertex": ("vertex:gemini-2.5-flash", "0.30", "2.50"),
     "bedrock": ("bedrock_converse:us.anthropic.claude-haiku-4-5-20251001-v1:0", "1.10", "5.50"),
 }
 
@@ -47,7 +47,7 @@ async def test_each_wire_gives_the_same_table_and_the_bill_of_its_provider(
         monkeypatch.setenv(variable, value)
     server.reset()
     model, price_in, price_out = MODELS[name]
-    services = ModelServices(bedrock=bedrock_access)
+    services = model_services()
     stage = an_extract(services, model=model, output=OUTPUT, system="You sort letters.")
     store = Segments()
     rows = [f"Letter {at} [[answer: {orjson.dumps(row).decode()}]]" for at, row in enumerate(ROWS)]

@@ -275,6 +275,26 @@ def test_each_place_has_its_own_limits() -> None:
     assert limiters[0]._queue is not limiters[1]._queue
 
 
+@pytest.mark.parametrize("version", ["beta", "v1alpha", "v1"])
+@pytest.mark.parametrize("vertex", [True, False])
+async def test_the_version_is_that_of_the_environment(
+    referee: Referee, monkeypatch: pytest.MonkeyPatch, version: str, vertex: bool
+) -> None:
+    monkeypatch.setenv("GOOGLE_GENAI_API_VERSION", version)
+    options: Any = {"base_url": referee.url}
+    client = genai.Client(vertexai=vertex, api_key="AIza", http_options=options)
+    referee.make = lambda body: {
+        "candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1},
+    }
+    await client.aio.models.generate_content(model=FLASH, contents="It is late.")
+    await client.aio.aclose()
+    given = {"base_url": referee.url, "api_key": "AIza"}
+    provider, access = ("google_vertexai", vertex_access(given)) if vertex else ("google_genai", None)
+    await client_of(provider, FLASH, given, 30, access)._agenerate(ASK)
+    assert referee.sent[0][0] == referee.sent[1][0]
+
+
 # Embeddings -----------------------------------------------------------------------------------------------------------
 
 _BATCH = {"embeddings": [{"values": [0.0, 0.5]}, {"values": [1.0, 0.5]}], "usageMetadata": {"promptTokenCount": 6}}
