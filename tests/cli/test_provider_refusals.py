@@ -94,6 +94,7 @@ def test_a_place_or_credentials_of_a_cloud_that_are_missing_are_said_by_check(tm
     project = Project.make(tmp_path, env, model="vertex:gemini-2.5-flash")
     place = {"GOOGLE_CLOUD_PROJECT": "p", "GOOGLE_CLOUD_LOCATION": "global"}
     for more, sentence in (({}, "Vertex AI needs a project"), (place, "needs credentials of Google Cloud")):
-        done = project.tandem("check", **more)
+        project.env = {**env, **more}
+        done = project.tandem("check")
         assert (done.code, sentence in done.err) == (2, True), done
         assert "Traceback" not in done.err

@@ -83,7 +83,7 @@ async def test_a_file_of_a_job_that_was_never_created_is_deleted(case: Case, mod
     async def dies(*_: object) -> str:
         raise RuntimeError("killed")
 
-    create, client.create = client.create, dies  # type: ignore[method-assign]
+    create, client.create = client.create, dies  # type: ignore[method-assign, assignment]
     with pytest.raises(RuntimeError):
         await submit(store, RUN, POOL, job, client, patience=QUICK)
     client.create = create  # type: ignore[method-assign]
