@@ -12,11 +12,7 @@ from statistics import median
 
 import pytest
 
-from stages.contract import GraphStage
 from stages.limits.limiter import Limiter, Limiters
-from stages.models.settings.choice import ModelServices
-from tests.harness.model_server import ModelServer
-from tests.stages.support import a_context, an_extract, enrich, kinds
 from tests.stages.virtual import clock, virtually
 
 MANY = 10**6
@@ -166,18 +162,3 @@ def test_calls_that_fail_say_nothing_of_latency() -> None:
 
     began = 1000.0
     assert virtually(scene()) - began < 25, "twenty seconds of answers, and what the ramp takes"
-
-
-# A real server --------------------------------------------------------------------------------------------------------
-
-
-def asking(server: ModelServer) -> GraphStage:
-    return an_extract(ModelServices(), limits={"rows_in_flight": 128})
-
-
-async def test_a_real_server_with_12_slots_is_left_with_a_short_queue(server: ModelServer) -> None:
-    server.script({"slots": 12, "latency_ms": 100})
-    outcome = await enrich(asking(server), [f"text {at}" for at in range(500)], a_context())
-    assert kinds(outcome) == ["ok"] * 500
-    calls = server.calls()
-    assert median(call.in_flight for call in calls[-200:]) <= 4 * 12
