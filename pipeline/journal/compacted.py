@@ -48,7 +48,8 @@ COMPACTED = pa.schema(
         pa.field("used", pa.float64()),  # see pipeline.journal.compaction
     ]
 )
-Wanted = Callable[[pl.DataFrame], bool]
+_SEARCHED = ["kind", "id", "key"]
+Wanted = Callable[[pl.DataFrame], pl.Series]  # of records by these columns: True for each that is needed
 REQUEST, COMMON = "request", "common"
 REQUESTS = (REQUEST, COMMON)  # kinds that are for people only: in row groups of their own, behind the others
 CHUNK = 4_000  # records as Arrow
@@ -110,8 +111,8 @@ def read_compacted(
     requests: bool = True,
 ) -> Iterator[pl.DataFrame]:
     """Yield the records of compacted objects with an accepted footer, a chunk at a time; some may come twice. With
-    `wanted`, bodies are read only of the row groups of which it accepts the other columns. Without `requests`, their
-    row groups are left out. Raises StoreError if the store is unreachable: that is no damage, and without these records
+    `wanted`, those that it accepts; other columns are read of their row groups alone. Without `requests`, their row
+    groups are left out. Raises StoreError if the store is unreachable: that is no damage, and without these records
     calls would be paid again."""
     for key in keys:
         footers: list[Footer] = []
@@ -148,8 +149,8 @@ def _chunks(
         others = [group for group in range(parquet.num_row_groups) if group not in of_requests]
         if wanted is not None:
             some = groups_of(parquet.metadata, _JOINED, others)
-            yield from _wanted_groups(parquet, some, columns, wanted)
-            yield from _wanted_groups(parquet, [[group] for group in of_requests if requests], columns, wanted)
+            yield from _wanted_rows(parquet, some, columns, wanted)
+            yield from _wanted_rows(parquet, [[group] for group in of_requests if requests], columns, wanted)
             return
         for batch in batches_of(parquet, CHUNK, columns, others):
             yield pl.DataFrame(pa.Table.from_batches([batch]))
@@ -163,15 +164,25 @@ def _is_of_requests(parquet: pq.ParquetFile, group: int) -> bool:
     return kinds is not None and kinds.has_min_max and kinds.min == kinds.max and kinds.min in REQUESTS
 
 
-def _wanted_groups(
+def _wanted_rows(
     parquet: pq.ParquetFile, groups: Iterable[list[int]], columns: Sequence[str], wanted: Wanted
 ) -> Iterator[pl.DataFrame]:
-    narrow = [name for name in columns if name != "body"]
+    rest = [name for name in columns if name not in _SEARCHED]
     for some in groups:
-        found = pl.DataFrame(parquet.read_row_groups(some, narrow))
-        if wanted(found):
-            body = pl.DataFrame(parquet.read_row_groups(some, ["body"]))
-            yield pl.concat([found, body], how="horizontal").select(columns)
+        found = pl.DataFrame(parquet.read_row_groups(some, _SEARCHED))
+        needed = wanted(found)
+        with_any, start = [], 0
+        for group in some:
+            rows = parquet.metadata.row_group(group).num_rows
+            if needed[start : start + rows].any():
+                with_any.append((group, start, rows))
+            start += rows
+        if with_any:
+            others = pl.DataFrame(parquet.read_row_groups([group for group, _, _ in with_any], rest))
+            if len(with_any) < len(some):
+                found = pl.concat(found[first : first + rows] for _, first, rows in with_any)
+                needed = pl.concat(needed[first : first + rows] for _, first, rows in with_any)
+            yield pl.concat([found, others], how="horizontal").select(columns).filter(needed)
         pa.default_memory_pool().release_unused()
 
 
@@ -223,8 +234,8 @@ def everything(
     *,
     requests: bool = False,
 ) -> Iterator[pl.DataFrame]:
-    """Yield all records of a partition, a chunk at a time; some may come twice. With `wanted`, chunks may be left out
-    that it does not accept, without `requests` those of requests (`read_compacted`)."""
+    """Yield all records of a partition, a chunk at a time; some may come twice. With `wanted`, records may be left
+    out that it does not accept, without `requests` those of requests (`read_compacted`)."""
     segments, merged = listed(store, partition)
     yield from read_compacted(store, merged, columns, reading, wanted=wanted, requests=requests)
     for chunk in chunked(read_segments(store, segments, reading)):

@@ -129,10 +129,9 @@ def collect(
     `requests`, those too. `name`: of files in the folder. Raises StoreError."""
     sought = _Keys(keys)
 
-    def wanted(chunk: pl.DataFrame) -> bool:
-        if requests and (chunk["kind"] == COMMON).any():
-            return True
-        return any(sought.have(hashed(chunk[name])).any() for name in ("id", "key"))
+    def wanted(chunk: pl.DataFrame) -> pl.Series:
+        found = sought.have(hashed(chunk["id"])) | sought.have(hashed(chunk["key"]))
+        return found | (chunk["kind"] == COMMON) if requests else found
 
     for number in range(_LISTINGS):
         readings = [Reading() for _ in places]

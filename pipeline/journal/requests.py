@@ -32,8 +32,8 @@ def requests_of(store: Store, partition: str, digests: Iterable[str]) -> dict[st
     return {digest: _whole(record, commons.get(record.common)) for digest, record in found.items()}
 
 
-def _of_requests(chunk: pl.DataFrame) -> bool:
-    return bool(chunk["kind"].is_in(compacted.REQUESTS).any())
+def _of_requests(chunk: pl.DataFrame) -> pl.Series:
+    return chunk["kind"].is_in(compacted.REQUESTS)
 
 
 def _whole(request: RequestRecord, common: CommonRecord | None) -> dict[str, Any]:

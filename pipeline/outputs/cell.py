@@ -113,8 +113,8 @@ def _same(record: RowRecord | NodeRecord | AnswerRecord | VoidRecord, outcome: R
 
 
 def _of_row(store: Store, partition: str, row: str) -> Iterator[Record]:
-    def wanted(chunk: pl.DataFrame) -> bool:
-        return bool((chunk["id"] == row).any())
+    def wanted(chunk: pl.DataFrame) -> pl.Series:
+        return chunk["id"] == row
 
     for chunk in compacted.everything(store, partition, _COLUMNS, Reading(), wanted):
         for body in chunk.filter(pl.col("id") == row)["body"].to_list():
@@ -168,8 +168,8 @@ def _calls(
 def _calls_of_requests(store: Store, partition: str, requests: set[str]) -> list[CallRecord]:
     wanted_keys = pl.Series(sorted(requests), dtype=pl.String).implode()
 
-    def wanted(chunk: pl.DataFrame) -> bool:
-        return bool(((chunk["kind"] == "call") & chunk["key"].is_in(wanted_keys)).any())
+    def wanted(chunk: pl.DataFrame) -> pl.Series:
+        return (chunk["kind"] == "call") & chunk["key"].is_in(wanted_keys)
 
     found = []
     for chunk in compacted.everything(store, partition, _COLUMNS, Reading(), wanted):
