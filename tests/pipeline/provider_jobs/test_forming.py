@@ -163,10 +163,10 @@ def test_what_was_learned_is_kept_by_packing() -> None:
 
 
 def test_models_without_jobs_are_named_with_the_next_step() -> None:
-    """Bedrock has none of ours; Azure needs a deployment of its own."""
+    """Azure needs a deployment of its own, Bedrock a role and a place."""
     azure = {"base_url": "https://me.openai.azure.com/openai/v1", "api_key": "sk"}
     assert "params.batch_deployment" in no_jobs_because(client_of("openai", "gpt-5", azure, 5))
     assert no_jobs_because(client_of("openai", "gpt-5", {**azure, "batch_deployment": "b"}, 5)) == ""
     bedrock = client_of("bedrock_converse", "anthropic.claude", {"base_url": "http://127.0.0.1:9"}, 5)
     assert client_for(bedrock) is None
-    assert "tier: standard" in no_jobs_because(bedrock)
+    assert "params.batch_role" in no_jobs_because(bedrock)

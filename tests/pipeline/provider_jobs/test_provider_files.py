@@ -34,7 +34,7 @@ from tests.pipeline.provider_jobs.support import (
     to_the_end,
 )
 
-WITH_FILES = {name: CASES[name] for name in ("OpenAI", "Azure", "Gemini")}
+WITH_FILES = {name: CASES[name] for name in ("OpenAI", "Azure", "Gemini", "Bedrock")}
 
 
 @pytest.fixture(autouse=True)
