@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import boto3
 import botocore.credentials
 import botocore.exceptions
 import botocore.session
@@ -18,7 +19,7 @@ from pipeline.stores.s3_environment import region
 from pipeline.vertex import vertex_access
 from schemas.errors import FatalModelError, SpecError
 from stages.models.settings.choice import ModelServices
-from stages.models.wires.signing import SignedAccess
+from stages.models.wires.signing import Sign, SignedAccess
 
 _SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
 _BEARER = "AWS_BEARER_TOKEN_BEDROCK"  # an API key of Bedrock's, which goes before other credentials, as in boto3
@@ -47,9 +48,10 @@ def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:
             hint="Choose one of: aws configure list-profiles",
         ) from None
     address = str(params.get("base_url") or params.get("endpoint_url") or address)
+    account = Account(place, profile, _keys_in(params))
     if token := os.environ.get(_BEARER):
-        return SignedAccess(address, _Bearer(token), lambda: True)
-    signer = _Signer(session, place, _keys_in(params))
+        return SignedAccess(address, _Bearer(token, account), lambda: True)
+    signer = _Signer(session, place, account.own, account)
     return SignedAccess(address, signer, signer.has_keys)
 
 
@@ -61,11 +63,41 @@ def _keys_in(params: Mapping[str, Any]) -> botocore.credentials.Credentials | No
     return botocore.credentials.Credentials(params["aws_access_key_id"], params["aws_secret_access_key"], token)
 
 
+def account_of(sign: Sign | None) -> "Account":
+    """Return the account of a model whose requests are signed by `bedrock_access`. Raises SpecError."""
+    account = getattr(sign, "account", None)
+    if not isinstance(account, Account):
+        raise SpecError("Batch jobs on Bedrock need AWS's own credentials.", hint="export AWS_PROFILE=…, or keys.")
+    return account
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who asks, and in which region, for requests that boto3 itself sends: those of batch jobs and their files.
+    `profile`: of AWS's configuration; `own`: keys of the spec's."""
+
+    region: str
+    profile: str | None = None
+    own: botocore.credentials.Credentials | None = None
+
+    def session(self) -> boto3.session.Session:
+        """Return a new session: threads must not share one while they make clients."""
+        keys = self.own
+        return boto3.session.Session(
+            region_name=self.region,
+            profile_name=self.profile,
+            aws_access_key_id=keys.access_key if keys is not None else None,
+            aws_secret_access_key=keys.secret_key if keys is not None else None,
+            aws_session_token=keys.token if keys is not None else None,
+        )
+
+
 @dataclass(frozen=True)
 class _Bearer:
     """Says who asks by an API key of Bedrock's."""
 
     token: str
+    account: Account
 
     async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
@@ -78,6 +110,7 @@ class _Signer:
     session: Any
     region: str
     own: botocore.credentials.Credentials | None
+    account: Account
 
     def has_keys(self) -> bool:
         """True if keys are found; outside of AWS that may take seconds."""

@@ -98,7 +98,8 @@ class JobEnd(Noun):
     those of them of which the provider said nothing; `unknown_ids`: answers to requests that we did not make.
     `saved_usd`: against the standard price; both amounts are None if a price is not known. `nano_usd` and `tokens`:
     what was spent. `fatal`: why every further job would fail, with `hint`, the next step. `late`: files that came after
-    the job was formed, and have their answers."""
+    the job was formed, and have their answers. `least`: the provider takes no job with fewer requests; 0 if this one
+    was large enough."""
 
     job: str
     id: str
@@ -119,6 +120,7 @@ class JobEnd(Noun):
     hint: str = ""
     at: float = 0.0
     late: tuple[str, ...] = ()
+    least: int = 0
 
 
 class JobFacts(Noun):

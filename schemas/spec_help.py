@@ -231,7 +231,9 @@ KEYS: dict[str, dict[str, str]] = {
     "Stage": _STAGE,
     "ModelChoice": {
         "name": "`provider:name`, for example `openai:gpt-5-mini`.",
-        "params": "Parameters of this model's calls, such as `temperature` or `max_tokens`.",
+        "params": "Parameters of this model's calls, such as `temperature` or `max_tokens`. Bedrock's batch jobs need "
+        "`batch_role`, the ARN of the role that they run as, and `batch_output`, where their files lie: "
+        "`s3://bucket/prefix`.",
         "tier": "The price tier: `standard`; `flex`, slower and cheaper; `batch`, by provider batch jobs at half the "
         "price, within a day. It changes no answer: what one tier has answered is known to the others.",
         "batch_deployment": "Azure: the deployment of this model that takes batch jobs, where it is not the one that "

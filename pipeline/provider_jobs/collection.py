@@ -208,6 +208,7 @@ class _Reading:
             hint=fatal.hint if fatal is not None else "",
             at=time.time(),
             late=late,
+            least=self.answering.client.limits.least if self.verdict.kind == "too_small" else 0,
         )
 
 

@@ -1,5 +1,6 @@
 """Pack parked calls into jobs: up to the provider's limits, each request once, the same jobs from the same files."""
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -120,6 +121,7 @@ class _Open:
     model: str = ""
     most_nano_usd: int = 0
     most_tokens: int = 0
+    last: deque[tuple[str, int, ParkedCall, int]] = field(default_factory=deque)  # what was added last
 
     def fits(self, size: int, most: _Most) -> bool:
         if not self.requests:
@@ -137,13 +139,26 @@ class _Open:
         self.model = call.model
         self.most_nano_usd += call.most_nano_usd
         self.most_tokens += call.most_tokens
+        self.last.append((file, line, call, size))
+
+    def give_last(self, other: "_Open") -> None:
+        """Let another job have the request that was added last."""
+        file, line, call, size = self.last.pop()
+        self.requests.pop()
+        self.keys.remove(_number(asked_key(call)))
+        self.bytes -= size
+        self.tokens -= tokens_of_bytes(size)
+        self.most_nano_usd -= call.most_nano_usd
+        self.most_tokens -= call.most_tokens
+        other.add(file, line, call, size)
 
     def as_requests(self) -> JobRequests:
         return JobRequests(list(self.files), self.requests, self.model, self.most_nano_usd, self.most_tokens)
 
 
 class _Packing:
-    """Packs files one after the other. A job is written when no more fits into it."""
+    """Packs files one after the other. A job is written when no more fits into it, and the next one has as many
+    requests as the provider wants at least: what that one lacks, this one gives it."""
 
     def __init__(self, pool: Pool, client: JobClient, most: _Most, holders: _Holders) -> None:
         self._pool = pool
@@ -151,10 +166,14 @@ class _Packing:
         self._most = most
         self._holders = holders
         self._seed = pool.seed()
-        self._open = _Open()
         self._named: dict[str, None] = {}
         self._frame = len(client.framing.head) + len(client.framing.tail)
-        self._open.bytes = self._frame
+        self._least = client.limits.least
+        self._full: _Open | None = None
+        self._open = self._new()
+
+    def _new(self) -> _Open:
+        return _Open(bytes=self._frame, last=deque(maxlen=self._least))
 
     def add_file(self, file: str) -> None:
         late: dict[str, None] = {}
@@ -165,32 +184,49 @@ class _Packing:
             holder = self._holders.jobs.get(number)
             if holder is not None:
                 late[holder] = None
-            elif number in self._open.keys:
-                self._open.files.setdefault(file, len(self._open.files))
+            elif (packed := self._packed(number)) is not None:
+                packed.files.setdefault(file, len(packed.files))
             else:
                 size = len(self._client.line(_LONGEST_ID, call.body)) + len(self._client.framing.between)
                 if not self._open.fits(size, self._most):
-                    self._close()
+                    self._write_full()
+                    self._full, self._open = self._open, self._new()
                 self._open.add(file, line, call, size)
+                if len(self._open.requests) >= self._least:
+                    self._write_full()
         for job in late:
             self._named[job] = None
             if file not in self._holders.files[job]:
                 self._pool.note_late(job, file)
 
-    def _close(self) -> None:
-        """Write the open job. Its name is of its requests, and of how often each was in a job before."""
-        requests = self._open.as_requests()
+    def _packed(self, number: int) -> _Open | None:
+        """Return the job that a request is in and that is not written yet."""
+        jobs = [job for job in (self._open, self._full) if job is not None]
+        return next((job for job in jobs if number in job.keys), None)
+
+    def _write_full(self) -> None:
+        if self._full is not None:
+            self._write(self._full)
+            self._full = None
+
+    def _write(self, packed: _Open) -> None:
+        """Write a job. Its name is of its requests, and of how often each was in a job before."""
+        requests = packed.as_requests()
         tries = self._holders.tries
         parts = [f"{one.asked} {one.ordinal} {tries.get(_number(one.key), 0)}" for one in requests.requests]
         job = digest(self._seed, *sorted(parts), size=_NAME_BYTES)
         self._pool.put_requests(job, requests)
         self._named[job] = None
-        self._holders.jobs.update(dict.fromkeys(self._open.keys, job))
+        self._holders.jobs.update(dict.fromkeys(packed.keys, job))
         self._holders.files[job] = set(requests.parked)
-        self._open = _Open(bytes=self._frame)
 
     def end(self, *, closing: bool) -> Formed:
-        most = self._most.requests
-        if self._open.requests and (closing or len(self._open.requests) >= most):
-            self._close()
+        full, packed = self._full, self._open
+        if closing and full is not None and len(full.requests) + len(packed.requests) >= 2 * self._least:
+            while len(packed.requests) < self._least:
+                full.give_last(packed)
+        self._write_full()
+        if packed.requests and (closing or len(packed.requests) >= self._most.requests):
+            self._write(packed)
+            self._open = self._new()
         return Formed(tuple(self._named), tuple(sorted(self._open.files)), len(self._open.requests))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pipeline.provider_jobs.answers import Outcome
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.requests import request_at
-from pipeline.provider_jobs.submission import is_full
+from pipeline.provider_jobs.submission import TOO_SMALL, is_full
 from schemas.errors import FatalModelError, RowError
 from schemas.job_requests import AskedKey, JobRequests
 from schemas.jobs import Submitted
@@ -25,7 +25,7 @@ class Verdict:
     """What a refusal means for the requests: those of `lines` are rejected, with these errors; the others may go with
     another job. `kind`: what is to be learned from it."""
 
-    kind: Literal["", "full", "too_large"] = ""
+    kind: Literal["", "full", "too_large", "too_small"] = ""
     lines: Mapping[AskedKey, Mapping[str, Any]] = field(default_factory=dict)
     fatal: FatalModelError | None = None
     refused: bool = False
@@ -49,6 +49,8 @@ def status_of(done: Submitted) -> JobStatus:
 def verdict(client: JobClient, status: JobStatus, held: JobRequests) -> Verdict:
     """Return what the refusal of a job means."""
     said = [f"{one.code} {one.message}" for one in status.refusals]
+    if any(one.code == TOO_SMALL for one in status.refusals):
+        return Verdict("too_small", refused=True)
     if any(map(is_full, said)):
         return Verdict("full", refused=True)
     if any(map(_TOO_LARGE.search, said)) and len(held.requests) > 1:

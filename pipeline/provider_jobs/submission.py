@@ -36,6 +36,7 @@ from schemas.errors import FatalModelError, ModelError, ObjectExists, RowError, 
 from schemas.jobs import Claim, Intent, JobState, Refusal, Submitted
 
 _CANCELLED = "cancelled before it was submitted"
+TOO_SMALL = "too_small"  # the code of a job with fewer requests than the provider takes
 _FULL = re.compile(r"token_limit_exceeded|enqueued|too many (batches|jobs)|batch.{0,20}(quota|limit)", re.I)
 
 
@@ -115,11 +116,17 @@ class Submission:
                 state = await self._unless_created(intent, claim)
                 if state is not None:
                     return state
+            if intent.requests < self.client.limits.least:
+                return await self._record(Submitted(id="", at=time.time(), refusals=(self._too_small(intent),)))
             if (wait_s := await asyncio.to_thread(self._pause, intent)) > 0:
                 return self._waiting("the provider's queue is full", wait_s)
             if content is None:
                 content = await asyncio.to_thread(write)
             return await self._create(intent, content, number + 1)
+
+    def _too_small(self, intent: Intent) -> Refusal:
+        least = self.client.limits.least
+        return Refusal(message=f"{intent.requests:,} calls; a job takes {least:,} or more", code=TOO_SMALL)
 
     async def _withdraw(self) -> JobState:
         """Look for the job; if it surely was not created, take the next claim, so that nobody else can create it."""

@@ -32,13 +32,14 @@ class _BodyCut(Exception):
 
 class S3Store(Store):
     """Two clients: one that retries, and one that never does, for conditional puts (the retry of a lost reply would
-    find that the object exists)."""
+    find that the object exists). `session`: of another account than the environment's."""
 
-    def __init__(self, bucket: str, prefix: str = "", *, part_size: int = _PART) -> None:
+    def __init__(self, bucket: str, prefix: str = "", *, part_size: int = _PART, session: Any = None) -> None:
         self.bucket = bucket
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._part_size = part_size
+        self._own_session = session
         self._lock = threading.Lock()
         self._clients: dict[int, Any] = {}
 
@@ -204,7 +205,7 @@ class S3Store(Store):
 
     @functools.cached_property
     def _session(self) -> Any:
-        return boto3.session.Session(region_name=s3_environment.region())
+        return self._own_session or boto3.session.Session(region_name=s3_environment.region())
 
     @property
     def _is_aws(self) -> bool:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 import socket
@@ -86,6 +87,11 @@ class ModelServer:
         by_status = {int(status): count for status, count in data["by_status"].items()}
         return Stats(**{**data, "by_status": by_status})
 
+    def use_s3(self, endpoint: str, bucket: str, env: Mapping[str, str]) -> None:
+        """Have files of Bedrock's jobs in a bucket of this S3 server, with the credentials of `env`; an empty address
+        is none."""
+        self._control.post("/s3", {"endpoint": endpoint, "bucket": bucket, "env": dict(env)})
+
     def jobs(self) -> dict[str, Any]:
         """Return the batch jobs (id, state, requests, metadata), and how often custom ids were submitted: `submitted`,
         `custom_ids`, `most_submitted`."""
@@ -100,6 +106,7 @@ class _Server:
     def __init__(self, latency_ms: float) -> None:
         self._default = Script(latency_ms=latency_ms)
         self._ledger = Ledger()
+        self._s3 = "", ""
         self._jobs = Jobs()
         self._use(self._default)
 
@@ -147,8 +154,10 @@ class _Server:
                     self._use(Script.parse(orjson.loads(body)))
                 case "reset":
                     self._ledger = Ledger()
-                    self._jobs = Jobs()
+                    self._jobs = Jobs(s3=self._s3[0], bucket=self._s3[1])
                     self._use(self._default)
+                case "s3":
+                    self._use_s3(orjson.loads(body))
                 case "stats":
                     return _json(self._ledger.stats())
                 case "jobs":
@@ -158,6 +167,10 @@ class _Server:
         except (TypeError, ValueError) as exc:
             return _json({"error": str(exc)}, 400)
         return _json({})
+
+    def _use_s3(self, about: dict[str, Any]) -> None:
+        os.environ.update(about["env"])
+        self._s3 = self._jobs.s3, self._jobs.bucket = about["endpoint"], about["bucket"]
 
     async def _call(self, request: web.BaseRequest, protocol: Protocol) -> web.StreamResponse:
         body, embedding = await request.read(), request.path.endswith("/embeddings")

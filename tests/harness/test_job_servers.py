@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import boto3
 import openai
 import pytest
 from anthropic.types.messages.batch_create_params import Request
@@ -15,6 +16,7 @@ from google import genai
 from google.genai import errors, types
 
 from tests.harness.model_server import ModelServer
+from tests.harness.servers import SeaweedS3
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 SLOW = {"jobs": {"run_s": 3600}}
@@ -176,3 +178,44 @@ def test_gemini_creates_polls_lists_downloads_and_cancels(
     assert {one.name for one in pages} == {job.name, slow.name}
     with pytest.raises(errors.ClientError):
         google.batches.get(name="batches/none")
+
+
+def test_boto3_creates_polls_lists_and_stops(
+    seaweed: SeaweedS3, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model of the requests and answers fits; output lies below the job's own name; a second job is stopped."""
+    for name, value in {**seaweed.env(), "AWS_ENDPOINT_URL_BEDROCK": model_server.base_url.removesuffix("/v1")}.items():
+        monkeypatch.setenv(name, value)
+    bucket = seaweed.bucket("boto3-jobs")
+    model_server.use_s3(seaweed.endpoint, bucket, seaweed.env())
+    s3, bedrock = boto3.client("s3", region_name="us-east-1"), boto3.client("bedrock", region_name="us-east-1")
+    body = {"messages": [{"role": "user", "content": [{"text": "row 1 [[answer: 1]]"}]}]}
+    s3.put_object(Bucket=bucket, Key="in.jsonl", Body=json.dumps({"recordId": "c-1", "modelInput": body}))
+    request: dict[str, Any] = {
+        "jobName": "first", "roleArn": "arn:aws:iam::123456789012:role/batch", "modelId": "amazon.nova-lite-v1:0",
+        "modelInvocationType": "Converse", "clientRequestToken": "t1",
+        "inputDataConfig": {"s3InputDataConfig": {"s3Uri": f"s3://{bucket}/in.jsonl"}},
+        "outputDataConfig": {"s3OutputDataConfig": {"s3Uri": f"s3://{bucket}/out/"}},
+    }  # fmt: skip
+    arn = bedrock.create_model_invocation_job(**request)["jobArn"]
+    assert bedrock.create_model_invocation_job(**request)["jobArn"] == arn
+    with pytest.raises(bedrock.exceptions.ConflictException):
+        bedrock.create_model_invocation_job(**{**request, "modelId": "amazon.nova-pro-v1:0"})
+    done = bedrock.get_model_invocation_job(jobIdentifier=arn)
+    assert (done["status"], done["totalRecordCount"]) == ("Completed", 1)
+    below = f"out/{arn.rpartition('/')[2]}/"
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket, Prefix="out/")["Contents"]]
+    assert keys == [f"{below}in.jsonl.out", f"{below}manifest.json.out"]
+    found = json.loads(s3.get_object(Bucket=bucket, Key=keys[0])["Body"].read())
+    assert (found["recordId"], found["modelOutput"]["output"]["message"]["content"]) == ("c-1", [{"text": "1"}])
+    model_server.script(SLOW)
+    slow = bedrock.create_model_invocation_job(**{**request, "jobName": "second", "clientRequestToken": "t2"})["jobArn"]
+    assert bedrock.get_model_invocation_job(jobIdentifier=slow)["status"] == "InProgress"
+    bedrock.stop_model_invocation_job(jobIdentifier=slow)
+    listed = bedrock.list_model_invocation_jobs(nameContains="sec")["invocationJobSummaries"]
+    assert [(one["jobArn"], one["status"]) for one in listed] == [(slow, "Stopped")]
+    with pytest.raises(bedrock.exceptions.ConflictException):
+        bedrock.stop_model_invocation_job(jobIdentifier=slow)
+    with pytest.raises(bedrock.exceptions.ValidationException):
+        bedrock.create_model_invocation_job(**{**request, "jobName": "no spaces", "clientRequestToken": "t3"})
+    model_server.use_s3("", "", {})

@@ -58,7 +58,9 @@ def summary(report: Report) -> list[str]:
         saved = found["saving_usd"]
         less = f", about {money(saved)} less than main alone" if saved is not None and saved > 0 else ""
         lines.append(f"Cascade {stage}: {found['escalated']:.1%} of the answers are the main model's{less}.")
-    faults = list(report.failures) or ([report.stop] if report.stop is not None else [])
+    faults = list(report.failures)
+    if report.stop is not None and (not faults or not report.stop.partition):  # of no partition: the cause of theirs
+        faults = [report.stop, *faults]
     lines += [failure(fault.partition, fault.error, fault.message) for fault in faults[:_FAULTS]]
     if len(faults) > _FAULTS:
         lines.append(f"  … and {len(faults) - _FAULTS:,} more")

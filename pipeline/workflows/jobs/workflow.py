@@ -19,8 +19,9 @@ from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exce
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.activity_calls import FORM_JOBS, call, cause_of
     from pipeline.workflows.jobs.course import JobCourse
+    from pipeline.workflows.jobs.small_jobs import SmallJobs
     from pipeline.workflows.policies import LONG
-    from schemas.errors import TandemError
+    from schemas.errors import FatalModelError, TandemError
     from schemas.messages.jobs import (
         CarriedJobs,
         FormRequest,
@@ -51,9 +52,11 @@ class JobsWorkflow:
         self._gathered_jobs: set[str] = set(carried.waiting)
         self._groups = list(carried.groups)
         self._courses: dict[str, JobCourse] = {}
+        self._small = SmallJobs()
         self._tasks: set[asyncio.Task[None]] = set()
         self._limit = carried.limit or _FULL
         self._nothing_else = carried.nothing_else
+        self._idle = False  # so is the run since the last answers
         self._paused = carried.paused
         self._stop = (
             carried.stop
@@ -117,7 +120,12 @@ class JobsWorkflow:
         """Form jobs of what is gathered: full ones at once; of the rest where nothing else of the run is at work, or
         after a while."""
         while True:
-            await workflow.wait_condition(lambda: bool(self._waiting) and not self._stop and not self._error)
+            await workflow.wait_condition(
+                lambda: (bool(self._waiting) or self._only_small()) and not self._stop and not self._error
+            )
+            if not self._waiting:
+                await self._end_small()
+                continue
             since = self._since = self._since or workflow.now().timestamp()
             left = since + self._input.terms.gather_s - workflow.now().timestamp()
             with contextlib.suppress(TimeoutError):
@@ -131,12 +139,14 @@ class JobsWorkflow:
     async def _form(self, *, closing: bool) -> None:
         gathered = list(self._waiting)
         files = [file for waiting in gathered for file in waiting.parked.files]
+        small = self._small.take() if closing else SmallJobs()
         try:
-            jobs = await self._jobs_of(files, closing=closing)
+            jobs = await self._jobs_of([*files, *small.files], closing=closing)
         except ActivityError as exc:
             self._failed(exc)
             return
         self._gathered_jobs.update(jobs)
+        self._replace_small(small, jobs)
         if not closing:
             self._formed_at = sum(waiting.parked.calls for waiting in gathered)
             return
@@ -176,6 +186,10 @@ class JobsWorkflow:
             if end is None:
                 self._take_parts(name, course.parts)
                 return  # carried on, never submitted, or split
+            if end.least and end.again and not self._stop:
+                self._small.add(end)  # it stays among the courses, as nothing has become of its calls
+                await self._news()
+                return
             self._ended_jobs += 1
             self._vain = 0 if end.answered or end.refused else self._vain + 1
             if end.fatal:
@@ -213,6 +227,37 @@ class JobsWorkflow:
             await workflow.sleep(min(_AGAIN * 2**self._vain, _LONGEST))
         self._replace(job, tuple(await self._jobs_of(list(files), closing=True)))
 
+    def _only_small(self) -> bool:
+        """True if all jobs have too few calls: no other one may bring calls that they can go with."""
+        return bool(self._small.jobs) and not self._tasks and self._courses.keys() == self._small.jobs.keys()
+
+    async def _end_small(self) -> None:
+        """Wait for further calls; then put the calls of too small jobs together, or, where they are too few still,
+        decide about them."""
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: bool(self._waiting or self._stop or self._idle or self._small.are_enough),
+                timeout=self._input.terms.gather_s,
+            )
+        if self._waiting or self._stop:
+            return
+        small, late = self._small.take(), self._input.terms.after_deadline
+        if small.are_enough:
+            try:
+                self._replace_small(small, await self._jobs_of(small.files, closing=True))
+            except ActivityError as exc:
+                self._failed(exc)
+        elif late == "next-job":
+            self._error = FatalModelError.__name__, small.why
+        else:
+            self._replace_small(small, [], late=late)
+            await self._answer_groups()
+
+    def _replace_small(self, small: SmallJobs, by: list[str], *, late: str = "") -> None:
+        for job in small.jobs:
+            del self._courses[job]
+            self._replace(job, tuple(by), late=late)
+
     def _replace(self, job: str, by: tuple[str, ...], *, late: str = "") -> None:
         """Put other jobs in the place of one, in all groups that wait for it."""
         kept = {job} & {*by}  # a job is never formed again under its name, but a file may come late
@@ -243,6 +288,7 @@ class JobsWorkflow:
         """Signal the run which partitions have all their answers."""
         over = [group for group in self._groups if not any(job in self._courses for job in group.jobs)]
         self._groups = [group for group in self._groups if group not in over]
+        self._idle = self._idle and not over
         for group in over:
             answers = JobAnswers(pool=self._input.pool, partitions=group.partitions, late=group.late)
             await self._signal("answers_came", answers)
@@ -280,13 +326,13 @@ class JobsWorkflow:
     def parked_calls(self, waiting: ParkedPartitionCalls) -> None:
         """Gather the calls of a partition."""
         self._lost = False
-        self._nothing_else = False
+        self._nothing_else = self._idle = False
         self._waiting.append(waiting)
 
     @workflow.signal
     def nothing_else(self) -> None:
         """Record that everything else of the run waits too: nothing more comes before a job has ended."""
-        self._nothing_else = True
+        self._nothing_else = self._idle = True
 
     @workflow.signal
     def pause(self, paused: bool) -> None:

@@ -30,6 +30,8 @@ _CONNECTION = frozenset(
         "latency_ms",
         "api",
         "batch_deployment",
+        "batch_role",
+        "batch_output",
     )
 )
 

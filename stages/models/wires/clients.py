@@ -78,7 +78,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
     if base_url == credentials.OPENAI and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # see ProviderChatModel.cap_name
     api = sent.pop("api", None)
-    batch_deployment = str(sent.pop("batch_deployment", None) or "")
+    of_jobs = {name: str(sent.pop(name, None) or "") for name in ("batch_deployment", "batch_role", "batch_output")}
     chat_only = not CHAT_ONLY.isdisjoint([*sent, *extra])
     by_responses = provider == "openai" and _by_responses(name, base_url, api, chat_only)
     if provider == "google_vertexai":
@@ -95,7 +95,7 @@ def arguments_of(provider: str, name: str, params: Mapping[str, Any], timeout_s:
         "base_url": base_url,
         "api_key": SecretStr(key) if key else None,
         "setting": setting or "the provider's credentials",
-        "batch_deployment": batch_deployment,
+        **of_jobs,
         "timeout_s": timeout_s,
         "headers": headers,
         "params": {**sent, **extra},

@@ -40,7 +40,8 @@ class ProviderChatModel(BaseChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
     `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
     `caching`: how the provider caches prompts, if it is to; `facts`: what it takes, at its own address;
-    `batch_deployment`: the name of the model in batch jobs, where they have another (Azure)."""
+    `batch_deployment`: the name of the model in batch jobs, where they have another (Azure); `batch_role` and
+    `batch_output`: the role that batch jobs run as, and the place of their files (Bedrock)."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -51,6 +52,8 @@ class ProviderChatModel(BaseChatModel):
     setting: str = "OPENAI_API_KEY"
     sign: Sign | None = None
     batch_deployment: str = ""
+    batch_role: str = ""
+    batch_output: str = ""
     timeout_s: float = 60.0
     params: dict[str, Any] = Field(default_factory=dict, description="sent with each request as they are")
     headers: dict[str, str] = Field(default_factory=dict)

@@ -3,6 +3,7 @@ and the count of what was submitted."""
 
 from __future__ import annotations
 
+import functools
 import random
 import tempfile
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import boto3
 import orjson
 from aiohttp import web
 
@@ -110,27 +112,39 @@ class Jobs:
     submitted: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     base_url: str = ""
+    s3: str = ""  # the address of the S3 server that Bedrock's files lie in
+    bucket: str = ""
     _folder: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
     def stats(self) -> Body:
         now = time.time()
+        objects = self.objects() if self.s3 else []
         return {
             "jobs": [
                 {"id": job.id, "state": job.state(now), "requests": len(job.lines), "metadata": job.metadata}
                 for job in self.jobs.values()
             ],
-            "files": len(self.files),
-            "kept": sorted(self.files.keys() | self.outputs - self.deleted),
+            "files": len(self.files) + sum("/input/" in key for key in objects),
+            "kept": sorted([*(self.files.keys() | self.outputs - self.deleted), *objects]),
             "submitted": sum(self.submitted.values()),
             "custom_ids": len(self.submitted),
             "most_submitted": max(self.submitted.values(), default=0),
         }
 
+    @functools.cached_property
+    def client(self) -> Any:
+        """A client of the S3 server."""
+        return boto3.client("s3", endpoint_url=self.s3)
+
+    def objects(self) -> list[str]:
+        """The keys of the objects in Bedrock's bucket."""
+        return [item["Key"] for item in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", ())]
+
     def check_key(self, request: web.BaseRequest) -> None:
         """Raise Refused for the key that the script refuses, on a path about jobs."""
         key = self.script.refuse_key
         sent = f"{request.headers.get('Authorization', '')}{request.headers.get('x-goog-api-key', '')}"
-        if key and key in sent and ("batch" in request.path or "files" in request.path):
+        if key and key in sent and any(word in request.path for word in ("batch", "files", "invocation")):
             raise Refused("invalid x-api-key", status=401)
 
     def new_file(self, name: str) -> Path:

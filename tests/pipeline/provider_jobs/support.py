@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 from langchain_core.messages import AIMessage, HumanMessage
 
+from pipeline.bedrock import bedrock_access
 from pipeline.journal.segments import Reading, read_segments
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.clients import client_for
@@ -32,9 +33,11 @@ from stages.models.embeddings.answers import OpenAICompatibleEmbeddings
 from stages.models.wires.clients import arguments_of, client_of
 from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
+from tests.harness.servers import SeaweedS3
 
 RUN, POOL = "r1", "0123456789abcdef"
 QUICK = Patience(pause_s=0.05, prepared_s=0.2, margin_s=0.0)
+BUCKET = "bedrock-jobs"
 PRICE = Price(input=10, output=20)
 
 
@@ -45,6 +48,7 @@ class Case:
     name: str
     params: dict[str, Any] = field(default_factory=dict)
     embeds: bool = False
+    key: str = "sk-test"
 
     @property
     def provider(self) -> str:
@@ -52,9 +56,12 @@ class Case:
 
     def model(self, server: ModelServer) -> ProviderChatModel:
         root = server.base_url.removesuffix("/v1")
+        if self.provider == "bedrock_converse":  # the environment has its addresses and keys: see the fixture `bedrock`
+            access = bedrock_access(self.params)
+            return client_of(self.provider, self.name.partition(":")[2], self.params, 30, access)
         params = {
             "base_url": server.base_url if self.provider == "openai" else root,
-            "api_key": "sk-test",
+            "api_key": self.key,
             **self.params,
         }
         name = self.name.partition(":")[2]
@@ -66,6 +73,7 @@ class Case:
         client = client_for(self.model(server))
         assert client is not None
         client.create_s = 0.5  # of a server on this machine
+        client.limits = replace(client.limits, least=1)
         return client
 
     def backend(self) -> Backend:
@@ -80,9 +88,15 @@ CASES = {
     "Azure": Case("openai:gpt-test", {"batch_deployment": "gpt-batch"}),
     "Anthropic": Case("anthropic:claude-haiku-4-5", {"max_tokens": 200}),
     "Gemini": Case("google_genai:gemini-2.5-flash"),
+    "Bedrock": Case(
+        "bedrock_converse:us.anthropic.claude-haiku-4-5-20251001-v1:0",
+        {"batch_role": "arn:aws:iam::123456789012:role/batch", "batch_output": f"s3://{BUCKET}/tandem"},
+        key=SeaweedS3.access_key,
+    ),
 }
 OPENAI, ANTHROPIC, GEMINI = CASES["OpenAI"], CASES["Anthropic"], CASES["Gemini"]
-NAMED = {"OpenAI": OPENAI, "Anthropic": ANTHROPIC, "Gemini": GEMINI}
+BEDROCK = CASES["Bedrock"]
+NAMED = {"OpenAI": OPENAI, "Anthropic": ANTHROPIC, "Gemini": GEMINI, "Bedrock": BEDROCK}
 
 
 def text_of(row: object) -> str:

@@ -25,6 +25,8 @@ from stages.models.calls import message_of
 from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
+    ANTHROPIC,
+    BEDROCK,
     CASES,
     NAMED,
     OPENAI,
@@ -84,8 +86,8 @@ async def test_answers_of_a_job_are_those_of_live_calls_at_half_the_price(
 
 async def test_azure_asks_its_batch_deployment(model_server: ModelServer) -> None:
     """Lines name the deployment of jobs, and the path without a version, as Azure wants it."""
-    client, case = CASES["Azure"].client(model_server), CASES["Azure"]
-    line = client.line("c", a_call(case.model(model_server), case, "Hi", "1").body)
+    case = CASES["Azure"]
+    line = case.client(model_server).line("c", a_call(case.model(model_server), case, "Hi", "1").body)
     assert b'"model":"gpt-batch"' in line
     assert b'"url":"/chat/completions"' in line
 
@@ -304,13 +306,12 @@ async def test_a_cancelled_job_keeps_what_it_finished(case: Case, model_server: 
     assert usage_of_run(store, "day=1", RUN).unknown == 0
 
 
-@pytest.mark.parametrize("case", [CASES["OpenAI"], CASES["Anthropic"]], ids=["OpenAI", "Anthropic"])
+@pytest.mark.parametrize("case", [OPENAI, ANTHROPIC, BEDROCK], ids=["OpenAI", "Anthropic", "Bedrock"])
 async def test_a_job_that_expires_half_way_gives_the_rest_back(case: Case, model_server: ModelServer) -> None:
     store, model, client, backend = MemoryStore(), case.model(model_server), case.client(model_server), case.backend()
     model_server.script({"jobs": {"expire_share": 0.5}})
     (end,) = await through(store, [park(store, "day=1", 0, some(model, case, range(10)))], client, backend)
-    assert (end.state, end.answered, end.given_back, end.missing) == ("expired", 5, 5, 0)
-    assert len(calls(store, "day=1")) == 5
+    assert (end.state, end.answered, end.given_back, end.missing, len(calls(store, "day=1"))) == ("expired", 5, 5, 0, 5)
 
 
 async def test_a_job_that_was_never_submitted_can_be_cancelled(model_server: ModelServer) -> None:

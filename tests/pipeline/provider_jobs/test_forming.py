@@ -147,6 +147,26 @@ def test_the_limit_of_tokens_is_read_from_a_refusal(message: str, tokens: int | 
     assert tokens_in(message) == tokens
 
 
+@pytest.mark.parametrize(("requests", "sizes"), [(21, [16, 5]), (24, [19, 5]), (40, [20, 20]), (7, [7]), (3, [3])])
+def test_a_job_has_the_least_number_of_requests_if_the_one_before_it_can_give_them(
+    requests: int, sizes: list[int]
+) -> None:
+    """Limits of 20 requests and of 5 at least: a rest of one is filled up, each request is in one job, and all that the
+    jobs say of themselves is right."""
+    store, client = MemoryStore(), a_client(requests=20)
+    client.limits = replace(client.limits, least=5)
+    calls = [replace(call(n), most_nano_usd=n, most_tokens=1) for n in range(requests)]
+    keys = [park(store, "p=1", batch, calls[batch::2]) for batch in range(2)]
+    jobs = formed(store, keys, client).jobs
+    found = [Pool(store, RUN, POOL).requests_of(job) for job in jobs]
+    assert [len(job.requests) for job in found] == sizes
+    assert set(held(store, jobs).values()) == {1}
+    assert len(held(store, jobs)) == requests
+    assert sum(job.most_nano_usd for job in found) == sum(range(requests))
+    assert [job.most_tokens for job in found] == sizes
+    assert set(formed(store, keys, client).jobs) == set(jobs)
+
+
 def test_what_was_learned_is_kept_by_packing() -> None:
     """After a refusal, jobs have half the requests, and no more tokens than may be out at once."""
     store, client = MemoryStore(), a_client()
@@ -163,10 +183,10 @@ def test_what_was_learned_is_kept_by_packing() -> None:
 
 
 def test_models_without_jobs_are_named_with_the_next_step() -> None:
-    """Bedrock has none of ours; Azure needs a deployment of its own."""
+    """Azure needs a deployment of its own, Bedrock a role and a place."""
     azure = {"base_url": "https://me.openai.azure.com/openai/v1", "api_key": "sk"}
     assert "params.batch_deployment" in no_jobs_because(client_of("openai", "gpt-5", azure, 5))
     assert no_jobs_because(client_of("openai", "gpt-5", {**azure, "batch_deployment": "b"}, 5)) == ""
     bedrock = client_of("bedrock_converse", "anthropic.claude", {"base_url": "http://127.0.0.1:9"}, 5)
     assert client_for(bedrock) is None
-    assert "tier: standard" in no_jobs_because(bedrock)
+    assert "params.batch_role" in no_jobs_because(bedrock)

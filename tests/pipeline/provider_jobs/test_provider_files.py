@@ -16,6 +16,7 @@ from schemas import ids
 from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
+    BEDROCK,
     CASES,
     GEMINI,
     NAMED,
@@ -34,7 +35,7 @@ from tests.pipeline.provider_jobs.support import (
     to_the_end,
 )
 
-WITH_FILES = {name: CASES[name] for name in ("OpenAI", "Azure", "Gemini")}
+WITH_FILES = {name: CASES[name] for name in ("OpenAI", "Azure", "Gemini", "Bedrock")}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ async def test_files_of_a_cancelled_job_are_deleted(case: Case, model_server: Mo
     assert model_server.jobs()["kept"] == []
 
 
-@pytest.mark.parametrize("case", [OPENAI, GEMINI], ids=["OpenAI", "Gemini"])
+@pytest.mark.parametrize("case", [OPENAI, GEMINI, BEDROCK], ids=["OpenAI", "Gemini", "Bedrock"])
 async def test_a_file_of_a_job_that_was_never_created_is_deleted(case: Case, model_server: ModelServer) -> None:
     """It was sent ahead, then its worker died, and the job was withdrawn."""
     store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)

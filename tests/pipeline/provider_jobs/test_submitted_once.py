@@ -63,6 +63,7 @@ def killed(folder: Path, server: ModelServer, jobs: Sequence[str]) -> list[tuple
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bedrock")
 def test_a_process_that_is_killed_at_any_step_submits_nothing_twice(model_server: ModelServer, tmp_path: Path) -> None:
     """SIGKILL after each step between the intent and the recorded id: nothing twice, nothing lost."""
     jobs = [f"{name}={step}" for name in NAMED for step in STEPS]
@@ -73,6 +74,7 @@ def test_a_process_that_is_killed_at_any_step_submits_nothing_twice(model_server
 
 
 @pytest.mark.prove
+@pytest.mark.usefixtures("bedrock")
 def test_a_process_that_is_killed_at_any_moment_submits_nothing_twice(
     model_server: ModelServer, tmp_path: Path
 ) -> None:
@@ -169,7 +171,7 @@ async def test_a_key_that_is_refused_stops_the_run_and_claims_nothing(case: Case
     """With the right key the job is submitted at once: nothing has to be waited for."""
     store, client = MemoryStore(), case.client(model_server)
     job = a_job(store, case, model_server)
-    model_server.script({"jobs": {"refuse_key": "sk-test"}})
+    model_server.script({"jobs": {"refuse_key": case.key}})
     with pytest.raises(FatalModelError, match="refuses the key"):
         await submit(store, RUN, POOL, job, client, patience=QUICK)
     model_server.script({})

@@ -20,6 +20,7 @@ from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
+    BEDROCK,
     GEMINI,
     NAMED,
     OPENAI,
@@ -46,7 +47,7 @@ def a_job(store: Store, case: Case, server: ModelServer) -> str:
     return job
 
 
-@pytest.mark.parametrize("case", [OPENAI, GEMINI], ids=["OpenAI", "Gemini"])
+@pytest.mark.parametrize("case", [OPENAI, GEMINI, BEDROCK], ids=["OpenAI", "Gemini", "Bedrock"])
 async def test_a_job_whose_creation_lost_its_reply_is_found_and_cancelled(
     case: Case, model_server: ModelServer
 ) -> None:

@@ -19,7 +19,7 @@ from schemas import ids
 from schemas.manifest import Counts, Reuse, Usage
 from schemas.messages.base import MAX_PAYLOAD_BYTES, Outcome, RunRef, RunState
 from schemas.messages.partition import PartitionResult
-from schemas.messages.run import FinaliseRequest, Page, PlannedPartition, Totals
+from schemas.messages.run import Failure, FinaliseRequest, Page, PlannedPartition, Totals
 from schemas.plan import Cause, Decision, Selection
 from tests.pipeline.jobs import Bench, rows
 
@@ -126,6 +126,20 @@ def test_a_report_tells_what_caches_gave_and_took_and_saved() -> None:
     assert (found["cache_read_tokens"], found["cache_write_tokens"], found["saved_usd"]["cache"]) == (500, 100, 0.25)
     assert list(found["saved_usd"]) == ["journal", "cache", "batch"]
     assert any("500 tokens read, 100 written" in line for line in summary(report))
+
+
+def test_the_reason_that_stopped_a_run_comes_before_the_partitions_that_it_cancelled() -> None:
+    """Where a partition has stopped the run, the reason is that partition's, and is shown once."""
+    failed = Failure(partition="d=1", error="Cancelled", message="the run was cancelled")
+    of_run = Failure(partition="", error="FatalModelError", message="7 calls are left")
+    for stop, shown in ((of_run, ["run", "d=1"]), (failed, ["d=1"]), (None, ["d=1"])):
+        store = MemoryStore(uuid.uuid4().hex)
+        write_outcome(store, "run-1", result("d=1", "cancelled"))
+        request = asked(Totals(total=1), state="failed", store=store)
+        finalise(store, request.model_copy(update={"stop": stop, "failures": (failed,)}))
+        report = load_report(store, "run-1")
+        assert report is not None
+        assert [line.split()[1].rstrip(":") for line in summary(report) if line.startswith("✗")] == shown
 
 
 def test_a_lost_attempt_makes_what_was_paid_twice_unknown() -> None:

@@ -9,7 +9,7 @@ from schemas.plan import Selection
 from schemas.spec.sections import Spec
 from schemas.spec.tiers import uniform_tier, with_tier
 from schemas.tier import Tier
-from stages.models.settings.tiers import absent_tiers, pool_of
+from stages.models.settings.tiers import absent_tiers, effective_tier, pool_of
 from tests.stages.support import a_graph_stage, a_spec
 
 
@@ -47,6 +47,8 @@ def test_models_at_several_tiers_have_none_in_common() -> None:
         ("ollama:llama", "batch", "batch jobs"), ("mistralai:m", "flex", "flex"),
         ("openai:gpt-4o-mini", "flex", "flex"), ("openai:gpt-4o-mini", "batch", ""),
         ("openai:gpt-5-mini", "flex", ""), ("anthropic:claude-haiku-4-5", "batch", ""),
+        ("bedrock:amazon.nova-lite-v1:0", "batch", "batch jobs"),
+        ("bedrock_converse:amazon.nova-lite-v1:0", "batch", "params.batch_role"),
         ("anthropic:claude-haiku-4-5", "flex", "flex"), ("offline:lexical", "batch", ""),
     ],
 )  # fmt: skip
@@ -63,6 +65,54 @@ def test_azure_needs_a_deployment_for_jobs() -> None:
     assert ["deployment" in sentence for sentence, _ in absent_tiers(missing)] == [True]
     model = {"name": "openai:gpt-5-mini", "tier": "batch", "params": params, "batch_deployment": "jobs"}
     assert list(absent_tiers(a_tiered(model))) == []
+
+
+ROLE, PLACE = "arn:aws:iam::123456789012:role/batch", "s3://my-bucket/tandem"
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [
+        ({"batch_role": ROLE, "batch_output": PLACE}, ""),
+        ({"batch_role": ROLE, "batch_output": f"{PLACE}/"}, ""),
+        ({"batch_output": PLACE}, "batch_role"),
+        ({"batch_role": ROLE}, "batch_output"),
+        ({"batch_role": "batch", "batch_output": PLACE}, "'batch'"),
+        ({"batch_role": ROLE, "batch_output": "/tmp/x"}, "'/tmp/x'"),
+    ],
+)
+def test_jobs_on_bedrock_need_a_role_and_a_place(params: dict[str, str], word: str) -> None:
+    """What is missing or wrong is named; such a model may be asked live instead, where the spec allows that."""
+    model = {"name": "bedrock_converse:amazon.nova-lite-v1:0", "tier": "batch", "params": params}
+    found = [sentence for sentence, _ in absent_tiers(a_tiered(model))]
+    assert [word in sentence for sentence in found] == ([True] if word else [])
+    (stage,) = a_tiered(model, after_deadline="standard").stages
+    limits = a_tiered(model, after_deadline="standard").limits
+    assert effective_tier(stage.model["main"], stage, limits) == ("standard" if word else "batch")
+
+
+def test_the_role_and_the_place_of_jobs_are_no_part_of_what_was_asked() -> None:
+    name = "bedrock_converse:amazon.nova-lite-v1:0"
+    dumped = [
+        a_tiered({"name": name, "params": params}).stages[0].model_dump(exclude_defaults=True)
+        for params in ({}, {"batch_role": ROLE, "batch_output": PLACE})
+    ]
+    plain, placed = (a_graph_stage({**stage, "prompt": "{{ text }}"}) for stage in dumped)
+    assert plain.fingerprint == placed.fingerprint
+
+
+@pytest.mark.parametrize("name", ["google_genai:gemini-embedding-001", "bedrock_converse:amazon.titan-embed-text-v2:0"])
+def test_embeddings_go_in_jobs_at_openai_alone(name: str) -> None:
+    """A job of another provider would ask a chat model's question of a model that embeds."""
+    params = {"batch_role": ROLE, "batch_output": PLACE} if "bedrock" in name else {}
+    stage = {
+        "uses": "embed",
+        "model": {"name": name, "tier": "batch", "params": params},
+        "prompt": "{{ text }}",
+        "output": {"v": "list[float]"},
+    }
+    found = [sentence for sentence, _ in absent_tiers(a_spec(stage))]
+    assert ["no batch jobs" in sentence for sentence in found] == [True]
 
 
 def test_a_pool_outlives_a_change_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ from schemas.jobs import ProviderState
 
 @dataclass(frozen=True)
 class JobLimits:
-    """The most that one job may hold, as the provider documents it."""
+    """The most that one job may hold, and the least requests that it takes, as the provider documents it."""
 
     requests: int
     bytes: int
+    least: int = 1
 
 
 @dataclass(frozen=True)
