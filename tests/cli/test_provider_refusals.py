@@ -26,8 +26,7 @@ class State(TypedDict):
     body: str
     summary: str
 
-def build(context):
-    model = context.model()
+def build(model):
     async def look(state):
         content = [{"type": "text", "text": state["body"]},
                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0K"}}]

@@ -72,7 +72,7 @@ async def test_calls_that_were_too_few_go_with_those_that_come_later(skipping: W
 
     async def collect(request: JobRequest, nth: int) -> JobEnd | None:
         asyncio.get_running_loop().call_later(0.5, going.set)  # once the workflow has its end
-        return await small()(request, nth) if nth == 1 else None  # type: ignore[no-any-return]
+        return await small()(request, nth) if nth == 1 else None
 
     fakes = a_run(planned(A, B), terms=JobTerms(gather_s=2), enrich_batch=enrich, collect_job=collect)
     async with at_work(skipping.client, fakes) as bench:
