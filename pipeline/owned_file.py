@@ -42,9 +42,17 @@ def left_behind(path: Path) -> Iterator[int | None]:
         yield None
         return
     try:
-        yield descriptor if lock(descriptor) else None
+        yield descriptor if lock(descriptor) and _is_at(path, descriptor) else None
     finally:
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """True if the path still leads to the open file: a living owner may have put another one there meanwhile."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def is_owned(path: Path) -> bool:

@@ -37,14 +37,32 @@ class FileSpool:
             os.write(self._opened(), line + b"\n")
 
     def replace(self, lines: Sequence[bytes]) -> None:
-        """Replace the content by these lines."""
+        """Replace the content by these lines, whole: a process that is killed meanwhile leaves the former ones."""
         if self._kept:
             return
-        if self._file is not None:
-            with contextlib.suppress(OSError):
+        if self._file is None:
+            if lines:
+                self.write(b"\n".join(lines))
+            return
+        with contextlib.suppress(OSError):
+            if lines:
+                self._renew(b"\n".join(lines) + b"\n")
+            else:
                 os.ftruncate(self._file, 0)
-        if lines:
-            self.write(b"\n".join(lines))
+
+    def _renew(self, content: bytes) -> None:
+        """Put another file in the place of the one so far. Raises OSError; that one stays then."""
+        assert self._file is not None
+        new = own(_unfinished(self._path), os.O_APPEND | os.O_TRUNC)
+        try:
+            if os.write(new, content) < len(content):
+                raise OSError("the disk is full")
+            _unfinished(self._path).replace(self._path)
+        except BaseException:
+            os.close(new)
+            raise
+        os.close(self._file)
+        self._file = new
 
     def close(self, *, whole: bool) -> None:
         """Delete it if everything is in the store, else leave it to a later attempt."""
@@ -117,8 +135,14 @@ class Spools:
         for path in sorted(self.folder.glob(pattern)):
             with contextlib.suppress(OSError), left_behind(path) as file:
                 if file is not None:
+                    _unfinished(path).unlink(missing_ok=True)
                     found.append((path, decode_spool(path.read_bytes())))
         return found
+
+
+def _unfinished(path: Path) -> Path:
+    """Return the name of a spool's next content until it is whole."""
+    return path.with_suffix(".new")
 
 
 def _batch_of(path: Path) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from pipeline.journal.spool import Spools
-from stages.journal.records import CallRecord
+from stages.journal.records import CallRecord, encode_record
+from stages.journal.segments import line_of
 from tests.harness.processes import ROOT
+from tests.pipeline.journal.test_journal import call
 
 KEY = ("memory://sink", "run-1", "day=2026-11-01", 3)
 WRITER = """
@@ -120,3 +124,50 @@ def test_rows_of_a_batch_that_run_by_themselves_take_over_their_own_records_only
     ((path, _),) = spools.left_by_the_dead(*KEY, row="aa")
     assert "-raa-" in path.name
     assert len(spools.left_by_the_dead(*KEY)) == 2, "a later attempt of the batch takes all"
+
+
+SHRINKER = """
+import sys
+from pathlib import Path
+from pipeline.journal.spool import Spools
+from stages.journal.records import encode_record
+from stages.journal.segments import line_of
+from tests.pipeline.journal.test_journal import call
+
+spool = Spools(Path(sys.argv[1])).open(*{key!r})
+lines = [line_of(b'{{"sent":' + encode_record(call(f"call {{at}}", raw=None)) + b"}}") for at in range(64)]
+for line in lines:
+    spool.write(line)
+print("ready", flush=True)
+while True:
+    spool.replace(lines)
+"""
+
+
+def test_a_process_that_is_killed_while_it_shrinks_its_spool_leaves_all_that_is_in_flight(tmp_path: Path) -> None:
+    for number in range(12):
+        folder = tmp_path / str(number)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SHRINKER.format(key=KEY), str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(random.uniform(0.0, 0.02))
+            process.send_signal(signal.SIGKILL)
+        ((path, records),) = Spools(folder).left_by_the_dead(*KEY)
+        assert len(records) == 64
+        assert [one for one in folder.iterdir() if one != path] == []
+
+
+def test_a_spool_that_is_shrunk_stays_its_owners_and_takes_further_lines(tmp_path: Path) -> None:
+    spools = Spools(tmp_path)
+    spool = spools.open(*KEY)
+    first, second = (line_of(encode_record(call(name))) for name in ("first", "second"))
+    spool.write(first)
+    spool.replace([first])
+    spool.write(second)
+    assert spools.left_by_the_dead(*KEY) == []
+    spool.close(whole=False)
+    ((_, records),) = spools.left_by_the_dead(*KEY)
+    assert [record.request for record in records if isinstance(record, CallRecord)] == ["first", "second"]
