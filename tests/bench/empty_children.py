@@ -1,0 +1,43 @@
+"""A worker of workflows that do nothing: what a Temporal server gives at most. `python -m tests.bench.empty_children
+ADDRESS` works for ever."""
+
+import asyncio
+import sys
+
+from temporalio import workflow
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+QUEUE = "empty-children"
+
+
+@workflow.defn
+class Empty:
+    @workflow.run
+    async def run(self) -> None:
+        return
+
+
+@workflow.defn
+class Parent:
+    """Starts children, so many at once."""
+
+    @workflow.run
+    async def run(self, children: int, window: int) -> None:
+        room = asyncio.Semaphore(window)
+
+        async def one(number: int) -> None:
+            async with room:
+                await workflow.execute_child_workflow("Empty", id=f"{workflow.info().workflow_id}-{number}")
+
+        await asyncio.gather(*map(one, range(children)))
+
+
+async def _work(address: str) -> None:
+    client = await Client.connect(address)
+    async with Worker(client, task_queue=QUEUE, workflows=[Parent, Empty]):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_work(sys.argv[1]))
