@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 _IMPORTS = """
-import importlib, pkgutil
+import importlib, pkgutil, time
 import pipeline.cli.__main__
 import pipeline.cli
 from pipeline.processes import fork_server
@@ -16,6 +16,9 @@ fork_server._work_of_children()
 print(fork_server._polars_has_threads())
 import polars as pl
 pl.DataFrame({"a": [1]}).select(pl.col("a") + 1)
+for _ in range(500):  # a thread names itself, when it first runs
+    if not fork_server._polars_has_threads():
+        time.sleep(0.01)
 print(fork_server._polars_has_threads())
 fork_server.prepare()
 print(len(fork_server._servers))
