@@ -125,7 +125,10 @@ class BatchActivities:
     @activity_boundary
     async def enrich_batch(self, request: BatchRequest) -> BatchResult:
         """Run the rows of one batch through the stages. A drain or a long wait is a result, not a failure."""
-        store = self.jobs.store(request.ref)
+        return await self.enriched(request, self.jobs.store(request.ref))
+
+    async def enriched(self, request: BatchRequest, store: Store) -> BatchResult:
+        """Do it, with what is staged in this store."""
         spool = await asyncio.to_thread(self.spools.identity)
         async with AsyncExitStack() as following, heartbeating(spool=spool) as progress:
             await _note_lost_attempt(store, request, spool)

@@ -1,4 +1,4 @@
-"""Activities of a partition: open, find its holder, count answers, publish, close."""
+"""Activities of a partition after it was opened: find its holder, count answers, publish, close."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from pipeline.activities.admission import MemoryAdmission
 from pipeline.activities.boundary import activity_boundary, heartbeating
+from pipeline.activities.indexing import Indexing
 from pipeline.activities.jobs import Jobs
 from pipeline.client.open_runs import status_of
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.open import load_opened, open_partition
 from pipeline.enrichment.staging import waiting_rows
 from pipeline.journal import usage
+from pipeline.journal.answers.coverage import NewRecords
 from pipeline.journal.spool import Spools
 from pipeline.planning.job import Job
 from pipeline.publishing import cleanup
@@ -65,15 +67,13 @@ class PartitionActivities:
     spools: Spools
     _publishing: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_PUBLISHED_ROWS))
     _opening: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_OPENED_ROWS))
+    _indexing: Indexing = field(default_factory=Indexing)
 
     def all(self) -> list[Callable[..., Any]]:
-        return [self.open, self.holder, self.answers, self.publish, self.close]
+        return [self.holder, self.answers, self.publish, self.close]
 
-    @activity.defn
-    @activity_boundary
-    async def open(self, request: OpenRequest) -> Opened:
-        """Fix the base and the batches of a partition, and join its journal."""
-        store = self.jobs.store(request.ref)
+    async def opened(self, request: OpenRequest, store: Store) -> Opened:
+        """Fix the base and the batches of a partition, and join its journal. Raises TandemError."""
         async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
             await refuse_held(activity.client(), store, request)
@@ -122,13 +122,16 @@ class PartitionActivities:
     @activity_boundary
     async def publish(self, request: PublishRequest) -> PartitionResult:
         """Commit the partition's next generation."""
-        store = self.jobs.store(request.ref)
+        return await self.published(request, self.jobs.store(request.ref))
+
+    async def published(self, request: PublishRequest, store: Store) -> PartitionResult:
+        """Do it, from what is staged in this store. Raises TandemError."""
         async with heartbeating() as progress:
             job, plan, _ = await self.jobs.of(request.ref, request.plan)
             try:
                 opened = await asyncio.to_thread(load_opened, store, request.opened)
             except ObjectMissing:  # an earlier attempt has removed it after its commit, and its result was lost
-                return await asyncio.to_thread(_published_before, store, request)
+                return await asyncio.to_thread(published_before, store, request)
             async with self._publishing.reserve(opened.rows_enriched):
                 published = await asyncio.to_thread(
                     publish_partition, PartitionRun(job, plan, store, request.partition, progress.note), opened,
@@ -151,7 +154,11 @@ class PartitionActivities:
 
     async def _tidy(self, job: Job, store: Store, manifest: Manifest, opened: str, folder: str) -> None:
         try:
-            await asyncio.to_thread(cleanup.after_commit, job, store, manifest, dt.datetime.now(dt.UTC))
+            new: list[NewRecords] = []
+            await asyncio.to_thread(
+                cleanup.after_commit, job, store, manifest, dt.datetime.now(dt.UTC), lambda _, some: new.extend(some)
+            )
+            await self._indexing.add(store, new)
             await asyncio.to_thread(cleanup.remove_staged, store, opened, folder)
         except Exception as exc:  # noqa: BLE001  it is published; a failed cleanup must not undo that
             log.warning("%s: published, but not cleaned up: %s", manifest.partition, exc)
@@ -177,8 +184,8 @@ async def refuse_held(client: Client, store: Store, request: OpenRequest) -> Non
     await asyncio.to_thread(waiting.forget, store, request.partition)
 
 
-def _published_before(store: Store, request: PublishRequest) -> PartitionResult:
-    """Return the result of an earlier attempt that has committed. Raises ObjectMissing where there is none."""
+def published_before(store: Store, request: PublishRequest) -> PartitionResult:
+    """Return the result of an earlier attempt that has committed for this run. Raises ObjectMissing without one."""
     manifest = commits.current(store, request.partition)
     if manifest is None or manifest.run != request.ref.run:
         recorded = outcomes.load_outcome(store, request.ref.run, request.partition)
@@ -229,7 +236,7 @@ def _close(store: Store, request: CloseRequest, staging: str) -> PartitionResult
             run=request.ref.run,
             pipeline=request.ref.pipeline,
             nonce=request.fence,
-            base=request.base,
+            base=request.base if request.base >= 0 else None,
         )
         if won == "committed_first":
             outcome, counts = "published", _committed(store, request)

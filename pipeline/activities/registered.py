@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.activities.batch import BatchActivities, Supervision
 from pipeline.activities.jobs import Jobs
+from pipeline.activities.opening import OpeningActivities
 from pipeline.activities.partition import PartitionActivities
 from pipeline.activities.provider_jobs import JobActivities
 from pipeline.activities.run import RunActivities
@@ -31,9 +32,10 @@ class Activities:
         self.run = RunActivities(self.jobs, self.budgets)
         self.partition = PartitionActivities(self.jobs, self.spools)
         self.batch = BatchActivities(self.jobs, self.budgets, self.drain, self.spools, supervision=self.supervision)
+        self.opening = OpeningActivities(self.jobs, self.partition, self.batch)
         self.schedule = ScheduleActivities(self.jobs)
         self.provider_jobs = JobActivities(self.jobs)
 
     def all(self) -> list[Callable[..., Any]]:
-        rooms = self.run, self.partition, self.batch, self.schedule, self.provider_jobs
+        rooms = self.run, self.opening, self.partition, self.batch, self.schedule, self.provider_jobs
         return [activity for room in rooms for activity in room.all()]

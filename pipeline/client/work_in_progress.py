@@ -9,7 +9,7 @@ from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHand
 from temporalio.service import RPCError
 
 from pipeline.client.run import Run
-from pipeline.workflows.activity_calls import ENRICH
+from pipeline.workflows.activity_calls import ENRICH, OPEN
 from schemas import ids
 from schemas.messages.batch import Heartbeat, ModelLoad
 from schemas.messages.run import Progress
@@ -102,6 +102,7 @@ def _own_partitions(progress: Progress) -> list[str]:
     return [partition for partition in progress.running if partition not in progress.held]
 
 
+_OF_BATCHES = (ENRICH.name, OPEN.name)  # which enriches small partitions, too
 _OF_EARLIER_VERSIONS = 3  # rows, calls and cost, without the message
 
 
@@ -109,7 +110,7 @@ async def _heartbeats(description: WorkflowExecutionDescription) -> list[Heartbe
     """Return the last heartbeat of each running batch."""
     heartbeats = []
     for pending in description.raw_description.pending_activities:
-        if pending.activity_type.name != ENRICH.name or not pending.HasField("heartbeat_details"):
+        if pending.activity_type.name not in _OF_BATCHES or not pending.HasField("heartbeat_details"):
             continue
         payloads = pending.heartbeat_details.payloads
         if len(payloads) != _OF_EARLIER_VERSIONS:

@@ -93,17 +93,17 @@ def compact(
 
 
 def compact_if_large(
-    store: Store, partition: str, now: dt.datetime, in_use: Callable[[], InUse], on_new: OnNew
+    store: Store, partition: str, now: dt.datetime, in_use: Callable[[], InUse], on_new: OnNew, on_left: OnNew
 ) -> None:
     """Compact a journal, unless it is of so few and small segments that it is read as fast as it is. `on_new`: as in
-    `compact`."""
+    `compact`; `on_left` gets the keys of one that is left as it is."""
     segments = _segments(store, partition)
     is_small = len(segments) <= _FEW and sum(info.size for info in segments) <= _SMALL
     if not is_small or next(iter(store.list(f"{ids.journal_folder(partition)}compact-")), None) is not None:
         compact(store, partition, now, in_use(), on_new)
         return
     chunks = chunked(read_segments(store, [info.key for info in segments], Reading()))
-    on_new(pl.concat([_NO_KEYS, *(answer_keys.of_records(chunk) for chunk in chunks)]).unique())
+    on_left(pl.concat([_NO_KEYS, *(answer_keys.of_records(chunk) for chunk in chunks)]).unique())
 
 
 def _segments(store: Store, partition: str) -> list[ObjectInfo]:

@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.journal import compaction
 from pipeline.journal.answers import coverage
+from pipeline.journal.answers.coverage import NewRecords
 from pipeline.journal.compaction import InUse
 from pipeline.planning.job import Job
 from pipeline.runs.plan_pages import is_closed
@@ -37,17 +38,23 @@ _READ_ROWS = 65_536
 EVERY = dt.timedelta(seconds=30)
 
 
-def after_commit(job: Job, store: Store, manifest: Manifest, now: dt.datetime) -> None:
-    """Settle the partition's files, then index its answers and compact its journal. After a failure the next sweep, or
-    run, does it."""
-    if generations.settle(store, manifest, generations.retention_of(job.spec.sink), now) is None:
-        seen = [
-            mark.key for mark in generations.marks(store, manifest.partition) if mark.generation <= manifest.generation
-        ]
-        store.delete(seen)
-    partition, generation = manifest.partition, manifest.generation
-    index = partial(coverage.add_commit, store, partition, generation, manifest.parent)
-    compaction.compact_if_large(store, partition, now, partial(_in_use, job, store, manifest), index)
+Index = Callable[[Store, Sequence[NewRecords]], None]
+
+
+def after_commit(
+    job: Job, store: Store, manifest: Manifest, now: dt.datetime, small: Index = coverage.add_commits
+) -> None:
+    """Settle the partition's files, then index its answers and compact its journal. `small` indexes those of a journal
+    that need not be compacted. After a failure the next sweep, or run, does it."""
+    generations.settle_marked(store, manifest, generations.retention_of(job.spec.sink), now)
+
+    def index(add: Index, keys: pl.Series) -> None:
+        add(store, [NewRecords(manifest.partition, manifest.generation, manifest.parent, keys)])
+
+    compaction.compact_if_large(
+        store, manifest.partition, now, partial(_in_use, job, store, manifest), partial(index, coverage.add_commits),
+        partial(index, small),
+    )  # fmt: skip
 
 
 def _in_use(job: Job, store: Store, manifest: Manifest) -> InUse:

@@ -7,7 +7,6 @@ import datetime as dt
 import logging
 import uuid
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -86,7 +85,11 @@ def _retire(spec: Spec, base: Path, store: Store, ref: RunRef, one: Retirement) 
     now = dt.datetime.now(dt.UTC)  # files leave `data/` counted from the commit
     generations.settle_marked(store, manifest, generations.retention_of(spec.sink), now)
     unused = InUse(pl.Series([], dtype=pl.String), frozenset(), spec.journal.keep)
-    index = partial(coverage.add_commit, store, one.partition, manifest.generation, manifest.parent)
+
+    def index(keys: pl.Series) -> None:
+        new = coverage.NewRecords(one.partition, manifest.generation, manifest.parent, keys)
+        coverage.add_commits(store, [new])
+
     compaction.compact(store, one.partition, now, unused, index)
     store.delete([ids.moved(one.partition)])
     return True

@@ -117,11 +117,13 @@ def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datet
         kept = set().union(*(named(one) for one in earlier(store, manifest, retention.generations)))
     except StoreRefused:
         return now  # the files of an unreadable manifest are unknown: none is removed
-    committed = _committed(store, partition)
+    committed: dict[int, dt.datetime] | None = None  # listed only if a former file is there
     moving, removed, due = [], [], []
     for info, generation, key in _parts(store, manifest):
         if key in current or (key in kept and ids.history(key) == info.key):
             continue
+        if committed is None:
+            committed = _committed(store, partition)
         left = committed.get(generation + 1, info.modified) + retention.stay
         if left > now and not info.key.startswith(ids.HISTORY):
             due.append(left)
@@ -141,8 +143,13 @@ def settle(store: Store, manifest: Manifest, retention: Retention, now: dt.datet
 
 def settle_marked(store: Store, manifest: Manifest, retention: Retention, now: dt.datetime) -> None:
     """Settle a partition that was just published, and remove its marks if nothing is left to do."""
+    partition = manifest.partition
     if settle(store, manifest, retention, now) is None:
-        done = [mark.key for mark in marks(store, manifest.partition) if mark.generation <= manifest.generation]
+        done = [f"{ids.SUPERSEDED}{partition}.json"]
+        for key in store.keys(f"{ids.UNSETTLED}{partition}/"):
+            owner, generation = ids.parse_unsettled(key)
+            if owner == partition and generation <= manifest.generation:
+                done.append(key)
         store.delete(done)
 
 

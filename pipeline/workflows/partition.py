@@ -3,6 +3,7 @@
     open → a window of enrich_batch → publish            (lost the commit to other content: once more, from the journal)
       │        │                       └ a wait is a result: sleep, schedule the batch again
       │        └ rows wait for a person (pending: wait): wait as long as it takes, then these batches once more
+      ├ a small partition: `open` does all of it, or as much as can be done at once
       └ cancelled or failed: close, with a tombstone where it was cancelled
 
 It returns the outcome of the partition, also when it failed: one failed partition never fails its siblings.
@@ -65,7 +66,7 @@ class PartitionWorkflow:
         self._waiting = ""
         self._code = ""
         self._spent = Spent()
-        self._base = 0
+        self._base = -1
         self._wanted_by: set[str] = set()
         self._short = PartitionBudget()
         self._parked_calls = ParkedCalls()
@@ -115,7 +116,11 @@ class PartitionWorkflow:
                 closed = await self._close("unchanged", "", "", fence=False)
                 return closed.model_copy(update={"generation": opened.base or None})
             self._base, self._rows, self._filtered = opened.base, opened.rows, opened.filtered
-            await self._enrich(opened, range(opened.batches), answered=False)
+            begun = opened.onward.batch if opened.onward is not None else None
+            if opened.onward is not None and opened.onward.published is not None:
+                self._take(0, opened.onward.batch)
+                return opened.onward.published
+            await self._enrich(opened, range(opened.batches), answered=False, begun=begun)
             while not self._parked_calls.calls and (parked := self._parked()):
                 await self._wait_for_answers(opened)
                 await self._enrich(opened, parked, answered=True)
@@ -133,10 +138,18 @@ class PartitionWorkflow:
 
     async def _open(self, lost_to: int | None) -> Opened:
         inputs = self._input
+        onward = inputs.small and lost_to is None and not self._paused and not self._short
         request = OpenRequest(
-            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, limit=inputs.rows, lost_to=lost_to
-        )
-        return await call(OPEN, request, waiting=self._wait_for_code)
+            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, limit=inputs.rows, lost_to=lost_to,
+            onward=onward, waves=inputs.waves,
+        )  # fmt: skip
+        if not onward:
+            return await call(OPEN, request, waiting=self._wait_for_code)
+        self._short.in_flight += 1
+        try:
+            return await call(OPEN, request, whole=True, waiting=self._wait_for_code)
+        finally:
+            self._short.in_flight -= 1
 
     def _wait_for_code(self, reason: str) -> None:
         self._code = reason
@@ -176,9 +189,11 @@ class PartitionWorkflow:
         if not request.tell:
             await report_questions(inputs.partition, 0)
 
-    async def _enrich(self, opened: Opened, numbers: Iterable[int], *, answered: bool) -> None:
+    async def _enrich(
+        self, opened: Opened, numbers: Iterable[int], *, answered: bool, begun: BatchResult | None = None
+    ) -> None:
         """Run these batches, at most a window of them at once. Whatever happens, all have ended afterwards: what they
-        flush at their end is in the journal before the next step."""
+        flush at their end is in the journal before the next step. `begun`: the result of a batch that was run."""
         for number in numbers:
             self._finished.pop(number, None)
         running: set[asyncio.Task[None]] = set()
@@ -196,7 +211,7 @@ class PartitionWorkflow:
                 )
                 if failed:
                     break
-                task = asyncio.create_task(self._batch(opened, number, answered))
+                task = asyncio.create_task(self._batch(opened, number, answered, begun))
                 running.add(task)
                 task.add_done_callback(ended)
             await workflow.wait_condition(lambda: bool(failed) or not running)
@@ -207,7 +222,7 @@ class PartitionWorkflow:
                 task.cancel()
             await all_ended(running)
 
-    async def _batch(self, opened: Opened, number: int, answered: bool) -> None:
+    async def _batch(self, opened: Opened, number: int, answered: bool, begun: BatchResult | None) -> None:
         inputs = self._input
         request = BatchRequest(
             ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, opened=opened.opened, batch=number, rows=0,
@@ -215,19 +230,11 @@ class PartitionWorkflow:
         )  # fmt: skip
         floor = _HANDED_BACK
         while True:
-            self._short.in_flight += 1
-            try:
-                result = await call(ENRICH, request, whole=True, waiting=self._wait_for_code)
-                self._spent += result.spent
-                if result.state == "short":
-                    self._short.note(result.needed)
-            finally:
-                self._short.in_flight -= 1
+            result, begun = begun or await self._run_batch(request), None
+            if result.state == "short":
+                self._short.note(result.needed)
+            self._take(number, result)
             if result.state == "done":
-                self._finished[number] = result
-                self._waiting = ""
-                self._show(f"{self._done:,} of {self._rows:,} rows")
-                live_figures.rows_done(self._done)
                 return
             stop_if_cancelled()
             parked = result.parked_calls
@@ -251,6 +258,22 @@ class PartitionWorkflow:
             floor = min(2 * floor, _LONGEST_FLOOR)
             await workflow.sleep(pause)
             await workflow.wait_condition(lambda: not self._paused and not self._short)
+
+    async def _run_batch(self, request: BatchRequest) -> BatchResult:
+        self._short.in_flight += 1
+        try:
+            return await call(ENRICH, request, whole=True, waiting=self._wait_for_code)
+        finally:
+            self._short.in_flight -= 1
+
+    def _take(self, number: int, result: BatchResult) -> None:
+        """Add what a batch has cost, and its rows if it is done."""
+        self._spent += result.spent
+        if result.state == "done":
+            self._finished[number] = result
+            self._waiting = ""
+            self._show(f"{self._done:,} of {self._rows:,} rows")
+            live_figures.rows_done(self._done)
 
     async def _by_row(self, batch: BatchRequest, rows: RowsOfBatch) -> ParkedCalls:
         """Run each row in its own workflow, a window of them at once. As with batches, all have ended afterwards.

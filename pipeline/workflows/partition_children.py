@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from schemas.messages.run import PlannedPartition, PlanRef
 
 PARTITION = SearchAttributeKey.for_keyword("TandemPartition")
+_SMALL = 100  # rows: their batch takes no longer than it takes to begin it
 Child: TypeAlias = "workflow.ChildWorkflowHandle[PartitionWorkflow, PartitionResult]"
 
 
@@ -33,6 +34,7 @@ async def start_child(ref: RunRef, plan: PlanRef, planned: PlannedPartition, wav
             windows=plan.windows,
             rehearsal=rehearsal,
             waves=waves,
+            small=planned.rows <= _SMALL and not rehearsal,
         ),
         id=ids.partition_workflow_id(ref.pipeline, ref.sink, planned.key),
         task_timeout=workflow.info().task_timeout,

@@ -2,12 +2,13 @@
 
 from schemas.manifest import BrokenCheck, Counts, Reuse, Shares, Usage
 from schemas.messages.base import Concurrency, Message, Outcome, RunRef
+from schemas.messages.batch import BatchResult
 from schemas.messages.jobs import ParkedCalls, Waves
 
 
 class PartitionInput(Message):
     """The input of a partition. `rehearsal`: the first `rows` rows are enriched and checked, and nothing is
-    published."""
+    published. `small`: all its work is one activity, as far as that gets."""
 
     ref: RunRef
     plan: str
@@ -16,21 +17,54 @@ class PartitionInput(Message):
     windows: Concurrency
     rehearsal: bool = False
     waves: Waves = Waves()
+    small: bool = False
+
+
+class PartitionResult(Message):
+    """The outcome of a partition. `error` and `message` only if it was not published; `warnings`: their number in the
+    manifest. Broken `checks` are only in the outcome's object: they name rows, and no row crosses Temporal. `parked`:
+    the calls of a `waiting` partition."""
+
+    partition: str
+    outcome: Outcome
+    generation: int | None = None
+    counts: Counts = Counts()
+    reuse: Reuse = Reuse()
+    shares: Shares = {}
+    usage: Usage = Usage()
+    error: str = ""
+    message: str = ""
+    stops_run: bool = False
+    warnings: int = 0
+    checks: tuple[BrokenCheck, ...] = ()
+    parked: ParkedCalls = ParkedCalls()
+
+
+class Onward(Message):
+    """The work on a small partition after it was opened: its only batch, and its outcome if it was published, after
+    `publish_s`. Otherwise its workflow goes on from the batch's result."""
+
+    batch: BatchResult
+    published: PartitionResult | None = None
+    publish_s: float = 0.0
 
 
 class OpenRequest(Message):
-    """Open at most `limit` rows. `lost_to`: the base on which a CommitConflict happened."""
+    """Open at most `limit` rows. `lost_to`: the base on which a CommitConflict happened. `onward`: enrich and publish
+    them, too, if they are one batch."""
 
     ref: RunRef
     plan: str
     partition: str
     limit: int
     lost_to: int | None = None
+    onward: bool = False
+    waves: Waves = Waves()  # of a batch that is enriched
 
 
 class Opened(Message):
     """The opened partition: `opened` is the key of the object with its batches; base is the current generation; of its
-    rows, `filtered` are in no batch."""
+    rows, `filtered` are in no batch. `onward`: what was done besides."""
 
     opened: str
     base: int
@@ -38,6 +72,7 @@ class Opened(Message):
     rows: int
     filtered: int = 0
     up_to_date: bool = False
+    onward: Onward | None = None  # None, too, of a worker of an earlier version
 
 
 class AnswersRequest(Message):
@@ -88,8 +123,8 @@ class Holder(Message):
 
 
 class CloseRequest(Message):
-    """Record the outcome of a partition without a publication. With `fence`, a tombstone is committed first. `rows`:
-    the number of rows to enrich."""
+    """Record the outcome of a partition without a publication. With `fence`, a tombstone is committed first. `base`:
+    the generation that the run built on, -1 if it is not known. `rows`: the number of rows to enrich."""
 
     ref: RunRef
     plan: str
@@ -100,23 +135,3 @@ class CloseRequest(Message):
     base: int = 0
     fence: str = ""  # the nonce of the tombstone to commit first; empty for none
     rows: int = 0
-
-
-class PartitionResult(Message):
-    """The outcome of a partition. `error` and `message` only if it was not published; `warnings`: their number in the
-    manifest. Broken `checks` are only in the outcome's object: they name rows, and no row crosses Temporal. `parked`:
-    the calls of a `waiting` partition."""
-
-    partition: str
-    outcome: Outcome
-    generation: int | None = None
-    counts: Counts = Counts()
-    reuse: Reuse = Reuse()
-    shares: Shares = {}
-    usage: Usage = Usage()
-    error: str = ""
-    message: str = ""
-    stops_run: bool = False
-    warnings: int = 0
-    checks: tuple[BrokenCheck, ...] = ()
-    parked: ParkedCalls = ParkedCalls()

@@ -6,7 +6,7 @@ before a run        journals of generations that the index has not: of earlier v
                     partition is not published, and is settled once its run has ended
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,14 +58,31 @@ def settle(store: Store, published: pl.DataFrame, is_over: Callable[[str], bool]
     store.delete([one.key for one in left])
 
 
-def add_commit(store: Store, partition: str, generation: int, parent: int | None, keys: pl.Series) -> None:
-    """Index the keys of the records that a generation adds, and remove the partition's marker. Raises StoreError."""
+@dataclass(frozen=True)
+class NewRecords:
+    """The keys of the records that a generation has added to a partition's journal. `parent`: the generation before."""
+
+    partition: str
+    generation: int
+    parent: int | None
+    keys: pl.Series
+
+
+def add_commits(store: Store, commits: Sequence[NewRecords]) -> None:
+    """Index the records of generations that were committed, in one object, and remove their partitions' markers. Raises
+    StoreError."""
     index = AnswerIndex(store)
-    before = index.covered_of(partition)
-    # Not known to be whole, if a generation before was not indexed: it is found before the next run.
-    after = before if before >= (parent or 0) else generation
-    index.add({partition: (after, generation)}, _of(partition, keys))
-    store.delete([one.key for one in marked(store) if one.partition == partition])
+    before = index.covered_of({one.partition for one in commits})
+    covered: dict[str, tuple[int, int]] = {}
+    for one in sorted(commits, key=lambda one: one.generation):
+        known = before.get(one.partition, 0)
+        after = one.generation  # not known to be whole, if one before was not indexed: it is found before the next run
+        if known >= (one.parent or 0):
+            after, _ = covered.get(one.partition, (known, 0))
+            before[one.partition] = one.generation
+        covered[one.partition] = (after, one.generation)
+    index.add(covered, found_frame([_of(one.partition, one.keys) for one in commits]))
+    store.delete([one.key for one in marked(store) if one.partition in covered])
 
 
 def catch_up(

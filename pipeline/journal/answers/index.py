@@ -8,7 +8,7 @@ Files are found by a listing, and read again from it if one is gone: another pro
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -53,14 +53,16 @@ class AnswerIndex:
 
         return _joined(self._again_if_gone(look))
 
-    def covered_of(self, partition: str) -> int:
-        """Return the same for one partition."""
+    def covered_of(self, partitions: Collection[str]) -> dict[str, int]:
+        """Return the same for these partitions, as far as it has any."""
 
         def look() -> list[Covered]:
-            files = self._files()
-            return [{partition: file.covered[partition]} for file in files if partition in file.covered]
+            return [
+                {partition: file.covered[partition] for partition in partitions if partition in file.covered}
+                for file in self._files()
+            ]
 
-        return _joined(self._again_if_gone(look)).get(partition, 0)
+        return _joined(self._again_if_gone(look))
 
     def coverage(self) -> list[tuple[str, set[str]]]:
         """Return each file with the partitions whose journals it covers. One that cannot be read is not in the list."""

@@ -2,16 +2,16 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from pipeline.telemetry.metrics.recorder import Gauge, Recorder
 from schemas.messages.batch import BatchResult
-from schemas.messages.partition import PartitionResult
+from schemas.messages.partition import Opened, OpenRequest, PartitionResult
 
-_BATCH = "enrich_batch"
+_BATCH, _OPEN = "enrich_batch", "open"
 
 
 class ActivityFigures(Interceptor):
@@ -29,12 +29,18 @@ class ActivityFigures(Interceptor):
     def ended(self, activity: str, result: object, seconds: float) -> None:
         """Record the end of an activity; `result` None: it failed."""
         if activity == _BATCH:
-            state = result.state if isinstance(result, BatchResult) else "failed"
-            self.recorder.count("tandem_batch_attempts_total", {"result": state})
-            if isinstance(result, BatchResult) and result.until is not None:
-                self._waiting_until.append(result.until)
+            self._batch_ended(result if isinstance(result, BatchResult) else None)
+        elif activity == _OPEN and isinstance(result, Opened) and (onward := result.onward) is not None:
+            self._batch_ended(onward.batch)
+            if onward.published is not None:
+                self.recorder.observe("tandem_publish_seconds", {}, onward.publish_s)
         elif activity == "publish" and isinstance(result, PartitionResult):
             self.recorder.observe("tandem_publish_seconds", {}, seconds)
+
+    def _batch_ended(self, result: BatchResult | None) -> None:
+        self.recorder.count("tandem_batch_attempts_total", {"result": result.state if result else "failed"})
+        if result is not None and result.until is not None:
+            self._waiting_until.append(result.until)
 
     def _batches(self) -> Iterable[Gauge]:
         now = dt.datetime.now(dt.UTC)
@@ -50,10 +56,15 @@ class _Inbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         name, began, result = input.fn.__name__, time.monotonic(), None
-        self._figures.running += name == _BATCH
+        enriches = name == _BATCH or (name == _OPEN and _goes_on(input.args))
+        self._figures.running += enriches
         try:
             result = await super().execute_activity(input)
             return result
         finally:
-            self._figures.running -= name == _BATCH
+            self._figures.running -= enriches
             self._figures.ended(name, result, time.monotonic() - began)
+
+
+def _goes_on(args: Sequence[Any]) -> bool:
+    return bool(args) and isinstance(args[0], OpenRequest) and args[0].onward

@@ -25,7 +25,7 @@ from pipeline.telemetry.traces.place import Place
 from pipeline.telemetry.traces.tracer import Span, Tracer
 from schemas.messages.base import RunRef
 from schemas.messages.batch import BatchRequest, BatchResult
-from schemas.messages.partition import PartitionInput, PartitionResult
+from schemas.messages.partition import Opened, OpenRequest, PartitionInput, PartitionResult
 from schemas.messages.run import RunInput, RunResult
 
 _EXTERN = "tandem_spans"
@@ -74,21 +74,38 @@ class _Outbound(WorkflowOutboundInterceptor):
         request = input.args[0] if input.args else None
         if input.activity == _BATCH and isinstance(request, BatchRequest):
             self._began.setdefault(request.batch, workflow.now())
-            handle.add_done_callback(lambda ended: self._batch_ended(request, ended))
+            handle.add_done_callback(lambda ended: self._batch_ended(request, *_end_of(ended)))
+        elif isinstance(request, OpenRequest) and request.onward:
+            self._began[0] = workflow.now()
+            handle.add_done_callback(lambda ended: self._opened(request, *_end_of(ended)))
         return handle
 
-    def _batch_ended(self, request: BatchRequest, ended: Any) -> None:
-        if ended.cancelled():
-            error, result = "cancelled", None
-        elif (exc := ended.exception()) is not None:
-            error, result = "cancelled" if is_cancelled_exception(exc) else _class_of(exc), None
+    def _opened(self, request: OpenRequest, error: str, result: Any) -> None:
+        """Note the end of a batch that was run when its partition was opened; without anything to do, there is none."""
+        batch = BatchRequest(
+            ref=request.ref, plan=request.plan, partition=request.partition, opened="", batch=0, rows=0
+        )  # fmt: skip
+        onward = result.onward if isinstance(result, Opened) else None
+        if error or onward is not None:
+            self._batch_ended(batch, error, onward.batch if onward is not None else None)
         else:
-            error, result = "", ended.result()
-            if isinstance(result, BatchResult) and result.state != "done":
-                return  # it is not over: the same batch is begun again
+            self._began.pop(0, None)
+
+    def _batch_ended(self, request: BatchRequest, error: str, result: Any) -> None:
+        if isinstance(result, BatchResult) and result.state != "done":
+            return  # it is not over: the same batch is begun again
         began = self._began.pop(request.batch, None)
         if began is not None:
             _emit(_of_batch(request, result), began, error)
+
+
+def _end_of(ended: Any) -> tuple[str, Any]:
+    """Return the class of an activity's error, empty without one, and its result."""
+    if ended.cancelled():
+        return "cancelled", None
+    if (exc := ended.exception()) is not None:
+        return "cancelled" if is_cancelled_exception(exc) else _class_of(exc), None
+    return "", ended.result()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.activities.partition import _published_before
+from pipeline.activities.partition import published_before
 from pipeline.publishing import cleanup
 from schemas import ids
 from schemas.errors import ObjectMissing
@@ -27,13 +27,13 @@ async def test_a_repeated_attempt_finds_what_was_published_without_what_was_stag
     ref = RunRef(pipeline="tests", run="run-1", sink=bench.store.uri)
     request = PublishRequest(ref=ref, plan=plan.plan_id, partition=partition, opened=key, receipts=(), rehearsal=False)
     with pytest.raises(ObjectMissing, match="is gone"):
-        _published_before(bench.store, request)
+        published_before(bench.store, request)
     receipts = [found.receipt for found in await bench.enrich(job, plan, opened)]
     published = bench.publish(job, plan, opened, receipts)
     cleanup.remove_staged(bench.store, key, opened.folder)
     assert bench.keys(ids.STAGING) == []
-    found = _published_before(bench.store, request)
+    found = published_before(bench.store, request)
     assert (found.outcome, found.generation, found.counts) == ("published", 1, published.counts)
     other = request.model_copy(update={"ref": ref.model_copy(update={"run": "run-2"})})
     with pytest.raises(ObjectMissing, match="is gone"):
-        _published_before(bench.store, other)
+        published_before(bench.store, other)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.journal import answer_keys
 from pipeline.journal.answers import coverage, index, index_files
+from pipeline.journal.answers.coverage import NewRecords
 from pipeline.journal.answers.filters import Filters, filter_of
 from pipeline.journal.answers.index import AnswerIndex
 from pipeline.process_state import COMMAND, STATE
@@ -175,18 +176,29 @@ def test_a_sink_of_an_earlier_version_gets_its_index_by_itself(store: MemoryStor
 
 
 def test_what_is_covered_is_not_read_again(store: MemoryStore) -> None:
-    coverage.add_commit(store, DAY, 1, None, keys_of(1))
-    coverage.add_commit(store, DAY, 2, 1, keys_of(2))
+    coverage.add_commits(store, [NewRecords(DAY, 1, None, keys_of(1))])
+    coverage.add_commits(store, [NewRecords(DAY, 2, 1, keys_of(2))])
     write(store, DAY, row(9))  # of a run that is at work
     coverage.catch_up(store, published(day=2))
     assert places(store, keys_of(1, 2)) == {DAY}
     assert not places(store, answer_keys.of_rows(digest(7), pl.Series([digest(9)])))
 
 
+def test_commits_that_end_together_are_one_object(store: MemoryStore) -> None:
+    coverage.mark(store, DAY, "run-1")
+    new = [NewRecords(NEXT, 4, 3, keys_of(9)), NewRecords(DAY, 2, 1, keys_of(2)), NewRecords(DAY, 1, None, keys_of(1))]
+    coverage.add_commits(store, new)
+    assert len(AnswerIndex(store).files()) == 1
+    assert AnswerIndex(store).covered() == {DAY: 2}, "of the other day, earlier generations are not indexed"
+    assert places(store, keys_of(1, 2)) == {DAY}
+    assert places(store, keys_of(9)) == {NEXT}
+    assert not coverage.marked(store)
+
+
 def test_a_commit_that_was_not_indexed_is_found_before_the_next_run(store: MemoryStore) -> None:
-    coverage.add_commit(store, DAY, 1, None, keys_of(1))
+    coverage.add_commits(store, [NewRecords(DAY, 1, None, keys_of(1))])
     write(store, DAY, row(9))
-    coverage.add_commit(store, DAY, 3, 2, keys_of(3))
+    coverage.add_commits(store, [NewRecords(DAY, 3, 2, keys_of(3))])
     assert AnswerIndex(store).covered() == {DAY: 1}
     coverage.catch_up(store, published(day=3))
     assert AnswerIndex(store).covered() == {DAY: 3}

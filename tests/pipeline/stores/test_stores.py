@@ -1,4 +1,4 @@
-"""One contract for every store: memory, a folder, SeaweedFS (a real S3 server), and moto (AWS's own answers)."""
+"""One contract for every store: memory, held back, a folder, SeaweedFS (a real S3 server), moto (AWS's own answers)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from botocore.response import StreamingBody
 from moto import mock_aws
 
 from pipeline.stores import LocalStore, MemoryStore, Store, open_store, probe
+from pipeline.stores.held import HeldStore
 from pipeline.stores.s3 import S3Store
 from pipeline.stores.s3_errors import store_error
 from schemas.errors import ObjectExists, ObjectMissing, SinkError, StoreError, StoreRefused, UsageError
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.servers import SeaweedS3
 
-KINDS = ["memory", "local", "seaweed", "moto"]
+KINDS = ["memory", "held", "local", "seaweed", "moto"]
 ODD_KEYS = [
     *("data/day=2026-11-01/part-00000.parquet", "data/city=Z%C3%BCrich/a.parquet", "a b/c d.txt", "é/ü😀.txt"),
     *("plus+and&and=/x?y#z", "percent/%7e", "percent/%2F", "quotes/'\"<>", "star/*[1]", "dots/a..b/...c"),
@@ -65,7 +66,11 @@ def opened(
             client.create_bucket(Bucket="stores")
             client.close()
             uri = "s3://stores"
-        stores.append(MemoryStore() if kind == "memory" else open_store(uri))
+        if kind in ("memory", "held"):
+            below = MemoryStore(uuid.uuid4().hex)
+            stores.append(below if kind == "memory" else HeldStore(below, "", first=False))
+        else:
+            stores.append(open_store(uri))
         return stores[-1]
 
     yield open_kind
@@ -281,7 +286,7 @@ def test_polars_scans(opened: Callable[[str], Store], kind: str, key: str) -> No
     )
 
 
-@pytest.mark.parametrize("kind", ["memory", "local", "seaweed"])
+@pytest.mark.parametrize("kind", ["memory", "held", "local", "seaweed"])
 def test_of_sixteen_racing_writers_one_wins(opened: Callable[[str], Store], kind: str) -> None:
     store = opened(kind)
     start = threading.Barrier(16)
