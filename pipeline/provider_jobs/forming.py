@@ -142,7 +142,8 @@ class _Open:
         self.last.append((file, line, call, size))
 
     def give_last(self, other: "_Open") -> None:
-        """Let another job have the request that was added last."""
+        """Let another job have the request that was added last. Any of our files may hold an equal one, and wait for
+        it."""
         file, line, call, size = self.last.pop()
         self.requests.pop()
         self.keys.remove(_number(asked_key(call)))
@@ -150,6 +151,8 @@ class _Open:
         self.tokens -= tokens_of_bytes(size)
         self.most_nano_usd -= call.most_nano_usd
         self.most_tokens -= call.most_tokens
+        for one in self.files:
+            other.files.setdefault(one, len(other.files))
         other.add(file, line, call, size)
 
     def as_requests(self) -> JobRequests:

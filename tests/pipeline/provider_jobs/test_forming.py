@@ -167,6 +167,20 @@ def test_a_job_has_the_least_number_of_requests_if_the_one_before_it_can_give_th
     assert set(formed(store, keys, client).jobs) == set(jobs)
 
 
+def test_a_file_with_a_call_that_a_full_job_gives_on_waits_for_the_job_that_has_it() -> None:
+    """The call is in two files, and only one of them pays for it."""
+    store, client = MemoryStore(), a_client(requests=20)
+    client.limits = replace(client.limits, least=5)
+    files = [park(store, "p=1", 0, [call(n) for n in range(21)]), park(store, "p=2", 0, [call(19)])]
+    pool = Pool(store, RUN, POOL)
+    jobs = formed(store, files, client).jobs
+    (holder,) = [job for job in jobs if (digest("19"), 0) in held(store, [job])]
+    assert len(pool.requests_of(holder).requests) == 5
+    assert set(pool.requests_of(holder).parked) == set(files)
+    assert set(formed(store, files, client).jobs) == set(jobs)
+    assert pool.late_files(holder) == []
+
+
 def test_what_was_learned_is_kept_by_packing() -> None:
     """After a refusal, jobs have half the requests, and no more tokens than may be out at once."""
     store, client = MemoryStore(), a_client()
