@@ -181,7 +181,7 @@ class _Packing:
     def add_file(self, file: str) -> None:
         late: dict[str, None] = {}
         for line, call in enumerate(load_parked(self._pool.store, file)):
-            if call.pool != self._pool.name:
+            if call.pool != self._pool.name or not call.body:  # its row was forgotten
                 continue
             number = _number(asked_key(call))
             holder = self._holders.jobs.get(number)

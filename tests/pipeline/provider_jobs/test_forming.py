@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.forgetting.identities import Identities
+from pipeline.forgetting.parked_calls import remove_parked
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.clients import client_for, no_jobs_because
 from pipeline.provider_jobs.forming import Formed, form_jobs
@@ -179,6 +181,14 @@ def test_a_file_with_a_call_that_a_full_job_gives_on_waits_for_the_job_that_has_
     assert set(pool.requests_of(holder).parked) == set(files)
     assert set(formed(store, files, client).jobs) == set(jobs)
     assert pool.late_files(holder) == []
+
+
+def test_calls_of_forgotten_rows_are_in_no_job() -> None:
+    """They are empty, and lie in files that form jobs still: those of a run that waits, or that is begun again."""
+    store, client = MemoryStore(), a_client()
+    key = park(store, "p=1", 0, [call(1), call(2)])
+    remove_parked(store, Identities(frozenset(("row1",))))
+    assert sorted(held(store, formed(store, [key], client).jobs)) == [(digest("2"), 0)]
 
 
 def test_what_was_learned_is_kept_by_packing() -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
 import pytest
 
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.learned import load_limits
+from pipeline.provider_jobs.providers.http import answers_in
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
 from stages.models.wires.http import close_session
+from stages.models.wires.jobs import anthropic, bedrock, gemini, openai
+from stages.models.wires.jobs.form import JobAnswer
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
@@ -122,3 +131,39 @@ async def test_one_request_that_is_too_large_for_a_job_is_rejected(model_server:
     assert (end.refused, end.given_back) == (1, 0)
     (error,) = refused_calls(store, RUN, "day=1").values()
     assert "too large" in error["message"]
+
+
+@pytest.mark.parametrize("wire", [openai, anthropic, gemini, bedrock], ids=["OpenAI", "Anthropic", "Gemini", "Bedrock"])
+async def test_odd_lines_of_results_are_left_out_and_the_others_are_read(wire: Any, tmp_path: Path) -> None:
+    """Servers that speak a provider's protocol send such ones: each request of one counts as missing."""
+    odd = [
+        b"", b"{", b"[]", b"null", b'"text"', b'{"custom_id": "a", "recordId": "a", "key": "a", "error": "no"}',
+        b'{"custom_id": "b", "response": {}}', b'{"custom_id": "b", "response": "no"}', b'{"custom_id": "b"}',
+        b'{"custom_id": "c", "result": {"type": "errored"}}', b'{"custom_id": "c", "result": null}', b"\xff\xfe",
+    ]  # fmt: skip
+    good = {
+        "custom_id": "good", "key": "good", "recordId": "good",
+        "response": {"status_code": 200, "body": {"x": 1}}, "result": {"type": "succeeded", "message": {"x": 1}},
+        "modelOutput": {"x": 1},
+    }  # fmt: skip
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"\n".join([*odd, orjson.dumps(good), *odd]))
+    found = [answer async for answer in answers_in(path, wire.answer_of)]
+    assert [answer.status for answer in found if answer.custom_id == "good"] == [200]
+
+
+async def test_an_answer_that_is_no_object_is_asked_again(model_server: ModelServer) -> None:
+    store, model, client = MemoryStore(), ANTHROPIC.model(model_server), ANTHROPIC.client(model_server)
+    (job,) = form_jobs(
+        store, RUN, POOL, [park(store, "day=1", 0, some(model, ANTHROPIC, range(1)))], client=client, closing=True
+    ).jobs
+    await over(store, job, client)
+    results = client.results
+
+    async def odd(id: str, folder: Path) -> AsyncIterator[JobAnswer]:
+        async for answer in results(id, folder):
+            yield replace(answer, body="no object")  # type: ignore[arg-type]
+
+    client.results = odd  # type: ignore[method-assign]
+    end = await collect(store, RUN, POOL, job, client, ANTHROPIC.backend())
+    assert (end.answered, end.given_back) == (0, 1)
