@@ -121,7 +121,9 @@ class _Collection:
 
     def _reading(self, held: JobRequests, spill: Spill, status: JobStatus) -> "_Reading":
         failures = Counter(one.key for job in self.pool.jobs() if job != self.job for one in self._failed_in(job))
-        verdict = refusals.Verdict() if status.state != "failed" else refusals.verdict(self.client, status, held)
+        verdict = refusals.Verdict()
+        if status.state == "failed":
+            verdict = refusals.verdict(self.pool.store, self.client, status, held)
         return _Reading(
             pool=self.pool,
             job=self.job,

@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
+from pipeline.forgetting.identities import Identities
+from pipeline.forgetting.parked_calls import remove_parked
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.learned import load_limits
@@ -63,6 +65,19 @@ async def test_a_line_at_fault_is_rejected_and_the_rest_goes_with_another_job(
     assert "Invalid value in request 4" in error["message"]
     assert {record.id for record in calls(store, "day=1")} == {call.row for call in parked if call is not parked[3]}
     assert model_server.jobs()["most_submitted"] == 1
+
+
+async def test_a_line_at_fault_is_that_of_what_was_sent(model_server: ModelServer) -> None:
+    """A row before it was forgotten once the job was formed, so that its call is in no line."""
+    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    model_server.script({"jobs": {"refuse_line": "Say 3."}})
+    parked = some(model, OPENAI, range(6))
+    (job,) = form_jobs(store, RUN, POOL, [park(store, "day=1", 0, parked)], client=client, closing=True).jobs
+    remove_parked(store, Identities(frozenset((parked[1].row,))))
+    await over(store, job, client)
+    end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
+    assert (end.refused, end.given_back) == (1, 4)
+    assert list(refused_calls(store, RUN, "day=1")) == [(parked[3].request, 0)]
 
 
 async def test_a_refusal_that_names_no_line_stops_the_run(model_server: ModelServer) -> None:
