@@ -289,11 +289,11 @@ async def test_a_job_that_fits_in_part_is_submitted_in_part_and_the_rest_when_th
     async with skipping_time() as env, at_work(env.client, fakes) as bench:
         handle = await bench.start()
         with env.auto_time_skipping_disabled():
-            await until(lambda: bool(fakes.of("reckon")))
-            progress = await handle.query(RunWorkflow.progress)
+            async with asyncio.timeout(20):
+                while (await handle.query(RunWorkflow.progress)).state != "paused":  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             ending.set()
             assert (await ended(handle)).totals.published == 1
-    assert progress.state == "paused"
     assert {request.job for request in fakes.of("collect_job")} == {"part", "rest"}
     assert {request.waves.wave for request in fakes.of("enrich_batch")} == {0, 1}
 
@@ -314,3 +314,88 @@ async def test_a_job_that_does_not_fit_the_budget_pauses_the_run_until_it_is_rai
             await handle.signal(RunWorkflow.resume)
             assert (await ended(handle)).totals.published == 1
     assert len(fakes.of("submit_job")) == 2
+
+
+async def test_jobs_are_formed_one_after_the_other(skipping: WorkflowEnvironment) -> None:
+    """Two that are formed at once may hold one call: what a job gave back, and what a partition parks just then."""
+    going = asyncio.Event()
+
+    async def enrich(request: BatchRequest, nth: int) -> BatchResult | None:
+        if request.partition == B and request.waves.wave == 0:
+            await beat_until(going)
+        return await parks(1)(request, nth)  # type: ignore[no-any-return]
+
+    async def poll(request: JobRequest, nth: int) -> JobProgress | None:
+        state = JobState(job=request.job, state="expired", id="b")
+        return JobProgress(state=state, look_again_s=1) if request.job != "next" else None
+
+    async def collect(request: JobRequest, nth: int) -> JobEnd | None:
+        if nth > 1:
+            return None
+        return JobEnd(job=request.job, id="b", state="expired", requests=10, answered=6, given_back=4, again=("again",))
+
+    async def form(request: FormRequest, nth: int) -> FormedJobs | None:
+        if request.files != ("again",):
+            return None
+        going.set()
+        await asyncio.sleep(1.5)
+        return FormedJobs(jobs=("next",), limit=1_000)
+
+    fakes = a_run(
+        planned(A, B), terms=JobTerms(gather_s=1), enrich_batch=enrich, poll_job=poll, collect_job=collect,
+        form_jobs=form,
+    )  # fmt: skip
+    async with at_work(skipping.client, fakes) as bench:
+        assert (await ended(await bench.start())).totals.published == 2
+    assert len(fakes.of("form_jobs")) >= 3
+    assert fakes.most["form_jobs"] == 1
+
+
+async def test_a_cancelled_run_does_not_wait_until_calls_are_asked_again() -> None:
+    """Nothing is out at the provider: what a job gave back goes into no other one any more."""
+
+    async def collect(request: JobRequest, nth: int) -> JobEnd:
+        return JobEnd(job=request.job, id="b", state="ended", requests=10, given_back=10, again=("again",))
+
+    fakes = a_run(planned(A), collect_job=collect)
+    async with skipping_time() as env, at_work(env.client, fakes) as bench:
+        handle = await bench.start()
+        with env.auto_time_skipping_disabled():
+            await until(lambda: bool(fakes.of("collect_job")))
+            await handle.cancel()
+            assert (await ended(handle, 20)).state == "cancelled"
+        assert not await is_open(bench)
+    assert len(fakes.of("form_jobs")) == 1
+
+
+async def test_a_partition_whose_calls_a_job_answered_that_is_just_collected_waits_for_them() -> None:
+    """Its file came after the job's last look for late ones: the job is collected once more, and asked nothing."""
+    going = asyncio.Event()
+
+    async def enrich(request: BatchRequest, nth: int) -> BatchResult | None:
+        if request.partition == B and request.waves.wave == 0:
+            await beat_until(going)
+        return await parks(1)(request, nth)  # type: ignore[no-any-return]
+
+    async def collect(request: JobRequest, nth: int) -> JobEnd | None:
+        if request.job != "first" or len([one for one in fakes.of("collect_job") if one.job == "first"]) > 1:
+            return None
+        going.set()
+        return JobEnd(job="first", id="b", state="ended", requests=10, answered=6, given_back=4, again=("again",))
+
+    async def form(request: FormRequest, nth: int) -> FormedJobs:
+        return FormedJobs(jobs=("next",) if request.files == ("again",) else ("first",), limit=1_000)
+
+    fakes = a_run(planned(A, B), terms=JobTerms(gather_s=1), enrich_batch=enrich, collect_job=collect, form_jobs=form)
+    async with skipping_time() as env, at_work(env.client, fakes) as bench:
+        assert (await ended(await bench.start())).totals.published == 2
+    files = [request.files for request in fakes.of("form_jobs")]
+    assert files.index(("again",)) == len(files) - 1, "the other partition came before"
+    assert [request.job for request in fakes.of("collect_job")].count("first") == 2
+    begun = [
+        at
+        for (name, at), (_, request) in zip(fakes.at, fakes.calls, strict=True)
+        if name == "enrich_batch" and request.waves.wave
+    ]
+    collected = [at for name, at in fakes.at if name == "collect_job"]
+    assert max(collected) <= min(begun)
