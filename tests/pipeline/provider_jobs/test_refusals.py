@@ -18,7 +18,6 @@ from pipeline.provider_jobs.learned import load_limits
 from pipeline.provider_jobs.providers.http import answers_in
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
-from stages.models.wires.http import close_session
 from stages.models.wires.jobs import anthropic, bedrock, gemini, openai
 from stages.models.wires.jobs.form import JobAnswer
 from tests.harness.model_server import ModelServer
@@ -31,6 +30,7 @@ from tests.pipeline.provider_jobs.support import (
     QUICK,
     RUN,
     Case,
+    a_job,
     calls,
     over,
     park,
@@ -39,12 +39,6 @@ from tests.pipeline.provider_jobs.support import (
     through,
     to_the_end,
 )
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
 
 
 @pytest.mark.parametrize("case", [OPENAI, ANTHROPIC], ids=["OpenAI", "Anthropic"])
@@ -137,10 +131,9 @@ async def test_a_learned_number_of_tokens_is_not_exceeded(model_server: ModelSer
 
 async def test_one_request_that_is_too_large_for_a_job_is_rejected(model_server: ModelServer) -> None:
     """There is nothing to halve any more: the row has the provider's reason."""
-    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    store, client = MemoryStore(), OPENAI.client(model_server)
     model_server.script({"jobs": {"max_bytes": 10}})
-    key = park(store, "day=1", 0, some(model, OPENAI, range(1)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    job = a_job(store, OPENAI, model_server, 1)
     assert (await over(store, job, client)).state == "failed"
     end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
     assert (end.refused, end.given_back) == (1, 0)
@@ -168,10 +161,8 @@ async def test_odd_lines_of_results_are_left_out_and_the_others_are_read(wire: A
 
 
 async def test_an_answer_that_is_no_object_is_asked_again(model_server: ModelServer) -> None:
-    store, model, client = MemoryStore(), ANTHROPIC.model(model_server), ANTHROPIC.client(model_server)
-    (job,) = form_jobs(
-        store, RUN, POOL, [park(store, "day=1", 0, some(model, ANTHROPIC, range(1)))], client=client, closing=True
-    ).jobs
+    store, client = MemoryStore(), ANTHROPIC.client(model_server)
+    job = a_job(store, ANTHROPIC, model_server, 1)
     await over(store, job, client)
     results = client.results
 

@@ -13,17 +13,10 @@ from pipeline.provider_jobs.splitting import first_most, split
 from pipeline.stores.memory import MemoryStore
 from schemas.jobs import Split
 from stages.limits.budget import Amount
-from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import OPENAI, POOL, RUN, calls, over, park, some, submitted
 
 MOST = Amount(5, 7)  # of each request
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
 
 
 def a_pool(server: ModelServer, rows: Sequence[int] = range(6)) -> tuple[Pool, str]:

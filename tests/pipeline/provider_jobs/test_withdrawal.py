@@ -9,14 +9,11 @@ from dataclasses import replace
 import pytest
 
 from pipeline.provider_jobs.collection import collect
-from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel
 from pipeline.provider_jobs.submission import submit
-from pipeline.stores import Store
 from pipeline.stores.memory import MemoryStore
 from schemas import ids
 from schemas.jobs import Claim, Intent
-from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
@@ -28,23 +25,10 @@ from tests.pipeline.provider_jobs.support import (
     QUICK,
     RUN,
     Case,
+    a_job,
     over,
-    park,
-    some,
     submitted,
 )
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
-
-
-def a_job(store: Store, case: Case, server: ModelServer) -> str:
-    key = park(store, "day=1", 0, some(case.model(server), case, range(3)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=case.client(server), closing=True).jobs
-    return job
 
 
 @pytest.mark.parametrize("case", [OPENAI, GEMINI, BEDROCK], ids=["OpenAI", "Gemini", "Bedrock"])
