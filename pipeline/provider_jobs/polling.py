@@ -10,7 +10,7 @@ from pipeline.provider_jobs.submission import Patience, state_of, withdraw
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ObjectMissing
+from schemas.errors import ObjectMissing, RowError
 from schemas.job_requests import JobRequests
 from schemas.jobs import JobFacts, JobState
 from stages.models.wires.jobs.form import JobStatus
@@ -58,7 +58,13 @@ async def cancel(
     state = await withdraw(store, run, pool, job, client, patience=patience)
     if not state.id:
         return state
-    await client.cancel(state.id)
+    try:
+        await client.cancel(state.id)
+    except RowError:
+        state = await poll(store, run, pool, job, client)
+        if state.over:  # it has ended just then, and a job that is over cannot be cancelled
+            return state
+        raise
     return await poll(store, run, pool, job, client)
 
 

@@ -13,6 +13,7 @@ from pipeline.provider_jobs.polling import cancel
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
 from schemas import ids
+from schemas.errors import RowError
 from schemas.jobs import Claim, Intent
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
@@ -95,3 +96,23 @@ async def test_a_job_that_is_over_is_not_cancelled(model_server: ModelServer) ->
     job = a_job(store, OPENAI, model_server)
     await over(store, job, client)
     assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "ended"
+
+
+async def test_a_job_that_ends_while_it_is_cancelled_is_over(model_server: ModelServer) -> None:
+    """Its provider refuses the cancel. One that is refused for another reason is an error."""
+    store, client = MemoryStore(), OPENAI.client(model_server)
+    job = a_job(store, OPENAI, model_server)
+    await submitted(store, job, client)
+
+    async def refused(id: str) -> None:
+        raise RowError("a job that has ended cannot be cancelled", kind="bad_request", status=400)
+
+    client.cancel = refused  # type: ignore[method-assign]
+    await over(store, job, client)
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "ended"
+    model_server.script({"jobs": {"run_s": 3600}})
+    other = MemoryStore()
+    running = a_job(other, OPENAI, model_server)
+    await submitted(other, running, client)
+    with pytest.raises(RowError):
+        await cancel(other, RUN, POOL, running, client, patience=QUICK)
