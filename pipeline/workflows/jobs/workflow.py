@@ -43,6 +43,7 @@ _MOST_VAIN = 5  # jobs in a row that answered nothing
 _ONE_AT_A_TIME = "forms-one-at-a-time"
 _ONCE_MORE = "collects-once-more"
 _RESTS = "rests-until-it-stops"
+_JOINS_ONCE = "joins-small-jobs-once"
 
 
 @workflow.defn
@@ -58,6 +59,7 @@ class JobsWorkflow:
         self._groups = list(carried.groups)
         self._courses: dict[str, JobCourse] = {}
         self._small = SmallJobs()
+        self._joined = False  # their calls were put together since another job ended, and others came
         self._forming = asyncio.Lock()
         self._once_more: set[str] = set()  # jobs to be collected again: a file came while they were
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,6 +220,7 @@ class JobsWorkflow:
 
     async def _take_end(self, job: str, end: JobEnd, *, timed_out: bool) -> None:
         """Count a job that ended, and decide about what it gives back."""
+        self._joined = False
         self._ended_jobs += 1
         self._vain = 0 if end.answered or end.refused else self._vain + 1
         if end.fatal:
@@ -267,13 +270,16 @@ class JobsWorkflow:
         decide about them."""
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: bool(self._waiting or self._stop or self._idle or self._small.are_enough),
+                lambda: bool(
+                    self._waiting or self._stop or self._idle or (self._small.are_enough and not self._joined)
+                ),
                 timeout=self._input.terms.gather_s,
             )
         if self._waiting or self._stop:
             return
         small, late = self._small.take(), self._input.terms.after_deadline
-        if small.are_enough:
+        if small.are_enough and not self._joined:
+            self._joined = workflow.patched(_JOINS_ONCE)
             try:
                 self._replace_small(small, await self._jobs_of(small.files, closing=True))
             except ActivityError as exc:
@@ -357,7 +363,7 @@ class JobsWorkflow:
     def parked_calls(self, waiting: ParkedPartitionCalls) -> None:
         """Gather the calls of a partition."""
         self._lost = False
-        self._nothing_else = self._idle = False
+        self._nothing_else = self._idle = self._joined = False
         self._waiting.append(waiting)
 
     @workflow.signal
