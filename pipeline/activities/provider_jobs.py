@@ -76,6 +76,7 @@ class JobActivities:
             if isinstance(day, JobProgress):
                 return day
             state = await submit(pool.store, *where, pool.client, patience=_patience())
+            await asyncio.to_thread(_hold, pool.store, request)
         waits = state.wait_s if state.state == "waiting" else _look_again_s(settings, 0)
         return JobProgress(state=state, look_again_s=waits, day=day)
 
@@ -151,6 +152,14 @@ def _reserve(store: Store, request: JobRequest, least: int) -> str | JobProgress
     if parts is not None:
         return JobProgress(state=waiting, look_again_s=0.0, parts=(parts.part, parts.rest))
     return JobProgress(state=waiting, look_again_s=0.0, needed=tuple(first_most(pool, request.job, least)))
+
+
+def _hold(store: Store, request: JobRequest) -> None:
+    """Charge a job that was submitted to a budget that was set meanwhile."""
+    pool = Pool(store, request.ref.run, request.pool)
+    intent = pool.intent(request.job)
+    if intent is not None and pool.is_out(request.job):
+        job_budget.hold(store, request.ref.run, request.job, Amount(intent.most_nano_usd, intent.most_tokens))
 
 
 def _patience() -> Patience:

@@ -43,6 +43,14 @@ def reserve(store: Store, run: str, job: str, most: Amount) -> str | None:
     return held.day
 
 
+def hold(store: Store, run: str, job: str, most: Amount) -> None:
+    """Charge a job that is out, whether it fits or not, where it is not charged: the budget was set after it was asked,
+    and before the job could be seen. Blocks; raises StoreError."""
+    book = ledger.of_run(store, run)
+    if (found := book.read()) is not None and _holder(job) not in found.slices:
+        book.change(lambda seen: seen if _holder(job) in seen.slices else seen.with_slice(_holder(job), most, MACHINE))
+
+
 def settle(store: Store, run: str, job: str, day: str, spent: Amount) -> None:
     """Charge what a job has cost in the place of what was reserved. A second time, nothing. `day`: the one that it was
     charged to, where the ledger does not name it. Blocks."""
