@@ -24,6 +24,7 @@ class JobCourse:
         self.state: JobState | None = None
         self.is_short = False
         self.is_collecting = False  # or collected: a file that comes now may be too late
+        self.is_left = False  # as it was not submitted: nobody follows it any more
         self.parts: tuple[str, ...] = ()  # jobs in its place, as it did not fit its budget
         self._input = inputs
         self._look_again = timedelta(0)

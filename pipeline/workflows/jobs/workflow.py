@@ -44,6 +44,7 @@ _ONE_AT_A_TIME = "forms-one-at-a-time"
 _ONCE_MORE = "collects-once-more"
 _RESTS = "rests-until-it-stops"
 _JOINS_ONCE = "joins-small-jobs-once"
+_BEGINS_AGAIN = "begins-again"
 
 
 @workflow.defn
@@ -99,6 +100,9 @@ class JobsWorkflow:
             failed = JobAnswers(pool=inputs.pool, partitions=(), error=error, message=message)
             await self._signal("answers_came", failed)
         await self._signal("jobs_ended", inputs.pool)
+        needed = self._waiting and not (self._stop or self._lost or self._error)
+        if needed and workflow.patched(_BEGINS_AGAIN):  # a resumed run, in the last moment
+            workflow.continue_as_new(inputs.model_copy(update={"carried": self._carried()}))
         return JobsResult()
 
     def _is_over(self) -> bool:
@@ -198,6 +202,7 @@ class JobsWorkflow:
         try:
             end = await course.run(self._state_of_run, self._news, self._short)
             if end is None:
+                course.is_left = True
                 self._take_parts(name, course.parts)
                 return  # carried on, never submitted, or split
             is_small = bool(end.least and end.again and not self._stop)
@@ -359,9 +364,18 @@ class JobsWorkflow:
         except FailureError:
             self._lost = True  # terminated, or ended: what is out is cancelled, and kept
 
+    def _begin_again(self) -> None:
+        """Serve a run that was resumed before this workflow had ended: what is out is of use to it, and its partitions
+        park anew what they need."""
+        self._stop = ""
+        self._waiting, self._groups, self._gathered_jobs = [], [], set()
+        self._courses = {name: course for name, course in self._courses.items() if not course.is_left}
+
     @workflow.signal
     def parked_calls(self, waiting: ParkedPartitionCalls) -> None:
         """Gather the calls of a partition."""
+        if (self._stop or self._lost) and workflow.patched(_BEGINS_AGAIN):
+            self._begin_again()
         self._lost = False
         self._nothing_else = self._idle = self._joined = False
         self._waiting.append(waiting)
