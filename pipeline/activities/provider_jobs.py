@@ -72,10 +72,11 @@ class JobActivities:
         settings, where = current(), (request.ref.run, request.pool, request.job)
         async with heartbeating():
             pool = await self._pool(request.ref, request.plan, request.pool)
-            day = await asyncio.to_thread(_reserve, pool.store, request)
+            day = await asyncio.to_thread(_reserve, pool.store, request, pool.client.limits.least)
             if isinstance(day, JobProgress):
                 return day
             state = await submit(pool.store, *where, pool.client, patience=_patience())
+            await asyncio.to_thread(_hold, pool.store, request)
         waits = state.wait_s if state.state == "waiting" else _look_again_s(settings, 0)
         return JobProgress(state=state, look_again_s=waits, day=day)
 
@@ -129,9 +130,9 @@ class JobActivities:
         return _PoolClient(store, client, backend)
 
 
-def _reserve(store: Store, request: JobRequest) -> str | JobProgress:
+def _reserve(store: Store, request: JobRequest, least: int) -> str | JobProgress:
     """Charge a job that was not submitted to its budget. Returns the day that it is charged to; if it does not fit, the
-    jobs that it is split in, or what the first of its requests needs."""
+    jobs that it is split in, or what the first of its requests need. `least`: with fewer requests nothing is sent."""
     run, pool, waiting = (
         request.ref.run,
         Pool(store, request.ref.run, request.pool),
@@ -142,13 +143,23 @@ def _reserve(store: Store, request: JobRequest) -> str | JobProgress:
     parts = pool.split_of(request.job)
     if parts is None:
         held = pool.requests_of(request.job)
+        if len(held.requests) < least:
+            return request.day
         day = job_budget.reserve(store, run, request.job, Amount(held.most_nano_usd, held.most_tokens))
         if day is not None:
             return day
-    parts = split(pool, request.job, job_budget.left(store, run))
+    parts = split(pool, request.job, job_budget.left(store, run), least)
     if parts is not None:
         return JobProgress(state=waiting, look_again_s=0.0, parts=(parts.part, parts.rest))
-    return JobProgress(state=waiting, look_again_s=0.0, needed=tuple(first_most(pool, request.job)))
+    return JobProgress(state=waiting, look_again_s=0.0, needed=tuple(first_most(pool, request.job, least)))
+
+
+def _hold(store: Store, request: JobRequest) -> None:
+    """Charge a job that was submitted to a budget that was set meanwhile."""
+    pool = Pool(store, request.ref.run, request.pool)
+    intent = pool.intent(request.job)
+    if intent is not None and pool.is_out(request.job):
+        job_budget.hold(store, request.ref.run, request.job, Amount(intent.most_nano_usd, intent.most_tokens))
 
 
 def _patience() -> Patience:

@@ -43,6 +43,14 @@ def reserve(store: Store, run: str, job: str, most: Amount) -> str | None:
     return held.day
 
 
+def hold(store: Store, run: str, job: str, most: Amount) -> None:
+    """Charge a job that is out, whether it fits or not, where it is not charged: the budget was set after it was asked,
+    and before the job could be seen. Blocks; raises StoreError."""
+    book = ledger.of_run(store, run)
+    if (found := book.read()) is not None and _holder(job) not in found.slices:
+        book.change(lambda seen: seen if _holder(job) in seen.slices else seen.with_slice(_holder(job), most, MACHINE))
+
+
 def settle(store: Store, run: str, job: str, day: str, spent: Amount) -> None:
     """Charge what a job has cost in the place of what was reserved. A second time, nothing. `day`: the one that it was
     charged to, where the ledger does not name it. Blocks."""
@@ -73,7 +81,7 @@ def account_of_jobs(store: Store, run: str) -> tuple[Amount, dict[str, Slice]]:
     """Return what the jobs of a run have cost that are over, and what those that are out, or are being submitted, hold
     of a budget that is set now. Blocks; raises StoreError, Damaged."""
     spent, held = NOTHING, dict[str, Slice]()
-    for pool, job in _jobs(store, run):
+    for pool, job in job_names(store, run):
         end = _read(store, ids.job_ended(run, pool, job), JobEnd)
         if end is not None:
             spent += Amount(end.nano_usd, end.tokens)
@@ -88,12 +96,13 @@ def account_of_jobs(store: Store, run: str) -> tuple[Amount, dict[str, Slice]]:
 
 def settle_ended(store: Store, run: str) -> None:
     """Settle the jobs that have ended while their budget was being set. Blocks; raises StoreError, Damaged."""
-    for pool, job in _jobs(store, run):
+    for pool, job in job_names(store, run):
         if (end := _read(store, ids.job_ended(run, pool, job), JobEnd)) is not None:
             settle(store, run, job, "", Amount(end.nano_usd, end.tokens))
 
 
-def _jobs(store: Store, run: str) -> Iterator[tuple[str, str]]:
+def job_names(store: Store, run: str) -> Iterator[tuple[str, str]]:
+    """Yield the pool and the name of each job of a run. Blocks; raises StoreError."""
     for pool in store.folders(ids.run_jobs(run)):
         if len(pool) == _POOL:
             yield from ((pool, job) for job in store.folders(ids.pool_folder(run, pool)))

@@ -87,13 +87,14 @@ class Answering:
 
     def _result(self, call: ParkedCall, answer: JobAnswer) -> ChatResult:
         """Return the answer in LangChain's form. Raises RowError, TransientModelError, FatalModelError."""
-        failure = (answer.status, answer.error) if answer.status != 200 else self.client.failure(answer)
-        if failure is not None:
-            raise self.client.model.failure_of(failure[0], failure[1].encode(), {})
         try:
-            result = self.client.result(answer)
+            failure = (answer.status, answer.error) if answer.status != 200 else self.client.failure(answer)
+            result = self.client.result(answer) if failure is None else None
         except (AttributeError, TypeError, ValueError, KeyError, IndexError) as exc:
             raise no_completion(orjson.dumps(answer.body)) from exc
+        if failure is not None:
+            raise self.client.model.failure_of(failure[0], failure[1].encode(), {})
+        assert result is not None
         return check_answered(result, {"tools": _needs_answer(call.body)})
 
     def _answered(self, call: ParkedCall, blank: CallRecord, result: ChatResult, answer: JobAnswer) -> CallRecord:

@@ -88,6 +88,8 @@ class _Collection:
             spill = Spill(Path(folder) / "answers.jsonl")
             answers = self.client.results(status.id, Path(folder)) if done.id and status.state != "failed" else _none()
             await spill.fill(answers, f"{self.job}-", (one.key for one in held.requests))
+            if await asyncio.to_thread(self.pool.ended, self.job) is not None:
+                return  # another worker overtook this one and deleted the files, so what was read may be a part of them
             reading = await asyncio.to_thread(self._reading, held, spill, status)
             files, total = AnswerFiles(self.pool, self.job, held), Total(self.backend.price)
             for number, file in enumerate([*held.parked, *late]):
@@ -119,7 +121,9 @@ class _Collection:
 
     def _reading(self, held: JobRequests, spill: Spill, status: JobStatus) -> "_Reading":
         failures = Counter(one.key for job in self.pool.jobs() if job != self.job for one in self._failed_in(job))
-        verdict = refusals.Verdict() if status.state != "failed" else refusals.verdict(self.client, status, held)
+        verdict = refusals.Verdict()
+        if status.state == "failed":
+            verdict = refusals.verdict(self.pool.store, self.client, status, held)
         return _Reading(
             pool=self.pool,
             job=self.job,

@@ -142,7 +142,8 @@ class _Open:
         self.last.append((file, line, call, size))
 
     def give_last(self, other: "_Open") -> None:
-        """Let another job have the request that was added last."""
+        """Let another job have the request that was added last. Any of our files may hold an equal one, and wait for
+        it."""
         file, line, call, size = self.last.pop()
         self.requests.pop()
         self.keys.remove(_number(asked_key(call)))
@@ -150,6 +151,8 @@ class _Open:
         self.tokens -= tokens_of_bytes(size)
         self.most_nano_usd -= call.most_nano_usd
         self.most_tokens -= call.most_tokens
+        for one in self.files:
+            other.files.setdefault(one, len(other.files))
         other.add(file, line, call, size)
 
     def as_requests(self) -> JobRequests:
@@ -178,7 +181,7 @@ class _Packing:
     def add_file(self, file: str) -> None:
         late: dict[str, None] = {}
         for line, call in enumerate(load_parked(self._pool.store, file)):
-            if call.pool != self._pool.name:
+            if call.pool != self._pool.name or not call.body:  # its row was forgotten
                 continue
             number = _number(asked_key(call))
             holder = self._holders.jobs.get(number)

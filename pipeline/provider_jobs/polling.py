@@ -2,6 +2,7 @@
 
 import asyncio
 
+from pipeline.limits.job_budget import job_names
 from pipeline.provider_jobs import learned
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.requests import Pool
@@ -9,7 +10,7 @@ from pipeline.provider_jobs.submission import Patience, state_of, withdraw
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ObjectMissing
+from schemas.errors import ObjectMissing, RowError
 from schemas.job_requests import JobRequests
 from schemas.jobs import JobFacts, JobState
 from stages.models.wires.jobs.form import JobStatus
@@ -57,7 +58,13 @@ async def cancel(
     state = await withdraw(store, run, pool, job, client, patience=patience)
     if not state.id:
         return state
-    await client.cancel(state.id)
+    try:
+        await client.cancel(state.id)
+    except RowError:
+        state = await poll(store, run, pool, job, client)
+        if state.over:  # it has ended just then, and a job that is over cannot be cancelled
+            return state
+        raise
     return await poll(store, run, pool, job, client)
 
 
@@ -72,8 +79,8 @@ def described(store: Store, run: str, pool: str, job: str) -> JobRequests:
 def jobs_of(store: Store, run: str) -> list[JobFacts]:
     """Return the jobs of a run as they were last seen, in the order of their submission. Blocks; raises StoreError,
     Damaged."""
-    pools = [name for name in store.folders(ids.run_jobs(run)) if len(name) == 16]
-    found = [_facts(pool, job) for name in pools for pool in (Pool(store, run, name),) for job in pool.jobs()]
+    places = [(Pool(store, run, name), job) for name, job in job_names(store, run)]
+    found = [_facts(pool, job) for pool, job in places if pool.has(job) and pool.split_of(job) is None]
     return sorted(found, key=lambda facts: (facts.submitted_at or float("inf"), facts.job))
 
 

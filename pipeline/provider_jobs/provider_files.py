@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
+from pipeline.limits.job_budget import job_names
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.requests import Pool
 from pipeline.stores import Store
@@ -16,7 +17,6 @@ from schemas.errors import FatalModelError, ModelError
 from schemas.jobs import Claim
 
 log = logging.getLogger("tandem.jobs")
-_POOL = 16  # characters of a pool's folder
 
 
 async def delete_files(pool: Pool, job: str, client: JobClient) -> None:
@@ -56,11 +56,10 @@ def left_at_providers(store: Store) -> list[str]:
     gave them, or else by ours. Blocks; raises StoreError, Damaged."""
     found = []
     for run in store.folders(ids.RUNS):
-        for name in store.folders(ids.run_jobs(run)):
+        for name, job in job_names(store, run):
             pool = Pool(store, run, name)
-            for job in store.folders(ids.pool_folder(run, name)) if len(name) == _POOL else ():
-                if pool.intent(job) is None or store.head(ids.job_files_deleted(run, name, job)) is not None:
-                    continue
-                done = pool.submitted(job)
-                found.append(done.id if done is not None and done.id else job)
+            if pool.intent(job) is None or store.head(ids.job_files_deleted(run, name, job)) is not None:
+                continue
+            done = pool.submitted(job)
+            found.append(done.id if done is not None and done.id else job)
     return sorted(found)

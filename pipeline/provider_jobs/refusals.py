@@ -9,6 +9,7 @@ from pipeline.provider_jobs.answers import Outcome
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.requests import request_at
 from pipeline.provider_jobs.submission import TOO_SMALL, is_full
+from pipeline.stores import Store
 from schemas.errors import FatalModelError, RowError
 from schemas.job_requests import AskedKey, JobRequests
 from schemas.jobs import Submitted
@@ -46,8 +47,8 @@ def status_of(done: Submitted) -> JobStatus:
     return JobStatus("", "cancelled" if cancelled else "failed", message=message, refusals=found)
 
 
-def verdict(client: JobClient, status: JobStatus, held: JobRequests) -> Verdict:
-    """Return what the refusal of a job means."""
+def verdict(store: Store, client: JobClient, status: JobStatus, held: JobRequests) -> Verdict:
+    """Return what the refusal of a job means. Blocks; raises StoreError, Damaged."""
     said = [f"{one.code} {one.message}" for one in status.refusals]
     if any(one.code == TOO_SMALL for one in status.refusals):
         return Verdict("too_small", refused=True)
@@ -58,7 +59,7 @@ def verdict(client: JobClient, status: JobStatus, held: JobRequests) -> Verdict:
     lines: dict[AskedKey, Mapping[str, Any]] = {}
     for one in status.refusals:
         error = client.model.failure_of(400, one.message.encode(), {})
-        request = request_at(held, one.line) if one.line is not None else None
+        request = request_at(store, held, one.line) if one.line is not None else None
         if isinstance(error, FatalModelError):
             return Verdict(fatal=error, refused=True)
         if request is not None:

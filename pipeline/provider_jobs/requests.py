@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import orjson
@@ -179,12 +179,21 @@ def write_content(pool: Pool, job: str, client: JobClient, path: Path) -> Conten
 
 def _lines(pool: Pool, job: str, client: JobClient, held: JobRequests) -> Iterator[list[bytes]]:
     """Yield the lines of each parked file, in the order of the job's requests."""
+    for sent in _sent(pool.store, held):
+        yield [client.line(custom_id(job, one.key), call.body) for one, call in sent]
+
+
+def _sent(store: Store, held: JobRequests) -> Iterator[list[tuple[JobRequest, ParkedCall]]]:
+    """Yield the requests of each parked file that are sent: the call of a row that was forgotten is empty."""
     for file, requests in groupby(held.requests, key=lambda request: request.file):
-        calls = load_parked(pool.store, held.parked[file])
-        # A body is empty where the row was forgotten.
-        yield [client.line(custom_id(job, one.key), body) for one in requests if (body := calls[one.line].body)]
+        calls = load_parked(store, held.parked[file])
+        yield [(one, calls[one.line]) for one in requests if calls[one.line].body]
 
 
-def request_at(held: JobRequests, line: int) -> JobRequest | None:
-    """Return the request in a line of the content, counted from 1; None if there is no such line."""
-    return held.requests[line - 1] if 1 <= line <= len(held.requests) else None
+def request_at(store: Store, held: JobRequests, line: int) -> JobRequest | None:
+    """Return the request in a line of the content, counted from 1; None if there is no such line. Blocks; raises
+    StoreError, Damaged."""
+    if line < 1:
+        return None
+    requests = (one for sent in _sent(store, held) for one, _ in sent)
+    return next(islice(requests, line - 1, None), None)

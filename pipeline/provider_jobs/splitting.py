@@ -4,7 +4,7 @@ The division is decided by one object, put if absent, before either of the two e
 """
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 
 from pipeline.provider_jobs.requests import Pool, load_parked
 from schemas.digests import digest
@@ -15,25 +15,30 @@ from stages.limits.budget import NOTHING, Amount
 _NAME_BYTES = 8
 
 
-def split(pool: Pool, job: str, left: Amount) -> Split | None:
-    """Return the two jobs that a job is split in, now or before; None if all of it fits into the amount that is left,
-    nothing does, or it may have been sent. Blocks; raises StoreError, Damaged."""
+def split(pool: Pool, job: str, left: Amount, least: int = 1) -> Split | None:
+    """Return the two jobs that a job is split in, now or before, each of the least number of requests or more; None if
+    all of it fits into the amount that is left, no such part does, or it may have been sent. Blocks; raises StoreError,
+    Damaged."""
     done = pool.split_of(job)
     if done is None and pool.intent(job) is None:
         held = pool.requests_of(job)
+        number = len(held.requests)
         first = _fitting(pool, held, left)
-        if 0 < first < len(held.requests):
-            names = [digest(pool.seed(), job, which, str(first), size=_NAME_BYTES) for which in ("part", "rest")]
-            done = pool.put_split(job, Split(part=names[0], rest=names[1], requests=first))
+        part = min(first, number - least)  # the rest is a job, too
+        if first < number and part >= least:
+            names = [digest(pool.seed(), job, which, str(part), size=_NAME_BYTES) for which in ("part", "rest")]
+            done = pool.put_split(job, Split(part=names[0], rest=names[1], requests=part))
     if done is not None:
         _put_parts(pool, job, done)
     return done
 
 
-def first_most(pool: Pool, job: str) -> Amount:
-    """Return the most that the first request of a job may cost, without which nothing of it can be submitted. Blocks;
-    raises StoreError, Damaged."""
-    return next((most for _, most in _amounts(pool, pool.requests_of(job))), NOTHING)
+def first_most(pool: Pool, job: str, least: int = 1) -> Amount:
+    """Return the most that the first part of a job may cost, of the least number of requests, without which nothing of
+    it can be submitted: all of it, where the rest would be too small. Blocks; raises StoreError, Damaged."""
+    held = pool.requests_of(job)
+    number = least if len(held.requests) >= 2 * least else len(held.requests)
+    return sum((most for _, most in islice(_amounts(pool, held), number)), NOTHING)
 
 
 def _fitting(pool: Pool, held: JobRequests, left: Amount) -> int:

@@ -1,8 +1,8 @@
 """The provider batch jobs of a run, counted from what lies of them in the sink."""
 
-from collections.abc import Iterator
 from typing import TypeVar
 
+from pipeline.limits.job_budget import job_names
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
@@ -10,7 +10,6 @@ from schemas.errors import Damaged, ObjectMissing
 from schemas.jobs import JobEnd, JobState, Submitted
 from schemas.manifest import Noun
 
-_POOL = 16  # characters of a pool's folder
 Document = TypeVar("Document", JobEnd, JobState, Submitted)
 
 
@@ -43,7 +42,7 @@ class JobCounts(Noun):
 def job_counts(store: Store, run: str) -> JobCounts:
     """Count the jobs of a run. Blocks; raises StoreError."""
     counts = JobCounts()
-    for pool, job in _jobs(store, run):
+    for pool, job in job_names(store, run):
         end = _read(store, ids.job_ended(run, pool, job), JobEnd)
         if end is not None:
             counts = counts.with_end(end) if end.id else counts
@@ -53,12 +52,6 @@ def job_counts(store: Store, run: str) -> JobCounts:
             unseen = JobState(job=job, state="queued")
             counts = counts.with_state(_read(store, ids.job_state(run, pool, job), JobState) or unseen)
     return counts
-
-
-def _jobs(store: Store, run: str) -> Iterator[tuple[str, str]]:
-    for pool in store.folders(ids.run_jobs(run)):
-        if len(pool) == _POOL:
-            yield from ((pool, job) for job in store.folders(ids.pool_folder(run, pool)))
 
 
 def _read(store: Store, key: str, kind: type[Document]) -> Document | None:

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content, Undecided
-from pipeline.provider_jobs.providers.http import Connection, lines_of
+from pipeline.provider_jobs.providers.http import Connection, answers_in
 from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.wires.jobs import anthropic
@@ -91,8 +91,8 @@ class AnthropicJobs:
     async def results(self, id: str, folder: Path) -> AsyncIterator[JobAnswer]:
         path = folder / "results.jsonl"
         await self._http.download(f"{_BATCHES}/{id}/results", path)
-        async for found in lines_of(path):
-            yield anthropic.answer_of(found)
+        async for answer in answers_in(path, anthropic.answer_of):
+            yield answer
         path.unlink(missing_ok=True)
 
     async def cancel(self, id: str) -> None:

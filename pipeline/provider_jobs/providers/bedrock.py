@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatResult
 
 from pipeline.bedrock import account_of
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.providers.http import lines_of
+from pipeline.provider_jobs.providers.http import answers_in
 from pipeline.stores.base import ObjectInfo
 from pipeline.stores.s3 import S3Store
 from schemas.errors import FatalModelError, ModelError, RowError, StoreError, StoreRefused, TransientModelError
@@ -105,8 +105,8 @@ class BedrockJobs:
                 continue
             path = folder / "results.jsonl"
             await _in_s3(partial(_download, store, info, path))
-            async for found in lines_of(path):
-                yield bedrock.answer_of(found)
+            async for answer in answers_in(path, bedrock.answer_of):
+                yield answer
             await asyncio.to_thread(path.unlink)
 
     async def cancel(self, id: str) -> None:

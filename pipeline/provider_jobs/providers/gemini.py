@@ -10,7 +10,7 @@ import orjson
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of, until_ready
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, answers_in, until_ready
 from schemas.errors import NoAnswer, RowError
 from schemas.jobs import Intent
 from stages.models.wires.jobs import gemini
@@ -100,8 +100,8 @@ class GeminiJobs:
             return
         path = folder / "responses.jsonl"
         await self._http.download(f"{_VERSION}/{file}:download", path, {"alt": "media"})
-        async for found in lines_of(path):
-            yield gemini.answer_of(found)
+        async for answer in answers_in(path, gemini.answer_of):
+            yield answer
         await asyncio.to_thread(path.unlink)
 
     async def cancel(self, id: str) -> None:

@@ -15,6 +15,7 @@ import orjson
 from schemas.errors import TransientModelError
 from stages.models.wires import http
 from stages.models.wires.body import no_completion
+from stages.models.wires.jobs.form import JobAnswer
 from stages.models.wires.transport import ProviderChatModel
 
 JSON_S = 60.0  # for an exchange of JSON
@@ -180,9 +181,18 @@ async def until_ready(look: Callable[[], Awaitable[bool]], what: str) -> None:
         waited, pause = waited + pause, min(2 * pause, _LATER_LOOK_S)
 
 
-async def lines_of(path: Path) -> AsyncIterator[dict[str, Any]]:
-    """Yield the JSON objects of a local file's lines. A line that is none is left out: its request counts as
-    missing."""
+async def answers_in(path: Path, answer_of: Callable[[dict[str, Any]], JobAnswer]) -> AsyncIterator[JobAnswer]:
+    """Yield the results in a local file's lines. A line that is none is left out: its request counts as missing."""
+    async for found in _lines_of(path):
+        try:
+            answer = answer_of(found)
+        except (AttributeError, KeyError, TypeError, ValueError):  # it is not of the provider's form
+            continue
+        yield answer
+
+
+async def _lines_of(path: Path) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON objects of a local file's lines."""
     stream = await asyncio.to_thread(path.open, "rb")
     try:
         while block := await asyncio.to_thread(stream.readlines, _BLOCK):

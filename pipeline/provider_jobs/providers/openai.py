@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 
 from pipeline.provider_jobs.base import Content
-from pipeline.provider_jobs.providers.http import JSON_S, Connection, lines_of, until_ready
+from pipeline.provider_jobs.providers.http import JSON_S, Connection, answers_in, until_ready
 from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.embeddings.answers import OpenAICompatibleEmbeddings, vectors_in
@@ -94,8 +94,8 @@ class OpenAIJobs:
         for kind, file in status.files.items():
             path = folder / f"{kind}.jsonl"
             await self._http.download(f"files/{file}/content", path)
-            async for found in lines_of(path):
-                yield openai.answer_of(found)
+            async for answer in answers_in(path, openai.answer_of):
+                yield answer
             path.unlink(missing_ok=True)
 
     async def cancel(self, id: str) -> None:

@@ -23,6 +23,8 @@ class JobCourse:
         self.job = job
         self.state: JobState | None = None
         self.is_short = False
+        self.is_collecting = False  # or collected: a file that comes now may be too late
+        self.is_left = False  # as it was not submitted: nobody follows it any more
         self.parts: tuple[str, ...] = ()  # jobs in its place, as it did not fit its budget
         self._input = inputs
         self._look_again = timedelta(0)
@@ -64,6 +66,7 @@ class JobCourse:
                 await self._cancel()
             await self._look()
             await news()
+        self.is_collecting = True
         return await call(COLLECT_JOB, self._request(), within=LONG)
 
     def _request(self) -> JobRequest:

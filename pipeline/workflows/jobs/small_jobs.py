@@ -40,7 +40,9 @@ class SmallJobs:
     @property
     def why(self) -> str:
         """Why the run cannot go on with them, and the next step."""
+        few = f"{self.calls:,} calls are left, and the provider takes no job with fewer than {self.least:,}."
+        large = f"{self.calls:,} calls are left that are too large to go in jobs of {self.least:,} or more."
         return (
-            f"{self.calls:,} calls are left, and the provider takes no job with fewer than {self.least:,}. Ask them "
-            "live: set limits.after_deadline: standard, or run it again with --tier standard."
+            f"{large if self.are_enough else few} Ask them live: set limits.after_deadline: standard, or run it again "
+            "with --tier standard."
         )

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from pipeline.workflows.jobs.small_jobs import SmallJobs
     from pipeline.workflows.policies import LONG
     from schemas.errors import FatalModelError, TandemError
+    from schemas.jobs import JobEnd
     from schemas.messages.jobs import (
         CarriedJobs,
         FormRequest,
@@ -38,6 +39,12 @@ _FULL = 50_000  # calls, until the first job says how many it takes
 _AGAIN = timedelta(seconds=30)  # before calls that a job gave back go into the next one; doubled, to an hour
 _LONGEST = timedelta(hours=1)
 _MOST_VAIN = 5  # jobs in a row that answered nothing
+# Changes of what is asked for, and in which order: executions that began before them go on as they did.
+_ONE_AT_A_TIME = "forms-one-at-a-time"
+_ONCE_MORE = "collects-once-more"
+_RESTS = "rests-until-it-stops"
+_JOINS_ONCE = "joins-small-jobs-once"
+_BEGINS_AGAIN = "begins-again"
 
 
 @workflow.defn
@@ -53,6 +60,9 @@ class JobsWorkflow:
         self._groups = list(carried.groups)
         self._courses: dict[str, JobCourse] = {}
         self._small = SmallJobs()
+        self._joined = False  # their calls were put together since another job ended, and others came
+        self._forming = asyncio.Lock()
+        self._once_more: set[str] = set()  # jobs to be collected again: a file came while they were
         self._tasks: set[asyncio.Task[None]] = set()
         self._limit = carried.limit or _FULL
         self._nothing_else = carried.nothing_else
@@ -90,6 +100,9 @@ class JobsWorkflow:
             failed = JobAnswers(pool=inputs.pool, partitions=(), error=error, message=message)
             await self._signal("answers_came", failed)
         await self._signal("jobs_ended", inputs.pool)
+        needed = self._waiting and not (self._stop or self._lost or self._error)
+        if needed and workflow.patched(_BEGINS_AGAIN):  # a resumed run, in the last moment
+            workflow.continue_as_new(inputs.model_copy(update={"carried": self._carried()}))
         return JobsResult()
 
     def _is_over(self) -> bool:
@@ -159,14 +172,19 @@ class JobsWorkflow:
         await self._answer_groups()
 
     async def _jobs_of(self, files: list[str], *, closing: bool) -> list[str]:
-        """Form jobs, and follow those that are new. Returns all that hold calls of the files."""
+        """Form jobs, and follow those that are new. Returns all that hold calls of the files. One after the other: two
+        that are formed at once could hold the same call."""
         inputs = self._input
         request = FormRequest(ref=inputs.ref, plan=inputs.plan, pool=inputs.pool, files=tuple(files), closing=closing)
-        formed = await call(FORM_JOBS, request, within=LONG)
+        async with self._forming if workflow.patched(_ONE_AT_A_TIME) else contextlib.nullcontext():
+            formed = await call(FORM_JOBS, request, within=LONG)
         self._limit = formed.limit or self._limit
         for job in formed.jobs:
-            if job not in self._courses:
+            course = self._courses.get(job)
+            if course is None:
                 self._follow(OpenJob(job=job))
+            elif course.is_collecting and workflow.patched(_ONCE_MORE):
+                self._once_more.add(job)
         return list(formed.jobs)
 
     # Jobs -----------------------------------------------------------------------------------------------------------
@@ -184,25 +202,36 @@ class JobsWorkflow:
         try:
             end = await course.run(self._state_of_run, self._news, self._short)
             if end is None:
+                course.is_left = True
                 self._take_parts(name, course.parts)
                 return  # carried on, never submitted, or split
-            if end.least and end.again and not self._stop:
+            is_small = bool(end.least and end.again and not self._stop)
+            if is_small and name not in self._once_more:
                 self._small.add(end)  # it stays among the courses, as nothing has become of its calls
                 await self._news()
                 return
-            self._ended_jobs += 1
-            self._vain = 0 if end.answered or end.refused else self._vain + 1
-            if end.fatal:
-                self._error = "FatalModelError", f"{end.fatal} {end.hint}".strip()
-            elif end.again and not self._stop:
-                await self._give_on(name, end.again, timed_out=course.timed_out)
+            if not is_small:
+                await self._take_end(name, end, timed_out=course.timed_out)
         except ActivityError as exc:
             self._failed(exc)
             return
         if self._error is None:
             del self._courses[name]
+            if name in self._once_more:
+                self._once_more.remove(name)
+                self._follow(OpenJob(job=name))
             await self._answer_groups()
             await self._news()
+
+    async def _take_end(self, job: str, end: JobEnd, *, timed_out: bool) -> None:
+        """Count a job that ended, and decide about what it gives back."""
+        self._joined = False
+        self._ended_jobs += 1
+        self._vain = 0 if end.answered or end.refused else self._vain + 1
+        if end.fatal:
+            self._error = "FatalModelError", f"{end.fatal} {end.hint}".strip()
+        elif end.again and not self._stop:
+            await self._give_on(job, end.again, timed_out=timed_out)
 
     def _take_parts(self, job: str, parts: tuple[str, ...]) -> None:
         """Follow the jobs in the place of one that did not fit its budget."""
@@ -224,8 +253,18 @@ class JobsWorkflow:
             self._error = TandemError.__name__, f"{self._vain} provider jobs in a row have answered nothing."
             return
         if not timed_out:
-            await workflow.sleep(min(_AGAIN * 2**self._vain, _LONGEST))
+            await self._rest(min(_AGAIN * 2**self._vain, _LONGEST))
+            if self._stop and workflow.patched(_RESTS):
+                return
         self._replace(job, tuple(await self._jobs_of(list(files), closing=True)))
+
+    async def _rest(self, time: timedelta) -> None:
+        """Wait before calls are asked again, unless they are not."""
+        if not workflow.patched(_RESTS):
+            await workflow.sleep(time)
+            return
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(lambda: bool(self._stop or self._error), timeout=time)
 
     def _only_small(self) -> bool:
         """True if all jobs have too few calls: no other one may bring calls that they can go with."""
@@ -236,13 +275,16 @@ class JobsWorkflow:
         decide about them."""
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: bool(self._waiting or self._stop or self._idle or self._small.are_enough),
+                lambda: bool(
+                    self._waiting or self._stop or self._idle or (self._small.are_enough and not self._joined)
+                ),
                 timeout=self._input.terms.gather_s,
             )
         if self._waiting or self._stop:
             return
         small, late = self._small.take(), self._input.terms.after_deadline
-        if small.are_enough:
+        if small.are_enough and not self._joined:
+            self._joined = workflow.patched(_JOINS_ONCE)
             try:
                 self._replace_small(small, await self._jobs_of(small.files, closing=True))
             except ActivityError as exc:
@@ -260,7 +302,7 @@ class JobsWorkflow:
 
     def _replace(self, job: str, by: tuple[str, ...], *, late: str = "") -> None:
         """Put other jobs in the place of one, in all groups that wait for it."""
-        kept = {job} & {*by}  # a job is never formed again under its name, but a file may come late
+        kept = {job} & {*by, *self._once_more}  # a job is never formed again under its name, but a file may come late
         self._groups = [
             group.model_copy(
                 update={"jobs": tuple(sorted({*group.jobs, *by} - {job} | kept)), "late": late or group.late}
@@ -322,11 +364,20 @@ class JobsWorkflow:
         except FailureError:
             self._lost = True  # terminated, or ended: what is out is cancelled, and kept
 
+    def _begin_again(self) -> None:
+        """Serve a run that was resumed before this workflow had ended: what is out is of use to it, and its partitions
+        park anew what they need."""
+        self._stop = ""
+        self._waiting, self._groups, self._gathered_jobs = [], [], set()
+        self._courses = {name: course for name, course in self._courses.items() if not course.is_left}
+
     @workflow.signal
     def parked_calls(self, waiting: ParkedPartitionCalls) -> None:
         """Gather the calls of a partition."""
+        if (self._stop or self._lost) and workflow.patched(_BEGINS_AGAIN):
+            self._begin_again()
         self._lost = False
-        self._nothing_else = self._idle = False
+        self._nothing_else = self._idle = self._joined = False
         self._waiting.append(waiting)
 
     @workflow.signal

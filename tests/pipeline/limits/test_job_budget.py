@@ -120,3 +120,21 @@ def test_a_job_that_ends_while_a_budget_is_set_is_settled(store: MemoryStore) ->
     store.fault = ends
     assert budget.declare(store, "r", Limits(max_cost_usd=1.0), Usage)
     assert charged(store) == Amount(100, 100)
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_job_is_charged_though_the_budget_was_set_just_before_it_was_sent(store: MemoryStore, again: int) -> None:
+    """Its budget was asked when there was none, and its intent was not written when there was one."""
+    assert job_budget.reserve(store, "r", "a", Amount(300, 3)) == ""
+    assert budget.declare(store, "r", Limits(max_cost_usd=0.0000001), Usage)
+    a_job(store, "a", 300, id="b1")
+    for _ in range(again):
+        job_budget.hold(store, "r", "a", Amount(300, 3))
+    assert charged(store) == Amount(300, 3)
+    job_budget.settle(store, "r", "a", "", Amount(100, 1))
+    assert charged(store) == Amount(100, 1)
+
+
+def test_a_job_without_a_budget_holds_nothing(store: MemoryStore) -> None:
+    job_budget.hold(store, "r", "a", Amount(300, 3))
+    assert ledger.of_run(store, "r").read() is None

@@ -1,15 +1,22 @@
-"""Bedrock's files lie in a bucket of the session's S3 server."""
+"""Sessions end with their test; Bedrock's files lie in a bucket of the session's S3 server."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.harness.servers import SeaweedS3
 from tests.pipeline.provider_jobs.support import BUCKET, Case
+
+
+@pytest.fixture(autouse=True)
+async def _sessions() -> AsyncIterator[None]:
+    yield
+    await close_session()
 
 
 @pytest.fixture

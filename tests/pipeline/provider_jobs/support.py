@@ -126,6 +126,13 @@ def some(model: ProviderChatModel, case: Case, rows: Iterable[int]) -> list[Park
     return [a_call(model, case, text_of(row), str(row)) for row in rows]
 
 
+def a_job(store: Store, case: Case, server: ModelServer, rows: int = 3) -> str:
+    """Form a job of the calls of some rows of one partition."""
+    key = park(store, "day=1", 0, some(case.model(server), case, range(rows)))
+    (job,) = form_jobs(store, RUN, POOL, [key], client=case.client(server), closing=True).jobs
+    return job
+
+
 async def submitted(store: Store, job: str, client: JobClient) -> JobState:
     """Try until the job is submitted, or refused."""
     while True:

@@ -22,7 +22,6 @@ from schemas import ids
 from schemas.job_requests import custom_id
 from stages.journal.records import CallRecord
 from stages.models.calls import message_of
-from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
@@ -35,6 +34,7 @@ from tests.pipeline.provider_jobs.support import (
     RUN,
     Case,
     a_call,
+    a_job,
     calls,
     message_in,
     over,
@@ -46,12 +46,6 @@ from tests.pipeline.provider_jobs.support import (
     through,
     to_the_end,
 )
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -290,11 +284,9 @@ async def test_a_request_that_fails_in_every_job_is_rejected_in_the_end(model_se
 @pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)
 async def test_a_cancelled_job_keeps_what_it_finished(case: Case, model_server: ModelServer) -> None:
     """The finished part is kept and paid for, the rest is given back, and goes with another job."""
-    store, model, client, backend = MemoryStore(), case.model(model_server), case.client(model_server), case.backend()
+    store, client, backend = MemoryStore(), case.client(model_server), case.backend()
     model_server.script({"jobs": {"run_s": 3600}})
-    (job,) = form_jobs(
-        store, RUN, POOL, [park(store, "day=1", 0, some(model, case, range(4)))], client=client, closing=True
-    ).jobs
+    job = a_job(store, case, model_server, 4)
     await submitted(store, job, client)
     assert (await poll(store, RUN, POOL, job, client)).state == "running"
     state = await cancel(store, RUN, POOL, job, client)
@@ -316,9 +308,8 @@ async def test_a_job_that_expires_half_way_gives_the_rest_back(case: Case, model
 
 async def test_a_job_that_was_never_submitted_can_be_cancelled(model_server: ModelServer) -> None:
     """All of it is given back, and it is not submitted any more."""
-    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
-    key = park(store, "day=1", 0, some(model, OPENAI, range(2)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    store, client = MemoryStore(), OPENAI.client(model_server)
+    job = a_job(store, OPENAI, model_server, 2)
     await cancel(store, RUN, POOL, job, client)
     assert (await submitted(store, job, client)).state == "failed"
     end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
@@ -328,10 +319,9 @@ async def test_a_job_that_was_never_submitted_can_be_cancelled(model_server: Mod
 
 async def test_jobs_are_shown_as_they_were_last_seen(model_server: ModelServer) -> None:
     """What people see needs no call: states, counts and what was saved, from the sink."""
-    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    store, client = MemoryStore(), OPENAI.client(model_server)
     model_server.script({"jobs": {"run_s": 3600}})
-    key = park(store, "day=1", 0, some(model, OPENAI, range(2)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    job = a_job(store, OPENAI, model_server, 2)
     assert [facts.state for facts in jobs_of(store, RUN)] == ["formed"]
     about = described(store, RUN, POOL, job)
     assert (about.model, about.most_nano_usd, about.most_tokens) == ("openai:gpt-test", 10, 14)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.forgetting.identities import Identities
+from pipeline.forgetting.parked_calls import remove_parked
 from pipeline.provider_jobs.base import JobClient
 from pipeline.provider_jobs.clients import client_for, no_jobs_because
 from pipeline.provider_jobs.forming import Formed, form_jobs
@@ -165,6 +167,28 @@ def test_a_job_has_the_least_number_of_requests_if_the_one_before_it_can_give_th
     assert sum(job.most_nano_usd for job in found) == sum(range(requests))
     assert [job.most_tokens for job in found] == sizes
     assert set(formed(store, keys, client).jobs) == set(jobs)
+
+
+def test_a_file_with_a_call_that_a_full_job_gives_on_waits_for_the_job_that_has_it() -> None:
+    """The call is in two files, and only one of them pays for it."""
+    store, client = MemoryStore(), a_client(requests=20)
+    client.limits = replace(client.limits, least=5)
+    files = [park(store, "p=1", 0, [call(n) for n in range(21)]), park(store, "p=2", 0, [call(19)])]
+    pool = Pool(store, RUN, POOL)
+    jobs = formed(store, files, client).jobs
+    (holder,) = [job for job in jobs if (digest("19"), 0) in held(store, [job])]
+    assert len(pool.requests_of(holder).requests) == 5
+    assert set(pool.requests_of(holder).parked) == set(files)
+    assert set(formed(store, files, client).jobs) == set(jobs)
+    assert pool.late_files(holder) == []
+
+
+def test_calls_of_forgotten_rows_are_in_no_job() -> None:
+    """They are empty, and lie in files that form jobs still: those of a run that waits, or that is begun again."""
+    store, client = MemoryStore(), a_client()
+    key = park(store, "p=1", 0, [call(1), call(2)])
+    remove_parked(store, Identities(frozenset(("row1",))))
+    assert sorted(held(store, formed(store, [key], client).jobs)) == [(digest("2"), 0)]
 
 
 def test_what_was_learned_is_kept_by_packing() -> None:

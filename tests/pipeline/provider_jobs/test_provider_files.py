@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +12,11 @@ from pipeline.provider_jobs.collection import collect
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel
 from pipeline.provider_jobs.provider_files import left_at_providers
+from pipeline.provider_jobs.requests import Pool
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
 from schemas import ids
-from stages.models.wires.http import close_session
+from stages.models.wires.jobs.form import JobAnswer
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     BEDROCK,
@@ -25,6 +28,7 @@ from tests.pipeline.provider_jobs.support import (
     QUICK,
     RUN,
     Case,
+    a_job,
     calls,
     message_in,
     over,
@@ -38,21 +42,14 @@ from tests.pipeline.provider_jobs.support import (
 WITH_FILES = {name: CASES[name] for name in ("OpenAI", "Azure", "Gemini", "Bedrock")}
 
 
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
-
-
 @pytest.mark.parametrize("case", WITH_FILES.values(), ids=WITH_FILES)
 async def test_what_was_sent_and_what_was_answered_is_deleted_when_it_is_collected(
     case: Case, model_server: ModelServer
 ) -> None:
     """The input, and the files of outputs and of errors."""
-    store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)
+    store, client = MemoryStore(), case.client(model_server)
     model_server.script({"rules": [{"match": "Say 1.", "action": "error", "status": 400}]})
-    key = park(store, "day=1", 0, some(model, case, range(3)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    job = a_job(store, case, model_server)
     await over(store, job, client)
     assert len(model_server.jobs()["kept"]) == (2 if case is GEMINI else 3)
     assert len(left_at_providers(store)) == 1
@@ -64,10 +61,9 @@ async def test_what_was_sent_and_what_was_answered_is_deleted_when_it_is_collect
 
 @pytest.mark.parametrize("case", WITH_FILES.values(), ids=WITH_FILES)
 async def test_files_of_a_cancelled_job_are_deleted(case: Case, model_server: ModelServer) -> None:
-    store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)
+    store, client = MemoryStore(), case.client(model_server)
     model_server.script({"jobs": {"run_s": 3600}})
-    key = park(store, "day=1", 0, some(model, case, range(3)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    job = a_job(store, case, model_server)
     await submitted(store, job, client)
     await cancel(store, RUN, POOL, job, client, patience=QUICK)
     await collect(store, RUN, POOL, job, client, case.backend())
@@ -77,9 +73,8 @@ async def test_files_of_a_cancelled_job_are_deleted(case: Case, model_server: Mo
 @pytest.mark.parametrize("case", [OPENAI, GEMINI, BEDROCK], ids=["OpenAI", "Gemini", "Bedrock"])
 async def test_a_file_of_a_job_that_was_never_created_is_deleted(case: Case, model_server: ModelServer) -> None:
     """It was sent ahead, then its worker died, and the job was withdrawn."""
-    store, model, client = MemoryStore(), case.model(model_server), case.client(model_server)
-    key = park(store, "day=1", 0, some(model, case, range(3)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    store, client = MemoryStore(), case.client(model_server)
+    job = a_job(store, case, model_server)
 
     async def dies(*_: object) -> str:
         raise RuntimeError("killed")
@@ -112,6 +107,29 @@ async def test_a_file_that_cannot_be_deleted_harms_nothing_and_is_named(
     model_server.script({})
     await collect(store, RUN, POOL, end.job, client, OPENAI.backend())
     assert left_at_providers(store) == []
+
+
+@pytest.mark.usefixtures("bedrock")
+async def test_who_was_overtaken_while_it_read_the_results_asks_nothing_again(model_server: ModelServer) -> None:
+    """The other worker has collected the job and deleted its files, so that a list of them is empty."""
+    store, model, client = MemoryStore(), BEDROCK.model(model_server), BEDROCK.client(model_server)
+    key = park(store, "day=1", 0, some(model, BEDROCK, range(3)))
+    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    await over(store, job, client)
+    slow, results = BEDROCK.client(model_server), client.results
+
+    async def overtaken(id: str, folder: Path) -> AsyncIterator[JobAnswer]:
+        await collect(store, RUN, POOL, job, client, BEDROCK.backend())
+        async for answer in results(id, folder):
+            yield answer
+
+    slow.results = overtaken  # type: ignore[method-assign]
+    end = await collect(store, RUN, POOL, job, slow, BEDROCK.backend())
+    assert (end.answered, end.given_back, end.again) == (3, 0, ())
+    assert Pool(store, RUN, POOL).ended(job) == end
+    assert list(Pool(store, RUN, POOL).given_back(job)) == []
+    assert [info.key for info in store.list(ids.parked_folder(RUN, "day=1"))] == [key]
+    assert len(calls(store, "day=1")) == 3
 
 
 @pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)

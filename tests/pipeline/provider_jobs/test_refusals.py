@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
 import pytest
 
+from pipeline.forgetting.identities import Identities
+from pipeline.forgetting.parked_calls import remove_parked
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.learned import load_limits
+from pipeline.provider_jobs.providers.http import answers_in
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
-from stages.models.wires.http import close_session
+from stages.models.wires.jobs import anthropic, bedrock, gemini, openai
+from stages.models.wires.jobs.form import JobAnswer
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
@@ -20,6 +30,7 @@ from tests.pipeline.provider_jobs.support import (
     QUICK,
     RUN,
     Case,
+    a_job,
     calls,
     over,
     park,
@@ -28,12 +39,6 @@ from tests.pipeline.provider_jobs.support import (
     through,
     to_the_end,
 )
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
 
 
 @pytest.mark.parametrize("case", [OPENAI, ANTHROPIC], ids=["OpenAI", "Anthropic"])
@@ -54,6 +59,19 @@ async def test_a_line_at_fault_is_rejected_and_the_rest_goes_with_another_job(
     assert "Invalid value in request 4" in error["message"]
     assert {record.id for record in calls(store, "day=1")} == {call.row for call in parked if call is not parked[3]}
     assert model_server.jobs()["most_submitted"] == 1
+
+
+async def test_a_line_at_fault_is_that_of_what_was_sent(model_server: ModelServer) -> None:
+    """A row before it was forgotten once the job was formed, so that its call is in no line."""
+    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    model_server.script({"jobs": {"refuse_line": "Say 3."}})
+    parked = some(model, OPENAI, range(6))
+    (job,) = form_jobs(store, RUN, POOL, [park(store, "day=1", 0, parked)], client=client, closing=True).jobs
+    remove_parked(store, Identities(frozenset((parked[1].row,))))
+    await over(store, job, client)
+    end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
+    assert (end.refused, end.given_back) == (1, 4)
+    assert list(refused_calls(store, RUN, "day=1")) == [(parked[3].request, 0)]
 
 
 async def test_a_refusal_that_names_no_line_stops_the_run(model_server: ModelServer) -> None:
@@ -113,12 +131,45 @@ async def test_a_learned_number_of_tokens_is_not_exceeded(model_server: ModelSer
 
 async def test_one_request_that_is_too_large_for_a_job_is_rejected(model_server: ModelServer) -> None:
     """There is nothing to halve any more: the row has the provider's reason."""
-    store, model, client = MemoryStore(), OPENAI.model(model_server), OPENAI.client(model_server)
+    store, client = MemoryStore(), OPENAI.client(model_server)
     model_server.script({"jobs": {"max_bytes": 10}})
-    key = park(store, "day=1", 0, some(model, OPENAI, range(1)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    job = a_job(store, OPENAI, model_server, 1)
     assert (await over(store, job, client)).state == "failed"
     end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
     assert (end.refused, end.given_back) == (1, 0)
     (error,) = refused_calls(store, RUN, "day=1").values()
     assert "too large" in error["message"]
+
+
+@pytest.mark.parametrize("wire", [openai, anthropic, gemini, bedrock], ids=["OpenAI", "Anthropic", "Gemini", "Bedrock"])
+async def test_odd_lines_of_results_are_left_out_and_the_others_are_read(wire: Any, tmp_path: Path) -> None:
+    """Servers that speak a provider's protocol send such ones: each request of one counts as missing."""
+    odd = [
+        b"", b"{", b"[]", b"null", b'"text"', b'{"custom_id": "a", "recordId": "a", "key": "a", "error": "no"}',
+        b'{"custom_id": "b", "response": {}}', b'{"custom_id": "b", "response": "no"}', b'{"custom_id": "b"}',
+        b'{"custom_id": "c", "result": {"type": "errored"}}', b'{"custom_id": "c", "result": null}', b"\xff\xfe",
+    ]  # fmt: skip
+    good = {
+        "custom_id": "good", "key": "good", "recordId": "good",
+        "response": {"status_code": 200, "body": {"x": 1}}, "result": {"type": "succeeded", "message": {"x": 1}},
+        "modelOutput": {"x": 1},
+    }  # fmt: skip
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"\n".join([*odd, orjson.dumps(good), *odd]))
+    found = [answer async for answer in answers_in(path, wire.answer_of)]
+    assert [answer.status for answer in found if answer.custom_id == "good"] == [200]
+
+
+async def test_an_answer_that_is_no_object_is_asked_again(model_server: ModelServer) -> None:
+    store, client = MemoryStore(), ANTHROPIC.client(model_server)
+    job = a_job(store, ANTHROPIC, model_server, 1)
+    await over(store, job, client)
+    results = client.results
+
+    async def odd(id: str, folder: Path) -> AsyncIterator[JobAnswer]:
+        async for answer in results(id, folder):
+            yield replace(answer, body="no object")  # type: ignore[arg-type]
+
+    client.results = odd  # type: ignore[method-assign]
+    end = await collect(store, RUN, POOL, job, client, ANTHROPIC.backend())
+    assert (end.answered, end.given_back) == (0, 1)

@@ -13,17 +13,10 @@ from pipeline.provider_jobs.splitting import first_most, split
 from pipeline.stores.memory import MemoryStore
 from schemas.jobs import Split
 from stages.limits.budget import Amount
-from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import OPENAI, POOL, RUN, calls, over, park, some, submitted
 
 MOST = Amount(5, 7)  # of each request
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
 
 
 def a_pool(server: ModelServer, rows: Sequence[int] = range(6)) -> tuple[Pool, str]:
@@ -73,6 +66,22 @@ def test_a_job_of_which_nothing_fits_or_all_is_not_split(model_server: ModelServ
     pool, job = a_pool(model_server)
     assert split(pool, job, left) is None
     assert first_most(pool, job) == MOST
+
+
+@pytest.mark.parametrize(("fit", "part"), [(1, None), (2, 2), (5, 4)])
+def test_both_parts_have_the_least_number_of_requests(model_server: ModelServer, fit: int, part: int | None) -> None:
+    """Or their provider would take neither, and their calls would go from job to job for ever. What is needed is the
+    cost of the smallest part, so that a run whose budget has less is paused."""
+    pool, job = a_pool(model_server)
+    done = split(pool, job, Amount(5 * fit, 7 * fit), 2)
+    assert (done and done.requests) == part
+    assert first_most(pool, job, 2) == Amount(10, 14)
+
+
+def test_a_job_that_is_too_small_to_be_split_needs_all_that_it_may_cost(model_server: ModelServer) -> None:
+    pool, job = a_pool(model_server)
+    assert split(pool, job, Amount(25, 35), 4) is None
+    assert first_most(pool, job, 4) == Amount(30, 42)
 
 
 async def test_a_job_that_may_have_been_sent_is_not_split(model_server: ModelServer) -> None:

@@ -14,14 +14,11 @@ import pytest
 
 from pipeline.provider_jobs.base import Content
 from pipeline.provider_jobs.collection import collect
-from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.submission import Patience, submit
-from pipeline.stores import Store
 from pipeline.stores.memory import MemoryStore
 from schemas import ids
 from schemas.errors import FatalModelError, RowError
 from schemas.jobs import Claim, Intent, Submitted
-from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.harness.processes import ROOT
 from tests.pipeline.provider_jobs.submitter import ROWS, STEPS
@@ -34,25 +31,13 @@ from tests.pipeline.provider_jobs.support import (
     QUICK,
     RUN,
     Case,
+    a_job,
     over,
-    park,
     some,
     submitted,
 )
 
 SIGKILL = 9
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
-
-
-def a_job(store: Store, case: Case, server: ModelServer, rows: int = 3) -> str:
-    key = park(store, "day=1", 0, some(case.model(server), case, range(rows)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=case.client(server), closing=True).jobs
-    return job
 
 
 def killed(folder: Path, server: ModelServer, jobs: Sequence[str]) -> list[tuple[str, int, int]]:

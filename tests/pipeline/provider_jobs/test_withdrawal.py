@@ -9,14 +9,12 @@ from dataclasses import replace
 import pytest
 
 from pipeline.provider_jobs.collection import collect
-from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel
 from pipeline.provider_jobs.submission import submit
-from pipeline.stores import Store
 from pipeline.stores.memory import MemoryStore
 from schemas import ids
+from schemas.errors import RowError
 from schemas.jobs import Claim, Intent
-from stages.models.wires.http import close_session
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
@@ -28,23 +26,10 @@ from tests.pipeline.provider_jobs.support import (
     QUICK,
     RUN,
     Case,
+    a_job,
     over,
-    park,
-    some,
     submitted,
 )
-
-
-@pytest.fixture(autouse=True)
-async def _sessions() -> object:
-    yield
-    await close_session()
-
-
-def a_job(store: Store, case: Case, server: ModelServer) -> str:
-    key = park(store, "day=1", 0, some(case.model(server), case, range(3)))
-    (job,) = form_jobs(store, RUN, POOL, [key], client=case.client(server), closing=True).jobs
-    return job
 
 
 @pytest.mark.parametrize("case", [OPENAI, GEMINI, BEDROCK], ids=["OpenAI", "Gemini", "Bedrock"])
@@ -111,3 +96,23 @@ async def test_a_job_that_is_over_is_not_cancelled(model_server: ModelServer) ->
     job = a_job(store, OPENAI, model_server)
     await over(store, job, client)
     assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "ended"
+
+
+async def test_a_job_that_ends_while_it_is_cancelled_is_over(model_server: ModelServer) -> None:
+    """Its provider refuses the cancel. One that is refused for another reason is an error."""
+    store, client = MemoryStore(), OPENAI.client(model_server)
+    job = a_job(store, OPENAI, model_server)
+    await submitted(store, job, client)
+
+    async def refused(id: str) -> None:
+        raise RowError("a job that has ended cannot be cancelled", kind="bad_request", status=400)
+
+    client.cancel = refused  # type: ignore[method-assign]
+    await over(store, job, client)
+    assert (await cancel(store, RUN, POOL, job, client, patience=QUICK)).state == "ended"
+    model_server.script({"jobs": {"run_s": 3600}})
+    other = MemoryStore()
+    running = a_job(other, OPENAI, model_server)
+    await submitted(other, running, client)
+    with pytest.raises(RowError):
+        await cancel(other, RUN, POOL, running, client, patience=QUICK)

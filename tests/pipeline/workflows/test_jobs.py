@@ -289,11 +289,11 @@ async def test_a_job_that_fits_in_part_is_submitted_in_part_and_the_rest_when_th
     async with skipping_time() as env, at_work(env.client, fakes) as bench:
         handle = await bench.start()
         with env.auto_time_skipping_disabled():
-            await until(lambda: bool(fakes.of("reckon")))
-            progress = await handle.query(RunWorkflow.progress)
+            async with asyncio.timeout(20):
+                while (await handle.query(RunWorkflow.progress)).state != "paused":  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             ending.set()
             assert (await ended(handle)).totals.published == 1
-    assert progress.state == "paused"
     assert {request.job for request in fakes.of("collect_job")} == {"part", "rest"}
     assert {request.waves.wave for request in fakes.of("enrich_batch")} == {0, 1}
 

@@ -96,3 +96,20 @@ async def test_jobs_with_too_few_calls_are_put_together(skipping: WorkflowEnviro
         assert (await ended(await bench.start())).totals.published == 1
     assert sorted(fakes.of("form_jobs")[-1].files) == ["again-one", "again-two"]
     assert [request.job for request in fakes.of("collect_job")][-1] == "both"
+
+
+@pytest.mark.parametrize("after", ["next-job", "standard"])
+async def test_calls_that_are_in_too_small_jobs_however_they_are_put_together_are_decided(
+    skipping: WorkflowEnvironment, after: Any
+) -> None:
+    """They are enough for one job by their number, and too large to be in one: they are not formed again for ever."""
+
+    async def form(request: FormRequest, nth: int) -> FormedJobs:
+        return FormedJobs(jobs=(f"one-{nth}", f"two-{nth}"), limit=1_000)
+
+    fakes = a_run(planned(A), terms=JobTerms(after_deadline=after), form_jobs=form, collect_job=small(least=10))
+    async with at_work(skipping.client, fakes) as bench:
+        result = await ended(await bench.start())
+    assert len(fakes.of("form_jobs")) == 2
+    assert (result.totals.published, result.stop is None) == ((1, True) if after == "standard" else (0, False))
+    assert result.stop is None or "too large to go in jobs of 10 or more" in result.stop.message
