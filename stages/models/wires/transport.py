@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SecretStr, SkipValidation
 
-from schemas.errors import FatalModelError, ModelError, RowError
+from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
 from stages.models.failures.errors import from_status
@@ -184,7 +184,7 @@ class ProviderChatModel(BaseChatModel):
         headers = {"Content-Type": "application/json", **self.wire.headers(key), **self.headers}
         url = f"{self.base_url.rstrip('/')}/{path}"
         if self.sign is not None:
-            headers |= await self.sign(url, headers, body)
+            headers |= await self._signed(self.sign, url, headers, body)
         from stages.models.wires import http  # aiohttp
 
         most = answers * http.MAX_ANSWER_BYTES
@@ -195,6 +195,17 @@ class ProviderChatModel(BaseChatModel):
         if (failure := self.wire.failure(completion)) is not None:  # some gateways fail with a 200
             raise self.failure_of(failure[0], failure[1].encode(), answer.headers)
         return completion, answer.headers
+
+    async def _signed(self, sign: Sign, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+        """Return the headers that prove who asks. Raises TransientModelError for a token that takes too long: nothing
+        was sent that could be billed."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await sign(url, headers, body)
+        except TimeoutError:
+            raise TransientModelError(
+                f"{self.model}: the provider's credentials were not renewed within {self.timeout_s:g} s"
+            ) from None
 
     def failure_of(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
         """Return the error of an answer that is none."""
