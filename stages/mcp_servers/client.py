@@ -63,8 +63,13 @@ class Stderr:
     async def pipe(self) -> AsyncIterator[Any]:
         """Yield the file for a process to write to, which is closed here behind the block."""
         read, write = os.pipe()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _Reader(self), os.fdopen(read, "rb"))
-        writer = os.fdopen(write, "w")
+        reader, writer = os.fdopen(read, "rb"), os.fdopen(write, "w")
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _Reader(self), reader)
+        except BaseException:
+            reader.close()
+            writer.close()
+            raise
         try:
             yield writer
         except BaseException:

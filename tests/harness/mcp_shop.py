@@ -58,6 +58,23 @@ def secret() -> str:
     return f"{os.environ.get('SHOP_TOKEN')} {os.environ.get('OPENAI_API_KEY')} {Path.cwd().name}"
 
 
+@shop.tool()
+def odd(config: str, run_manager: str, callbacks: str) -> str:
+    """Take arguments by names that LangChain's tools take for themselves."""
+    return f"{config} {run_manager} {callbacks}"
+
+
+@shop.tool()
+def bare(config: str = "none") -> str:
+    """Declare no arguments."""
+    return config
+
+
+bare_tool = shop._tool_manager.get_tool("bare")
+assert bare_tool is not None
+bare_tool.parameters = {"type": "object"}
+
+
 if __name__ == "__main__":
     note(f"start {os.getpid()}")
     if len(sys.argv) > 2:
