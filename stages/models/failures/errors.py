@@ -245,7 +245,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 def may_be_billed(exc: BaseException) -> bool:
     """True if the provider may have billed a call whose answer was lost: sent, then a timeout or a broken
     connection."""
-    if isinstance(exc, ModelError) and exc.billed:
+    if isinstance(exc, ModelError | FatalModelError) and exc.billed:
         return True
     if _status(exc) is not None:
         return False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.provider_jobs.answers import Answering
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.learned import load_limits
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
 from stages.models.wires.http import close_session
+from stages.models.wires.jobs.form import JobAnswer
 from tests.harness.model_server import ModelServer
 from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
@@ -54,6 +56,20 @@ async def test_a_line_at_fault_is_rejected_and_the_rest_goes_with_another_job(
     assert "Invalid value in request 4" in error["message"]
     assert {record.id for record in calls(store, "day=1")} == {call.row for call in parked if call is not parked[3]}
     assert model_server.jobs()["most_submitted"] == 1
+
+
+async def test_an_answer_that_pauses_is_rejected_and_was_billed(model_server: ModelServer) -> None:
+    """A job has one turn for each request; half of an answer is none."""
+    model, client = ANTHROPIC.model(model_server), ANTHROPIC.client(model_server)
+    (call,) = some(model, ANTHROPIC, [0])
+    body = {"content": [{"type": "text", "text": "Hm."}], "stop_reason": "pause_turn",
+            "usage": {"input_tokens": 9, "output_tokens": 2}}  # fmt: skip
+    answering = Answering(client, ANTHROPIC.backend(), RUN, "job", "msgbatch_1", 0.0, False, lambda call: 0)
+    outcome = answering.outcome(call, 0, JobAnswer("id", 200, body), 99)
+    assert outcome.refused is not None
+    assert outcome.refused["kind"] == "endless_answer"
+    assert outcome.record is not None
+    assert outcome.record.error is not None
 
 
 async def test_a_refusal_that_names_no_line_stops_the_run(model_server: ModelServer) -> None:

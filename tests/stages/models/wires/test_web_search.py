@@ -15,12 +15,15 @@ from google.genai import types
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from pipeline.limits.budget import refuse_unpriced
-from schemas.errors import SpecError
+from schemas.errors import FatalModelError, NoAnswer, SpecError
 from schemas.spec.sections import Price, Spec
 from stages.journal.records import CallRecord
 from stages.limits.budget import Amount
 from stages.limits.prices import pricer
+from stages.models.answers.usage import usage_of
 from stages.models.factory import build_model
+from stages.models.failures.errors import may_be_billed
+from stages.models.request import ModelRequest
 from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
@@ -155,6 +158,13 @@ async def test_an_answer_that_pauses_goes_on_and_is_one_answer_with_one_bill(ref
     assert ours.usage_metadata["input_tokens"] > 2 * one_turn.usage_metadata["input_tokens"]
 
 
+async def test_an_answer_may_pause_ten_times(referee: Referee) -> None:
+    pausing = QUESTION.replace('"queries"', '"pauses":10,"queries"')
+    ours = await ask(referee, "anthropic:claude-haiku-4-5", [HumanMessage(pausing)], tools=[SEARCH])
+    assert ours.response_metadata["finish_reason"] == "end_turn"
+    assert len(referee.sent) == 11
+
+
 async def test_an_answer_that_never_stops_pausing_is_a_reject_and_may_be_billed(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +177,41 @@ async def test_an_answer_that_never_stops_pausing_is_a_reject_and_may_be_billed(
     assert kinds(outcome) == ["endless_answer"]
     assert context.tally.unknown == 1
     assert len(server.calls()) == 11
+
+
+def a_turn(stop: str, wrote: int, **changed: Any) -> dict[str, Any]:
+    """An answer of Anthropic's, or a turn of one that pauses."""
+    return {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5", "stop_reason": stop,
+        "content": [{"type": "text", "text": "late"}], "usage": {"input_tokens": 9, "output_tokens": wrote}, **changed,
+    }  # fmt: skip
+
+
+CLAUDE = "anthropic:claude-haiku-4-5"
+
+
+async def test_each_turn_of_an_answer_that_pauses_has_a_cap_of_its_own(referee: Referee) -> None:
+    referee.next = [(200, a_turn("pause_turn", 990), {})] * 4 + [(200, a_turn("end_turn", 990), {})]
+    message = await ask(referee, CLAUDE, ASK, {"max_tokens": 1000}, tools=[SEARCH])
+    assert usage_of(message, ModelRequest("digest", size=9_000), 1000) == {"input": 45, "output": 4950}
+
+
+@pytest.mark.parametrize("then", [a_turn("end_turn", 1, content=None), {"id": "msg_2", "stop_reason": "end_turn"}])
+async def test_a_pause_after_which_nothing_comes_is_no_answer_and_was_billed(
+    referee: Referee, then: dict[str, Any]
+) -> None:
+    referee.next = [(200, a_turn("pause_turn", 9), {}), (200, then, {})]
+    with pytest.raises(NoAnswer) as caught:
+        await ask(referee, CLAUDE, ASK, tools=[SEARCH])
+    assert may_be_billed(caught.value)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_what_was_answered_before_a_run_is_stopped_was_billed(referee: Referee, status: int) -> None:
+    referee.next = [(200, a_turn("pause_turn", 9), {}), (status, {"error": {"message": "No."}}, {})]
+    with pytest.raises(FatalModelError) as caught:
+        await ask(referee, CLAUDE, ASK, tools=[SEARCH])
+    assert may_be_billed(caught.value)
 
 
 async def test_blocks_of_a_search_are_given_back_with_results_of_functions(referee: Referee) -> None:
