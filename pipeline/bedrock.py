@@ -17,6 +17,7 @@ import botocore.session
 
 from pipeline.sigv4 import signed_headers
 from pipeline.stores.s3_environment import region
+from pipeline.stores.s3_errors import keys_out_of_reach
 from pipeline.vertex import vertex_access
 from schemas.errors import ConnectionFailed, FatalModelError, SpecError, TransientModelError
 from stages.models.failures.errors import not_renewed
@@ -27,7 +28,6 @@ _SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
 _WHAT, _AGAIN = "the AWS credentials", "Sign in again."
 # For a client of which only the address is wanted: without, it looks for keys, which may take a request.
 _NO_KEYS = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "-")
-_OF_THE_MACHINE = ("iam-role", "container-role")  # who gives keys to what runs on a machine or in a container of AWS's
 _BEARER = "AWS_BEARER_TOKEN_BEDROCK"  # an API key of Bedrock's, which goes before other credentials, as in boto3
 
 
@@ -76,6 +76,13 @@ def account_of(sign: Sign | None) -> "Account":
     if not isinstance(account, Account):
         raise SpecError("Batch jobs on Bedrock need AWS's own credentials.", hint="export AWS_PROFILE=…, or keys.")
     return account
+
+
+def keys_failure(exc: Exception) -> TransientModelError | FatalModelError:
+    """Return the error of keys that cannot be renewed."""
+    if keys_out_of_reach(exc):
+        return TransientModelError(f"Bedrock: {_WHAT} cannot be renewed now ({type(exc).__name__}).")
+    return not_renewed(exc, what=f"Bedrock: {_WHAT}", hint=_AGAIN)
 
 
 @dataclass(frozen=True)
@@ -143,12 +150,8 @@ class _Signer:
             if found is None:
                 raise FatalModelError("Bedrock: no AWS credentials were found.", hint="export AWS_PROFILE=…, or keys.")
             return found.get_frozen_credentials()
-        except botocore.exceptions.CredentialRetrievalError as exc:
-            if exc.kwargs.get("provider") in _OF_THE_MACHINE:  # it does not say whether it was out of reach
-                raise TransientModelError(f"Bedrock: {_WHAT} cannot be renewed now ({type(exc).__name__}).") from None
-            raise not_renewed(exc, what=f"Bedrock: {_WHAT}", hint=_AGAIN) from None
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
-            raise not_renewed(exc, what=f"Bedrock: {_WHAT}", hint=_AGAIN) from None
+            raise keys_failure(exc) from None
 
     def _load(self) -> Any:
         """Return the keys, None if there are none."""

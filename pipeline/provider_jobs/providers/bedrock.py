@@ -14,7 +14,7 @@ import orjson
 from botocore.config import Config
 from langchain_core.outputs import ChatResult
 
-from pipeline.bedrock import account_of
+from pipeline.bedrock import account_of, keys_failure
 from pipeline.provider_jobs.base import Content
 from pipeline.provider_jobs.providers.http import lines_of
 from pipeline.stores.base import ObjectInfo
@@ -129,6 +129,8 @@ class BedrockJobs:
                 raise self._failure(exc) from exc
             except _NO_ANSWER as exc:
                 raise TransientModelError(f"{self.model.model}: no answer ({type(exc).__name__})") from exc
+            except botocore.exceptions.CredentialRetrievalError as exc:
+                raise keys_failure(exc) from exc
             except botocore.exceptions.BotoCoreError as exc:
                 raise FatalModelError(f"{self.model.model}: {exc}", hint="Check AWS_PROFILE and AWS_REGION.") from exc
 
