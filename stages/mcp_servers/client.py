@@ -18,6 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, CallToolResult
+from pydantic import ValidationError
 
 from schemas.spec.tools import McpServer
 from stages.mcp_servers.listing import CallResult, ConnectionLost, ListedTool
@@ -43,8 +44,21 @@ class Connection:
             if exc.code == CONNECTION_CLOSED:
                 raise ConnectionLost(str(exc.message)) from exc
             return CallResult(exc.message, failed=True)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream, OSError, RuntimeError) as exc:
+        except ValidationError:
+            return CallResult("the server's answer is no result of a tool", failed=True)
+        except RuntimeError as exc:
+            if self._is_open():  # the result is not as its tool declares
+                return CallResult(str(exc).partition("\n")[0], failed=True)
             raise ConnectionLost(type(exc).__name__) from exc
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
+            raise ConnectionLost(type(exc).__name__) from exc
+
+    def _is_open(self) -> bool:
+        """True unless the connection was closed, where the client has no session."""
+        try:
+            return self.client.session is not None
+        except RuntimeError:
+            return False
 
 
 class Stderr:

@@ -70,6 +70,16 @@ def bare(config: str = "none") -> str:
     return config
 
 
+@shop.tool()
+def untrue() -> dict[str, int]:
+    """Answer with another thing than what is declared."""
+    note("untrue")
+    return {"a": 1}
+
+
+untrue_tool = shop._tool_manager.get_tool("untrue")
+assert untrue_tool is not None
+untrue_tool.fn_metadata.output_schema = {"type": "object", "required": ["b"]}
 bare_tool = shop._tool_manager.get_tool("bare")
 assert bare_tool is not None
 bare_tool.parameters = {"type": "object"}

@@ -128,6 +128,14 @@ async def test_a_call_that_always_ends_the_server_is_told_to_the_model_and_no_ro
     assert lines(log) == [*["start", "crash"] * 3, "start", "stock lamp"]
 
 
+async def test_a_result_that_is_not_as_declared_is_told_and_asked_for_once(server: ModelServer, log: Path) -> None:
+    server.script({"rules": [calling("untrue", {}), ANSWER]})
+    message = await told(an_agent(by_stdio(log)))
+    assert message.status == "error"
+    assert "Invalid structured content returned by tool untrue: 'b' is a required property" in str(message.content)
+    assert lines(log) == ["start", "untrue"]
+
+
 async def test_a_call_that_takes_too_long_is_left_and_the_session_goes_on(server: ModelServer, log: Path) -> None:
     two = [{"name": "wait", "arguments": {"seconds": 60}}, {"name": "stock", "arguments": {"item": "lamp"}}]
     server.script({"rules": [{"action": "tool_calls", "tool_calls": two, "times": 1}, ANSWER]})
@@ -171,7 +179,7 @@ async def test_a_model_may_call_the_tools_that_the_spec_names_and_no_other(serve
     assert outcome.stopped.message == (
         "stage stage0: MCP server 'shop' has no tool 'steal', which mcp.shop.tools names."
     )
-    assert outcome.stopped.hint == "It has: stock, shop.price, wait, crash, secret, odd, bare."
+    assert outcome.stopped.hint == "It has: stock, shop.price, wait, crash, secret, odd, bare, untrue."
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,9 @@ def result_of(answer: dict[str, Any], model: str, tier: str = "") -> ChatResult:
         elif "text" in part:
             texts.append(part["text"])
             content.append({"type": "text", "text": part["text"]})
-    served = str((answer.get("usageMetadata") or {}).get("serviceTier") or tier).lower()
+    usage_metadata = answer.get("usageMetadata")
+    by_usage = usage_metadata.get("serviceTier") if isinstance(usage_metadata, Mapping) else None
+    served = str(by_usage or tier).lower()
     metadata = {
         "finish_reason": "content_filter" if blocked else candidate.get("finishReason"),
         "model_name": answer.get("modelVersion", model),
