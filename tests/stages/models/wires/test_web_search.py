@@ -18,12 +18,14 @@ from pipeline.limits.budget import refuse_unpriced
 from schemas.errors import FatalModelError, NoAnswer, SpecError
 from schemas.spec.sections import Price, Spec
 from stages.journal.records import CallRecord
-from stages.limits.budget import Amount
+from stages.limits.budget import Amount, most_of
 from stages.limits.prices import pricer
 from stages.models.answers.usage import usage_of
+from stages.models.asked import settings_of
+from stages.models.backend import Backend
 from stages.models.factory import build_model
 from stages.models.failures.errors import may_be_billed
-from stages.models.request import ModelRequest
+from stages.models.request import ModelRequest, canonical_request
 from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
@@ -311,20 +313,28 @@ def test_a_budget_needs_the_price_of_searches() -> None:
 
 
 def test_a_budget_reserves_what_searches_may_cost() -> None:
-    def most(**changed: Any) -> Amount:
+    """Also for those that a graph of the user's binds: what is asked tells, not the stage."""
+
+    def most(tools: list[Any], **changed: Any) -> Amount:
         stage = {"uses": "extract", "model": "anthropic:claude-haiku-4-5", "prompt": "{{ text }}",
                  "output": {"a": "str"}, **changed}  # fmt: skip
         spec = a_spec(stage)
         model = build_model(spec.stages[0].model["main"], spec.stages[0], spec, ModelServices())
-        amount: Amount = model._tandem.most_of(64, 10, marked=False)  # type: ignore[attr-defined]
-        return amount
+        backend: Backend = model._tandem  # type: ignore[attr-defined]
+        request = canonical_request(backend, ASK, settings_of(None, {"tools": tools}))
+        return backend.most_of(64, 10, marked=False, searches=request.searches)
 
-    plain, searching = most(), most(tools=["provider:web_search"])
-    twice = most(tools=["provider:web_search"], params={"max_tool_calls": 2})
+    plain, searching = most([]), most([SEARCH])
+    twice = most([SEARCH], params={"max_tool_calls": 2})
     # A cent and 10,000 tokens a search, which may be written to the cache at 1.25 USD a million.
     assert (searching - plain).nanos == pytest.approx(8 * (10_000_000 + 10_000 * 1_250))
     assert (twice - plain).nanos == pytest.approx(2 * (10_000_000 + 10_000 * 1_250))
     assert (searching - plain).tokens == 80_000
+
+
+def test_a_search_of_unknown_price_costs_its_tokens_at_least() -> None:
+    price = pricer("x:y", {"x:y": Price(input=1, output=1)})
+    assert most_of(price, 64, 0, searches=1).nanos == pytest.approx((64 + 10_000) * 1_000)
 
 
 # What check refuses ---------------------------------------------------------------------------------------------------
