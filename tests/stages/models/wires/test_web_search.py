@@ -273,6 +273,22 @@ async def test_sources_and_cost_are_kept_and_a_second_run_pays_for_nothing(
     assert len(server.calls()) == 2
 
 
+async def test_an_answer_of_several_turns_is_known_afterwards_though_it_is_longer_than_the_cap_of_one(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.other_providers()["ANTHROPIC_BASE_URL"])
+    server.reset()
+    asked: dict[str, Any] = {"model": CLAUDE, "output": {"word": "str"}, "tools": ["provider:web_search"]}
+    stages = [an_extract(citations=name, params={"max_tokens": 40}, **asked) for name in ("sources", "links")]
+    pausing = QUESTION.replace('"queries"', '"pauses":2,"queries"')
+    rows, store = [f'{pausing} [[answer: {{"word": "{"late " * 20}"}}]]'], Segments()
+    assert kinds(await enrich(stages[0], rows, a_context(store))) == ["ok"]
+    (call,) = [record for record in store.records if isinstance(record, CallRecord)]
+    assert call.usage["output"] > 40
+    assert kinds(await enrich(stages[1], rows, a_context(store, run="run-2"))) == ["ok"]
+    assert len(server.calls()) == 3
+
+
 async def test_a_search_is_part_of_what_was_asked(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", server.other_providers()["ANTHROPIC_BASE_URL"])
     server.reset()
