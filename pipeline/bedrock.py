@@ -5,8 +5,9 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import boto3
@@ -16,12 +17,17 @@ import botocore.session
 
 from pipeline.sigv4 import signed_headers
 from pipeline.stores.s3_environment import region
+from pipeline.stores.s3_errors import keys_out_of_reach
 from pipeline.vertex import vertex_access
-from schemas.errors import FatalModelError, SpecError
+from schemas.errors import ConnectionFailed, FatalModelError, SpecError, TransientModelError
+from stages.models.failures.errors import not_renewed
 from stages.models.settings.choice import ModelServices
 from stages.models.wires.signing import Sign, SignedAccess
 
 _SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
+_WHAT, _AGAIN = "the AWS credentials", "Sign in again."
+# For a client of which only the address is wanted: without, it looks for keys, which may take a request.
+_NO_KEYS = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "-")
 _BEARER = "AWS_BEARER_TOKEN_BEDROCK"  # an API key of Bedrock's, which goes before other credentials, as in boto3
 
 
@@ -35,7 +41,8 @@ def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:
     profile = params.get("credentials_profile_name")
     try:
         session = botocore.session.Session(profile=profile)
-        client = session.create_client("bedrock-runtime", region_name=params.get("region_name") or region())
+        place = params.get("region_name") or region()
+        client = session.create_client("bedrock-runtime", region_name=place, **_NO_KEYS)
         place, address = client.meta.region_name, client.meta.endpoint_url
         client.close()
     except (botocore.exceptions.NoRegionError, botocore.exceptions.InvalidRegionError):
@@ -69,6 +76,13 @@ def account_of(sign: Sign | None) -> "Account":
     if not isinstance(account, Account):
         raise SpecError("Batch jobs on Bedrock need AWS's own credentials.", hint="export AWS_PROFILE=…, or keys.")
     return account
+
+
+def keys_failure(exc: Exception) -> TransientModelError | FatalModelError:
+    """Return the error of keys that cannot be renewed."""
+    if keys_out_of_reach(exc):
+        return TransientModelError(f"Bedrock: {_WHAT} cannot be renewed now ({type(exc).__name__}).")
+    return not_renewed(exc, what=f"Bedrock: {_WHAT}", hint=_AGAIN)
 
 
 @dataclass(frozen=True)
@@ -111,24 +125,37 @@ class _Signer:
     region: str
     own: botocore.credentials.Credentials | None
     account: Account
+    _found: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def has_keys(self) -> bool:
-        """True if keys are found; outside of AWS that may take seconds."""
-        return self.own is not None or self.session.get_credentials() is not None
+        """True if keys are found; outside of AWS that may take seconds. Raises ConnectionFailed."""
+        try:
+            return self._load() is not None
+        except botocore.exceptions.BotoCoreError as exc:
+            raise ConnectionFailed(f"Bedrock: {_WHAT} cannot be read ({type(exc).__name__}).", hint=_AGAIN) from exc
 
     async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
-        return signed_headers(url, headers, body, keys=await self._keys(), scope=(self.region, _SERVICE))
-
-    async def _keys(self) -> Any:
-        found = self.own or self.session.get_credentials()
-        if found is None:
-            raise FatalModelError("Bedrock: no AWS credentials were found.", hint="export AWS_PROFILE=…, or keys.")
+        found = self._found
         renews = getattr(found, "refresh_needed", None)
+        if found is None or (renews is not None and renews()):
+            keys = await asyncio.to_thread(self._renewed)
+        else:
+            keys = found.get_frozen_credentials()
+        return signed_headers(url, headers, body, keys=keys, scope=(self.region, _SERVICE))
+
+    def _renewed(self) -> Any:
         try:
-            if renews is not None and renews():
-                return await asyncio.to_thread(found.get_frozen_credentials)
+            found = self._load()
+            if found is None:
+                raise FatalModelError("Bedrock: no AWS credentials were found.", hint="export AWS_PROFILE=…, or keys.")
             return found.get_frozen_credentials()
-        except botocore.exceptions.BotoCoreError as exc:
-            raise FatalModelError(
-                f"Bedrock: the AWS credentials cannot be renewed ({type(exc).__name__}).", hint="Sign in again."
-            ) from exc
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as exc:
+            raise keys_failure(exc) from None
+
+    def _load(self) -> Any:
+        """Return the keys, None if there are none."""
+        with self._lock:
+            if self._found is None:
+                self._found = self.own or self.session.get_credentials()
+            return self._found

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.errors import FatalModelError, SpecError, TransientModelError
+from schemas.errors import FatalModelError, SpecError
 from stages.models import credentials
 from stages.models.credentials import GoogleCloud
+from stages.models.failures.errors import not_renewed
 from stages.models.wires.signing import SignedAccess
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
@@ -116,10 +117,8 @@ class _Token:
             try:
                 found.refresh(Request())
             except GoogleAuthError as exc:
-                what = f"Vertex AI: the credentials of Google Cloud cannot be renewed ({type(exc).__name__})."
-                if exc.retryable:
-                    raise TransientModelError(what) from exc
-                raise FatalModelError(what, hint=f"Sign in again: {SIGN_IN}") from exc
+                what = "Vertex AI: the credentials of Google Cloud"
+                raise not_renewed(exc, what=what, hint=f"Sign in again: {SIGN_IN}") from None
             return found
 
     def _load(self) -> Any:

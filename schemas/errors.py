@@ -200,10 +200,11 @@ class CanaryFailed(LimitReached):
 
 class FatalModelError(LimitReached):
     """Every further call would fail the same way; the message names the setting to fix. `quota`: only this account's
-    quota or balance is used up."""
+    quota or balance is used up. `billed`: the provider may have charged for the call."""
 
     stops_run = True
     quota = False
+    billed = False
 
 
 class ModelError(TandemError):

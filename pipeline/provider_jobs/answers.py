@@ -76,7 +76,7 @@ class Answering:
                 raise RowError(f"the answer is larger than {MAX_ANSWER_BYTES:,} bytes", kind="oversized_answer")
             return Outcome(self._answered(call, blank, self._result(call, answer), answer))
         except RowError as exc:
-            billed = exc.kind == "oversized_answer"
+            billed = exc.billed or exc.kind == "oversized_answer"
             return Outcome(_unknown(blank, exc.code) if billed else None, refused=describe(exc))
         except FatalModelError as exc:
             return Outcome(again=True, fatal=exc)

@@ -83,3 +83,19 @@ class JobClient(Protocol):
     async def cancel(self, id: str) -> None:
         """Ask the provider to stop; a job that is over already is no error."""
         ...
+
+
+class WireAnswers:
+    """The part of a client whose lines of results hold what a live call would have got."""
+
+    model: ProviderChatModel
+
+    def result(self, answer: JobAnswer) -> ChatResult:
+        assert answer.body is not None
+        return self.model.wire.result(answer.body, {}, self.model.model)
+
+    def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
+        return None if answer.body is None else self.model.wire.failure(answer.body)
+
+    def refusal(self, error: RowError) -> LineRefusal:
+        return LineRefusal(error.message)

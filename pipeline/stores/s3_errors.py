@@ -39,10 +39,16 @@ _SAME = {
 
 _UNREACHABLE = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError, boto.SSLError)
 _LOST = (boto.HTTPClientError, boto.IncompleteReadError)
+_OF_THE_MACHINE = ("iam-role", "container-role")
 _NO_CREDENTIALS = (
     *(boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError),
     *(boto.TokenRetrievalError, boto.SSOError),
 )
+
+
+def keys_out_of_reach(exc: BaseException) -> bool:
+    """True if the machine, or the container, that gives this process its keys did not give them now."""
+    return isinstance(exc, boto.CredentialRetrievalError) and exc.kwargs.get("provider") in _OF_THE_MACHINE
 
 
 def store_error(exc: BaseException, bucket: str, uri: str) -> StoreError:
@@ -57,6 +63,8 @@ def store_error(exc: BaseException, bucket: str, uri: str) -> StoreError:
         return StoreError(f"{uri} cannot be reached: no connection to {server}.", hint=hint)
     if isinstance(exc, _LOST):
         return StoreError(f"{uri}: the connection was lost or timed out ({type(exc).__name__}).")
+    if keys_out_of_reach(exc):
+        return StoreError(f"{uri} cannot be reached: the AWS credentials cannot be renewed now.")
     if isinstance(exc, _NO_CREDENTIALS):
         return StoreRefused(f"{uri} cannot be used: AWS credentials are missing.", hint=_CREDENTIALS)
     # The rest is configuration: an unknown profile, a bad endpoint or region, an invalid bucket name.

@@ -175,7 +175,7 @@ def most_of(
     if cache == "1h":
         inputs.append({"input": bound, "cache_write": bound, "cache_write_1h": bound})
     if searches:
-        inputs = [{**sizes, "web_searches": searches} for sizes in inputs]
+        inputs += [{**sizes, "web_searches": searches} for sizes in inputs]  # whose price may be unknown
     highest = max(
         price({**sizes, "output": cap, "reasoning": reasoning, "images": images}) or 0.0
         for sizes in inputs

@@ -125,6 +125,8 @@ def _in_context(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> fl
     from genai_prices import Usage, calc_price  # 150 ms of import, only if a price is needed
 
     provider, _, model = name.partition(":")
+    if _PROVIDERS.get(provider) == "google":
+        model = model.rpartition("/")[2]  # of models/NAME, publishers/google/models/NAME
     tokens = dict(usage)
     further = {f"{name}_tokens": tokens[name] for name in ("cache_write", "cache_write_1h") if tokens.get(name)}
     if WEB_SEARCHES in tokens:

@@ -18,6 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, CallToolResult
+from pydantic import ValidationError
 
 from schemas.spec.tools import McpServer
 from stages.mcp_servers.listing import CallResult, ConnectionLost, ListedTool
@@ -43,8 +44,21 @@ class Connection:
             if exc.code == CONNECTION_CLOSED:
                 raise ConnectionLost(str(exc.message)) from exc
             return CallResult(exc.message, failed=True)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream, OSError, RuntimeError) as exc:
+        except ValidationError:
+            return CallResult("the server's answer is no result of a tool", failed=True)
+        except RuntimeError as exc:
+            if self._is_open():  # the result is not as its tool declares
+                return CallResult(str(exc).partition("\n")[0], failed=True)
             raise ConnectionLost(type(exc).__name__) from exc
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
+            raise ConnectionLost(type(exc).__name__) from exc
+
+    def _is_open(self) -> bool:
+        """True unless the connection was closed, where the client has no session."""
+        try:
+            return self.client.session is not None
+        except RuntimeError:
+            return False
 
 
 class Stderr:
@@ -63,8 +77,13 @@ class Stderr:
     async def pipe(self) -> AsyncIterator[Any]:
         """Yield the file for a process to write to, which is closed here behind the block."""
         read, write = os.pipe()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _Reader(self), os.fdopen(read, "rb"))
-        writer = os.fdopen(write, "w")
+        reader, writer = os.fdopen(read, "rb"), os.fdopen(write, "w")
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _Reader(self), reader)
+        except BaseException:
+            reader.close()
+            writer.close()
+            raise
         try:
             yield writer
         except BaseException:

@@ -4,22 +4,26 @@ A task of its own holds the connection, whose parts must be closed by the task t
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from schemas.errors import FatalModelError
+from schemas.errors import FatalModelError, TransientModelError
 from schemas.spec.tools import McpServer
 from stages.mcp_servers.listing import CallResult, ConnectionLost, ListedTool
+from stages.models import credentials
+from stages.models.failures.errors import redacted
 
 if TYPE_CHECKING:
     from stages.mcp_servers.client import Connection
 
 _MOST_STARTS = 3  # for one call
 _PAUSE_S = 0.5  # before a further start, doubled each time
+_LEAST_SECRET = 6  # characters; what is shorter would be masked within words
 _FAILED_FOR_S = 5.0  # calls that wait for a server which cannot be started are not made to try again
 
 
@@ -32,8 +36,9 @@ class ServerSession:
         self._folder = folder
         self._starting = asyncio.Lock()
         self._connection: Connection | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._keepers: set[asyncio.Task[None]] = set()  # of connections, those that are being closed too
         self._stop = asyncio.Event()
+        self._closed = False
         self._failure: tuple[float, FatalModelError] | None = None
 
     async def tools(self) -> tuple[ListedTool, ...]:
@@ -60,8 +65,10 @@ class ServerSession:
         return CallResult(f"the server ended {_MOST_STARTS} times while it ran", failed=True)
 
     async def close(self) -> None:
-        if self._connection is not None:
-            await self._drop(self._connection)
+        """Close the connection, also one that is being opened."""
+        self._closed = True
+        self._connection = None
+        await self._end_keepers()
 
     async def _connected(self) -> "Connection":
         async with self._starting:
@@ -79,19 +86,27 @@ class ServerSession:
         for number in range(_MOST_STARTS):
             if number:
                 await asyncio.sleep(_PAUSE_S * 2 ** (number - 1))
+            if self._closed:
+                break
             opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
             self._stop = asyncio.Event()
-            self._keeper = asyncio.create_task(self._keep(opened, self._stop))
+            keeper = asyncio.create_task(self._keep(opened, self._stop))
+            self._keepers.add(keeper)
+            keeper.add_done_callback(self._keepers.discard)
             try:
-                self._connection = await opened
-                return self._connection
+                connection = await opened
             except FatalModelError as exc:
                 failure = exc
                 if isinstance(exc.__cause__, TimeoutError | FileNotFoundError):
                     break  # which it would be again
-            except BaseException:  # the row was stopped: nobody else knows of this keeper
-                await self._end_keeper()
+            except BaseException:  # the row was stopped: nobody else waits for this connection
+                await self._end_keepers()
                 raise
+            else:
+                self._connection = connection
+                return connection
+        if self._closed:
+            raise TransientModelError(f"MCP server {self._name!r} is closed, as its process ends")
         raise failure
 
     async def _drop(self, connection: "Connection") -> None:
@@ -99,13 +114,19 @@ class ServerSession:
         async with self._starting:
             if self._connection is connection:
                 self._connection = None
-                await self._end_keeper()
+                self._stop.set()
+                await self._wait_for_keepers()
 
-    async def _end_keeper(self) -> None:
-        self._stop.set()
-        if self._keeper is not None:
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
+    async def _end_keepers(self) -> None:
+        """End connections, also those that are being opened."""
+        for keeper in self._keepers:
+            if not keeper.cancelling():  # a second time, it would not wait for its process to end
+                keeper.cancel()
+        await self._wait_for_keepers()
+
+    async def _wait_for_keepers(self) -> None:
+        if self._keepers:
+            await asyncio.wait(self._keepers)  # who waits may be stopped: they still end their processes
 
     async def _keep(self, opened: "asyncio.Future[Connection]", stop: asyncio.Event) -> None:
         """Hold a connection until `stop`, or until it breaks, which its calls meet."""
@@ -120,7 +141,7 @@ class ServerSession:
                 await asyncio.wait([waiting])
         except BaseException as exc:  # also of its own tasks' scopes
             if not opened.done():
-                opened.set_exception(self._unreachable(_first_of(exc), stderr.last_line))
+                opened.set_exception(self._unreachable(_first_of(exc), self._masked(stderr.last_line)))
             if isinstance(exc, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
                 raise
         finally:
@@ -130,6 +151,16 @@ class ServerSession:
         found = self._failure_of(exc, last_line)
         found.__cause__ = exc
         return found
+
+    def _masked(self, text: str) -> str:
+        """Return a text without what the server was told as a secret: its output, and errors with its address, may
+        hold that."""
+        server, address = self._server, urlsplit(self._server.url or "")
+        told = [*server.env.values(), *" ".join(server.headers.values()).split(), address.query, address.password or ""]
+        told += [value for _, value in parse_qsl(address.query)] + credentials.values_in(server.command)
+        for secret in sorted(told, key=len, reverse=True):  # one may hold another
+            text = text.replace(secret, "…") if len(secret) >= _LEAST_SECRET else text
+        return redacted(re.sub(r"//[^/@\s]*@", "//", text))
 
     def _failure_of(self, exc: BaseException, last_line: str) -> FatalModelError:
         where, server = f"MCP server {self._name!r}", self._server
@@ -147,7 +178,7 @@ class ServerSession:
             )
         if isinstance(exc, FileNotFoundError) and server.command:
             return FatalModelError(f"{where}: there is no program {server.command[0]!r}.", hint="Check PATH.")
-        why = last_line or str(exc) or type(exc).__name__
+        why = last_line or self._masked(str(exc)) or type(exc).__name__
         return FatalModelError(f"{what} cannot be {'reached' if server.url else 'started'}: {why[:500]}", hint=hint)
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
 from stages.models.earlier import by_langchain
 from stages.models.settings.choice import HOW
-from stages.models.wires.protocols.search import is_search
+from stages.models.wires.protocols.search import is_search, searches_web
 
 # Settings of the connection, which no version has ever digested.
 _NEVER_DIGESTED = frozenset(
@@ -30,12 +30,13 @@ _TOLD_BY = frozenset(("tools", "tool_choice", "response_format", "strict"))  # b
 @dataclass(frozen=True)
 class Settings:
     """The settings of a call as canonical JSON, without and with the cap of its answer; `cap`: it. `older`: both as
-    earlier versions digested them, where that differs."""
+    earlier versions digested them, where that differs; `searches`: its provider may search the web for it."""
 
     free: bytes
     capped: bytes
     cap: int | None
     older: tuple[tuple[bytes, bytes], ...] = ()
+    searches: bool = False
 
 
 class TakesSettings:
@@ -79,7 +80,7 @@ def settings_of(stop: Any, sent: Mapping[str, Any], declared: Declared | None = 
     forms = [digested] if before is None else [before, _plain(before, declared)]
     older = dict.fromkeys(_both(stop, form) for form in forms)
     older.pop((free, capped), None)
-    return Settings(free, capped, cap_in(sent), tuple(older))
+    return Settings(free, capped, cap_in(sent), tuple(older), searches_web(sent))
 
 
 def _plain(arguments: dict[str, Any], declared: Declared | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
 from schemas.tier import Tier
-from stages.limits.budget import DEFAULT_CAP, Amount, CallSizes, most_of
+from stages.limits.budget import DEFAULT_CAP, MOST_SEARCHES, Amount, CallSizes, most_of
 from stages.limits.limiter import Limiter
 from stages.models.failures.no_answers import NoAnswers
 from stages.models.flex import Flex
@@ -31,7 +31,7 @@ class Backend:
     requests, as far as that is known and not forbidden; `first_calls`: those that write that cache; `tier`: the price
     tier of its calls, `price` being the standard one; `pool`: whose batch jobs may hold them, empty where that tier is
     another; `flex`: its room at flex, where that is the tier; `searches`: those of the web that its provider may make
-    for a call."""
+    for a call that lets it."""
 
     name: str
     identity: bytes
@@ -54,7 +54,7 @@ class Backend:
     tier: Tier = "standard"
     pool: str = ""
     flex: Flex | None = None
-    searches: int = 0
+    searches: int = MOST_SEARCHES
 
     @property
     def provider(self) -> str:
@@ -67,11 +67,14 @@ class Backend:
         *,
         marked: bool,
         images: int = 0,
+        searches: bool = False,
         price: Callable[[dict[str, int]], float | None] | None = None,
     ) -> Amount:
         """Return the most that a request of `size` bytes and so many images may cost, its answer within a cap;
-        `marked`: it has marks of its own for the provider's cache; `price`: of another tier."""
+        `marked`: it has marks of its own for the provider's cache; `searches`: it lets the provider search the web;
+        `price`: of another tier."""
         writes = self.caching is not None and self.caching.write > 1
         cache: Literal["5m", "1h"] | None = "1h" if marked else "5m" if writes else None
         most_read = self.seen.most_read(size)
-        return most_of(price or self.price, most_read, cap, cache=cache, searches=self.searches, images=images)
+        most_searches = self.searches if searches else 0
+        return most_of(price or self.price, most_read, cap, cache=cache, searches=most_searches, images=images)

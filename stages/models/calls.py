@@ -366,7 +366,7 @@ async def _reserve(scope: RowScope, backend: Backend, request: ModelRequest) -> 
 
 
 def _upper_bound(backend: Backend, request: ModelRequest, cap: int) -> Amount:
-    return backend.most_of(request.size, cap, marked=request.marked, images=request.images)
+    return backend.most_of(request.size, cap, marked=request.marked, images=request.images, searches=request.searches)
 
 
 async def _send_once(

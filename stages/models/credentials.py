@@ -1,7 +1,7 @@
 """Environment variables of providers, for keys and addresses. Nothing else in `stages` reads the environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,13 @@ _PROJECT, _LOCATION = "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"
 def variable(*names: str) -> tuple[str, str]:
     """Return the first variable that is set and not empty, and its value; two empty strings if there is none."""
     return next(((name, value) for name in names if (value := os.environ.get(name))), ("", ""))
+
+
+def values_in(texts: Iterable[str]) -> list[str]:
+    """Return the values of variables that stand in these texts, but for paths and what is too short for a secret."""
+    long = {value for value in os.environ.values() if len(value) >= 8 and not value.startswith("/")}
+    joined = "\n".join(texts)
+    return [value for value in long if value in joined]
 
 
 def key_of(provider: str) -> tuple[str, str]:

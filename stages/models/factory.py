@@ -80,7 +80,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
         cap=cap,
         default_cap=default_cap(choice, stage.params),
         caching=getattr(model, "caching", None),
-        searches=int(params.get("max_tool_calls") or MOST_SEARCHES) if searches else 0,
+        searches=int(params.get("max_tool_calls") or MOST_SEARCHES),
         capped=None if cap is not None else (lambda cap: model) if provider == "offline" else capper(model),
         **paid,
     )

@@ -2,6 +2,7 @@
 
 from langchain_core.messages import AIMessage
 
+PAUSED = "pause_turn"  # Anthropic's: within a long turn of tools that the provider runs
 CUT_OFF = frozenset(("length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"))
 WITHHELD = frozenset(("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii",
                       "recitation", "refusal", "guardrail_intervened",

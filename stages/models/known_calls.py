@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import orjson
+
 from stages.journal.records import CallKey, CallRecord
 from stages.journal.requests import RequestText
 from stages.models.backend import Backend
 from stages.models.request import ModelRequest
 from stages.models.row.scope import RowScope
+from stages.models.wires.protocols.search import TURNS
 
 
 async def find_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: CallKey) -> CallRecord | None:
@@ -34,9 +37,18 @@ def known_answer(scope: RowScope, backend: Backend, request: ModelRequest, key: 
     known, cap = scope.journal.known.calls, request.cap or backend.cap
     for name in request.names:
         found = known.get((scope.own_digest(name.digest), key[1]))
-        if found is not None and (name.capped or cap is None or found.usage.get("output", 0) <= cap):
+        if found is not None and (name.capped or cap is None or _fits(found, cap)):
             return found
     return None
+
+
+def _fits(record: CallRecord, cap: int) -> bool:
+    """True for an answer that is no longer than a cap; of one that paused, each turn has it."""
+    output = record.usage.get("output", 0)
+    if output <= cap or record.raw is None:
+        return output <= cap
+    turns: int = orjson.loads(record.raw)["response_metadata"].get(TURNS, 1)
+    return output <= cap * turns
 
 
 async def append(scope: RowScope, record: CallRecord, text: RequestText | None) -> None:

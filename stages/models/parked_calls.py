@@ -61,4 +61,6 @@ async def known_or_parked(
 
 def _most(backend: Backend, request: ModelRequest, cap: int) -> Amount:
     price = tier_price(backend.price, "batch")
-    return backend.most_of(request.size, cap, marked=request.marked, images=request.images, price=price)
+    return backend.most_of(
+        request.size, cap, marked=request.marked, images=request.images, searches=request.searches, price=price
+    )

@@ -33,7 +33,8 @@ class Named:
 @dataclass(frozen=True)
 class ModelRequest:
     """A request: the digest of its canonical form without the cap of the answer, its size in bytes, the most tokens of
-    an answer, if the request sets it, `media`: it holds more than plain text, `images` of it, `marked`: it has marks
+    an answer, if the request sets it, `media`: it holds more than plain text, `images` of it, `searches`: its
+    provider may search the web for it, `marked`: it has marks
     for the provider's cache. `capped`: the digest with the cap, for answers that were cut off by it, and those of
     versions that had no other. `older`: further digests that earlier
     versions gave it. `text`: the request for people. `prefix`: a digest of what the provider's cache keeps of it, empty
@@ -44,6 +45,7 @@ class ModelRequest:
     cap: int | None = None
     media: bool = False
     images: int = 0
+    searches: bool = False
     marked: bool = False
     capped: str = ""
     older: tuple[Named, ...] = ()
@@ -83,6 +85,7 @@ def canonical_request(backend: Backend, messages: list[BaseMessage], settings: S
         cap=settings.cap,
         media=media,
         images=image_count(asked) if media else 0,
+        searches=settings.searches,
         marked=asked != sent,
         capped=capped,
         older=tuple(older),

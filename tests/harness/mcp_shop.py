@@ -58,6 +58,33 @@ def secret() -> str:
     return f"{os.environ.get('SHOP_TOKEN')} {os.environ.get('OPENAI_API_KEY')} {Path.cwd().name}"
 
 
+@shop.tool()
+def odd(config: str, run_manager: str, callbacks: str) -> str:
+    """Take arguments by names that LangChain's tools take for themselves."""
+    return f"{config} {run_manager} {callbacks}"
+
+
+@shop.tool()
+def bare(config: str = "none") -> str:
+    """Declare no arguments."""
+    return config
+
+
+@shop.tool()
+def untrue() -> dict[str, int]:
+    """Answer with another thing than what is declared."""
+    note("untrue")
+    return {"a": 1}
+
+
+untrue_tool = shop._tool_manager.get_tool("untrue")
+assert untrue_tool is not None
+untrue_tool.fn_metadata.output_schema = {"type": "object", "required": ["b"]}
+bare_tool = shop._tool_manager.get_tool("bare")
+assert bare_tool is not None
+bare_tool.parameters = {"type": "object"}
+
+
 if __name__ == "__main__":
     note(f"start {os.getpid()}")
     if len(sys.argv) > 2:

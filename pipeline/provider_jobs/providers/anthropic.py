@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from langchain_core.outputs import ChatResult
-
-from pipeline.provider_jobs.base import Content, Undecided
+from pipeline.provider_jobs.base import Content, Undecided, WireAnswers
 from pipeline.provider_jobs.providers.http import Connection, answers_in
 from schemas.errors import RowError
 from schemas.jobs import Intent
@@ -22,7 +20,7 @@ _SKEW_S = 300.0  # between our clock and the provider's
 
 
 @dataclass
-class AnthropicJobs:
+class AnthropicJobs(WireAnswers):
     """A job is created with all of its content in one request."""
 
     model: ProviderChatModel
@@ -36,13 +34,6 @@ class AnthropicJobs:
 
     def line(self, custom_id: str, body: dict[str, Any]) -> bytes:
         return anthropic.line(custom_id, {name: value for name, value in body.items() if name != "stream"})
-
-    def result(self, answer: JobAnswer) -> ChatResult:
-        assert answer.body is not None
-        return self.model.wire.result(answer.body, {}, self.model.model)
-
-    def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
-        return None if answer.body is None else self.model.wire.failure(answer.body)
 
     def refusal(self, error: RowError) -> LineRefusal:
         return anthropic.refusal_of(error.message)

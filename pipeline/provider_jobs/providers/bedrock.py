@@ -12,17 +12,16 @@ from typing import Any, TypeVar
 import botocore.exceptions
 import orjson
 from botocore.config import Config
-from langchain_core.outputs import ChatResult
 
-from pipeline.bedrock import account_of
-from pipeline.provider_jobs.base import Content
+from pipeline.bedrock import account_of, keys_failure
+from pipeline.provider_jobs.base import Content, WireAnswers
 from pipeline.provider_jobs.providers.http import answers_in
 from pipeline.stores.base import ObjectInfo
 from pipeline.stores.s3 import S3Store
-from schemas.errors import FatalModelError, ModelError, RowError, StoreError, StoreRefused, TransientModelError
+from schemas.errors import FatalModelError, ModelError, StoreError, StoreRefused, TransientModelError
 from schemas.jobs import Intent
 from stages.models.wires.jobs import bedrock
-from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
+from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus
 from stages.models.wires.transport import ProviderChatModel
 
 _PAGE = 100
@@ -37,7 +36,7 @@ class _Conflict(TransientModelError):
 
 
 @dataclass
-class BedrockJobs:
+class BedrockJobs(WireAnswers):
     """Content goes to S3, then a job is created of it. Its token lets one creation of a job succeed, whatever file
     another one names; it is found by its name, which is its own."""
 
@@ -54,16 +53,6 @@ class BedrockJobs:
 
     def line(self, custom_id: str, body: dict[str, Any]) -> bytes:
         return bedrock.line(custom_id, body)
-
-    def result(self, answer: JobAnswer) -> ChatResult:
-        assert answer.body is not None
-        return self.model.wire.result(answer.body, {}, self.model.model)
-
-    def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
-        return None if answer.body is None else self.model.wire.failure(answer.body)
-
-    def refusal(self, error: RowError) -> LineRefusal:
-        return LineRefusal(error.message)
 
     async def upload(self, intent: Intent, content: Content) -> str:
         """Put the content under a name that no other attempt has: who gives up deletes his own."""
@@ -129,6 +118,8 @@ class BedrockJobs:
                 raise self._failure(exc) from exc
             except _NO_ANSWER as exc:
                 raise TransientModelError(f"{self.model.model}: no answer ({type(exc).__name__})") from exc
+            except botocore.exceptions.CredentialRetrievalError as exc:
+                raise keys_failure(exc) from exc
             except botocore.exceptions.BotoCoreError as exc:
                 raise FatalModelError(f"{self.model.model}: {exc}", hint="Check AWS_PROFILE and AWS_REGION.") from exc
 

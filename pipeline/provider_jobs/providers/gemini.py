@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from langchain_core.outputs import ChatResult
 
-from pipeline.provider_jobs.base import Content
+from pipeline.provider_jobs.base import Content, WireAnswers
 from pipeline.provider_jobs.providers.http import JSON_S, Connection, answers_in, until_ready
-from schemas.errors import NoAnswer, RowError
+from schemas.errors import NoAnswer
 from schemas.jobs import Intent
 from stages.models.wires.jobs import gemini
-from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
+from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus
 from stages.models.wires.transport import ProviderChatModel
 
 _VERSION = "v1"  # that of live calls
@@ -22,7 +21,7 @@ _PAGE = "100"
 
 
 @dataclass
-class GeminiJobs:
+class GeminiJobs(WireAnswers):
     """Content goes up as a file, then a job is created of it; it is found by its display name."""
 
     model: ProviderChatModel
@@ -36,16 +35,6 @@ class GeminiJobs:
 
     def line(self, custom_id: str, body: dict[str, Any]) -> bytes:
         return gemini.line(custom_id, body)
-
-    def result(self, answer: JobAnswer) -> ChatResult:
-        assert answer.body is not None
-        return self.model.wire.result(answer.body, {}, self.model.model)
-
-    def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
-        return None if answer.body is None else self.model.wire.failure(answer.body)
-
-    def refusal(self, error: RowError) -> LineRefusal:
-        return LineRefusal(error.message)
 
     async def upload(self, intent: Intent, content: Content) -> str:
         """Send the content in one piece of a resumable upload."""

@@ -7,13 +7,12 @@ from typing import Any
 
 from langchain_core.outputs import ChatResult
 
-from pipeline.provider_jobs.base import Content
+from pipeline.provider_jobs.base import Content, WireAnswers
 from pipeline.provider_jobs.providers.http import JSON_S, Connection, answers_in, until_ready
-from schemas.errors import RowError
 from schemas.jobs import Intent
 from stages.models.embeddings.answers import OpenAICompatibleEmbeddings, vectors_in
 from stages.models.wires.jobs import openai
-from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus, LineRefusal
+from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus
 from stages.models.wires.transport import ProviderChatModel
 
 _PAGE = "100"
@@ -21,7 +20,7 @@ _SKEW_S = 3600.0  # between our clock and the provider's
 
 
 @dataclass
-class OpenAIJobs:
+class OpenAIJobs(WireAnswers):
     """Content goes up as a file, then a job is created of it. `azure`: lines name a deployment, and a shorter path."""
 
     model: ProviderChatModel
@@ -51,9 +50,6 @@ class OpenAIJobs:
 
     def failure(self, answer: JobAnswer) -> tuple[int, str] | None:
         return None if self._embeds or answer.body is None else self.model.wire.failure(answer.body)
-
-    def refusal(self, error: RowError) -> LineRefusal:
-        return LineRefusal(error.message)
 
     async def upload(self, intent: Intent, content: Content) -> str:
         answer = await self._http.send_form("files", {"purpose": "batch"}, content.path, f"tandem-{intent.job}.jsonl")

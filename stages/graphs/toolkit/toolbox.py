@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, Generic, TypeVar
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool
+from pydantic import SkipValidation
 
 from schemas.errors import FatalModelError, RowError, SpecError
 from schemas.spec.tools import names_in
@@ -48,7 +49,7 @@ class Toolbox(Generic[Made]):
         tools = list(self._own)
         for name, session, of_server in zip(self._names, sessions, listed, strict=True):
             for one in of_server:
-                tool = _tool(session, one)
+                tool = ServerTool.of(session, one)
                 if tool.name in {known.name for known in tools}:
                     raise FatalModelError(
                         f"{self._setup.where}: tools: mcp:{name}: another tool is called {tool.name!r}, too.",
@@ -58,19 +59,27 @@ class Toolbox(Generic[Made]):
         return tools
 
 
-def _tool(session: ServerSession, listed: ListedTool) -> BaseTool:
-    async def run(**arguments: Any) -> str:
-        result = await session.call(listed.name, arguments)
+class ServerTool(BaseTool):
+    """A tool of an MCP server. Its arguments may have any name: LangChain's own classes keep `config` and `run_manager`
+    for themselves."""
+
+    session: SkipValidation[ServerSession]
+    listed: ListedTool
+
+    @classmethod
+    def of(cls, session: ServerSession, listed: ListedTool) -> "ServerTool":
+        schema = {"type": "object", "properties": {}, **listed.parameters}  # a server may leave out both
+        name, description = _NAME.sub("_", listed.name)[:64], listed.description or listed.name
+        return cls(name=name, description=description, args_schema=schema, session=session, listed=listed)
+
+    async def _arun(self, /, *_: Any, **arguments: Any) -> str:
+        result = await self.session.call(self.listed.name, arguments)
         if result.failed:
             raise RowError(result.text, kind="tool_failed")  # which is reported to the model
         return result.text
 
-    return StructuredTool(
-        name=_NAME.sub("_", listed.name)[:64],
-        description=listed.description or listed.name,
-        args_schema=listed.parameters,
-        coroutine=run,
-    )
+    def _run(self, /, *_: Any, **arguments: Any) -> str:
+        raise NotImplementedError("a server is asked by the event loop")
 
 
 def _refuse_without_package(setup: StageSetup) -> None:

@@ -75,7 +75,7 @@ async def call(tools: Sequence[BaseTool], request: ToolCall, *, timeout_s: float
     tool = next((tool for tool in tools if tool.name == request["name"]), None)
     if tool is None:
         return ToolResult(f"There is no tool {request['name']!r}; there are: {', '.join(t.name for t in tools)}.", True)
-    stray = sorted(set(request["args"]) - set(tool.args))
+    stray = [] if _takes_any(tool) else sorted(set(request["args"]) - set(tool.args))
     if stray:
         return ToolResult(f"{tool.name} takes no {stray[0]!r}; it takes: {', '.join(tool.args) or 'nothing'}.", True)
     scope = current.get()
@@ -88,6 +88,14 @@ async def call(tools: Sequence[BaseTool], request: ToolCall, *, timeout_s: float
             observer.ToolCall(tool.name, id, seconds or 0.0, result.failed, known, request["args"], result.text)
         )
     return result
+
+
+def _takes_any(tool: BaseTool) -> bool:
+    """True for a tool of a server that does not name all of its arguments: what fits is the server's to say."""
+    schema = tool.args_schema
+    if not isinstance(schema, dict):
+        return False
+    return schema.get("additionalProperties", not schema.get("properties")) is not False
 
 
 async def _journalled(

@@ -7,6 +7,7 @@ from langchain_core.messages import AIMessage
 
 from stages.limits.prices import WEB_SEARCHES
 from stages.models.request import ModelRequest
+from stages.models.wires.protocols.search import TURNS
 from stages.text.tokens import tokens, tokens_of_bytes
 
 # What providers add to a request: templates, tools in words, instructions of their own.
@@ -29,7 +30,8 @@ def usage_of(message: AIMessage, request: ModelRequest, cap: int | None) -> dict
     usage: dict[str, int] = {name: count for name, count in counts.items() if count}
     plausible_input = 0 < read <= (_MEDIA if request.media else request.size + (_SEARCHED if searches else _ADDED))
     has_output = wrote > 0 or cap == _VECTOR or not _estimated(message)
-    plausible_output = has_output and 0 <= wrote <= (_LONGEST if cap is None else 2 * cap + 1_000)
+    turns = int(message.response_metadata.get(TURNS) or 1)
+    plausible_output = has_output and 0 <= wrote <= turns * (_LONGEST if cap is None else 2 * cap + 1_000)
     usage["input"] = read if plausible_input else tokens_of_bytes(request.size)
     usage["output"] = wrote if plausible_output else _estimated(message)
     if reported is None or not (plausible_input and plausible_output):

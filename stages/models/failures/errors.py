@@ -163,6 +163,16 @@ def classify(exc: BaseException, *, model: str, setting: str) -> TandemError | N
     return found
 
 
+def not_renewed(exc: Exception, *, what: str, hint: str) -> TransientModelError | FatalModelError:
+    """Return the error of credentials that cannot be renewed: a wait if nobody was reached who renews them, else a stop
+    with a hint. To be raised `from None`: a timeout on the way to a cloud's tokens is none of a call that is billed."""
+    found = classify(exc, model=what, setting="")
+    passes = isinstance(found, TransientModelError) or getattr(exc, "retryable", False)
+    if passes or any(kind_of(cause) == "transient" for cause in _chain(exc)):
+        return TransientModelError(f"{what} cannot be renewed now ({type(exc).__name__}).")
+    return FatalModelError(f"{what} cannot be renewed ({type(exc).__name__}).", hint=hint)
+
+
 def _of_kind(kind: Kind, name: str, message: str, model: str, setting: str) -> TandemError:
     if kind == "transient":
         return TransientModelError(f"{model}: {name}: {message}")
@@ -235,7 +245,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 def may_be_billed(exc: BaseException) -> bool:
     """True if the provider may have billed a call whose answer was lost: sent, then a timeout or a broken
     connection."""
-    if isinstance(exc, ModelError) and exc.billed:
+    if isinstance(exc, ModelError | FatalModelError) and exc.billed:
         return True
     if _status(exc) is not None:
         return False

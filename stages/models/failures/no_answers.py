@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatResult
 
 from schemas.errors import NoAnswer, RowError
-from stages.models.finish import CUT_OFF, WITHHELD, finish_of
+from stages.models.finish import CUT_OFF, PAUSED, WITHHELD, finish_of
 
 MAX_ATTEMPTS = 5
 # With these a model has to answer; other requests of a user's graph may have an empty answer.
@@ -17,13 +17,18 @@ _NEEDS_ANSWER = ("response_format", "tools", "functions")
 
 
 def check_answered(result: ChatResult, parameters: Mapping[str, Any]) -> ChatResult:
-    """Return the result. Raises NoAnswer if the provider failed while it answered, or the answer is empty."""
+    """Return the result. Raises NoAnswer if the provider failed while it answered, or the answer is empty; RowError for
+    one that pauses, which a batch job cannot go on with."""
     message = result.generations[0].message
     if not isinstance(message, AIMessage):
         return result
     finish = finish_of(message)
     if finish == "error":
         raise NoAnswer("the provider failed while it answered", kind="empty_answer")
+    if finish == PAUSED:
+        paused = RowError("the answer paused before its end", kind="endless_answer", hint="tier: standard goes on.")
+        paused.billed = True
+        raise paused
     reply = message.tool_calls or message.invalid_tool_calls or message.additional_kwargs.get("refusal")
     if reply or finish in CUT_OFF or finish in WITHHELD or not any(parameters.get(name) for name in _NEEDS_ANSWER):
         return result

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SecretStr, SkipValidation
 
-from schemas.errors import FatalModelError, ModelError, RowError
+from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
 from stages.models.failures.errors import from_status
@@ -27,6 +27,7 @@ from stages.models.wires.facts import UNKNOWN, Caching, Facts
 from stages.models.wires.marks import with_marks
 from stages.models.wires.media import refuse_media
 from stages.models.wires.protocols.openai_chat import OpenAIChat, wire
+from stages.models.wires.protocols.search import TURNS
 from stages.models.wires.protocols.wire import Wire
 from stages.models.wires.signing import Sign
 
@@ -151,32 +152,36 @@ class ProviderChatModel(BaseChatModel):
     async def _completion(self, payload: dict[str, Any]) -> ChatResult:
         body = self.wire.body(payload)
         answer, headers = await self._post(orjson.dumps(body), self.wire.path(self.model))
-        answer = await self._whole(body, answer)
         try:
+            answer, turns = await self._whole(body, answer)
             result = self.wire.result(answer, headers, self.model)
         except (AttributeError, TypeError, ValueError, KeyError, IndexError) as exc:
             raise no_completion(orjson.dumps(answer)) from exc
+        if turns > 1:
+            result.generations[0].message.response_metadata[TURNS] = turns
         if (allowed := rates_of(headers)) is not None:
             result.llm_output = {ALLOWED: allowed}
         return result
 
-    async def _whole(self, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer with what comes after its pauses, which a provider takes in long turns of tools of its own.
-        Raises RowError for one that does not end."""
-        for _ in range(_MOST_PAUSES):
-            if (rest := self.wire.rest(body, answer)) is None:
-                return answer
+    async def _whole(self, body: dict[str, Any], answer: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Return an answer with what comes after its pauses, which a provider takes in long turns of tools of its own,
+        and the number of turns. Raises RowError for one that does not end."""
+        turns = 1
+        while (rest := self.wire.rest(body, answer)) is not None:
+            if turns > _MOST_PAUSES:
+                endless = RowError(
+                    f"{self.model}: the answer paused more than {_MOST_PAUSES} times", kind="endless_answer"
+                )
+                endless.billed = True
+                raise endless
             try:
                 further, _ = await self._post(orjson.dumps(rest), self.wire.path(self.model))
-            except ModelError as exc:
+            except (ModelError, FatalModelError) as exc:
                 exc.billed = True  # the turns before it were answered
                 raise
             answer = self.wire.joined(answer, further)
-        endless = RowError(
-            f"{self.model}: the answer paused {_MOST_PAUSES} times and did not end", kind="endless_answer"
-        )
-        endless.billed = True
-        raise endless
+            turns += 1
+        return answer, turns
 
     async def _post(self, body: bytes, path: str, answers: int = 1) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Send a body. `answers`: so many answers may come in one."""
@@ -184,7 +189,7 @@ class ProviderChatModel(BaseChatModel):
         headers = {"Content-Type": "application/json", **self.wire.headers(key), **self.headers}
         url = f"{self.base_url.rstrip('/')}/{path}"
         if self.sign is not None:
-            headers |= await self.sign(url, headers, body)
+            headers |= await self._signed(self.sign, url, headers, body)
         from stages.models.wires import http  # aiohttp
 
         most = answers * http.MAX_ANSWER_BYTES
@@ -195,6 +200,17 @@ class ProviderChatModel(BaseChatModel):
         if (failure := self.wire.failure(completion)) is not None:  # some gateways fail with a 200
             raise self.failure_of(failure[0], failure[1].encode(), answer.headers)
         return completion, answer.headers
+
+    async def _signed(self, sign: Sign, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+        """Return the headers that prove who asks. Raises TransientModelError for a token that takes too long: nothing
+        was sent that could be billed."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await sign(url, headers, body)
+        except TimeoutError:
+            raise TransientModelError(
+                f"{self.model}: the provider's credentials were not renewed within {self.timeout_s:g} s"
+            ) from None
 
     def failure_of(self, status: int, error_body: bytes, headers: Mapping[str, str]) -> ModelError | FatalModelError:
         """Return the error of an answer that is none."""

@@ -90,6 +90,23 @@ async def test_what_does_not_answer_is_tried_again(model_server: ModelServer, mo
         await client.status("arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/abcdefghijkl")
 
 
+async def test_keys_that_cannot_be_read_now_are_waited_for(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/keys")
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+    client = BEDROCK.client(model_server)
+    content = Content(tmp_path / "content.jsonl", 0)
+    content.path.touch()
+    for step in (client.find(INTENT), client.upload(INTENT, content)):
+        with pytest.raises(TransientModelError, match="cannot be renewed now"):
+            await step
+
+
 @pytest.mark.parametrize(
     ("code", "status"), [(400, 400), ("429", 429), ("ModelTimeoutException", 500), (None, 500), (200, 500)]
 )

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.forgetting.identities import Identities
 from pipeline.forgetting.parked_calls import remove_parked
+from pipeline.provider_jobs.answers import Answering
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.learned import load_limits
@@ -72,6 +73,20 @@ async def test_a_line_at_fault_is_that_of_what_was_sent(model_server: ModelServe
     end = await collect(store, RUN, POOL, job, client, OPENAI.backend())
     assert (end.refused, end.given_back) == (1, 4)
     assert list(refused_calls(store, RUN, "day=1")) == [(parked[3].request, 0)]
+
+
+async def test_an_answer_that_pauses_is_rejected_and_was_billed(model_server: ModelServer) -> None:
+    """A job has one turn for each request; half of an answer is none."""
+    model, client = ANTHROPIC.model(model_server), ANTHROPIC.client(model_server)
+    (call,) = some(model, ANTHROPIC, [0])
+    body = {"content": [{"type": "text", "text": "Hm."}], "stop_reason": "pause_turn",
+            "usage": {"input_tokens": 9, "output_tokens": 2}}  # fmt: skip
+    answering = Answering(client, ANTHROPIC.backend(), RUN, "job", "msgbatch_1", 0.0, False, lambda call: 0)
+    outcome = answering.outcome(call, 0, JobAnswer("id", 200, body), 99)
+    assert outcome.refused is not None
+    assert outcome.refused["kind"] == "endless_answer"
+    assert outcome.record is not None
+    assert outcome.record.error is not None
 
 
 async def test_a_refusal_that_names_no_line_stops_the_run(model_server: ModelServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -9,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from schemas.errors import FatalModelError
+from schemas.errors import FatalModelError, TransientModelError
+from schemas.spec.tools import McpServer
 from stages.contract import GraphStage
+from stages.graphs.toolkit.toolbox import ServerTool
 from stages.journal.records import CallRecord
+from stages.mcp_servers.listing import ListedTool
+from stages.mcp_servers.session import ServerSession
 from stages.mcp_servers.sessions import close_servers
 from tests.harness.model_server import ModelServer
 from tests.harness.processes import Child
@@ -120,6 +128,14 @@ async def test_a_call_that_always_ends_the_server_is_told_to_the_model_and_no_ro
     assert lines(log) == [*["start", "crash"] * 3, "start", "stock lamp"]
 
 
+async def test_a_result_that_is_not_as_declared_is_told_and_asked_for_once(server: ModelServer, log: Path) -> None:
+    server.script({"rules": [calling("untrue", {}), ANSWER]})
+    message = await told(an_agent(by_stdio(log)))
+    assert message.status == "error"
+    assert "Invalid structured content returned by tool untrue: 'b' is a required property" in str(message.content)
+    assert lines(log) == ["start", "untrue"]
+
+
 async def test_a_call_that_takes_too_long_is_left_and_the_session_goes_on(server: ModelServer, log: Path) -> None:
     two = [{"name": "wait", "arguments": {"seconds": 60}}, {"name": "stock", "arguments": {"item": "lamp"}}]
     server.script({"rules": [{"action": "tool_calls", "tool_calls": two, "times": 1}, ANSWER]})
@@ -163,7 +179,31 @@ async def test_a_model_may_call_the_tools_that_the_spec_names_and_no_other(serve
     assert outcome.stopped.message == (
         "stage stage0: MCP server 'shop' has no tool 'steal', which mcp.shop.tools names."
     )
-    assert outcome.stopped.hint == "It has: stock, shop.price, wait, crash, secret."
+    assert outcome.stopped.hint == "It has: stock, shop.price, wait, crash, secret, odd, bare, untrue."
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "result"),
+    [
+        ("odd", {"config": "a", "run_manager": "b", "callbacks": "c"}, "a b c"),
+        ("bare", {}, "none"),
+        ("bare", {"config": "a"}, "a"),
+    ],
+)
+async def test_arguments_of_any_name_and_none_reach_the_server(
+    server: ModelServer, log: Path, name: str, arguments: dict[str, str], result: str
+) -> None:
+    server.script({"rules": [calling(name, arguments), ANSWER]})
+    message = await told(an_agent(by_stdio(log)))
+    assert result in str(message.content)
+    assert message.status == "success"
+
+
+def test_a_tool_that_declares_no_arguments_is_declared_as_providers_need_it(log: Path) -> None:
+    session = ServerSession("shop", McpServer.model_validate(by_stdio(log)), log.parent)
+    tool = ServerTool.of(session, ListedTool("bare", "", "{}"))
+    parameters = convert_to_openai_tool(tool)["function"]["parameters"]
+    assert parameters == {"type": "object", "properties": {}}
 
 
 BROKEN = (
@@ -192,6 +232,80 @@ async def test_a_server_that_cannot_start_stops_the_run_with_a_sentence(
     assert "secret" not in outcome.stopped.message
     assert outcome.stopped.hint
     assert server.stats().requests == 0
+
+
+TELLS = "import os, sys; print('refused:', os.environ['SHOP_TOKEN'], *sys.argv[1:], file=sys.stderr)"
+
+
+async def test_what_a_server_says_of_its_secrets_is_told_nowhere(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_KEY", "s3cret-of-a-variable")
+    words = ["--key=s3cret-of-a-variable", "postgres://me:pass-word@shop/db"]
+    declared = {"command": [sys.executable, "-c", TELLS, *words], "env": {"SHOP_TOKEN": "s3cret-of-env"}}
+    outcome = await enrich(an_agent(declared), ["a"])
+    assert outcome.stopped is not None
+    assert outcome.stopped.message.endswith("cannot be started: refused: … --key=… postgres://shop/db")
+
+
+async def test_what_a_server_at_an_address_says_of_its_secrets_is_told_nowhere(server: ModelServer) -> None:
+    async def refuse(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=401)
+
+    runner = web.ServerRunner(web.Server(refuse))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp?key=s3cret-of-the-url"
+    outcome = await enrich(an_agent({"url": url, "headers": {"Authorization": "Bearer s3cret-of-a-header"}}), ["a"])
+    await runner.cleanup()
+    assert outcome.stopped is not None
+    assert "s3cret" not in str(outcome.stopped)
+
+
+STUCK = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open(sys.argv[1], "a") as log:
+    print("start", os.getpid(), file=log)
+time.sleep(300)
+"""
+
+
+def read(log: Path) -> str:
+    return log.read_text()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["the row", "the row, twice", "the process"])
+async def test_a_start_that_is_cancelled_leaves_no_process_behind(log: Path, how: str) -> None:
+    command = [sys.executable, "-c", STUCK, str(log)]
+    session = ServerSession("shop", McpServer.model_validate({"command": command, "start_timeout": "60s"}), log.parent)
+    starting = asyncio.create_task(session.tools())
+    await until(lambda: log.exists() and lines(log) == ["start"])
+    pid = int(read(log).split()[1])
+    async with asyncio.timeout(30) as limit:
+        if how == "the process":
+            await session.close()
+            with pytest.raises(TransientModelError, match="is closed"):
+                await starting
+        else:
+            starting.cancel()
+            if how == "the row, twice":
+                await asyncio.sleep(0.1)
+                starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            assert not limit.expired()
+            await session.close()
+    assert not is_alive(pid)
+    assert lines(log) == ["start"]
 
 
 def test_which_server_it_is_belongs_to_the_fingerprint_and_its_secrets_do_not(log: Path) -> None:

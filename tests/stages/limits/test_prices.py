@@ -68,3 +68,17 @@ def test_images_that_are_billed_as_tokens_cost_nothing_besides() -> None:
         assert pricer(name, {})({**usage, "images": 3}) == pricer(name, {})(usage)
     assert pricer("openai:m", {"openai:m": Price(input=1, output=2)})({**usage, "images": 3}) == pytest.approx(0.00102)
     assert pricer("openai:a-model-of-ours", {})({**usage, "images": 3}) is None
+
+
+@pytest.mark.parametrize("name", [
+    "google_genai:models/gemini-2.5-flash", "google_vertexai:publishers/google/models/gemini-2.5-flash",
+    "google_vertexai:projects/p/locations/l/publishers/google/models/gemini-2.5-flash",
+])  # fmt: skip
+def test_a_model_of_googles_costs_the_same_by_each_of_its_names(name: str) -> None:
+    usage = {"input": 100_000, "output": 1_000}
+    assert pricer(name, {})(usage) == pricer("google_genai:gemini-2.5-flash", {})(usage) == pytest.approx(0.0325)
+
+
+def test_a_model_of_another_publisher_has_no_price_of_googles() -> None:
+    for name in ("meta/llama-4", "projects/7/locations/us-east1/endpoints/9"):
+        assert pricer(f"google_vertexai:{name}", {})({"input": 1, "output": 1}) is None

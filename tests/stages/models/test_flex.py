@@ -1,14 +1,17 @@
 """Flex: asked as such, waited for while it has no room, then asked at the standard price; priced as the answer says."""
 
 import pytest
+from langchain_core.messages import HumanMessage
 
 from schemas.spec.sections import Price
 from stages.contract import GraphStage
 from stages.journal.records import CallRecord
 from stages.limits.prices import ModelPrice, tier_price
 from stages.models import calls
+from stages.models.answers.answerer import answerer_of
 from stages.models.flex import Flex
 from tests.harness.model_server import ModelServer
+from tests.stages.models.wires.referee import a_referee, ask
 from tests.stages.support import MODEL, Segments, a_context, an_extract, enrich, kinds
 
 NO_ROOM = {"code": "resource_unavailable", "message": "Resource unavailable: no flex capacity", "type": "x"}
@@ -32,6 +35,20 @@ async def test_a_flex_call_is_priced_as_the_answer_names_its_tier(server: ModelS
     store, stage = Segments(), a_flex_stage("15m")
     assert kinds(await enrich(stage, ["a", "b"], a_context(store))) == ["ok", "ok"]
     assert [call.by and call.by["tier"] for call in _paid(store)] == ["flex", "flex"]
+
+
+@pytest.mark.parametrize("says", ["in its usage", "in a header"])
+async def test_gemini_names_the_tier_of_an_answer_in_two_places(says: str) -> None:
+    tier = {} if says == "in a header" else {"serviceTier": "FLEX"}
+    usage = {"promptTokenCount": 1, "candidatesTokenCount": 1, **tier}
+    answer = {
+        "candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}], "usageMetadata": usage,
+    }  # fmt: skip
+    headers = {"X-Gemini-Service-Tier": "flex"} if says == "in a header" else {}
+    async with a_referee() as referee:
+        referee.next = [(200, answer, headers)]
+        message = await ask(referee, "google_genai:gemini-2.5-flash", [HumanMessage("Hm.")])
+    assert answerer_of(message.response_metadata, "")["tier"] == "flex"
 
 
 async def test_flex_without_room_is_waited_out(server: ModelServer) -> None:

@@ -8,6 +8,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatResult
 
 from stages.limits.budget import CAPS, cap_in
+from stages.models.finish import PAUSED
 from stages.models.wires.facts import facts_of
 from stages.models.wires.protocols.answer import (
     ToolCalls,
@@ -36,7 +37,6 @@ _EFFORT_TOKENS = {"minimal": 1_024, "low": 1_024, "medium": 4_096, "high": 16_38
 _SEARCH = "web_search_20250305"  # later ones filter by code that the provider runs, which newer models alone have
 _SERVER_BLOCKS = frozenset(("server_tool_use", "web_search_tool_result"))
 _OF_OTHERS = frozenset(("reasoning", "function_call", "web_search_call"))  # parts of answers of other providers
-_PAUSED = "pause_turn"
 _LEAST_BUDGET = 1_024  # anthropic/types/thinking_config_enabled_param.py
 # Names of the canonical request that have another form here.
 _REWRITTEN = frozenset((
@@ -93,7 +93,7 @@ class AnthropicMessages:
         return result_of(answer, headers.get("request-id"), model)
 
     def rest(self, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any] | None:
-        if answer.get("stop_reason") != _PAUSED:
+        if answer.get("stop_reason") != PAUSED:
             return None
         return {**body, "messages": [*body["messages"], {"role": "assistant", "content": answer["content"]}]}
 

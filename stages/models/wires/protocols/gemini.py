@@ -91,7 +91,7 @@ class GeminiGenerate(WholeAnswers):
         return failure_in(answer, "candidates")
 
     def result(self, answer: dict[str, Any], headers: Mapping[str, str], model: str) -> ChatResult:
-        return result_of(answer, model)
+        return result_of(answer, model, headers.get("x-gemini-service-tier", ""))
 
 
 @dataclass(frozen=True)
@@ -288,9 +288,9 @@ def _parts(content: Any) -> Iterator[dict[str, Any]]:
 # The answer -----------------------------------------------------------------------------------------------------------
 
 
-def result_of(answer: dict[str, Any], model: str) -> ChatResult:
-    """Convert an answer to LangChain's form; a blocked prompt is an answer that was withheld. Raises NoAnswer for one
-    without a candidate."""
+def result_of(answer: dict[str, Any], model: str, tier: str = "") -> ChatResult:
+    """Convert an answer to LangChain's form; a blocked prompt is an answer that was withheld. `tier`: by the headers,
+    at which it was served, if the usage does not say so. Raises NoAnswer for one without a candidate."""
     candidates, feedback = answer.get("candidates"), answer.get("promptFeedback") or {}
     found = usage_of(answer.get("usageMetadata"))
     blocked = feedback.get("blockReason")
@@ -311,10 +311,14 @@ def result_of(answer: dict[str, Any], model: str) -> ChatResult:
         elif "text" in part:
             texts.append(part["text"])
             content.append({"type": "text", "text": part["text"]})
+    usage_metadata = answer.get("usageMetadata")
+    by_usage = usage_metadata.get("serviceTier") if isinstance(usage_metadata, Mapping) else None
+    served = str(by_usage or tier).lower()
     metadata = {
         "finish_reason": "content_filter" if blocked else candidate.get("finishReason"),
         "model_name": answer.get("modelVersion", model),
         "request_id": answer.get("responseId"),
+        **({"service_tier": served} if served else {}),
         **searched(candidate.get("groundingMetadata"), str(answer.get("modelVersion", model))),
         **({"block_reason": blocked} if blocked else {}),
     }

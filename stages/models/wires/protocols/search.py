@@ -2,7 +2,7 @@
 
 In the canonical request it is the tool `{"type": "web_search"}`, from which each wire writes its provider's own;
 `max_tool_calls` caps the searches of one call, and `citations` says that the sources are to be kept. In the metadata of
-an answer are `web_searches`, as many as are billed, and `citations`: `{url, title, text}` each.
+an answer are `web_searches`, as many as are billed, `citations`: `{url, title, text}` each, and `turns`, if it paused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +14,7 @@ from stages.limits.prices import WEB_SEARCHES
 TYPE = "web_search"
 CITATIONS = "citations"
 MOST_CALLS = "max_tool_calls"
+TURNS = "turns"  # of an answer that paused, each with a cap of its own
 
 
 def is_search(tool: Any) -> bool:

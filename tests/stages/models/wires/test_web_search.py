@@ -15,12 +15,17 @@ from google.genai import types
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from pipeline.limits.budget import refuse_unpriced
-from schemas.errors import SpecError
+from schemas.errors import FatalModelError, NoAnswer, SpecError
 from schemas.spec.sections import Price, Spec
 from stages.journal.records import CallRecord
-from stages.limits.budget import Amount
+from stages.limits.budget import Amount, most_of
 from stages.limits.prices import pricer
+from stages.models.answers.usage import usage_of
+from stages.models.asked import settings_of
+from stages.models.backend import Backend
 from stages.models.factory import build_model
+from stages.models.failures.errors import may_be_billed
+from stages.models.request import ModelRequest, canonical_request
 from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
 from tests.stages.models.wires.referee import Referee, a_referee, ask, declared
@@ -155,6 +160,13 @@ async def test_an_answer_that_pauses_goes_on_and_is_one_answer_with_one_bill(ref
     assert ours.usage_metadata["input_tokens"] > 2 * one_turn.usage_metadata["input_tokens"]
 
 
+async def test_an_answer_may_pause_ten_times(referee: Referee) -> None:
+    pausing = QUESTION.replace('"queries"', '"pauses":10,"queries"')
+    ours = await ask(referee, "anthropic:claude-haiku-4-5", [HumanMessage(pausing)], tools=[SEARCH])
+    assert ours.response_metadata["finish_reason"] == "end_turn"
+    assert len(referee.sent) == 11
+
+
 async def test_an_answer_that_never_stops_pausing_is_a_reject_and_may_be_billed(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +179,41 @@ async def test_an_answer_that_never_stops_pausing_is_a_reject_and_may_be_billed(
     assert kinds(outcome) == ["endless_answer"]
     assert context.tally.unknown == 1
     assert len(server.calls()) == 11
+
+
+def a_turn(stop: str, wrote: int, **changed: Any) -> dict[str, Any]:
+    """An answer of Anthropic's, or a turn of one that pauses."""
+    return {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5", "stop_reason": stop,
+        "content": [{"type": "text", "text": "late"}], "usage": {"input_tokens": 9, "output_tokens": wrote}, **changed,
+    }  # fmt: skip
+
+
+CLAUDE = "anthropic:claude-haiku-4-5"
+
+
+async def test_each_turn_of_an_answer_that_pauses_has_a_cap_of_its_own(referee: Referee) -> None:
+    referee.next = [(200, a_turn("pause_turn", 990), {})] * 4 + [(200, a_turn("end_turn", 990), {})]
+    message = await ask(referee, CLAUDE, ASK, {"max_tokens": 1000}, tools=[SEARCH])
+    assert usage_of(message, ModelRequest("digest", size=9_000), 1000) == {"input": 45, "output": 4950}
+
+
+@pytest.mark.parametrize("then", [a_turn("end_turn", 1, content=None), {"id": "msg_2", "stop_reason": "end_turn"}])
+async def test_a_pause_after_which_nothing_comes_is_no_answer_and_was_billed(
+    referee: Referee, then: dict[str, Any]
+) -> None:
+    referee.next = [(200, a_turn("pause_turn", 9), {}), (200, then, {})]
+    with pytest.raises(NoAnswer) as caught:
+        await ask(referee, CLAUDE, ASK, tools=[SEARCH])
+    assert may_be_billed(caught.value)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_what_was_answered_before_a_run_is_stopped_was_billed(referee: Referee, status: int) -> None:
+    referee.next = [(200, a_turn("pause_turn", 9), {}), (status, {"error": {"message": "No."}}, {})]
+    with pytest.raises(FatalModelError) as caught:
+        await ask(referee, CLAUDE, ASK, tools=[SEARCH])
+    assert may_be_billed(caught.value)
 
 
 async def test_blocks_of_a_search_are_given_back_with_results_of_functions(referee: Referee) -> None:
@@ -226,6 +273,22 @@ async def test_sources_and_cost_are_kept_and_a_second_run_pays_for_nothing(
     assert len(server.calls()) == 2
 
 
+async def test_an_answer_of_several_turns_is_known_afterwards_though_it_is_longer_than_the_cap_of_one(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.other_providers()["ANTHROPIC_BASE_URL"])
+    server.reset()
+    asked: dict[str, Any] = {"model": CLAUDE, "output": {"word": "str"}, "tools": ["provider:web_search"]}
+    stages = [an_extract(citations=name, params={"max_tokens": 40}, **asked) for name in ("sources", "links")]
+    pausing = QUESTION.replace('"queries"', '"pauses":2,"queries"')
+    rows, store = [f'{pausing} [[answer: {{"word": "{"late " * 20}"}}]]'], Segments()
+    assert kinds(await enrich(stages[0], rows, a_context(store))) == ["ok"]
+    (call,) = [record for record in store.records if isinstance(record, CallRecord)]
+    assert call.usage["output"] > 40
+    assert kinds(await enrich(stages[1], rows, a_context(store, run="run-2"))) == ["ok"]
+    assert len(server.calls()) == 3
+
+
 async def test_a_search_is_part_of_what_was_asked(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", server.other_providers()["ANTHROPIC_BASE_URL"])
     server.reset()
@@ -266,20 +329,28 @@ def test_a_budget_needs_the_price_of_searches() -> None:
 
 
 def test_a_budget_reserves_what_searches_may_cost() -> None:
-    def most(**changed: Any) -> Amount:
+    """Also for those that a graph of the user's binds: what is asked tells, not the stage."""
+
+    def most(tools: list[Any], **changed: Any) -> Amount:
         stage = {"uses": "extract", "model": "anthropic:claude-haiku-4-5", "prompt": "{{ text }}",
                  "output": {"a": "str"}, **changed}  # fmt: skip
         spec = a_spec(stage)
         model = build_model(spec.stages[0].model["main"], spec.stages[0], spec, ModelServices())
-        amount: Amount = model._tandem.most_of(64, 10, marked=False)  # type: ignore[attr-defined]
-        return amount
+        backend: Backend = model._tandem  # type: ignore[attr-defined]
+        request = canonical_request(backend, ASK, settings_of(None, {"tools": tools}))
+        return backend.most_of(64, 10, marked=False, searches=request.searches)
 
-    plain, searching = most(), most(tools=["provider:web_search"])
-    twice = most(tools=["provider:web_search"], params={"max_tool_calls": 2})
+    plain, searching = most([]), most([SEARCH])
+    twice = most([SEARCH], params={"max_tool_calls": 2})
     # A cent and 10,000 tokens a search, which may be written to the cache at 1.25 USD a million.
     assert (searching - plain).nanos == pytest.approx(8 * (10_000_000 + 10_000 * 1_250))
     assert (twice - plain).nanos == pytest.approx(2 * (10_000_000 + 10_000 * 1_250))
     assert (searching - plain).tokens == 80_000
+
+
+def test_a_search_of_unknown_price_costs_its_tokens_at_least() -> None:
+    price = pricer("x:y", {"x:y": Price(input=1, output=1)})
+    assert most_of(price, 64, 0, searches=1).nanos == pytest.approx((64 + 10_000) * 1_000)
 
 
 # What check refuses ---------------------------------------------------------------------------------------------------
