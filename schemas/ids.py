@@ -341,6 +341,11 @@ def ended_page(run: str, number: int) -> str:
     return f"{ended_pages(run)}{number:06d}.zst"
 
 
+def parse_ended_page(key: str) -> int:
+    """Return the number in a key of `ended_page`."""
+    return int(key.rpartition("/")[2].removesuffix(".zst"))
+
+
 def budget_of_run(run: str) -> str:
     """Return the folder of a run's budget and spending, one object for each version."""
     return f"{RUNS}{run}/budget/"

@@ -2,6 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -26,6 +28,22 @@ from stages.journal.records import CallKey, CallRecord, RowKey, RowRecord
 from stages.observer import RowOutcome
 
 
+@dataclass(frozen=True)
+class _KnownRows:
+    """Outcomes of a stage, with the positions of their rows."""
+
+    positions: list[int]
+    found: AnsweredRows
+
+    @cached_property
+    def places(self) -> dict[int, list[int]]:
+        """The places at which each position is."""
+        places: dict[int, list[int]] = {}
+        for place, position in enumerate(self.positions):
+            places.setdefault(position, []).append(place)
+        return places
+
+
 class BatchTable:
     """The batch's table between its stages, and the outcome of each source row. Rows are named by their position."""
 
@@ -39,7 +57,7 @@ class BatchTable:
         self.table = RowTable.of_source(rows, self.job.snapshot.schema)
         self.rejects: list[tuple[int, dict[str, Any]]] = []
         self.answered: dict[int, list[tuple[GraphStage, RowRecord]]] = {}
-        self.known: list[tuple[list[int], AnsweredRows]] = []
+        self.known: list[_KnownRows] = []
         self.pending: dict[int, list[dict[str, Any]]] = {}
         self.parked: set[int] = set()
         self.rejected: set[int] = set()
@@ -87,7 +105,7 @@ class BatchTable:
         rejected = found.rejected
         for place in rejected:
             self._reject(positions[place], stage, found.record(place))
-        self.known.append((positions, found))
+        self.known.append(_KnownRows(positions, found))
         left = rejected if stage.spec.on_reject == "drop" else ()
         self.table = take_outputs(stage, self.table, found.outputs(), left)
 
@@ -189,9 +207,9 @@ class BatchTable:
     def _answers_to(self, row: int) -> list[tuple[GraphStage, RowRecord]]:
         """Return the answers to a source row so far, with their stages."""
         found = list(self.answered.get(row, ()))
-        for positions, rows in self.known:
-            records = (rows.record(place) for place, position in enumerate(positions) if position == row)
-            found += [(rows.stage, record) for record in records if record.status == "ok"]
+        for known in self.known:
+            records = (known.found.record(place) for place in known.places.get(row, ()))
+            found += [(known.found.stage, record) for record in records if record.status == "ok"]
         return found
 
     def outcomes(self) -> Iterator[RowOutcome]:

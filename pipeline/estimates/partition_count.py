@@ -6,8 +6,8 @@
 Between the two, the index of answers is asked for many partitions at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -113,7 +113,7 @@ class PartitionCount:
         known = self._known(places)
         for number, batch in enumerate(self.batches):
             if self._has_left(number):
-                known_here = Known(known.pop(number, ()))
+                known_here = Known(known.of_batch(number))
                 FollowedBatch(self.job, self._left(number, batch), known_here, self._reading.probe).through(counts)
             self._reading.note(batch.rows)
         return counts
@@ -192,24 +192,37 @@ class PartitionCount:
         prints = zip(*(one.prints for one in keys), strict=True)
         return RowKeys(pl.concat(one.ids for one in keys), [pl.concat(some) for some in prints], self.job)
 
-    def _known(self, places: Sequence[Place]) -> dict[int, list[Record]]:
-        """Load the records of the rows that are followed, by batch, joined as `open` does."""
+    def _known(self, places: Sequence[Place]) -> "_KnownRecords":
+        """Find the records of the rows that are followed, by batch, joined as `open` does."""
         reading = self._reading
         if reading.fresh or not self.batches:
-            return {}
+            return _KnownRecords()
         # Few: what was answered in the last second of a process that was killed on this machine. Its next run has them.
         spooled = Spools(current().spool_folder).records_of_the_dead(reading.store.uri, self.partition)
-        found = {number: list(spooled) for number in range(len(self.batches))} if spooled else {}
         if not self._keys:
-            return found
+            return _KnownRecords(spooled)
         other = reading.others.collect(places, self.needed, self._folder, requests=False)
         sizes = [len(one.ids) for one in self._keys.values()]
         batch = pl.Series("batch", np.repeat(list(self._keys), sizes), dtype=pl.Int64)
         wanted = pl.concat(pl.DataFrame([batch, key.alias("key")]) for key in self._row_keys.all)
         wanted = wanted.with_columns(calls=True)
-        for kind, joined in (("known", self._own), ("elsewhere", other)):
-            for number, path in (joined.by_batch(wanted, self._folder, kind) if joined is not None else {}).items():
-                records = records_of(path.read_bytes())
-                kept = records if kind == "known" else [record for record in records if is_shareable(record)]
-                found.setdefault(number, []).extend(kept)
+        own = self._own.by_batch(wanted, self._folder, "known") if self._own is not None else {}
+        elsewhere = other.by_batch(wanted, self._folder, "elsewhere") if other is not None else {}
+        return _KnownRecords(spooled, own, elsewhere)
+
+
+@dataclass(frozen=True)
+class _KnownRecords:
+    """The records that rows may use, those of batches in files: one batch's are read at a time."""
+
+    spooled: Sequence[Record] = ()
+    own: Mapping[int, Path] = field(default_factory=dict)
+    elsewhere: Mapping[int, Path] = field(default_factory=dict)
+
+    def of_batch(self, number: int) -> list[Record]:
+        found = list(self.spooled)
+        if number in self.own:
+            found += records_of(self.own[number].read_bytes())
+        if number in self.elsewhere:
+            found += filter(is_shareable, records_of(self.elsewhere[number].read_bytes()))
         return found

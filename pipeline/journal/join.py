@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import polars as pl
 import pyarrow as pa
@@ -35,6 +37,8 @@ _KIND = (
     .alias("kind")
 )
 _LISTINGS = 3  # a reader lists again if a listed object is gone
+_NUMBERS = 2**32
+_Numbers = npt.NDArray[Any]
 _SPILL = pa.schema([pa.field("number", pa.uint32()), *known_file.COLUMNS])
 
 
@@ -76,14 +80,13 @@ class JournalJoin:
         """Write a file for each batch, its name begun by `name`. `batch_keys` has columns `batch`, `key` (an identity
         or row fingerprint, hashed) and `calls`: True if single calls (and nodes) may still be of use, not only the
         outcome."""
-        single = pl.col("kind").is_in(["call", "node"]).alias("single")
-        of_rows = self.keys.filter(~pl.col("kind").is_in(REQUESTS))
-        pairs = pl.concat(of_rows.select("number", single, pl.col(name).alias("key")) for name in ("id", "key"))
-        useful = pairs.join(batch_keys, on="key").filter(pl.col("calls") | ~pl.col("single"))
-        matched = useful.select("number", "batch").unique()
+        numbers, batches = self._matched(batch_keys)
         files: dict[int, Path] = {}
         for records in self._records():
-            found = matched.join(records, on="number").sort("number")
+            first, last = records["number"][0], records["number"][-1]
+            some = slice(np.searchsorted(numbers, first), np.searchsorted(numbers, last, side="right"))
+            matched = pl.DataFrame({"number": numbers[some], "batch": batches[some]})
+            found = matched.join(records, on="number", maintain_order="left")
             for (batch,), part in found.group_by("batch", maintain_order=True):
                 assert isinstance(batch, int)
                 if batch not in files:
@@ -91,6 +94,20 @@ class JournalJoin:
                     files[batch].unlink(missing_ok=True)
                 known_file.append(files[batch], part)
         return files
+
+    def _matched(self, batch_keys: pl.DataFrame) -> tuple[_Numbers, _Numbers]:
+        """Return the numbers of records, in order, and for each a batch that may use it. As one number for both: frames
+        of some million pairs would take a gigabyte."""
+        single = pl.col("kind").is_in(["call", "node"]).alias("single")
+        pair = pl.col("number").cast(pl.UInt64) * _NUMBERS + pl.col("batch").cast(pl.UInt64)
+        of_rows = self.keys.filter(~pl.col("kind").is_in(REQUESTS))
+        pairs = [np.empty(0, np.uint64)]
+        for name in ("id", "key"):
+            found = of_rows.select("number", single, pl.col(name).alias("key")).join(batch_keys, on="key")
+            useful = found.filter(pl.col("calls") | ~pl.col("single"))
+            pairs.append(np.unique(useful.select(pair).to_series().to_numpy()))
+        numbers, batches = np.divmod(np.unique(np.concatenate(pairs)), np.uint64(_NUMBERS))
+        return numbers.astype(np.uint32), batches.astype(np.int64)
 
     def to_carry(self, keys: pl.Series) -> Iterator[list[bytes]]:
         """Yield the bodies of records that another journal needs beside the outcomes of its rows: calls and their

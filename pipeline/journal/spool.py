@@ -59,6 +59,7 @@ class FileSpool:
                 raise OSError("the disk is full")
             _unfinished(self._path).replace(self._path)
         except BaseException:
+            _unfinished(self._path).unlink(missing_ok=True)
             os.close(new)
             raise
         os.close(self._file)

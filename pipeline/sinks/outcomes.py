@@ -68,13 +68,17 @@ def ended(store: Store, run: str, since: dt.datetime | None = None, *, note: Not
 
 def gather(store: Store, run: str) -> None:
     """Put the outcomes of a completed run together into pages: readers get them with few requests. Repeatable, and
-    nothing is lost if it is interrupted. Raises StoreError."""
+    nothing is lost if it is interrupted, or if another process does it at the same time: the slower one stops. Raises
+    StoreError."""
     listed = list(store.list(ids.outcomes(run)))
-    number = sum(1 for _ in store.list(ids.ended_pages(run)))
+    number = 1 + max((ids.parse_ended_page(info.key) for info in store.list(ids.ended_pages(run))), default=-1)
     for start in range(0, len(listed), _PAGE):
         read = _read(store, listed[start : start + _PAGE])
         found = [(info, one) for info, one in read if isinstance(one, Ended)]
-        _put(store, ids.ended_page(run, number), [one for _, one in found])
+        if not found:
+            continue
+        if not store.put_absent(ids.ended_page(run, number), _encoded(one for _, one in found)):
+            return
         store.delete([info.key for info, _ in found])
         number += 1
 
@@ -96,7 +100,7 @@ def amend(
     for key, page in _pages(store, run):
         new = [Ended(change(one.result), one.at) if one.result.partition in partitions else one for one in page]
         if new != page:
-            _put(store, key, new)
+            store.put(key, _encoded(new))
             amended = True
     return amended
 
@@ -142,6 +146,5 @@ def _pages(store: Store, run: str) -> Iterator[tuple[str, list[Ended]]]:
         yield key, page
 
 
-def _put(store: Store, key: str, page: Iterable[Ended]) -> None:
-    lines = (orjson.dumps({"at": one.at, "result": one.result.model_dump(mode="json")}) for one in page)
-    store.put(key, compress(lines))
+def _encoded(page: Iterable[Ended]) -> bytes:
+    return compress(orjson.dumps({"at": one.at, "result": one.result.model_dump(mode="json")}) for one in page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.journal.segments import Reading
 from pipeline.journal.spool import Spools
 from pipeline.planning.builder import decisions
 from schemas.plan import RowChanges, Selection
+from stages.journal.records import CallRecord
 from stages.journal.segments import line_of
 from tests.pipeline.jobs import EXTRACT, Bench, rows
 
@@ -244,3 +246,21 @@ async def test_what_a_killed_process_of_this_machine_had_answered_is_counted(
     spool.close(whole=False)
     assert looked(bench).calls == (0, 0)
     assert looked(bench).calls == (0, 0), "a plan leaves it where it is"
+
+
+async def test_records_of_one_batch_are_objects_at_a_time(tmp_path: Path) -> None:
+    """However many a partition has: a million rows of two stages have four million."""
+    bench = Bench(tmp_path, spec={"stages": [EXTRACT, SECOND], "limits": {"batch_rows": 10}})
+    bench.write(rows(200))
+    await bench.one()
+    job = bench.job(stages=[EXTRACT, {**SECOND, "system": "Be brief."}])
+    decided = list(decisions(job, bench.store, Selection(), bench.now()))
+
+    def objects() -> int:
+        gc.collect()
+        return sum(isinstance(one, CallRecord) for one in gc.get_objects())
+
+    before, held = objects(), list[int]()
+    found = count_calls(job, bench.store, decided, note=lambda rows: held.append(objects() - before))
+    assert found.calls == (200, 200)
+    assert max(held) <= 2 * 10 * 2

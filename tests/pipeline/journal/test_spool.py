@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -171,3 +172,20 @@ def test_a_spool_that_is_shrunk_stays_its_owners_and_takes_further_lines(tmp_pat
     spool.close(whole=False)
     ((_, records),) = spools.left_by_the_dead(*KEY)
     assert [record.request for record in records if isinstance(record, CallRecord)] == ["first", "second"]
+
+
+def test_a_disk_that_is_full_leaves_the_spool_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+    spools = Spools(tmp_path)
+    spool = spools.open(*KEY)
+    line = line_of(encode_record(call("first")))
+    spool.write(line)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, most[1]))  # of a file; what tests write beside it is smaller
+    try:
+        spool.replace([b"x" * 9_000_000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() == line + b"\n"
+    spool.close(whole=True)
+    assert list(tmp_path.iterdir()) == []

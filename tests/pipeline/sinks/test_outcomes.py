@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Callable
 
 import pytest
 
@@ -22,6 +23,7 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         self.clock = NOW
         self.refuses = False
+        self.meanwhile: Callable[[], None] | None = None  # called once, before objects are deleted
         super().__init__(uuid.uuid4().hex, now=self._tick)
 
     def _tick(self) -> dt.datetime:
@@ -31,6 +33,9 @@ class Store(MemoryStore):
     def delete(self, keys: object) -> None:
         if self.refuses:
             raise ConnectionFailed("gone")
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            meanwhile()
         super().delete(keys)  # type: ignore[arg-type]
 
 
@@ -94,6 +99,18 @@ def test_many_outcomes_take_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     before = read(store)
     outcomes.gather(store, "a")
     assert (objects(store), read(store)) == (3, before)
+
+
+def test_two_that_gather_at_once_lose_and_double_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that was taken for dead goes on beside the next one, which has gathered all meanwhile."""
+    monkeypatch.setattr(outcomes, "_PAGE", 3)
+    store = Store()
+    write(store, *(f"d={number}" for number in range(8)))
+    before = read(store)
+    store.meanwhile = lambda: outcomes.gather(store, "a")
+    outcomes.gather(store, "a")
+    assert read(store) == before
+    assert sum(1 for _ in outcomes.outcomes(store, "a")) == len(before)
 
 
 def test_an_amended_outcome_is_another_one_wherever_it_lies_and_keeps_its_time() -> None:
