@@ -87,10 +87,10 @@ class Pool:
         """Return how a job ended; None if it was not collected."""
         return self._document(ids.job_ended(self.run, self.name, job), JobEnd)
 
-    def is_out(self, job: str) -> bool:
-        """True if the provider may be at work on a job."""
+    def is_out(self, job: str, since: float = 0.0) -> bool:
+        """True if the provider may be at work on a job that was submitted after a time."""
         done = self.submitted(job)
-        return done is not None and bool(done.id) and self.ended(job) is None
+        return done is not None and bool(done.id) and done.at > since and self.ended(job) is None
 
     def intent(self, job: str) -> Intent | None:
         """Return what is to be submitted; None if nothing was sent yet."""

@@ -37,6 +37,7 @@ from schemas.jobs import Claim, Intent, JobState, Refusal, Submitted
 
 _CANCELLED = "cancelled before it was submitted"
 TOO_SMALL = "too_small"  # the code of a job with fewer requests than the provider takes
+_LONGEST_S = 3 * 86_400.0  # after which a job is over, though nobody collected it: providers give up before
 _FULL = re.compile(r"token_limit_exceeded|enqueued|too many (batches|jobs)|batch.{0,20}(quota|limit)", re.I)
 
 
@@ -275,7 +276,8 @@ class Submission:
         left = limits.not_before - time.time()
         if left > 0 or limits.tokens is None:
             return left
-        out = [self.pool.intent(job) for job in self.pool.jobs() if self.pool.is_out(job)]
+        since = time.time() - _LONGEST_S
+        out = [self.pool.intent(job) for job in self.pool.jobs() if self.pool.is_out(job, since)]
         tokens = sum(one.tokens for one in out if one is not None)
         return self.patience.pause_s if tokens and tokens + intent.tokens > limits.tokens else 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from pipeline.forgetting.parked_calls import remove_parked
 from pipeline.provider_jobs.answers import Answering
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
-from pipeline.provider_jobs.learned import load_limits
+from pipeline.provider_jobs.learned import load_limits, save_limits
 from pipeline.provider_jobs.providers.http import answers_in
 from pipeline.provider_jobs.submission import submit
 from pipeline.stores.memory import MemoryStore
+from schemas import ids
+from schemas.jobs import LearnedLimits, Submitted
 from stages.models.wires.jobs import anthropic, bedrock, gemini, openai
 from stages.models.wires.jobs.form import JobAnswer
 from tests.harness.model_server import ModelServer
@@ -142,6 +145,18 @@ async def test_a_learned_number_of_tokens_is_not_exceeded(model_server: ModelSer
     for job in rest:
         assert (await submit(store, RUN, POOL, job, client, patience=QUICK)).state == "waiting"
     assert model_server.jobs()["files"] == files
+
+
+async def test_a_job_that_nobody_collected_fills_no_queue_for_ever(model_server: ModelServer) -> None:
+    """Its run was killed days ago, and goes on without it."""
+    store, client = MemoryStore(), OPENAI.client(model_server)
+    job = a_job(store, OPENAI, model_server)
+    done = Submitted(id=(await submitted(store, job, client)).id, at=time.time() - 4 * 86_400)
+    store.put(ids.job_submitted(RUN, POOL, job), done.model_dump_json().encode())
+    save_limits(store, RUN, POOL, LearnedLimits(tokens=1))
+    key = park(store, "day=2", 0, some(OPENAI.model(model_server), OPENAI, range(10, 11)))
+    (other,) = form_jobs(store, RUN, POOL, [key], client=client, closing=True).jobs
+    assert (await submit(store, RUN, POOL, other, client, patience=QUICK)).state == "queued"
 
 
 async def test_one_request_that_is_too_large_for_a_job_is_rejected(model_server: ModelServer) -> None:
