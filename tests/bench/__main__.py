@@ -6,6 +6,7 @@ import time
 from tests.bench import (
     answers,
     catalogue,
+    cost,
     filtered,
     killed,
     limits,
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "page": page.main,
     "watched": watched.main,
     "catalogue": catalogue.main,
+    "cost": cost.main,
     "answers": answers.main,
     "killed": killed.main,
     "processes": processes.main,

@@ -1,25 +1,55 @@
-"""5,000 rows against an HTTP model of 200 ms with 64 in flight; the ideal is 320 rows/s."""
+"""What fits between a limit of calls in flight and a model's latency: a whole run beside a raw aiohttp loop.
 
+`SHAPES` sets what is measured: calls in flight, milliseconds and rows of each.
+"""
+
+import asyncio
+import os
 import tempfile
 from pathlib import Path
 
+from stages.models.wires.http import close_session
+from tests.bench.peers import raw
 from tests.bench.pipelines import run, write_spec, write_table
 from tests.harness.model_server import ModelServer
 
-ROWS, LATENCY_MS, IN_FLIGHT = 5_000, 200, 64
+SHAPES = "64×200×20000 1000×2000×20000"
 
 
 def main() -> str:
-    with tempfile.TemporaryDirectory() as name, ModelServer.start(latency_ms=LATENCY_MS) as server:
+    shapes = [tuple(map(int, shape.split("×"))) for shape in os.environ.get("SHAPES", SHAPES).split()]
+    return f"{'; '.join(_measured(*shape) for shape in shapes)} (load {os.getloadavg()[0]:.0f})"
+
+
+def _measured(in_flight: int, latency_ms: int, rows: int) -> str:
+    ideal = in_flight / (latency_ms / 1000)
+    with tempfile.TemporaryDirectory() as name, ModelServer.start(latency_ms=latency_ms) as server:
         folder = Path(name)
-        write_table(folder / "t.csv", ROWS)
+        write_table(folder / "t.csv", rows)
         write_spec(folder, "openai:test-model")
-        ran = run(folder, env=server.env())
-        calls = [call for call in server.calls() if call.answered]
-        phase = max(call.t_end or 0 for call in calls) - min(call.t_start for call in calls)
-    ideal = IN_FLIGHT / (LATENCY_MS / 1000)
-    rate = len(calls) / phase
+        with (folder / "tandem.yaml").open("a") as spec:
+            spec.write(f"limits: {{rows_in_flight: {in_flight}}}\n")
+        os.environ |= {**server.env(), "IN_FLIGHT": str(in_flight)}
+        asyncio.run(_raw(rows))
+        loop = _rate(server)
+        server.reset()
+        server.script({"latency_ms": latency_ms})
+        ran = run(folder, "--yes", env=server.env())
+        ours, most = _rate(server), server.stats().max_in_flight
+    assert ran.report["rows"]["ok"] == rows, ran.report
     return (
-        f"{rate:.0f} rows/s of {ideal:.0f} ideal = {rate / ideal:.0%} over the enrichment phase; "
-        f"{ROWS / ran.wall_s:.0f} rows/s start-up included; {ran.cpu_s / ROWS * 1000:.1f} ms CPU a row"
+        f"{in_flight:,} × {latency_ms} ms, {rows:,} rows: {ours:.0f} rows/s while enriching = {ours / loop:.1%} of the "
+        f"raw loop ({loop:.0f}; ideal {ideal:.0f}), at most {most} at once; the whole run took {ran.wall_s:.1f} s, "
+        f"ideal + {ran.wall_s - rows / ideal:.1f} s, {ran.cpu_s / rows * 1000:.2f} ms of CPU a row"
     )
+
+
+async def _raw(rows: int) -> None:
+    await raw([f"ticket number {number} about an invoice that is wrong" for number in range(rows)])
+    await close_session()
+
+
+def _rate(server: ModelServer) -> float:
+    """Return the answers a second from the first question to the last answer."""
+    calls = [call for call in server.calls() if call.answered]
+    return len(calls) / (max(call.t_end or 0 for call in calls) - min(call.t_start for call in calls))

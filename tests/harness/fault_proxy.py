@@ -60,7 +60,8 @@ class Faults:
 class ProxyStats:
     """What passed and what was broken since the last `clear`."""
 
-    requests: dict[str, int] = field(default_factory=dict)  # by method
+    requests: dict[str, int] = field(default_factory=dict)  # by method, and `LIST` for S3's
+    body_bytes: int = 0  # of requests
     errors: int = 0
     dropped: int = 0
     cut: int = 0
@@ -155,14 +156,17 @@ class _Proxy:
             self.stats = ProxyStats()
             self._methods.clear()
         stats = self.stats
-        counts = {"errors": stats.errors, "dropped": stats.dropped, "cut": stats.cut}
+        counts = {
+            "errors": stats.errors, "dropped": stats.dropped, "cut": stats.cut, "body_bytes": stats.body_bytes
+        }  # fmt: skip
         return web.json_response({"requests": dict(self._methods), **counts})
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
         try:
             while (head := await read_head(reader)) is not None:
-                self._methods[head.method] += 1
+                self._methods["LIST" if "list-type=2" in head.target else head.method] += 1
+                self.stats.body_bytes += head.length or 0
                 if not await self._exchange(head, reader, writer) or head.closes:
                     break
         except (ConnectionError, TimeoutError):
