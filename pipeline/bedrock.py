@@ -63,9 +63,14 @@ def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:
 
 
 def _keys_in(params: Mapping[str, Any]) -> botocore.credentials.Credentials | None:
-    """Return the keys that the spec itself holds, from its environment."""
+    """Return the keys that the spec itself holds, from its environment. Raises SpecError."""
     if "aws_access_key_id" not in params:
         return None
+    if "aws_secret_access_key" not in params:
+        raise SpecError(
+            "params: aws_access_key_id is set without aws_secret_access_key.",
+            hint="Set both, or take it out: keys of the environment are found without.",
+        )
     token = params.get("aws_session_token")
     return botocore.credentials.Credentials(params["aws_access_key_id"], params["aws_secret_access_key"], token)
 

@@ -48,7 +48,8 @@ _NO_CREDENTIALS = (
 
 def keys_out_of_reach(exc: BaseException) -> bool:
     """True if the machine, or the container, that gives this process its keys did not give them now."""
-    return isinstance(exc, boto.CredentialRetrievalError) and exc.kwargs.get("provider") in _OF_THE_MACHINE
+    provider = getattr(exc, "kwargs", {}).get("provider")
+    return isinstance(exc, boto.CredentialRetrievalError) and provider in _OF_THE_MACHINE
 
 
 def store_error(exc: BaseException, bucket: str, uri: str) -> StoreError:

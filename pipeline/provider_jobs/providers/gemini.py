@@ -16,7 +16,6 @@ from stages.models.wires.jobs import gemini
 from stages.models.wires.jobs.form import Framing, JobAnswer, JobLimits, JobStatus
 from stages.models.wires.transport import ProviderChatModel
 
-_VERSION = "v1"  # that of live calls
 _PAGE = "100"
 
 
@@ -32,6 +31,7 @@ class GeminiJobs(WireAnswers):
 
     def __post_init__(self) -> None:
         self._http = Connection(self.model)
+        self._version = self.model.wire.path("").partition("/")[0]  # that of live calls
 
     def line(self, custom_id: str, body: dict[str, Any]) -> bytes:
         return gemini.line(custom_id, body)
@@ -45,7 +45,7 @@ class GeminiJobs(WireAnswers):
             "Content-Type": "application/json",
         }  # fmt: skip
         about = orjson.dumps({"file": {"displayName": gemini.display_name(intent), "mimeType": gemini.MIME}})
-        url = self._http.at_base(f"{self.model.base_url.rstrip('/')}/upload/{_VERSION}/files")
+        url = self._http.at_base(f"{self.model.base_url.rstrip('/')}/upload/{self._version}/files")
         reply = await self._http.send("POST", url, about, start)
         target = reply.headers.get("X-Goog-Upload-URL")
         if target is None:
@@ -55,14 +55,14 @@ class GeminiJobs(WireAnswers):
         file = sent.body["file"]
 
         async def ready() -> bool:
-            return (await self._http.json("GET", f"{_VERSION}/{file['name']}")).get("state") != gemini.UNREADY
+            return (await self._http.json("GET", f"{self._version}/{file['name']}")).get("state") != gemini.UNREADY
 
         if file.get("state") == gemini.UNREADY:
             await until_ready(ready, f"the file {file['name']}")
         return str(file["name"])
 
     async def withdraw(self, file: str) -> None:
-        await self._http.delete(f"{_VERSION}/{file}", gone=(403, 404))  # which it does not tell apart
+        await self._http.delete(f"{self._version}/{file}", gone=(403, 404))  # which it does not tell apart
 
     async def create(self, intent: Intent, content: Content, file: str) -> str:
         path = self.model.wire.path(self.model.model).partition(":")[0]
@@ -72,7 +72,7 @@ class GeminiJobs(WireAnswers):
     async def find(self, intent: Intent, others: Collection[str] = ()) -> str | None:
         query = {"pageSize": _PAGE}
         while True:
-            page = await self._http.json("GET", f"{_VERSION}/batches", query=query)
+            page = await self._http.json("GET", f"{self._version}/batches", query=query)
             for operation in page.get("operations") or ():
                 if gemini.is_of(operation, intent):
                     return str(operation["name"])
@@ -81,18 +81,18 @@ class GeminiJobs(WireAnswers):
             query = {"pageSize": _PAGE, "pageToken": page["nextPageToken"]}
 
     async def status(self, id: str) -> JobStatus:
-        return gemini.status_of(await self._http.json("GET", f"{_VERSION}/{id}"))
+        return gemini.status_of(await self._http.json("GET", f"{self._version}/{id}"))
 
     async def results(self, id: str, folder: Path) -> AsyncIterator[JobAnswer]:
         file = (await self.status(id)).files.get("responsesFile")
         if file is None:
             return
         path = folder / "responses.jsonl"
-        await self._http.download(f"{_VERSION}/{file}:download", path, {"alt": "media"})
+        await self._http.download(f"{self._version}/{file}:download", path, {"alt": "media"})
         async for answer in answers_in(path, gemini.answer_of):
             yield answer
         await asyncio.to_thread(path.unlink)
 
     async def cancel(self, id: str) -> None:
         if (await self.status(id)).state in ("queued", "running"):
-            await self._http.json("POST", f"{_VERSION}/{id}:cancel", {})
+            await self._http.json("POST", f"{self._version}/{id}:cancel", {})

@@ -14,12 +14,16 @@ from pipeline.journal.known_file import records_of
 from pipeline.journal.requests import requests_of
 from pipeline.journal.usage import usage_of_run
 from pipeline.provider_jobs import answer_files
+from pipeline.provider_jobs.base import Content
+from pipeline.provider_jobs.clients import client_for
 from pipeline.provider_jobs.collection import collect, refused_calls
 from pipeline.provider_jobs.forming import form_jobs
 from pipeline.provider_jobs.polling import cancel, described, jobs_of, poll
 from pipeline.stores.memory import MemoryStore
 from schemas import ids
+from schemas.errors import NoAnswer
 from schemas.job_requests import custom_id
+from schemas.jobs import Intent
 from stages.journal.records import CallRecord
 from stages.models.calls import message_of
 from tests.harness.model_server import ModelServer
@@ -27,6 +31,7 @@ from tests.pipeline.provider_jobs.support import (
     ANTHROPIC,
     BEDROCK,
     CASES,
+    GEMINI,
     NAMED,
     OPENAI,
     POOL,
@@ -46,6 +51,27 @@ from tests.pipeline.provider_jobs.support import (
     through,
     to_the_end,
 )
+from tests.stages.models.wires.referee import a_referee
+
+
+async def test_geminis_jobs_have_the_version_of_live_calls(
+    monkeypatch: pytest.MonkeyPatch, model_server: ModelServer
+) -> None:
+    """A gateway may know no other."""
+    monkeypatch.setenv("GOOGLE_GENAI_API_VERSION", "beta")
+    async with a_referee() as referee:
+        client = client_for(GEMINI.model(model_server).model_copy(update={"base_url": referee.url}))
+        assert client is not None
+        referee.make = lambda body: {"name": "batches/1", "metadata": {"state": "BATCH_STATE_RUNNING"}}
+        await client.status("batches/1")
+        intent = Intent(job="0" * 16, digest="d", requests=1, bytes=1, prefix="x", at=0.0)
+        assert await client.find(intent) is None
+        await client.withdraw("files/1")
+        with pytest.raises(NoAnswer):  # it names no address for the upload
+            await client.upload(intent, Content(Path("x"), 1))
+    assert [path for path, _, _ in referee.sent] == [
+        "/v1beta/batches/1", "/v1beta/batches", "/v1beta/files/1", "/upload/v1beta/files",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -237,11 +237,13 @@ def result_of(answer: dict[str, Any], request_id: str | None, model: str) -> Cha
     for block in output.get("content") or ():
         if (use := block.get("toolUse")) is not None:
             calls.add(use.get("name"), use.get("input") or {}, use.get("toolUseId"))
-        elif "text" in block:
-            texts.append(block["text"])
-            content.append({"type": "text", "text": block["text"]})
         elif (thought := block.get("reasoningContent")) is not None:
             content.append(_thought(thought))
+        else:
+            cited = block.get("citationsContent") or {}
+            for part in [block] if "text" in block else cited.get("content") or ():
+                texts.append(part["text"])
+                content.append({"type": "text", "text": part["text"]})
     tier = (answer.get("serviceTier") or {}).get("type")
     metadata = {
         "finish_reason": answer.get("stopReason"),

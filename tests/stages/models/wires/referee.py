@@ -40,7 +40,7 @@ class Referee:
         raw = await request.read()
         self.raw_paths.append(request.raw_path)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.sent.append((request.path, headers, orjson.loads(raw)))
+        self.sent.append((request.path, headers, orjson.loads(raw) if raw else None))
         if self.next:
             status, body, extra = self.next.pop(0)
             data = body if isinstance(body, bytes) else orjson.dumps(body)

@@ -252,6 +252,16 @@ ERRORS: list[tuple[int, str, type[Exception]]] = [
 ]
 
 
+async def test_text_that_cites_documents_is_part_of_the_answer(both: Both) -> None:
+    cited = {"citationsContent": {"content": [{"text": "late"}, {"text": "."}], "citations": [{"title": "One"}]}}
+    answer = {
+        "output": {"message": {"role": "assistant", "content": [{"text": "It is "}, cited]}}, "stopReason": "end_turn",
+        "usage": {"inputTokens": 1, "outputTokens": 2, "totalTokens": 3}, "metrics": {"latencyMs": 1},
+    }  # fmt: skip
+    both.referee.next = [(200, answer, {})]
+    assert (await both.ask(CLAUDE, ASK)).content == "It is late."
+
+
 async def test_bedrocks_errors_are_sorted(both: Both) -> None:
     for status, message, kind in ERRORS:
         both.referee.next = [(status, {"message": message}, {})]
@@ -265,6 +275,8 @@ def test_without_a_region_or_a_profile_a_sentence_says_so() -> None:
     assert "AWS_REGION" in caught.value.hint
     with pytest.raises(SpecError, match="no such profile"):
         bedrock_access({"credentials_profile_name": "nobody", "region_name": "us-east-1"})
+    with pytest.raises(SpecError, match="aws_secret_access_key"):
+        bedrock_access({"aws_access_key_id": "AKIDEXAMPLE", "region_name": "us-east-1"})
     found = bedrock_access({"region_name": "eu-west-1"})
     assert found.base_url == "https://bedrock-runtime.eu-west-1.amazonaws.com"
     assert not found.has_credentials()
