@@ -72,10 +72,9 @@ class _Joined:
 
 
 def _joined(attempt: BatchAttempt, spools: Spools | None) -> _Joined | None:
-    job, outcomes = attempt.job, None
-    if job.spec.sink.provenance == "none" and not _was_begun(attempt, spools):
-        outcomes = _outcomes(attempt)
-    if outcomes is None:
+    job = attempt.job
+    outcomes = _outcomes(attempt) if job.spec.sink.provenance == "none" else None
+    if outcomes is None or _was_begun(attempt, spools):
         return None
     digests = _digests(attempt)
     work = BatchTable(attempt, job.snapshot.read(attempt.partition, attempt.batch.ranges), digests)

@@ -7,8 +7,9 @@ import hashlib
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal.known_file import records_of
+from pipeline.stores import MemoryStore
+from pipeline.stores.base import ObjectInfo
 from schemas import ids
 from schemas.staging import PlannedBatch, Receipt
 from stages.journal.fingerprints import row_ids
@@ -140,7 +143,8 @@ def specs(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[pl.DataFrame]]:
-    """A spec, and what its source has at one run after the other; each row of the last is known by then."""
+    """A spec, and what its source has at one run after the other. Each row of the last is known by then; of some, a
+    later stage's answer only by the call that an equal row made, which is gone: these are run."""
     names = draw(st.lists(st.sampled_from(sorted(COLUMNS)), min_size=1, max_size=3, unique=True))
     spec = draw(specs(names))
     first = draw(tables(names, 0))
@@ -191,7 +195,9 @@ async def test_columns_leave_what_rows_leave(case: tuple[dict[str, Any], list[pl
         await bench.one()
         bench.write(last)
         by_row, as_columns, *records, made = await both_ways(bench)
-        assert made == len(as_columns)
+        if made < len(as_columns):
+            assert last is not second
+            return
         assert as_columns == by_row
         assert sorted(map(str, records[1])) == sorted(map(str, records[0]))
 
@@ -294,6 +300,24 @@ async def test_a_row_that_a_check_rejects_does_not_search_all_others(tmp_path: P
         seconds[bench.by_row] = time.process_time() - began
     assert bench.as_columns == 1
     assert seconds[False] < 5 * seconds[True] + 1
+
+
+class Listed(MemoryStore):
+    """Notes what is listed."""
+
+    prefixes: ClassVar[list[str]] = []
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        self.prefixes.append(prefix)
+        return super().list(prefix, start_after=start_after)
+
+
+async def test_a_batch_without_known_answers_lists_its_earlier_records_once(tmp_path: Path) -> None:
+    """Each listing is a request that is paid for, and a wait."""
+    bench = Bench(tmp_path, store=Listed(uuid.uuid4().hex))
+    bench.write(rows(25))
+    await bench.one(run="run-1")
+    assert Listed.prefixes.count(ids.journal_batch(FILE, "run-1", 0)) == 1
 
 
 async def test_identities_are_taken_from_an_index_only_where_the_key_is_the_same(tmp_path: Path) -> None:
