@@ -5,8 +5,9 @@
 #   make quick     those without whole commands   make docs    write what pages are generated from
 #   make commands  the longest tests, every page  make cover   coverage of the quick ones
 #   make prove     the full-size tests            make bench   measurements
-#   make simulate  SEEDS=2000                     make lock    resolve the lock files anew
-#   make clean     remove caches and .venv        make help    this
+#   make simulate  SEEDS=2000                     make scale   10,000 partitions run, a million planned
+#   make lock      resolve the lock files anew    make clean   remove caches and .venv
+#   make help      this
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -20,7 +21,7 @@ UV := $(BIN)/uv
 FIRST_DAY := $(VENV)/.first-day
 DEV := $(VENV)/.dev
 
-.PHONY: demo test quick cover commands check bench prove simulate docs lock clean help
+.PHONY: demo test quick cover commands check bench prove simulate scale docs lock clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -60,6 +61,9 @@ bench: $(DEV)
 
 prove: $(DEV)
 	$(BIN)/python -m pytest -m prove -s $(ARGS)
+
+scale: $(DEV)
+	$(BIN)/python -m tests.bench.scale
 
 simulate: $(DEV)
 	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n $(WORKERS) -k simulat $(ARGS)

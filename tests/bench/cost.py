@@ -69,7 +69,7 @@ def _measured(s3: SeaweedS3, partitions: int, rows: int) -> str:
         _write(folder, partitions, rows)
         with FaultProxy.start(s3.port) as proxy:
             env = {**s3.env(proxy.url), "TEMPORAL_ADDRESS": temporal.address}
-            with _worker(folder, env):
+            with working(folder, env):
                 ran = run(folder, "--yes", env=env)
             stats = proxy.stats()
         assert ran.report["partitions"]["published"] == partitions
@@ -78,7 +78,8 @@ def _measured(s3: SeaweedS3, partitions: int, rows: int) -> str:
 
 
 @contextlib.contextmanager
-def _worker(folder: Path, env: dict[str, str]) -> Iterator[None]:
+def working(folder: Path, env: dict[str, str]) -> Iterator[None]:
+    """Let a worker work for a Temporal of ours."""
     command = [sys.executable, "-m", "pipeline.cli", "worker"]
     worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **env}, stderr=subprocess.DEVNULL)
     try:
