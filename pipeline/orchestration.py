@@ -1,6 +1,7 @@
 """The workers of workflows, which run Tandem's code alone: a command has them in its own process.
 
-Without the activities' imports (`pipeline.worker`), which are seconds that only worker processes need.
+Without the activities' imports (`pipeline.worker`), which are seconds that only worker processes need; and without
+Temporal's sandbox, in which tests run the same code: there, each workflow imports its modules anew.
 """
 
 import asyncio
@@ -8,8 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from temporalio.client import Client
-from temporalio.worker import Interceptor, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
 from pipeline.limits.lease_keeper import SharedLimits
 from pipeline.limits.leases import Leases
@@ -23,18 +23,11 @@ from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.run import RunWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
 
-# Modules that workflows import from outside the sandbox: pure values, built once instead of for each workflow.
-_PASSED_THROUGH = ("schemas", "pydantic", "pydantic_core", "annotated_types", "typing_extensions")
-
-
-def sandbox() -> SandboxedWorkflowRunner:
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
-
 
 @asynccontextmanager
 async def leasing(client: Client, limits: SharedLimits) -> AsyncIterator[None]:
     """Share limits with the fleet until the block ends."""
-    leases = asyncio.create_task(Leases(client, limits, sandbox()).run())
+    leases = asyncio.create_task(Leases(client, limits, UnsandboxedWorkflowRunner()).run())
     try:
         yield
     finally:
@@ -58,7 +51,7 @@ async def orchestrating(client: Client, queue: str, identity: str | None = None)
         client,
         task_queue=queue,
         workflows=[RunWorkflow, PartitionWorkflow, RowWorkflow, JobsWorkflow, ScheduledWorkflow],
-        workflow_runner=sandbox(),
+        workflow_runner=UnsandboxedWorkflowRunner(),
         interceptors=interceptors,
         sticky_queue_schedule_to_start_timeout=STICKY,
         identity=identity,

@@ -10,11 +10,11 @@ from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
-from pipeline.orchestration import sandbox
 from pipeline.workflows.jobs.workflow import JobsWorkflow
 from pipeline.workflows.limits.limiter import LimiterWorkflow
 from pipeline.workflows.row import RowWorkflow
 from pipeline.workflows.schedule import ScheduledWorkflow
+from tests.harness.sandbox import sandbox
 
 HERE = Path(__file__).parent
 RECORDED = sorted((HERE / "others").glob("*.json"))

@@ -20,7 +20,6 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from pipeline.orchestration import sandbox
 from pipeline.workflows.jobs.workflow import JobsWorkflow
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.policies import fair_share
@@ -71,6 +70,7 @@ from schemas.messages.run import (
     SetLimitsRequest,
 )
 from schemas.messages.schedule import FiringDecision, FiringRequest
+from tests.harness.sandbox import sandbox
 
 ROWS = 10
 T = TypeVar("T")

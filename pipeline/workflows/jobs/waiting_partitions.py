@@ -32,7 +32,7 @@ with workflow.unsafe.imports_passed_through():
 _TRIES = 3  # to signal a workflow that may end just then
 _LAST_WORDS = timedelta(minutes=20)  # that jobs have to be cancelled by their provider
 _ENDS_WITHIN = timedelta(seconds=1)  # after its last signal
-_WORST: dict[Late, int] = {"next-job": 0, "standard": 1, "reject": 2}
+_FROM_BEST: tuple[Late, ...] = ("next-job", "standard", "reject")
 
 
 class WaitingPartitions:
@@ -91,7 +91,7 @@ class WaitingPartitions:
 
     def _late(self, waiting: WaitingPartition, pools: tuple[str, ...]) -> Late:
         found = [self._answers[waiting.partition.key, pool] for pool in pools]
-        return max([waiting.late, *found], key=lambda late: _WORST[late])
+        return max([waiting.late, *found], key=_FROM_BEST.index)
 
     # From the jobs --------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from pipeline.limits.leases import Leases
-from pipeline.orchestration import sandbox
 from pipeline.workflows.limits.limiter import LimiterWorkflow
 from schemas import ids
 from schemas.messages.limits import LeaseRequest, PerMinute
 from stages.limits.limiter import Limiters, Rates
+from tests.harness.sandbox import sandbox
 from tests.harness.servers import TemporalServer
 
 EVENTS = 5_000

@@ -11,10 +11,10 @@ from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
-from pipeline.orchestration import sandbox
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
 from schemas.messages.partition import PartitionInput, PartitionResult
+from tests.harness.sandbox import sandbox
 
 RECORDED = sorted((Path(__file__).parents[2] / "histories").glob("*.json"))
 

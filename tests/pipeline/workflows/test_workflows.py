@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import importlib
+import pkgutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +19,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
+import pipeline.workflows
 from pipeline.workflows.partition import PartitionWorkflow
 from pipeline.workflows.run import RunWorkflow
 from schemas import ids
@@ -55,6 +58,20 @@ print([name for name in {HEAVY!r} if name in sys.modules], "pipeline.workflows.r
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert found.stdout.strip() == "[] True"
+
+
+def test_workflow_modules_hold_no_state() -> None:
+    """They run outside the sandbox, so that what a module or a class holds is shared by all workflows of a process."""
+    found = []
+    for module in pkgutil.walk_packages(pipeline.workflows.__path__, "pipeline.workflows."):
+        loaded = importlib.import_module(module.name)
+        classes = [one for one in vars(loaded).values() if isinstance(one, type) and one.__module__ == module.name]
+        for holder in (loaded, *classes):
+            found += [
+                f"{module.name}.{name}" for name, value in vars(holder).items()
+                if isinstance(value, list | dict | set | bytearray) and not name.startswith("__")
+            ]  # fmt: skip
+    assert found == []
 
 
 # A run and its partitions -------------------------------------------------------------------------------------------
