@@ -18,7 +18,7 @@ from schemas.messages.schedule import FiringDecision, FiringRequest, ScheduledIn
 from tests.harness.servers import TemporalServer
 from tests.pipeline.fakes import Bench, Fakes, at_work, ended, planned, until
 
-LARGE = planned(*(f"block={n:06d}" for n in range(24)))
+LARGE = planned(*(f"block={n:06d}" for n in range(96)))
 SMALL = planned("day=2026-11-01", "day=2026-11-02")
 
 
