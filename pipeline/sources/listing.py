@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -28,13 +28,14 @@ _GLOB = re.compile(r"[*?\[]")
 @dataclass(frozen=True)
 class SourceFile:
     """`uri` opens it, `relative` is its path below the source's root, `etag` changes when it does. `changed_at`: the
-    time of the last change, in seconds since 1970."""
+    time of the last change, in seconds since 1970. `content`: its bytes, where they were read as they were listed."""
 
     uri: str
     relative: str
     size: int
     etag: str
     changed_at: float = 0.0
+    content: bytes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,13 @@ def _bucket_at(bucket: str, endpoint: str | None) -> Store:
 
 def open_file(file: SourceFile) -> Any:
     """Open the object as it was listed, as a `pyarrow.NativeFile`. Raises InputChanged if it has changed since."""
+    if file.content is not None:
+        return pa.BufferReader(file.content)
     check_unchanged(file)
     try:
         if file.uri.startswith("s3://"):
-            bucket, _, key = file.uri.removeprefix("s3://").partition("/")
-            return bucket_of(bucket).open_input(key)
+            bucket, key = _place(file)
+            return bucket.open_input(key)
         return pa.OSFile(file.uri)
     except (ObjectMissing, FileNotFoundError):
         raise _changed(file) from None
@@ -201,9 +204,11 @@ def open_file(file: SourceFile) -> Any:
 def check_unchanged(file: SourceFile) -> None:
     """Raise InputChanged if the object is not the one that was listed. Also called after reading, as a writer may have
     changed it in between."""
+    if file.content is not None:
+        return
     if file.uri.startswith("s3://"):
-        bucket, _, key = file.uri.removeprefix("s3://").partition("/")
-        info = bucket_of(bucket).head(key)
+        bucket, key = _place(file)
+        info = bucket.head(key)
         same = info is not None and info.etag == file.etag
     else:
         try:
@@ -212,6 +217,24 @@ def check_unchanged(file: SourceFile) -> None:
             same = False
     if not same:
         raise _changed(file)
+
+
+def read_listed(file: SourceFile) -> bytes:
+    """Read an object of S3 as it was listed, by one request. Raises InputChanged, StoreError."""
+    bucket, key = _place(file)
+    try:
+        content = bucket.get_unchanged(key, file.etag)
+    except ObjectMissing:
+        content = None
+    if content is None:
+        raise _changed(file)
+    return content
+
+
+def _place(file: SourceFile) -> tuple[Store, str]:
+    """Return the store and the key of an object of S3."""
+    bucket, _, key = file.uri.removeprefix("s3://").partition("/")
+    return bucket_of(bucket), key
 
 
 def compression_of(file: SourceFile) -> str | None:

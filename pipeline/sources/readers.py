@@ -1,6 +1,7 @@
 """Readers: the typed rows of a source in order, each format's in its own way."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +14,7 @@ from pipeline.sources.encoding import Chunk
 from pipeline.sources.listing import Listing, SourceFile, check_unchanged, open_file
 from pipeline.sources.ndjson import ndjson_chunks
 from pipeline.sources.parquet_types import given_type, in_types, widest
+from pipeline.sources.small_files import read_ahead
 from pipeline.sources.type_inference import Inference, Typing
 from pipeline.stores.parquet import batches_of
 from schemas.errors import SourceError
@@ -22,7 +24,7 @@ from schemas.tables import stored_schema, stored_type
 
 def text_chunks(listing: Listing, source: Source) -> Iterator[Chunk]:
     """The source's rows in order, some megabytes at a time. Raises SourceError, InputChanged."""
-    for index, file in enumerate(listing.files):
+    for index, file in enumerate(read_ahead(listing.files)):
         if file.size == 0:
             continue
         if listing.format == "csv":
@@ -37,6 +39,7 @@ MAX_GROUP_ROWS = 20_000
 _MAX_GROUP_BYTES = 128 * 1024 * 1024
 _READ_ROWS = 16_384
 _READ_BYTES = 32 * 1024 * 1024
+_TOGETHER_BYTES = 1024 * 1024  # of text
 
 
 class Reader:
@@ -174,16 +177,16 @@ class TextReader(Reader):
 
     def __init__(self, spec: Spec, listing: Listing, folder: Path, pinned: dict[str, str], note: Note) -> None:
         self.referable = False
-        self._chunks: list[tuple[int, Path]] = []
+        self._texts: list[_LocalText] = []
         inference = Inference()
         names: dict[str, None] = {}
-        for chunk in text_chunks(listing, spec.source):
-            names.update(dict.fromkeys(chunk.rows.columns))
-            inference.observe(chunk.rows, chunk.quoted)
-            path = folder / f"text-{len(self._chunks):06d}.parquet"
-            chunk.rows.write_parquet(path, compression="lz4", statistics=False)
-            self._chunks.append((chunk.file, path))
-            note(0)
+        for chunks in _together(text_chunks(listing, spec.source), note):
+            rows = pl.concat([chunk.rows for chunk in chunks], rechunk=True)
+            names.update(dict.fromkeys(rows.columns))
+            inference.observe(rows, chunks[0].quoted)
+            path = folder / f"text-{len(self._texts):06d}.parquet"
+            rows.write_parquet(path, compression="lz4", statistics=False)
+            self._texts.append(_LocalText(path, [(chunk.file, chunk.rows.height) for chunk in chunks]))
         if not names:
             raise SourceError(f"source.path = {spec.source.path!r}: no rows and no header.")
         self._typing = Typing.decide(inference.types(names), spec.source.columns, pinned)
@@ -200,8 +203,36 @@ class TextReader(Reader):
 
     def frames(self) -> Iterator[tuple[int, int, pl.DataFrame]]:
         starts: dict[int, int] = {}
-        for index, path in self._chunks:
-            frame = self._typed(path)
-            yield index, starts.get(index, 0), frame
-            starts[index] = starts.get(index, 0) + frame.height
-            path.unlink()
+        for text in self._texts:
+            frame, place = self._typed(text.path), 0
+            for index, rows in text.parts:
+                yield index, starts.get(index, 0), frame[place : place + rows]
+                starts[index] = starts.get(index, 0) + rows
+                place += rows
+            text.path.unlink()
+
+
+@dataclass(frozen=True)
+class _LocalText:
+    """A local file with rows of one file of the source, or of several small ones: their numbers, and the rows of
+    each."""
+
+    path: Path
+    parts: list[tuple[int, int]]
+
+
+def _together(chunks: Iterable[Chunk], note: Note) -> Iterator[list[Chunk]]:
+    """Yield chunks with the same columns together, up to a size: work by the chunk is slow for files of a row."""
+    held: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        note(0)
+        if held and (
+            size > _TOGETHER_BYTES or (chunk.rows.columns, chunk.quoted) != (held[0].rows.columns, held[0].quoted)
+        ):
+            yield held
+            held, size = [], 0
+        held.append(chunk)
+        size += int(chunk.rows.estimated_size())
+    if held:
+        yield held

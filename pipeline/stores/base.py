@@ -64,6 +64,12 @@ class Store(Protocol):
         """Return the object's bytes. Raises ObjectMissing."""
         ...
 
+    def get_unchanged(self, key: str, etag: str) -> bytes | None:
+        """Return the bytes of the object that has this etag; None if there is another one. Raises ObjectMissing."""
+        data = self.get(key)
+        found = self.head(key)
+        return data if found is not None and found.etag == etag else None
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return at most `length` bytes from `start`, which lies within the object."""
         ...

@@ -80,16 +80,26 @@ class S3Store(Store):
     def get(self, key: str) -> bytes:
         return self._read(key)
 
+    def get_unchanged(self, key: str, etag: str) -> bytes | None:
+        """Do as the base does, by one request."""
+        data, found = self._object(key)
+        return data if _info(key, len(data), found).etag == etag else None
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._read(key, Range=f"bytes={start}-{start + length - 1}")
 
     def _read(self, key: str, **options: Any) -> bytes:
-        """Read an object. boto3 retries up to the response's headers; a broken body is requested again here."""
+        return self._object(key, **options)[0]
 
-        def read() -> bytes:
-            with contextlib.closing(self._client().get_object(**self._address(key), **options)["Body"]) as body:
+    def _object(self, key: str, **options: Any) -> tuple[bytes, Any]:
+        """Read an object, with its response. boto3 retries up to the response's headers; a broken body is requested
+        again here."""
+
+        def read() -> tuple[bytes, Any]:
+            found = self._client().get_object(**self._address(key), **options)
+            with contextlib.closing(found["Body"]) as body:
                 try:
-                    return bytes(body.read())
+                    return bytes(body.read()), found
                 except BotoCoreError as exc:
                     raise _BodyCut(exc) from exc
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.sources.listing import list_source
+from pipeline.sources.small_files import read_ahead
 from pipeline.sources.split import snapshot_of
 from pipeline.stores import open_store
 from schemas.errors import InputChanged, SourceError
+from tests.harness.fault_proxy import FaultProxy
 from tests.harness.servers import SeaweedS3
 from tests.pipeline.sources.reading import rows, snap, spec_of, write
 
@@ -53,3 +56,36 @@ def test_an_object_that_changes_is_noticed(bucket: str, seaweed: SeaweedS3, tmp_
     client.close()
     with pytest.raises(InputChanged):
         rows(found)
+
+
+def test_a_small_object_is_one_request(
+    bucket: str, seaweed: SeaweedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = seaweed.client()
+    for number in range(90):
+        client.put_object(Bucket=bucket, Key=f"in/{number:02d}.csv", Body=f"id\n{number}\n".encode())
+    client.close()
+    path = f"s3://{bucket}/in/*.csv"
+    with FaultProxy.start(seaweed.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        found = snap(tmp_path, path)
+        asked = proxy.stats().requests
+    assert [row["id"] for row in rows(found)] == list(range(90)), "in the order of their names"
+    assert asked["GET"] == 90
+    assert asked["HEAD"] <= 1, "of the path itself"
+
+
+def test_a_small_object_that_changes_after_it_was_listed_is_noticed(
+    bucket: str, seaweed: SeaweedS3, tmp_path: Path
+) -> None:
+    client = seaweed.client()
+    client.put_object(Bucket=bucket, Key="a.csv", Body=b"id\n1\n")
+    (file,) = list_source(spec_of(f"s3://{bucket}/a.csv").source, tmp_path).files
+    assert [one.content for one in read_ahead([file])] == [b"id\n1\n"]
+    client.put_object(Bucket=bucket, Key="a.csv", Body=b"id\n2\n")
+    with pytest.raises(InputChanged):
+        list(read_ahead([file]))
+    client.delete_object(Bucket=bucket, Key="a.csv")
+    client.close()
+    with pytest.raises(InputChanged):
+        list(read_ahead([file]))

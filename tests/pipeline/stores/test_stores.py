@@ -223,6 +223,17 @@ def test_upload_takes_a_file_of_any_size_once(store: Store, tmp_path: Path, size
     assert keys(store) == ["data/x"]
 
 
+def test_an_object_is_read_as_it_was_listed(store: Store) -> None:
+    store.put("a", b"one")
+    (listed,) = store.list("a")
+    assert store.get_unchanged("a", listed.etag) == b"one"
+    store.put("a", b"other")
+    assert store.get_unchanged("a", listed.etag) is None
+    store.delete(["a"])
+    with pytest.raises(ObjectMissing):
+        store.get_unchanged("a", listed.etag)
+
+
 def test_an_object_of_another_size_is_not_taken_for_the_upload(store: Store, tmp_path: Path) -> None:
     if isinstance(store, MemoryStore):
         pytest.skip("overwrites")
