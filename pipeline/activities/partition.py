@@ -187,7 +187,7 @@ async def refuse_held(client: Client, store: Store, request: OpenRequest) -> Non
 def published_before(store: Store, request: PublishRequest) -> PartitionResult:
     """Return the result of an earlier attempt that has committed for this run. Raises ObjectMissing without one."""
     manifest = commits.current(store, request.partition)
-    if manifest is None or manifest.run != request.ref.run:
+    if manifest is None or manifest.run != request.ref.run or manifest.kind == "tombstone":
         recorded = outcomes.load_outcome(store, request.ref.run, request.partition)
         if recorded is None or recorded.outcome != "published":
             raise ObjectMissing(f"{store.uri}/{request.opened} is gone.")

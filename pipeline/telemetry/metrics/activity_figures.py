@@ -26,14 +26,15 @@ class ActivityFigures(Interceptor):
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         return _Inbound(next, self)
 
-    def ended(self, activity: str, result: object, seconds: float) -> None:
-        """Record the end of an activity; `result` None: it failed."""
-        if activity == _BATCH:
+    def ended(self, activity: str, result: object, seconds: float, *, enriches: bool) -> None:
+        """Record the end of an activity, which has run a batch if it `enriches`; `result` None: it failed."""
+        if isinstance(result, Opened):
+            if (onward := result.onward) is not None:
+                self._batch_ended(onward.batch)
+                if onward.published is not None:
+                    self.recorder.observe("tandem_publish_seconds", {}, onward.publish_s)
+        elif enriches:
             self._batch_ended(result if isinstance(result, BatchResult) else None)
-        elif activity == _OPEN and isinstance(result, Opened) and (onward := result.onward) is not None:
-            self._batch_ended(onward.batch)
-            if onward.published is not None:
-                self.recorder.observe("tandem_publish_seconds", {}, onward.publish_s)
         elif activity == "publish" and isinstance(result, PartitionResult):
             self.recorder.observe("tandem_publish_seconds", {}, seconds)
 
@@ -63,7 +64,7 @@ class _Inbound(ActivityInboundInterceptor):
             return result
         finally:
             self._figures.running -= enriches
-            self._figures.ended(name, result, time.monotonic() - began)
+            self._figures.ended(name, result, time.monotonic() - began, enriches=enriches)
 
 
 def _goes_on(args: Sequence[Any]) -> bool:
