@@ -12,7 +12,7 @@ from schemas.jobs import JobEnd, JobState
 from schemas.messages.batch import BatchRequest, BatchResult
 from schemas.messages.jobs import FormedJobs, FormRequest, JobProgress, JobRequest, JobTerms
 from tests.pipeline.fakes import at_work, beat_until, ended, planned, skipping_time, until
-from tests.pipeline.workflows.test_jobs import A, B, a_run, is_open, parks
+from tests.pipeline.workflows.test_jobs import A, B, a_run, is_open, parks, parks_late
 
 
 @pytest.fixture
@@ -24,11 +24,6 @@ async def skipping() -> AsyncIterator[WorkflowEnvironment]:
 async def test_jobs_are_formed_one_after_the_other(skipping: WorkflowEnvironment) -> None:
     """Two that are formed at once may hold one call: what a job gave back, and what a partition parks just then."""
     going = asyncio.Event()
-
-    async def enrich(request: BatchRequest, nth: int) -> BatchResult | None:
-        if request.partition == B and request.waves.wave == 0:
-            await beat_until(going)
-        return await parks(1)(request, nth)  # type: ignore[no-any-return]
 
     async def poll(request: JobRequest, nth: int) -> JobProgress | None:
         state = JobState(job=request.job, state="expired", id="b")
@@ -47,8 +42,8 @@ async def test_jobs_are_formed_one_after_the_other(skipping: WorkflowEnvironment
         return FormedJobs(jobs=("next",), limit=1_000)
 
     fakes = a_run(
-        planned(A, B), terms=JobTerms(gather_s=1), enrich_batch=enrich, poll_job=poll, collect_job=collect,
-        form_jobs=form,
+        planned(A, B), terms=JobTerms(gather_s=1), enrich_batch=parks_late(B, going), poll_job=poll,
+        collect_job=collect, form_jobs=form,
     )  # fmt: skip
     async with at_work(skipping.client, fakes) as bench:
         assert (await ended(await bench.start())).totals.published == 2
@@ -77,11 +72,6 @@ async def test_a_partition_whose_calls_a_job_answered_that_is_just_collected_wai
     """Its file came after the job's last look for late ones: the job is collected once more, and asked nothing."""
     going = asyncio.Event()
 
-    async def enrich(request: BatchRequest, nth: int) -> BatchResult | None:
-        if request.partition == B and request.waves.wave == 0:
-            await beat_until(going)
-        return await parks(1)(request, nth)  # type: ignore[no-any-return]
-
     async def collect(request: JobRequest, nth: int) -> JobEnd | None:
         if request.job != "first" or len([one for one in fakes.of("collect_job") if one.job == "first"]) > 1:
             return None
@@ -91,7 +81,13 @@ async def test_a_partition_whose_calls_a_job_answered_that_is_just_collected_wai
     async def form(request: FormRequest, nth: int) -> FormedJobs:
         return FormedJobs(jobs=("next",) if request.files == ("again",) else ("first",), limit=1_000)
 
-    fakes = a_run(planned(A, B), terms=JobTerms(gather_s=1), enrich_batch=enrich, collect_job=collect, form_jobs=form)
+    fakes = a_run(
+        planned(A, B),
+        terms=JobTerms(gather_s=1),
+        enrich_batch=parks_late(B, going),
+        collect_job=collect,
+        form_jobs=form,
+    )
     async with skipping_time() as env, at_work(env.client, fakes) as bench:
         assert (await ended(await bench.start())).totals.published == 2
     files = [request.files for request in fakes.of("form_jobs")]

@@ -58,6 +58,17 @@ def parks(waves: int) -> Any:
     return enrich
 
 
+def parks_late(partition: str, going: asyncio.Event) -> Any:
+    """The same, once; the first batch of one partition only after `going`."""
+
+    async def enrich(request: BatchRequest, nth: int) -> BatchResult | None:
+        if request.partition == partition and request.waves.wave == 0:
+            await beat_until(going)
+        return await parks(1)(request, nth)  # type: ignore[no-any-return]
+
+    return enrich
+
+
 def a_run(
     *pages: list[Any], waves: int = 1, terms: JobTerms | None = None, canary: Sequence[Any] = (), **on: Any
 ) -> Fakes:

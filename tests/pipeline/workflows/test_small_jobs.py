@@ -10,10 +10,9 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from schemas.jobs import JobEnd
-from schemas.messages.batch import BatchRequest, BatchResult
 from schemas.messages.jobs import FormedJobs, FormRequest, JobRequest, JobTerms
-from tests.pipeline.fakes import at_work, beat_until, ended, planned, skipping_time
-from tests.pipeline.workflows.test_jobs import A, B, a_run, is_open, parks
+from tests.pipeline.fakes import at_work, ended, planned, skipping_time
+from tests.pipeline.workflows.test_jobs import A, B, a_run, is_open, parks_late
 
 
 @pytest.fixture
@@ -65,16 +64,11 @@ async def test_calls_that_were_too_few_go_with_those_that_come_later(skipping: W
     """One partition is still at work: its calls and the others' are one job, and nothing is asked live."""
     going = asyncio.Event()
 
-    async def enrich(request: BatchRequest, nth: int) -> BatchResult | None:
-        if request.partition == B and request.waves.wave == 0:
-            await beat_until(going)
-        return await parks(1)(request, nth)  # type: ignore[no-any-return]
-
     async def collect(request: JobRequest, nth: int) -> JobEnd | None:
         asyncio.get_running_loop().call_later(0.5, going.set)  # once the workflow has its end
         return await small()(request, nth) if nth == 1 else None
 
-    fakes = a_run(planned(A, B), terms=JobTerms(gather_s=2), enrich_batch=enrich, collect_job=collect)
+    fakes = a_run(planned(A, B), terms=JobTerms(gather_s=2), enrich_batch=parks_late(B, going), collect_job=collect)
     async with at_work(skipping.client, fakes) as bench:
         assert (await ended(await bench.start())).totals.published == 2
     first, *_, last = fakes.of("form_jobs")
