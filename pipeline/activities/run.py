@@ -29,7 +29,7 @@ from pipeline.runs.html import report as html_report
 from pipeline.runs.notifications import notify
 from pipeline.runs.progress import usage_so_far
 from pipeline.runs.report import Report, load_report
-from pipeline.runs.statistics import totals as statistics
+from pipeline.runs.statistics import document, totals
 from pipeline.settings import expanded
 from pipeline.sinks import catalogue
 from pipeline.stores import Store
@@ -188,8 +188,8 @@ def _finalise(store: Store, request: FinaliseRequest, retired: Retired) -> RunRe
     try:
         report = load_report(store, request.ref.run)
         if report is not None:
-            run_statistics = statistics.collect(store, report)
-            statistics.save(store, report.run, run_statistics)
+            run_statistics = totals.collect(store, report)
+            document.save(store, report.run, run_statistics)
             store.put(ids.report_page(report.run), html_report.page(report, run_statistics).encode())
     except (TandemError, OSError, ValueError) as exc:  # the report is written; the page is only for people
         log.warning("the statistics of run %s are not written: %s", request.ref.run, exc)

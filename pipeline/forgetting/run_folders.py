@@ -17,8 +17,8 @@ from pipeline.forgetting.tables import write_without
 from pipeline.planning.unique_keys import SharedKeys
 from pipeline.runs.html import report as html_report
 from pipeline.runs.report import Report, load_report
-from pipeline.runs.statistics import totals as statistics
-from pipeline.runs.statistics.totals import CostlyRow, RunStatistics
+from pipeline.runs.statistics import document as statistics
+from pipeline.runs.statistics.document import CostlyRow, RunStatistics
 from pipeline.sinks import catalogue, commits, outcomes
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document

@@ -14,7 +14,6 @@ from pipeline.client.follow import follow
 from pipeline.client.live_figures import BudgetFigures, RowRate
 from pipeline.client.run import Run
 from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
-from pipeline.runs.progress import usage_so_far
 from pipeline.sinks.outcomes import load_outcome
 from schemas.errors import ChecksFailed, ConnectionFailed, StoreError, by_code
 from schemas.messages.partition import PartitionResult
@@ -76,6 +75,8 @@ async def _with_checks(run: Run, result: PartitionResult) -> PartitionResult:
 async def _check_any_answer(run: Run, waiting: str) -> None:
     """Raises ConnectionFailed if no call was answered so far. Asks the journal: waiting batches send no heartbeats, and
     may have had answers between two heartbeats."""
+    from pipeline.runs.progress import usage_so_far  # Polars, which a command that only asks does not need
+
     if not (await asyncio.to_thread(usage_so_far, run.store, run.request.run)).calls:
         raise ConnectionFailed(
             f"No answer for {_FIRST_ANSWER_S:.0f} s: {waiting}.",

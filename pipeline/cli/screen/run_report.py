@@ -2,7 +2,7 @@
 
 from pipeline.cli.screen.console import Screen, counted, duration_text, money
 from pipeline.runs.report import Report
-from pipeline.runs.statistics.totals import CostlyRow, RunStatistics
+from pipeline.runs.statistics.document import CostlyRow, RunStatistics
 from pipeline.stores import Store
 from schemas import ids
 

@@ -11,7 +11,7 @@ from pipeline.runs.html.charts import Chart, chart
 from pipeline.runs.html.templates import Figure, Name, environment
 from pipeline.runs.html.templates import utc as _time
 from pipeline.runs.report import Report
-from pipeline.runs.statistics.totals import CostlyRow, RunStatistics
+from pipeline.runs.statistics.document import CostlyRow, RunStatistics
 
 _MOST_LABELS = 6
 _MOST_CHECKS = 500

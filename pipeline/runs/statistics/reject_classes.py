@@ -5,23 +5,13 @@ from collections.abc import Iterable
 
 import orjson
 
+from pipeline.runs.statistics.document import ErrorClass
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import read_rejects
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ChecksFailed, RejectRateExceeded, by_code
-from schemas.manifest import Noun
 from schemas.messages.partition import PartitionResult
-
-
-class ErrorClass(Noun):
-    """Rejected rows of one stage and kind, with the first of them."""
-
-    stage: str
-    error: str
-    rows: int
-    message: str
-    key: str
 
 
 def error_classes(store: Store, run: str, results: Iterable[PartitionResult]) -> list[ErrorClass]:

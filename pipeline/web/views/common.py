@@ -9,8 +9,8 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from pipeline.planning.partition_status import PartitionStatus, partition_statuses
 from pipeline.runs import requests
-from pipeline.runs.statistics import totals as statistics
-from pipeline.runs.statistics.totals import RunStatistics
+from pipeline.runs.statistics import document as statistics
+from pipeline.runs.statistics.document import RunStatistics
 from pipeline.stores import Store
 from pipeline.web import rendering
 from pipeline.web.facts.runs import RunLine, runs_of

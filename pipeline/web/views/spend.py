@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline.runs.html.charts import Chart, chart
-from pipeline.runs.statistics.totals import CostlyRow, ModelUsage, RunStatistics
+from pipeline.runs.statistics.document import CostlyRow, ModelUsage, RunStatistics
 from pipeline.web.facts.runs import DaySpend, per_day
 from pipeline.web.rendering import number, usd
 from pipeline.web.views.common import dataset_of, run_statistics, runs, show, site_of

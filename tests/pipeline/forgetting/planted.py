@@ -17,7 +17,8 @@ from pipeline.planning.job import Job
 from pipeline.publishing.publish import Published
 from pipeline.runs import finalise, report
 from pipeline.runs.html import report as html_report
-from pipeline.runs.statistics import totals as statistics
+from pipeline.runs.statistics import document
+from pipeline.runs.statistics.totals import collect
 from pipeline.sinks import outcomes
 from pipeline.stores import LocalStore, Store
 from schemas import ids
@@ -120,8 +121,8 @@ class Planted:
         )
         made = report.load_report(self.store, name)
         assert made is not None
-        story = statistics.collect(self.store, made)
-        statistics.save(self.store, name, story)
+        story = collect(self.store, made)
+        document.save(self.store, name, story)
         self.store.put(ids.report_page(name), html_report.page(made, story).encode())
 
     def rows(self) -> list[tuple[Any, ...]]:

@@ -15,7 +15,8 @@ import pytest
 
 from pipeline.runs.progress import live_report
 from pipeline.runs.requests import load_request
-from pipeline.runs.statistics.totals import CallSummary, RunStatistics, partition_lines
+from pipeline.runs.statistics.document import RunStatistics
+from pipeline.runs.statistics.totals import CallSummary, partition_lines
 from schemas import ids
 from stages.journal.records import CallRecord, RowRecord
 from tests.cli.support import Project

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.report import load_report
-from pipeline.runs.statistics import totals as statistics
-from pipeline.runs.statistics.totals import ModelUsage, RunStatistics
+from pipeline.runs.statistics import document as statistics
+from pipeline.runs.statistics.document import ModelUsage, RunStatistics
 from pipeline.stores import LocalStore
 from schemas import ids
 from tests.formats.kept import Kept, unpack
