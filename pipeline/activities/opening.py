@@ -19,6 +19,7 @@ from pipeline.activities.jobs import Jobs
 from pipeline.activities.partition import PartitionActivities, published_before
 from pipeline.stores import Store
 from pipeline.stores.held import HeldStore
+from pipeline.telemetry import log_context
 from schemas import ids
 from schemas.errors import CommitConflict, ObjectMissing, StoreError
 from schemas.messages.batch import BatchRequest, BatchResult
@@ -67,9 +68,10 @@ class OpeningActivities:
             ref=request.ref, plan=request.plan, partition=request.partition, opened=opened.opened, batch=0,
             rows=0, waves=request.waves,
         )  # fmt: skip
-        result = await self.batches.enriched(batch, held)
-        if result.state != "done" or result.parked:
-            return Onward(batch=result)
+        with log_context.of_batch(0):
+            result = await self.batches.enriched(batch, held)
+        if result.state != "done" or result.parked or 0 < result.rows <= result.rejected:
+            return Onward(batch=result)  # what all rows met may be about to stop the run, which then rejects none
         began = time.monotonic()
         published = await self._published(request, opened, result, await self._publishing_store(request, held))
         return Onward(batch=result, published=published, publish_s=time.monotonic() - began)

@@ -38,7 +38,7 @@ class PartitionRun:
 @dataclass(frozen=True)
 class BatchAttempt:
     """One attempt of a run at batch `number` of a partition: its rows, and the folder in which it stages files;
-    `fresh`: its answers are to be new."""
+    `fresh`: its answers are to be new; `base`: the generation that the partition was opened on."""
 
     job: Job
     store: Store
@@ -48,6 +48,7 @@ class BatchAttempt:
     batch: PlannedBatch
     folder: str = ""
     fresh: bool = False
+    base: int = 0
 
     @classmethod
     def of(cls, job: Job, store: Store, run: str, opened: OpenedPartition, number: int) -> "BatchAttempt":
@@ -55,7 +56,7 @@ class BatchAttempt:
         batch = opened.batches[number]
         if opened.selected:
             job = replace(job, snapshot=job.snapshot.with_files(opened.selected))
-        return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh)
+        return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh, opened.base)
 
     @property
     def staging(self) -> StagingFolder:

@@ -14,6 +14,7 @@ from pipeline.enrichment.staging import known_bytes
 from pipeline.journal import segments
 from pipeline.journal.announcements import Announcements
 from pipeline.journal.answers.calls import CallFinder
+from pipeline.journal.compacted import earlier_records
 from pipeline.journal.known_file import records_of
 from pipeline.journal.segments import SegmentWriter
 from pipeline.journal.spool import Spools
@@ -51,7 +52,10 @@ async def batch_context(
         known.add(record)
     elsewhere = {key for key, record in known.rows.items() if record is not own.get(key)}
     damage: list[str] = []
-    for record in await asyncio.to_thread(segments.load_batch, store, attempt.partition, run, number, damage):
+    earlier = await asyncio.to_thread(
+        earlier_records, store, attempt.partition, run, number, attempt.base, damage
+    )  # fmt: skip
+    for record in earlier:
         known.add(record)
     options = attempt.job.spec.journal
     writer = SegmentWriter(store, attempt.partition, run, number)

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.journal.segments import Reading, read_segments
+from pipeline.journal.segments import Reading, load_batch, read_segments
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of, groups_of
 from schemas import ids
@@ -33,6 +33,7 @@ from stages.journal.records import (
     RowRecord,
     VoidRecord,
     encode_record,
+    record_of,
 )
 from stages.journal.segments import FORMAT, UnknownFormat
 
@@ -240,6 +241,30 @@ def everything(
     yield from read_compacted(store, merged, columns, reading, wanted=wanted, requests=requests)
     for chunk in chunked(read_segments(store, segments, reading)):
         yield chunk.select(columns)
+
+
+def records_of_run(store: Store, partition: str, run: str) -> Iterator[Record]:
+    """Yield a run's records in a partition; some may come twice while they are merged. Raises StoreError."""
+    reading = Reading()
+    segments, merged = listed(store, partition, run)
+    for chunk in read_compacted(store, merged, ["run", "body"], reading, accept=lambda footer: run in footer.runs):
+        for body in chunk.filter(pl.col("run") == run)["body"].to_list():
+            if (record := record_of(body)) is not None:
+                yield record
+    for records in read_segments(store, segments, reading):
+        yield from (record for record in records if getattr(record, "run", None) == run)
+
+
+def earlier_records(
+    store: Store, partition: str, run: str, batch: int, base: int, damage: list[str] | None = None
+) -> list[Record]:
+    """Return the records of earlier attempts at a batch of a partition that was opened on generation `base`; unreadable
+    ones are named in `damage`. Raises StoreError."""
+    found = load_batch(store, partition, run, batch, damage)
+    published = store.list(ids.commits_of(partition), start_after=ids.commit(partition, base))
+    if next(iter(published), None) is not None:  # this attempt slept meanwhile: segments that it needs may be merged
+        found += records_of_run(store, partition, run)
+    return found
 
 
 # Usage -------------------------------------------------------------------------------------------------------------

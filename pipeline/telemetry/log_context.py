@@ -1,5 +1,7 @@
 """What records say about the activity that wrote them: run, partition, batch, attempt, trace."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from temporalio import activity
@@ -9,6 +11,16 @@ from pipeline.telemetry import logs
 from pipeline.telemetry.traces import place, switch
 
 _FIELDS = ("partition", "batch")
+
+
+@contextmanager
+def of_batch(number: int) -> Iterator[None]:
+    """Let records name a batch that an activity of another name runs."""
+    token = logs.context.set({**logs.context.get(), "batch": number})
+    try:
+        yield
+    finally:
+        logs.context.reset(token)
 
 
 class LogContext(Interceptor):

@@ -120,6 +120,7 @@ class PartitionWorkflow:
             if opened.onward is not None and opened.onward.published is not None:
                 self._take(0, opened.onward.batch)
                 return opened.onward.published
+            stop_if_cancelled()
             await self._enrich(opened, range(opened.batches), answered=False, begun=begun)
             while not self._parked_calls.calls and (parked := self._parked()):
                 await self._wait_for_answers(opened)

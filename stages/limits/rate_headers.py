@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import inf
-from typing import Any
-
-from langchain_core.outputs import ChatResult
+from typing import TYPE_CHECKING, Any
 
 from stages.limits.fleet_share import Rates
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import ChatResult  # half a second, which commands that only ask need not pay
 
 # The key under which the transport passes limits on, beside the message, which is journalled as it is.
 ALLOWED = "tandem_allowed"
@@ -60,6 +61,6 @@ def time_of(text: str) -> datetime | None:
     return found if found.tzinfo is not None else None
 
 
-def allowed_by(result: ChatResult) -> Rates | None:
+def allowed_by(result: "ChatResult") -> Rates | None:
     rates: Any = (result.llm_output or {}).get(ALLOWED)
     return rates if isinstance(rates, Rates) else None

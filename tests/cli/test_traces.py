@@ -63,9 +63,9 @@ def test_a_rejected_row_has_its_whole_way_in_the_one_trace_of_two_processes_of_w
     (root,) = named(received, "run")
     assert root.attributes["tandem.rows.rejected"] == 1
     assert root.attributes["tandem.run"] == report["run"]
-    activities = Counter(span.name for span in named(received, "RunActivity:enrich_batch"))
-    assert activities["RunActivity:enrich_batch"] >= len(named(received, "batch")) > 2
-    assert len(named(received, "RunActivity:publish")) == 3
+    activities = Counter(span.name for span in named(received, "RunActivity:open"))  # partitions of less than 100 rows
+    assert activities["RunActivity:open"] >= len(named(received, "batch")) > 2
+    assert len(named(received, "partition")) == 3
 
 
 def check_tree(received: OtlpReceiver) -> None:

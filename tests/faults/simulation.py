@@ -40,7 +40,7 @@ from unittest import mock
 import orjson
 import polars as pl
 
-from pipeline.journal import compaction, join, segments
+from pipeline.journal import compacted, compaction, join
 from pipeline.journal.known_file import records_of
 from pipeline.journal.segments import SegmentWriter
 from pipeline.journal.usage import usage_of_run
@@ -313,13 +313,15 @@ class World:
     async def blocking(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await asyncio.to_thread(func, *args, **kwargs)
 
-    async def batch(self, run: str, number: int, rows: list[str], known_key: str | None, attempt: Attempt) -> str:
+    async def batch(
+        self, run: str, number: int, rows: list[str], known_key: str | None, attempt: Attempt, base: int
+    ) -> str:
         """Pay for what is not known, all rows at once, and stage the answers; the key of the staged object."""
         known = Known()
         if known_key is not None:
             for record in records_of(await self.blocking(self.store.get, known_key)):
                 known.add(record)
-        for record in await self.blocking(segments.load_batch, self.store, DAY, run, number):
+        for record in await self.blocking(compacted.earlier_records, self.store, DAY, run, number, base):
             known.add(record)
         put = SegmentWriter(self.store, DAY, run, number).put
         journal = attempt.journal = Journal(put, known=known, flush_s=FLUSH_S, flush_records=self.flush_records)
@@ -504,10 +506,10 @@ class World:
             began, base, known = await self.activity(f"{run} open", opening, run)
             progress["base"] = base
 
-            async def one(number: int, p: Any = parts, k: Any = known, at: float = began) -> str:
+            async def one(number: int, p: Any = parts, k: Any = known, at: float = began, b: int = base) -> str:
                 async def work(attempt: Attempt) -> str:
                     attempt.opened, attempt.number = at, number
-                    return await self.batch(run, number, p[number], k[number], attempt)
+                    return await self.batch(run, number, p[number], k[number], attempt, b)
 
                 return str(await self.activity(f"{run} batch {number}", work, run))
 

@@ -53,7 +53,7 @@ def _puts_without_looking(store: Store, draft: Manifest, **options: Any) -> Comm
 @pytest.mark.parametrize(
     ("target", "planted", "found"),
     [
-        ("pipeline.journal.segments.load_batch", lambda *args: [], "pays for"),
+        ("pipeline.journal.compacted.earlier_records", lambda *args: [], "pays for"),
         ("pipeline.sinks.commits.fence", lambda *args, **options: "fenced", "after it was fenced"),
         ("pipeline.sinks.commits.commit", _puts_without_looking, "was written 2 times"),
         ("stages.journal.writer.Journal._start_timer", lambda self: None, "are not stored yet"),

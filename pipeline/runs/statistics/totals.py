@@ -8,10 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import polars as pl
-
-from pipeline.journal import compacted
-from pipeline.journal.segments import Reading, read_segments
+from pipeline.journal.compacted import records_of_run
 from pipeline.runs import plan_pages, progress, row_names
 from pipeline.runs.report import Report
 from pipeline.runs.statistics.document import (
@@ -26,7 +23,7 @@ from pipeline.runs.statistics.reject_classes import error_classes
 from pipeline.sinks import outcomes
 from pipeline.stores import Store
 from schemas.messages.partition import PartitionResult
-from stages.journal.records import TOOL, CallRecord, Record, RowRecord, record_of
+from stages.journal.records import TOOL, CallRecord, Record, RowRecord
 
 MOST_LINES = 2_000
 _MOST_RECORDS = 500_000
@@ -44,7 +41,7 @@ def collect(store: Store, report: Report) -> RunStatistics:
     seen = CallSummary()
     for result in sorted(results, key=lambda result: -result.usage.calls):
         if result.usage.calls and not seen.full:
-            seen.partition(result.partition, _records(store, result.partition, report.run))
+            seen.partition(result.partition, records_of_run(store, result.partition, report.run))
     slowest = sorted((row for row in seen.slowest if row.ms), key=lambda row: -row.ms)[:_TOP]
     dearest = sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]
     with_key = _named(store, report.run, (*slowest, *dearest))
@@ -101,20 +98,6 @@ def _not_begun(report: Report) -> str:
 
 
 # Records -----------------------------------------------------------------------------------------------------------
-
-
-def _records(store: Store, partition: str, run: str) -> Iterator[Record]:
-    """Yield the run's records in a partition; some may come twice while they are merged."""
-    reading = Reading()
-    segments, merged = compacted.listed(store, partition, run)
-    for chunk in compacted.read_compacted(
-        store, merged, ["run", "body"], reading, accept=lambda footer: run in footer.runs
-    ):
-        for body in chunk.filter(pl.col("run") == run)["body"].to_list():
-            if (record := record_of(body)) is not None:
-                yield record
-    for records in read_segments(store, segments, reading):
-        yield from (record for record in records if getattr(record, "run", None) == run)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -80,6 +81,26 @@ async def test_what_is_done_is_published_by_its_receipt(skipping: WorkflowEnviro
         await ended(await bench.start())
     assert not fakes.of("enrich_batch")
     assert [request.receipts for request in fakes.of("publish")] == [("of-open",)]
+
+
+async def test_a_cancel_that_comes_while_it_is_handed_back_ends_it(skipping: WorkflowEnvironment) -> None:
+    """The activity has a result although it was cancelled: the workflow must not take the cancel for done."""
+    going = asyncio.Event()
+
+    async def handed_back(request: OpenRequest, nth: int) -> Opened:
+        with suppress(asyncio.CancelledError):
+            await beat_until(going)
+        return opened(Onward(batch=BatchResult(state="handed_back")), base=3)
+
+    fakes = Fakes([planned(A)], on={"open": handed_back})
+    async with at_work(skipping.client, fakes) as bench:
+        handle = await bench.start()
+        await until(lambda: bool(fakes.of("open")))
+        await handle.cancel()
+        result = await ended(handle)
+    assert result.state == "cancelled"
+    assert not fakes.of("enrich_batch")
+    assert [(bool(closed.fence), closed.base) for closed in fakes.of("close")] == [(True, 3)]
 
 
 async def test_a_cancel_waits_for_it_and_fences_whatever_it_built_on(skipping: WorkflowEnvironment) -> None:
