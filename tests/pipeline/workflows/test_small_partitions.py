@@ -35,6 +35,14 @@ def published() -> PartitionResult:
     return PartitionResult(partition=A, outcome="published", generation=1, counts=counts, usage=Usage(calls=ROWS))
 
 
+async def cancelled_while_it_opens(skipping: WorkflowEnvironment, fakes: Fakes) -> None:
+    async with at_work(skipping.client, fakes) as bench:
+        handle = await bench.start()
+        await until(lambda: bool(fakes.of("open")))
+        await handle.cancel()
+        assert (await ended(handle)).state == "cancelled"
+
+
 async def test_all_of_it_is_one_activity(skipping: WorkflowEnvironment) -> None:
     async def all_of_it(request: OpenRequest, nth: int) -> Opened:
         assert request.onward
@@ -93,12 +101,7 @@ async def test_a_cancel_that_comes_while_it_is_handed_back_ends_it(skipping: Wor
         return opened(Onward(batch=BatchResult(state="handed_back")), base=3)
 
     fakes = Fakes([planned(A)], on={"open": handed_back})
-    async with at_work(skipping.client, fakes) as bench:
-        handle = await bench.start()
-        await until(lambda: bool(fakes.of("open")))
-        await handle.cancel()
-        result = await ended(handle)
-    assert result.state == "cancelled"
+    await cancelled_while_it_opens(skipping, fakes)
     assert not fakes.of("enrich_batch")
     assert [(bool(closed.fence), closed.base) for closed in fakes.of("close")] == [(True, 3)]
 
@@ -108,12 +111,7 @@ async def test_a_cancel_waits_for_it_and_fences_whatever_it_built_on(skipping: W
         await beat_until(asyncio.Event())
 
     fakes = Fakes([planned(A)], on={"open": never})
-    async with at_work(skipping.client, fakes) as bench:
-        handle = await bench.start()
-        await until(lambda: bool(fakes.of("open")))
-        await handle.cancel()
-        result = await ended(handle)
-    assert result.state == "cancelled"
+    await cancelled_while_it_opens(skipping, fakes)
     (closed,) = fakes.of("close")
     assert isinstance(closed, CloseRequest)
     assert closed.fence
