@@ -65,3 +65,15 @@ def is_owned(path: Path) -> bool:
         return not lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
+
+
+def is_shared(path: Path) -> bool:
+    """True if a process holds a shared lock, not an exclusive one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not lock(descriptor) and lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)

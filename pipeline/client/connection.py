@@ -93,13 +93,13 @@ async def server_starting(base: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def connected_if_running(base: Path) -> AsyncIterator[Connection | None]:
-    """Connect for commands that only read: never starts a server; yields None if none runs."""
+    """Connect for commands that only read: never starts a server; yields None if none runs, or none for anybody."""
     log_to_python()
     if temporal_configured():
         client = await connect()
         yield Connection(client, None, None, False)
         return
-    info = EmbeddedServer.running(home_of(base))
+    info = EmbeddedServer.in_use(home_of(base))
     client_or_none = await _client_of(info) if info else None
     yield None if client_or_none is None or info is None else Connection(client_or_none, None, info.ui_url, True)
 

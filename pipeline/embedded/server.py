@@ -18,7 +18,7 @@ from temporalio.service import ConnectConfig, RPCError, ServiceClient
 from pipeline.embedded import notes
 from pipeline.embedded.launch import launch, no_server
 from pipeline.embedded.ports import flag
-from pipeline.owned_file import is_owned, lock
+from pipeline.owned_file import is_owned, is_shared, lock
 from schemas.errors import UsageError
 
 SEARCH_ATTRIBUTES = ("TandemPipeline", "TandemPartition", "TandemRun", "TandemState")
@@ -85,6 +85,13 @@ class EmbeddedServer:
         note: dict[str, Any] = notes.read_json(home / "server.json")
         known = {item.name for item in fields(ServerInfo)} - {"home"}  # another version of Tandem may write more
         return ServerInfo(home=home, **{name: note[name] for name in known}) if note.keys() >= known else None
+
+    @staticmethod
+    def in_use(home: Path) -> ServerInfo | None:
+        """Return the running server of a home that some process uses. One whose last user was killed runs a second or
+        two more, for nobody: it says nothing about what works now."""
+        info = EmbeddedServer.running(home)
+        return info if info is not None and is_shared(info.home / "users.lock") else None
 
 
 def _prepare(home: Path) -> Path:

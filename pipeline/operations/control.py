@@ -130,7 +130,7 @@ def has_ended(request: RunRequest) -> UsageError:
 
 
 def _server_is_up(base: Path) -> bool:
-    return temporal_configured() or EmbeddedServer.running(home_of(base)) is not None
+    return temporal_configured() or EmbeddedServer.in_use(home_of(base)) is not None
 
 
 @contextlib.asynccontextmanager

@@ -102,6 +102,7 @@ class _Run:
         self.stopped: TandemError | None = None
         self._unexpected: Exception | None = None
         self._held: list[tuple[GraphRow, RowRecord]] = []  # refused, not yet known if the stage is
+        self._verdicts = stage.refused_rows.verdicts
         self._claimed: Sequence[RowKey] = ()
         self._claimed_elsewhere: set[RowKey] = set()
         self._timeouts = RowTimeouts(stage.spec.row_timeout.total_seconds(), context.on_stuck)
@@ -160,6 +161,8 @@ class _Run:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+        if self._held and (refused := self.stage.refused_rows.refused_since(self._verdicts)) is not None:
+            self._stop(refused)  # by rows of another batch, when those of this one had been held or were at work
         if not self._is_over():
             for held, record in self._held:
                 await self._store(held, record)

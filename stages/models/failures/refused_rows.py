@@ -18,11 +18,14 @@ _VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\b(?=\w*\d)[\w-]+|\s+")
 
 @dataclass
 class RefusedRows:
-    """The refused rows of a stage in a process. `undecided` until a row is answered, or refused in another way."""
+    """The refused rows of a stage in a process. `undecided` until a row is answered, or refused in another way.
+    `verdicts`: how often the stage was found to be refused."""
 
     undecided: bool = True
     rows: set[str] = field(default_factory=set)
+    verdicts: int = 0
     _pattern: str = ""
+    _last: str = ""
 
     def record_answer(self) -> None:
         """Record an answered row: later refusals are refusals of rows."""
@@ -40,10 +43,19 @@ class RefusedRows:
         self.rows.add(row)
         if len(self.rows) >= FIRST_ROWS:
             self.rows.clear()  # the run may be resumed after a correction
-            raise FatalModelError(
-                f"the provider refused the first {FIRST_ROWS} rows alike and answered none ({message})",
-                hint="It refuses the stage, not its rows: correct its params, prompt, output or model, and run again.",
-            )
+            self.verdicts += 1
+            self._last = message
+            raise self._refused()
+
+    def refused_since(self, verdicts: int) -> FatalModelError | None:
+        """Return the verdict if there is one more than when a batch began: it met what others have met."""
+        return self._refused() if self.undecided and self.verdicts > verdicts else None
+
+    def _refused(self) -> FatalModelError:
+        return FatalModelError(
+            f"the provider refused the first {FIRST_ROWS} rows alike and answered none ({self._last})",
+            hint="It refuses the stage, not its rows: correct its params, prompt, output or model, and run again.",
+        )
 
 
 def is_refusal(error: Mapping[str, Any] | None) -> bool:

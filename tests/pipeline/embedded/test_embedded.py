@@ -183,7 +183,9 @@ def test_a_server_goes_when_its_only_user_is_killed(home: Path, user: Callable[[
     only = user()
     only.joined()
     info = running(home)
+    assert EmbeddedServer.in_use(home) == info
     only.kill()
+    assert EmbeddedServer.in_use(home) is None, "it runs a moment more, for nobody"
     assert_goes(info)
 
 

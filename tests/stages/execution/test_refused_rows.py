@@ -1,5 +1,6 @@
 """Twenty rows that differ, refused alike before one was answered: the stage is refused, and nothing is rejected."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -36,6 +37,17 @@ async def test_they_are_counted_over_batches(server: ModelServer) -> None:
     first = await enrich(stage, ROWS[:10])
     assert kinds(first) == ["bad_request"] * 10
     assert isinstance((await enrich(stage, ROWS[10:])).stopped, FatalModelError)
+
+
+async def test_a_batch_at_work_while_another_one_finds_the_stage_refused_rejects_none(server: ModelServer) -> None:
+    """Its own rows are too few for a verdict: counted before the others', and alone."""
+    server.script({"rules": [refusing("row 9", "broken") | {"latency_ms": 600}, refusing("*", "broken")]})
+    stage, segments = an_extract(), Segments()
+    at_work = asyncio.create_task(enrich(stage, ROWS[:10], a_context(segments)))
+    await asyncio.sleep(0.3)
+    assert isinstance((await enrich(stage, ROWS[10:])).stopped, FatalModelError)
+    assert isinstance((await at_work).stopped, FatalModelError)
+    assert [record for record in segments.records if isinstance(record, RowRecord)] == []
 
 
 @pytest.mark.parametrize(
