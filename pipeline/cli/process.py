@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
@@ -21,42 +20,23 @@ from pipeline.telemetry import logs
 from schemas.errors import Bug, ConnectionFailed, TandemError, UsageError
 
 
-def warm_workers() -> None:
-    """Fork the parent of worker processes now, if a core is idle: it imports what they need beside this process, while
-    this one plans. On a busy machine it is forked later, by `go`, and shares what is imported here. To be called before
-    a command that is sure to work imports anything large."""
-    if _runnable() < (os.cpu_count() or 1):
-        from pipeline.processes import fork_server
-
-        fork_server.prepare()
-        fork_server.warm()
-
-
-def _runnable() -> int:
-    """Return the number of threads of this machine that run or could run now, this one included; from a minute's mean
-    where the system does not tell."""
-    try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
-    except (OSError, ValueError, IndexError):
-        return round(os.getloadavg()[0]) + 1
-
-
 def go(
     work: Callable[[], Coroutine[Any, Any, int]],
     *,
     verbose: bool = False,
-    works: bool = False,
+    works: Literal["", "maybe", "surely"] = "",
     metrics: MetricsFlags | None = None,
 ) -> None:
-    """Run a command to its exit code. `works`: it may need worker processes, which share what is imported by now,
-    unless they are warmed already. `metrics`: where they are served, if anywhere."""
+    """Run a command to its exit code. `works`: it starts worker processes, which share what is imported by now; one
+    that surely does imports what they need first, so that all processes hold it once. `metrics`: where they are served,
+    if anywhere."""
     # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
-    memory.start_gc()
     if works:
         from pipeline.processes import fork_server
 
-        fork_server.prepare()
+        fork_server.prepare(imports=works == "surely")
+    memory.start_gc()
     silent = logging.CRITICAL if logs.records is None else logging.WARNING
     logs.configure(logging.INFO if verbose else silent)  # after the fork, as it may begin a thread
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.

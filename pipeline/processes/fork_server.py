@@ -3,7 +3,6 @@
 It is forked from the command before that has a thread, a loop or a connection, and itself only forks, waits and reports
 how its children ended; so no child inherits a held lock. If it is gone (killed), a fresh interpreter replaces it.
 
-    command ──socket──▶ fork server: "import", as children will be started soon
     command ──socket──▶ fork server: "start" with descriptors ─▶ {"started": pid}
             ◀──socket──              {"ended": pid, "status": status}
 
@@ -35,12 +34,16 @@ _BOOT = "import sys; from pipeline.processes import fork_server; fork_server.boo
 _servers: "list[ForkServer]" = []  # of this process; the last is the one that may be alive
 
 
-def prepare() -> None:
-    """Fork the server of this process, if it has none: its children share what is imported by now. To be called before
-    anything starts a thread of Python's or a loop. Does nothing if Polars has computed something in this process: its
-    threads are lost in a fork, and a child would wait for them for ever."""
-    if not _servers and not _polars_has_threads():
-        _servers.append(ForkServer.forked())
+def prepare(*, imports: bool = False) -> None:
+    """Fork the server of this process, if it has none: its children share what is imported by now. `imports`: import
+    what they need first, which most of a command's processes then hold once (`python -m tests.bench memory`). To be
+    called before anything starts a thread of Python's or a loop. Does nothing if Polars has computed something in this
+    process: its threads are lost in a fork, and a child would wait for them for ever."""
+    if _servers or _polars_has_threads():
+        return
+    if imports:
+        _work_of_children()
+    _servers.append(ForkServer.forked())
 
 
 def _polars_has_threads() -> bool:
@@ -58,12 +61,6 @@ def current() -> "ForkServer":
     if not _servers or not _servers[-1].alive:
         _servers.append(ForkServer.spawned())
     return _servers[-1]
-
-
-def warm() -> None:
-    """Let the server import what children need now, beside the work of this process until it starts the first."""
-    if _servers and _servers[-1].alive:
-        _servers[-1].warm()
 
 
 class ForkServer:
@@ -105,11 +102,6 @@ class ForkServer:
         server = cls(ours)
         server._spawned = process
         return server
-
-    def warm(self) -> None:
-        """Let the server import what children need. To be called before `start`."""
-        with contextlib.suppress(OSError):  # it is gone, which `start` notices
-            self._end.send(b"import")
 
     async def start(self, descriptors: Sequence[int]) -> tuple[int, "asyncio.Future[int]"]:
         """Start a child that has these descriptors as stdout, stderr, channel and table. Returns its pid, and a future
@@ -224,8 +216,6 @@ def _start(end: socket.socket, inherited: tuple[int, ...]) -> None:
     if not message:
         os._exit(0)  # the command is gone, and so are we and our children
     work = _work_of_children()
-    if not descriptors:
-        return
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -236,8 +226,8 @@ def _start(end: socket.socket, inherited: tuple[int, ...]) -> None:
 
 
 def _work_of_children() -> ChildWork:
-    """Import what children run: once, for all of them share it, and not in the command, which often starts none
-    (`plan`, `check`) and would wait a second for Temporal's worker."""
+    """Import what children run: once, for all of them share it. A command that often starts none (`plan`, `check`)
+    leaves it to the server: it would wait a second for Temporal's worker."""
     import pyarrow as pa
 
     from pipeline.processes.child import main

@@ -35,7 +35,7 @@ from pipeline.cli.flags.options import (
 )
 from pipeline.cli.flags.ui import ui
 from pipeline.cli.metrics import MetricsFlags
-from pipeline.cli.process import go, warm_workers
+from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
@@ -113,7 +113,6 @@ def run(
 ) -> None:
     """Enrich what is new or changed, and publish it."""
 
-    warm_workers()
     from pipeline.cli.commands.work.run import RunFlags, run_command
 
     async def work() -> int:
@@ -152,7 +151,7 @@ def run(
             Screen(json=json, quiet=quiet),
         )
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()
@@ -187,7 +186,7 @@ def plan(
         options = PlanOptions(spec=spec, selection=selection, out=out, detailed_exitcode=detailed_exitcode, tier=tier)
         return await plan_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works="maybe")
 
 
 @app.command()
@@ -230,8 +229,6 @@ def backfill(
 ) -> None:
     """Run past partitions: by default those never published."""
 
-    if not dry_run:
-        warm_workers()
     from pipeline.cli.commands.work.plan import PlanOptions, plan_command
     from pipeline.cli.commands.work.run import RunFlags, run_command
     from schemas.messages.run import RunOptions
@@ -264,7 +261,12 @@ def backfill(
             screen,
         )
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(
+        work,
+        verbose=verbose,
+        works="maybe" if dry_run else "surely",
+        metrics=MetricsFlags(metrics, metrics_linger, quiet),
+    )
 
 
 @app.command()
@@ -281,7 +283,7 @@ def check(
     async def work() -> int:
         return await check_command(spec, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works="maybe")
 
 
 @app.command(name="try")
@@ -307,7 +309,7 @@ def try_(
         options = TryOptions(spec=spec, rows=rows, stage=stage, partition=partition, graph=graph, tier=tier)
         return await try_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True)
+    go(work, verbose=verbose, works="maybe")
 
 
 app.command()(start.demo)

@@ -18,7 +18,7 @@ from pipeline.cli.flags.options import (
     Yes,
 )
 from pipeline.cli.metrics import MetricsFlags
-from pipeline.cli.process import go, warm_workers
+from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
 app = typer.Typer(help="See which rows were rejected and why, and retry them: ls, show, retry.", no_args_is_help=True)
@@ -68,7 +68,6 @@ def rejects_retry(
 ) -> None:
     """Call the models again for rejected rows only; publishes a new generation with the rows that now succeed."""
 
-    warm_workers()
     from pipeline.cli.commands.change.rejects import RetryOptions, retry_command
 
     async def work() -> int:
@@ -76,4 +75,4 @@ def rejects_retry(
         options = RetryOptions(spec=path, key=partition, error=error, yes=yes, processes=processes)
         return await retry_command(options, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger, quiet))

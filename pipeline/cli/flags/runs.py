@@ -17,7 +17,7 @@ from pipeline.cli.flags.options import (
     WatchTimeout,
 )
 from pipeline.cli.metrics import MetricsFlags
-from pipeline.cli.process import go, warm_workers
+from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 from schemas.errors import UsageError
 
@@ -100,13 +100,12 @@ def runs_resume(
 ) -> None:
     """Let a run go on, with a higher budget if given. If no worker runs it, this command does."""
 
-    warm_workers()
     from pipeline.cli.commands.change.resume import resume_command
 
     async def work() -> int:
         return await resume_command(run, max_cost, Screen(json=json, quiet=quiet), wait=wait, processes=processes)
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command(name="cancel")
@@ -136,7 +135,6 @@ def runs_retry(
 ) -> None:
     """Run the failed, cancelled or rejected parts of a run again, with that run's spec."""
 
-    warm_workers()
     from pipeline.cli.commands.change.resume import retry_command
 
     async def work() -> int:
@@ -144,7 +142,7 @@ def runs_retry(
             raise UsageError(f"--only {only}: not one of failed, cancelled, rejects.")
         return await retry_command(run, cast("Only", only), processes, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command(name="set")

@@ -6,7 +6,7 @@ import typer
 
 from pipeline.cli.flags.options import Metrics, MetricsLinger, Processes, Verbose
 from pipeline.cli.metrics import MetricsFlags
-from pipeline.cli.process import go, warm_workers
+from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
 
@@ -21,13 +21,12 @@ def dev(
 ) -> None:
     """Start Temporal, its UI, a worker and the page here, until Ctrl-C."""
 
-    warm_workers()
     from pipeline.cli.commands.work.serve import DevPorts, dev_command
 
     async def work() -> int:
         return await dev_command(DevPorts(port, ui_port, page_port), processes, Screen())
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger))
 
 
 def worker(
@@ -39,10 +38,9 @@ def worker(
 ) -> None:
     """Work on the runs of the configured Temporal. SIGTERM drains it."""
 
-    warm_workers()
     from pipeline.cli.commands.work.serve import worker_command
 
     async def work() -> int:
         return await worker_command(processes, task_queue, Screen())
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger))

@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.flags.options import Json, Metrics, MetricsLinger, Processes, Quiet, Verbose
 from pipeline.cli.metrics import MetricsFlags
-from pipeline.cli.process import go, warm_workers
+from pipeline.cli.process import go
 from pipeline.cli.screen.console import Screen
 
 
@@ -26,13 +26,12 @@ def demo(
 ) -> None:
     """Run the bundled example. Needs no key and no set-up."""
 
-    warm_workers()
     from pipeline.cli.commands.work.demo import demo_command
 
     async def work() -> int:
         return await demo_command(rows, dir, processes, Screen(json=json, quiet=quiet))
 
-    go(work, verbose=verbose, works=True, metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 def init(

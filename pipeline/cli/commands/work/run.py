@@ -21,7 +21,6 @@ from pipeline.estimates.preview import Preview, decide, preview_of, selection_of
 from pipeline.limits import budget
 from pipeline.operations.run import Order, completed_report, final_report, prepare, refuse_held, start, working_on
 from pipeline.planning.job import Ready
-from pipeline.processes import fork_server
 from pipeline.processes.expendable.import_probe import probe_user_code
 from pipeline.processes.supervisor import Processes, processes_for
 from pipeline.runs.progress import live_report
@@ -76,7 +75,6 @@ async def run_command(options: RunFlags, screen: Screen) -> int:
 
 async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) -> int:
     """Run a spec that was read already. Return the exit code."""
-    fork_server.warm()
     spec = with_tier(spec, options.tier)
     if options.plan is not None:
         selection = await asyncio.to_thread(selection_of_saved_plan, spec, sink_of(spec, base), options.plan)
