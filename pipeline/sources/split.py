@@ -57,17 +57,15 @@ def _with_partition(partition: Partition, columns: Sequence[str], file: WaitingF
 
 
 def _snapshot_of(spec: Spec, listing: Listing, store: Store, pinned: dict[str, str], note: Note) -> Snapshot:
-    key = f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
-    try:
-        if store.head(key) is None:  # removed meanwhile, which this process's cache does not show
-            raise ObjectMissing(f"{store.uri}/{key} is gone.")
-        found = snapshots.load(store, key)
+    key = _key_of(spec, listing, pinned)
+    found = _made_before(store, key)
+    if found is None and pinned:  # the first run's, before its types were pinned
+        found = _made_before(store, _key_of(spec, listing, {}))
+        if found is not None and any(pinned.get(name, kind) != kind for name, kind in found.info.types.items()):
+            found = None
+    if found is not None:
         _check_key(spec, found.schema)
         return found
-    except ObjectMissing:
-        pass
-    except Damaged:  # it is derived from the source
-        store.delete(info.key for info in store.list(key.removesuffix("snapshot.json")))
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         reader: Reader
         if listing.format == "parquet":
@@ -75,6 +73,22 @@ def _snapshot_of(spec: Spec, listing: Listing, store: Store, pinned: dict[str, s
         else:
             reader = TextReader(spec, listing, Path(folder), pinned, note)
         return _Splitter(spec, listing, reader, store, key, Path(folder), note).run()
+
+
+def _key_of(spec: Spec, listing: Listing, pinned: dict[str, str]) -> str:
+    return f"{ids.snapshot_folder(_identity(spec, listing, pinned))}snapshot.json"
+
+
+def _made_before(store: Store, key: str) -> Snapshot | None:
+    """Return the snapshot with this key. One that is damaged is removed: it is derived from the source."""
+    try:
+        # Removed meanwhile, this process's cache would still show it.
+        return snapshots.load(store, key) if store.head(key) is not None else None
+    except ObjectMissing:
+        return None
+    except Damaged:
+        store.delete(info.key for info in store.list(key.removesuffix("snapshot.json")))
+        return None
 
 
 def _identity(spec: Spec, listing: Listing, pinned: dict[str, str]) -> str:

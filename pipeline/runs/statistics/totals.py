@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipeline.journal.compacted import records_of_run
@@ -30,6 +31,7 @@ _MOST_RECORDS = 500_000
 _MOST_ROWS = 10_000  # held at a time, to find the slowest and dearest
 _TOP = 10
 _MOMENTS = 60
+_SMALL, _AHEAD, _THREADS = 200, 64, 16  # calls of a partition that is read at once; so many partitions
 _STEP = math.log(1.05)  # latencies are kept to five per cent
 _BARS = 24
 
@@ -39,9 +41,10 @@ def collect(store: Store, report: Report) -> RunStatistics:
     results = list(outcomes.outcomes(store, report.run))
     lines = partition_lines(store, report, results)
     seen = CallSummary()
-    for result in sorted(results, key=lambda result: -result.usage.calls):
-        if result.usage.calls and not seen.full:
-            seen.partition(result.partition, records_of_run(store, result.partition, report.run))
+    for partition, records in _records(store, report.run, results):
+        seen.partition(partition, records)
+        if seen.full:
+            break
     slowest = sorted((row for row in seen.slowest if row.ms), key=lambda row: -row.ms)[:_TOP]
     dearest = sorted((row for row in seen.dearest if row.cost_usd), key=lambda row: -row.cost_usd)[:_TOP]
     with_key = _named(store, report.run, (*slowest, *dearest))
@@ -56,6 +59,19 @@ def collect(store: Store, report: Report) -> RunStatistics:
         models=tuple(seen.models()),
         whole=len(lines) <= MOST_LINES and not seen.full,
     )
+
+
+def _records(store: Store, run: str, results: Iterable[PartitionResult]) -> Iterator[tuple[str, Iterable[Record]]]:
+    """Yield the records of each partition with calls, the most calls first: of large ones as they are read, of small
+    ones read side by side, as a request takes longer than its records."""
+    paid = sorted((one for one in results if one.usage.calls), key=lambda one: -one.usage.calls)
+    small = [one.partition for one in paid if one.usage.calls <= _SMALL]
+    for one in paid[: len(paid) - len(small)]:
+        yield one.partition, records_of_run(store, one.partition, run)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="tandem-records") as threads:
+        for start in range(0, len(small), _AHEAD):
+            some = small[start : start + _AHEAD]
+            yield from zip(some, threads.map(lambda key: list(records_of_run(store, key, run)), some), strict=True)
 
 
 # Partitions --------------------------------------------------------------------------------------------------------

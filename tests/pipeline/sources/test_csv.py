@@ -181,6 +181,17 @@ def test_given_and_pinned_types_are_kept(tmp_path: Path) -> None:
     assert "column 'opened': '31/02/2026' is no date with format '%d/%m/%Y'" in said
 
 
+def test_the_first_snapshot_serves_when_its_types_are_pinned(tmp_path: Path) -> None:
+    """The second run does not read an unchanged source again."""
+    (tmp_path / "in.csv").write_text("code,n\n12,1\n13,2\n")
+    first = snap(tmp_path, "in.csv")
+    assert snap(tmp_path, "in.csv", pinned={**first.info.types, "gone": "int"}).info.key == first.info.key
+    assert snap(tmp_path, "in.csv", pinned={"code": "int"}).info.key == first.info.key
+    other = snap(tmp_path, "in.csv", pinned={"code": "str", "n": "int"})
+    assert (other.info.key, rows(other)[0]) != (first.info.key, rows(first)[0])
+    assert rows(other)[0] == {"code": "12", "n": 1}
+
+
 def test_a_datetime_column_whose_zone_shows_late_has_one_type_throughout(tmp_path: Path) -> None:
     data = "t,a\n" + ",1\n" * 5000 + "2026-11-01T05:00:00+01:00,2\n"
     for columns in ({}, {"t": "datetime"}):
