@@ -38,7 +38,8 @@ class PartitionRun:
 @dataclass(frozen=True)
 class BatchAttempt:
     """One attempt of a run at batch `number` of a partition: its rows, and the folder in which it stages files;
-    `fresh`: its answers are to be new; `base`: the generation that the partition was opened on."""
+    `fresh`: its answers are to be new; `base` and `opened_at`: the generation on which and the time at which the
+    partition was opened."""
 
     job: Job
     store: Store
@@ -49,6 +50,7 @@ class BatchAttempt:
     folder: str = ""
     fresh: bool = False
     base: int = 0
+    opened_at: float = 0.0
 
     @classmethod
     def of(cls, job: Job, store: Store, run: str, opened: OpenedPartition, number: int) -> "BatchAttempt":
@@ -56,7 +58,8 @@ class BatchAttempt:
         batch = opened.batches[number]
         if opened.selected:
             job = replace(job, snapshot=job.snapshot.with_files(opened.selected))
-        return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh, opened.base)
+        began = opened.started_at.timestamp()
+        return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh, opened.base, began)
 
     @property
     def staging(self) -> StagingFolder:

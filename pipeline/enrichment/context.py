@@ -31,6 +31,7 @@ from stages.journal.known import Known
 from stages.journal.records import AnswerRecord, Record, RowRecord
 from stages.journal.segments import encode_segment
 from stages.journal.writer import Journal
+from stages.limits.semaphore import Place
 
 
 async def batch_context(
@@ -88,7 +89,14 @@ async def batch_context(
         damage=damage,
         elsewhere=frozenset(elsewhere),
         announced=announced,
+        place=_place(attempt),
     )
+
+
+def _place(attempt: BatchAttempt) -> Place:
+    """Return where rows of a batch wait: those of the partition that was opened first go first, batch by batch. So
+    partitions are published one after another, and few batches write their journals at a time. Runs take turns."""
+    return Place(f"{attempt.store.uri} {attempt.run}", (attempt.opened_at, attempt.number))
 
 
 async def row_context(
@@ -117,7 +125,9 @@ async def row_context(
         requests=attempt.job.spec.journal.requests == "keep",
         finder=await asyncio.to_thread(_finder, attempt),
     )
-    context = BatchContext(run=run, batch=attempt.number, journal=journal, shared=Shared(), drain=drain)
+    context = BatchContext(
+        run=run, batch=attempt.number, journal=journal, shared=Shared(), drain=drain, place=_place(attempt)
+    )
     context.steps = Steps((stage.fingerprint, fingerprint), request.id, run, journal)
     return stage, row, context
 

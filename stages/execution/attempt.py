@@ -14,6 +14,7 @@ from stages.execution.node_steps import Steps
 from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
+from stages.limits.semaphore import ANYWHERE, Place
 from stages.models.row.parking import BatchParking
 from stages.models.row.scope import Tally
 from stages.observer import BatchObserver
@@ -22,7 +23,7 @@ from stages.observer import BatchObserver
 @dataclass
 class BatchContext:
     """One attempt of one batch. `drain` is set when the worker has to stop; `on_row` is called with the number of
-    finished rows; `on_step`, if set, with (row fingerprint, node, update)."""
+    finished rows; `on_step`, if set, with (row fingerprint, node, update). `place`: where its rows wait for slots."""
 
     run: str
     batch: int
@@ -45,6 +46,7 @@ class BatchContext:
     isolation: Isolation | None = None  # where rows that may kill a process can have one of their own
     observer: BatchObserver | None = None
     parking: BatchParking | None = None  # where calls may wait for provider batch jobs
+    place: Place = ANYWHERE
 
 
 @dataclass

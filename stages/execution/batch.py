@@ -140,7 +140,7 @@ class _Run:
                 if isolation is not None and isolation.suspects(row.key):
                     suspects.append(row)
                     continue
-                slot = RowSlot(self.stage.limiter, self.context.memory, row.values.values())
+                slot = RowSlot(self.stage.limiter, self.context.place, self.context.memory, row.values.values())
                 if not self._waits_for_equal(row.key):
                     await slot.enter()
                 if self._is_over():

@@ -20,6 +20,7 @@ from stages import observer
 from stages.limits.fleet_share import UNLIMITED, Demand, Fleet, Rates
 from stages.limits.pacing import Tokens
 from stages.limits.provider_queue import Blocked, PendingCall, ProviderQueue, clock, rows_for
+from stages.limits.semaphore import ANYWHERE, Place
 
 __all__ = ["Blocked", "Limiter", "Limiters", "Rates", "Turn"]
 
@@ -43,11 +44,11 @@ class Limiter:
     def _rows(self) -> int:
         return int(rows_for(self.rows_in_flight))
 
-    async def take_row(self) -> None:
+    async def take_row(self, place: Place = ANYWHERE) -> None:
         """Wait for a slot for one row's graph; release it with `leave_row`."""
         self._queue.use(self.rates, clock())
         rows = self._rows
-        await self._queue.rows.acquire(rows)
+        await self._queue.rows.acquire(rows, place)
         self._row_limits.append(rows)
 
     def leave_row(self) -> None:

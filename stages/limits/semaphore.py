@@ -1,23 +1,38 @@
-"""A semaphore whose size may change, first come first served."""
+"""A semaphore whose size may change, and whose users take turns."""
 
 import asyncio
-from collections import Counter, deque
+import heapq
+from collections import Counter
 from collections.abc import Callable
 from math import inf
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """The place of waiters: users take turns; of one user the lowest `order` goes first, then who came first."""
+
+    user: str = ""
+    order: tuple[float, int] = (0.0, 0)
+
+
+ANYWHERE = Place()
+_Waiter = tuple[tuple[float, int], int, asyncio.Future[None]]  # its order, its arrival, its turn
 
 
 class Semaphore:
-    """Holders up to the smallest limit among holders and waiters, and up to `cap`; first come first served."""
+    """Holders up to the smallest limit among holders and waiters, and up to `cap`. Waiting and leaving take time that
+    grows with the logarithm of those who wait."""
 
     def __init__(self, cap: Callable[[], float] = lambda: inf) -> None:
         self.held = 0
         self._cap = cap
         self._limits: Counter[int] = Counter()
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queues: dict[str, list[_Waiter]] = {}  # heaps; the first user is next
+        self._arrivals = 0
 
-    async def acquire(self, limit: int) -> None:
+    async def acquire(self, limit: int, place: Place = ANYWHERE) -> None:
         self._limits[limit] += 1
-        if not self._queue and self._room():
+        if not self._queues and self._room():
             self.held += 1
             try:
                 await asyncio.sleep(0)  # let others run: a loop must not take all free slots
@@ -26,7 +41,8 @@ class Semaphore:
                 raise
             return
         turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        self._arrivals += 1
+        heapq.heappush(self._queues.setdefault(place.user, []), (place.order, self._arrivals, turn))
         try:
             await turn  # `wake` has counted this holder
         except BaseException:
@@ -46,15 +62,25 @@ class Semaphore:
 
     @property
     def waiting(self) -> bool:
-        return any(not turn.done() for turn in self._queue)
+        return any(not turn.done() for queue in self._queues.values() for _, _, turn in queue)
 
     def wake(self) -> None:
         """Wake waiters that fit now, after a change of the limits."""
-        while self._queue and self._room():
-            turn = self._queue.popleft()
-            if not turn.done():
+        while self._queues and self._room():
+            user, queue = self._first()
+            _, _, turn = heapq.heappop(queue)
+            if not turn.done():  # it is, if it was cancelled
                 self.held += 1
                 turn.set_result(None)
+                del self._queues[user]
+                self._queues[user] = queue  # behind the others
+            if not queue:
+                del self._queues[user]
+
+    def _first(self) -> "tuple[str, list[_Waiter]]":
+        for first in self._queues.items():
+            return first
+        raise IndexError("nobody waits")
 
     def _room(self) -> bool:
         return self.held < min(self._limits, default=0) and self.held < self._cap()

@@ -15,20 +15,23 @@ from stages.journal.records import RowKey, RowRecord
 _IN_MEMORY = 20_000
 _MOVED = 1_000  # at once
 _CODEC = pa.Codec("lz4_raw")  # a tenth of zlib's time, which is some per cent of a row's
-_SIZE = 4  # bytes
+
+
+_Packed = tuple[int, bytes]  # its bytes as they are, and compressed
 
 
 @dataclass(eq=False)
 class RecentAnswers:
     """Answers by row."""
 
-    _latest: dict[bytes, bytes] = field(default_factory=dict)
+    _latest: dict[bytes, _Packed] = field(default_factory=dict)
     _earlier: sqlite3.Connection | None = None
 
     def remember(self, record: RowRecord) -> None:
         fields = (record.id, record.status, record.answer, record.error, record.calls, record.shared, record.cost_usd,
                 record.mended, record.by)  # fmt: skip
-        self._latest[_short_key(record.key)] = _packed(orjson.dumps(fields))
+        data = orjson.dumps(fields)
+        self._latest[_short_key(record.key)] = len(data), _CODEC.compress(data, asbytes=True)
         if len(self._latest) >= _IN_MEMORY + _MOVED:
             self._move()
 
@@ -37,15 +40,17 @@ class RecentAnswers:
         packed = self._latest.get(_short_key(key)) or self._find(_short_key(key))
         if packed is None:
             return None
-        id, status, answer, error, calls, shared, cost_usd, mended, by = orjson.loads(_unpacked(packed))
+        id, status, answer, error, calls, shared, cost_usd, mended, by = orjson.loads(
+            _CODEC.decompress(packed[1], packed[0], asbytes=True)
+        )
         call_keys = tuple((request, ordinal) for request, ordinal in calls)
         return RowRecord(*key, id, status, answer, error, call_keys, "", 0.0, shared, cost_usd, tuple(mended), by)
 
-    def _find(self, key: bytes) -> bytes | None:
+    def _find(self, key: bytes) -> _Packed | None:
         if self._earlier is None:
             return None
-        found = self._earlier.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if found is None else bytes(found[0])
+        found = self._earlier.execute("SELECT size, answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if found is None else (int(found[0]), bytes(found[1]))
 
     def _move(self) -> None:
         """Move the oldest answers to the file, which SQLite removes when it is closed."""
@@ -53,23 +58,13 @@ class RecentAnswers:
             self._earlier = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             self._earlier.execute("PRAGMA synchronous = OFF")
             self._earlier.execute("PRAGMA journal_mode = OFF")
-            self._earlier.execute("CREATE TABLE answers (key BLOB PRIMARY KEY, answer BLOB) WITHOUT ROWID")
-        oldest = list(itertools.islice(self._latest.items(), _MOVED))
+            self._earlier.execute("CREATE TABLE answers (key BLOB PRIMARY KEY, size INT, answer BLOB) WITHOUT ROWID")
+        oldest = [(key, *packed) for key, packed in itertools.islice(self._latest.items(), _MOVED)]
         self._earlier.execute("BEGIN")
-        self._earlier.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", oldest)
+        self._earlier.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", oldest)
         self._earlier.execute("COMMIT")
-        for key, _ in oldest:  # at once: one by one, each removal would scan the gaps of those before it
+        for key, *_ in oldest:  # at once: one by one, each removal would scan the gaps of those before it
             del self._latest[key]
-
-
-def _packed(data: bytes) -> bytes:
-    compressed: bytes = _CODEC.compress(data, asbytes=True)
-    return len(data).to_bytes(_SIZE, "little") + compressed
-
-
-def _unpacked(packed: bytes) -> bytes:
-    data: bytes = _CODEC.decompress(packed[_SIZE:], int.from_bytes(packed[:_SIZE], "little"), asbytes=True)
-    return data
 
 
 def _short_key(key: RowKey) -> bytes:

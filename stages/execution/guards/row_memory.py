@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from stages.limits.limiter import Limiter
+from stages.limits.semaphore import Place
 
 _COPIES = 4  # of a row's values while its graph runs: the row, the prompt, the request, what is read of the answer
 
@@ -21,10 +22,11 @@ class RowSlot:
     """The slot of one row among those in flight, and room for the bytes of its values. A row holds it while its graph
     runs, not while it waits for an equal row."""
 
-    __slots__ = ("_limiter", "_memory", "_size", "held")
+    __slots__ = ("_limiter", "_memory", "_place", "_size", "held")
 
-    def __init__(self, limiter: Limiter, memory: RowMemory | None, values: Iterable[Any]) -> None:
+    def __init__(self, limiter: Limiter, place: Place, memory: RowMemory | None, values: Iterable[Any]) -> None:
         self._limiter = limiter
+        self._place = place
         self._memory = memory
         self._size = 0 if memory is None else bytes_in_flight(values)
         self.held = False
@@ -36,7 +38,7 @@ class RowSlot:
         if self._memory is not None:
             await self._memory.take(self._size)
         try:
-            await self._limiter.take_row()
+            await self._limiter.take_row(self._place)
         except BaseException:
             if self._memory is not None:
                 self._memory.release(self._size)

@@ -11,8 +11,9 @@ from schemas.errors import FatalModelError
 from stages.limits.fleet_share import UNLIMITED
 from stages.limits.limiter import Blocked, Limiter, Limiters, Rates
 from stages.limits.pacing import Tokens
-from stages.limits.provider_queue import ProviderQueue
+from stages.limits.provider_queue import ProviderQueue, rows_for
 from stages.limits.rate_headers import rates_of
+from stages.limits.semaphore import Place
 from tests.harness.script import Gate, Limits
 from tests.stages.virtual import Provider, clock, crowd, virtually
 
@@ -105,6 +106,33 @@ def test_a_batch_that_comes_later_gets_its_share_of_the_rows_and_calls() -> None
 
     first, second = virtually(work())
     assert second == pytest.approx(first, rel=0.1)
+
+
+def test_rows_of_the_partition_opened_first_go_first_and_runs_take_turns() -> None:
+    async def work() -> list[str]:
+        one = limiter(rows=1)
+        begun: list[str] = []
+        for _ in range(int(rows_for(1))):
+            await one.take_row()
+
+        async def row(name: str, place: Place) -> None:
+            await one.take_row(place)
+            begun.append(name)
+
+        waiting = []
+        for number in range(2):
+            for run, opened_at in (("large", 2.0), ("large", 1.0), ("small", 3.0)):
+                name = f"{run} {opened_at:.0f}"
+                waiting.append(asyncio.create_task(row(name, Place(run, (opened_at, number)))))
+                await asyncio.sleep(0)
+        waiting[1].cancel()
+        for _ in range(len(waiting) - 1):
+            one.leave_row()
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return begun
+
+    assert virtually(work()) == ["large 1", "small 3", "large 2", "small 3", "large 2"]
 
 
 def test_no_more_rows_are_begun_than_can_be_asked_for_within_seconds() -> None:
