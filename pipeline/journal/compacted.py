@@ -243,11 +243,15 @@ def everything(
         yield chunk.select(columns)
 
 
-def records_of_run(store: Store, partition: str, run: str) -> Iterator[Record]:
-    """Yield a run's records in a partition; some may come twice while they are merged. Raises StoreError."""
+def records_of_run(store: Store, partition: str, run: str, *, requests: bool = True) -> Iterator[Record]:
+    """Yield a run's records in a partition; some may come twice while they are merged. Without `requests`, those of
+    requests may be left out. Raises StoreError."""
     reading = Reading()
     segments, merged = listed(store, partition, run)
-    for chunk in read_compacted(store, merged, ["run", "body"], reading, accept=lambda footer: run in footer.runs):
+    chunks = read_compacted(
+        store, merged, ["run", "body"], reading, accept=lambda footer: run in footer.runs, requests=requests
+    )
+    for chunk in chunks:
         for body in chunk.filter(pl.col("run") == run)["body"].to_list():
             if (record := record_of(body)) is not None:
                 yield record

@@ -64,14 +64,18 @@ def collect(store: Store, report: Report) -> RunStatistics:
 def _records(store: Store, run: str, results: Iterable[PartitionResult]) -> Iterator[tuple[str, Iterable[Record]]]:
     """Yield the records of each partition with calls, the most calls first: of large ones as they are read, of small
     ones read side by side, as a request takes longer than its records."""
+
+    def read(partition: str) -> list[Record]:
+        return list(records_of_run(store, partition, run, requests=False))
+
     paid = sorted((one for one in results if one.usage.calls), key=lambda one: -one.usage.calls)
     small = [one.partition for one in paid if one.usage.calls <= _SMALL]
     for one in paid[: len(paid) - len(small)]:
-        yield one.partition, records_of_run(store, one.partition, run)
+        yield one.partition, records_of_run(store, one.partition, run, requests=False)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="tandem-records") as threads:
         for start in range(0, len(small), _AHEAD):
             some = small[start : start + _AHEAD]
-            yield from zip(some, threads.map(lambda key: list(records_of_run(store, key, run)), some), strict=True)
+            yield from zip(some, threads.map(read, some), strict=True)
 
 
 # Partitions --------------------------------------------------------------------------------------------------------
