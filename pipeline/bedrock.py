@@ -18,10 +18,8 @@ import botocore.session
 from pipeline.sigv4 import signed_headers
 from pipeline.stores.s3_environment import region
 from pipeline.stores.s3_errors import keys_out_of_reach
-from pipeline.vertex import vertex_access
 from schemas.errors import ConnectionFailed, FatalModelError, SpecError, TransientModelError
 from stages.models.failures.errors import not_renewed
-from stages.models.settings.choice import ModelServices
 from stages.models.wires.signing import Sign, SignedAccess
 
 _SERVICE = "bedrock"  # the signing name of `bedrock-runtime`
@@ -29,11 +27,6 @@ _WHAT, _AGAIN = "the AWS credentials", "Sign in again."
 # For a client of which only the address is wanted: without, it looks for keys, which may take a request.
 _NO_KEYS = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "-")
 _BEARER = "AWS_BEARER_TOKEN_BEDROCK"  # an API key of Bedrock's, which goes before other credentials, as in boto3
-
-
-def model_services() -> ModelServices:
-    """Return the services of a process's models, access to clouds among them."""
-    return ModelServices(bedrock=bedrock_access, vertex=vertex_access)
 
 
 def bedrock_access(params: Mapping[str, Any]) -> SignedAccess:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pipeline import memory
-from pipeline.bedrock import model_services
+from pipeline.clouds import model_services
 from pipeline.planning.job import Job
 from pipeline.planning.preparation import job_of_plan
 from pipeline.runs import plan_pages

@@ -6,8 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.bedrock import model_services
 from pipeline.client.spec_file import sink_of
+from pipeline.clouds import model_services
 from pipeline.limits.budget import refuse_unpriced
 from pipeline.planning.job import Ready
 from pipeline.planning.known_answers import refuse_unreadable

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.bedrock import model_services
+from pipeline.clouds import model_services
 from pipeline.forgetting.identities import Identities
 from pipeline.forgetting.journals import Answer, JournalSearch, Kept, unnamed
 from pipeline.forgetting.tables import IdsByKey

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.bedrock import model_services
 from pipeline.client.connection import connected
 from pipeline.client.follow import follow
+from pipeline.clouds import model_services
 from pipeline.operations.run import Order, final_report, prepare, start, working_on
 from pipeline.outputs import scan
 from pipeline.outputs.verify import Problem, Verified, verify

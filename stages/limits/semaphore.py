@@ -67,7 +67,7 @@ class Semaphore:
     def wake(self) -> None:
         """Wake waiters that fit now, after a change of the limits."""
         while self._queues and self._room():
-            user, queue = self._first()
+            user, queue = next(iter(self._queues.items()))
             _, _, turn = heapq.heappop(queue)
             if not turn.done():  # it is, if it was cancelled
                 self.held += 1
@@ -76,11 +76,6 @@ class Semaphore:
                 self._queues[user] = queue  # behind the others
             if not queue:
                 del self._queues[user]
-
-    def _first(self) -> "tuple[str, list[_Waiter]]":
-        for first in self._queues.items():
-            return first
-        raise IndexError("nobody waits")
 
     def _room(self) -> bool:
         return self.held < min(self._limits, default=0) and self.held < self._cap()

@@ -10,7 +10,7 @@ from langchain.chat_models import init_chat_model
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
-from pipeline.bedrock import model_services
+from pipeline.clouds import model_services
 from schemas.spec.fields import OutputField
 from stages.models.answers.answer_format import AnswerFormat
 from stages.models.wires.clients import client_of

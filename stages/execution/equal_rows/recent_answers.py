@@ -16,7 +16,6 @@ _IN_MEMORY = 20_000
 _MOVED = 1_000  # at once
 _CODEC = pa.Codec("lz4_raw")  # a tenth of zlib's time, which is some per cent of a row's
 
-
 _Packed = tuple[int, bytes]  # its bytes as they are, and compressed
 
 

@@ -4,10 +4,10 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
-from pipeline.bedrock import model_services
 from pipeline.cli.environment import command
 from pipeline.cli.screen.console import Screen, broken, counted, money
 from pipeline.client.spec_file import read_spec, sink_of
+from pipeline.clouds import model_services
 from pipeline.planning import builder
 from pipeline.planning.job import Job
 from pipeline.planning.partition_status import STATUSES, PartitionStatus, partition_statuses

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.bedrock import model_services
+from pipeline.clouds import model_services
 from schemas.spec.sections import Price
 from stages.journal.records import CallRecord
 from stages.limits.prices import pricer
