@@ -25,6 +25,7 @@ from tests.bench import (
     throughput,
     traces,
     transport,
+    unchanged,
     watched,
     wide,
 )
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "transport": transport.main,
     "requests": requests.main,
     "reuse": reuse.main,
+    "unchanged": unchanged.main,
     "filtered": filtered.main,
     "memory": memory.main,
     "metrics": metrics.main,

@@ -1,4 +1,5 @@
-"""What fits between a limit of calls in flight and a model's latency: a whole run beside a raw aiohttp loop.
+"""What fits between a limit of calls in flight and a model's latency: a whole run beside a raw aiohttp loop. Then a
+process that is saturated: what a row takes past a run's start-up, everything durable.
 
 `SHAPES` sets what is measured: calls in flight, milliseconds and rows of each.
 """
@@ -14,21 +15,43 @@ from tests.bench.pipelines import run, write_spec, write_table
 from tests.harness.model_server import ModelServer
 
 SHAPES = "64×200×20000 1000×2000×20000"
+SATURATED = (256, 20)
+FEW, MANY = 1_000, 21_000
 
 
 def main() -> str:
     shapes = [tuple(map(int, shape.split("×"))) for shape in os.environ.get("SHAPES", SHAPES).split()]
-    return f"{'; '.join(_measured(*shape) for shape in shapes)} (load {os.getloadavg()[0]:.0f})"
+    found = [*(_measured(*shape) for shape in shapes), _saturated()]
+    return f"{'; '.join(found)} (load {os.getloadavg()[0]:.0f})"
+
+
+def _saturated() -> str:
+    few, many = (_cpu_s(rows) for rows in (FEW, MANY))
+    return (
+        f"{SATURATED[0]} × {SATURATED[1]} ms, one worker process: {(many - few) / (MANY - FEW) * 1000:.2f} ms of CPU a "
+        f"row past start-up, command, publication and report included"
+    )
+
+
+def _cpu_s(rows: int) -> float:
+    in_flight, latency_ms = SATURATED
+    with tempfile.TemporaryDirectory() as name, ModelServer.start(latency_ms=latency_ms) as server:
+        _write(Path(name), rows, in_flight)
+        return run(Path(name), "--yes", "--processes", "1", env=server.env()).cpu_s
+
+
+def _write(folder: Path, rows: int, in_flight: int) -> None:
+    write_table(folder / "t.csv", rows)
+    write_spec(folder, "openai:test-model")
+    with (folder / "tandem.yaml").open("a") as spec:
+        spec.write(f"limits: {{rows_in_flight: {in_flight}}}\n")
 
 
 def _measured(in_flight: int, latency_ms: int, rows: int) -> str:
     ideal = in_flight / (latency_ms / 1000)
     with tempfile.TemporaryDirectory() as name, ModelServer.start(latency_ms=latency_ms) as server:
         folder = Path(name)
-        write_table(folder / "t.csv", rows)
-        write_spec(folder, "openai:test-model")
-        with (folder / "tandem.yaml").open("a") as spec:
-            spec.write(f"limits: {{rows_in_flight: {in_flight}}}\n")
+        _write(folder, rows, in_flight)
         os.environ |= {**server.env(), "IN_FLIGHT": str(in_flight)}
         asyncio.run(_raw(rows))
         loop = _rate(server)
