@@ -8,6 +8,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from stages.models.wires.http import close_session
 from tests.bench.peers import raw
@@ -52,8 +53,8 @@ def _measured(in_flight: int, latency_ms: int, rows: int) -> str:
     with tempfile.TemporaryDirectory() as name, ModelServer.start(latency_ms=latency_ms) as server:
         folder = Path(name)
         _write(folder, rows, in_flight)
-        os.environ |= {**server.env(), "IN_FLIGHT": str(in_flight)}
-        asyncio.run(_raw(rows))
+        with patch.dict(os.environ, {**server.env(), "IN_FLIGHT": str(in_flight)}):
+            asyncio.run(_raw(rows))
         loop = _rate(server)
         server.reset()
         server.script({"latency_ms": latency_ms})
