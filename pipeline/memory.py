@@ -8,7 +8,8 @@ import sys
 _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 _TRIMMED_ABOVE = 128 * 1024
 # New objects that bring about a collection, and how often one reaches older ones. With Python's 700, 10 and 10,
-# hundreds of rows in flight are looked through again and again, for 12 % of a worker's time; this saves half of it.
+# hundreds of rows in flight are looked through again and again, for an eighth of a worker's time (by `perf`); this
+# saves half of it.
 _GARBAGE = (5_000, 20, 20)
 
 

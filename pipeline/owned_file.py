@@ -36,15 +36,8 @@ def own(path: Path, flags: int = 0, mode: int = 0o600) -> int:
 def left_behind(path: Path) -> Iterator[int | None]:
     """Yield the descriptor of a dead owner's file, locked while it is read; None if there is none or its owner
     lives."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
-        yield None
-        return
-    try:
-        yield descriptor if lock(descriptor) and _is_at(path, descriptor) else None
-    finally:
-        os.close(descriptor)
+    with _opened(path, os.O_RDWR) as descriptor:
+        yield descriptor if descriptor is not None and lock(descriptor) and _is_at(path, descriptor) else None
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -57,23 +50,25 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 def is_owned(path: Path) -> bool:
     """True if an owner lives."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not lock(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
+    with _opened(path, os.O_RDONLY) as descriptor:
+        return descriptor is not None and not lock(descriptor, fcntl.LOCK_SH)
 
 
 def is_shared(path: Path) -> bool:
-    """True if a process holds a shared lock, not an exclusive one."""
+    """True if a process holds a shared lock, not an exclusive one. Where none holds any, it is taken for a moment."""
+    with _opened(path, os.O_RDONLY) as descriptor:
+        return descriptor is not None and not lock(descriptor) and lock(descriptor, fcntl.LOCK_SH)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int | None]:
+    """Yield a descriptor of a file that is there, None for one that cannot be opened."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, flags)
     except OSError:
-        return False
+        yield None
+        return
     try:
-        return not lock(descriptor) and lock(descriptor, fcntl.LOCK_SH)
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -58,8 +58,10 @@ class BatchAttempt:
         batch = opened.batches[number]
         if opened.selected:
             job = replace(job, snapshot=job.snapshot.with_files(opened.selected))
-        began = opened.started_at.timestamp()
-        return cls(job, store, run, opened.partition, number, batch, opened.folder, opened.fresh, opened.base, began)
+        return cls(
+            job, store, run, opened.partition, number, batch, folder=opened.folder, fresh=opened.fresh,
+            base=opened.base, opened_at=opened.started_at.timestamp(),
+        )  # fmt: skip
 
     @property
     def staging(self) -> StagingFolder:

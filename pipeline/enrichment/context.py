@@ -53,9 +53,7 @@ async def batch_context(
         known.add(record)
     elsewhere = {key for key, record in known.rows.items() if record is not own.get(key)}
     damage: list[str] = []
-    earlier = await asyncio.to_thread(
-        earlier_records, store, attempt.partition, run, number, attempt.base, damage
-    )  # fmt: skip
+    earlier = await asyncio.to_thread(earlier_records, store, attempt.partition, run, number, attempt.base, damage)
     for record in earlier:
         known.add(record)
     options = attempt.job.spec.journal

@@ -8,7 +8,7 @@ import pytest
 from schemas.errors import FatalModelError
 from stages.journal.records import RowRecord
 from tests.harness.model_server import ModelServer
-from tests.stages.support import Segments, a_context, an_extract, enrich, kinds
+from tests.stages.support import Segments, a_context, an_extract, enrich, kinds, until
 
 ROWS = [f"row {at}" for at in range(30)]
 
@@ -41,10 +41,10 @@ async def test_they_are_counted_over_batches(server: ModelServer) -> None:
 
 async def test_a_batch_at_work_while_another_one_finds_the_stage_refused_rejects_none(server: ModelServer) -> None:
     """Its own rows are too few for a verdict: counted before the others', and alone."""
-    server.script({"rules": [refusing("row 9", "broken") | {"latency_ms": 600}, refusing("*", "broken")]})
+    server.script({"rules": [refusing("row 9", "broken") | {"latency_ms": 1500}, refusing("*", "broken")]})
     stage, segments = an_extract(), Segments()
     at_work = asyncio.create_task(enrich(stage, ROWS[:10], a_context(segments)))
-    await asyncio.sleep(0.3)
+    await until(lambda: server.stats().by_status.get(400, 0) == 9)  # the last row is at work
     assert isinstance((await enrich(stage, ROWS[10:])).stopped, FatalModelError)
     assert isinstance((await at_work).stopped, FatalModelError)
     assert [record for record in segments.records if isinstance(record, RowRecord)] == []
