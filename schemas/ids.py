@@ -217,7 +217,8 @@ def parse_commit(key: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-_COMMIT = re.compile(re.escape(COMMITS) + r"(.+)/(\d{20})\.json")
+COMMIT_PATTERN = f"^{re.escape(COMMITS)}(?P<partition>.+)/(?P<generation>[0-9]{{20}})\\.json$"  # also for Polars
+_COMMIT = re.compile(COMMIT_PATTERN)
 
 
 def catalogue(kind: str, time: dt.datetime, content: str) -> str:

@@ -103,7 +103,7 @@ def _compared(entries: pl.DataFrame, published: pl.DataFrame, shape: decide.Outp
         & (pl.col("input_fingerprint") == pl.col("fingerprint"))
         & pl.col("shape").cast(pl.String).is_in(current)
     )
-    joined = entries.join(catalogue.facts(published), on="partition", how="left", maintain_order="left")
+    joined = entries.join(published, on="partition", how="left", maintain_order="left")
     return joined.select(
         "partition", "rows", "fingerprint", is_current.fill_null(value=False), "generation", "run", "index_key",
         "manifest", "shape",

@@ -67,8 +67,9 @@ def read(store: Store, partitions: Iterable[str] | None = None, *, note: Note = 
 
 
 def published(store: Store, partitions: Iterable[str] | None = None, *, note: Note = unnoted) -> pl.DataFrame:
-    """The current generation of each partition that ever committed, for `manifests`. Only commits that the index does
-    not have are read. Raises StoreError."""
+    """The current generation of each partition that ever committed, for `manifests`, with some fields of its manifest
+    as columns: `kind`, `run`, `input_fingerprint`, `index_key`, `pending` rows. Only commits that the index does not
+    have are read. Raises StoreError."""
     few = set(partitions) if partitions is not None else None
     if few is not None and len(few) <= FEW:
         listed = {key: last for key in few if (last := max(commits.generations(store, key), default=0))}
@@ -83,8 +84,9 @@ def indexed(store: Store) -> pl.DataFrame:
 
 
 def _refreshed(store: Store, known: pl.DataFrame, note: Note) -> pl.DataFrame:
+    decoded = _decoded(known.lazy()).collect(background=True)  # by threads of Polars, while folders are listed
     listed = _listed(store)
-    kept = known.join(listed, on=["partition", "generation"], how="semi")
+    kept = decoded.fetch_blocking().join(listed, on=["partition", "generation"], how="semi")
     newer = listed.join(kept, on="partition", how="anti")
     if newer.height:
         kept = pl.concat([kept, _read_commits(store, newer.rows(), note)])
@@ -93,13 +95,10 @@ def _refreshed(store: Store, known: pl.DataFrame, note: Note) -> pl.DataFrame:
 
 def _listed(store: Store) -> pl.DataFrame:
     """The highest generation of each partition, in one listing."""
-    found: dict[str, int] = {}
-    for key in store.keys(ids.COMMITS):
-        parsed = ids.parse_commit(key)
-        if parsed:
-            found[parsed[0]] = max(found.get(parsed[0], 0), parsed[1])
-    schema = {"partition": pl.String, "generation": pl.Int64}
-    return pl.DataFrame({"partition": list(found), "generation": list(found.values())}, schema=schema)
+    keys = pl.Series("key", list(store.keys(ids.COMMITS)), pl.String)
+    parsed = keys.str.extract_groups(ids.COMMIT_PATTERN).struct.unnest().drop_nulls()
+    every = parsed.with_columns(pl.col("generation").cast(pl.Int64))
+    return every.group_by("partition", maintain_order=True).agg(pl.col("generation").max())
 
 
 def _read_commits(store: Store, generations: Iterable[tuple[str, int]], note: Note) -> pl.DataFrame:
@@ -113,15 +112,14 @@ def _read_commits(store: Store, generations: Iterable[tuple[str, int]], note: No
         return manifest.partition, manifest.generation, size, own, manifest.model_dump_json(include=_SHAPE)
 
     rows = [row for row in _in_threads(read, list(generations)) if row is not None]
-    return pl.DataFrame(rows, schema=_COMMITS, orient="row")
+    return _decoded(pl.LazyFrame(rows, schema=_COMMITS, orient="row")).collect()
 
 
-def facts(published: pl.DataFrame) -> pl.DataFrame:
-    """Return an index with some fields of its manifests as columns: `kind`, `run`, `input_fingerprint`, `index_key`,
-    `pending` rows. For decisions on 100,000 partitions, of which most need no manifest."""
+def _decoded(commits: pl.LazyFrame) -> pl.LazyFrame:
+    """Add fields of the manifests as columns, for decisions on 100,000 partitions, of which most need no manifest."""
     own = pl.col("manifest").str.json_decode(_FACTS)
-    return published.with_columns(own.alias("own")).select(
-        "partition", "generation", "manifest", "shape",
+    return commits.with_columns(own.alias("own")).select(
+        *_COMMITS,
         pl.col("own").struct.field("kind", "run", "input_fingerprint"),
         pl.col("own").struct.field("index").struct.field("key").alias("index_key"),
         pl.col("own").struct.field("counts").struct.field("pending").fill_null(0).alias("pending"),
@@ -241,7 +239,7 @@ def update(store: Store, now: dt.datetime, *, note: Note = unnoted) -> None:
     known = _load(store, "commits", _COMMITS)[0]
     current = _refreshed(store, known, note)
     if not current.select("partition", "generation").equals(known.select("partition", "generation")):
-        _save(store, "commits", current, {}, now)
+        _save(store, "commits", current.select(*_COMMITS), {}, now)
     ended, marks = _attempts(store, note)
     if marks != _load(store, "attempts", _ATTEMPTS)[1]:
         _save(store, "attempts", ended, marks, now)
