@@ -13,8 +13,8 @@ from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.row_digests import CONTENT, IDENTITY, RowDigests, add_published, fingerprints_of
 from pipeline.enrichment.selection import duplicate_keys
 from pipeline.journal.answers.elsewhere import Needed
-from pipeline.journal.compacted import HELD_BYTES
 from pipeline.journal.join import JournalJoin, collect, hashed
+from pipeline.journal.record_frames import HELD_BYTES
 from pipeline.planning.batches import (
     BATCH_BYTES,
     MOST_ANSWERED_ROWS,

@@ -22,15 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.forgetting.identities import Identities
-from pipeline.journal import compacted
-from pipeline.journal.compacted import CHUNK, COMMON, REQUEST, Footer
+from pipeline.journal import record_frames
+from pipeline.journal.compacted import Footer
+from pipeline.journal.record_frames import CHUNK, COMMON, REQUEST
 from pipeline.progress_note import Note, unnoted
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
 from schemas import digests, ids
 from schemas.errors import ObjectMissing
-from stages.journal.records import record_of
-from stages.journal.segments import UnknownFormat, decode_segment, encode_segment
+from stages.journal.segments import UnknownFormat, intact_bodies, line_of, segment_of
 
 _BY_REQUEST = ("call", REQUEST)  # kinds of record that belong to a request, not to a row of a stage
 _OUTCOMES = ("row", "pending")
@@ -249,15 +249,14 @@ def _renamed(body: bytes, name: str) -> bytes:
 def _rewrite_segment(store: Store, key: str, change: _Change) -> None:
     """Replace a segment in place, in one put: its name may be in the footer of a compacted object."""
     try:
-        records = decode_segment(store.get(key)).records
+        bodies, _ = intact_bodies(store.get(key))
     except ObjectMissing:
         return
-    kept = change.of(compacted.frame_of(records))
+    kept = change.of(record_frames.of_bodies(bodies))
     if not kept.height:
         store.delete([key])
         return
-    found = (record_of(body) for body in kept["body"].to_list())
-    store.put(key, encode_segment(record for record in found if record is not None))
+    store.put(key, segment_of(map(line_of, kept["body"].to_list())))
 
 
 def _rewrite_compacted(store: Store, key: str, partition: str, change: _Change) -> None:
@@ -295,7 +294,7 @@ def _frames(store: Store, key: str, unreadable: list[str]) -> Iterator[pl.DataFr
     """Yield the records of an object in the compacted form, some at a time."""
     try:
         if key.endswith(".jsonl"):
-            yield from compacted.chunked([decode_segment(store.get(key)).records])
+            yield from record_frames.chunked([intact_bodies(store.get(key))[0]])
             return
         with store.open_input(key) as source, pq.ParquetFile(source) as parquet:
             Footer.of(key, parquet.schema_arrow)

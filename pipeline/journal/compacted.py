@@ -9,6 +9,7 @@ a grace are not read again. Readers are `pipeline.journal.join`, `pipeline.journ
 and `pipeline.runs.statistics.totals`.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,45 +19,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.journal.segments import Reading, load_batch, read_segments
+from pipeline.journal.record_frames import CHUNK, COMPACTED, REQUESTS, chunked
+from pipeline.journal.segments import Reading, load_batch, read_bodies
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of, groups_of
 from schemas import ids
 from schemas.errors import ObjectMissing
-from stages.journal.records import (
-    AnswerRecord,
-    CallRecord,
-    CommonRecord,
-    NodeRecord,
-    Record,
-    RequestRecord,
-    RowRecord,
-    VoidRecord,
-    encode_record,
-    record_of,
-)
+from stages.journal.records import Record, record_of
 from stages.journal.segments import FORMAT, UnknownFormat
 
-COMPACTED = pa.schema(
-    [
-        pa.field("kind", pa.string()),  # see `_kind`
-        pa.field("id", pa.string()),
-        pa.field("key", pa.string()),  # row fingerprint, request digest, or that of what requests have in common
-        pa.field("stage", pa.string()),  # stage fingerprint; of a request the digest of its common part; none of a call
-        pa.field("run", pa.string()),
-        pa.field("nonce", pa.string()),
-        pa.field("body", pa.binary()),
-        pa.field("used", pa.float64()),  # see pipeline.journal.compaction
-    ]
-)
 _SEARCHED = ["kind", "id", "key"]
 Wanted = Callable[[pl.DataFrame], pl.Series]  # of records by these columns: True for each that is needed
-REQUEST, COMMON = "request", "common"
-REQUESTS = (REQUEST, COMMON)  # kinds that are for people only: in row groups of their own, behind the others
-CHUNK = 4_000  # records as Arrow
 _JOINED = 4 * CHUNK  # that are joined with rows at once
-_HELD = 2_000  # records as objects, which take several times as much
-HELD_BYTES = 8_000_000  # of requests
 
 
 def listed(store: Store, partition: str, run: str = "") -> tuple[list[str], list[str]]:
@@ -187,45 +161,6 @@ def _wanted_rows(
         pa.default_memory_pool().release_unused()
 
 
-def chunked(segments: Iterable[list[Record]]) -> Iterator[pl.DataFrame]:
-    """Yield frames of some thousand records in the compacted form; memory does not grow with the segments."""
-    held: list[Record] = []
-    size = 0
-    for records in segments:
-        held.extend(records)
-        size += sum(len(record.messages) for record in records if isinstance(record, RequestRecord))
-        if len(held) >= _HELD or size >= HELD_BYTES:
-            yield frame_of(held)
-            held, size = [], 0
-    if held:
-        yield frame_of(held)
-
-
-def frame_of(records: Iterable[Record]) -> pl.DataFrame:
-    """Convert records to the compacted form, not yet used."""
-    rows = []
-    for record in records:
-        body = encode_record(record)
-        if isinstance(record, CallRecord):
-            rows.append(("call", record.id, record.request, "", record.run, record.nonce, body, record.at))
-        elif isinstance(record, RequestRecord):
-            rows.append((REQUEST, record.id, record.request, record.common, record.run, "", body, record.at))
-        elif isinstance(record, CommonRecord):
-            rows.append((COMMON, "", record.common, "", record.run, "", body, record.at))
-        else:
-            rows.append((_kind(record), record.id, record.row, record.stage, record.run, "", body, record.at))
-    schema = {field.name: pl.String for field in COMPACTED} | {"body": pl.Binary, "used": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _kind(record: RowRecord | VoidRecord | AnswerRecord | NodeRecord) -> str:
-    """Return the kind of a record about a row. A pending row is no outcome: it may need a call, and its calls be of
-    use."""
-    if isinstance(record, RowRecord):
-        return "pending" if record.status == "pending" else "row"
-    return "node" if isinstance(record, NodeRecord) else "void"
-
-
 def everything(
     store: Store,
     partition: str,
@@ -239,24 +174,21 @@ def everything(
     out that it does not accept, without `requests` those of requests (`read_compacted`)."""
     segments, merged = listed(store, partition)
     yield from read_compacted(store, merged, columns, reading, wanted=wanted, requests=requests)
-    for chunk in chunked(read_segments(store, segments, reading)):
+    for chunk in chunked(read_bodies(store, segments, reading)):
         yield chunk.select(columns)
 
 
-def records_of_run(store: Store, partition: str, run: str, *, requests: bool = True) -> Iterator[Record]:
-    """Yield a run's records in a partition; some may come twice while they are merged. Without `requests`, those of
-    requests may be left out. Raises StoreError."""
+def of_run(
+    store: Store, partition: str, run: str, columns: Sequence[str], *, requests: bool = True
+) -> Iterator[pl.DataFrame]:
+    """Yield a run's records in a partition, a chunk at a time; some may come twice while they are merged. Without
+    `requests`, those of requests may be left out. Raises StoreError."""
     reading = Reading()
     segments, merged = listed(store, partition, run)
-    chunks = read_compacted(
-        store, merged, ["run", "body"], reading, accept=lambda footer: run in footer.runs, requests=requests
-    )
-    for chunk in chunks:
-        for body in chunk.filter(pl.col("run") == run)["body"].to_list():
-            if (record := record_of(body)) is not None:
-                yield record
-    for records in read_segments(store, segments, reading):
-        yield from (record for record in records if getattr(record, "run", None) == run)
+    read = list(dict.fromkeys([*columns, "run"]))
+    chunks = read_compacted(store, merged, read, reading, accept=lambda footer: run in footer.runs, requests=requests)
+    for chunk in itertools.chain(chunks, chunked(read_bodies(store, segments, reading))):
+        yield chunk.filter(pl.col("run") == run).select(columns)
 
 
 def earlier_records(
@@ -267,7 +199,8 @@ def earlier_records(
     found = load_batch(store, partition, run, batch, damage)
     published = store.list(ids.commits_of(partition), start_after=ids.commit(partition, base))
     if next(iter(published), None) is not None:  # this attempt slept meanwhile: segments that it needs may be merged
-        found += records_of_run(store, partition, run)
+        bodies = (body for chunk in of_run(store, partition, run, ["body"]) for body in chunk["body"])
+        found += [record for body in bodies if (record := record_of(body)) is not None]
     return found
 
 

@@ -17,18 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.journal import answer_keys
-from pipeline.journal.compacted import (
-    CHUNK,
-    COMMON,
-    COMPACTED,
-    HELD_BYTES,
-    REQUEST,
-    REQUESTS,
-    Footer,
-    chunked,
-    read_compacted,
-)
-from pipeline.journal.segments import Reading, read_segments
+from pipeline.journal.compacted import Footer, read_compacted
+from pipeline.journal.record_frames import CHUNK, COMMON, COMPACTED, HELD_BYTES, REQUEST, REQUESTS, chunked
+from pipeline.journal.segments import Reading, read_bodies
 from pipeline.stores import Store
 from pipeline.stores.base import ObjectInfo
 from pipeline.stores.parquet import batches_of
@@ -80,7 +71,7 @@ def compact(
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         merged = _JournalMerge(Path(folder), now.timestamp(), in_use)
         merged.take(read_compacted(store, [info.key for info in olds], COMPACTED.names, reading))
-        new = merged.take(chunked(read_segments(store, [info.key for info in segments], reading)))
+        new = merged.take(chunked(read_bodies(store, [info.key for info in segments], reading)))
         on_new(pl.concat([_NO_KEYS, *new]).unique())
         held = reading.read | (reading.merged & {info.key for info in segments})
         path = merged.write(tuple(sorted(held)))
@@ -102,7 +93,7 @@ def compact_if_large(
     if not is_small or next(iter(store.list(f"{ids.journal_folder(partition)}compact-")), None) is not None:
         compact(store, partition, now, in_use(), on_new)
         return
-    chunks = chunked(read_segments(store, [info.key for info in segments], Reading()))
+    chunks = chunked(read_bodies(store, [info.key for info in segments], Reading()))
     on_left(pl.concat([_NO_KEYS, *(answer_keys.of_records(chunk) for chunk in chunks)]).unique())
 
 

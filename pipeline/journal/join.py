@@ -21,8 +21,8 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.journal import answer_keys, compacted, known_file
-from pipeline.journal.compacted import COMMON, REQUEST, REQUESTS
 from pipeline.journal.known_file import REJECT
+from pipeline.journal.record_frames import COMMON, REQUEST, REQUESTS
 from pipeline.journal.segments import Reading
 from pipeline.stores import Store
 from schemas import ids

@@ -7,6 +7,7 @@ import orjson
 import polars as pl
 
 from pipeline.journal import compacted
+from pipeline.journal.record_frames import COMMON, REQUEST, REQUESTS
 from pipeline.journal.segments import Reading
 from pipeline.stores import Store
 from stages.journal.records import CommonRecord, RequestRecord, record_of
@@ -23,7 +24,7 @@ def requests_of(store: Store, partition: str, digests: Iterable[str]) -> dict[st
     commons: dict[str, CommonRecord] = {}
     for chunk in compacted.everything(store, partition, _COLUMNS, Reading(), _of_requests, requests=True):
         kind, key = pl.col("kind"), pl.col("key")
-        mine = chunk.filter((kind == compacted.COMMON) | ((kind == compacted.REQUEST) & key.is_in(wanted)))
+        mine = chunk.filter((kind == COMMON) | ((kind == REQUEST) & key.is_in(wanted)))
         for record in map(record_of, mine["body"].to_list()):
             if isinstance(record, RequestRecord):
                 found[record.request] = record
@@ -33,7 +34,7 @@ def requests_of(store: Store, partition: str, digests: Iterable[str]) -> dict[st
 
 
 def _of_requests(chunk: pl.DataFrame) -> pl.Series:
-    return chunk["kind"].is_in(compacted.REQUESTS)
+    return chunk["kind"].is_in(REQUESTS)
 
 
 def _whole(request: RequestRecord, common: CommonRecord | None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pipeline.process_state import STATE
 from pipeline.stores import Store
 from schemas import ids
 from schemas.errors import ObjectMissing
-from stages.journal.records import Record
-from stages.journal.segments import UnknownFormat, decode_segment
+from stages.journal.records import Record, record_of
+from stages.journal.segments import UnknownFormat, intact_bodies
 
 
 @dataclass
@@ -47,21 +47,38 @@ class Reading:
 
 def read_segments(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[list[Record]]:
     """Yield the records of segments that are in no compacted object read so far, one segment at a time."""
+    for key, bodies in _intact(store, keys, reading):
+        records = [record for body in bodies if (record := record_of(body)) is not None]
+        _note_torn(key, len(bodies) - len(records), reading)
+        yield records
+
+
+def read_bodies(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[list[bytes]]:
+    """Do as `read_segments`, but yield the JSON of the records."""
+    yield from (bodies for _, bodies in _intact(store, keys, reading))
+
+
+def _intact(store: Store, keys: Iterable[str], reading: Reading) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield the key of each segment, with its records in JSON."""
     for key in keys:
         if key in reading.merged:
             continue
         try:
-            segment = decode_segment(store.get(key))
+            bodies, torn = intact_bodies(store.get(key))
         except ObjectMissing:
             reading.gone.add(key)
             continue
         except UnknownFormat as exc:
             reading.damage.append(f"{key}: {exc}; its records are not used")
             continue
-        if segment.torn:
-            reading.damage.append(f"{key}: {segment.torn} torn record(s) dropped")
+        _note_torn(key, torn, reading)
         reading.read.add(key)
-        yield segment.records
+        yield key, bodies
+
+
+def _note_torn(key: str, torn: int, reading: Reading) -> None:
+    if torn:
+        reading.damage.append(f"{key}: {torn} torn record(s) dropped")
 
 
 def load_batch(store: Store, partition: str, run: str, batch: int, damage: list[str] | None = None) -> list[Record]:

@@ -180,6 +180,8 @@ _KINDS: dict[str, type[Record]] = {
     "common": CommonRecord,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+_KIND_FIRST = b'{"k":"'
+_KNOWN = {name.encode() for name in _KINDS}
 _LARGE = 4_096  # characters of a request, above which its text is compressed
 _SAME = {"stage", "run", "status", "model", "common"}  # of thousands of records, so that all share one string
 
@@ -195,6 +197,11 @@ def encode_record(record: Record) -> bytes:
         if not fields.get(name, True):
             del fields[name]  # earlier versions do not know it, so it is written only if it says something
     return orjson.dumps(fields)
+
+
+def is_record(body: bytes) -> bool:
+    """True for the JSON of a record of a kind that is known, by its first field."""
+    return body.startswith(_KIND_FIRST) and body[len(_KIND_FIRST) : body.find(b'"', len(_KIND_FIRST))] in _KNOWN
 
 
 def record_of(body: bytes) -> Record | None:

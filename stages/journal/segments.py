@@ -6,12 +6,12 @@ Compacted journals hold the same records as Parquet (`pipeline.journal.compacted
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import orjson
 
-from stages.journal.records import CallRecord, Record, encode_record, record_of
+from stages.journal.records import CallRecord, Record, encode_record, is_record, record_of
 
 FORMAT = 1
 _LINE_START = re.compile(rb"[0-9a-f]{8} \{")
@@ -45,22 +45,36 @@ class UnknownFormat(Exception):
 
 
 def decode_segment(data: bytes) -> Segment:
-    """Return the records of a segment; torn lines are counted, not guessed. Raises UnknownFormat for another version's.
+    """Return the records of a segment; torn lines are counted, not guessed. Raises UnknownFormat for another
+    version's."""
+    bodies, torn = intact_bodies(data)
+    records = [record for body in bodies if (record := record_of(body)) is not None]
+    return Segment(records, torn + len(bodies) - len(records))
+
+
+def intact_bodies(data: bytes) -> tuple[list[bytes], int]:
+    """Return the JSON of the records of a segment, and the number of torn lines. Raises UnknownFormat for another
+    version's.
 
     A torn header loses nothing but itself: lines are self-describing, and a later format must seed its checksums
     (`zlib.crc32(body, FORMAT)`), so that its lines can never pass for ours.
     """
-    segment = Segment()
     header, *lines = data.split(b"\n")
     version = _version(header)
     if version is None:
-        _decode_line(header, segment)
+        lines = [header, *lines]
     elif version != FORMAT:
         raise UnknownFormat(f"journal format {version!r}, this Tandem reads {FORMAT}")
-    for line in lines:
-        if line:
-            _decode_line(line, segment)
-    return segment
+    bodies: list[bytes] = []
+    torn = 0 if header else 1
+    for line in filter(None, lines):
+        body = _checked(line)
+        if body is not None and is_record(body):
+            bodies.append(body)
+            continue
+        torn += 1
+        bodies.extend(_within_torn(line))
+    return bodies, torn
 
 
 def _version(header: bytes) -> int | None:
@@ -71,22 +85,13 @@ def _version(header: bytes) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def _decode_line(line: bytes, segment: Segment) -> None:
-    record = _decode(line)
-    if record is not None:
-        segment.records.append(record)
-        return
-    segment.torn += 1
-    for start in _LINE_START.finditer(line, 1):  # a torn line break: the line after it is intact
-        before, after = _decode(line[: start.start() - 1]), _decode(line[start.start() :])
-        segment.records.extend(record for record in (before, after) if record is not None)
+def _within_torn(line: bytes) -> Iterator[bytes]:
+    """Yield the records of a line whose break is torn: the line after it is intact."""
+    for start in _LINE_START.finditer(line, 1):
+        before, after = (_checked(part) for part in (line[: start.start() - 1], line[start.start() :]))
+        yield from (body for body in (before, after) if body is not None and is_record(body))
         if after is not None:
             return
-
-
-def _decode(line: bytes) -> Record | None:
-    body = _checked(line)
-    return record_of(body) if body is not None else None
 
 
 def _checked(line: bytes) -> bytes | None:

@@ -20,7 +20,8 @@ from pipeline.client.preflight import preflight
 from pipeline.client.spec_file import read_spec
 from pipeline.estimates.call_count import count_calls
 from pipeline.estimates.preview import decide
-from pipeline.journal.compacted import COMPACTED, Footer, frame_of
+from pipeline.journal.compacted import Footer
+from pipeline.journal.record_frames import COMPACTED, of_records
 from pipeline.planning.job import Job, Ready
 from pipeline.planning.known_answers import index_answers
 from pipeline.process_state import STATE
@@ -107,7 +108,7 @@ def _empty_sink(folder: Path) -> None:
 
 def _journals(ready: Ready) -> None:
     for partition in ready.job.snapshot.partitions:
-        frame = frame_of(_records(ready.job, partition))
+        frame = of_records(_records(ready.job, partition))
         with tempfile.NamedTemporaryFile(suffix=".parquet") as local:
             metadata = Footer((), ("run-1",), ()).metadata()
             with pq.ParquetWriter(local.name, COMPACTED.with_metadata(metadata), compression="zstd") as writer:

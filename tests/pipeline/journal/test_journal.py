@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.journal import compacted
+from pipeline.journal import compacted, record_frames
 from pipeline.journal.compaction import InUse, compact
 from pipeline.journal.join import keys_of_batch, split_by_batch
 from pipeline.journal.known_file import records_of
@@ -110,7 +110,7 @@ def test_each_batch_is_dealt_just_the_records_of_its_rows(
             compact(store, DAY, NOW)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compacted, "CHUNK", 3)
-        patch.setattr(compacted, "_HELD", 3)
+        patch.setattr(record_frames, "CHUNK", 3)
         found, damage = dealt(store, wanted(*pairs), tmp_path)
     naive: dict[int, set[bytes]] = {}
     for batch, key in pairs:

@@ -10,9 +10,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.journal import compacted
-from pipeline.journal.compacted import COMPACTED, REQUESTS, everything
+from pipeline.journal import record_frames
+from pipeline.journal.compacted import everything
 from pipeline.journal.compaction import InUse, compact
+from pipeline.journal.record_frames import COMPACTED, REQUESTS
 from pipeline.journal.segments import Reading
 from pipeline.stores import MemoryStore
 from schemas import ids
@@ -79,7 +80,7 @@ def test_requests_lie_in_row_groups_of_their_own_and_once_each(store: MemoryStor
 
 def test_large_requests_are_written_some_megabytes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore("large")
-    monkeypatch.setattr(compacted, "HELD_BYTES", 10_000)
+    monkeypatch.setattr(record_frames, "HELD_BYTES", 10_000)
     monkeypatch.setattr("pipeline.journal.compaction.HELD_BYTES", 10_000)
     records = [RequestRecord(f"r{at}", "id", "c", "x" * 4_000, "run-1", 1.0) for at in range(20)]
     store.put(ids.journal_segment(DAY, "run-1", 0, "n"), encode_segment(records))

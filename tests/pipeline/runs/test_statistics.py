@@ -7,16 +7,20 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from pipeline.journal import record_frames
 from pipeline.runs.progress import live_report
 from pipeline.runs.requests import load_request
+from pipeline.runs.statistics.calls import CallSummary
 from pipeline.runs.statistics.document import RunStatistics
-from pipeline.runs.statistics.totals import CallSummary, partition_lines
+from pipeline.runs.statistics.totals import partition_lines
 from schemas import ids
 from stages.journal.records import CallRecord, RowRecord
 from tests.cli.support import Project
@@ -45,7 +49,9 @@ def test_calls_are_counted_once_by_when_how_long_and_how_dear() -> None:
     records = [call(f"row{n}", f"{n:032x}", at=1000 + n, ms=100 + 10 * n, cost=n / 1000) for n in range(100)]
     again = [*records, records[0]]  # while it is being merged, a record may be read twice
     answers = [RowRecord("s", f"f{n}", f"row{n}", "ok", "{}", None, (), "r", 1000.5 + n) for n in range(100)]
-    seen.partition("day=1", [*again, *answers, call("row7", "f" * 32, at=1050, ms=5000, cost=None)])
+    late = call("row7", "f" * 32, at=1050, ms=5000, cost=None)
+    for some in (again, [*answers, answers[0]], [late, late]):
+        seen.add(record_frames.of_records(some).with_columns(partition=pl.lit("day=1")))
     moments = list(seen.moments())
     assert sum(moment.calls for moment in moments) == 101
     assert sum(moment.rows for moment in moments) == 100
@@ -53,11 +59,29 @@ def test_calls_are_counted_once_by_when_how_long_and_how_dear() -> None:
     assert len(moments) <= 60
     assert sum(bar.calls for bar in seen.bars()) == 101
     assert seen.percentile(0.5) == pytest.approx(600, rel=0.06)
-    slowest = max(seen.slowest, key=lambda row: row.ms)
+    slowest = seen.slowest[0]
     assert (slowest.partition, slowest.row, slowest.calls, slowest.ms) == ("day=1", "row7", 2, 5170)
     assert slowest.cost_usd == pytest.approx(0.007)
-    assert max(seen.dearest, key=lambda row: row.cost_usd).row == "row99"
-    assert len(seen.slowest) <= 20, "a few rows of a partition are kept, however many it has"
+    assert seen.dearest[0].row == "row99"
+    assert len(seen.slowest) <= 20, "a few rows are told, however many there are"
+    (used,) = seen.models()
+    assert (used.model, used.calls) == ("openai:m", 101)
+    assert used.cost_usd == pytest.approx(4.95)
+
+
+def test_what_did_not_happen_in_the_run_is_not_counted() -> None:
+    seen = CallSummary()
+    told = call("row1", "a" * 32, at=1000)
+    unknown = replace(told, nonce="b" * 32, raw=None)
+    carried = replace(told, nonce="c" * 32, carried=True)
+    of_job = replace(told, nonce="d" * 32, latency_ms=3_600_000, by={"job": "batch_1", "stage": "s", "tier": "batch"})
+    tool = replace(told, nonce="e" * 32, model="tool:search")
+    seen.add(record_frames.of_records([told, unknown, carried, of_job, tool]).with_columns(partition=pl.lit("day=1")))
+    assert seen.calls[1000] == 3
+    assert sum(bar.calls for bar in seen.bars()) == 2, "a provider batch job says nothing of the time of a call"
+    assert [(one.model, one.tier, one.stage) for one in seen.models()] == [
+        ("openai:m", "", ""), ("openai:m", "batch", "s"),
+    ]  # fmt: skip
 
 
 def test_a_run_without_calls_has_a_story() -> None:
