@@ -57,11 +57,13 @@ class Ran:
     temporal_cpu_s: float
 
 
-def run(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Ran:
-    return tandem(folder, "run", "--json", "-q", *arguments, env=env)
+def run(folder: Path, *arguments: str, env: dict[str, str] | None = None, memory: bool = True) -> Ran:
+    return tandem(folder, "run", "--json", "-q", *arguments, env=env, memory=memory)
 
 
-def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Ran:
+def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None, memory: bool = True) -> Ran:
+    """Run a command to its end. Without `memory` that is not measured: summing pages takes tens of ms of a core for
+    each process, twice a second."""
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
     began = time.monotonic()
     process = psutil.Popen(command, cwd=folder, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True)
@@ -81,9 +83,9 @@ def tandem(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> 
                 with contextlib.suppress(psutil.Error):
                     times = one.cpu_times()
                     cpu[one.pid] = times.user + times.system
-                    held += one.memory_full_info().pss / 1e6
+                    held += one.memory_full_info().pss / 1e6 if memory else 0.0
             peak[0] = max(peak[0], held)
-            time.sleep(0.5)  # summing pages takes tens of ms of a core for each process
+            time.sleep(0.5)
 
     watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()

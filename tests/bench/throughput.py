@@ -38,7 +38,7 @@ def _cpu_s(rows: int) -> float:
     in_flight, latency_ms = SATURATED
     with tempfile.TemporaryDirectory() as name, ModelServer.start(latency_ms=latency_ms) as server:
         _write(Path(name), rows, in_flight)
-        return run(Path(name), "--yes", "--processes", "1", env=server.env()).cpu_s
+        return run(Path(name), "--yes", "--processes", "1", env=server.env(), memory=False).cpu_s
 
 
 def _write(folder: Path, rows: int, in_flight: int) -> None:
@@ -58,7 +58,7 @@ def _measured(in_flight: int, latency_ms: int, rows: int) -> str:
         loop = _rate(server)
         server.reset()
         server.script({"latency_ms": latency_ms})
-        ran = run(folder, "--yes", env=server.env())
+        ran = run(folder, "--yes", env=server.env(), memory=False)
         ours, most = _rate(server), server.stats().max_in_flight
     assert ran.report["rows"]["ok"] == rows, ran.report
     return (
