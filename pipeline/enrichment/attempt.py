@@ -1,6 +1,7 @@
 """Handles for the work on a partition and on one of its batches: job, plan, store and folder together."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pipeline.enrichment.staging import StagingFolder
 from pipeline.journal.answers.elsewhere import OtherJournals
@@ -29,7 +30,7 @@ class PartitionRun:
         """The journals of the dataset's other partitions."""
         return other_journals(self.job, self.store)
 
-    @property
+    @cached_property
     def entry(self) -> Entry:
         """The partition's entry in the plan's snapshot."""
         return self.job.snapshot.entry(self.partition)

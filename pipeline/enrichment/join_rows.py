@@ -142,31 +142,34 @@ class RowJoin:
                     raise duplicate_keys(self._entry.partition, {name: rows[name][row] for name in columns})
                 seen.add(identity)
 
-    def batches_with_records(self, size: int, staging: str) -> tuple[list[PlannedBatch], list[str]]:
+    def batches_with_records(self, size: int, staging: str, *, journal: bool) -> tuple[list[PlannedBatch], list[str]]:
         """Return the batches, each with the objects of its rows' digests and known records, and damaged parts of the
-        journal."""
+        partition's own `journal`, if it has one."""
         prints = [self._digests.keys(stage.fingerprint) for stage in self._stages]
         rows = RowKeys(self._digests.keys(IDENTITY), prints, self._job)
         keys = rows.all
-        own = collect([(self._store, self._entry.partition)], pl.concat(keys), self._folder)
+        mine = [(self._store, self._entry.partition)]
+        own = collect(mine, pl.concat(keys), self._folder) if journal else None
         needed, others = rows.needed(own), self._work.others
         places = others.places({self._entry.partition: needed})[self._entry.partition]
         other = others.collect(places, needed, self._folder)
-        answered = rows.answered([own] if other is None else [own, other])
+        joined_by_kind = {kind: one for kind, one in (("known", own), ("elsewhere", other)) if one is not None}
+        answered = rows.answered(list(joined_by_kind.values()))
         sizes = self._sizes(answered, size)
         batches = batches_over(self._entry, sizes)
+        if not joined_by_kind:  # as for most partitions of a first run
+            return batches, []
         batch = pl.Series("batch", np.repeat(np.arange(len(sizes)), sizes), dtype=pl.Int64)
         required = pl.concat(pl.DataFrame([batch, key, (~answered).alias("calls")]) for key in keys)
         if other is not None:
             self._carry(other, pl.concat(keys))
-        files = [("known", own)] if other is None else [("known", own), ("elsewhere", other)]
-        for kind, joined in files:
+        for kind, joined in joined_by_kind.items():
             for number, path in joined.by_batch(required, self._folder, kind).items():
                 target = ids.staged(staging, number, kind, file_sha256(path), "arrow")
                 self._store.upload(target, path)
                 batches[number] = batches[number].model_copy(update={kind: target})
                 self._work.note(0)
-        return self._with_digests(batches, staging), own.damage
+        return self._with_digests(batches, staging), own.damage if own is not None else []
 
     def _with_digests(self, batches: Sequence[PlannedBatch], staging: str) -> list[PlannedBatch]:
         """Stage the digests of the batches that have known records."""

@@ -58,7 +58,7 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
     journal = has_journal(store, partition)
     with tempfile.TemporaryDirectory(prefix="tandem-") as local:
         chosen = _choose(work, rows, folder, Path(local))
-        batches, damage = _batches(chosen, folder, Path(local), known=journal or work.others.may_have_answers())
+        batches, damage = _batches(chosen, folder, Path(local), journal=journal)
     opened = OpenedPartition(
         partition=partition,
         base=base,
@@ -104,16 +104,15 @@ def _choose(work: PartitionRun, rows: int, folder: str, local: Path) -> _Chosen:
     return _Chosen(replace(work, job=job), found.rows, tuple(selected), tuple(filtered), checked=True)
 
 
-def _batches(chosen: _Chosen, folder: str, local: Path, *, known: bool) -> tuple[list[PlannedBatch], list[str]]:
-    """Cut the rows into batches. `known`: there may be answers for them. Returns the damaged parts of the journal,
-    too."""
+def _batches(chosen: _Chosen, folder: str, local: Path, *, journal: bool) -> tuple[list[PlannedBatch], list[str]]:
+    """Cut the rows into batches. `journal`: the partition has one. Returns the damaged parts of it, too."""
     work, rows = chosen.work, chosen.rows
     job, entry = work.job, work.entry
     size = batch_rows(rows, job.spec.limits.batch_rows, job.snapshot.row_bytes(entry) if rows else 0)
     join = RowJoin(work, rows, local)
-    if known and not work.plan.selection.fresh:
+    if not work.plan.selection.fresh and (journal or work.others.may_have_answers()):
         join.read()
-        return join.batches_with_records(size, folder)
+        return join.batches_with_records(size, folder, journal=journal)
     if job.spec.source.key and not chosen.checked:
         join.refuse_duplicates()
     return equal_batches(entry, size, rows), []

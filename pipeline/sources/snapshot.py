@@ -96,6 +96,9 @@ class Snapshot:
 
     def entry(self, partition: str) -> Entry:
         """Raises KeyError for a partition that is not in the input."""
+        place = self.entries["partition"].search_sorted(partition)  # in order: there may be a million
+        if place < self.entries.height and self.entries["partition"][place] == partition:
+            return _entry(self.entries.row(place, named=True))
         return self.entries_of([partition])[partition]
 
     def entries_of(self, partitions: Sequence[str]) -> dict[str, Entry]:

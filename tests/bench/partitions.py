@@ -1,4 +1,5 @@
-"""1,000 partitions of 10 rows, beside as many children that do nothing, on a Temporal server of the same kind.
+"""1,000 partitions of 10 rows, beside as many children that do nothing, and that only call an activity that does
+nothing, on a Temporal server of the same kind.
 
 Counts what a partition costs: seconds of CPU, and objects that are kept.
 """
@@ -28,30 +29,31 @@ def main() -> str:
         ran = run(folder)
         kept = sum(1 for path in (folder / "out").rglob("*") if path.is_file())
     assert ran.report["partitions"]["published"] == PARTITIONS
-    empty = empty_children()
+    empty, of_one_activity = (seconds_of_children(kind) for kind in ("Empty", "OfOneActivity"))
     return (
         f"{PARTITIONS:,} partitions of {ROWS} rows in {ran.wall_s:.0f} s, {PARTITIONS / ran.wall_s:.0f} a second, "
         f"{ran.cpu_s / PARTITIONS * 1000:.0f} ms of CPU each and {ran.temporal_cpu_s / PARTITIONS * 1000:.0f} of "
         f"Temporal's, {kept / PARTITIONS:.2f} objects kept; {PARTITIONS / empty:.0f} empty children a second: "
-        f"{empty / ran.wall_s:.0%} of them (load {os.getloadavg()[0]:.0f})"
+        f"{empty / ran.wall_s:.0%} of them; {PARTITIONS / of_one_activity:.0f} children of one empty activity: "
+        f"{of_one_activity / ran.wall_s:.0%} (load {os.getloadavg()[0]:.0f})"
     )
 
 
-def empty_children() -> float:
-    """Return the seconds that the children take, by one worker process."""
+def seconds_of_children(kind: str) -> float:
+    """Return the seconds that the children of a type take, by one worker process."""
     with tempfile.TemporaryDirectory() as name, TemporalServer.start(Path(name)) as server:
         worker = Child([sys.executable, "-m", "tests.bench.empty_children", server.address])
         try:
-            return asyncio.run(_seconds_of_children(server.address))
+            return asyncio.run(_seconds_of_children(server.address, kind))
         finally:
             worker.kill()
 
 
-async def _seconds_of_children(address: str) -> float:
+async def _seconds_of_children(address: str, kind: str) -> float:
     client = await Client.connect(address)
-    await client.execute_workflow("Parent", args=[WINDOW, WINDOW], id="warm", task_queue=QUEUE)
+    await client.execute_workflow("Parent", args=[kind, WINDOW, WINDOW], id="warm", task_queue=QUEUE)
     began = time.monotonic()
-    await client.execute_workflow("Parent", args=[PARTITIONS, WINDOW], id="empty", task_queue=QUEUE)
+    await client.execute_workflow("Parent", args=[kind, PARTITIONS, WINDOW], id="children", task_queue=QUEUE)
     return time.monotonic() - began
 
 
