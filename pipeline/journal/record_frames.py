@@ -1,5 +1,5 @@
 """Records as frames, in the form of compacted journals: their JSON, and the columns by which they are searched, which
-Polars takes from it. A record is not made an object for that: that takes ten times as long."""
+Polars takes from it. No record is made an object for that: it would take several times as long."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -86,7 +86,10 @@ def indexed(store: Store) -> pl.DataFrame:
 def _refreshed(store: Store, known: pl.DataFrame, note: Note) -> pl.DataFrame:
     decoded = _decoded(known.lazy()).collect(background=True)  # by threads of Polars, while folders are listed
     listed = _listed(store)
-    kept = decoded.fetch_blocking().join(listed, on=["partition", "generation"], how="semi")
+    try:
+        kept = decoded.fetch_blocking().join(listed, on=["partition", "generation"], how="semi")
+    except pl.exceptions.PolarsError:  # it is derived: commits are read instead
+        kept = _decoded(EMPTY.lazy()).collect()
     newer = listed.join(kept, on="partition", how="anti")
     if newer.height:
         kept = pl.concat([kept, _read_commits(store, newer.rows(), note)])
@@ -237,9 +240,9 @@ def _attempts_of(run: str, ended: Iterable[outcomes.Ended]) -> pl.DataFrame:
 def update(store: Store, now: dt.datetime, *, note: Note = unnoted) -> None:
     """Write both indexes where there is anything newer, and remove older ones after a grace. Raises StoreError."""
     known = _load(store, "commits", _COMMITS)[0]
-    current = _refreshed(store, known, note)
-    if not current.select("partition", "generation").equals(known.select("partition", "generation")):
-        _save(store, "commits", current.select(*_COMMITS), {}, now)
+    current = _refreshed(store, known, note).select(*_COMMITS)
+    if not current.equals(known):
+        _save(store, "commits", current, {}, now)
     ended, marks = _attempts(store, note)
     if marks != _load(store, "attempts", _ATTEMPTS)[1]:
         _save(store, "attempts", ended, marks, now)

@@ -58,7 +58,7 @@ class CallSummary:
     def add(self, records: pl.DataFrame) -> None:
         """Add records, with their `partition`; those of a row that is told have to come soon after each other."""
         self.read += records.height
-        keys = pl.struct("stage", "key").hash()
+        keys = pl.struct("partition", "stage", "key").hash()
         answers = _new(records.filter(pl.col("kind").is_in(["row", "pending"])), keys, self._answered)
         decided = answers.select(pl.col("body").cast(pl.String).str.json_decode(pl.Struct({"at": pl.Float64})))
         self.rows.update(decided.unnest("body").select(_second).to_series().to_list())

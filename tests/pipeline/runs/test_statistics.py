@@ -84,6 +84,13 @@ def test_what_did_not_happen_in_the_run_is_not_counted() -> None:
     ]  # fmt: skip
 
 
+def test_equal_rows_of_two_partitions_are_two() -> None:
+    seen = CallSummary()
+    answer = record_frames.of_records([RowRecord("s", "f", "row", "ok", "{}", None, (), "r", 1000.0)])
+    seen.add(pl.concat(answer.with_columns(partition=pl.lit(day)) for day in ("day=1", "day=2", "day=1")))
+    assert seen.rows[1000] == 2
+
+
 def test_a_run_without_calls_has_a_story() -> None:
     seen = CallSummary()
     assert (list(seen.moments()), list(seen.bars()), RunStatistics().lines) == ([], [], ())

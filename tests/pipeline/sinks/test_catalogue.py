@@ -7,6 +7,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.planning.builder import decisions
@@ -89,7 +91,7 @@ def test_only_newer_commits_are_read_and_a_listing_tells_which() -> None:
     assert store.read() == [ids.commit("day=05", 2), ids.commit("day=30", 1)]
 
 
-@pytest.mark.parametrize("harm", ["deleted", "older", "torn", "of another version"])
+@pytest.mark.parametrize("harm", ["deleted", "older", "torn", "of another version", "of other texts"])
 def test_a_catalogue_is_never_believed_against_the_commits(harm: str) -> None:
     store = Clocked()
     for day in range(25):
@@ -104,6 +106,13 @@ def test_a_catalogue_is_never_believed_against_the_commits(harm: str) -> None:
         store.delete([info.key for info in list(store.list(ids.CATALOGUE))])
     elif harm == "older":
         store.delete([info.key for info in list(store.list(ids.CATALOGUE)) if info.key not in old])
+    elif harm == "of other texts":
+        (key,) = [info.key for info in store.list(ids.CATALOGUE) if info.key not in old and "commits-" in info.key]
+        table = pq.read_table(pa.BufferReader(store.get(key)))
+        texts = pa.array(["{"] * table.num_rows, table.schema.field("manifest").type)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.set_column(table.schema.get_field_index("manifest"), "manifest", texts), sink)
+        store.put(key, sink.getvalue().to_pybytes())
     else:
         for info in list(store.list(ids.CATALOGUE)):
             data = store.get(info.key)
