@@ -218,11 +218,12 @@ class ProviderQueue:
         self._limits[rates] = now
 
     def use_now(self) -> tuple[int, int, bool]:
-        """Return the calls that the limits in use allow at once (0 if none is in use), the calls in flight, and True if
-        more are waiting."""
+        """Return the calls that the limits in use allow at once (0 if none is in use), the calls in flight or about to
+        be, and True if more are waiting. Rows that began before a part was taken back call no more at once than what is
+        left of it: others may have the rest now, not when these rows have ended."""
         limit = min(self._active, default=0) or int(self.rows.limit / ROWS_PER_CALL)
-        out = max(self.in_flight, int(self.rows.held / ROWS_PER_CALL))
-        return limit, out, bool(self._queue) or self.rows.waiting
+        soon = min(int(self.rows.held / ROWS_PER_CALL), self._part)
+        return limit, int(max(self.in_flight, soon)), bool(self._queue) or self.rows.waiting
 
     def limit_to(self, part: float) -> None:
         """Allow only so many calls at once from now on."""

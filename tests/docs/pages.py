@@ -17,6 +17,7 @@ _BLOCK = re.compile(
 )
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.M)
 _FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
+_PLACE = re.compile(r'<a id="([^"]+)"></a>')
 _LINK = re.compile(r"\]\((?!\w+:)([^)\s]*)\)")
 
 
@@ -55,7 +56,8 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What `#…` may name on a page: its headings, as GitHub writes them."""
-    headings = _HEADING.findall(_FENCED.sub("", text_of(page)))
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+    """What `#…` may name on a page: its headings, as GitHub writes them, and places with an id."""
+    text = _FENCED.sub("", text_of(page))
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in _HEADING.findall(text))
+    headings = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
+    return headings | set(_PLACE.findall(text))

@@ -135,6 +135,35 @@ def test_rows_of_the_partition_opened_first_go_first_and_runs_take_turns() -> No
     assert virtually(work()) == ["large 1", "small 3", "large 2", "small 3", "large 2"]
 
 
+def test_a_part_that_is_taken_back_is_free_when_its_calls_are_not_when_its_rows_have_ended() -> None:
+    """So that a process whose rows begin some ms later does not wait for the answers to the first one's calls."""
+
+    async def work() -> tuple[int, int, int]:
+        queue = ProviderQueue()
+        one = Limiter(64, UNLIMITED, queue)
+        queue.limit_to(64)
+        rows = [asyncio.create_task(one.take_row()) for _ in range(70)]
+        await asyncio.gather(*rows)
+        calls = []
+
+        async def call() -> None:
+            async with one.call(patience_s=60):
+                await asyncio.sleep(1)
+
+        for _ in range(20):
+            calls.append(asyncio.create_task(call()))
+        await asyncio.sleep(0.1)
+        with_all = queue.use_now()[1]
+        queue.limit_to(32)
+        with_half = queue.use_now()[1]
+        queue.limit_to(2)
+        with_few = queue.use_now()[1]
+        await asyncio.gather(*calls)
+        return with_all, with_half, with_few
+
+    assert virtually(work()) == (56, 32, 20)
+
+
 def test_no_more_rows_are_begun_than_can_be_asked_for_within_seconds() -> None:
     """A drain lets rows that were begun finish, within half a minute."""
 
