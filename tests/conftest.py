@@ -24,9 +24,9 @@ _SLOW = (
 
 # Those that take a minute and more: most of an hour together, which CI leaves to `make commands`.
 _LONG = (
-    "docs/how-to", "docs/tutorial", "test_the_tutorial_runs_as_written",
+    "runs_as_written[docs/how-to", "test_the_tutorial_runs_as_written",
     "test_a_schedule_from_apply_to_delete", "test_answers_one_by_one_and_by_a_file", "test_try_shows_each_step",
-    "test_a_plan_that_was_written_down", "test_a_plan_says_what_run_does", "test_a_worker_that_is_drained",
+    "test_a_plan_that_was_written_down", "test_a_worker_that_is_drained",
     "test_memory_is_flat", "test_dev_works_for_what_is_detached", "test_successes_end_as_successes",
     "test_a_blocked_partition_says", "test_a_key_may_be_named_with_and_without", "test_two_facts_and_what_is_due",
     "test_a_run_pauses_at_its_budget_and_goes_on", "test_a_home_that_fills_up", "test_runs_that_are_not_there",
@@ -42,7 +42,7 @@ _LONG = (
     "test_nodes_that_are_activities_wait_for_jobs", "test_a_cancelled_run_keeps_what_its_job_has",
     "test_embeddings_go_by_jobs", "test_rows_that_may_have_ended_a_process_wait_for_jobs",
     "test_a_command_that_is_killed_at_random_submits", "test_a_job_that_does_not_fit_its_budget_is_submitted_in",
-    "test_a_budget_that_is_set_while_a_job_is_out", "test_runs_and_jobs_that_continue_as_new_lose",
+    "test_a_budget_that_is_set_while_a_job_is_out",
     "test_an_agent_takes_a_wave_a_turn_and_runs", "test_a_backfill_by_jobs_and_a_live_run_of_the_last",
     "test_very_many_requests_need_flat_memory",
     "with_the_command_that_does_it_for_no_call[delta]", "with_the_command_that_does_it_for_no_call[iceberg]",

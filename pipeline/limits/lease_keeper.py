@@ -115,7 +115,8 @@ class LeaseKeeper:
             if held is not None:
                 with contextlib.suppress(TimeoutError, RPCError, WorkflowUpdateFailedError):
                     request = LeaseRequest(worker=self._name, leaving=True)
-                    await asyncio.wait_for(self._update(key, request), _ANSWER_S / 2)
+                    async with asyncio.timeout(_ANSWER_S / 2):
+                        await self._update(key, request)
 
     async def _ask(self, key: str, user: LimitUser, held: Lease | None) -> Lease | None:
         demand = user.demand(clock())
@@ -127,7 +128,8 @@ class LeaseKeeper:
             holds=held.number if held is not None else 0,
         )
         try:
-            return await asyncio.wait_for(self._update(key, request), _ANSWER_S)
+            async with asyncio.timeout(_ANSWER_S):
+                return await self._update(key, request)
         except (TimeoutError, RPCError, WorkflowUpdateFailedError) as exc:
             log.warning("%s: no share of the limit (%s); keeping to a part of it", key, type(exc).__name__)
             return None

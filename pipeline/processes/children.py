@@ -83,7 +83,8 @@ class Child:
         try:
             status = await self.status
             with contextlib.suppress(TimeoutError):  # its last messages; a grandchild may hold the other end
-                await asyncio.wait_for(asyncio.shield(serving), 0.2)
+                async with asyncio.timeout(0.2):
+                    await asyncio.shield(serving)
             return Death(
                 status,
                 self.ready,
@@ -104,7 +105,8 @@ class Child:
         """Let the process drain; after its grace it is killed."""
         self.channel.send("stop")
         try:
-            await asyncio.wait_for(asyncio.shield(self.death), _STOP_S)
+            async with asyncio.timeout(_STOP_S):
+                await asyncio.shield(self.death)
         except TimeoutError:
             self.kill()
 

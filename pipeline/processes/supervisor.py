@@ -131,7 +131,8 @@ class Workers:
             if death.cause:
                 self.write_line(f"worker {number} {death.cause}; another takes its place")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), _pause(deaths))
+                async with asyncio.timeout(_pause(deaths)):
+                    await self.stopping.wait()
 
     async def _one(self, number: int) -> Death:
         isolates = IsolatedProcesses(lambda: self._start(f"worker {number}, rows apart", "rows", None))

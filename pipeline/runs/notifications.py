@@ -85,7 +85,8 @@ async def _run_command(hook: Notify, field: str, base: Path, body: bytes) -> Non
     except OSError as exc:
         raise UsageError(f"{field}: the command cannot be started: {exc.strerror}.") from None
     try:
-        await asyncio.wait_for(process.communicate(body), _WITHIN_S)
+        async with asyncio.timeout(_WITHIN_S):
+            await process.communicate(body)
     except TimeoutError:
         raise ConnectionFailed(f"{field}: the command did not end within {_WITHIN_S:.0f} s.") from None
     finally:

@@ -30,7 +30,8 @@ class Shares:
                 self._reported.update(news)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _EVERY_S if uses else None)
+                async with asyncio.timeout(_EVERY_S if uses else None):
+                    await self._changed.wait()
 
     async def take(self, message: Message) -> None:
         """Apply our parts, by key. The next report confirms them."""

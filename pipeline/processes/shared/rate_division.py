@@ -65,7 +65,8 @@ class CommandLimit:
         if self._first_until is None:
             self._first_until = clock() + _FIRST_S
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._granted.wait(), max(0.0, self._first_until - clock()))
+            async with asyncio.timeout(max(0.0, self._first_until - clock())):
+                await self._granted.wait()
 
     # As a user of the fleet's limit ---------------------------------------------------------------------------------
 

@@ -67,7 +67,8 @@ async def flush() -> None:
     # The exporter keeps no time of its own: in a thread that nothing waits for when the process ends.
     threading.Thread(target=_flush, args=(_open, loop, over), daemon=True).start()
     try:
-        await asyncio.wait_for(over.wait(), _FLUSH_S)
+        async with asyncio.timeout(_FLUSH_S):
+            await over.wait()
     except TimeoutError:
         log.warning("not all spans could be sent within %g s", _FLUSH_S)
 

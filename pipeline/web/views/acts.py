@@ -70,7 +70,8 @@ async def _cancelled(dataset: Shown, run: str) -> str:
     _background.add(task)
     task.add_done_callback(_background.discard)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(task), _PATIENCE_S)
+        async with asyncio.timeout(_PATIENCE_S):
+            await asyncio.shield(task)
         return f"{run} is cancelled."
     return f"{run} is being cancelled: rows in flight finish first."
 

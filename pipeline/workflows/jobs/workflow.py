@@ -45,6 +45,7 @@ _ONCE_MORE = "collects-once-more"
 _RESTS = "rests-until-it-stops"
 _JOINS_ONCE = "joins-small-jobs-once"
 _BEGINS_AGAIN = "begins-again"
+_STOPS_FORMING = "stops-forming"
 
 
 @workflow.defn
@@ -71,6 +72,7 @@ class JobsWorkflow:
         self._stop = (
             carried.stop
         )  # end: none is to be out; cancel: those that are out are cancelled, and what they have is kept
+        self._forms_no_more = False
         self._renewing = False
         self._error: tuple[str, str] | None = None
         self._vain = carried.vain
@@ -85,6 +87,7 @@ class JobsWorkflow:
         forming = asyncio.create_task(self._form_jobs())
         try:
             await workflow.wait_condition(self._is_over)
+            self._forms_no_more = workflow.patched(_STOPS_FORMING)
             forming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await forming
@@ -132,7 +135,7 @@ class JobsWorkflow:
     async def _form_jobs(self) -> None:
         """Form jobs of what is gathered: full ones at once; of the rest where nothing else of the run is at work, or
         after a while."""
-        while True:
+        while not self._forms_no_more:  # a cancel that comes as a wait with a time ends is lost in Python 3.11
             await workflow.wait_condition(
                 lambda: (bool(self._waiting) or self._only_small()) and not self._stop and not self._error
             )

@@ -68,7 +68,8 @@ async def dev_command(ports: DevPorts, processes: int | None, screen: Screen) ->
                     queues.add(queue)
                     screen.note(f"Working on {queue.removeprefix('tandem/')}.")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await stop.wait()
             screen.note("Draining: rows in flight finish, the journal is flushed.")
     finally:
         os.close(lock)
