@@ -16,7 +16,6 @@ class Place(NamedTuple):
 
 
 ANYWHERE = Place()
-_AT_ONCE = 8
 _Waiter = tuple[tuple[float, int], int, asyncio.Future[None]]  # its order, its arrival, its turn
 
 
@@ -66,18 +65,12 @@ class Semaphore:
         return any(not turn.done() for queue in self._queues.values() for _, _, turn in queue)
 
     def wake(self) -> None:
-        """Wake waiters that fit now, after a change of the limits; if many do, some in each turn of the loop: their
-        first steps may take ms each, and what else it has to do must not wait for all of them."""
-        woken = 0
+        """Wake waiters that fit now, after a change of the limits."""
         while self._queues and self._room():
-            if woken == _AT_ONCE:
-                asyncio.get_running_loop().call_soon(self.wake)
-                return
             user, queue = next(iter(self._queues.items()))
             _, _, turn = heapq.heappop(queue)
             if not turn.done():  # it is, if it was cancelled
                 self.held += 1
-                woken += 1
                 turn.set_result(None)
                 del self._queues[user]
                 self._queues[user] = queue  # behind the others
