@@ -32,7 +32,7 @@ from stages.journal.fingerprints import DIGEST_BYTES
 from stages.journal.fingerprints import digests as digests
 
 _COPY_ROWS = 100_000  # of a file: its footer describes each row group
-_INDEX_ROWS = 1_000_000  # of a file
+_INDEX_ROWS = 250_000  # of a file: publication reads one at a time
 Rows = npt.NDArray[np.int64]
 
 

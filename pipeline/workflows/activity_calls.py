@@ -57,6 +57,7 @@ with workflow.unsafe.imports_passed_through():
 
 _WAITS_FOR_CODE = "waits-for-code"  # before, such a partition failed
 _OUTLIVES_WORKERS = "outlives-workers"  # before, as many deaths of workers as attempts failed the partition
+_LOST_CANCELS = "lost-cancels"  # before, what waited went on
 _MOST_ROUNDS = 4  # of all attempts, each of which ended with the death of a worker
 _FIRST_CODE_WAIT = timedelta(seconds=1)
 # A worker with the right code may have come: the task goes to any worker, so a try tells little. A day of such waits
@@ -169,6 +170,14 @@ def stop_if_cancelled() -> None:
     handed back at that moment."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def stop_if_cancel_was_lost() -> None:
+    """Raise the cancel that arrived as a wait with a time ended: Python 3.11 loses it (`asyncio.wait_for`, by which
+    `workflow.wait_condition` waits)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() and workflow.patched(_LOST_CANCELS):
         raise asyncio.CancelledError
 
 

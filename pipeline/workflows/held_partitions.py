@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from pipeline.workflows.activity_calls import HOLDER, call
+    from pipeline.workflows.activity_calls import HOLDER, call, stop_if_cancel_was_lost
     from pipeline.workflows.policies import SHORT
     from schemas import ids
     from schemas.messages.base import RunRef
@@ -77,3 +77,4 @@ class HeldPartitions:
         with contextlib.suppress(asyncio.TimeoutError):
             await workflow.wait_condition(lambda: partition in self._freed, timeout=patience)
             await workflow.sleep(_ENDS_WITHIN)
+        stop_if_cancel_was_lost()

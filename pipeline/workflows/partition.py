@@ -25,7 +25,15 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from pipeline.workflows import live_figures
-    from pipeline.workflows.activity_calls import ANSWERS, ENRICH, OPEN, call, cause_of, stop_if_cancelled
+    from pipeline.workflows.activity_calls import (
+        ANSWERS,
+        ENRICH,
+        OPEN,
+        call,
+        cause_of,
+        stop_if_cancel_was_lost,
+        stop_if_cancelled,
+    )
     from pipeline.workflows.limits.budget_pause import PartitionBudget
     from pipeline.workflows.partition_steps import all_ended, close, publish, report_questions, run_row
     from schemas.errors import Cancelled, CommitConflict, PartitionHeld, by_code
@@ -185,6 +193,7 @@ class PartitionWorkflow:
                 interval = min(max((workflow.now() - since) / 10, _FIRST_LOOK), _LAST_LOOK)
                 with contextlib.suppress(TimeoutError):
                     await workflow.wait_condition(lambda: self._new_answers, timeout=interval)
+                stop_if_cancel_was_lost()
         finally:
             self._waiting = ""
         if not request.tell:
