@@ -25,7 +25,6 @@ from pipeline.runs.requests import load_request
 from pipeline.sinks import commits
 from pipeline.stores import Store, open_store
 from pipeline.worker import working
-from pipeline.workflows.schedule import ScheduledWorkflow
 from schemas import ids
 from schemas.errors import UsageError
 from schemas.messages.partition import OpenRequest
@@ -234,7 +233,7 @@ async def results(client: Client, store: Store) -> list[ScheduledResult]:
         "WorkflowType = 'ScheduledWorkflow' AND ExecutionStatus = 'Completed'"
     ):
         if execution.id.startswith(prefix):
-            found.append(await client.get_workflow_handle_for(ScheduledWorkflow.run, execution.id).result())
+            found.append(await client.get_workflow_handle(execution.id, result_type=ScheduledResult).result())
     return sorted(found, key=lambda result: result.at)
 
 
