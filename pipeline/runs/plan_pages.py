@@ -1,12 +1,18 @@
 """A plan and its pages, read back."""
 
+import datetime as dt
 from collections.abc import Iterator
+
+import orjson
 
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
+from schemas.errors import ObjectMissing
 from schemas.messages.run import Page, PlannedPartition
 from schemas.plan import Plan
+
+_SECOND = dt.timedelta(seconds=1)
 
 
 def load_plan(store: Store, key: str) -> Plan:
@@ -27,7 +33,17 @@ def is_closed(store: Store, run: str) -> bool:
     """True if a run has ended: its last plan is older than its report."""
     report = store.head(ids.report(run))
     last = latest_plan(store, run)
-    return report is not None and (last is None or last.created_at <= report.modified)
+    if report is None or last is None or last.created_at <= report.modified:
+        return report is not None
+    # S3 tells whole seconds, in which a short run may have been planned and ended.
+    return last.created_at - report.modified < _SECOND and _finished_at(store, run) >= last.created_at
+
+
+def _finished_at(store: Store, run: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(orjson.loads(store.get(ids.report(run)))["finished_at"])
+    except (ObjectMissing, ValueError, KeyError, TypeError):
+        return dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 def planned_lines(store: Store, run: str, plan: str = "") -> Iterator[PlannedPartition]:
