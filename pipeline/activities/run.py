@@ -192,7 +192,8 @@ def _finalise(store: Store, request: FinaliseRequest, retired: Retired) -> RunRe
             run_statistics = totals.collect(store, report)
             document.save(store, report.run, run_statistics)
             store.put(ids.report_page(report.run), html_report.page(report, run_statistics).encode())
-    except (TandemError, OSError, ValueError, pl.exceptions.PolarsError) as exc:  # the report is written
+    except (TandemError, OSError, ValueError, pl.exceptions.PolarsError) as exc:
+        # The report is written; the page is only for people.
         log.warning("the statistics of run %s are not written: %s", request.ref.run, exc)
     if run_request is not None and spec is not None and report is not None:
         lineage.run_ended(store, request.ref, run_request, spec, report)

@@ -3,12 +3,10 @@
 import datetime as dt
 from collections.abc import Iterator
 
-import orjson
-
+from pipeline.runs.report import load_report
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from schemas import ids
-from schemas.errors import ObjectMissing
 from schemas.messages.run import Page, PlannedPartition
 from schemas.plan import Plan
 
@@ -36,14 +34,10 @@ def is_closed(store: Store, run: str) -> bool:
     if report is None or last is None or last.created_at <= report.modified:
         return report is not None
     # S3 tells whole seconds, in which a short run may have been planned and ended.
-    return last.created_at - report.modified < _SECOND and _finished_at(store, run) >= last.created_at
-
-
-def _finished_at(store: Store, run: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(orjson.loads(store.get(ids.report(run)))["finished_at"])
-    except (ObjectMissing, ValueError, KeyError, TypeError):
-        return dt.datetime.min.replace(tzinfo=dt.UTC)
+    if last.created_at - report.modified >= _SECOND:
+        return False
+    told = load_report(store, run)
+    return told is not None and told.finished_at is not None and told.finished_at >= last.created_at
 
 
 def planned_lines(store: Store, run: str, plan: str = "") -> Iterator[PlannedPartition]:

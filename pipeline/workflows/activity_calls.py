@@ -168,17 +168,20 @@ async def call_to_the_end(activity: Activity[Q, R], request: Q) -> R:
 def stop_if_cancelled() -> None:
     """Raise the cancel that arrived during a `whole` call which still returned a result, for example a batch that was
     handed back at that moment."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if _is_cancelled():
         raise asyncio.CancelledError
 
 
 def stop_if_cancel_was_lost() -> None:
     """Raise the cancel that arrived as a wait with a time ended: Python 3.11 loses it (`asyncio.wait_for`, by which
     `workflow.wait_condition` waits)."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling() and workflow.patched(_LOST_CANCELS):
+    if _is_cancelled() and workflow.patched(_LOST_CANCELS):
         raise asyncio.CancelledError
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def send_notification(request: NotifyRequest) -> None:

@@ -4,7 +4,7 @@ records, each read once, as frames; in memory that does not grow with them."""
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -55,6 +55,15 @@ class CallSummary:
     def full(self) -> bool:
         return self.read >= _MOST_RECORDS
 
+    def add_all(self, chunks: Iterable[pl.DataFrame]) -> None:
+        """Add all records of some partitions, or as many as are read at most."""
+        for chunk in chunks:
+            self.add(chunk)
+            if self.full:
+                return
+        self._answered.clear()
+        self._nonces.clear()
+
     def add(self, records: pl.DataFrame) -> None:
         """Add records, with their `partition`; those of a row that is told have to come soon after each other."""
         self.read += records.height
@@ -63,11 +72,6 @@ class CallSummary:
         decided = answers.select(pl.col("body").cast(pl.String).str.json_decode(pl.Struct({"at": pl.Float64})))
         self.rows.update(decided.unnest("body").select(_second).to_series().to_list())
         self._add_calls(records.filter(pl.col("kind") == "call"))
-
-    def forget(self) -> None:
-        """Forget which records were read, after the last of some partitions."""
-        self._answered.clear()
-        self._nonces.clear()
 
     def _add_calls(self, records: pl.DataFrame) -> None:
         fields = records.select("partition", "nonce", pl.col("body").cast(pl.String).str.json_decode(_CALL))

@@ -27,13 +27,9 @@ def collect(store: Store, report: Report) -> RunStatistics:
     lines = partition_lines(store, report, results)
     seen = CallSummary()
     for records in _records(store, report.run, results):
-        for chunk in records:
-            seen.add(chunk)
-            if seen.full:
-                break
+        seen.add_all(records)
         if seen.full:
             break
-        seen.forget()
     slowest, dearest = seen.slowest, seen.dearest
     with_key = _named(store, report.run, (*slowest, *dearest))
     return RunStatistics(

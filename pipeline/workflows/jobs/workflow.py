@@ -88,7 +88,9 @@ class JobsWorkflow:
         try:
             await workflow.wait_condition(self._is_over)
             self._forms_no_more = workflow.patched(_STOPS_FORMING)
-            forming.cancel()
+            # What is carried on is left whole: a cancel may be lost, or take a signal back that nobody sends again.
+            if self._ended() or not self._forms_no_more:
+                forming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await forming
             if not self._ended():
@@ -135,18 +137,32 @@ class JobsWorkflow:
     async def _form_jobs(self) -> None:
         """Form jobs of what is gathered: full ones at once; of the rest where nothing else of the run is at work, or
         after a while."""
-        while not self._forms_no_more:  # a cancel that comes as a wait with a time ends is lost in Python 3.11
-            await workflow.wait_condition(
-                lambda: (bool(self._waiting) or self._only_small()) and not self._stop and not self._error
-            )
+        while await self._has_calls():
             if not self._waiting:
                 await self._end_small()
-                continue
-            since = self._since = self._since or workflow.now().timestamp()
-            left = since + self._input.terms.gather_s - workflow.now().timestamp()
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: self._nothing_else or self._is_full(), timeout=max(left, 0.0))
-            await self._form(closing=not self._is_full() or self._nothing_else)
+            elif await self._is_gathered():
+                await self._form(closing=not self._is_full() or self._nothing_else)
+
+    async def _has_calls(self) -> bool:
+        """Wait for calls that go into a job. Returns False once none is formed any more."""
+        await workflow.wait_condition(
+            lambda: (
+                self._forms_no_more
+                or ((bool(self._waiting) or self._only_small()) and not self._stop and not self._error)
+            )
+        )
+        return not self._forms_no_more
+
+    async def _is_gathered(self) -> bool:
+        """Wait until a job is full, or nothing else comes, or a while is over. Returns False if none is formed any
+        more."""
+        since = self._since = self._since or workflow.now().timestamp()
+        left = since + self._input.terms.gather_s - workflow.now().timestamp()
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._nothing_else or self._forms_no_more or self._is_full(), timeout=max(left, 0.0)
+            )
+        return not self._forms_no_more
 
     def _is_full(self) -> bool:
         calls = sum(waiting.parked.calls for waiting in self._waiting)
@@ -279,11 +295,15 @@ class JobsWorkflow:
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: bool(
-                    self._waiting or self._stop or self._idle or (self._small.are_enough and not self._joined)
+                    self._waiting
+                    or self._stop
+                    or self._idle
+                    or self._forms_no_more
+                    or (self._small.are_enough and not self._joined)
                 ),
                 timeout=self._input.terms.gather_s,
             )
-        if self._waiting or self._stop:
+        if self._waiting or self._stop or self._forms_no_more:
             return
         small, late = self._small.take(), self._input.terms.after_deadline
         if small.are_enough and not self._joined:

@@ -6,12 +6,13 @@ import dataclasses
 import datetime as dt
 from pathlib import Path
 
-import orjson
 import pytest
 
 from pipeline.runs.plan_pages import is_closed, latest_plan
+from pipeline.runs.report import Report
 from pipeline.stores import MemoryStore
 from schemas import ids
+from schemas.messages.run import Totals
 from tests.pipeline.jobs import Bench, rows
 
 
@@ -27,7 +28,11 @@ def test_a_run_that_is_planned_and_ends_in_one_second_of_s3_s_clock_is_closed(
     planned = latest_plan(bench.store, run)
     assert planned is not None
     ended = planned.created_at + dt.timedelta(milliseconds=later_ms)
-    bench.store.put(ids.report(run), orjson.dumps({"finished_at": ended.isoformat()}))
+    report = Report(
+        run=run, pipeline="p", state="completed", sink="", plan="", totals=Totals(), failures=(), stop=None,
+        started_at=planned.created_at, finished_at=ended,
+    )  # fmt: skip
+    bench.store.put(ids.report(run), report.model_dump_json().encode())
     found = bench.store.head(ids.report(run))
     assert found is not None
     whole = dataclasses.replace(found, modified=planned.created_at - dt.timedelta(milliseconds=900))
