@@ -41,7 +41,7 @@ class CallSummary:
 
     rows: Counter[int] = field(default_factory=Counter)
     calls: Counter[int] = field(default_factory=Counter)
-    cost: Counter[int] = field(default_factory=Counter)
+    cost: dict[int, float] = field(default_factory=dict)
     latency: Counter[int] = field(default_factory=Counter)
     read: int = 0
     _dear: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_ROWS))
@@ -81,7 +81,7 @@ class CallSummary:
             return
         for second, number, cost in calls.group_by(_second).agg(pl.len(), _cost.sum()).iter_rows():
             self.calls[second] += number
-            self.cost[second] += cost
+            self.cost[second] = self.cost.get(second, 0.0) + cost
         # A provider batch job says nothing of the time of one call.
         timed = calls.filter(pl.col("by").struct.field("job").is_null())
         step = (pl.col("latency_ms").clip(1).log() / _STEP).round().cast(pl.Int64)
@@ -135,7 +135,7 @@ class CallSummary:
                 seconds=width,
                 rows=sum(self.rows[second] for second in within),
                 calls=sum(self.calls[second] for second in within),
-                cost_usd=sum(self.cost[second] for second in within),
+                cost_usd=sum(self.cost.get(second, 0.0) for second in within),
             )
 
     def bars(self) -> Iterator[LatencyBucket]:
