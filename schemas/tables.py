@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
+from schemas.arrow_tables import array_of
 from schemas.errors import SpecError
 from schemas.spec.fields import OutputField
 
@@ -215,7 +216,7 @@ def answer_columns(answers: list[dict[str, Any] | None], fields: Mapping[str, Ou
         values = [None if answer is None else answer.get(name) for answer in answers]
         if _temporal(declared):
             values = [_parsed(value, declared) for value in values]
-        out[name] = pa.array(values, type=arrow_type(declared))
+        out[name] = array_of(values, arrow_type(declared))
     return out
 
 

@@ -33,7 +33,7 @@ def go(
     # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
     if works:
-        from pipeline.processes import fork_server
+        from pipeline.processes.fork_server import handle as fork_server
 
         fork_server.prepare(imports=works == "surely")
     memory.start_gc()

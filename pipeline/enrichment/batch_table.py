@@ -14,6 +14,7 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.row_digests import IDENTITY, BatchDigests
 from pipeline.review.questions import PENDING, question_rows
 from pipeline.sinks.row_files import REJECTS, index_table
+from schemas.arrow_tables import array_of, table_of
 from schemas.manifest import Answerers, Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
@@ -243,8 +244,8 @@ class BatchTable:
         keys = set(self.job.snapshot.info.key_columns)
         table, positions = self.table.to_arrow(), self.table.positions
         if self.job.barrier < len(self.job.stages):  # stages over the whole partition follow
-            table = table.append_column(ROW, pa.array(positions, pa.int64()))
-            table = table.append_column(REJECTED, pa.array([row in self.rejected for row in positions], pa.bool_()))
+            table = table.append_column(ROW, array_of(positions, pa.int64()))
+            table = table.append_column(REJECTED, array_of([row in self.rejected for row in positions], pa.bool_()))
         else:
             table = table.select([name for name in table.column_names if name not in keys])
             if self.provenance is not None:
@@ -254,8 +255,8 @@ class BatchTable:
             index = index_table(bytes.fromhex("".join(self.ids)), digests(self.source, self.source.columns))
         reject_lines = [line for row, line in self.rejects if row not in self.pending]
         pending_lines = [line for lines in self.pending.values() for line in lines]
-        rejects = pa.Table.from_pylist(reject_lines, schema=REJECTS) if reject_lines else None
-        pending = pa.Table.from_pylist(pending_lines, schema=PENDING) if pending_lines else None
+        rejects = table_of(reject_lines, REJECTS) if reject_lines else None
+        pending = table_of(pending_lines, PENDING) if pending_lines else None
         reused = self.reused - self.called - self.shared
         return Receipt(
             batch=number,

@@ -24,6 +24,7 @@ from pipeline.sources.readers import MAX_GROUP_ROWS
 from pipeline.sources.row_scan import scan_rows
 from pipeline.sources.snapshot import Entry
 from pipeline.sources.split import STAGED_GROUP_BYTES, STAGED_GROUP_ROWS
+from schemas.arrow_tables import empty_frame
 from schemas.errors import DuplicateKeys
 from schemas.staging import RowRange, StagedFile
 from schemas.tables import conform, stored_schema
@@ -32,7 +33,7 @@ from stages.journal.fingerprints import DIGEST_BYTES
 from stages.journal.fingerprints import digests as digests
 
 _COPY_ROWS = 100_000  # of a file: its footer describes each row group
-_INDEX_ROWS = 250_000  # of a file: publication reads one at a time
+_INDEX_GROUP_ROWS, _INDEX_ROWS = 62_500, 250_000  # of a file: publication reads one at a time
 Rows = npt.NDArray[np.int64]
 
 
@@ -98,7 +99,7 @@ class RowSelection:
     def _copied(self, kept: Rows, *, identities: bool = True) -> Selected:
         snapshot, key = self.job.snapshot, self.job.spec.source.key
         copies = _Files(self.folder / "rows", snapshot.file_schema, STAGED_GROUP_ROWS, _COPY_ROWS)
-        index = _Files(self.folder / "filtered", INDEX, _INDEX_ROWS, _INDEX_ROWS)
+        index = _Files(self.folder / "filtered", INDEX, _INDEX_GROUP_ROWS, _INDEX_ROWS)
         numbers = IdentityNumbers(self.folder / "numbers")
         start = 0
         for rows in snapshot.frames(self.entry.partition, self.ranges):
@@ -159,7 +160,7 @@ def _declared(stage: TableStage, plan: pl.LazyFrame) -> pl.LazyFrame:
     """Return a stage's rows in the declared types, as it is between batches' stages."""
     assert stage.lazily is not None
     after = stage.lazily(plan)
-    types = pl.DataFrame(stored_schema(stage.columns).empty_table()).schema
+    types = empty_frame(stored_schema(stage.columns)).schema
     found = after.collect_schema()
     return after.cast({name: kind for name, kind in types.items() if found[name] != kind})
 

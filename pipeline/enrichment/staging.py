@@ -13,6 +13,7 @@ from pipeline.review.questions import PENDING
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas import ids
+from schemas.arrow_tables import empty_frame
 from schemas.digests import file_sha256
 from schemas.errors import StoreError, TandemError
 from schemas.staging import OpenedPartition, Receipt, StagedFile
@@ -80,7 +81,7 @@ def known_bytes(store: Store, key: str) -> bytes:
 def waiting_rows(store: Store, opened: OpenedPartition, receipts: Sequence[str]) -> pl.DataFrame:
     """Return the questions that the partition waits for."""
     staging = StagingFolder(store, opened.folder)
-    found = [pl.DataFrame(PENDING.empty_table())]
+    found = [empty_frame(PENDING)]
     for number, content in enumerate(receipts):
         staged = staging.receipt(number, content).pending
         if staged is not None:

@@ -13,6 +13,7 @@ from pipeline.publishing.merge import parquet_writer, row_groups
 from pipeline.sinks.row_files import in_hexadecimal
 from pipeline.stores import Store
 from pipeline.stores.parquet import batches_of
+from schemas.arrow_tables import empty_table
 from stages.journal.fingerprints import row_ids
 
 _ROWS = 65_536
@@ -80,7 +81,7 @@ def write_without(store: Store, key: str, ids_of: IdsOf, rows: Identities, path:
                 writer.write_table(group)
                 written += group.num_rows
             if not written:
-                writer.write_table(schema.empty_table())
+                writer.write_table(empty_table(schema))
     return written
 
 

@@ -13,6 +13,7 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
+from schemas.arrow_tables import empty_table
 from stages.journal.records import Record, record_of
 from stages.journal.segments import decode_segment
 
@@ -46,7 +47,7 @@ def columns_of(data: bytes) -> pl.DataFrame | None:
     if not data.startswith(_HEADER):
         return None
     tables = list(_tables(pa.py_buffer(data).slice(len(_HEADER))))
-    return pl.DataFrame(pa.concat_tables([COLUMNS.empty_table(), *tables]))
+    return pl.DataFrame(pa.concat_tables([empty_table(COLUMNS), *tables]))
 
 
 def records_of(data: bytes) -> list[Record]:

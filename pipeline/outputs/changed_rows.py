@@ -13,6 +13,7 @@ from pipeline.outputs.reader import CommittedPart, ReaderSchema, parts_of, reade
 from pipeline.outputs.row_pages import SLICE, Place, as_text, gather
 from pipeline.sinks import generations
 from pipeline.stores import Store
+from schemas.arrow_tables import empty_frame
 from schemas.manifest import Manifest
 
 _PART, _ROW, _NUMBER, _ID = "\0part", "\0row", "\0number", "\0id"
@@ -94,7 +95,7 @@ def _hashed(
     parts: Sequence[CommittedPart], shape: ReaderSchema, identity: Sequence[str], compared: Sequence[str]
 ) -> pl.DataFrame:
     """Return place, hash of identity with its number among equal ones, and the hash of each compared cell."""
-    types = pl.DataFrame(shape.schema.empty_table()).schema
+    types = empty_frame(shape.schema).schema
     columns = [*identity, *compared]
     frames = [_empty(compared)]
     for number, part in enumerate(parts):

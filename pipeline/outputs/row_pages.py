@@ -15,6 +15,7 @@ import polars as pl
 from pipeline.outputs.reader import CommittedPart, ReaderSchema, parts_of, reader_schema, window
 from pipeline.sinks import commits
 from pipeline.stores import Store
+from schemas.arrow_tables import empty_frame
 from schemas.errors import UsageError
 from schemas.manifest import Manifest
 
@@ -97,7 +98,7 @@ def gather(places: Sequence[Place], shape: ReaderSchema) -> pl.DataFrame:
         else:
             runs.append((place.part, place.row, 1))
     frames = [window(part, shape, start, rows) for part, start, rows in runs]
-    return pl.concat(frames) if frames else pl.DataFrame(shape.schema.empty_table())
+    return pl.concat(frames) if frames else empty_frame(shape.schema)
 
 
 def parts(store: Store, manifests: Sequence[Manifest]) -> Iterator[CommittedPart]:
@@ -189,7 +190,7 @@ def _check(shape: ReaderSchema, filters: Sequence[Filter], order: Order | None) 
 
 def _condition(shape: ReaderSchema, filters: Sequence[Filter]) -> tuple[pl.Expr, list[str]]:
     """Return the condition, and the columns that it reads: at least one, so that rows can be counted."""
-    types = pl.DataFrame(shape.schema.empty_table()).schema
+    types = empty_frame(shape.schema).schema
     condition = pl.lit(value=True)
     columns: list[str] = []
     for one in filters:
@@ -251,6 +252,6 @@ def _json(value: Any) -> str:
 
 
 def _sortable(shape: ReaderSchema, name: str) -> pl.Expr:
-    data_type = pl.DataFrame(shape.schema.empty_table()).schema[name]
+    data_type = empty_frame(shape.schema).schema[name]
     column = as_text(name, data_type) if data_type.is_nested() else pl.col(name)
     return column.alias(_VALUE)

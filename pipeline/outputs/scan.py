@@ -34,6 +34,7 @@ from pipeline.sinks.generations import locate
 from pipeline.sinks.schema import key_values
 from pipeline.stores import Store, open_store
 from schemas import ids
+from schemas.arrow_tables import empty_frame
 from schemas.errors import TandemError, UsageError
 from schemas.manifest import Manifest
 
@@ -139,7 +140,7 @@ def scan(sink: Sink, partition: str | None = None, *, generation: int | None = N
     """Return a LazyFrame over the committed files, in the declared schema; the partition's keys are columns, typed.
     Later commits are not in it. Raises TandemError if nothing is published."""
     listed, shape = parts(_store(sink), partition, generation)
-    schema = pl.DataFrame(shape.schema.empty_table()).schema
+    schema = empty_frame(shape.schema).schema
     return register_io_source(partial(_frames, listed, shape), schema=schema)
 
 

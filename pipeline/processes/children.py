@@ -15,7 +15,7 @@ from pipeline.processes import cgroup
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child.in_flight import InFlight
 from pipeline.processes.deaths import Death
-from pipeline.processes.fork_server import ForkServer
+from pipeline.processes.fork_server.handle import ForkServer
 from pipeline.processes.output import OutputLines
 from pipeline.telemetry import logs
 from pipeline.workflows.policies import GRACE

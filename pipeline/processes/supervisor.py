@@ -20,13 +20,14 @@ from typing import Any
 
 from pipeline.client.connection import Connection
 from pipeline.orchestration import leasing, orchestrating
-from pipeline.processes import cgroup, fork_server
+from pipeline.processes import cgroup
 from pipeline.processes.channel import Channel, Handler, Message
 from pipeline.processes.child_figures import ChildFigures, count_death
 from pipeline.processes.child_watch import watch_child
 from pipeline.processes.children import Child, WriteLine
 from pipeline.processes.deaths import Death, fail_activities
 from pipeline.processes.expendable.isolation_pool import IsolatedProcesses
+from pipeline.processes.fork_server import handle as fork_server
 from pipeline.processes.owner import Owner, identity_of
 from pipeline.processes.shared.limit_division import Division, Grants
 from pipeline.processes.shared.rate_division import CommandLimits
@@ -187,7 +188,9 @@ class Workers:
         figures = ChildFigures(telemetry.current, role != "worker") if telemetry.current is not None else None
         if figures is not None:
             handlers["figures"] = figures.take
-        child = await Child.started(fork_server.current(), name, self.write_line, handlers, begin)
+        server = fork_server.current()
+        child = await Child.started(server, name, self.write_line, handlers, begin)
+        server.let_rest()
         if figures is not None:
             child.death.add_done_callback(figures.ended)
         self._channels[member] = child.channel

@@ -19,6 +19,7 @@ from pipeline.publishing.checks import OutputChecks
 from pipeline.sinks.row_files import in_binary
 from pipeline.stores.parquet import table_of
 from schemas import ids
+from schemas.arrow_tables import empty_table
 from schemas.manifest import DataFile, Provenance
 from schemas.staging import StagedFile
 from stages.execution import provenance
@@ -111,7 +112,7 @@ class Merge:
                 writer, number = None, number + 1
         if writer is None and number == 0:
             writer = parquet_writer(path, declared)
-            writer.write_table(declared.empty_table())
+            writer.write_table(empty_table(declared))
         if writer is not None:
             writer.close()
             yield path
@@ -145,7 +146,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 def of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
     """Concatenate staged tables, some of an earlier version: a column that they do not have is null."""
-    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+    return pa.concat_tables([empty_table(schema), *tables], promote_options="default")
 
 
 def row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:

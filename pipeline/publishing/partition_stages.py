@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.enrichment.staging import StagingFolder, staged_table
 from pipeline.planning.job import Job
 from pipeline.stores.parquet import batches_of
+from schemas.arrow_tables import empty_table
 from schemas.errors import PartitionError
 from schemas.manifest import Counts
 from schemas.staging import Receipt, StagedFile
@@ -73,8 +74,8 @@ def _gather(
     with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
         for file, rows in zip(staged, batches, strict=True):
             table = staged_table(staging.store, file)
-            numbers = pa.array([row + before for row in table[ROW].to_pylist()], pa.int64())
-            table = table.set_column(table.column_names.index(ROW), ROW, numbers)
+            numbers = pl.Series(table[ROW]) + before
+            table = table.set_column(table.column_names.index(ROW), ROW, numbers.to_arrow())
             writer.write_table(table.select(schema.names).cast(schema))
             before += rows
 
@@ -93,4 +94,4 @@ def _stage_result(job: Job, staging: StagingFolder, rows: Path) -> list[StagedFi
             if missing := set(schema.names).difference(table.column_names):
                 raise PartitionError(f"the column {min(missing)!r} is gone behind the barrier: a bug of Tandem's.")
             files.append(staging.write_table(len(files), "passed", conform(table.select(schema.names), schema)))
-    return files or [staging.write_table(0, "passed", schema.empty_table())]
+    return files or [staging.write_table(0, "passed", empty_table(schema))]

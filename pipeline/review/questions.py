@@ -22,6 +22,7 @@ from pipeline.journal.segments import Reading, read_segments
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
 from schemas import ids
+from schemas.arrow_tables import empty_frame
 from schemas.errors import ObjectMissing
 from schemas.manifest import Manifest
 from stages.execution.questions import questions_of
@@ -167,4 +168,4 @@ def _read(store: Store, key: str) -> pl.DataFrame:
 
 
 def _empty() -> pl.DataFrame:
-    return pl.DataFrame(PENDING.empty_table())
+    return empty_frame(PENDING)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.uint64]
 _BITS = 6  # of a number, which choose its bucket: one of ten million numbers takes a megabyte
-_HELD = 1_000_000
+_HELD = 250_000
 
 
 class IdentityNumbers:

@@ -17,6 +17,7 @@ from pipeline.sources.parquet_types import given_type, in_types, widest
 from pipeline.sources.small_files import read_ahead
 from pipeline.sources.type_inference import Inference, Typing
 from pipeline.stores.parquet import batches_of
+from schemas.arrow_tables import empty_frame
 from schemas.errors import SourceError
 from schemas.spec.sections import ColumnType, Source, Spec
 from schemas.tables import stored_schema, stored_type
@@ -76,7 +77,7 @@ class ParquetReader(Reader):
         self._stored = pa.schema([pa.field(name, self._type(name, kinds)) for name, kinds in found.items()])
         self._typing = self._declared_types()
         self.referable &= not self._typing.types and not self._parses_text(found)
-        typed = stored_schema(self._typing.cast(pl.DataFrame(self._stored.empty_table())).to_arrow().schema)
+        typed = stored_schema(self._typing.cast(empty_frame(self._stored)).to_arrow().schema)
         self.schema = pa.schema([typed.field(f.name) if f.name in self._typing.types else f for f in self._stored])
 
     def _add(self, file: SourceFile, found: dict[str, list[pa.DataType]]) -> int:

@@ -7,12 +7,13 @@ from polars.io.plugins import register_io_source
 
 from pipeline.progress_note import Note
 from pipeline.sources.snapshot import Snapshot
+from schemas.arrow_tables import empty_frame
 from schemas.staging import RowRange
 
 
 def scan_rows(snapshot: Snapshot, partition: str, ranges: Sequence[RowRange], number: str, note: Note) -> pl.LazyFrame:
     """Return the rows of some ranges, read as the plan is run, with their numbers from 0 in the column `number`."""
-    types = pl.DataFrame(snapshot.schema.empty_table()).schema
+    types = empty_frame(snapshot.schema).schema
     names = list(types)
 
     def read(

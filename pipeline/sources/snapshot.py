@@ -24,6 +24,7 @@ from pipeline.stores import Store
 from pipeline.stores.documents import read_document
 from pipeline.stores.parquet import batches_of, table_of
 from schemas import partition_keys
+from schemas.arrow_tables import empty_table
 from schemas.errors import Damaged, ObjectMissing, SourceError
 from schemas.manifest import Noun
 from schemas.staging import RowRange, StagedFile
@@ -117,7 +118,7 @@ class Snapshot:
     def read(self, partition: str, ranges: Sequence[RowRange]) -> pl.DataFrame:
         """Read some ranges of a partition, in order. Raises InputChanged."""
         tables = [self._read(found) for found in ranges if found.rows]
-        table = pa.concat_tables(tables) if tables else self.file_schema.empty_table()
+        table = pa.concat_tables(tables) if tables else empty_table(self.file_schema)
         frame = pl.DataFrame(table)
         if self.info.constants:
             values = dict(partition_keys.parse_partition_key(partition))

@@ -15,18 +15,17 @@ import orjson
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import is_invalid_resume
-from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt
 from pydantic import ValidationError
 
 from schemas.digests import digest
 from schemas.spec.fields import problems
+from stages.contract import AnyGraph
 from stages.execution.questions import GraphQuestion
 from stages.journal.records import AnswerRecord, CallKey, QuestionKey
 from stages.text.plain_json import to_json
 
 INTERRUPT = "__interrupt__"  # langgraph's key for what `interrupt()` asks
-AnyGraph = Pregel[Any, Any, Any, Any]
 Invoke = Callable[[AnyGraph, Any, Mapping[str, Any]], Awaitable[Any]]
 
 

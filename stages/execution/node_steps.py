@@ -16,9 +16,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.constants import START
 from langgraph.errors import GraphBubbleUp
-from langgraph.pregel import Pregel
 
 from schemas.errors import RowError
+from stages.contract import AnyGraph
 from stages.journal.records import CallKey, NodeRecord, RowKey, now
 from stages.journal.writer import Journal
 from stages.models.row.scope import calls_of_node, current
@@ -41,7 +41,7 @@ class Steps:
         self.more = False
         self._step: int | None = None
 
-    def graph(self, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
+    def graph(self, graph: AnyGraph) -> AnyGraph:
         """Return the same graph, its nodes recorded."""
         nodes = {
             name: node if name == START else node.copy({"bound": _RecordedNode(name, node.bound, self)})

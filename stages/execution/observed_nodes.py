@@ -9,14 +9,15 @@ from langchain_core.messages import ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.constants import START
 from langgraph.errors import GraphBubbleUp
-from langgraph.pregel import Pregel
 
+from stages.contract import AnyGraph
 from stages.models.row.scope import current
 from stages.observer import RowObserver, ToolCall
 
 
-def observed(graph: Pregel[Any, Any, Any, Any], within: str = "") -> Pregel[Any, Any, Any, Any]:
+def observed(graph: AnyGraph, within: str = "") -> AnyGraph:
     """Return the same graph, its nodes and those of its subgraphs reported. `within`: a prefix of their names."""
+    from langgraph.pregel import Pregel
 
     def reported(name: str, bound: Runnable[Any, Any]) -> Runnable[Any, Any]:
         if isinstance(bound, Pregel):

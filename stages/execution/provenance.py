@@ -7,10 +7,13 @@ taken.
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
+import polars as pl
 import pyarrow as pa
 
+from schemas.arrow_tables import array_of
 from schemas.errors import SpecError
 from stages.contract import BY, GraphStage
 from stages.journal.records import RowKey, RowRecord
@@ -88,20 +91,21 @@ class RowProvenance:
         """Return the table with the columns; `positions` are the source rows of its rows."""
         facts = [self._rows.get(position, _RowFacts()) for position in positions]
         times = [dt.datetime.fromtimestamp(row.enriched_at, dt.UTC) if row.enriched_at else None for row in facts]
-        values = (
+        values: tuple[list[Any], ...] = (
             [", ".join(row.models) or None for row in facts],
             [", ".join(row.prompts) or None for row in facts],
             times,
             [row.cost_usd for row in facts],
         )
         for field, column in zip(STAGED, values, strict=True):
-            table = table.append_column(field, pa.array(column, field.type))
+            table = table.append_column(field, array_of(column, field.type))
         return table
 
 
 def generation(table: pa.Table, number: int) -> pa.Table:
     """Return a staged table with the generation that it is published as."""
-    return table.append_column(COLUMNS.field(GENERATION), pa.repeat(pa.scalar(number, pa.int64()), table.num_rows))
+    numbers = pl.repeat(number, table.num_rows, dtype=pl.Int64, eager=True)
+    return table.append_column(COLUMNS.field(GENERATION), numbers.to_arrow())
 
 
 def columns_of(columns: pa.Schema, option: str, *, barrier: bool) -> pa.Schema:

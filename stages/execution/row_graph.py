@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.callbacks import Callbacks
-from langgraph.pregel import Pregel
 
-from stages.contract import GraphStage
+from stages.contract import AnyGraph, GraphStage
 from stages.execution.guards.blocking import with_threads
 from stages.execution.guards.row_guard import run_in_own_loop
 from stages.execution.interrupts import INTERRUPT
@@ -14,7 +13,7 @@ from stages.execution.interrupts import INTERRUPT
 _RECURSION_LIMIT = 100
 
 
-def graph_of_rows(stage: GraphStage) -> Pregel[Any, Any, Any, Any]:
+def graph_of_rows(stage: GraphStage) -> AnyGraph:
     """Return the stage's graph; a user's graph with its nodes in threads if they block."""
     if ":" not in stage.spec.uses:
         return stage.graph
@@ -29,7 +28,7 @@ def config_of(stage: GraphStage, callbacks: Callbacks = None) -> Any:
 
 
 async def last_state(
-    graph: Pregel[Any, Any, Any, Any],
+    graph: AnyGraph,
     graph_input: Any,
     config: Any,
     context: Any,

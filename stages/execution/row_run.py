@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, cast
 
 import orjson
 from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import RowError, TandemError
-from stages.contract import Answered, GraphStage
+from stages.contract import Answered, AnyGraph, GraphStage
 from stages.execution.attempt import BatchContext
 from stages.execution.guards.isolation import GraphRow
 from stages.execution.guards.row_guard import RowCode
 from stages.execution.guards.row_rest import result_or_parked
 from stages.execution.guards.row_timeout import RowTimeouts
-from stages.execution.interrupts import AnyGraph, Rounds, RowPending, interrupts_of, resume_graph, row_pending
+from stages.execution.interrupts import Rounds, RowPending, interrupts_of, resume_graph, row_pending
 from stages.execution.node_steps import StepDone
 from stages.execution.observed_nodes import observed
 from stages.execution.questions import describe_questions
@@ -42,13 +42,19 @@ class RowRunner:
         self._halted = halted
         callbacks = callbacks_here()
         self._heard = are_heard(callbacks)
-        self._config = config_of(stage, callbacks)
-        self._graph_of_rows = graph_of_rows(stage)
-        if context.observer is not None:
-            self._graph_of_rows = observed(self._graph_of_rows)
+        self._callbacks = callbacks
         watchers = context.observer, context.steps, context.on_step
         are_steps_watched = any(watcher is not None for watcher in watchers) or self._heard
         self._direct = None if are_steps_watched else stage.direct
+
+    @cached_property
+    def _graph_of_rows(self) -> AnyGraph:
+        graph = graph_of_rows(self.stage)
+        return graph if self.context.observer is None else observed(graph)
+
+    @cached_property
+    def _config(self) -> Any:
+        return config_of(self.stage, self._callbacks)
 
     async def run(self, row: GraphRow) -> RowRecord:
         """Run the graph once. Raises RowParked, and errors that are not the row's fault: a wait, a fatal model error, a

@@ -118,7 +118,7 @@ def build(setup: StageSetup) -> GraphStage:
     added = column_of_citations(citations)
     calls = (1, options.steps)
     return assemble(
-        setup, GraphParts(VERSION, options, form, prompts, graph, first_state, added_columns=added, calls=calls)
+        setup, GraphParts(VERSION, options, form, prompts, lambda: graph, first_state, added_columns=added, calls=calls)
     )
 
 

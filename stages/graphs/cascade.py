@@ -89,5 +89,5 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_edge(START, "cheap")
     builder.add_conditional_edges("cheap", lambda state: "main" if state.get("why") else END, ["main", END])
     builder.add_edge("main", END)
-    made = GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, output_of, added, calls=(1, 2))
+    made = GraphParts(VERSION, options, form, prompts, builder.compile, first_state, output_of, added, calls=(1, 2))
     return assemble(setup, made)

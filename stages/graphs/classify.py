@@ -81,7 +81,7 @@ def build(setup: StageSetup) -> GraphStage:
     model = ModelQuestion(setup, form, tools=provider_tools(setup), sureness=sureness, citations=citations)
     question = question_graph(model, mend, doubt)
     parts = GraphParts(
-        VERSION, options, form, prompts, question.graph, first_state, output_of,
+        VERSION, options, form, prompts, question.build, first_state, output_of,
         column_of(sureness) | column_of_citations(citations), direct=question.direct,
     )  # fmt: skip
     return assemble(setup, parts)

@@ -72,7 +72,7 @@ def build(setup: StageSetup) -> GraphStage:
         reads=tuple(sorted(set(inputs.values()))),
         fields=form.fields,
         fingerprint=stage_fingerprint(setup, VERSION, form),
-        graph=graph,
+        build_graph=lambda: graph,
         prepare=prepare,
         output_of=read_output,
         provenance=Provenance(

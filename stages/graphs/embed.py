@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from langchain_core.messages import BaseMessage, HumanMessage
-from langgraph.graph import END, START, StateGraph
+from langgraph.constants import END, START
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
 from schemas.spec.fields import OutputField
-from stages.contract import GraphStage, Options, StageSetup
+from stages.contract import AnyGraph, GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer, only_node
@@ -49,12 +49,17 @@ def build(setup: StageSetup) -> GraphStage:
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [HumanMessage(prompts.text(row))]}
 
-    builder = StateGraph(State)
-    builder.add_node("embed", embed)
-    builder.add_edge(START, "embed")
-    builder.add_edge("embed", END)
+    def graph() -> AnyGraph:
+        from langgraph.graph import StateGraph
+
+        builder = StateGraph(State)
+        builder.add_node("embed", embed)
+        builder.add_edge(START, "embed")
+        builder.add_edge("embed", END)
+        return builder.compile()
+
     direct = only_node(embed)
-    parts = GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, structured=False, direct=direct)
+    parts = GraphParts(VERSION, options, form, prompts, graph, first_state, structured=False, direct=direct)
     return assemble(setup, parts)
 
 

@@ -45,7 +45,7 @@ def build(setup: StageSetup) -> GraphStage:
     model = ModelQuestion(setup, form, tools=provider_tools(setup), sureness=sureness, citations=citations)
     question = question_graph(model, doubt=doubt)
     parts = GraphParts(
-        VERSION, options, form, prompts, question.graph, first_state,
+        VERSION, options, form, prompts, question.build, first_state,
         added_columns=column_of(sureness) | column_of_citations(citations), direct=question.direct,
     )  # fmt: skip
     return assemble(setup, parts)

@@ -119,7 +119,7 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_edge("revise", "draft")
     calls = (2, 2 * (options.revisions + 1))
     return assemble(
-        setup, GraphParts(VERSION, options, form, prompts, builder.compile(), first_state, output_of, added, calls)
+        setup, GraphParts(VERSION, options, form, prompts, builder.compile, first_state, output_of, added, calls)
     )
 
 

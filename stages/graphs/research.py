@@ -139,7 +139,8 @@ def build(setup: StageSetup) -> GraphStage:
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
     calls = (3, options.sections + 2)
     return assemble(
-        setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of, added, calls, code=content)
+        setup,
+        GraphParts(VERSION, options, form, prompts, lambda: graph, first_state, output_of, added, calls, code=content),
     )
 
 

@@ -108,4 +108,4 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_edge("gather", "split")
     builder.add_edge("answer", END)
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, calls=(1, None)))
+    return assemble(setup, GraphParts(VERSION, options, form, prompts, lambda: graph, first_state, calls=(1, None)))

@@ -102,7 +102,9 @@ def build(setup: StageSetup) -> GraphStage:
     builder.add_conditional_edges("split", parts, ["translate"])
     builder.add_edge("translate", END)
     graph = builder.compile().with_config({"max_concurrency": options.parallel})
-    return assemble(setup, GraphParts(VERSION, options, form, prompts, graph, first_state, output_of, calls=(1, None)))
+    return assemble(
+        setup, GraphParts(VERSION, options, form, prompts, lambda: graph, first_state, output_of, calls=(1, None))
+    )
 
 
 def _column(setup: StageSetup, fields: Mapping[str, OutputField]) -> str:

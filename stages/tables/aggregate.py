@@ -10,6 +10,7 @@ import sqlglot
 from pydantic import Field
 from sqlglot import exp
 
+from schemas.arrow_tables import empty_frame
 from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
@@ -40,7 +41,7 @@ def build(setup: StageSetup) -> TableStage:
             raise SpecError(f"{setup.where}: with.columns: the name {name!r} is already used or reserved.")
     try:
         aggregates = [pl.sql_expr(expression).alias(name) for name, expression in options.columns.items()]
-        empty = pl.DataFrame(setup.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
+        empty = empty_frame(setup.columns).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
         after = _grouped(empty.lazy(), options.by, aggregates).collect()
     except pl.exceptions.PolarsError as exc:
         raise SpecError(

@@ -10,6 +10,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from schemas.arrow_tables import empty_frame
 from schemas.errors import SpecError
 from stages.tables.sql import DIALECT, not_row_wise, polars_fact
 
@@ -60,7 +61,7 @@ def _parsed(condition: str, prefix: str) -> exp.Select:
 
 
 def _type_of(condition: str, columns: pa.Schema, columns_read: set[str], prefix: str) -> pl.DataType:
-    empty = pl.DataFrame(columns.empty_table())
+    empty = empty_frame(columns)
     try:
         with pl.SQLContext(rows=empty, eager=True) as context:
             return context.execute(f"SELECT ({condition}) AS held FROM rows")["held"].dtype

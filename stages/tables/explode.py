@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
+from schemas.arrow_tables import empty_frame
 from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
@@ -55,7 +56,7 @@ def build(setup: StageSetup) -> TableStage:
 
     return TableStage(
         spec=stage,
-        columns=stored_schema(apply(pl.DataFrame(setup.columns.empty_table())).to_arrow().schema),
+        columns=stored_schema(apply(empty_frame(setup.columns)).to_arrow().schema),
         fingerprint=digest(VERSION, options.model_dump_json(), str(stage.drop), str(stage.version)),
         apply=apply,
         provenance=Provenance(stage=stage.name, uses="explode"),

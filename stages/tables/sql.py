@@ -15,6 +15,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # where every version has it
 
+from schemas.arrow_tables import empty_frame
 from schemas.digests import digest
 from schemas.errors import SpecError
 from schemas.manifest import Provenance
@@ -80,7 +81,7 @@ def build(setup: StageSetup) -> TableStage:
             rows.select(ROW, REJECTED).unique(ROW), on=ROW, how="left", maintain_order="left"
         )
 
-    empty = pl.DataFrame(setup.columns.empty_table()).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
+    empty = empty_frame(setup.columns).with_columns(pl.lit(0, pl.Int64).alias(ROW).head(0))
     try:
         after = run(empty.lazy()).collect()
     except pl.exceptions.PolarsError as exc:

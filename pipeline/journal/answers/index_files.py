@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline.journal.answer_keys import KEYS
 from pipeline.journal.answers.filters import Filters, Keys, filter_of
+from schemas.arrow_tables import array_of
 from schemas.errors import Damaged
 
 FORMAT = 2  # files of format 1 have no calls: they are dropped, and made again from the journals
@@ -132,7 +133,7 @@ def write(path: Path, covered: Covered, pieces: Iterable[pl.DataFrame]) -> int:
 def _with_filter(group: pl.DataFrame) -> pa.Table:
     """Return a row group with the filter of its keys in the first row."""
     filters = [filter_of(group["key"].to_numpy()), *[None] * (group.height - 1)]
-    return group.to_arrow().append_column("filter", pa.array(filters, pa.binary())).cast(SCHEMA)
+    return group.to_arrow().append_column("filter", array_of(filters, pa.binary())).cast(SCHEMA)
 
 
 def _grouped(pieces: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pipeline.processes.channel import Message
 from schemas.errors import SpecError
-from stages.graphs.custom import is_factory
 from stages.user_code import add_user_folder, load_attribute
 
 
@@ -19,6 +18,8 @@ async def import_user_code(message: Message) -> Message:
 
 def _import(base: Path, stage: str, references: Iterable[str], is_graph: bool) -> Message:
     """`is_graph`: the first reference is the stage's graph."""
+    from stages.graphs.custom import is_factory  # LangGraph's engine, which other processes may do without
+
     try:
         add_user_folder(base)
         found = [load_attribute(reference, where=f"stage {stage}") for reference in references]

@@ -24,8 +24,8 @@ async def probe_user_code(spec: Spec, base: Path, write_line: "WriteLine") -> No
     if not any(named.values()):
         return
     # Temporal's client, half a second, which a spec without user code does not need.
-    from pipeline.processes import fork_server
     from pipeline.processes.children import Child
+    from pipeline.processes.fork_server import handle as fork_server
 
     begin = {"role": "rows", "owner": "", "max_memory": 0}
     child = await Child.started(fork_server.current(), "import", write_line, {}, begin)

@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 
 from pipeline.enrichment.tried_rows import Tried
-from pipeline.processes import fork_server
 from pipeline.processes.channel import ChannelClosed, Message
 from pipeline.processes.child.trials import trial_request
 from pipeline.processes.children import Child, WriteLine
 from pipeline.processes.deaths import Death
+from pipeline.processes.fork_server import handle as fork_server
 from schemas.errors import TandemError, by_code
 
 _NAMED_ROWS = 3

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
-import polars as pl
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +25,7 @@ from pipeline.web.views.common import (
     site_of,
     spec_of_generation,
 )
+from schemas.arrow_tables import empty_frame
 from schemas.errors import UsageError
 from schemas.manifest import Manifest
 from schemas.spec.sections import Spec
@@ -141,7 +141,7 @@ def filters_of(asked: QueryParams) -> list[Filter]:
 def heads_of(shape: ReaderSchema, spec: Spec | None, manifest: Manifest) -> list[Head]:
     """Return the columns as they are shown: the key, what stages wrote, the others."""
     writers = _writers(shape, spec, manifest) if spec is not None else {}
-    types = pl.DataFrame(shape.schema.empty_table()).schema
+    types = empty_frame(shape.schema).schema
     key = spec.source.key if spec is not None else []
     names = sorted(shape.schema.names, key=lambda name: (name not in key, name not in writers))
     return [

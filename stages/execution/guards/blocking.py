@@ -14,8 +14,8 @@ from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.constants import START
-from langgraph.pregel import Pregel
 
+from stages.contract import AnyGraph
 from stages.models.row.scope import RowScope
 
 
@@ -48,10 +48,11 @@ def interrupt_node(*_: object) -> None:
 
 
 def with_threads(
-    graph: Pregel[Any, Any, Any, Any], stage: str, *, always: bool, new_loop: Callable[[Coroutine[Any, Any, Any]], Any]
-) -> Pregel[Any, Any, Any, Any]:
+    graph: AnyGraph, stage: str, *, always: bool, new_loop: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> AnyGraph:
     """Return the same graph, its nodes run in threads if the stage blocks, or `always`. `new_loop` runs a coroutine to
     its end in the calling thread."""
+    from langgraph.pregel import Pregel
 
     def blocks() -> bool:
         return always or stage in loop_use.blocking

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langgraph.pregel import Pregel
 from pydantic import BaseModel
 
 from schemas.digests import digest
@@ -12,7 +11,7 @@ from schemas.errors import SpecError
 from schemas.manifest import Provenance
 from schemas.spec.fields import OutputField
 from schemas.tables import fields_of_class
-from stages.contract import Answered, Direct, GraphStage, Options, StageSetup, check_outputs
+from stages.contract import Answered, AnyGraph, Direct, GraphStage, Options, StageSetup, check_outputs
 from stages.graphs.toolkit.prompts import Prompts
 from stages.graphs.toolkit.question import Answer
 from stages.limits.limiter import Limiter
@@ -64,15 +63,16 @@ def own_column(
 
 @dataclass(frozen=True)
 class GraphParts:
-    """Arguments of `assemble`. `added_columns` are written by Tandem, beside those of the model; `first_state` makes
-    the graph's first state from a row that is not empty; `structured`: the model is called with a schema; `code` is a
-    digest of anything else that answers depend on; `direct` does what `graph` does (`stages.contract`)."""
+    """Arguments of `assemble`. `graph` returns it; `added_columns` are written by Tandem, beside those of the model;
+    `first_state` makes the graph's first state from a row that is not empty; `structured`: the model is called with a
+    schema; `code` is a digest of anything else that answers depend on; `direct` does what the graph does
+    (`stages.contract`)."""
 
     version: str
     options: Options
     form: AnswerFormat
     prompts: Prompts
-    graph: Pregel[Any, Any, Any, Any]
+    graph: Callable[[], AnyGraph]
     first_state: Callable[[Mapping[str, Any]], dict[str, Any]]
     output_of: Callable[[Mapping[str, Any]], Answer] = lambda state: dict(state["answer"])
     added_columns: Mapping[str, OutputField] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def assemble(setup: StageSetup, parts: GraphParts) -> GraphStage:
         reads=prompts.reads,
         fields=fields,
         fingerprint=stage_fingerprint(setup, parts.version + parts.code, parts.form, parts.options),
-        graph=parts.graph,
+        build_graph=parts.graph,
         prepare=prepare,
         output_of=parts.output_of,
         provenance=Provenance(

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langgraph.graph import END, START, StateGraph
-from langgraph.pregel import Pregel
+from langgraph.constants import END, START
 from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError
-from stages.contract import Direct, StageSetup
+from stages.contract import AnyGraph, Direct, StageSetup
 from stages.models import heard
 from stages.models.answers.answer_format import AnswerFormat, AnyTool, Mend, correction, raw_answer
 from stages.models.factory import build_model
@@ -127,10 +126,10 @@ class Doubt:
 
 @dataclass(frozen=True)
 class QuestionGraph:
-    """The graph START → ask (again, with the problem, until the answer fits) → person (if in doubt). `direct` runs its
-    only node; None where there are two."""
+    """The graph START → ask (again, with the problem, until the answer fits) → person (if in doubt), as `build` makes
+    it. `direct` runs its only node; None where there are two."""
 
-    graph: Pregel[Any, Any, Any, Any]
+    build: Callable[[], AnyGraph]
     direct: Direct | None
 
 
@@ -159,12 +158,17 @@ def question_graph(
         corrected = interrupt({"why": state["why"], "answer": answer}, response_schema=schema)
         return {"answer": {**{name: answer[name] for name in answer if name not in question.form.fields}, **corrected}}
 
-    builder = StateGraph(AskState)
-    builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))
-    builder.add_edge(START, "ask")
-    if doubt is not None:
-        builder.add_node("person", person)
-    return QuestionGraph(builder.compile(), only_node(ask) if doubt is None else None)
+    def build() -> AnyGraph:
+        from langgraph.graph import StateGraph
+
+        builder = StateGraph(AskState)
+        builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))
+        builder.add_edge(START, "ask")
+        if doubt is not None:
+            builder.add_node("person", person)
+        return builder.compile()
+
+    return QuestionGraph(build, only_node(ask) if doubt is None else None)
 
 
 def only_node(node: Callable[[Any], Awaitable[Any]]) -> Direct:
