@@ -65,6 +65,9 @@ from stages.observer import BatchObserver
 _UNLIMITED = 1 << 60
 _COPIES = 3  # of a batch's table while it is enriched: as read, between stages, as staged files
 _REUSED_ROWS = 2 * MOST_ANSWERED_ROWS  # of batches that are made of known answers at once, each of which takes a core
+# Of batches of a run whose graphs run at once, so many, or so many times those in flight: a batch holds the records of
+# its answers, 4 KB a row, until its last row has ended.
+_RUNNING_ROWS, _TIMES_IN_FLIGHT = 4_000, 4
 _MOST_LOADS = 8
 _RECENT = 4  # runs whose answers are kept for a while, as their later batches may have equal rows
 
@@ -115,6 +118,7 @@ class BatchActivities:
     _announcements: AnnouncementsByRun = field(default_factory=AnnouncementsByRun)
     _memory: BatchMemory = field(default_factory=BatchMemory)
     _reusing: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(_REUSED_ROWS))
+    _running: WeakValueDictionary[tuple[str, str], MemoryAdmission] = field(default_factory=WeakValueDictionary)
     _recent: deque[Shared] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _shared: WeakValueDictionary[tuple[str, str], Shared] = field(default_factory=WeakValueDictionary)
 
@@ -132,24 +136,25 @@ class BatchActivities:
         spool = await asyncio.to_thread(self.spools.identity)
         async with AsyncExitStack() as following, heartbeating(spool=spool) as progress:
             await _note_lost_attempt(store, request, spool)
-            job, services = await self._job(request)
+            job, services, in_flight = await self._job(request)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             announced = await following.enter_async_context(self._announcements.followed(store, request.ref.run))
             progress.loads = partial(_loads, services)
-            size = await asyncio.to_thread(_bytes_of, job, request)
+            size = await asyncio.to_thread(_bytes_of, attempt)
             if self.supervision is not None:
                 self._memory.resize(self.supervision.begin(job.spec.limits.max_memory))
             async with self._memory.batches.reserve(size):
                 listeners = Listeners(progress.note, announced, _observer(request, job))
-                async with self._reusing.reserve(request.rows):
+                async with self._reusing.reserve(attempt.batch.rows):
                     done = await reuse_answers(attempt, self.spools, listeners)
                 if done is None:
-                    context = await self._context(request, attempt, services, answers, listeners)
-                    progress.tally, progress.waiting = context.tally, services.limiters.silence
-                    async with self._under_limits(request, job, services) as context.budget:
-                        done = await enrich_batch(attempt, context)
+                    async with self._running_of(attempt, in_flight).reserve(attempt.batch.rows):
+                        context = await self._context(request, attempt, services, answers, listeners)
+                        progress.tally, progress.waiting = context.tally, services.limiters.silence
+                        async with self._under_limits(request, job, services) as context.budget:
+                            done = await enrich_batch(attempt, context)
         spent = _spent(progress.tally)
         if done.receipt:
             return BatchResult(
@@ -190,7 +195,7 @@ class BatchActivities:
         """Run the next step of one row's graph, where nodes are activities."""
         store = self.jobs.store(request.ref)
         async with heartbeating() as progress:
-            job, services = await self._job(request)
+            job, services, _ = await self._job(request)
             opened = await asyncio.to_thread(load_opened, store, request.opened)
             answers = await asyncio.to_thread(answers_of, store, opened, latest=request.answered)
             attempt = BatchAttempt.of(job, store, request.ref.run, opened, request.batch)
@@ -224,11 +229,21 @@ class BatchActivities:
             return StepResult(state="more", spent=spent)
         return StepResult.model_validate({**_halted(outcome.stopped), "spent": spent})
 
-    async def _job(self, request: BatchRequest | RowInput) -> tuple[Job, ModelServices]:
-        """Return the plan's job, its calls paid at the tier that was set last."""
+    async def _job(self, request: BatchRequest | RowInput) -> tuple[Job, ModelServices, int]:
+        """Return the plan's job, its calls paid at the tier that was set last, and the rows in flight as set last."""
         limits = await asyncio.to_thread(load_limits, self.jobs.store(request.ref), request.ref.run)
         job, _, services = await self.jobs.of(request.ref, request.plan, limits.tier)
-        return job, services
+        return job, services, limits.rows_in_flight or job.spec.limits.rows_in_flight
+
+    def _running_of(self, attempt: BatchAttempt, in_flight: int) -> MemoryAdmission:
+        """Return the room for rows of batches of a run whose graphs run; always for two batches, so that one may begin
+        as another ends."""
+        key = attempt.store.uri, attempt.run
+        room = self._running.get(key)
+        if room is None:
+            room = self._running[key] = MemoryAdmission(0)
+        room.resize(max(_RUNNING_ROWS, _TIMES_IN_FLIGHT * in_flight, 2 * attempt.batch.rows))
+        return room
 
     async def _parking(
         self, request: BatchRequest | RowInput, attempt: BatchAttempt, services: ModelServices
@@ -275,9 +290,10 @@ class BatchActivities:
         return shared
 
 
-def _bytes_of(job: Job, request: BatchRequest) -> int:
+def _bytes_of(attempt: BatchAttempt) -> int:
     """Estimate the bytes that a batch's tables hold."""
-    return _COPIES * request.rows * job.snapshot.row_bytes(job.snapshot.entry(request.partition))
+    snapshot = attempt.job.snapshot
+    return _COPIES * attempt.batch.rows * snapshot.row_bytes(snapshot.entry(attempt.partition))
 
 
 def _observer(request: BatchRequest | RowInput, job: Job) -> BatchObserver | None:

@@ -21,6 +21,7 @@ async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
     """Yield the progress of a run until it has ended. Rows of running partitions are not included."""
     assert run.handle is not None
     ending = asyncio.create_task(run.handle.result())
+    told = False  # that it is done, for any reason: the run's end, or a server that was away
     try:
         while True:
             ended = await _ended(run.handle)
@@ -29,8 +30,11 @@ async def follow(run: Run, *, every_s: float = 0.5) -> AsyncIterator[Progress]:
                 yield progress
             if ended:
                 return
-            # Once it is done for any reason, the run's end or a server that was away, only time passes here.
-            await (asyncio.sleep(every_s) if ending.done() else asyncio.wait([ending], timeout=every_s))
+            if told:
+                await asyncio.sleep(every_s)
+            else:
+                await asyncio.wait([ending], timeout=every_s)
+                told = ending.done()
     finally:
         ending.cancel()
         await asyncio.gather(ending, return_exceptions=True)

@@ -43,8 +43,9 @@ class DistinctNumbers:
             self.count()
 
     def count(self) -> int:
-        self._parts = [np.unique(np.concatenate(self._parts))]
-        self._new = 0
+        if self._new:
+            self._parts = [np.unique(np.concatenate(self._parts))]
+            self._new = 0
         return len(self._parts[0])
 
 

@@ -93,20 +93,35 @@ async def run_rows(stage: GraphStage, rows: Iterable[GraphRow], context: BatchCo
     return run.stopped
 
 
+class _Stop:
+    """The error that stops a run. Its rows ask for it, and hold no more of the run: a cycle would keep the records of a
+    batch, 4 MB of a thousand rows, until the next full collection."""
+
+    def __init__(self) -> None:
+        self.error: TandemError | None = None
+
+    def reason(self) -> TandemError | None:
+        return self.error
+
+
 class _Run:
     """Runs rows with bounded concurrency; takes no new one once something stops it."""
 
     def __init__(self, stage: GraphStage, context: BatchContext) -> None:
         self.stage = stage
         self.context = context
-        self.stopped: TandemError | None = None
+        self._stopped = _Stop()
         self._unexpected: Exception | None = None
         self._held: list[tuple[GraphRow, RowRecord]] = []  # refused, not yet known if the stage is
         self._verdicts = stage.refused_rows.verdicts
         self._claimed: Sequence[RowKey] = ()
         self._claimed_elsewhere: set[RowKey] = set()
         self._timeouts = RowTimeouts(stage.spec.row_timeout.total_seconds(), context.on_stuck)
-        self._runner = RowRunner(stage, context, self._timeouts, lambda: self.stopped)
+        self._runner = RowRunner(stage, context, self._timeouts, self._stopped.reason)
+
+    @property
+    def stopped(self) -> TandemError | None:
+        return self._stopped.error
 
     async def claim(self, keys: Sequence[RowKey]) -> None:
         """Claim the rows that are run here, and note those that other processes have claimed."""
@@ -204,7 +219,7 @@ class _Run:
     def _stop(self, exc: TandemError) -> None:
         """Remember the worst error: one that a retry cannot help, else the longest wait."""
         if self.stopped is None or _severity(exc) > _severity(self.stopped):
-            self.stopped = exc
+            self._stopped.error = exc
 
     async def _recalled(self, key: RowKey) -> RowRecord | None:
         """Return the outcome of an equal row, of this command or as another has announced it."""

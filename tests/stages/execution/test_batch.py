@@ -1,7 +1,10 @@
 """One graph stage over one batch: every row one outcome, joined by what it holds, whatever happens around it."""
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -27,6 +30,24 @@ def offline(**given: Any) -> GraphStage:
 def with_prepare(stage: GraphStage, prepare: Any) -> GraphStage:
     object.__setattr__(stage, "prepare", prepare)
     return stage
+
+
+@pytest.fixture
+def _without_collections() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_without_collections")
+async def test_the_records_of_a_batch_are_freed_as_it_ends() -> None:
+    context = a_context()
+    outcome = await enrich(offline(), ["one", "two"], context)
+    seen = weakref.ref(context.journal.known)
+    assert kinds(outcome) == ["ok", "ok"]
+    del context
+    await asyncio.sleep(0)
+    assert seen() is None, "no cycle holds them until a full collection"
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "poison", None]), max_size=30))
