@@ -86,7 +86,10 @@ def work_of_children() -> ChildWork:
 
 
 def _obey(end: socket.socket, inherited: tuple[int, ...]) -> None:
-    message, descriptors, _, _ = socket.recv_fds(end, len(START), _DESCRIPTORS)
+    try:
+        message, descriptors, _, _ = socket.recv_fds(end, len(START), _DESCRIPTORS)
+    except ConnectionResetError:  # with reports of ours that it did not read
+        message, descriptors = b"", []
     if message == START:
         _start(end, inherited, descriptors)
     elif message == REST:

@@ -67,12 +67,6 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-def _the_server() -> psutil.Process:
-    """The server of this process: the only child that has a session of its own."""
-    (server,) = [child for child in psutil.Process().children() if os.getsid(child.pid) == child.pid]
-    return server
-
-
 def _rests(server: psutil.Process) -> bool:
     return str(Path(resting.__file__)) in server.cmdline()
 
@@ -81,7 +75,8 @@ def _rests(server: psutil.Process) -> bool:
 async def _resting(server: ForkServer) -> AsyncIterator[tuple[Child, psutil.Process]]:
     """A child of a server that rests."""
     child = await Child.started(server, "rows", print, {}, _BEGIN)
-    process = _the_server()
+    assert server._spawned is not None
+    process = psutil.Process(server._spawned.pid)
     assert not _rests(process)
     server.let_rest()
     await _until(lambda: _rests(process))
