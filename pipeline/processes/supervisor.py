@@ -139,6 +139,8 @@ class Workers:
         isolates = IsolatedProcesses(lambda: self._start(f"worker {number}, rows apart", "rows", None))
         child = await self._start(f"worker {number}", "worker", isolates)
         self.children[number] = child, isolates
+        if self.stopping.is_set():  # since it was asked for, which takes a second where the fork server has rested
+            await child.stop()
         watching = asyncio.create_task(watch_child(self.connection.client, child, partial(self._report_on, number)))
         try:
             death = await asyncio.shield(child.death)

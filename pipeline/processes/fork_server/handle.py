@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
@@ -17,6 +18,7 @@ from pipeline.processes.fork_server import serving
 
 _LONGEST = 65_536
 _QUIET_S, _LONG_QUIET_S = 0.1, 60.0
+Started = tuple[int, "asyncio.Future[int]"]  # the pid of a child, and its exit status
 _servers: "list[ForkServer]" = []  # of this process; the last is the one that may be alive
 
 
@@ -55,8 +57,7 @@ class ForkServer:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._rest = b""
-        self._starting = asyncio.Lock()
-        self._started: asyncio.Future[int] | None = None
+        self._asked: deque[asyncio.Future[Started]] = deque()  # for children, in the order of the answers
         self._ended: dict[int, asyncio.Future[int]] = {}
         self._reading = False
         self.alive = True
@@ -96,21 +97,21 @@ class ForkServer:
         server._spawned = process
         return server
 
-    async def start(self, descriptors: Sequence[int]) -> tuple[int, "asyncio.Future[int]"]:
+    async def start(self, descriptors: Sequence[int]) -> Started:
         """Start a child that has these descriptors as stdout, stderr, channel and table. Returns its pid, and a future
         of its exit status (as of `os.waitstatus_to_exitcode`). Raises OSError if the server is gone."""
         self._listen()
-        async with self._starting:
-            if not self.alive:
-                raise ConnectionResetError("the fork server is gone")
-            self._started = asyncio.get_running_loop().create_future()
-            self._end.setblocking(True)
-            packed = array.array("i", descriptors).tobytes()
-            self._end.sendmsg([serving.START], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
-            self._end.setblocking(False)
-            pid = await self._started
-            self._wait_for_quiet()
-            return pid, self._ended[pid]
+        if not self.alive:
+            raise ConnectionResetError("the fork server is gone")
+        self._end.setblocking(True)
+        packed = array.array("i", descriptors).tobytes()
+        self._end.sendmsg([serving.START], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
+        self._end.setblocking(False)
+        answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        started = await answer
+        self._wait_for_quiet()
+        return started
 
     def let_rest(self) -> None:
         """Let the server give its memory back whenever no child has been started for a while. One that is started then
@@ -139,7 +140,7 @@ class ForkServer:
             self._quiet = asyncio.get_running_loop().call_later(self._rests_after, self._rest_now)
 
     def _rest_now(self) -> None:
-        if self.alive and not self._starting.locked():
+        if self.alive and not self._asked:
             self._rests_after = _LONG_QUIET_S  # who starts more has children that die, and would wait each time
             with contextlib.suppress(OSError):  # it is gone, which the reading notes
                 self._end.send(serving.REST)
@@ -171,16 +172,17 @@ class ForkServer:
             del self._ended[pid]
             if not future.done():
                 future.set_result(status)
-        elif self._started is not None and not self._started.done():
-            self._started.set_result(pid)
+        elif not (answer := self._asked.popleft()).done():  # it is, if who asked was cancelled
+            answer.set_result((pid, future))
 
     def _gone(self) -> None:
         """Note that the server has ended, and all its children with it: a cause from outside for them."""
         self.alive = False
         asyncio.get_running_loop().remove_reader(self._end)
         self._reading = False
-        if self._started is not None and not self._started.done():
-            self._started.set_exception(ConnectionResetError("the fork server is gone"))
+        while self._asked:
+            if not (answer := self._asked.popleft()).done():
+                answer.set_exception(ConnectionResetError("the fork server is gone"))
         for future in self._ended.values():
             if not future.done():
                 future.set_result(-int(signal.SIGKILL))

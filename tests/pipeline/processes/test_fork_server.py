@@ -108,6 +108,17 @@ async def test_a_server_that_rests_starts_another_child_after_its_imports() -> N
         assert [(await child.death).status for child in (first, second)] == [0, 0]
 
 
+async def test_a_start_that_is_given_up_does_not_take_the_answer_of_the_next() -> None:
+    server = ForkServer.spawned()
+    async with _resting(server) as (first, process):
+        given_up = asyncio.create_task(Child.started(server, "rows", print, {}, _BEGIN))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        second = await Child.started(server, "rows", print, {}, _BEGIN)
+        await _until(lambda: second.ready)
+        await _until(lambda: {child.pid for child in process.children()} == {first.pid, second.pid})
+
+
 async def test_children_end_with_a_server_that_rests_and_is_killed() -> None:
     server = ForkServer.spawned()
     async with _resting(server) as (child, process):
