@@ -17,7 +17,7 @@ def array_of(values: Sequence[Any], data_type: pa.DataType) -> pa.Array:
     return pl.Series(values, dtype=_in_polars(data_type)).to_arrow().cast(data_type)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def table_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Return rows as a table; what a row has not is null."""
     columns = [array_of([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)

@@ -211,7 +211,7 @@ class BatchActivities:
                 context.memory = self._memory.rows
                 batch = BatchRequest(
                     ref=request.ref, plan=request.plan, partition=request.partition, opened=request.opened,
-                    batch=request.batch, rows=0,
+                    batch=request.batch,
                 )  # fmt: skip
                 context.isolation = self.supervision.isolation(
                     batch, self.spools, context.tally, context.steps.key[1] if context.steps is not None else ""

@@ -66,7 +66,7 @@ class OpeningActivities:
         """Enrich the batch, and publish the partition if nothing is left to do. Raises TandemError."""
         batch = BatchRequest(
             ref=request.ref, plan=request.plan, partition=request.partition, opened=opened.opened, batch=0,
-            rows=0, waves=request.waves,
+            waves=request.waves,
         )  # fmt: skip
         with log_context.of_batch(0):
             result = await self.batches.enriched(batch, held)

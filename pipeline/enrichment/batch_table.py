@@ -14,7 +14,7 @@ from pipeline.enrichment.attempt import BatchAttempt
 from pipeline.enrichment.row_digests import IDENTITY, BatchDigests
 from pipeline.review.questions import PENDING, question_rows
 from pipeline.sinks.row_files import REJECTS, index_table
-from schemas.arrow_tables import array_of, table_of
+from schemas.arrow_tables import array_of, table_of_rows
 from schemas.manifest import Answerers, Counts, Reuse, Share, Shares, shares_added
 from schemas.messages.batch import RowsOfBatch
 from schemas.staging import Receipt
@@ -255,8 +255,8 @@ class BatchTable:
             index = index_table(bytes.fromhex("".join(self.ids)), digests(self.source, self.source.columns))
         reject_lines = [line for row, line in self.rejects if row not in self.pending]
         pending_lines = [line for lines in self.pending.values() for line in lines]
-        rejects = table_of(reject_lines, REJECTS) if reject_lines else None
-        pending = table_of(pending_lines, PENDING) if pending_lines else None
+        rejects = table_of_rows(reject_lines, REJECTS) if reject_lines else None
+        pending = table_of_rows(pending_lines, PENDING) if pending_lines else None
         reused = self.reused - self.called - self.shared
         return Receipt(
             batch=number,

@@ -235,7 +235,7 @@ class PartitionWorkflow:
     async def _batch(self, opened: Opened, number: int, answered: bool, begun: BatchResult | None) -> None:
         inputs = self._input
         request = BatchRequest(
-            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, opened=opened.opened, batch=number, rows=0,
+            ref=inputs.ref, plan=inputs.plan, partition=inputs.partition, opened=opened.opened, batch=number,
             answered=answered, waves=inputs.waves,
         )  # fmt: skip
         floor = _HANDED_BACK

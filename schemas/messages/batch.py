@@ -16,7 +16,7 @@ class BatchRequest(Message):
     partition: str
     opened: str
     batch: int
-    rows: int
+    rows: int = 0  # of no use: workflows know no batch's rows, which are those of the opened partition
     answered: bool = False  # the batch ran once before, and people have answered since
     waves: Waves = Waves()
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.arrow_tables import array_of, empty_frame, empty_table, table_of
+from schemas.arrow_tables import array_of, empty_frame, empty_table, table_of_rows
 from schemas.spec.fields import OutputField
 from schemas.tables import arrow_type
 
@@ -64,8 +64,8 @@ _SCHEMA = pa.schema(
 
 def test_rows_become_a_table_in_which_what_is_absent_is_null() -> None:
     rows = [{"id": "a", "n": 1}, {"parts": ["x", None], "other": 1}]
-    assert table_of(rows, _SCHEMA).equals(pa.Table.from_pylist(rows, schema=_SCHEMA))
-    assert table_of([], _SCHEMA).equals(empty_table(_SCHEMA))
+    assert table_of_rows(rows, _SCHEMA).equals(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    assert table_of_rows([], _SCHEMA).equals(empty_table(_SCHEMA))
 
 
 @given(st.data())
@@ -80,9 +80,9 @@ def test_pandas_is_not_imported() -> None:
     code = """
 import sys
 import pyarrow as pa
-from schemas.arrow_tables import array_of, empty_frame, table_of
+from schemas.arrow_tables import array_of, empty_frame, table_of_rows
 schema = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.list_(pa.struct([pa.field("c", pa.string())])))])
-table_of([{"a": 1, "b": [{"c": "x"}]}], schema)
+table_of_rows([{"a": 1, "b": [{"c": "x"}]}], schema)
 array_of([1, None], pa.int64())
 empty_frame(schema)
 before = "pandas" in sys.modules

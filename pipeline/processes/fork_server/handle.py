@@ -56,7 +56,7 @@ class ForkServer:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._rest = b""
+        self._unread = b""
         self._asked: deque[asyncio.Future[Started]] = deque()  # for children, in the order of the answers
         self._ended: dict[int, asyncio.Future[int]] = {}
         self._reading = False
@@ -109,9 +109,7 @@ class ForkServer:
         self._end.setblocking(False)
         answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
-        started = await answer
-        self._wait_for_quiet()
-        return started
+        return await answer
 
     def let_rest(self) -> None:
         """Let the server give its memory back whenever no child has been started for a while. One that is started then
@@ -161,7 +159,7 @@ class ForkServer:
         if not piece:
             self._gone()
             return
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        *lines, self._unread = (self._unread + piece).split(b"\n")
         for line in lines:
             what, *numbers = line.decode().split()
             self._receive(what, *map(int, numbers))
@@ -172,7 +170,9 @@ class ForkServer:
             del self._ended[pid]
             if not future.done():
                 future.set_result(status)
-        elif not (answer := self._asked.popleft()).done():  # it is, if who asked was cancelled
+            return
+        self._wait_for_quiet()
+        if not (answer := self._asked.popleft()).done():  # it is, if who asked was cancelled
             answer.set_result((pid, future))
 
     def _gone(self) -> None:

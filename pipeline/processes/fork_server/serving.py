@@ -76,7 +76,7 @@ def run_process(work: Callable[[], object]) -> NoReturn:
 def work_of_children() -> ChildWork:
     """Import what children run: once, for all of them share it. A command that often starts none (`plan`, `check`)
     leaves it to the server: it would wait a second for Temporal's worker."""
-    import genai_prices  # noqa: F401
+    import genai_prices  # noqa: F401  by which calls are priced
 
     import stages.graphs.extract  # noqa: F401  with it, what all stages share that ask a model
     from pipeline.processes.child import main

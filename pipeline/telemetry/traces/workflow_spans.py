@@ -83,7 +83,7 @@ class _Outbound(WorkflowOutboundInterceptor):
     def _opened(self, request: OpenRequest, error: str, result: Any) -> None:
         """Note the end of a batch that was run when its partition was opened; without anything to do, there is none."""
         batch = BatchRequest(
-            ref=request.ref, plan=request.plan, partition=request.partition, opened="", batch=0, rows=0
+            ref=request.ref, plan=request.plan, partition=request.partition, opened="", batch=0
         )  # fmt: skip
         onward = result.onward if isinstance(result, Opened) else None
         if error or onward is not None:

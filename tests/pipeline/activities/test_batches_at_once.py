@@ -48,7 +48,6 @@ async def most_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         async def one(number: int) -> BatchResult:
             asked = BatchRequest(
                 ref=work.ref, plan=request.plan, partition=PARTITION, opened=opened.opened, batch=number,
-                rows=0,  # as workflows ask, which know no batch's rows
             )  # fmt: skip
             return await work.environment().run(batches.enrich_batch, asked)
 

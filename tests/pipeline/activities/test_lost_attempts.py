@@ -31,7 +31,7 @@ HERE, ELSEWHERE = "a", "b"
 async def test_only_what_another_machine_may_hold_is_lost(attempt: int, details: list[object], lost: int) -> None:
     store = MemoryStore(uuid.uuid4().hex)
     ref = RunRef(pipeline="p", run="run-1", sink=store.uri)
-    request = BatchRequest(ref=ref, plan="", partition="d=1", opened="", batch=3, rows=0)
+    request = BatchRequest(ref=ref, plan="", partition="d=1", opened="", batch=3)
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, attempt=attempt, heartbeat_details=details)
     await environment.run(_note_lost_attempt, store, request, HERE)
