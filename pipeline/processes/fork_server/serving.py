@@ -16,21 +16,26 @@ from pipeline.processes.fork_server import resting
 ChildWork = Callable[[socket.socket, int], int]  # gets a channel and a table, returns the exit status
 START, REST = b"s", b"r"  # one byte each, as a reading of more could take two messages at once
 _DESCRIPTORS = 16
-_BOOT = "import sys; from pipeline.processes.fork_server import serving; serving.boot(int(sys.argv[1]))"
+_BOOT = "import sys; from pipeline.processes.fork_server import serving; serving.boot(int(sys.argv[1]), sys.argv[2])"
+_PATH = "PYTHONPATH"
 
 
 def boot_command(end: int) -> list[str]:
     """Return the command line of a server in an interpreter of its own. It needs `boot_environment`."""
-    return [sys.executable, "-c", _BOOT, str(end)]
+    return [sys.executable, "-c", _BOOT, str(end), os.environ.get(_PATH, "")]
 
 
 def boot_environment() -> dict[str, str]:
     """Return an environment in which modules are found where this process finds them."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return {**os.environ, _PATH: os.pathsep.join(path for path in sys.path if path)}
 
 
-def boot(end: int) -> NoReturn:
-    """Run the server in an interpreter of its own."""
+def boot(end: int, path: str) -> NoReturn:
+    """Run the server in an interpreter of its own. `path`: the user's PYTHONPATH, which processes of nodes are to
+    have, whether the process of their row was forked before or after a rest."""
+    os.environ.pop(_PATH, None)
+    if path:
+        os.environ[_PATH] = path
     memory.configure_allocators()
     memory.hold_gc()
     work_of_children()

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pipeline.processes.children import Child
-from pipeline.processes.fork_server import resting
+from pipeline.processes.fork_server import resting, serving
 from pipeline.processes.fork_server.handle import ForkServer
 
 _IMPORTS = """
@@ -43,6 +44,29 @@ def _printed(code: str) -> list[str]:
 
 def test_no_import_of_ours_lets_polars_compute_and_what_computed_is_not_forked() -> None:
     assert _printed(_IMPORTS) == ["False", "True", "0"]
+
+
+_ENVIRONMENT_OF_A_BOOT = """
+import os, sys
+from pipeline.processes.fork_server import serving
+serving.work_of_children = lambda: None
+serving.socket.socket = lambda fileno: None
+serving.serve = lambda *_: print(os.environ.get("PYTHONPATH"))
+serving.boot(int(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("path", [None, "of/the/user"])
+def test_processes_of_nodes_have_the_users_path_after_a_rest_too(
+    monkeypatch: pytest.MonkeyPatch, path: str | None
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if path is not None:
+        monkeypatch.setenv("PYTHONPATH", path)
+    python, flag, _, *arguments = serving.boot_command(0)
+    command, env = [python, flag, _ENVIRONMENT_OF_A_BOOT, *arguments], serving.boot_environment()
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [str(path)]
 
 
 _IMPORTS_OF_A_RUN = """
