@@ -8,6 +8,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 _TRIMMED_ABOVE = 128 * 1024
 _CACHED_UP_TO = 4096  # bytes of what jemalloc keeps for each thread
+_FREED_KEPT_MS = 100  # by jemalloc, which keeps freed memory for ten seconds of its own accord
 # New objects that bring about a collection, and how often one reaches older ones. With Python's 700, 10 and 10,
 # hundreds of rows in flight are looked through again and again, for an eighth of a worker's time (by `perf`); this
 # saves half of it.
@@ -49,7 +50,8 @@ def configure_allocators() -> bool:
     freed 20 MB, one after the other, 140 MB stayed (`tests/pipeline/test_memory.py`). Arrow's own allocator kept some
     100 MB that batches had freed, jemalloc 30 MB of each worker process with its four arenas for each core
     (`python -m tests.bench memory`). Settings of the environment for any of them are kept."""
-    os.environ.setdefault("_RJEM_MALLOC_CONF", f"narenas:{os.cpu_count() or 1},tcache_max:{_CACHED_UP_TO}")
+    conf = f"narenas:{os.cpu_count() or 1},tcache_max:{_CACHED_UP_TO},dirty_decay_ms:{_FREED_KEPT_MS},muzzy_decay_ms:0"
+    os.environ.setdefault("_RJEM_MALLOC_CONF", conf)
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)

@@ -17,15 +17,13 @@ from pipeline.settings import version
 from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
 from stages.execution.guards.row_threads import RowThreads
 from stages.mcp_servers.sessions import close_servers
-from stages.models.callbacks import flush_tracers
-from stages.models.own_models import journal_own_models
+from stages.models.callbacks import TRACING, flush_tracers
+from stages.models.langchain.own_models import journal_own_models
 from stages.models.wires.http import close_session
 
 log = logging.getLogger("tandem.worker")
 MAX_ACTIVITIES = 32
 _THREADS = 128
-# By which LangSmith is switched on; the first that is set decides, so none may be set beside another.
-_TRACING = ("LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING", "LANGCHAIN_TRACING")
 
 
 @dataclass
@@ -89,5 +87,5 @@ async def enriching(
 
 def _trace_only_if_switched_on() -> None:
     """Switch LangSmith off, which langgraph imports, unless the user has decided: it must send no rows by itself."""
-    if not any(os.environ.get(name) for name in _TRACING):
-        os.environ[_TRACING[0]] = "false"
+    if not any(os.environ.get(name) for name in TRACING):  # the first that is set decides: none beside another
+        os.environ[TRACING[0]] = "false"

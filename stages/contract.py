@@ -5,7 +5,7 @@ change an answer; two stages of one fingerprint give the same answers to the sam
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class StageSetup:
         return f"stage {self.stage.name}"
 
 
-Direct = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Direct = Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)

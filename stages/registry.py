@@ -1,6 +1,6 @@
 """Build the spec's stages in order, each over the columns that the stages before it leave."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,14 @@ BUILT_IN = {
     "dedupe": "stages.tables.dedupe",
 }
 _OF_THE_USER = "stages.graphs.custom"
+
+
+def import_stages(uses: Iterable[str]) -> None:
+    """Import what builds stages of these kinds, before processes are forked that would each do it. Of the user's
+    nothing is imported, and unknown names are left to `build_stages`."""
+    for use in uses:
+        if (module := BUILT_IN.get(use, _OF_THE_USER if ":" in use else None)) is not None:
+            import_module(module)
 
 
 def build_stages(spec: Spec, columns: pa.Schema, *, base: Path, services: ModelServices) -> list[AnyStage]:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Literal
 
 import typer
@@ -25,23 +26,30 @@ def go(
     *,
     verbose: bool = False,
     works: Literal["", "maybe", "surely"] = "",
+    spec: Path | None = None,
     metrics: MetricsFlags | None = None,
 ) -> None:
     """Run a command to its exit code. `works`: it starts worker processes, which share what is imported by now; one
-    that surely does imports what they need first, so that all processes hold it once. `metrics`: where they are served,
-    if anywhere."""
+    that surely does imports what they need first, so that all processes hold it once: for the stages of `spec`, if it
+    is known. `metrics`: where they are served, if anywhere."""
     # By default stamina logs by structlog, if installed, and structlog prints to stdout, which is for results.
     set_on_retry_hooks([LoggingOnRetryHook])
     if works:
         from pipeline.processes.fork_server import handle as fork_server
 
-        fork_server.prepare(imports=works == "surely")
+        fork_server.prepare(_uses_of(spec) if works == "surely" else None)
     memory.start_gc()
     silent = logging.CRITICAL if logs.records is None else logging.WARNING
     logs.configure(logging.INFO if verbose else silent)  # after the fork, as it may begin a thread
     # Never closed: the process ends by `os._exit`, and closing would wait for a thread that reads a large file.
     working = (work if metrics is None else metrics.serving(work))()
     raise typer.Exit(asyncio.Runner(loop_factory=new_loop).run(_stopped_by_sigterm(working)))
+
+
+def _uses_of(spec: Path | None) -> list[str]:
+    from pipeline.client.spec_file import uses_in  # and with it what reads specs, which not every command needs
+
+    return ["extract", *(uses_in(spec) if spec is not None else ())]
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, int]) -> int:

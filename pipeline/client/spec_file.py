@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.settings import expanded
 from pipeline.stores import Store, open_store
+from schemas.errors import TandemError
 from schemas.spec.loading import load_spec
 from schemas.spec.sections import Spec
 
@@ -11,6 +12,14 @@ from schemas.spec.sections import Spec
 def read_spec(path: Path) -> tuple[Spec, Path]:
     """Return the spec and its folder."""
     return load_spec(path), path.absolute().parent
+
+
+def uses_in(path: Path) -> list[str]:
+    """Return what the stages of a spec use; nothing of a faulty spec, which is refused where it is read."""
+    try:
+        return [stage.uses for stage in load_spec(path).stages]
+    except TandemError:
+        return []
 
 
 def sink_of(spec: Spec, base: Path) -> Store:

@@ -22,9 +22,8 @@ from pipeline.planning.known_answers import other_journals
 from schemas import ids
 from schemas.messages.batch import RowInput
 from stages.contract import GraphStage, graph_stages
-from stages.execution.attempt import BatchContext
+from stages.execution.attempt import BatchContext, Steps
 from stages.execution.equal_rows.single_flight import Shared
-from stages.execution.node_steps import Steps
 from stages.execution.row_prints import row_prints
 from stages.execution.unsettled import is_shareable
 from stages.journal.known import Known

@@ -1,7 +1,7 @@
 """Staged files and receipts: written under their own digest, read back only where the bytes agree."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +62,15 @@ class StagingFolder:
         return ids.staged(self.folder, number, "receipt", content, "json")
 
 
-def staged_table(store: Store, file: StagedFile) -> pa.Table:
-    """Read a staged file back. Raises StoreError where its bytes are not those that were staged."""
+def staged_tables(store: Store, file: StagedFile) -> Iterator[pa.Table]:
+    """Read a staged file back, a row group at a time. Raises StoreError where its bytes are not those that were
+    staged."""
     data = store.get(file.key)
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise StoreError(f"{store.uri}/{file.key}: its bytes are not those that were staged.")
-    return table_of(data)
+    with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield parquet.read_row_group(group)
 
 
 def known_bytes(store: Store, key: str) -> bytes:

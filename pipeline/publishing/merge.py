@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.enrichment.attempt import PartitionRun
-from pipeline.enrichment.staging import staged_table
+from pipeline.enrichment.staging import staged_tables
 from pipeline.planning.job import Job
 from pipeline.publishing.checks import OutputChecks
 from pipeline.sinks.row_files import in_binary
@@ -26,6 +26,7 @@ from stages.execution import provenance
 
 TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
+_INDEX_GROUP_ROWS = 62_500  # of an index: nobody looks for ranges in it, and a writer holds a group several times
 GROUP_BYTES = 64 * 1024 * 1024
 
 
@@ -89,21 +90,22 @@ class Merge:
 
     def tables(self, staged: Sequence[StagedFile], checks: "OutputChecks | None") -> Iterator[pa.Table]:
         for file in staged:
-            table = staged_table(self.store, file)
-            if checks is not None:
-                checks.see(table)
-            self.note(table.num_rows)
-            yield table
+            for table in staged_tables(self.store, file):
+                if checks is not None:
+                    checks.see(table)
+                self.note(table.num_rows)
+                yield table
 
     def _write(self, schema: pa.Schema, tables: Iterator[pa.Table], kind: str) -> Iterator[Path]:
         """Write local files of about TARGET_BYTES, with row groups of at most GROUP_ROWS or GROUP_BYTES."""
         declared = schema.with_metadata(self.footer)
+        most = _INDEX_GROUP_ROWS if kind == "index" else GROUP_ROWS
         path, writer, number = self.folder / f"{kind}-0.parquet", None, 0
-        for group in row_groups(tables, schema):
+        for group in row_groups(tables, schema, most):
             if writer is None:
                 path = self.folder / f"{kind}-{number}.parquet"
                 writer = parquet_writer(path, declared)
-            writer.write_table(group.cast(declared), row_group_size=GROUP_ROWS)
+            writer.write_table(group.cast(declared), row_group_size=most)
             del group
             pa.default_memory_pool().release_unused()  # else the pool keeps a group's memory for long
             if path.stat().st_size >= TARGET_BYTES and kind != "index":  # a manifest names one
@@ -149,20 +151,20 @@ def of_any_version(schema: pa.Schema, *tables: pa.Table) -> pa.Table:
     return pa.concat_tables([empty_table(schema), *tables], promote_options="default")
 
 
-def row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Collect tables to the size of a row group, independent of the size of batches."""
+def row_groups(tables: Iterator[pa.Table], schema: pa.Schema, most: int = GROUP_ROWS) -> Iterator[pa.Table]:
+    """Collect tables to the size of a row group, `most` rows, independent of the size of batches."""
     held: list[list[pa.Array]] = [[] for _ in schema]
     rows = size = 0
     for whole in tables:
         table = whole.select(schema.names).cast(schema)
         while table.num_rows:
-            piece = table.slice(0, GROUP_ROWS - rows)
+            piece = table.slice(0, most - rows)
             table = table.slice(piece.num_rows)
             for chunks, column in zip(held, piece.columns, strict=True):
                 chunks.extend(column.chunks)
             rows += piece.num_rows
             size += piece.nbytes
-            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            if rows >= most or size >= GROUP_BYTES:
                 yield _combine(held, schema)
                 rows = size = 0
     if rows:

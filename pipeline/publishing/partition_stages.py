@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.enrichment.staging import StagingFolder, staged_table
+from pipeline.enrichment.staging import StagingFolder, staged_tables
 from pipeline.planning.job import Job
 from pipeline.stores.parquet import batches_of
 from schemas.arrow_tables import empty_table
@@ -73,10 +73,10 @@ def _gather(
     before = 0
     with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
         for file, rows in zip(staged, batches, strict=True):
-            table = staged_table(staging.store, file)
-            numbers = pl.Series(table[ROW]) + before
-            table = table.set_column(table.column_names.index(ROW), ROW, numbers.to_arrow())
-            writer.write_table(table.select(schema.names).cast(schema))
+            for table in staged_tables(staging.store, file):
+                numbers = pl.Series(table[ROW]) + before
+                numbered = table.set_column(table.column_names.index(ROW), ROW, numbers.to_arrow())
+                writer.write_table(numbered.select(schema.names).cast(schema))
             before += rows
 
 

@@ -10,7 +10,6 @@ from stages.execution.equal_rows.claims import Announced, Claims
 from stages.execution.equal_rows.single_flight import Shared
 from stages.execution.guards.isolation import Isolation, RowWatch
 from stages.execution.guards.row_memory import RowMemory
-from stages.execution.node_steps import Steps
 from stages.journal.records import RowKey, RowRecord
 from stages.journal.writer import Journal
 from stages.limits.budget import Budget
@@ -18,6 +17,23 @@ from stages.limits.semaphore import ANYWHERE, Place
 from stages.models.row.parking import BatchParking
 from stages.models.row.scope import Tally
 from stages.observer import BatchObserver
+
+
+class RowLeft(Exception):
+    """A row's graph was left before its next step, which another activity takes."""
+
+
+@dataclass
+class Steps:
+    """The steps of one row in one activity, where each node is one. `running`: the number of the step whose nodes are
+    run; `more`: the graph was left before its end."""
+
+    key: RowKey
+    id: str
+    run: str
+    journal: Journal
+    running: int | None = None
+    more: bool = False
 
 
 @dataclass

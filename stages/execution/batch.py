@@ -18,13 +18,12 @@ import polars as pl
 from schemas.errors import FatalModelError, TandemError
 from stages import observer
 from stages.contract import GraphStage
-from stages.execution.attempt import BatchContext, StageOutcome
+from stages.execution.attempt import BatchContext, RowLeft, StageOutcome
 from stages.execution.guards.isolation import GraphRow
 from stages.execution.guards.row_guard import guard_rows
 from stages.execution.guards.row_memory import RowSlot
 from stages.execution.guards.row_timeout import RowTimeouts
 from stages.execution.isolated_run import run_isolated
-from stages.execution.node_steps import StepDone
 from stages.execution.questions import PENDING
 from stages.execution.row_prints import row_prints
 from stages.execution.row_run import RowRunner
@@ -206,7 +205,7 @@ class _Run:
             if refused_rows.undecided and is_answered(record):
                 refused_rows.record_answer()
             await self._store(row, record)
-        except StepDone:
+        except RowLeft:
             pass  # `steps.more` is set
         except RowParked as exc:
             if self.context.parking is not None:

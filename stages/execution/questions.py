@@ -32,6 +32,14 @@ class GraphQuestion:
         return self.digest, self.ordinal
 
 
+class RowPending(Exception):
+    """The row cannot continue before a person has answered."""
+
+    def __init__(self, questions: Iterable[GraphQuestion]) -> None:
+        super().__init__("waiting for an answer")
+        self.questions = tuple(questions)
+
+
 def describe_questions(questions: Iterable[GraphQuestion]) -> dict[str, Any]:
     """Return the `error` of a pending row's record."""
     return {

@@ -1,15 +1,13 @@
 """Run a row's graph from the journal alone, without calling a model or a tool."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import TandemError
 from stages.contract import GraphStage
 from stages.execution.guards.row_guard import RowCode, guard_rows
-from stages.execution.interrupts import interrupts_of
-from stages.execution.row_graph import config_of, graph_of_rows
 from stages.journal.known import Known
 from stages.journal.writer import CallFinder, Journal
 from stages.models.row.scope import RowScope, Tally, current
@@ -42,7 +40,7 @@ async def replay(
     )
     loop = asyncio.get_running_loop()
     guard_rows(loop)
-    graph = graph_of_rows(stage)
+    last_state = stage.direct or _by_the_engine(stage)
     for row, id, prepared in rows:
         scope = RowScope(
             id=id,
@@ -59,8 +57,8 @@ async def replay(
         answer, is_over = None, True
         try:
             async with asyncio.timeout(_LONGEST_S):
-                state = await RowCode(graph.ainvoke(prepared, config_of(stage), context=stage.context), scope, loop)
-            answer = None if interrupts_of(state) else stage.output_of(state)
+                state = await RowCode(last_state(prepared), scope, loop)
+            answer = None if state is None else stage.output_of(state)
         except TimeoutError:
             is_over = False
         except Exception:  # noqa: BLE001  a user's graph may raise anything: a reject, unless it was for want of a call
@@ -74,6 +72,20 @@ async def replay(
             found.answers[row] = answer
     journal.discard()
     return found
+
+
+def _by_the_engine(stage: GraphStage) -> Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any] | None]]:
+    """Return what runs the stage's graph to its last state; None where it asks a person."""
+    from stages.execution.engine.interrupts import interrupts_of
+    from stages.execution.engine.row_graph import config_of, graph_of_rows
+
+    graph, config = graph_of_rows(stage), config_of(stage)
+
+    async def last_state(prepared: dict[str, Any]) -> dict[str, Any] | None:
+        state: dict[str, Any] = await graph.ainvoke(prepared, config, context=stage.context)
+        return None if interrupts_of(state) else state
+
+    return last_state
 
 
 async def _keep_nothing(data: bytes) -> None:

@@ -1,29 +1,27 @@
 """Run the graph of one row: its record, whatever a user's graph does."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from functools import cached_property, partial
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import orjson
-from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import RowError, TandemError
-from stages.contract import Answered, AnyGraph, GraphStage
-from stages.execution.attempt import BatchContext
+from stages.contract import Answered, GraphStage
+from stages.execution.attempt import BatchContext, RowLeft
 from stages.execution.guards.isolation import GraphRow
 from stages.execution.guards.row_guard import RowCode
 from stages.execution.guards.row_rest import result_or_parked
 from stages.execution.guards.row_timeout import RowTimeouts
-from stages.execution.interrupts import Rounds, RowPending, interrupts_of, resume_graph, row_pending
-from stages.execution.node_steps import StepDone
-from stages.execution.observed_nodes import observed
-from stages.execution.questions import describe_questions
-from stages.execution.row_graph import config_of, graph_of_rows, last_state
+from stages.execution.questions import RowPending, describe_questions
 from stages.journal.records import RowRecord, now
 from stages.models.callbacks import are_heard, callbacks_here
 from stages.models.failures.errors import describe
 from stages.models.row.scope import RowScope, current
+
+if TYPE_CHECKING:
+    from stages.execution.engine.graph_runs import GraphRuns
 
 
 class RowRunner:
@@ -48,17 +46,14 @@ class RowRunner:
         self._direct = None if are_steps_watched else stage.direct
 
     @cached_property
-    def _graph_of_rows(self) -> AnyGraph:
-        graph = graph_of_rows(self.stage)
-        return graph if self.context.observer is None else observed(graph)
+    def _graph_runs(self) -> "GraphRuns":
+        from stages.execution.engine.graph_runs import GraphRuns  # half a second, which direct stages do without
 
-    @cached_property
-    def _config(self) -> Any:
-        return config_of(self.stage, self._callbacks)
+        return GraphRuns(self.stage, self.context, self._callbacks)
 
     async def run(self, row: GraphRow) -> RowRecord:
-        """Run the graph once. Raises RowParked, and errors that are not the row's fault: a wait, a fatal model error, a
-        failing store. A question parks the row; every other error rejects it, with its reason."""
+        """Run the graph once. Raises RowParked, RowLeft, and errors that are not the row's fault: a wait, a fatal model
+        error, a failing store. A question parks the row; every other error rejects it, with its reason."""
         context = self.context
         scope = RowScope(
             id=row.id,
@@ -87,7 +82,7 @@ class RowRunner:
             with self._timeouts.row(scope):
                 answer = orjson.dumps(await self._outcome_of(row, scope)).decode()
             status = "ok"
-        except StepDone:
+        except RowLeft:
             raise
         except RowPending as parked:
             error, status = describe_questions(parked.questions), "pending"
@@ -132,33 +127,10 @@ class RowRunner:
             return cast(dict[str, Any], await RowCode(work, scope, scope.loop))
         return cast(dict[str, Any], await result_or_parked(work, scope, scope.parking))
 
-    async def _invoke(self, row: GraphRow, graph: AnyGraph, graph_input: Any, config: Mapping[str, Any]) -> Any:
-        if self.context.steps is not None:
-            graph = self.context.steps.graph(graph)
-        on_step = self.context.on_step
-        watch = partial(on_step, row.key[1]) if on_step is not None else None
-        if self._heard:
-            config = {"metadata": {"tandem_run": self.context.run, "tandem_row": row.id}, **config}
-        return await last_state(graph, graph_input, {**self._config, **config}, self.stage.context, watch)
-
     async def _output_of(self, row: GraphRow, scope: RowScope) -> dict[str, Any]:
         prepared = self.stage.prepare(row.values)
         if isinstance(prepared, Answered):
             return prepared.answer
-        answers = self.context.journal.known.answers.get(row.key)
-        try:
-            if answers is None and self._direct is not None:
-                state = await self._direct(prepared)
-            elif answers is None:
-                state = await self._invoke(row, self._graph_of_rows, prepared, {})
-            else:
-                scope.rounds = rounds = Rounds()
-                invoke = partial(self._invoke, row)
-                state = await resume_graph(self._graph_of_rows, prepared, answers, rounds, invoke)
-        except StepDone:
-            raise
-        except GraphBubbleUp as exc:
-            raise RowError(f"the graph was interrupted: {type(exc).__name__}", kind="interrupted") from exc
-        if interrupts := interrupts_of(state):
-            raise row_pending(interrupts)
-        return self.stage.output_of(state)
+        if self._direct is not None and row.key not in self.context.journal.known.answers:
+            return self.stage.output_of(await self._direct(prepared))
+        return self.stage.output_of(await self._graph_runs.last_state(row, prepared, scope))

@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableBinding
 from langgraph.pregel import Pregel
 
 from stages.models.calls import Journalled
+from stages.models.langchain.face import LangChainModel
 
 _BLOCKING = frozenset(("invoke", "stream", "batch"))
 
@@ -38,7 +39,7 @@ def _is_ours(value: Any) -> bool:
         return any(_is_ours(item) for item in value.values())
     if isinstance(value, RunnableBinding):
         return _is_ours(value.bound)
-    return isinstance(value, Journalled)
+    return isinstance(value, Journalled | LangChainModel)
 
 
 def _calls(function: ast.AST, ours: set[str]) -> Iterator[ast.Call]:

@@ -26,6 +26,7 @@ from stages.graphs.blocking_calls import blocking_calls
 from stages.graphs.toolkit.assemble import answer_format, limiter_of
 from stages.models.answers.answer_format import text_of
 from stages.models.factory import build_model
+from stages.models.langchain.face import as_langchain
 from stages.process_state import restoring_process_state
 from stages.stage_digests import stage_fingerprint
 from stages.user_code import code_digest, load_attribute, user_code_error
@@ -38,7 +39,8 @@ def build(setup: StageSetup) -> GraphStage:
     stage = setup.stage
     if stage.options:
         raise SpecError(f"{setup.where}: with is for built-in graphs.", hint="Give a graph of yours its context.")
-    models = {role: build_model(c, stage, setup.spec, setup.services) for role, c in stage.model.items()}
+    built = {role: build_model(choice, stage, setup.spec, setup.services) for role, choice in stage.model.items()}
+    models = {role: as_langchain(model) for role, model in built.items()}
     tools = [load_attribute(tool, where=f"{setup.where}: tools") for tool in stage.tools]
     context = {**stage.context, "models": models, "tools": tools}
     if "main" in models:

@@ -6,10 +6,9 @@ START → embed ─ of the declared length, finite ─→ END
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage
-from langgraph.constants import END, START
 from pydantic import Field
 
 from schemas.errors import RowError, SpecError
@@ -17,7 +16,7 @@ from schemas.spec.fields import OutputField
 from stages.contract import AnyGraph, GraphStage, Options, StageSetup
 from stages.graphs.toolkit.assemble import GraphParts, answer_format, assemble
 from stages.graphs.toolkit.prompts import Prompts
-from stages.graphs.toolkit.question import Answer, only_node
+from stages.graphs.toolkit.question import Answer
 from stages.models.embeddings.vectors import unpacked
 from stages.models.factory import build_embedder
 
@@ -49,8 +48,11 @@ def build(setup: StageSetup) -> GraphStage:
     def first_state(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": [HumanMessage(prompts.text(row))]}
 
+    async def direct(state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, **await embed(cast(State, state))}
+
     def graph() -> AnyGraph:
-        from langgraph.graph import StateGraph
+        from langgraph.graph import END, START, StateGraph
 
         builder = StateGraph(State)
         builder.add_node("embed", embed)
@@ -58,7 +60,6 @@ def build(setup: StageSetup) -> GraphStage:
         builder.add_edge("embed", END)
         return builder.compile()
 
-    direct = only_node(embed)
     parts = GraphParts(VERSION, options, form, prompts, graph, first_state, structured=False, direct=direct)
     return assemble(setup, parts)
 

@@ -7,10 +7,7 @@ that does not fit the budget any more, a smaller cap is, still far longer than a
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 DEFAULT_CAP = 4_096
 NANOS = 1_000_000_000
@@ -109,10 +106,17 @@ def with_plain_cap(parameters: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in parameters.items() if name not in CAPS}, _PLAIN_CAP: cap}
 
 
-def capper(model: "BaseChatModel") -> "Callable[[int], BaseChatModel] | None":
-    """Return a function that caps the model's answers to a number of tokens; None if its class has no such
+class _Copied(Protocol):
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self: ...
+
+
+Model = TypeVar("Model", bound=_Copied)
+
+
+def capper(model: Model) -> Callable[[int], Model] | None:
+    """Return a function that caps a chat model's answers to a number of tokens; None if its class has no such
     parameter."""
-    fields = type(model).model_fields
+    fields: Mapping[str, Any] = getattr(type(model), "model_fields", {})
     name = next((name for name in CAPS if name in fields), None)
     sent_params = getattr(model, "params", None)  # our own transport sends its params as they are
     if name is None and not isinstance(sent_params, dict):
@@ -120,7 +124,7 @@ def capper(model: "BaseChatModel") -> "Callable[[int], BaseChatModel] | None":
     params: dict[str, Any] = sent_params if isinstance(sent_params, dict) else {}
 
     @lru_cache
-    def capped(cap: int) -> "BaseChatModel":
+    def capped(cap: int) -> Model:
         if name is not None:
             return model.model_copy(update={name: cap})
         return model.model_copy(update={"params": {**params, str(getattr(model, "cap_name", "max_tokens")): cap}})

@@ -121,6 +121,11 @@ def _thousand_searches_by_package(name: str) -> float | None:
     return round(with_them - without, 6)
 
 
+def load() -> None:
+    """Load the package's prices, 15 MB, before processes are forked that would each do it."""
+    _in_context("", (("input", 0), ("output", 0)), "standard")  # of no model: all are read to know
+
+
 def _in_context(name: str, usage: tuple[tuple[str, int], ...], tier: Tier) -> float | None:
     from genai_prices import Usage, calc_price  # 150 ms of import, only if a price is needed
 

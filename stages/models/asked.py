@@ -5,17 +5,16 @@ in it: the schema mode, cache marks, price tiers, the name of the cap.
 """
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from langchain_core.language_models import BaseChatModel
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PydanticUserError, SecretStr, TypeAdapter
 
 from stages.limits.budget import cap_in, with_plain_cap, without_cap
+from stages.models.chat_model import AnyChatModel, canonical_tool
 from stages.models.earlier import by_langchain
 from stages.models.settings.choice import HOW
 from stages.models.wires.protocols.search import is_search, searches_web
@@ -49,7 +48,7 @@ class OneOfSeveral:
     """A chat model that is several: its `_agenerate` takes further arguments of each in `each`."""
 
     @property
-    def members(self) -> list[BaseChatModel]:
+    def members(self) -> list[AnyChatModel]:
         raise NotImplementedError
 
 
@@ -67,7 +66,7 @@ class Declared:
         plain = {name: value for name, value in parameters.items() if name not in _TOLD_BY}
         plain["response_format"] = {"type": "json_schema", "json_schema": declaration}
         if self.tools:
-            plain["tools"] = [tool if is_search(tool) else convert_to_openai_tool(tool) for tool in self.tools]
+            plain["tools"] = [tool if is_search(tool) else canonical_tool(tool) for tool in self.tools]
         return plain
 
 
@@ -121,14 +120,20 @@ def _plain_tool(tool: Any) -> Any:
     return {"type": "function", "function": function}
 
 
+def _is_tool(value: Any) -> bool:
+    """True for a tool of LangChain's. Without its module in this process there is none."""
+    tools = sys.modules.get("langchain_core.tools.base")
+    return tools is not None and isinstance(value, tools.BaseTool)
+
+
 def canonical_json(value: Any) -> bytes:
     return orjson.dumps(value, default=_canonical, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
 def _canonical(value: Any) -> Any:
     """Expand schemas: a class or a tool counts by its schema, not by its name or address in memory."""
-    if isinstance(value, BaseTool) or inspect.isroutine(value):
-        return convert_to_openai_tool(value)
+    if inspect.isroutine(value) or _is_tool(value):
+        return canonical_tool(value)
     if isinstance(value, type):
         try:
             return [value.__name__, TypeAdapter(value).json_schema()]

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
 from schemas.tier import Tier
 from stages.limits.budget import DEFAULT_CAP, MOST_SEARCHES, Amount, CallSizes, most_of
 from stages.limits.limiter import Limiter
+from stages.models.chat_model import AnyChatModel
 from stages.models.failures.no_answers import NoAnswers
 from stages.models.flex import Flex
 from stages.models.prompt_cache.first_calls import FirstCalls
@@ -41,7 +41,7 @@ class Backend:
     timeout_s: float
     cap: int | None = None
     default_cap: int = DEFAULT_CAP
-    capped: Callable[[int], BaseChatModel] | None = None
+    capped: Callable[[int], AnyChatModel] | None = None
     capped_identity: bytes | None = None
     older: tuple[bytes, bytes] | None = None
     shown: bytes = b"null"

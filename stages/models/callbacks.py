@@ -6,35 +6,57 @@ here. An answer from the journal is reported as a call too.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from langchain_core.callbacks import AsyncCallbackManager, Callbacks
-from langchain_core.language_models import BaseChatModel
+from langchain_core.globals import get_debug
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult, LLMResult
-from langchain_core.runnables.config import ensure_config
 
 from stages.models.asked import OneOfSeveral, TakesSettings
+from stages.models.chat_model import AnyChatModel
 
+# By which LangSmith is switched on; the first that is set decides.
+TRACING = ("LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING", "LANGCHAIN_TRACING")
+# Without any of them in the process nobody can have asked to hear of runs, but by these variables and by `set_debug`:
+# callbacks are given to runnables, and all of LangChain's hooks for tracers import LangSmith.
+_HEARING = ("langchain_core.runnables.base", "langsmith")
 _OURS = ("settings", "each")  # arguments of our models that are no part of a request
 _FLUSH_S = 10.0
 
 
-def callbacks_here() -> Callbacks:
+def may_be_heard() -> bool:
+    """False where surely nobody hears of runs; then what tells so exactly, 0.3 s and 20 MB, need not be imported."""
+    tracing = next((value for name in TRACING if (value := os.environ.get(name))), "false")
+    return tracing.lower() != "false" or get_debug() or any(name in sys.modules for name in _HEARING)
+
+
+def callbacks_here() -> Any:
     """Return the callbacks of the runnable within which this code is called, as a graph's config takes them."""
+    if not may_be_heard():
+        return None
+    from langchain_core.runnables.config import ensure_config
+
     return ensure_config().get("callbacks")
 
 
-def are_heard(callbacks: Callbacks) -> bool:
+def are_heard(callbacks: Any) -> bool:
     """True if anybody hears of runs that begin with these callbacks."""
+    if not may_be_heard():
+        return False
+    from langchain_core.callbacks import AsyncCallbackManager
+
     return bool(AsyncCallbackManager.configure(callbacks).handlers)
 
 
-async def generate(model: BaseChatModel, messages: list[BaseMessage], arguments: Mapping[str, Any]) -> ChatResult:
+async def generate(model: AnyChatModel, messages: list[BaseMessage], arguments: Mapping[str, Any]) -> ChatResult:
     """Call a model, and report the call to those who listen."""
+    from langchain_core.callbacks import AsyncCallbackManager
+    from langchain_core.runnables.config import ensure_config
+
     config = ensure_config()
     name, shown = _model_of(model, arguments)
     manager = AsyncCallbackManager.configure(
@@ -58,7 +80,7 @@ async def generate(model: BaseChatModel, messages: list[BaseMessage], arguments:
     return result
 
 
-def _model_of(model: BaseChatModel, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _model_of(model: AnyChatModel, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the name of a model and what people may see of its request: parameters without secrets, tools, schema; of
     several models those of the first."""
     if isinstance(model, OneOfSeveral):

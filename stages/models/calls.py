@@ -1,10 +1,10 @@
 """Model calls, journalled below the graph.
 
-`journalled(model)` gives any LangChain chat model a class of its own that overrides the one method under every way of
-calling it (`invoke`, `ainvoke`, structured output, bound tools, streaming falls back to it): each call is looked up in
-the journal first, waits for the limiter, is retried if the failure is transient, and its raw response is saved before
-anything parses it. Where this differs from LangChain's `cache=` hook: here the digest is of the
-request as it would be sent, with schemas expanded, and without timeouts and keys.
+`journalled(model)` gives a chat model, ours or LangChain's, a class of its own that overrides the one method under
+every way of calling it (`invoke`, `ainvoke`, structured output, bound tools, streaming falls back to it): each call is
+looked up in the journal first, waits for the limiter, is retried if the failure is transient, and its raw response is
+saved before anything parses it. Where this differs from LangChain's `cache=` hook: here the digest is of the request as
+it would be sent, with schemas expanded, and without timeouts and keys.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from functools import cache, partial
 from typing import Any
 
 import orjson
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
@@ -43,6 +42,7 @@ from stages.models.answers.answerer import answerer_of
 from stages.models.answers.usage import usage_of
 from stages.models.asked import Settings, TakesSettings, settings_of
 from stages.models.backend import Backend, Send
+from stages.models.chat_model import AnyChatModel, ChatModel
 from stages.models.failures.errors import Waiting, classify, may_be_billed
 from stages.models.failures.no_answers import MAX_ATTEMPTS, check_answered
 from stages.models.finish import CUT_OFF, finish_of
@@ -161,10 +161,11 @@ def _journalled_class(cls: type) -> type:
     return type(f"Journalled{cls.__name__}", (Journalled, cls), {"__module__": cls.__module__})
 
 
-def journalled(model: BaseChatModel, backend: Backend) -> BaseChatModel:
+def journalled(model: AnyChatModel, backend: Backend) -> AnyChatModel:
     """Return the same model, its calls journalled. `isinstance` and every method of its class stay as they were."""
-    # Not twice: `stages.models.own_models` journals what goes through LangChain's cache.
-    copy = model.model_copy(update={"disable_streaming": True, "cache": False})
+    # Not twice: `stages.models.langchain.own_models` journals what goes through LangChain's cache.
+    settings = {} if isinstance(model, ChatModel) else {"disable_streaming": True, "cache": False}
+    copy = model.model_copy(update=settings)
     copy.__class__ = _journalled_class(type(model))
     object.__setattr__(copy, "_tandem", backend)
     object.__setattr__(copy, "spec_name", backend.name)

@@ -6,8 +6,7 @@ They named requests by them, so answers that they stored are found under these n
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.utils.function_calling import convert_to_openai_tool
-
+from stages.models.chat_model import canonical_tool
 from stages.models.wires.protocols.search import is_search
 
 _ANSWERING = "Give the answer."  # the description of the tool that a model answered by
@@ -30,7 +29,7 @@ def by_langchain(
     if answer is not None:
         name, schema = answer
         function = {"name": name, "description": _ANSWERING, "parameters": schema}
-        declared = [*map(convert_to_openai_tool, tools), {"type": "function", "function": function}]
+        declared = [*map(canonical_tool, tools), {"type": "function", "function": function}]
         choice = None if tools else {"type": "function", "function": {"name": name}}
     if not declared:
         return rest

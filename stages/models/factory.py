@@ -5,8 +5,6 @@ from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
-from langchain_core.language_models import BaseChatModel
-
 from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Spec
 from schemas.spec.sections import Stage as StageSpec
@@ -17,6 +15,7 @@ from stages.models import credentials, flex
 from stages.models.answers.method import OUR_WIRES
 from stages.models.backend import Backend
 from stages.models.calls import journalled
+from stages.models.chat_model import AnyChatModel
 from stages.models.settings.choice import (
     ModelServices,
     credential_of,
@@ -35,7 +34,7 @@ _EXTRAS = {
 }  # fmt: skip
 
 
-def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> AnyChatModel:
     """Build the model of a role, which may be several. Raises SpecError if a provider's package is missing or refuses
     the parameters."""
     pools = [[_build_one(member, stage, spec, services) for member in pool] for pool in members_of(choice)]
@@ -47,7 +46,7 @@ def build_model(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mod
     return FallbackChatModel(pools=pools, after_s=after_s, on=frozenset(choice.fallback_on))
 
 
-def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> AnyChatModel:
     params, timeout_s = _params(choice, stage, spec)
     if choice.batch_deployment is not None:
         params["batch_deployment"] = choice.batch_deployment
@@ -59,7 +58,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     if provider == "offline":
         from stages.models.offline.model import OfflineChatModel
 
-        model: BaseChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
+        model: AnyChatModel = OfflineChatModel(model=name, latency_ms=int(params.get("latency_ms", 0)))
     elif provider in OUR_WIRES:
         from stages.models.wires.clients import client_of
 
@@ -87,7 +86,7 @@ def _build_one(choice: ModelChoice, stage: StageSpec, spec: Spec, services: Mode
     return journalled(model, backend)
 
 
-def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> BaseChatModel | None:
+def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> AnyChatModel | None:
     """Build the model whose calls the batch jobs of a pool hold, journalled as a stage's; None if the spec has none."""
     for stage in spec.stages:
         for choice in stage.model.values():
@@ -98,7 +97,7 @@ def model_of_pool(spec: Spec, pool: str, services: ModelServices) -> BaseChatMod
     return None
 
 
-def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> BaseChatModel:
+def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: ModelServices) -> AnyChatModel:
     """Build the embedding model of a role. It is called like a chat model, so that its vectors are journalled, limited
     and paid for in the same way. Raises SpecError."""
     from stages.models.embeddings.answers import ForeignEmbeddings
@@ -111,7 +110,7 @@ def build_embedder(choice: ModelChoice, stage: StageSpec, spec: Spec, services: 
     params, timeout_s = _params(choice, stage, spec)
     provider, _, name = choice.name.partition(":")
     if provider == "offline":
-        model: BaseChatModel = OfflineEmbeddings(model=name, dimensions=int(params.get("dimensions", 64)))
+        model: AnyChatModel = OfflineEmbeddings(model=name, dimensions=int(params.get("dimensions", 64)))
     elif provider in EMBED:
         model = embedder_of(provider, name, params, timeout_s, services.access(provider, params))
     else:
@@ -154,11 +153,11 @@ def _endpoint(provider: str, params: Mapping[str, Any]) -> str:
     return urlsplit(url).netloc.rpartition("@")[2] if url and url != credentials.own_address(provider) else ""
 
 
-def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> BaseChatModel:
+def _foreign(name: str, stage: str, params: dict[str, Any], timeout_s: float) -> AnyChatModel:
     from langchain.chat_models import init_chat_model
 
     try:
-        model: BaseChatModel = init_chat_model(name, **params, max_retries=0, timeout=timeout_s)
+        model: AnyChatModel = init_chat_model(name, **params, max_retries=0, timeout=timeout_s)
     except (ImportError, ValueError) as exc:
         raise _not_built(name, stage, exc) from exc
     return model

@@ -14,11 +14,9 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import PrivateAttr, SkipValidation
 
 from schemas.errors import CallNeeded, FatalModelError, RowError, TandemError
 from stages.journal.records import CallKey, CallRecord
@@ -33,6 +31,7 @@ from stages.models.calls import (
     message_of,
     on_loop_of,
 )
+from stages.models.chat_model import AnyChatModel, ChatModel, arguments_with_tools
 from stages.models.failures.errors import Waiting
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.known_calls import find_answer
@@ -51,7 +50,7 @@ _REFUSED = frozenset(("content_filter", "refusal"))
 class _Member:
     """A model in its pool. `out_since`: since when it has been out; `probe_at`: when a call may try it again."""
 
-    model: BaseChatModel
+    model: AnyChatModel
     backend: Backend
     pool: int
     out_since: float = inf
@@ -85,12 +84,10 @@ class _Question:
         return self.scope.own_digest(self.requests[number].digest), self.first_key[1]
 
 
-class FallbackChatModel(BaseChatModel, OneOfSeveral):
+class FallbackChatModel(ChatModel, OneOfSeveral):
     """The models of a role, in pools; `after_s` and `on` are `fallback_after` and `fallback_on`."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    pools: list[list[BaseChatModel]]
+    pools: SkipValidation[list[list[AnyChatModel]]]
     after_s: float
     on: frozenset[str]
     _members: list[_Member] = PrivateAttr(default_factory=list)
@@ -104,16 +101,15 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
         ]
 
     @property
-    def members(self) -> list[BaseChatModel]:
+    def members(self) -> list[AnyChatModel]:
         return [member.model for member in self._members]
 
     @property
     def _llm_type(self) -> str:
         return "tandem-fallback"
 
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        bound = [model.bind_tools(tools, **kwargs) for model in self.members]
-        return self.bind(each=[dict(one.kwargs) if isinstance(one, RunnableBinding) else {} for one in bound])
+    def with_tools(self, tools: Sequence[Any], **kwargs: Any) -> dict[str, Any]:
+        return {"each": [arguments_with_tools(model, tools, **kwargs) for model in self.members]}
 
     def _generate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -285,6 +281,6 @@ class FallbackChatModel(BaseChatModel, OneOfSeveral):
         return (refused and "refusal" in self.on) or (finish in CUT_OFF and "truncated" in self.on)
 
 
-async def _send(model: BaseChatModel, question: _Question, number: int, cap: int | None) -> ChatResult:
+async def _send(model: AnyChatModel, question: _Question, number: int, cap: int | None) -> ChatResult:
     assert isinstance(model, Journalled)
     return await model.send(question.messages, question.stop, None, question.arguments[number], cap)

@@ -21,7 +21,9 @@ from stages.journal.known import Known
 from stages.journal.records import CommonRecord, Record, RequestRecord
 from stages.journal.segments import decode_segment
 from stages.journal.writer import Journal
+from stages.models.backend import Backend
 from stages.models.factory import build_model
+from stages.models.langchain.face import as_langchain
 from stages.models.row.scope import RowScope, Tally, current
 from stages.models.settings.choice import ModelServices
 from stages.registry import build_stages
@@ -73,9 +75,14 @@ def a_model(
     services: ModelServices | None = None, name: str = MODEL, params: Mapping[str, Any] | None = None, **limits: Any
 ) -> BaseChatModel:
     spec = a_spec({"uses": "x:y", "output": {"a": "str"}}, **limits)
-    return build_model(
-        ModelChoice(name=name, params=dict(params or {})), spec.stages[0], spec, services or ModelServices()
-    )
+    choice = ModelChoice(name=name, params=dict(params or {}))
+    return as_langchain(build_model(choice, spec.stages[0], spec, services or ModelServices()))
+
+
+def backend_of(model: Any) -> Backend:
+    """The backend of a model, ours or in LangChain's class."""
+    backend: Backend = getattr(model, "inner", model)._tandem
+    return backend
 
 
 @dataclass

@@ -151,7 +151,7 @@ def run(
             Screen(json=json, quiet=quiet),
         )
 
-    go(work, verbose=verbose, works="surely", metrics=MetricsFlags(metrics, metrics_linger, quiet))
+    go(work, verbose=verbose, works="surely", spec=spec, metrics=MetricsFlags(metrics, metrics_linger, quiet))
 
 
 @app.command()
@@ -265,6 +265,7 @@ def backfill(
         work,
         verbose=verbose,
         works="maybe" if dry_run else "surely",
+        spec=spec,
         metrics=MetricsFlags(metrics, metrics_linger, quiet),
     )
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from pipeline.processes.fork_server import serving
@@ -22,15 +22,16 @@ Started = tuple[int, "asyncio.Future[int]"]  # the pid of a child, and its exit 
 _servers: "list[ForkServer]" = []  # of this process; the last is the one that may be alive
 
 
-def prepare(*, imports: bool = False) -> None:
-    """Fork the server of this process, if it has none: its children share what is imported by now. `imports`: import
-    what they need first, which most of a command's processes then hold once (`python -m tests.bench memory`). To be
-    called before anything starts a thread of Python's or a loop. Does nothing if Polars has computed something in this
-    process: its threads are lost in a fork, and a child would wait for them for ever."""
+def prepare(uses: Iterable[str] | None = None) -> None:
+    """Fork the server of this process, if it has none: its children share what is imported by now. `uses`: import first
+    what stages of these kinds need, which all of a command's processes then hold once (`python -m tests.bench
+    memory`); None: nothing. To be called before anything starts a thread of Python's or a loop. Does nothing if Polars
+    has computed something in this process: its threads are lost in a fork, and a child would wait for them for
+    ever."""
     if _servers or _polars_has_threads():
         return
-    if imports:
-        serving.work_of_children()
+    if uses is not None:
+        serving.work_of_children(uses)
     _servers.append(ForkServer.forked())
 
 

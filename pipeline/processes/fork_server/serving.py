@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from pipeline import memory
@@ -78,14 +78,19 @@ def run_process(work: Callable[[], object]) -> NoReturn:
         os._exit(code)
 
 
-def work_of_children() -> ChildWork:
+def work_of_children(uses: Iterable[str] = ("extract",)) -> ChildWork:
     """Import what children run: once, for all of them share it. A command that often starts none (`plan`, `check`)
-    leaves it to the server: it would wait a second for Temporal's worker."""
-    import genai_prices  # noqa: F401  by which calls are priced
+    leaves it to the server: it would wait a second for Temporal's worker. `uses`: of the stages that they build."""
+    import numpy.ma  # noqa: F401  which NumPy and Polars import in their first calls
 
-    import stages.graphs.extract  # noqa: F401  with it, what all stages share that ask a model
     from pipeline.processes.child import main
+    from pipeline.processes.child.event_loop import import_loop
+    from stages.limits import prices
+    from stages.registry import import_stages
 
+    import_loop()
+    prices.load()
+    import_stages(uses)
     memory.start_gc()
     return main.run
 

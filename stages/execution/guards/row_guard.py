@@ -11,8 +11,6 @@ import os
 from collections.abc import Coroutine, Generator
 from typing import Any, Self
 
-from langgraph.errors import GraphBubbleUp
-
 from schemas.errors import RowError
 from stages.execution.guards.blocking import NodeBlocks, loop_use
 from stages.models.row.scope import RowScope, current
@@ -30,7 +28,7 @@ def guard_rows(loop: asyncio.AbstractEventLoop) -> None:
 
 def is_row_error(exc: BaseException) -> bool:
     """True if the exception would end a process, or a loop, although a row's code raised it."""
-    return not isinstance(exc, Exception | asyncio.CancelledError | GraphBubbleUp | NodeBlocks)
+    return not isinstance(exc, Exception | asyncio.CancelledError | NodeBlocks)
 
 
 def as_row_error(exc: BaseException) -> RowError:

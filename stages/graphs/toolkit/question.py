@@ -1,12 +1,10 @@
 """Questions to a model, repeated until the answer fits: the part that built-in graphs share."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langgraph.constants import END, START
-from langgraph.types import Command, interrupt
 
 from schemas.errors import RowError
 from stages.contract import AnyGraph, Direct, StageSetup
@@ -138,7 +136,8 @@ def question_graph(
 ) -> QuestionGraph:
     """Return the graph of a question. `mend` changes an answer before it is validated."""
 
-    async def ask(state: AskState) -> AskState | Command[Literal["ask", "person"]]:
+    async def once(state: AskState) -> AskState:
+        """Ask once. Return an answer, with the reason to ask a person, or else the longer conversation."""
         message = await question.ask(state["messages"])
         try:
             answer = question.read(message, mend)
@@ -147,19 +146,32 @@ def question_graph(
             if repairs == MAX_REPAIRS:
                 raise invalid(message, exc, MAX_REPAIRS) from None
             messages = [*state["messages"], message, *complaints(message, str(exc))]
-            return Command(goto="ask", update={"messages": messages, "repairs": repairs + 1})
+            return {"messages": messages, "repairs": repairs + 1}
         why = doubt.of(answer) if doubt is not None else None
-        return {"answer": answer} if why is None else Command(goto="person", update={"answer": answer, "why": why})
+        return {"answer": answer} if why is None else {"answer": answer, "why": why}
 
-    async def person(state: AskState) -> AskState:
-        assert doubt is not None
-        answer = state["answer"]
-        schema = correction(question.form, answer, doubt.column, mend)
-        corrected = interrupt({"why": state["why"], "answer": answer}, response_schema=schema)
-        return {"answer": {**{name: answer[name] for name in answer if name not in question.form.fields}, **corrected}}
+    async def direct(state: dict[str, Any]) -> dict[str, Any]:
+        while "answer" not in state:
+            state = {**state, **await once(cast(AskState, state))}
+        return state
 
     def build() -> AnyGraph:
-        from langgraph.graph import StateGraph
+        from langgraph.graph import END, START, StateGraph
+        from langgraph.types import Command, interrupt
+
+        async def ask(state: AskState) -> AskState | Command[Literal["ask", "person"]]:
+            update = await once(state)
+            if "answer" not in update:
+                return Command(goto="ask", update=update)
+            return Command(goto="person", update=update) if "why" in update else update
+
+        async def person(state: AskState) -> AskState:
+            assert doubt is not None
+            answer = state["answer"]
+            schema = correction(question.form, answer, doubt.column, mend)
+            corrected = interrupt({"why": state["why"], "answer": answer}, response_schema=schema)
+            added = {name: answer[name] for name in answer if name not in question.form.fields}
+            return {"answer": {**added, **corrected}}
 
         builder = StateGraph(AskState)
         builder.add_node("ask", ask, destinations=("ask", END, *(["person"] if doubt is not None else [])))
@@ -168,15 +180,4 @@ def question_graph(
             builder.add_node("person", person)
         return builder.compile()
 
-    return QuestionGraph(build, only_node(ask) if doubt is None else None)
-
-
-def only_node(node: Callable[[Any], Awaitable[Any]]) -> Direct:
-    """Return what runs a graph's only node, whose commands can but send the state to itself."""
-
-    async def run(state: dict[str, Any]) -> dict[str, Any]:
-        while isinstance(update := await node(state), Command):
-            state = {**state, **(update.update or {})}
-        return {**state, **update}
-
-    return run
+    return QuestionGraph(build, direct if doubt is None else None)

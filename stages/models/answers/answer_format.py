@@ -5,10 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 import orjson
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall
-from langchain_core.runnables import Runnable, RunnableBinding
-from langchain_core.tools import BaseTool
 from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 
 from schemas.errors import RowError
@@ -18,6 +15,7 @@ from stages.models.answers.json_in_text import Found, json_values
 from stages.models.answers.method import structured_method
 from stages.models.answers.near_misses import coerced, mended
 from stages.models.asked import Declared, OneOfSeveral, TakesSettings, settings_of
+from stages.models.chat_model import AnyChatModel, arguments_with_tools
 from stages.models.finish import CUT_OFF, WITHHELD, finish_of
 from stages.models.logprobs import LOGPROBS
 from stages.models.row.scope import current
@@ -27,7 +25,7 @@ WHOLE = "$"  # the corrected place that stands for text around the answer
 
 Ask = Callable[[list[BaseMessage]], Awaitable[AIMessage]]
 Mend = Callable[[Any], Any]
-AnyTool = BaseTool | dict[str, Any]  # one of ours, or one that the provider runs, in its canonical form
+AnyTool = Any  # one of LangChain's, or one that the provider runs, as a dict in its canonical form
 Reading = tuple[dict[str, Any], list[str]]  # an answer, and the places that were mended in it
 
 
@@ -47,7 +45,7 @@ class AnswerFormat:
 
     def asker(
         self,
-        model: BaseChatModel,
+        model: AnyChatModel,
         model_name: str,
         tools: Sequence[AnyTool] = (),
         *,
@@ -62,11 +60,9 @@ class AnswerFormat:
         """
         declared = Declared(self.name, self.schema, tools)
 
-        def arguments(model: BaseChatModel) -> dict[str, Any]:
+        def arguments(model: AnyChatModel) -> dict[str, Any]:
             name = model.spec_name if isinstance(model, TakesSettings) else model_name
-            bound = self._bound(model, name, tools)
-            assert isinstance(bound, RunnableBinding)
-            kwargs = {**bound.kwargs, **({LOGPROBS: True} if logprobs else {})}
+            kwargs = {**self._told(model, name, tools), **({LOGPROBS: True} if logprobs else {})}
             if citations:
                 kwargs[CITATIONS] = True
             if isinstance(model, TakesSettings):
@@ -90,20 +86,18 @@ class AnswerFormat:
 
         return ask
 
-    def _bound(
-        self, model: BaseChatModel, model_name: str, tools: Sequence[AnyTool]
-    ) -> Runnable[LanguageModelInput, AIMessage]:
+    def _told(self, model: AnyChatModel, model_name: str, tools: Sequence[AnyTool]) -> dict[str, Any]:
+        """Return the arguments of a request by which its provider is told of the format and the tools."""
         if structured_method(model_name) == "json_schema":
             declaration = {"name": self.name, "schema": self.schema, "strict": True}
             answer = {"type": "json_schema", "json_schema": declaration}
-            if tools:
-                return model.bind_tools(tools, response_format=answer)
-            return cast(Runnable[LanguageModelInput, AIMessage], model.bind(response_format=answer))
+            told = {"response_format": answer}
+            return arguments_with_tools(model, tools, **told) if tools else told
         tool = {"name": self.name, "description": "Give the answer.", "parameters": self.schema}
         answering = {"type": "function", "function": tool}
         if tools:
-            return model.bind_tools([*tools, answering])
-        return model.bind_tools([answering], tool_choice=self.name)
+            return arguments_with_tools(model, [*tools, answering])
+        return arguments_with_tools(model, [answering], tool_choice=self.name)
 
     def wants_tools(self, message: AIMessage) -> bool:
         """True if the model calls tools instead of answering (some providers' models answer by a tool, too)."""

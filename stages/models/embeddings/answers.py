@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from pydantic import ConfigDict
 
+from stages.models.chat_model import ChatModel
 from stages.models.embeddings.many_texts import ManyTextsModel
 from stages.models.embeddings.shared_requests import divided
 from stages.models.embeddings.vectors import packed, result_of, text_of
@@ -54,10 +53,8 @@ def vectors_in(answer: dict[str, Any], sizes: Sequence[int], request_id: str | N
     return [result_of(content, part, metadata) for content, part in zip(contents, tokens, strict=True)]
 
 
-class ForeignEmbeddings(BaseChatModel):
+class ForeignEmbeddings(ChatModel):
     """Any provider's, through LangChain's Embeddings. They report no usage: tokens are estimated."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     embeddings: Any
 

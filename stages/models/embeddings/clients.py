@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
-
 from stages.models import credentials
 from stages.models.embeddings.answers import OpenAICompatibleEmbeddings
 from stages.models.embeddings.bedrock import BedrockEmbeddings
 from stages.models.embeddings.gemini import GeminiEmbeddings, VertexEmbeddings
+from stages.models.embeddings.many_texts import ManyTextsModel
 from stages.models.wires.clients import arguments_of
 from stages.models.wires.signing import SignedAccess
 
@@ -17,7 +16,7 @@ EMBED = frozenset(("openai", "google_genai", "google_vertexai", "bedrock", "bedr
 
 def embedder_of(
     provider: str, name: str, params: Mapping[str, Any], timeout_s: float, access: SignedAccess | None = None
-) -> BaseChatModel:
+) -> ManyTextsModel:
     """Return the embedding model of a provider that has a wire for it; `access`: where its requests are signed. Raises
     SpecError for a model that is none."""
     arguments = arguments_of(provider, name, params, timeout_s)

@@ -3,16 +3,16 @@
 from hashlib import blake2b
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
+from stages.models.chat_model import ChatModel
 from stages.models.embeddings.vectors import packed, result_of, text_of
 from stages.models.offline.words import WORD, stem
 from stages.text.tokens import tokens
 
 
-class OfflineEmbeddings(BaseChatModel):
+class OfflineEmbeddings(ChatModel):
     """`offline:`: words, hashed into so many dimensions; texts that share words lie near each other. For tests."""
 
     model: str = "lexical"

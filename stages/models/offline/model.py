@@ -7,18 +7,14 @@ parameters."""
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from stages.models.chat_model import ChatModel, canonical_tool
 from stages.models.offline.reading import Text
 from stages.models.offline.rules import Schema, answer_text
 from stages.text.quoting import unquoted
@@ -36,7 +32,7 @@ def answer(messages: Sequence[BaseMessage], schema: Schema | None) -> str:
     return json.dumps(answer_text(text, schema), ensure_ascii=False)
 
 
-class OfflineChatModel(BaseChatModel):
+class OfflineChatModel(ChatModel):
     """`offline:lexical`. `latency_ms` makes a call last as long as a provider's, for benchmarks."""
 
     model: str = "lexical"
@@ -64,15 +60,11 @@ class OfflineChatModel(BaseChatModel):
             await asyncio.sleep(self.latency_ms / 1000)
         return self._result(messages, **kwargs)
 
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | dict[str, Any] | bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Bind tools: a forced tool is called; an optional one never is."""
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
+    def with_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the arguments of a request with tools: a forced one is called; an optional one never is."""
+        return {"tools": [canonical_tool(tool) for tool in tools], "tool_choice": tool_choice, **kwargs}
 
     def _result(self, messages: list[BaseMessage], **kwargs: Any) -> ChatResult:
         tool = _forced_tool(kwargs.get("tools") or [], kwargs.get("tool_choice"))

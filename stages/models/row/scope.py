@@ -41,7 +41,7 @@ class Tally:
 
 
 class Repeats(Protocol):
-    """Calls of a graph that is run in rounds (`stages.execution.interrupts.Rounds`)."""
+    """Calls of a graph that is run in rounds (`stages.execution.engine.interrupts.Rounds`)."""
 
     def again(self, request: str) -> CallKey | None: ...
 

@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, SecretStr, SkipValidation
+from pydantic import Field, SecretStr, SkipValidation
 
 from schemas.errors import FatalModelError, ModelError, RowError, TransientModelError
 from stages.limits.rate_headers import ALLOWED, rates_of
 from stages.models import credentials
+from stages.models.chat_model import ChatModel, canonical_tool
 from stages.models.failures.errors import from_status
 from stages.models.wires.body import completion_in, no_completion
 from stages.models.wires.dialect import Dialect
@@ -37,14 +34,12 @@ _MAX_FORMS = 6  # of one request, each learned from the refusal of the one befor
 _dialects: defaultdict[tuple[str, str], Dialect] = defaultdict(Dialect)
 
 
-class ProviderChatModel(BaseChatModel):
+class ProviderChatModel(ChatModel):
     """A model at `base_url` by the protocol `wire`. `setting`: the variable that holds its key, for errors;
     `sign`: returns the headers that prove who asks, where no key does: of the URL, the headers and the body;
     `caching`: how the provider caches prompts, if it is to; `facts`: what it takes, at its own address;
     `batch_deployment`: the name of the model in batch jobs, where they have another (Azure); `batch_role` and
     `batch_output`: the role that batch jobs run as, and the place of their files (Bedrock)."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: str
     wire: SkipValidation[Wire] = Field(default_factory=OpenAIChat)
@@ -74,23 +69,24 @@ class ProviderChatModel(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {"model": self.model, "base_url": self.base_url, **self.params}
 
-    def bind_tools(
+    def with_tools(
         self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Bind tools in their canonical form; one that the provider runs is given as its own dict."""
+    ) -> dict[str, Any]:
+        """Return the arguments of a request with tools in their canonical form; one that the provider runs is given as
+        its own dict."""
         strict = kwargs.pop("strict", None)
-        declared = [tool if _is_providers(tool) else convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        declared = [tool if _is_providers(tool) else canonical_tool(tool, strict=strict) for tool in tools]
         if tool_choice:
             named = any(tool.get("function", {}).get("name") == tool_choice for tool in declared)
             word = "required" if tool_choice in ("any", True) else tool_choice
             kwargs["tool_choice"] = {"type": "function", "function": {"name": tool_choice}} if named else word
-        return self.bind(tools=declared, **kwargs)
+        return {"tools": declared, **kwargs}
 
     def _generate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
+        run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
         async def once() -> ChatResult:
@@ -107,7 +103,7 @@ class ProviderChatModel(BaseChatModel):
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
         """Send one request. Raises TransientModelError, RowError or FatalModelError."""

@@ -6,9 +6,8 @@ import polars as pl
 import pytest
 
 from stages.contract import GraphStage
-from stages.execution.attempt import StageOutcome
+from stages.execution.attempt import StageOutcome, Steps
 from stages.execution.batch import run_graph_stage
-from stages.execution.node_steps import Steps
 from stages.execution.questions import questions_of
 from stages.journal.fingerprints import fingerprints
 from stages.journal.records import AnswerRecord, NodeRecord, VoidRecord, now

@@ -23,9 +23,10 @@ from stages.limits.limiter import Limiter
 from stages.models.backend import Backend
 from stages.models.calls import journalled
 from stages.models.failures.errors import Waiting
+from stages.models.langchain.face import as_langchain
 from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
-from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, enrich, kinds, until
+from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, backend_of, enrich, kinds, until
 
 Ask = Callable[[BaseChatModel], Awaitable[Any]]
 WORD = {"title": "Word", "description": "d", "type": "object", "properties": {"word": {"type": "string"}},
@@ -140,9 +141,8 @@ async def chat_openai(server: ModelServer) -> AsyncIterator[BaseChatModel]:
             model="test-model", base_url=server.base_url, api_key=SecretStr("sk-x"), max_retries=0,
             http_async_client=client,
         )  # fmt: skip
-        yield journalled(
-            model, Backend("openai:test-model", b"them", "OPENAI_API_KEY", Limiter(8), lambda usage: 0.0, 5)
-        )
+        backend = Backend("openai:test-model", b"them", "OPENAI_API_KEY", Limiter(8), lambda usage: 0.0, 5)
+        yield as_langchain(journalled(model, backend))
 
 
 @pytest.mark.parametrize("theirs", [False, True], ids=["ours", "ChatOpenAI"])
@@ -173,10 +173,13 @@ async def test_outside_a_row_a_model_is_as_it_was(server: ModelServer) -> None:
     assert (await a_model().ainvoke("hello")).content
 
 
-async def test_isinstance_and_the_class_of_the_model_stay() -> None:
-    from stages.models.wires.transport import ProviderChatModel
+async def test_isinstance_and_the_class_of_the_model_stay(chat_openai: BaseChatModel) -> None:
+    """Of a provider's own class. Models on our wires are LangChain's for graphs of users alone."""
+    from langchain_openai import ChatOpenAI
 
-    assert isinstance(a_model(), ProviderChatModel)
+    assert isinstance(chat_openai, ChatOpenAI)
+    assert as_langchain(chat_openai) is chat_openai
+    assert isinstance(a_model(), BaseChatModel)
 
 
 # What is the same request ------------------------------------------------------------------------------------------
@@ -430,7 +433,7 @@ async def test_the_cap_of_an_answer_is_no_part_of_what_is_asked(chat_openai: Bas
 async def test_an_answer_of_versions_that_digested_the_cap_is_found_still(server: ModelServer) -> None:
     store, params = Segments(), {"max_tokens": 300}
     before = a_model(params=params)
-    backend: Backend = before._tandem  # type: ignore[attr-defined]
+    backend = backend_of(before)
     object.__setattr__(backend, "identity", backend.capped_identity)
     for model in (before, a_model(params=params)):
         journal = store.journal()

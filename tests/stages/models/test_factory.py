@@ -10,6 +10,7 @@ from schemas.errors import SpecError
 from schemas.spec.sections import ModelChoice, Price
 from stages.limits.limiter import Blocked, Limiter, Limiters
 from stages.limits.prices import pricer
+from stages.models.langchain.face import LangChainModel
 from stages.models.settings.choice import ModelServices, missing_key, model_identity
 from stages.models.wires.transport import ProviderChatModel
 from tests.stages.support import a_model
@@ -35,8 +36,9 @@ def test_the_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def our(params: dict[str, Any]) -> ProviderChatModel:
     model = a_model(params=params)
-    assert isinstance(model, ProviderChatModel)
-    return model
+    assert isinstance(model, LangChainModel)
+    assert isinstance(model.inner, ProviderChatModel)
+    return model.inner
 
 
 def test_parameters_of_the_connection_are_not_sent() -> None:

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from pydantic import BaseModel
 
 from schemas.errors import FatalModelError
+from stages.models.langchain.face import as_langchain
 from stages.models.offline.model import OfflineChatModel, answer
 from stages.models.offline.rules import Schema, answer_text
 
@@ -250,7 +251,7 @@ def test_two_processes_with_other_hash_seeds_say_the_same() -> None:
 
 async def test_usage_and_finish_reason_are_those_of_a_provider() -> None:
     messages = [SystemMessage("Ünë"), HumanMessage(TICKETS[0][1])]
-    reply = await OfflineChatModel(latency_ms=1).ainvoke(messages, response_format=RESPONSE_FORMAT)
+    reply = await as_langchain(OfflineChatModel(latency_ms=1)).ainvoke(messages, response_format=RESPONSE_FORMAT)
     assert json.loads(str(reply.content))["category"] == "billing"
     size = len("Ünë".encode()) + len(TICKETS[0][1].encode())
     assert reply.usage_metadata is not None
@@ -258,14 +259,14 @@ async def test_usage_and_finish_reason_are_those_of_a_provider() -> None:
     assert reply.usage_metadata["output_tokens"] == -(-len(str(reply.content).encode()) // 4)
     assert reply.response_metadata["finish_reason"] == "stop"
     assert reply.response_metadata["model_name"] == "offline:lexical"
-    assert OfflineChatModel().invoke(messages, response_format=RESPONSE_FORMAT).content == reply.content
+    assert as_langchain(OfflineChatModel()).invoke(messages, response_format=RESPONSE_FORMAT).content == reply.content
 
 
 async def test_a_forced_tool_is_called_and_an_optional_one_is_not() -> None:
     tool = {"type": "function", "function": {"name": "file", "description": "File it.", "parameters": TRIAGE}}
-    forced = await OfflineChatModel().bind_tools([tool], tool_choice="any").ainvoke(TICKETS[3][1])
+    forced = await as_langchain(OfflineChatModel()).bind_tools([tool], tool_choice="any").ainvoke(TICKETS[3][1])
     assert [(call["name"], call["args"]["category"]) for call in forced.tool_calls] == [("file", "bug")]
-    optional = await OfflineChatModel().bind_tools([tool]).ainvoke(TICKETS[3][1])
+    optional = await as_langchain(OfflineChatModel()).bind_tools([tool]).ainvoke(TICKETS[3][1])
     assert (optional.tool_calls, optional.content) == ([], triage(TICKETS[3][1])["summary"])
 
 
@@ -275,6 +276,6 @@ class Verdict(BaseModel):
 
 
 async def test_structured_output_of_langchain_works() -> None:
-    verdict = await OfflineChatModel().with_structured_output(Verdict).ainvoke("An urgent outage")
+    verdict = await as_langchain(OfflineChatModel()).with_structured_output(Verdict).ainvoke("An urgent outage")
     assert isinstance(verdict, Verdict)
     assert verdict.urgent

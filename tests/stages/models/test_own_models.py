@@ -9,7 +9,7 @@ from schemas.errors import CallNeeded
 from stages.contract import GraphStage
 from stages.execution.batch import run_graph_stage
 from stages.journal.records import CallRecord
-from stages.models.own_models import JournalCache, journal_own_models
+from stages.models.langchain.own_models import JournalCache, journal_own_models
 from tests.harness.model_server import ModelServer
 from tests.stages.graphs.test_custom import Write, a_stage, rows, write
 from tests.stages.support import Segments, a_context, answers, enrich

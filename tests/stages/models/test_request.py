@@ -154,11 +154,11 @@ def test_requests_through_langchains_own_classes_are_found_again(name: str, case
             own = {"response_format": RESPONSE}
         case "an answer after tools":
             declared, bound = Declared("s", SCHEMA, tools), theirs.bind_tools([*tools, ANSWERING]).kwargs
-            own = {**ours.bind_tools(tools).kwargs, "response_format": RESPONSE}  # type: ignore[attr-defined]
+            own = {**ours.with_tools(tools), "response_format": RESPONSE}
         case "any tool" | "a named tool" | "tools":
             choice = {"any tool": {"tool_choice": "any"}, "a named tool": {"tool_choice": "look_up"}}.get(case, {})
             bound = theirs.bind_tools(tools, **choice).kwargs
-            own = dict(ours.bind_tools(tools, **choice).kwargs)  # type: ignore[attr-defined]
+            own = ours.with_tools(tools, **choice)
     made, provider = backend(name, max_tokens=9), name.partition(":")[0]
     found = canonical_request(made, ASKING, settings_of(None, own, declared, provider))
     names = [one.digest for one in found.names]

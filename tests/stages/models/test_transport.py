@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import SecretStr
 
 from schemas.errors import FatalModelError, NoAnswer, RowError, TandemError, TransientModelError
+from stages.models.langchain.face import as_langchain
 from stages.models.wires.http import close_session
 from stages.models.wires.transport import ProviderChatModel
 from tests.harness.model_server import ModelServer
@@ -23,8 +25,8 @@ SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "require
 FORMAT = {"type": "json_schema", "json_schema": {"name": "w", "schema": SCHEMA, "strict": True}}
 
 
-def model_at(base_url: str, **given: Any) -> ProviderChatModel:
-    return ProviderChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-x"), **given)
+def model_at(base_url: str, **given: Any) -> BaseChatModel:
+    return as_langchain(ProviderChatModel(model="test-model", base_url=base_url, api_key=SecretStr("sk-x"), **given))
 
 
 async def said(server: ModelServer, rule: dict[str, Any] | None = None, **given: Any) -> AIMessage:

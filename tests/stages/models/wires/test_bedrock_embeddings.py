@@ -12,12 +12,12 @@ import boto3
 import orjson
 import pytest
 from botocore.config import Config
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 
 from pipeline.bedrock import bedrock_access
 from schemas.errors import RowError, SpecError
 from stages.journal.records import CallRecord
+from stages.models.chat_model import ChatModel
 from stages.models.embeddings.clients import embedder_of
 from stages.models.embeddings.vectors import unpacked
 from stages.models.settings.choice import ModelServices
@@ -58,12 +58,12 @@ async def referee(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Referee]:
         yield found
 
 
-def embedder(name: str, params: dict[str, Any] | None = None) -> BaseChatModel:
+def embedder(name: str, params: dict[str, Any] | None = None) -> ChatModel:
     given = {**KEYS, **(params or {})}
     return embedder_of("bedrock", name, given, 30, bedrock_access(given))
 
 
-async def embed(model: BaseChatModel, *texts: str) -> list[AIMessage]:
+async def embed(model: ChatModel, *texts: str) -> list[AIMessage]:
     found = await asyncio.gather(*(model._agenerate([HumanMessage(text)]) for text in texts))
     messages = [one.generations[0].message for one in found]
     return [message for message in messages if isinstance(message, AIMessage)]

@@ -130,7 +130,7 @@ async def ask(
     stop = kwargs.pop("stop", None)
     if tools := kwargs.pop("tools", None):
         choice = {"tool_choice": kwargs.pop("tool_choice")} if "tool_choice" in kwargs else {}
-        kwargs = dict(client.bind_tools(tools, **choice, **kwargs).kwargs)  # type: ignore[attr-defined]
+        kwargs = client.with_tools(tools, **choice, **kwargs)
     message = (await client._agenerate(messages, stop, **kwargs)).generations[0].message
     assert isinstance(message, AIMessage)
     return message

@@ -21,20 +21,12 @@ from pydantic import ValidationError
 from schemas.digests import digest
 from schemas.spec.fields import problems
 from stages.contract import AnyGraph
-from stages.execution.questions import GraphQuestion
+from stages.execution.questions import GraphQuestion, RowPending
 from stages.journal.records import AnswerRecord, CallKey, QuestionKey
 from stages.text.plain_json import to_json
 
 INTERRUPT = "__interrupt__"  # langgraph's key for what `interrupt()` asks
 Invoke = Callable[[AnyGraph, Any, Mapping[str, Any]], Awaitable[Any]]
-
-
-class RowPending(Exception):
-    """The row cannot continue before a person has answered."""
-
-    def __init__(self, questions: Iterable[GraphQuestion]) -> None:
-        super().__init__("waiting for an answer")
-        self.questions = tuple(questions)
 
 
 def interrupts_of(state: Any) -> list[Interrupt[Any]]:

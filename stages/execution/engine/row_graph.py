@@ -1,4 +1,4 @@
-"""The graph of a stage as rows run it."""
+"""The graph of a stage as rows run it, and one run of it to its last state."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from langchain_core.callbacks import Callbacks
 
 from stages.contract import AnyGraph, GraphStage
-from stages.execution.guards.blocking import with_threads
+from stages.execution.engine.interrupts import INTERRUPT
+from stages.execution.engine.threaded_nodes import with_threads
 from stages.execution.guards.row_guard import run_in_own_loop
-from stages.execution.interrupts import INTERRUPT
 
 _RECURSION_LIMIT = 100
 

@@ -19,8 +19,8 @@ from langgraph.errors import GraphBubbleUp
 
 from schemas.errors import RowError
 from stages.contract import AnyGraph
-from stages.journal.records import CallKey, NodeRecord, RowKey, now
-from stages.journal.writer import Journal
+from stages.execution.attempt import Steps
+from stages.journal.records import CallKey, NodeRecord, now
 from stages.models.row.scope import calls_of_node, current
 
 _serialiser = JsonPlusSerializer(allowed_msgpack_modules=True)  # of the user's own classes, from the user's own sink
@@ -30,31 +30,21 @@ class StepDone(GraphBubbleUp):
     """The graph continues with another step, in another activity."""
 
 
-class Steps:
-    """The steps of one row in one activity. `more`: the graph was left before its end."""
+def recorded(graph: AnyGraph, steps: Steps) -> AnyGraph:
+    """Return the same graph, its nodes recorded."""
+    nodes = {
+        name: node if name == START else node.copy({"bound": _RecordedNode(name, node.bound, steps)})
+        for name, node in graph.nodes.items()
+    }
+    return graph.copy({"nodes": nodes})
 
-    def __init__(self, key: RowKey, id: str, run: str, journal: Journal) -> None:
-        self.key = key
-        self.id = id
-        self.run = run
-        self.journal = journal
-        self.more = False
-        self._step: int | None = None
 
-    def graph(self, graph: AnyGraph) -> AnyGraph:
-        """Return the same graph, its nodes recorded."""
-        nodes = {
-            name: node if name == START else node.copy({"bound": _RecordedNode(name, node.bound, self)})
-            for name, node in graph.nodes.items()
-        }
-        return graph.copy({"nodes": nodes})
-
-    def begin(self, step: int) -> None:
-        """Begin a step. Raises StepDone if a node of an earlier step was run already."""
-        if self._step not in (None, step):
-            self.more = True
-            raise StepDone
-        self._step = step
+def _begin(steps: Steps, number: int) -> None:
+    """Begin a step. Raises StepDone if a node of an earlier step was run already."""
+    if steps.running not in (None, number):
+        steps.more = True
+        raise StepDone
+    steps.running = number
 
 
 class _RecordedNode(Runnable[Any, Any]):
@@ -76,7 +66,7 @@ class _RecordedNode(Runnable[Any, Any]):
             assert scope is not None
             scope.replay_calls(known.calls)
             return _output(known)
-        self._steps.begin(step)
+        _begin(self._steps, step)
         calls: list[CallKey] = []
         token = calls_of_node.set(calls)
         try:
