@@ -4,10 +4,12 @@ the journal's records."""
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 
 import polars as pl
 
 from pipeline.journal.compacted import of_run
+from pipeline.read_ahead import read_ahead
 from pipeline.runs import plan_pages, progress, row_names
 from pipeline.runs.report import Report
 from pipeline.runs.statistics.calls import COLUMNS, CallSummary
@@ -58,8 +60,9 @@ def _records(store: Store, run: str, results: Iterable[PartitionResult]) -> Iter
 
     paid = sorted((one for one in results if one.usage.calls), key=lambda one: -one.usage.calls)
     small = [one.partition for one in paid if one.usage.calls <= _SMALL]
-    for one in paid[: len(paid) - len(small)]:
-        yield read(one.partition)
+    large = ((one.partition, chunk) for one in paid[: len(paid) - len(small)] for chunk in read(one.partition))
+    for _, chunks in itertools.groupby(read_ahead(large), itemgetter(0)):
+        yield (chunk for _, chunk in chunks)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="tandem-records") as threads:
         for start in range(0, len(small), _AHEAD):
             found = [*itertools.chain.from_iterable(threads.map(read_small, small[start : start + _AHEAD]))]
