@@ -1,15 +1,20 @@
-"""A worker of workflows that do nothing, or only call an activity that does nothing: what a Temporal server gives at
-most. `python -m tests.bench.empty_children ADDRESS` works for ever."""
+"""A worker of workflows that do nothing, or only call an activity that does nothing, or writes as many small objects
+as a partition keeps: what a Temporal server, and a folder, give at most.
+
+`python -m tests.bench.empty_children ADDRESS FOLDER` works for ever.
+"""
 
 import asyncio
 import datetime as dt
 import sys
+from pathlib import Path
 
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 QUEUE = "empty-children"
+OBJECTS, _BYTES = 5, b"x" * 2_000
 
 
 @workflow.defn
@@ -31,6 +36,25 @@ class OfOneActivity:
         await workflow.execute_activity(nothing, start_to_close_timeout=dt.timedelta(minutes=1))
 
 
+@activity.defn
+async def objects() -> None:
+    """Write the objects that a small partition keeps, as the sink's store does."""
+    from pipeline.stores import LocalStore  # here, as the sandbox of workflows would import it for each of them
+
+    def write(store: LocalStore, partition: str) -> None:
+        for number in range(OBJECTS):
+            store.put(f"{number}/{partition}/object", _BYTES)
+
+    await asyncio.to_thread(write, LocalStore(Path(sys.argv[2])), activity.info().workflow_id or "")
+
+
+@workflow.defn
+class OfObjects:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(objects, start_to_close_timeout=dt.timedelta(minutes=1))
+
+
 @workflow.defn
 class Parent:
     """Starts children of a type, so many at once."""
@@ -48,7 +72,8 @@ class Parent:
 
 async def _work(address: str) -> None:
     client = await Client.connect(address)
-    async with Worker(client, task_queue=QUEUE, workflows=[Parent, Empty, OfOneActivity], activities=[nothing]):
+    kinds = [Parent, Empty, OfOneActivity, OfObjects]
+    async with Worker(client, task_queue=QUEUE, workflows=kinds, activities=[nothing, objects]):
         await asyncio.Event().wait()
 
 
