@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable
@@ -25,6 +25,12 @@ class LangChainModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return self.inner._identifying_params
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        """Return what LangSmith shows of a call: provider and model as the spec names them."""
+        provider, _, name = getattr(self.inner, "spec_name", "").partition(":")
+        named = LangSmithParams(ls_provider=provider, ls_model_name=name) if provider else LangSmithParams()
+        return LangSmithParams(**{**super()._get_ls_params(stop, **kwargs), **named})
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
         return self.bind(**self.inner.with_tools(tools, **kwargs))

@@ -22,11 +22,25 @@ from stages.journal.records import CallRecord
 from stages.limits.limiter import Limiter
 from stages.models.backend import Backend
 from stages.models.calls import journalled
+from stages.models.factory import build_model
 from stages.models.failures.errors import Waiting
 from stages.models.langchain.face import as_langchain
+from stages.models.langchain.own_models import journal_own_models
 from stages.models.settings.choice import ModelServices
 from tests.harness.model_server import ModelServer
-from tests.stages.support import Segments, a_context, a_model, a_row, an_extract, backend_of, enrich, kinds, until
+from tests.stages.support import (
+    MODEL,
+    Segments,
+    a_context,
+    a_model,
+    a_row,
+    a_spec,
+    an_extract,
+    backend_of,
+    enrich,
+    kinds,
+    until,
+)
 
 Ask = Callable[[BaseChatModel], Awaitable[Any]]
 WORD = {"title": "Word", "description": "d", "type": "object", "properties": {"word": {"type": "string"}},
@@ -180,6 +194,26 @@ async def test_isinstance_and_the_class_of_the_model_stay(chat_openai: BaseChatM
     assert isinstance(chat_openai, ChatOpenAI)
     assert as_langchain(chat_openai) is chat_openai
     assert isinstance(a_model(), BaseChatModel)
+
+
+async def test_langsmith_is_told_the_names_of_the_spec(chat_openai: BaseChatModel) -> None:
+    shown = a_model(name="openai:test-model")._get_ls_params()
+    assert (shown["ls_provider"], shown["ls_model_name"], shown["ls_model_type"]) == ("openai", "test-model", "chat")
+
+
+async def test_a_graph_of_a_user_s_gets_several_models_as_one(server: ModelServer) -> None:
+    """In LangChain's class, too, and each answer is kept once: not by LangChain's cache as well."""
+    spec = a_spec({"uses": "x:y", "output": {"a": "str"}, "model": {"try": [MODEL, "openai:other-model"]}})
+    model = as_langchain(build_model(spec.stages[0].model["main"], spec.stages[0], spec, ModelServices()))
+    journal_own_models()
+    store = Segments()
+    journal = store.journal()
+    with a_row(journal) as scope:
+        assert await plainly(model) == await plainly(model.with_retry())
+        assert await with_tools(model)
+        assert scope.tally.calls == 3
+    await journal.close()
+    assert server.stats().requests == 3 == len(store.records)
 
 
 # What is the same request ------------------------------------------------------------------------------------------
