@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.bench.pipelines import run
 
-ROWS, WIDTHS = 50, (10, 300, 1_000, 3_000)
+ROWS, WIDTHS = 50, (10, 300, 1_000, 3_000, 10_000)
 
 
 def main() -> str:
