@@ -15,7 +15,10 @@ def read_spec(path: Path) -> tuple[Spec, Path]:
 
 
 def uses_in(path: Path) -> list[str]:
-    """Return what the stages of a spec use; nothing of a faulty spec, which is refused where it is read."""
+    """Return what the stages of a spec use; nothing of a faulty spec, which is refused where it is read, nor of a pipe,
+    which can be read but once."""
+    if not path.is_file():
+        return []
     try:
         return [stage.uses for stage in load_spec(path).stages]
     except TandemError:

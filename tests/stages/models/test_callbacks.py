@@ -3,6 +3,9 @@ listens."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
@@ -199,3 +202,23 @@ async def test_langsmith_gets_the_runs_before_the_process_ends(
     sent = b"".join(langsmith_server)
     for part in (b'"run_type":"llm"', b"openai:test-model", b"a letter of mine", b'"ls_provider":"openai"', b"stage0"):
         assert part in sent
+
+
+@pytest.mark.parametrize(
+    ("how", "heard"),
+    [
+        ("pass", False),
+        ("os.environ['LANGSMITH_TRACING'] = 'false'", False),
+        ("os.environ['LANGSMITH_TRACING'] = 'true'", True),
+        ("os.environ.update(LANGCHAIN_TRACING_V2='false', LANGSMITH_TRACING='true')", False),  # the first decides
+        ("from langchain_core.globals import set_debug; set_debug(True)", True),
+        ("from langchain_core.runnables import RunnableLambda", True),
+        ("import langsmith; langsmith.Client", True),
+    ],
+)
+def test_somebody_is_looked_for_only_where_somebody_can_hear(how: str, heard: bool) -> None:
+    """In a process of its own, as the tests' has all of LangChain."""
+    code = f"import os, stages.models.callbacks as callbacks\n{how}\nprint(callbacks.may_be_heard())"
+    variables = {name: value for name, value in os.environ.items() if name not in callbacks.TRACING}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
+    assert done.stdout.strip() == str(heard)
