@@ -102,7 +102,7 @@ def panels() -> list[tuple[str, str]]:
 def test_a_scraped_run_has_every_metric_fills_every_panel_and_fires_no_alert(
     tmp_path: Path, model_server: ModelServer
 ) -> None:
-    project = a_project(tmp_path, model_server, 400, latency_ms=100)
+    project = a_project(tmp_path, model_server, 400, latency_ms=1_000)  # Prometheus takes seconds to its first scrape
     port = free_port()
     flags = ("--processes", "2", "--metrics", f"127.0.0.1:{port}", "--metrics-linger", "120s")
     with Prometheus.started(tmp_path, f"127.0.0.1:{port}") as prometheus, project.start("run", "--json", *flags) as run:
