@@ -48,8 +48,16 @@ graph = building.compile()
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes of a command: its fork server's children."""
-    return [child for server in psutil.Process(pid).children() for child in server.children()]
+    """The worker processes of a command: its fork server's children, without those that have just been killed."""
+    found = [child for server in psutil.Process(pid).children() for child in server.children()]
+    return [child for child in found if is_alive(child)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def oom_score(pid: int) -> int:
