@@ -58,6 +58,7 @@ with workflow.unsafe.imports_passed_through():
 _WAITS_FOR_CODE = "waits-for-code"  # before, such a partition failed
 _OUTLIVES_WORKERS = "outlives-workers"  # before, as many deaths of workers as attempts failed the partition
 _LOST_CANCELS = "lost-cancels"  # before, what waited went on
+_CANCEL_ENDS_WAIT = "cancel-ends-wait-for-code"  # before, one that came as the activity was refused was lost
 _MOST_ROUNDS = 4  # of all attempts, each of which ended with the death of a worker
 _FIRST_CODE_WAIT = timedelta(seconds=1)
 # A worker with the right code may have come: the task goes to any worker, so a try tells little. A day of such waits
@@ -110,12 +111,14 @@ async def call(
     within: timedelta = LONG,
     whole: bool = False,
     waiting: Callable[[str], None] = lambda reason: None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> R:
     """Return the result of an activity. `whole`: a cancel waits until the activity has ended, so that its effects are
     known; see `stop_if_cancelled`.
 
     A worker whose code differs from the planned code refuses the activity. The call then waits for another worker,
-    without limit, and this uses up no attempt; `waiting` gets the reason, and "" once the wait is over. Attempts that
+    without limit but that of a cancel (`is_cancelled` of a caller that shields the call), and this uses up no attempt;
+    `waiting` gets the reason, and "" once the wait is over. Attempts that
     are used up by a last one whose worker was killed begin anew, some times: that says nothing of the work."""
     kind = workflow.ActivityCancellationType
     tries = 0
@@ -140,6 +143,8 @@ async def call(
             if by_code(error) is not CodeMismatch or not workflow.patched(_WAITS_FOR_CODE):
                 raise
             waiting(message)
+        if (is_cancelled or _is_cancelled)() and workflow.patched(_CANCEL_ENDS_WAIT):
+            raise asyncio.CancelledError
         await workflow.sleep(_code_wait(tries))
         tries += 1
     if tries:

@@ -17,11 +17,14 @@ with workflow.unsafe.imports_passed_through():
 
 
 async def publish(request: PublishRequest, waiting: Callable[[str], None]) -> PartitionResult:
-    """Publish. A publication that has begun runs to its end, also when cancelled, so that its outcome is known."""
-    task = asyncio.ensure_future(call(PUBLISH, request, waiting=waiting))
+    """Publish. A publication that has begun runs to its end, also when cancelled, so that its outcome is known. It has
+    not begun while it waits for a worker with its code."""
+    cancels: list[asyncio.CancelledError] = []
+    task = asyncio.ensure_future(call(PUBLISH, request, waiting=waiting, is_cancelled=lambda: bool(cancels)))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError as cancelled:
+        cancels.append(cancelled)
         try:
             return await task
         except ActivityError:
