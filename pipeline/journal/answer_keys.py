@@ -9,9 +9,13 @@ Both are digests already, so a key is a part of them. Two things of one key are 
 is searched by the whole digests.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from pipeline.journal.record_frames import Digests
 
 _DIGITS = 15  # hexadecimal, of a digest: 60 bits, as Polars parses signed numbers of 64
 KEYS = pl.UInt64
@@ -27,7 +31,7 @@ def of_digests(digests: pl.Series) -> pl.Series:
     if numbers is not None:
         return pl.Series("key", numbers, dtype=KEYS)
     number = digests.str.slice(0, _DIGITS).str.to_integer(base=16, strict=False)
-    return number.cast(KEYS).alias("key")
+    return number.cast(KEYS, strict=False).alias("key")  # a text may be a negative number
 
 
 def _of_full_digests(digests: pl.Series) -> npt.NDArray[np.uint64] | None:
@@ -69,6 +73,16 @@ def of_rows(stage: str, rows: pl.Series) -> pl.Series:
 def of_records(records: pl.DataFrame) -> pl.Series:
     """Return the keys, each once, by which the records of a chunk are found; columns `kind`, `id`, `key`, `stage`."""
     about_rows = records.filter(~pl.col("kind").is_in(["call", "request", "common"]) & (pl.col("stage") != ""))
-    by_row = of_digests(about_rows["key"]) ^ of_digests(about_rows["stage"])
-    calls = of_digests(records.filter(pl.col("kind") == "call")["key"])
-    return pl.concat([of_digests(records["id"]), by_row.alias("key"), calls]).drop_nulls().unique()
+    calls = records.filter(pl.col("kind") == "call")["key"]
+    return _together(records["id"], about_rows["key"], about_rows["stage"], calls)
+
+
+def of_bodies(bodies: Sequence[bytes]) -> pl.Series:
+    """Return the same for some tens of records by their JSON."""
+    found = Digests.of_bodies(bodies)
+    return _together(*(pl.Series(some, dtype=pl.String) for some in (found.ids, found.rows, found.stages, found.calls)))
+
+
+def _together(ids: pl.Series, rows: pl.Series, stages: pl.Series, calls: pl.Series) -> pl.Series:
+    by_row = of_digests(rows) ^ of_digests(stages)
+    return pl.concat([of_digests(ids), by_row.alias("key"), of_digests(calls)]).drop_nulls().unique()

@@ -93,8 +93,8 @@ def compact_if_large(
     if not is_small or next(iter(store.list(f"{ids.journal_folder(partition)}compact-")), None) is not None:
         compact(store, partition, now, in_use(), on_new)
         return
-    chunks = chunked(read_bodies(store, [info.key for info in segments], Reading()))
-    on_left(pl.concat([_NO_KEYS, *(answer_keys.of_records(chunk) for chunk in chunks)]).unique())
+    read = read_bodies(store, [info.key for info in segments], Reading())
+    on_left(answer_keys.of_bodies([body for bodies in read for body in bodies]))
 
 
 def _segments(store: Store, partition: str) -> list[ObjectInfo]:

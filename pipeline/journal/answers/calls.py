@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import orjson
 import polars as pl
 
@@ -62,11 +63,14 @@ class CallFinder:
         return self._look(keys)
 
     def _look(self, keys: Sequence[CallKey]) -> list[CallRecord]:
-        wanted = answer_keys.of_digests(pl.Series([digest for digest, _ in keys], dtype=pl.String)).drop_nulls()
+        digests = pl.Series([digest for digest, _ in keys], dtype=pl.String)
+        wanted = np.unique(answer_keys.of_digests(digests).drop_nulls().to_numpy())
         places: dict[Place, str] = {}
         for origin, file in self._files:
-            found = file.find(wanted)["partition"].unique(maintain_order=True)
-            places |= {(origin, partition): file.key for partition in found}
+            if (found := file.find(wanted)) is not None:
+                places |= {
+                    (origin, partition): file.key for partition in found["partition"].unique(maintain_order=True)
+                }
         answers: dict[CallKey, CallRecord] = {}
         for place, file_key in places.items():
             # By the file that leads there: a later one has what the journal has got since.

@@ -86,6 +86,8 @@ def _with_any(
         return []
     places: dict[Place, None] = {}
     for store, found in indexed:
+        if not found.height:  # as for most partitions
+            continue
         names = found.filter(pl.col("key").is_in(keys.implode()))["partition"].unique(maintain_order=True)
         places |= dict.fromkeys((store, name) for name in names)
     return list(places | dict.fromkeys(unindexed))

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from pipeline.journal.answers.index_files import Covered, IndexFile, found_frame
 from pipeline.process_state import STATE
 from pipeline.stores import Store
 from schemas import ids
+from schemas.digests import file_sha256
 from schemas.errors import Damaged, ObjectMissing
 
 _MERGED = 8  # files of one level
@@ -39,11 +41,13 @@ class AnswerIndex:
 
     def find(self, keys: pl.Series) -> pl.DataFrame:
         """Return `key`, `partition` of the keys in the index, each pair once. Raises StoreError."""
+        wanted = np.unique(keys.to_numpy())
 
-        def look() -> pl.DataFrame:
-            return found_frame([file.find(keys) for file in self._files()])
+        def look() -> list[pl.DataFrame]:
+            return [found for file in self._files() if (found := file.find(wanted)) is not None]
 
-        return self._again_if_gone(look).unique()
+        found = found_frame(self._again_if_gone(look))
+        return found.unique() if found.height else found
 
     def covered(self) -> dict[str, int]:
         """Return, for each partition, the generation up to which the index has the records of its journal."""
@@ -81,7 +85,10 @@ class AnswerIndex:
 
     def add(self, covered: Covered, keys: pl.DataFrame) -> None:
         """Add `key`, `partition` of the journals named in `covered`; merge if it is time to. Raises StoreError."""
-        self._put(0, covered, [keys])
+        sink = pa.BufferOutputStream()
+        write(sink, covered, [keys])
+        data = bytes(sink.getvalue())
+        self.store.put_absent(self._key(0, hashlib.sha256(data).hexdigest()), data)
         self._merge()
 
     def drop_damaged(self) -> None:
@@ -124,15 +131,16 @@ class AnswerIndex:
                 continue
         return look()
 
-    def _put(self, level: int, covered: Covered, pieces: Iterable[pl.DataFrame]) -> str:
+    def _put_merged(self, level: int, covered: Covered, pieces: Iterable[pl.DataFrame]) -> str:
         with tempfile.TemporaryDirectory(prefix="tandem-") as local:
             path = Path(local) / "answers.parquet"
             write(path, covered, pieces)
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            key = f"{self.folder}{ids.answers(level, content).removeprefix(ids.ANSWERS)}"
+            key = self._key(level, file_sha256(path))
             self.store.upload(key, path)
         return key
+
+    def _key(self, level: int, content: str) -> str:
+        return f"{self.folder}{ids.answers(level, content).removeprefix(ids.ANSWERS)}"
 
     def _merge(self) -> None:
         """Merge the files of each level that has enough of them. Another process may do the same: the result has the
@@ -141,7 +149,7 @@ class AnswerIndex:
             while (level := self._full_level()) is not None:
                 keys = [key for key in self._keys() if self._level(key) == level]
                 files = [self._opened(key) for key in keys]
-                merged = self._put(level + 1, _merged([file.covered for file in files]), _windows(files))
+                merged = self._put_merged(level + 1, _merged([file.covered for file in files]), _windows(files))
                 self.store.delete([key for key in keys if key != merged])
         except (ObjectMissing, FileNotFoundError, Damaged):
             return

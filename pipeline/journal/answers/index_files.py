@@ -62,12 +62,12 @@ class IndexFile:
             raise Damaged(f"{key}: no index of answers ({type(exc).__name__})") from exc
         return cls(key, metadata.num_rows, covered, filters, metadata, firsts, lasts, open_bytes)
 
-    def find(self, keys: pl.Series) -> pl.DataFrame:
-        """Return `key`, `partition` of the keys that are in the file. Raises OSError, ArrowException, StoreError."""
-        wanted = keys.to_numpy()
-        wanted = np.unique(wanted[self.filters.may_have(wanted)])
+    def find(self, keys: Keys) -> pl.DataFrame | None:
+        """Return `key`, `partition` of those of these keys, sorted and each once, that are in the file; None for none,
+        mostly without a look into it. Raises OSError, ArrowException, StoreError."""
+        wanted = keys[self.filters.may_have(keys)]
         if not len(wanted):
-            return found_frame([])
+            return None
         # A group has some of the wanted keys if the first of them from its beginning on is not behind its end.
         at = np.searchsorted(wanted, self._firsts)
         groups = np.flatnonzero((at < len(wanted)) & (wanted[np.minimum(at, len(wanted) - 1)] <= self._lasts))
@@ -81,7 +81,7 @@ class IndexFile:
                 places = names.gather(rows.column("place").to_numpy()[hit])
                 part = {"key": pl.Series(held[hit], dtype=KEYS), "partition": places}
                 parts.append(pl.DataFrame(part))
-        return found_frame(parts)
+        return found_frame(parts) if any(part.height for part in parts) else None
 
     def between(self, low: int, high: int) -> pl.DataFrame:
         """Return `key`, `partition` of the keys from `low` up to, not including, `high`."""
@@ -115,12 +115,12 @@ def found_frame(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema={"key": KEYS, "partition": pl.String}), *parts])
 
 
-def write(path: Path, covered: Covered, pieces: Iterable[pl.DataFrame]) -> int:
+def write(target: Path | pa.NativeFile, covered: Covered, pieces: Iterable[pl.DataFrame]) -> int:
     """Write a file of `key`, `partition`, in pieces whose keys follow each other. Returns the number of its keys."""
     places = pl.DataFrame({"partition": list(covered)}, schema={"partition": pl.String}).with_row_index("place")
     count = 0
     with pq.ParquetWriter(
-        path, SCHEMA.with_metadata(_metadata(covered)), compression="zstd", use_dictionary=False,
+        target, SCHEMA.with_metadata(_metadata(covered)), compression="zstd", use_dictionary=False,
         column_encoding={"key": "DELTA_BINARY_PACKED", "place": "DELTA_BINARY_PACKED"},
     ) as writer:  # fmt: skip
         for piece in _grouped(pieces):
