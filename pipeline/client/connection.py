@@ -15,7 +15,6 @@ from pathlib import Path
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
@@ -25,6 +24,7 @@ from pipeline.embedded.server import SEARCH_ATTRIBUTES, EmbeddedServer, ServerIn
 from pipeline.retry_policy import after_failure_async
 from pipeline.settings import current, home_of, temporal_configured
 from pipeline.telemetry.metrics.temporal_figures import buffer_of_process
+from pipeline.workflows.payloads import JSON_MESSAGES
 from schemas.errors import ConnectionFailed
 
 _CONNECT_S = 10.0
@@ -67,7 +67,7 @@ async def connected(base: Path) -> AsyncIterator[Connection]:
     await asyncio.to_thread(check_room, home)
     embedded = await EmbeddedServer.join(home)
     try:
-        client = await Client.connect(embedded.info.address, data_converter=pydantic_data_converter, lazy=False)
+        client = await Client.connect(embedded.info.address, data_converter=JSON_MESSAGES, lazy=False)
         async with room_watched(home):
             yield Connection(client, embedded, embedded.info.ui_url, True)
     finally:
@@ -108,7 +108,7 @@ async def _client_of(info: ServerInfo) -> Client | None:
     """Return a client of a server, None if it does not answer; retries, as it may be restarting after a crash."""
 
     async def connect() -> Client:
-        return await Client.connect(info.address, data_converter=pydantic_data_converter)
+        return await Client.connect(info.address, data_converter=JSON_MESSAGES)
 
     try:
         return await after_failure_async(connect, on=RuntimeError, attempts=5)
@@ -126,7 +126,7 @@ async def connect() -> Client:
     address = config.get("target_host", "localhost:7233")
     try:
         async with asyncio.timeout(_CONNECT_S):
-            return await Client.connect(**config, data_converter=pydantic_data_converter)
+            return await Client.connect(**config, data_converter=JSON_MESSAGES)
     except (RuntimeError, TimeoutError, RPCError) as exc:
         raise ConnectionFailed(
             f"Temporal at {address} cannot be reached.",

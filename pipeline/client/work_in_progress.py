@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime as dt
+import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle, WorkflowQueryFailedError
@@ -15,6 +17,8 @@ from schemas.messages.batch import Heartbeat, ModelLoad
 from schemas.messages.run import Progress
 
 _MOST_QUERIED = 16  # partitions: each is two requests to Temporal
+_FEW = 4  # running partitions, which are queried however young they are
+_YOUNG_S = 2.0
 _ANSWER_WITHIN = dt.timedelta(seconds=5)
 
 
@@ -88,9 +92,28 @@ def _together(one: ModelLoad, other: ModelLoad) -> ModelLoad:
     )
 
 
-async def work_in_progress(client: Client, run: Run, progress: Progress) -> WorkInProgress:
+class Ages:
+    """The running partitions of a run that a command looks at again and again. Those that have just begun are not worth
+    a query: many are small, and over by the next look."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def old_enough(self, running: Sequence[str], now: float) -> list[str]:
+        """Return the partitions to query, by what is running at a time in seconds."""
+        self._seen = {partition: self._seen.get(partition, now) for partition in running}
+        if len(running) <= _FEW:
+            return list(running)
+        return [partition for partition, first in self._seen.items() if now - first >= _YOUNG_S]
+
+
+async def work_in_progress(client: Client, run: Run, progress: Progress, ages: Ages | None = None) -> WorkInProgress:
+    """Ask the running partitions of a run, some at most. `ages`: of one who looks again and again."""
     work = WorkInProgress(progress)
-    for partition in _own_partitions(progress)[:_MOST_QUERIED]:
+    partitions = _own_partitions(progress)
+    if ages is not None:
+        partitions = ages.old_enough(partitions, time.monotonic())
+    for partition in partitions[:_MOST_QUERIED]:
         handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
         with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
             await work.add(handle)

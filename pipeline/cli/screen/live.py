@@ -13,7 +13,7 @@ from pipeline.cli.screen.console import Screen, broken, counted, duration_text, 
 from pipeline.client.follow import follow
 from pipeline.client.live_figures import BudgetFigures, RowRate
 from pipeline.client.run import Run
-from pipeline.client.work_in_progress import WorkInProgress, work_in_progress
+from pipeline.client.work_in_progress import Ages, WorkInProgress, work_in_progress
 from pipeline.sinks.outcomes import load_outcome
 from schemas.errors import ChecksFailed, ConnectionFailed, StoreError, by_code
 from schemas.messages.partition import PartitionResult
@@ -37,7 +37,7 @@ async def watch(
     """Follow a run to its end. Raises WatchTimeout, ConnectionFailed if no provider gave a first answer, and, without
     `wait`, PausedByBudget."""
     view = _Live() if screen.live else _Lines(screen)
-    pace, budget = RowRate(), BudgetFigures(run)
+    pace, budget, ages = RowRate(), BudgetFigures(run), Ages()
     began = now()
     try:
         async with asyncio.timeout(timeout_s):
@@ -49,7 +49,7 @@ async def watch(
                     seen = progress.finished_before + len(progress.finished)
                     if progress.stop is not None and not wait:
                         raise PausedByBudget
-                    work = await work_in_progress(client, run, progress)
+                    work = await work_in_progress(client, run, progress, ages)
                     await budget.update(work)
                     pace.note(now(), work.rows)
                     view.update(progress, work, pace)

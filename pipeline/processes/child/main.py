@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Interceptor
 
 from pipeline.activities.registered import Activities
@@ -39,6 +38,7 @@ from pipeline.telemetry import logs
 from pipeline.telemetry.log_context import LogContext
 from pipeline.telemetry.traces import switch as traces
 from pipeline.worker import enriching
+from pipeline.workflows.payloads import JSON_MESSAGES
 from stages.execution.guards.blocking import interrupt_node
 from stages.mcp_servers.sessions import close_servers
 from stages.models.callbacks import flush_tracers
@@ -161,4 +161,4 @@ async def _client(address: str | None) -> Client:
     log_to_python()
     if address is None:
         return await connect()
-    return await Client.connect(address, data_converter=pydantic_data_converter)
+    return await Client.connect(address, data_converter=JSON_MESSAGES)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pipeline.cli.commands.look.ui import UiFlags, is_installed, page
 from pipeline.cli.commands.stopping import stop_on_signals
@@ -23,6 +22,7 @@ from pipeline.processes.supervisor import Processes, workers
 from pipeline.publishing import cleanup
 from pipeline.settings import current, home_of, temporal_configured
 from pipeline.stores import Store
+from pipeline.workflows.payloads import JSON_MESSAGES
 from schemas.errors import TandemError, UsageError
 
 _LOOK_EVERY_S = 1.0
@@ -54,7 +54,7 @@ async def dev_command(ports: DevPorts, processes: int | None, screen: Screen) ->
     screen.result(f"UI: {server.info.ui_url}")
     screen.note("Working on every pipeline run from this folder, `tandem run --detach` included. Ctrl-C stops.")
     try:
-        client = await Client.connect(server.info.address, data_converter=pydantic_data_converter)
+        client = await Client.connect(server.info.address, data_converter=JSON_MESSAGES)
         connection = Connection(client, server, server.info.ui_url, True)
         async with contextlib.AsyncExitStack() as stack:
             await _serve_page(ports.page, stack, screen)
