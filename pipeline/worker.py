@@ -11,11 +11,11 @@ from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 
 from pipeline.activities.registered import Activities
+from pipeline.activities.short_work import ActivityThreads
 from pipeline.orchestration import leasing, orchestrating
 from pipeline.publishing import cleanup
 from pipeline.settings import version
 from pipeline.workflows.policies import GRACE, HEARTBEAT_EVERY
-from stages.execution.guards.row_threads import RowThreads
 from stages.mcp_servers.sessions import close_servers
 from stages.models.callbacks import TRACING, flush_tracers
 from stages.models.langchain.own_models import journal_own_models
@@ -57,7 +57,7 @@ async def enriching(
     _trace_only_if_switched_on()
     journal_own_models()
     # Synchronous nodes of users' graphs take a thread each, beside Tandem's reads and writes.
-    asyncio.get_running_loop().set_default_executor(RowThreads(_THREADS, thread_name_prefix="tandem"))
+    asyncio.get_running_loop().set_default_executor(ActivityThreads(_THREADS))
     worker = Worker(
         client,
         task_queue=queue,

@@ -7,7 +7,7 @@ open ─▶ its only batch ─▶ publish        nothing is staged outside this 
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.activities.batch import BatchActivities
 from pipeline.activities.boundary import activity_boundary
 from pipeline.activities.jobs import Jobs
 from pipeline.activities.partition import PartitionActivities, published_before
+from pipeline.activities.short_work import short_work
 from pipeline.stores import Store
 from pipeline.stores.held import HeldStore
 from pipeline.telemetry import log_context
@@ -44,6 +45,11 @@ class OpeningActivities:
         store = self.jobs.store(request.ref)
         if not request.onward:
             return await self.partitions.opened(request, store)
+        with nullcontext() if store.is_remote else short_work():
+            return await self._begun(request, store)
+
+    async def _begun(self, request: OpenRequest, store: Store) -> Opened:
+        """Open a small partition, and do with it what can be done at once. Raises TandemError."""
         info = activity.info()
         if info.attempt > 1 and (before := await asyncio.to_thread(_published_before, store, request)) is not None:
             return before

@@ -4,7 +4,6 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -25,6 +24,7 @@ from pipeline.planning.batches import (
     rows_within,
 )
 from pipeline.planning.job import Job, source_stages
+from pipeline.stores.scratch_folder import ScratchFolder
 from schemas import ids
 from schemas.digests import file_sha256
 from schemas.staging import PlannedBatch
@@ -86,9 +86,9 @@ class RowKeys:
 
 class RowJoin:
     """A partition's rows joined with its journal. They are read once, some at a time: keys must be unique, and answered
-    rows are put into larger batches, without the calls that led to their answers. `folder` is local."""
+    rows are put into larger batches, without the calls that led to their answers."""
 
-    def __init__(self, work: PartitionRun, rows: int, folder: Path) -> None:
+    def __init__(self, work: PartitionRun, rows: int, folder: ScratchFolder) -> None:
         self._work = work
         self._job = work.job
         self._store = work.store
@@ -99,7 +99,7 @@ class RowJoin:
         self._most = rows_within(BATCH_BYTES, row_bytes, MOST_BATCH_ROWS)
         self._most_answered = rows_within(BATCH_BYTES, row_bytes, MOST_ANSWERED_ROWS)
         self._stages = source_stages(work.job)
-        self._digests = RowDigests(folder / "digests")
+        self._digests = RowDigests(folder, rows)
 
     def refuse_duplicates(self) -> None:
         """Read the rows' identities only. Raises DuplicateKeys, InputChanged."""
@@ -149,10 +149,10 @@ class RowJoin:
         rows = RowKeys(self._digests.keys(IDENTITY), prints, self._job)
         keys = rows.all
         mine = [(self._store, self._entry.partition)]
-        own = collect(mine, pl.concat(keys), self._folder) if journal else None
+        own = collect(mine, pl.concat(keys), self._folder.path) if journal else None
         needed, others = rows.needed(own), self._work.others
         places = others.places({self._entry.partition: needed})[self._entry.partition]
-        other = others.collect(places, needed, self._folder)
+        other = others.collect(places, needed, self._folder.path) if places else None
         joined_by_kind = {kind: one for kind, one in (("known", own), ("elsewhere", other)) if one is not None}
         answered = rows.answered(list(joined_by_kind.values()))
         sizes = self._sizes(answered, size)
@@ -164,7 +164,7 @@ class RowJoin:
         if other is not None:
             self._carry(other, pl.concat(keys))
         for kind, joined in joined_by_kind.items():
-            for number, path in joined.by_batch(required, self._folder, kind).items():
+            for number, path in joined.by_batch(required, self._folder.path, kind).items():
                 target = ids.staged(staging, number, kind, file_sha256(path), "arrow")
                 self._store.upload(target, path)
                 batches[number] = batches[number].model_copy(update={kind: target})

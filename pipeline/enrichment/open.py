@@ -5,10 +5,8 @@ No Temporal here: `pipeline.activities.partition` calls this in threads.
 
 import datetime as dt
 import hashlib
-import tempfile
 import uuid
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipeline.enrichment.attempt import PartitionRun
 from pipeline.enrichment.join_rows import RowJoin
@@ -24,6 +22,7 @@ from pipeline.sinks import commits
 from pipeline.sinks.schema import column_change, load_schema
 from pipeline.stores import Store
 from pipeline.stores.documents import read_document
+from pipeline.stores.scratch_folder import ScratchFolder
 from schemas import ids
 from schemas.manifest import Counts, Reuse
 from schemas.staging import OpenedPartition, PlannedBatch, Refusal, StagedFile
@@ -56,9 +55,9 @@ def open_partition(work: PartitionRun, *, limit: int, folder: str) -> Opening:
     _refuse_shared_keys(work, folder, rows)
     coverage.mark(store, partition, plan.run)
     journal = has_journal(store, partition)
-    with tempfile.TemporaryDirectory(prefix="tandem-") as local:
-        chosen = _choose(work, rows, folder, Path(local))
-        batches, damage = _batches(chosen, folder, Path(local), journal=journal)
+    with ScratchFolder() as local:
+        chosen = _choose(work, rows, folder, local)
+        batches, damage = _batches(chosen, folder, local, journal=journal)
     opened = OpenedPartition(
         partition=partition,
         base=base,
@@ -91,7 +90,7 @@ class _Chosen:
     checked: bool = False  # no two rows have one key
 
 
-def _choose(work: PartitionRun, rows: int, folder: str, local: Path) -> _Chosen:
+def _choose(work: PartitionRun, rows: int, folder: str, local: ScratchFolder) -> _Chosen:
     """Choose the rows that batches are to have. Raises DuplicateKeys, InputChanged, StoreError."""
     selection = RowSelection.of(work.job, work.entry, rows, local, work.note)
     found = selection.select() if selection is not None else None
@@ -104,7 +103,9 @@ def _choose(work: PartitionRun, rows: int, folder: str, local: Path) -> _Chosen:
     return _Chosen(replace(work, job=job), found.rows, tuple(selected), tuple(filtered), checked=True)
 
 
-def _batches(chosen: _Chosen, folder: str, local: Path, *, journal: bool) -> tuple[list[PlannedBatch], list[str]]:
+def _batches(
+    chosen: _Chosen, folder: str, local: ScratchFolder, *, journal: bool
+) -> tuple[list[PlannedBatch], list[str]]:
     """Cut the rows into batches. `journal`: the partition has one. Returns the damaged parts of it, too."""
     work, rows = chosen.work, chosen.rows
     job, entry = work.job, work.entry

@@ -1,7 +1,7 @@
 """The digests of a partition's rows, made once when it is opened: identities, contents, fingerprints in stages.
 
-They lie on local disk, 16 bytes each, and each batch gets its part. Where the input is the one from which the current
-generation was published, identities and contents are taken from the index of that generation.
+They are 16 bytes each, on local disk where there are many, and each batch gets its part. Where the input is the one
+from which the current generation was published, identities and contents are taken from the index of that generation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,6 +20,7 @@ from pipeline.journal import answer_keys
 from pipeline.sinks import commits
 from pipeline.sinks.row_files import INDEX
 from pipeline.stores.parquet import batches_of
+from pipeline.stores.scratch_folder import ScratchFolder
 from schemas.errors import StoreError
 from schemas.manifest import Manifest
 from stages.contract import GraphStage, TableStage
@@ -28,29 +29,31 @@ from stages.journal.fingerprints import DIGEST_BYTES, digests
 
 IDENTITY, CONTENT = INDEX.names
 _READ_ROWS = 65_536
+_HELD_ROWS = 65_536  # whose digests stay in memory: some megabytes
 _FIRST_ROWS = 100  # that are compared with the index, fewer than a batch of `_READ_ROWS`
 _TYPE = pa.binary(DIGEST_BYTES)
 
 
 class RowDigests:
-    """Columns of digests in files of a local folder, which grow row by row."""
+    """Columns of digests, of so many rows in the end, which grow row by row: in memory, or in files of a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: ScratchFolder, rows: int) -> None:
         self._folder = folder
-        self._names: list[str] = []
-        folder.mkdir()
+        self._in_memory = rows <= _HELD_ROWS
+        self._held: dict[str, list[bytes]] = {}
 
     def add(self, name: str, found: bytes) -> None:
         """Add digests, which lie one behind the other, to a column."""
-        if name not in self._names:
-            self._names.append(name)
+        parts = self._held.setdefault(name, [])
+        if self._in_memory:
+            parts.append(found)
+            return
         with self._path(name).open("ab") as out:
             out.write(found)
 
     def forget(self, name: str) -> None:
         """Remove a column."""
-        if name in self._names:
-            self._names.remove(name)
+        if self._held.pop(name, None) is not None and not self._in_memory:
             self._path(name).unlink()
 
     def keys(self, name: str) -> pl.Series:
@@ -61,7 +64,7 @@ class RowDigests:
 
     def encoded(self, start: int, rows: int, names: Iterable[str]) -> bytes:
         """Return some columns of some rows as an Arrow stream."""
-        columns = {name: self._column(name)[start : start + rows] for name in names if name in self._names}
+        columns = {name: self._column(name)[start : start + rows] for name in names if name in self._held}
         arrays = [_array(found.tobytes()) for found in columns.values()]
         table = pa.table(arrays, names=list(columns))
         sink = pa.BufferOutputStream()
@@ -71,13 +74,13 @@ class RowDigests:
 
     def _column(self, name: str) -> "npt.NDArray[np.void]":
         kind = np.dtype((np.void, DIGEST_BYTES))
+        if self._in_memory or name not in self._held:
+            return np.frombuffer(b"".join(self._held.get(name, ())), kind)
         path = self._path(name)
-        if name not in self._names or not path.stat().st_size:
-            return np.empty(0, kind)
-        return np.memmap(path, kind, mode="r")
+        return np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)
 
     def _path(self, name: str) -> Path:
-        return self._folder / name
+        return self._folder / f"digests-{name}"
 
 
 @dataclass(frozen=True)

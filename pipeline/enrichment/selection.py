@@ -24,6 +24,7 @@ from pipeline.sources.readers import MAX_GROUP_ROWS
 from pipeline.sources.row_scan import scan_rows
 from pipeline.sources.snapshot import Entry
 from pipeline.sources.split import STAGED_GROUP_BYTES, STAGED_GROUP_ROWS
+from pipeline.stores.scratch_folder import Folder
 from schemas.arrow_tables import empty_frame
 from schemas.errors import DuplicateKeys
 from schemas.staging import RowRange, StagedFile
@@ -51,16 +52,16 @@ class Selected:
 
 @dataclass(frozen=True)
 class RowSelection:
-    """The first rows of a partition, to be chosen from. `folder` is local and empty."""
+    """The first rows of a partition, to be chosen from. `folder` is empty."""
 
     job: Job
     entry: Entry
     ranges: Sequence[RowRange]
-    folder: Path
+    folder: Folder
     note: Note
 
     @classmethod
-    def of(cls, job: Job, entry: Entry, rows: int, folder: Path, note: Note) -> "RowSelection | None":
+    def of(cls, job: Job, entry: Entry, rows: int, folder: Folder, note: Note) -> "RowSelection | None":
         """Return the selection of the first `rows` rows; None where batches may as well read all of them."""
         if not job.selecting or rows <= MOST_BATCH_ROWS:
             return None

@@ -2,9 +2,11 @@
 
 import datetime as dt
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 
 import orjson
@@ -17,9 +19,12 @@ from pipeline.enrichment.staging import staged_tables
 from pipeline.planning.job import Job
 from pipeline.publishing.checks import OutputChecks
 from pipeline.sinks.row_files import in_binary
+from pipeline.stores.base import same_size
 from pipeline.stores.parquet import table_of
+from pipeline.stores.scratch_folder import ScratchFolder
 from schemas import ids
 from schemas.arrow_tables import empty_table
+from schemas.digests import file_sha256
 from schemas.manifest import DataFile, Provenance
 from schemas.staging import StagedFile
 from stages.execution import provenance
@@ -28,20 +33,22 @@ TARGET_BYTES = 256 * 1024 * 1024
 GROUP_ROWS = 250_000
 _INDEX_GROUP_ROWS = 62_500  # of an index: nobody looks for ranges in it, and a writer holds a group several times
 GROUP_BYTES = 64 * 1024 * 1024
+HELD_BYTES = 1024 * 1024  # of staged files whose final ones are made in memory
+Content = Path | bytes  # of a final file, on this machine's disk or, a small one, in memory
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A final file on this machine's disk, and its entry in a manifest."""
+    """A final file on this machine, and its entry in a manifest."""
 
-    path: Path
+    content: Content
     file: DataFile
 
 
 class Merge:
-    """The final files of one generation, made in a local `folder`."""
+    """The final files of one generation, made in a `folder`, or in memory if they are small."""
 
-    def __init__(self, work: PartitionRun, base: int, folder: Path) -> None:
+    def __init__(self, work: PartitionRun, base: int, folder: ScratchFolder) -> None:
         self.job = work.job
         self.store = work.store
         self.partition = work.partition
@@ -64,11 +71,11 @@ class Merge:
         tables = self.tables(staged, checks)
         if self.job.spec.sink.provenance == "columns":
             tables = (provenance.generation(table, self.generation) for table in tables)
-        paths = list(self._write(schema, tables, "data"))
+        written = list(self._write(schema, tables, "data", staged))
         checks.verdict()
         time = self._time_column()
         folder = ids.data_folder(self.partition)
-        return [self._named(folder, part, path, time) for part, path in enumerate(paths)]
+        return [self._named(folder, part, content, time) for part, content in enumerate(written)]
 
     def plain(self, kind: str, schema: pa.Schema, staged: Sequence[StagedFile]) -> list[LocalFile]:
         """Write rejects, questions or index: no file if there are no rows."""
@@ -78,13 +85,17 @@ class Merge:
         folder = folders[kind](self.partition)
         read = in_binary if kind == "index" else partial(of_any_version, schema)
         tables = (read(table) for table in self.tables(staged, None))
-        paths = self._write(schema, tables, kind)
-        return [self._named(folder, part, path, None) for part, path in enumerate(paths)]
+        written = self._write(schema, tables, kind, staged)
+        return [self._named(folder, part, content, None) for part, content in enumerate(written)]
 
     def upload(self, files: Sequence[LocalFile]) -> list[DataFile]:
         """Upload files to the keys that manifests name."""
         for local in files:
-            self.store.upload(local.file.key, local.path)
+            if isinstance(local.content, bytes):
+                if not self.store.put_absent(local.file.key, local.content):
+                    same_size(self.store, local.file.key, local.file.size)
+            else:
+                self.store.upload(local.file.key, local.content)
             self.note(0)
         return [local.file for local in files]
 
@@ -96,16 +107,25 @@ class Merge:
                 self.note(table.num_rows)
                 yield table
 
-    def _write(self, schema: pa.Schema, tables: Iterator[pa.Table], kind: str) -> Iterator[Path]:
-        """Write local files of about TARGET_BYTES, with row groups of at most GROUP_ROWS or GROUP_BYTES."""
+    def _write(
+        self, schema: pa.Schema, tables: Iterator[pa.Table], kind: str, staged: Sequence[StagedFile]
+    ) -> Iterator[Content]:
+        """Write files of about TARGET_BYTES, with row groups of at most GROUP_ROWS or GROUP_BYTES."""
         declared = schema.with_metadata(self.footer)
         most = _INDEX_GROUP_ROWS if kind == "index" else GROUP_ROWS
+        groups = map(methodcaller("cast", declared), row_groups(tables, schema, most))  # which holds none of them
+        if sum(file.size for file in staged) <= HELD_BYTES:
+            yield _in_memory(declared, groups, most)
+        else:
+            yield from self._on_disk(declared, groups, most, kind)
+
+    def _on_disk(self, declared: pa.Schema, groups: Iterator[pa.Table], most: int, kind: str) -> Iterator[Path]:
         path, writer, number = self.folder / f"{kind}-0.parquet", None, 0
-        for group in row_groups(tables, schema, most):
+        for group in groups:
             if writer is None:
                 path = self.folder / f"{kind}-{number}.parquet"
                 writer = parquet_writer(path, declared)
-            writer.write_table(group.cast(declared), row_group_size=most)
+            writer.write_table(group, row_group_size=most)
             del group
             pa.default_memory_pool().release_unused()  # else the pool keeps a group's memory for long
             if path.stat().st_size >= TARGET_BYTES and kind != "index":  # a manifest names one
@@ -119,16 +139,19 @@ class Merge:
             writer.close()
             yield path
 
-    def _named(self, folder: str, part: int, path: Path, time: str | None) -> LocalFile:
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        key = ids.part_file(folder, part, self.generation, content)
-        metadata = pq.read_metadata(path)
-        low, high = time_range(path, time) if time and metadata.num_rows else (None, None)
+    def _named(self, folder: str, part: int, content: Content, time: str | None) -> LocalFile:
+        if isinstance(content, bytes):
+            size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+            rows = pq.read_metadata(pa.BufferReader(content)).num_rows
+        else:
+            size, sha256 = content.stat().st_size, file_sha256(content)
+            rows = pq.read_metadata(content).num_rows
+        low, high = time_range(content, time) if time and rows else (None, None)
         file = DataFile(
-            key=key, size=path.stat().st_size, sha256=content, rows=metadata.num_rows, time_min=low, time_max=high
-        )
-        return LocalFile(path, file)
+            key=ids.part_file(folder, part, self.generation, sha256), size=size, sha256=sha256, rows=rows,
+            time_min=low, time_max=high,
+        )  # fmt: skip
+        return LocalFile(content, file)
 
     def _time_column(self) -> str | None:
         column = self.job.spec.partition.column
@@ -137,7 +160,16 @@ class Merge:
         return column if pa.types.is_timestamp(self.job.columns.field(column).type) else None
 
 
-def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def _in_memory(declared: pa.Schema, groups: Iterator[pa.Table], most: int) -> bytes:
+    """Return a file of these row groups: the bytes that it would have on disk."""
+    sink = pa.BufferOutputStream()
+    with parquet_writer(sink, declared) as writer:
+        for group in itertools.chain([next(groups, empty_table(declared))], groups):
+            writer.write_table(group, row_group_size=most)
+    return bytes(sink.getvalue())
+
+
+def parquet_writer(path: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     # Digests are all different: a dictionary of them, or their statistics, would be of no use.
     digests = any(pa.types.is_fixed_size_binary(field.type) for field in schema)
     plain = [field.name for field in schema if not pa.types.is_fixed_size_binary(field.type)] if digests else True
@@ -182,8 +214,8 @@ def _combine(held: list[list[pa.Array]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def time_range(path: Path, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
-    found = pc.min_max(table_of(path, columns=[column])[column])
+def time_range(content: Content, column: str) -> tuple[dt.datetime | None, dt.datetime | None]:
+    found = pc.min_max(table_of(content, columns=[column])[column])
     low, high = found["min"].as_py(), found["max"].as_py()
     return low, high
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.enrichment.staging import StagingFolder, staged_tables
 from pipeline.planning.job import Job
 from pipeline.stores.parquet import batches_of
+from pipeline.stores.scratch_folder import Folder
 from schemas.arrow_tables import empty_table
 from schemas.errors import PartitionError
 from schemas.manifest import Counts
@@ -38,7 +39,7 @@ class StageResult:
 
 
 def run_stages(
-    job: Job, staging: StagingFolder, receipts: Sequence[Receipt], counts: Counts, folder: Path
+    job: Job, staging: StagingFolder, receipts: Sequence[Receipt], counts: Counts, folder: Folder
 ) -> StageResult:
     """Run the stages behind the barrier over the batches' data; unchanged if there are none. Raises PartitionError."""
     staged = [receipt.data for receipt in receipts]

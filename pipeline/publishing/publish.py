@@ -4,12 +4,10 @@ receipts → counts add up, checks hold → final files (same rows, same bytes, 
 """
 
 import datetime as dt
-import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +26,7 @@ from pipeline.sinks.row_files import INDEX, REJECTS, index_numbers
 from pipeline.sinks.schema import Dataset, claim, declare_schema, load_dataset, refuse_breaking, schema_fingerprint
 from pipeline.stores import Store
 from pipeline.stores.parquet import table_of
+from pipeline.stores.scratch_folder import ScratchFolder
 from schemas import digests, ids
 from schemas.errors import ChecksFailed
 from schemas.manifest import Answerers, Counts, DataFile, Manifest, Reuse, Shares, answerers_added, shares_added
@@ -102,8 +101,8 @@ def publish(
         return Published(None, counts.model_copy(update={"out": 0}), batches.reuse)
     load_dataset(store, plan.pipeline)
     refuse_breaking(store, job.columns, job.keys, new_version=plan.selection.new_version)
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        return _published(work, opened, batches, checks, Merge(work, opened.base, Path(folder)), attempt)
+    with ScratchFolder() as folder:
+        return _published(work, opened, batches, checks, Merge(work, opened.base, folder), attempt)
 
 
 def _published(
@@ -189,9 +188,9 @@ def _rehearse(work: PartitionRun, opened: OpenedPartition, batches: _Batches) ->
     """Check a sample, publish nothing. Raises ChecksFailed. The reject rate is checked over all samples."""
     _keep_rejects(work, batches)
     checks = OutputChecks(work.job, work.partition)
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        merge = Merge(work, opened.base, Path(folder))
-        result = partition_stages.run_stages(work.job, batches.staging, batches.receipts, batches.counts, Path(folder))
+    with ScratchFolder() as folder:
+        merge = Merge(work, opened.base, folder)
+        result = partition_stages.run_stages(work.job, batches.staging, batches.receipts, batches.counts, folder)
         for _ in merge.tables(result.data, checks):
             pass
     counts = result.counts.model_copy(update={"out": 0})
@@ -229,7 +228,7 @@ def _keep_rejects(work: PartitionRun, batches: _Batches) -> None:
 # Around the commit -------------------------------------------------------------------------------------------------
 
 
-def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile], folder: Path) -> int:
+def _removed(store: Store, parent: Manifest | None, index: Sequence[DataFile], folder: ScratchFolder) -> int:
     """Count rows of the parent generation whose identity the input no longer has; each of equal rows counts."""
     if parent is None or parent.index is None:
         return 0

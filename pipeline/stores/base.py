@@ -32,9 +32,11 @@ class Upload:
 
 
 class Store(Protocol):
-    """Objects by key. `uri` is absolute and has no trailing slash."""
+    """Objects by key. `uri` is absolute and has no trailing slash. `is_remote`: calls wait for a network, so that many
+    should be under way at once."""
 
     uri: str
+    is_remote: bool = False
 
     def put_new(self, key: str, data: bytes) -> None:
         """Create the object, in one attempt. Raises ObjectExists if the key exists; after any other StoreError it may

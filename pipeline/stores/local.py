@@ -79,9 +79,8 @@ class LocalStore(Store):
     def _write(self, key: str, source: IO[bytes], place: Callable[[Path, Path], None]) -> None:
         final, temporary = self._path(key), self.root / _TEMPORARY / uuid.uuid4().hex
         with _refusals(final):
-            _make_folder(temporary.parent)
             try:
-                with temporary.open("xb") as file:
+                with self._new_file(temporary) as file:
                     shutil.copyfileobj(source, file, 1 << 20)
                     file.flush()
                     os.fsync(file.fileno())
@@ -89,18 +88,28 @@ class LocalStore(Store):
             finally:
                 temporary.unlink(missing_ok=True)
 
+    def _new_file(self, path: Path) -> IO[bytes]:
+        try:
+            return path.open("xb")
+        except FileNotFoundError:
+            _make_folder(path.parent)
+            return path.open("xb")
+
     def _place(self, place: Callable[[Path, Path], None], temporary: Path, final: Path) -> None:
-        for attempt in range(5):
+        """Give a file its name. Folders are synced afterwards, all at once: that is one commit of the file system."""
+        changed = [final.parent]
+        for attempt in range(6):
             try:
-                _make_folder(final.parent)
                 place(temporary, final)
                 break
             except FileExistsError:
                 raise ObjectExists(f"{str(final)!r} exists.") from None
-            except FileNotFoundError:  # a delete took the folder that it had emptied, or the file that is copied
-                if attempt == 4 or not temporary.exists():
+            except FileNotFoundError:  # no folder yet, a delete took it when it was empty, or took the file to copy
+                if attempt == 5 or not temporary.exists():
                     raise
-        _sync(final.parent)
+                changed += _make_folder(final.parent)
+        for folder in dict.fromkeys(changed):
+            _sync(folder)
 
     def get(self, key: str) -> bytes:
         with self._reading(key) as path:
@@ -236,16 +245,20 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     return not (entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve()))
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder, and those above it that are missing. Returns the folders that have a new one, to be synced."""
+    changed = list[Path]()
     while not folder.is_dir():
-        _make_folder(folder.parent)
         try:
             folder.mkdir()
+            changed.append(folder.parent)
+        except FileNotFoundError:
+            changed += _make_folder(folder.parent)
         except FileExistsError:
             if _is_in_the_way(folder):
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder)) from None
-            continue  # another one has made it, and perhaps removed it again
-        _sync(folder.parent)
+            # another one has made it, and perhaps removed it again
+    return changed
 
 
 def _is_in_the_way(path: Path) -> bool:
@@ -258,7 +271,10 @@ def _is_in_the_way(path: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # what was put into it was deleted meanwhile, and the folder with it
+        return
     try:
         os.fsync(descriptor)
     finally:

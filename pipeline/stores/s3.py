@@ -34,6 +34,8 @@ class S3Store(Store):
     """Two clients: one that retries, and one that never does, for conditional puts (the retry of a lost reply would
     find that the object exists). `session`: of another account than the environment's."""
 
+    is_remote = True
+
     def __init__(self, bucket: str, prefix: str = "", *, part_size: int = _PART, session: Any = None) -> None:
         self.bucket = bucket
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")

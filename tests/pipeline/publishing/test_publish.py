@@ -128,6 +128,23 @@ async def test_groups_of_rows_do_not_depend_on_the_batches(bench: Bench, monkeyp
     assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [10, 10, 5]
 
 
+async def test_a_small_file_that_is_made_in_memory_is_the_one_that_would_be_made_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "GROUP_ROWS", 10)
+    found = []
+    for held in (merge.HELD_BYTES, 0):
+        monkeypatch.setattr(merge, "HELD_BYTES", held)
+        folder = tmp_path / f"{held}"
+        folder.mkdir()
+        bench = Bench(folder)
+        bench.write(rows(25, blank=3))
+        manifest = await bench.one()
+        found.append([(file.sha256, file.size, file.rows) for file in (*manifest.files, manifest.index) if file])
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+
+
 async def test_files_are_zstd_with_statistics_and_a_page_index_and_say_who_made_them(bench: Bench) -> None:
     manifest = await bench.one()
     parquet = pq.ParquetFile(io.BytesIO(bench.store.get(manifest.files[0].key)))
@@ -144,6 +161,7 @@ async def test_files_are_zstd_with_statistics_and_a_page_index_and_say_who_made_
 async def test_a_large_partition_becomes_several_files_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "GROUP_ROWS", 10)
     monkeypatch.setattr(merge, "TARGET_BYTES", 1)
+    monkeypatch.setattr(merge, "HELD_BYTES", 0)
     manifest = await bench.one(bench.job(limits={"batch_rows": 10}))
     assert [file.rows for file in manifest.files] == [10, 10, 5]
     assert [ids.parse_part(ids.data_folder(FILE), file.key) for file in manifest.files] == [1, 1, 1]
