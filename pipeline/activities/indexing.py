@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.activities.short_work import short_work
 from pipeline.journal.answers.coverage import NewRecords, add_commits
 from pipeline.stores import Store
 
@@ -37,7 +38,8 @@ class Indexing:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         group.waiting.append(written)
         if store.uri not in self._writers:
-            self._writers[store.uri] = asyncio.create_task(self._write(store))
+            with short_work(short=False):  # now and then it merges the answers of many partitions
+                self._writers[store.uri] = asyncio.create_task(self._write(store))
         await written
 
     async def _write(self, store: Store) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pipeline import memory
+from pipeline.activities.short_work import short_work
 from pipeline.clouds import model_services
 from pipeline.planning.job import Job
 from pipeline.planning.preparation import job_of_plan
@@ -52,7 +53,8 @@ class Jobs:
             if full := len(self._jobs) > _KEPT:
                 self._jobs.pop(next(iter(self._jobs)))
             prepared = asyncio.to_thread(_prepare, self.store(ref), plan_key, self.services, tier, freed=full)
-            self._jobs[key] = asyncio.create_task(prepared)
+            with short_work(short=False):  # the imports of users' code take as long as they take
+                self._jobs[key] = asyncio.create_task(prepared)
         try:
             return await asyncio.shield(self._jobs[key])
         except Exception:  # a failed preparation is not kept; a cancel is no Exception and leaves it to other callers

@@ -1,8 +1,8 @@
 """Few threads for the work of small partitions on this machine's disk.
 
-It is two dozen steps of a millisecond each. With a thread for each partition in flight, a third of the CPU goes into
-threads that wake each other to take turns for the interpreter (`python -m tests.bench partitions`); with few, each
-finds it free. Two, so that one has the interpreter while the other waits for the disk.
+It is two dozen steps of a millisecond each. With a thread for each partition in flight, threads wake each other all the
+time to take turns for the interpreter; with few, each finds it free. Two, so that one has it while the other waits for
+the disk.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,10 +19,11 @@ _short: ContextVar[bool] = ContextVar("short", default=False)
 
 
 @contextmanager
-def short_work() -> Iterator[None]:
+def short_work(*, short: bool = True) -> Iterator[None]:
     """Take the few threads for what the block, and the tasks that it starts, put into threads; nodes of users' graphs
-    excepted, which may take long. What is put there must not wait for other work of this process."""
-    before = _short.set(True)
+    excepted, which may take long. What is put there must not wait for other work of this process. `short` false: what
+    the block starts may take long."""
+    before = _short.set(short)
     try:
         yield
     finally:

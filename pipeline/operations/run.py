@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +55,10 @@ class Order:
     max_cost_usd: float | None = None
 
 
+def _untold(text: str) -> None:
+    pass
+
+
 def completed_report(order: Order) -> tuple[Store, Report] | None:
     """Return the report of a named run that is completed already, else None. Raises NameTaken if that was another
     request, UsageError for an invalid name."""
@@ -89,20 +93,23 @@ async def refuse_held(ready: Ready, order: Order, partitions: set[str]) -> None:
             await open_run_of_same_request(connection.client, ready, order.selection, partitions)
 
 
-async def start(connection: Connection, ready: Ready, order: Order, partitions: set[str]) -> Run:
+async def start(
+    connection: Connection, ready: Ready, order: Order, partitions: set[str], tell: Callable[[str], None] = _untold
+) -> Run:
     """Start the run, or join or resume the one of the same name or request. `partitions`: those it will run. A run
-    without a worker whose stage code has changed since its plan is planned again under its name. Raises NameTaken."""
+    without a worker whose stage code has changed since its plan is planned again under its name; `tell` gets to know
+    that this is waited for. Raises NameTaken."""
     if order.spec_path is not None:
         known_pipelines.remember(ready.spec.name, ready.store, ready.base, order.spec_path)
     request = await find_request(connection, ready, order.selection, order.name, partitions)
-    outdated = await _end_outdated(connection, ready, request)
+    outdated = await _end_outdated(connection, ready, request, tell)
     run = await start_or_join(
         connection, ready, request, order.options, order.max_cost_usd, takes_tier=order.spec_path is not None
     )
     return replace(run, began="replanned") if outdated else run
 
 
-async def _end_outdated(connection: Connection, ready: Ready, request: RunRequest) -> bool:
+async def _end_outdated(connection: Connection, ready: Ready, request: RunRequest, tell: Callable[[str], None]) -> bool:
     """End an open run whose code has changed since its plan, if it is paused or has no worker. Return True if it was
     ended. Its answers are in the journal, from which the next run takes them."""
     plan = await asyncio.to_thread(latest_plan, ready.store, request.run)
@@ -114,6 +121,7 @@ async def _end_outdated(connection: Connection, ready: Ready, request: RunReques
     abandoned = connection.embedded is not None and not dev_is_up(ready.base)
     if not (abandoned or live.paused):
         return False
+    tell(f"Run {request.run} was planned with other stage code; waiting for its end, to plan it again.")
     await live.handle.cancel()
     async with closing_worker(connection, request):
         await live.handle.result()

@@ -164,15 +164,19 @@ def _committed(store: Store, partition: str) -> dict[int, dt.datetime]:
 def _parts(store: Store, manifest: Manifest) -> Iterator[tuple[ObjectInfo, int, str]]:
     """Yield files of generations up to this one, in data or history, with their key in manifests."""
     partition = manifest.partition
-    own = (ids.data_folder, ids.rejects_folder, ids.pending_folder, ids.index_folder)
-    folders = {folder: folder for folder in (folder_of(partition) for folder_of in own)}
+    data, rejects = ids.data_folder(partition), ids.rejects_folder(partition)
     history = ids.history_folder(partition)
-    folders |= {history: ids.data_folder(partition), f"{history}rejects/": ids.rejects_folder(partition)}
-    for folder, home in folders.items():
-        for info in list(store.list(folder)):
+    homes = {folder: folder for folder in (data, rejects, ids.pending_folder(partition), ids.index_folder(partition))}
+    homes |= {f"{history}rejects/": rejects, history: data}
+    listed = [folder for folder in homes if not folder.startswith(history)]
+    if manifest.generation > 1:  # before the first, nothing can have moved there
+        listed.append(history)
+    for prefix in listed:
+        for info in list(store.list(prefix)):
+            folder = next(folder for folder in homes if info.key.startswith(folder))
             generation = ids.parse_part(folder, info.key)
             if generation is not None and generation <= manifest.generation:
-                yield info, generation, f"{home}{info.key.removeprefix(folder)}"
+                yield info, generation, f"{homes[folder]}{info.key.removeprefix(folder)}"
 
 
 def uncommitted(store: Store, partition: str, current: int) -> list[str]:

@@ -1,7 +1,6 @@
 """A temporary folder on local disk that is made when it is first used: what fits into memory leaves the disk alone.
 
-Of a partition of ten rows, the work on the disk is a quarter of all, and a file system takes the longer to make a file
-the more were removed in the last seconds.
+A file system takes the longer to make a file the more were removed in the last seconds, as it looks for a free inode.
 """
 
 import tempfile

@@ -43,6 +43,14 @@ async def test_short_work_and_the_tasks_that_it_starts_take_few_threads() -> Non
     assert await kinds() == {"tandem"}
 
 
+async def test_what_may_take_long_is_excepted() -> None:
+    with short_work():
+        with short_work(short=False):
+            task = asyncio.create_task(kinds())
+        assert await kinds() == {"tandem-short"}
+    assert await task == {"tandem"}
+
+
 async def test_a_node_that_blocks_never_has_one_of_the_few() -> None:
     with short_work(), a_row(Segments().journal()):
         assert await kinds() == {"tandem"}

@@ -98,7 +98,8 @@ async def run_spec(spec: Spec, base: Path, options: RunFlags, screen: Screen) ->
         _refuse_calls(outlook, options.selection)
         _confirm(outlook, options, screen)
         async with connected(base) as connection:
-            run = await start(connection, ready, order, {decision.partition for decision in outlook.found.running})
+            partitions = {decision.partition for decision in outlook.found.running}
+            run = await start(connection, ready, order, partitions, screen.note)
             show_start(run, connection, base, screen)
             if options.detach:
                 return _detached(run, base, screen)
