@@ -33,7 +33,7 @@ class WorkInProgress:
         self.rejected = progress.rejected
         self.calls = progress.totals.usage.calls
         self.cost_usd = progress.totals.usage.cost_usd
-        self.whole = len(_own_partitions(progress)) <= _MOST_QUERIED
+        self.whole = True
         self.budget_usd: float | None = None
         self.waiting = progress.waiting
         self.waits_for_code = progress.waits_for_code
@@ -110,10 +110,10 @@ class Ages:
 async def work_in_progress(client: Client, run: Run, progress: Progress, ages: Ages | None = None) -> WorkInProgress:
     """Ask the running partitions of a run, some at most. `ages`: of one who looks again and again."""
     work = WorkInProgress(progress)
-    partitions = _own_partitions(progress)
-    if ages is not None:
-        partitions = ages.old_enough(partitions, time.monotonic())
-    for partition in partitions[:_MOST_QUERIED]:
+    running = _own_partitions(progress)
+    queried = (ages.old_enough(running, time.monotonic()) if ages is not None else running)[:_MOST_QUERIED]
+    work.whole = len(queried) == len(running)
+    for partition in queried:
         handle = client.get_workflow_handle(ids.partition_workflow_id(run.ref.pipeline, run.ref.sink, partition))
         with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now, or not this one
             await work.add(handle)

@@ -65,24 +65,25 @@ def of_bodies(bodies: Sequence[bytes]) -> pl.DataFrame:
 class Digests:
     """The digests by which some records are found: identities of rows, rows with their stages, requests of calls."""
 
-    ids: list[str] = field(default_factory=list)
-    rows: list[str] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
+    rows: list[str | None] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
+    calls: list[str | None] = field(default_factory=list)
 
     @classmethod
     def of_bodies(cls, bodies: Iterable[bytes]) -> Self:
-        """Take them from the JSON of records, one by one: of some tens, faster than by a frame."""
+        """Take them from the JSON of records, one by one: of some tens, faster than by a frame. What a record lacks is
+        None, as it is null there."""
         found = cls()
         for body in bodies:
             record = orjson.loads(body)
             kind = record["k"]
             if kind != COMMON:
-                found.ids.append(record["id"])
+                found.ids.append(record.get("id"))
             if kind == "call":
-                found.calls.append(record["request"])
-            elif kind not in REQUESTS and record["stage"]:
-                found.rows.append(record["row"])
+                found.calls.append(record.get("request"))
+            elif kind not in REQUESTS and record.get("stage"):
+                found.rows.append(record.get("row"))
                 found.stages.append(record["stage"])
         return found
 

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import orjson
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -202,6 +203,15 @@ def test_some_records_have_the_keys_that_their_frame_has(records: list[Record]) 
     assert set(one_by_one) == set(answer_keys.of_records(record_frames.of_records(records)))
     assert one_by_one.dtype == answer_keys.KEYS
     assert one_by_one.n_unique() == len(one_by_one)
+
+
+def test_a_record_that_lacks_a_digest_has_the_keys_of_the_others() -> None:
+    whole = orjson.loads(encode_record(row(1)))
+    bodies = [orjson.dumps({name: whole[name] for name in whole if name != gone}) for gone in ("id", "row", "stage")]
+    bodies += [b'{"k":"call","id":"%s"}' % digest(3).encode()]
+    found = set(answer_keys.of_bodies(bodies))
+    assert found == set(answer_keys.of_records(record_frames.of_bodies(bodies)))
+    assert len(found) == 3
 
 
 def test_a_sink_of_an_earlier_version_gets_its_index_by_itself(store: MemoryStore) -> None:
